@@ -1,0 +1,1 @@
+"""One typed tree of settings, to and from literal YAML."""

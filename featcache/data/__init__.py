@@ -1,0 +1,1 @@
+"""What comes in: manifests, clip sampling, decoding."""

@@ -1,0 +1,1 @@
+"""Decoders behind one protocol, and the worker pool that contains them."""

@@ -1,0 +1,121 @@
+"""The values that flow from a source to a shard: videos, their timing, clips and row metadata."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+Status = Literal["ok", "missing", "undecodable", "too_short", "timeout", "changed"]
+STATUSES: tuple[Status, ...] = get_args(Status)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoRecord:
+    """One row of a manifest.
+
+    Attributes:
+        id: Unique name; by default the path relative to the root, with ``/`` separators.
+        path: Where the file is, relative to the manifest's root (``/`` separators) or absolute.
+        num_bytes: File size; 0 if unknown.
+        content_hash: ``sha256:…`` of the file; empty if it could not be read.
+        num_frames: Frames that decode, counted by presentation timestamps; 0 if not ``ok``.
+        fps: Mean frame rate, ``num_frames / duration_seconds``.
+        duration_seconds: From the first frame's timestamp to the end of the last frame.
+        height: Height in pixels as shown (after rotation).
+        width: Width in pixels as shown (after rotation).
+        codec: Codec name, e.g. ``h264``.
+        labels: Label columns, e.g. ``{"label": "wave"}``; a missing label has no entry.
+        split: ``train``, ``test``, …; empty if the source has none.
+        status: ``ok``, or why the video cannot be used.
+        reason: One sentence for a status that is not ``ok``.
+    """
+
+    id: str
+    path: str
+    num_bytes: int = 0
+    content_hash: str = ""
+    num_frames: int = 0
+    fps: float = 0.0
+    duration_seconds: float = 0.0
+    height: int = 0
+    width: int = 0
+    codec: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    split: str = ""
+    status: Status = "ok"
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """When each frame of a video is shown and how large it is; all that clip sampling needs to know.
+
+    Attributes:
+        pts_seconds: float64 [num_frames], strictly increasing presentation timestamps.
+        duration_seconds: From the first timestamp to the end of the last frame.
+        height: Pixels, after rotation.
+        width: Pixels, after rotation.
+    """
+
+    pts_seconds: npt.NDArray[np.float64]
+    duration_seconds: float
+    height: int
+    width: int
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames."""
+        return len(self.pts_seconds)
+
+    @property
+    def fps(self) -> float:
+        """Mean frame rate."""
+        return self.num_frames / self.duration_seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """A box in source pixels, half open: rows ``y0 <= y < y1``, columns ``x0 <= x < x1``."""
+
+    y0: int
+    x0: int
+    y1: int
+    x1: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipSpec:
+    """One row to be read: ordered frames of one video from one box.
+
+    Attributes:
+        index: Ordinal of the row within its video.
+        frames: Frame indices in presentation order, one a frame of the clip (repeats where a short video loops).
+        box: Where in the frame.
+        flip: Whether it is mirrored left to right.
+    """
+
+    index: int
+    frames: tuple[int, ...]
+    box: Box
+    flip: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoOutcome:
+    """What became of one video's rows in one shard (a long video may span several).
+
+    Attributes:
+        id: The video's id.
+        status: ``ok``, or why its rows are absent.
+        reason: One sentence for a status that is not ``ok``.
+        first_row: First row within the shard.
+        num_rows: Rows that the plan gave it in this shard.
+    """
+
+    id: str
+    status: Status
+    reason: str
+    first_row: int
+    num_rows: int

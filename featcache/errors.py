@@ -1,0 +1,76 @@
+"""Errors a user can act on.
+
+Every message says what, where and what to do next in one sentence; the command line prints it without a traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class FeatcacheError(Exception):
+    """Base of every error that is the user's to mend."""
+
+
+class UnknownNameError(FeatcacheError, KeyError):
+    """A name that no registry entry, field, feature or label column has."""
+
+    def __str__(self) -> str:  # KeyError would print the repr
+        return str(self.args[0])
+
+
+class ConfigError(FeatcacheError, ValueError):
+    """A setting that is unknown, of the wrong type, or at odds with another."""
+
+
+class ManifestError(FeatcacheError, ValueError):
+    """A source that cannot be listed: no videos, duplicate ids, unusable ids, missing columns."""
+
+
+class VideoError(FeatcacheError):
+    """One video that cannot be used; carries the ledger status."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(f"{status}: {reason}")
+        self.status = status
+        self.reason = reason
+
+
+class WeightsError(FeatcacheError):
+    """Weights that are not at hand or do not fit the network."""
+
+
+class StoreError(FeatcacheError):
+    """A folder that is no store, or one written by a newer format."""
+
+
+class RecipeMismatchError(StoreError, ValueError):
+    """A store or array made with another recipe; names the field that differs."""
+
+
+class CorruptStoreError(StoreError, OSError):
+    """A store file that is missing, short, swapped or whose checksum does not match."""
+
+
+class DiskSpaceError(FeatcacheError, OSError):
+    """A plan that would fill the disk, or a disk that filled up."""
+
+
+class NonFiniteFeatureError(FeatcacheError, ArithmeticError):
+    """Features that overflow the storage precision or are not finite."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], *, hint: str = "") -> UnknownNameError:
+    """Build the error for ``name`` that is not among ``known``, with the closest match.
+
+    Args:
+        kind: What was looked up, e.g. ``"backbone"``.
+        name: What the user wrote.
+        known: The accepted names.
+        hint: A sentence to end with, e.g. the command that lists the names.
+    """
+    choices = sorted(known)
+    folded = {choice.casefold(): choice for choice in choices}
+    close = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.5)
+    guess = f"; did you mean {folded[close[0]]!r}?" if close else ""
+    listing = "" if close else f"; known: {', '.join(choices[:20])}{', …' if len(choices) > 20 else ''}"
+    return UnknownNameError(f"unknown {kind} {name!r}{guess}{listing}{' ' + hint if hint else ''}")

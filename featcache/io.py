@@ -1,0 +1,1 @@
+"""Files: atomic publication, hashing, locks; the only module that renames."""

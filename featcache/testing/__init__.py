@@ -1,0 +1,1 @@
+"""Conformance suites, test videos, the motion set and fault injectors."""
