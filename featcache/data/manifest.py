@@ -1,1 +1,263 @@
-"""manifest."""
+r"""The manifest: one row a video, usable or not, and its exact form as a table.
+
+Text in tables is UTF-8. File names need not be, so a byte that is not UTF-8 is written ``\xNN`` and a backslash
+``\\``; reading undoes both. Labels are the column ``label`` for the label of that name and ``label.<name>`` for any
+other; a missing label is null.
+"""
+
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from featcache.data.types import STATUSES, Status, VideoRecord
+from featcache.errors import ManifestError
+
+_TEXT_FIELDS = ("id", "path", "content_hash", "codec", "split", "status", "reason")
+_INT_FIELDS = ("num_bytes", "num_frames", "height", "width")
+_FLOAT_FIELDS = ("fps", "duration_seconds")
+_METADATA_KEY = b"featcache.manifest"
+_VERSION = 1
+
+# Control characters, lone surrogates (bytes that are not UTF-8), line and paragraph separators.
+_UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """All videos of a source, in a fixed order.
+
+    Attributes:
+        root: Folder that relative paths start from.
+        videos: One record a video; ids are unique.
+
+    Raises:
+        ManifestError: A duplicate or unusable id, a path that leaves the root, or an unusable label name.
+    """
+
+    root: str
+    videos: tuple[VideoRecord, ...]
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for video in self.videos:
+            if problem := id_problem(video.id):
+                raise ManifestError(f"video id {video.id!r} {problem}; rename the file or give it an id of its own")
+            if video.id in seen:
+                raise ManifestError(f"video id {video.id!r} occurs twice; remove one or give each an id of its own")
+            if problem := _path_problem(video.path):
+                raise ManifestError(f"path {video.path!r} of video {video.id!r} {problem}")
+            for name in video.labels:
+                if not name or _has_unprintable(name):
+                    raise ManifestError(f"label name {name!r} of video {video.id!r} is empty or unprintable; rename it")
+            seen.add(video.id)
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def path_of(self, video: VideoRecord) -> Path:
+        """Where a video's file is."""
+        return Path(self.root) / video.path  # validated: relative inside the root, or absolute
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of all label columns, ``label`` first."""
+        return _label_names(self.videos)
+
+    def count_by_status(self) -> dict[Status, int]:
+        """Videos of each status, every status present; the sum is ``len(self)``."""
+        counts = Counter(video.status for video in self.videos)
+        return {status: counts[status] for status in STATUSES}
+
+    def select(self, *, split: str | None = None, status: Status | None = None) -> "Manifest":
+        """The videos of a split, of a status, or of both."""
+        return Manifest(
+            root=self.root,
+            videos=tuple(
+                video
+                for video in self.videos
+                if (split is None or video.split == split) and (status is None or video.status == status)
+            ),
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Totals that fit a screen, JSON-ready."""
+        usable = [video for video in self.videos if video.status == "ok"]
+        return {
+            "root": self.root,
+            "num_videos": len(self),
+            "status": self.count_by_status(),
+            "splits": dict(sorted(Counter(video.split for video in self.videos if video.split).items())),
+            "labels": {
+                name: len({video.labels[name] for video in self.videos if name in video.labels})
+                for name in self.label_names
+            },
+            "num_bytes": sum(video.num_bytes for video in self.videos),
+            "num_frames": sum(video.num_frames for video in usable),
+            "duration_seconds": sum(video.duration_seconds for video in usable),
+        }
+
+
+def id_problem(video_id: str) -> str | None:
+    """Why a name cannot be a video id, as the end of a sentence; ``None`` if it can.
+
+    Ids are relative POSIX paths of printable characters. Unicode, spaces and quotes are fine.
+    """
+    if not video_id:
+        return "is empty"
+    if video_id.startswith("/") or re.match(r"[A-Za-z]:/", video_id):
+        return "is an absolute path"
+    if "\\" in video_id:
+        return "contains a backslash"
+    if _has_unprintable(video_id):
+        return "contains a control character, a line break or a byte that is not UTF-8"
+    if bad := {"", ".", ".."} & set(video_id.split("/")):
+        return f"has a path part {min(bad)!r}"
+    return None
+
+
+def default_id(path: str) -> str:
+    """The id a file gets from its path: the path itself without anchor, ``.`` and ``..``.
+
+    What an id cannot hold (control characters, backslashes, bytes that are not UTF-8) is written ``%XX``, byte by byte.
+    """
+    parts = [part for part in PurePosixPath(path).parts if part not in {"/", "//", ".", ".."}]
+
+    def escape(character: str) -> str:
+        if character != "\\" and not _has_unprintable(character):
+            return character
+        return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
+
+    return "".join(map(escape, "/".join(parts)))
+
+
+def videos_to_table(videos: Sequence[VideoRecord]) -> pa.Table:
+    """Records as a table; :func:`table_to_videos` gives back equal records.
+
+    Columns: the fields of ``VideoRecord`` but ``labels``, then one string column a label name (see the module's rule).
+    """
+    columns: dict[str, pa.Array[Any]] = {}
+    for name in _TEXT_FIELDS:
+        columns[name] = pa.array([_escape(getattr(video, name)) for video in videos], pa.string())
+    for name in _INT_FIELDS:
+        columns[name] = pa.array([getattr(video, name) for video in videos], pa.int64())
+    for name in _FLOAT_FIELDS:
+        columns[name] = pa.array([getattr(video, name) for video in videos], pa.float64())
+    for name in _label_names(videos):
+        values = [_escape(video.labels[name]) if name in video.labels else None for video in videos]
+        columns[label_column(name)] = pa.array(values, pa.string())
+    return pa.table(columns)
+
+
+def table_to_videos(table: pa.Table) -> tuple[VideoRecord, ...]:
+    """Records from a table made by :func:`videos_to_table`; columns it does not know are left alone.
+
+    Raises:
+        ManifestError: A column is missing or a status is unknown.
+    """
+    fields = (*_TEXT_FIELDS, *_INT_FIELDS, *_FLOAT_FIELDS)
+    if missing := [name for name in fields if name not in table.column_names]:
+        raise ManifestError(
+            f"table of videos has no column {missing[0]!r}; it was not written by featcache, scan again"
+        )
+    label_columns = {column: name for column in table.column_names if (name := label_name(column)) is not None}
+    videos: list[VideoRecord] = []
+    for row in table.to_pylist():
+        known: dict[str, Any] = {name: row[name] for name in fields} | {
+            name: _unescape(row[name]) for name in _TEXT_FIELDS
+        }
+        if known["status"] not in STATUSES:
+            raise ManifestError(
+                f"video {known['id']!r} has status {known['status']!r}, expected one of {', '.join(STATUSES)}; "
+                "the table was written by a newer featcache, upgrade"
+            )
+        labels = {name: _unescape(row[column]) for column, name in label_columns.items() if row[column] is not None}
+        videos.append(VideoRecord(**known, labels=labels))
+    return tuple(videos)
+
+
+def label_column(name: str) -> str:
+    """Column that holds a label: ``label`` for the label of that name, else ``label.<name>``."""
+    return "label" if name == "label" else f"label.{name}"
+
+
+def label_name(column: str) -> str | None:
+    """Label that a column holds, or ``None`` if it is no label column."""
+    if column == "label":
+        return "label"
+    return column.removeprefix("label.") if column.startswith("label.") and column != "label." else None
+
+
+def write_parquet(manifest: Manifest, path: Path) -> None:
+    """Write a manifest; :func:`read_parquet` gives back an equal one."""
+    about = json.dumps({"version": _VERSION, "root": _escape(manifest.root)})
+    table = videos_to_table(manifest.videos).replace_schema_metadata({_METADATA_KEY: about.encode()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    path.write_bytes(sink.getvalue().to_pybytes())
+
+
+def read_parquet(path: Path) -> Manifest:
+    """Read a manifest written by :func:`write_parquet`.
+
+    Raises:
+        ManifestError: No such file, or not a manifest.
+    """
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError as error:
+        raise ManifestError(f"manifest {path} does not exist; make it with `featcache scan`") from error
+    except pa.ArrowException as error:
+        raise ManifestError(f"manifest {path} is not a Parquet file ({error}); scan the source again") from error
+    about = (table.schema.metadata or {}).get(_METADATA_KEY)
+    if about is None:
+        raise ManifestError(f"{path} is a Parquet file but no manifest; pass it as a listing to `featcache scan`")
+    facts = json.loads(about)
+    if facts["version"] != _VERSION:
+        raise ManifestError(f"manifest {path} has version {facts['version']}, this featcache reads {_VERSION}; upgrade")
+    return Manifest(root=_unescape(facts["root"]), videos=table_to_videos(table))
+
+
+def _label_names(videos: Iterable[VideoRecord]) -> tuple[str, ...]:
+    names = {name for video in videos for name in video.labels}
+    return tuple(sorted(names, key=lambda name: (name != "label", name)))
+
+
+def _has_unprintable(text: str) -> bool:
+    if text.isprintable():  # nearly every name, and a hundred times faster
+        return False
+    return any(unicodedata.category(character) in _UNPRINTABLE for character in text)
+
+
+def _path_problem(path: str) -> str | None:
+    """Why a path cannot be used, as the end of a sentence; ``None`` if it can."""
+    if not path or "\0" in path:
+        return "is empty or contains a NUL; no file has that name"
+    try:
+        path.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return "contains half a surrogate pair; no file has that name"
+    if ".." in PurePosixPath(path).parts and not path.startswith("/"):
+        return "leaves the manifest's root; write it as an absolute path"
+    return None
+
+
+def _escape(text: str) -> str:
+    raw = text.replace("\\", "\\\\").encode("utf-8", "surrogateescape")
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def _unescape(text: str) -> str:
+    raw = re.sub(rb"\\(\\|x([0-9a-f]{2}))", _unescape_match, text.encode())
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _unescape_match(match: re.Match[bytes]) -> bytes:
+    return b"\\" if match[2] is None else bytes.fromhex(match[2].decode())

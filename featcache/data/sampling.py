@@ -1,1 +1,219 @@
-"""sampling."""
+"""Temporal sampling: which frames each row of a video takes. Pure index arithmetic over timestamps.
+
+Positions are times on the grid of ``target_fps`` (or of the video's own mean rate), counted from the first frame; a
+frame is the one whose timestamp is nearest. On a constant frame rate at its own rate that is ``start + stride * j``
+exactly. M temporal x N spatial views (5x3, 2x3, 10x3) are temporal ``uniform`` with spatial ``views``.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.data.boxes import sample_boxes, sample_flip
+from featcache.data.types import ClipSpec, Timeline
+from featcache.recipes import SamplingRecipe
+from featcache.seeding import rng_for
+
+Indices = npt.NDArray[np.int64]
+Seconds = npt.NDArray[np.float64]
+
+# Times closer than this are the same time: far above float rounding, far below any frame interval.
+_SAME_TIME_SECONDS = 1e-6
+# Likewise for positions counted in frames or strides.
+_SAME_POSITION = 1e-6
+
+
+def nearest_frames(pts_seconds: npt.ArrayLike, times: npt.ArrayLike) -> Indices:
+    """Index of the frame whose timestamp is nearest to each time; of two equally near, the earlier.
+
+    Times before the first or after the last frame give that frame. Distances that differ by less than a microsecond
+    count as equal, so rounding never decides.
+
+    Args:
+        pts_seconds: float64 [num_frames], strictly increasing, at least one.
+        times: float64 of any shape, same clock.
+
+    Returns:
+        int64 of the shape of ``times``.
+    """
+    pts, wanted = np.asarray(pts_seconds, np.float64), np.asarray(times, np.float64)
+    right = np.clip(np.searchsorted(pts, wanted), 1, max(len(pts) - 1, 1))
+    left = right - 1
+    right = np.minimum(right, len(pts) - 1)
+    is_right_nearer = np.abs(pts[right] - wanted) < np.abs(wanted - pts[left]) - _SAME_TIME_SECONDS
+    return np.where(is_right_nearer, right, left).astype(np.int64)
+
+
+def count_rows(recipe: SamplingRecipe, *, num_frames: int, duration_seconds: float) -> int:
+    """Rows that a video gets, from the manifest alone; always ``len(sample_rows(...))``.
+
+    Clips: ``num_clips x num_crops``. A bank: the grid positions inside its window x ``num_crops``, which is 0 where the
+    window holds none (it begins after the video's end). A video without frames has no rows.
+    """
+    if num_frames == 0:
+        return 0
+    assert duration_seconds > 0, "a video with frames has a duration"
+    if recipe.temporal != "bank":
+        return recipe.num_clips * recipe.num_crops
+    first, stop = _bank_range(recipe, num_frames=num_frames, duration_seconds=duration_seconds)
+    return (stop - first) * recipe.num_crops
+
+
+def sample_rows(recipe: SamplingRecipe, timeline: Timeline, video_id: str) -> list[ClipSpec]:
+    """All rows of one video, time-major: row = temporal index x ``num_crops`` + crop index.
+
+    A pure function of its arguments; random starts, boxes and flips are keyed by the seed, the video id and the row's
+    two indices.
+
+    Args:
+        recipe: Which clips and boxes.
+        timeline: Timestamps and size of the video.
+        video_id: Keys the random draws.
+    """
+    if timeline.num_frames == 0:
+        return []
+    frames = _bank_frames(recipe, timeline) if recipe.temporal == "bank" else _clip_frames(recipe, timeline, video_id)
+    rows: list[ClipSpec] = []
+    for temporal_index, taken in enumerate(frames.tolist()):
+        boxes = sample_boxes(
+            recipe,
+            height=timeline.height,
+            width=timeline.width,
+            video_id=video_id,
+            temporal_index=temporal_index,
+        )
+        for crop, box in enumerate(boxes):
+            flip = sample_flip(recipe, video_id=video_id, temporal_index=temporal_index, crop=crop)
+            rows.append(ClipSpec(index=len(rows), frames=tuple(taken), box=box, flip=flip))
+    return rows
+
+
+def clip_times(spec: ClipSpec, timeline: Timeline) -> tuple[float, float]:
+    """When a row begins and ends in seconds, on the clock of ``pts_seconds``.
+
+    From the timestamp of its earliest frame to the end of its latest one (the next frame's timestamp, or the end of the
+    video); a clip that loops spans what it has looped over.
+    """
+    first, last = min(spec.frames), max(spec.frames)
+    pts = timeline.pts_seconds
+    end = pts[last + 1] if last + 1 < timeline.num_frames else pts[0] + timeline.duration_seconds
+    return float(pts[first]), float(end)
+
+
+def normalised_coordinates(specs: Sequence[ClipSpec], timeline: Timeline) -> npt.NDArray[np.float64]:
+    """Where rows lie in their video, each in [0, 1]: SCALE Eq. 5.
+
+    Returns:
+        float64 [n, 6]: t0, y0, x0, t1, y1, x1, divided by duration, height and width.
+    """
+    start, duration = float(timeline.pts_seconds[0]), timeline.duration_seconds
+    coordinates = np.empty((len(specs), 6), np.float64)
+    for row, spec in enumerate(specs):
+        t0, t1 = clip_times(spec, timeline)
+        box = spec.box
+        coordinates[row] = (
+            (t0 - start) / duration,
+            box.y0 / timeline.height,
+            box.x0 / timeline.width,
+            (t1 - start) / duration,
+            box.y1 / timeline.height,
+            box.x1 / timeline.width,
+        )
+    return np.clip(coordinates, 0.0, 1.0)  # (pts + duration) - pts may round to a hair above the duration
+
+
+def playback_rate_indices(
+    num_rows: int,
+    *,
+    start: int | Indices,
+    num_frames: int,
+    base_stride: int,
+    rate: int | Indices,
+    wrap: bool = True,
+) -> Indices:
+    """Rows of a frame bank that make a clip at a playback rate: ``start + j * base_stride * rate``.
+
+    ``start`` and ``rate`` may be arrays, one entry a clip.
+
+    Args:
+        num_rows: Rows (frames) that the bank holds of the video.
+        start: First row, int or int64 [n].
+        num_frames: Frames of the clip.
+        base_stride: Distance of neighbouring frames at rate 1, in bank rows.
+        rate: Playback rate, 1 = normal, int or int64 [n].
+        wrap: Past the end, begin again (True) or repeat the last row (False).
+
+    Returns:
+        int64 [num_frames] or [n, num_frames].
+    """
+    steps = np.arange(num_frames, dtype=np.int64) * base_stride
+    indices = np.asarray(start, np.int64)[..., None] + np.asarray(rate, np.int64)[..., None] * steps
+    return indices % num_rows if wrap else np.clip(indices, 0, num_rows - 1)
+
+
+def bank_supports_stride(bank_stride: int, base_stride: int, jitter: float) -> bool:
+    """Whether a frame bank is fine enough for clips whose stride is jittered.
+
+    A bank coarser than ``base_stride x (1 - jitter)`` must repeat rows to play slowly, and the repeats give the
+    playback rate away.
+
+    Args:
+        bank_stride: Distance of neighbouring bank rows, in frames.
+        base_stride: The method's stride at rate 1, in frames.
+        jitter: Fraction by which that stride varies, in [0, 1).
+    """
+    return bank_stride <= base_stride * (1 - jitter) + _SAME_POSITION
+
+
+def _rate(recipe: SamplingRecipe, *, num_frames: int, duration_seconds: float) -> float:
+    """Frames a second of the grid on which positions are counted."""
+    return recipe.target_fps if recipe.target_fps is not None else num_frames / duration_seconds
+
+
+def _bank_range(recipe: SamplingRecipe, *, num_frames: int, duration_seconds: float) -> tuple[int, int]:
+    """First and end (exclusive) multiple of the bank's stride inside the window.
+
+    The grid is the whole video's whatever the window, so neighbouring windows tile it.
+    """
+    per_second = _rate(recipe, num_frames=num_frames, duration_seconds=duration_seconds) / recipe.frame_stride
+    end = duration_seconds if recipe.end_seconds is None else min(recipe.end_seconds, duration_seconds)
+    first = math.ceil((recipe.start_seconds or 0.0) * per_second - _SAME_POSITION)
+    stop = math.ceil(end * per_second - _SAME_POSITION)
+    return first, max(first, stop)
+
+
+def _bank_frames(recipe: SamplingRecipe, timeline: Timeline) -> Indices:
+    """Frames of a bank, int64 [num_rows, 1]."""
+    num_frames, duration = timeline.num_frames, timeline.duration_seconds
+    first, stop = _bank_range(recipe, num_frames=num_frames, duration_seconds=duration)
+    period = recipe.frame_stride / _rate(recipe, num_frames=num_frames, duration_seconds=duration)
+    times = timeline.pts_seconds[0] + np.arange(first, stop) * period
+    return nearest_frames(timeline.pts_seconds, times)[:, None]
+
+
+def _clip_frames(recipe: SamplingRecipe, timeline: Timeline, video_id: str) -> Indices:
+    """Frames of all clips, int64 [num_clips, num_frames].
+
+    A clip begins at a frame; the others are those nearest to that frame's timestamp plus multiples of the stride.
+    """
+    pts, duration = timeline.pts_seconds - timeline.pts_seconds[0], timeline.duration_seconds
+    rate = _rate(recipe, num_frames=timeline.num_frames, duration_seconds=duration)
+    offsets = np.arange(recipe.num_frames) * (recipe.frame_stride / rate)
+    span_seconds = offsets[-1] + 1 / rate
+    last_start = duration - span_seconds
+    if last_start < -_SAME_TIME_SECONDS:  # longer than the video: every clip begins at its first frame
+        if recipe.short_videos == "loop":
+            offsets = offsets % duration
+            offsets[duration - offsets < _SAME_TIME_SECONDS] = 0.0  # a whole lap that rounding left just short
+        return np.tile(nearest_frames(pts, offsets), (recipe.num_clips, 1))
+    num_starts = max(1, int(np.searchsorted(pts, last_start + _SAME_TIME_SECONDS, side="right")))
+    if recipe.temporal == "random":
+        starts = np.array(
+            [rng_for(recipe.seed, "start", video_id, clip).integers(num_starts) for clip in range(recipe.num_clips)]
+        )
+    else:
+        fractions = np.linspace(0.0, 1.0, recipe.num_clips) if recipe.num_clips > 1 else np.array([0.5])
+        starts = np.minimum(nearest_frames(pts, fractions * max(last_start, 0.0)), num_starts - 1)
+    return nearest_frames(pts, pts[starts][:, None] + offsets)
