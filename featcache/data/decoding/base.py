@@ -1,6 +1,11 @@
-"""The decoder protocol: open a file, know its timeline, read frames by index, exactly."""
+"""The decoder protocol and registry: open a file, know its timeline, read frames by index, exactly.
+
+To add a decoder, write one file in this folder with an opener decorated by :func:`register_decoder`; the frame-exactness
+suite in ``featcache.testing.decoders`` picks it up by name.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
@@ -18,7 +23,7 @@ class VideoReader(Protocol):
 
     @property
     def timeline(self) -> Timeline:
-        """Timestamps and size of the frames, counted by demuxing, not by the container's claim."""
+        """Timestamps and size of the frames that decode, not the container's claim."""
 
     @property
     def codec(self) -> str:
@@ -40,26 +45,81 @@ class VideoReader(Protocol):
     ) -> None: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderInfo:
+    """What a user should know before choosing a decoder.
+
+    Attributes:
+        name: Registry name, as in ``SamplingRecipe.decoder``.
+        summary: One line: the library and how it is installed.
+        exact: Whether every frame equals sequential decoding on every kind of file of the conformance suite.
+        note: Where it is not exact, or why it is; one sentence.
+    """
+
+    name: str
+    summary: str
+    exact: bool
+    note: str
+
+
 Opener = Callable[[Path], VideoReader]
+Probe = Callable[[], str | None]
 
-_OPENERS: dict[str, Opener] = {}
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    info: DecoderInfo
+    probe: Probe
+    open: Opener
 
 
-def register_decoder(name: str) -> Callable[[Opener], Opener]:
-    """Register an opener under ``name``; a name can be taken once."""
+_DECODERS: dict[str, _Entry] = {}
+
+
+def register_decoder(info: DecoderInfo, *, probe: Probe = lambda: None) -> Callable[[Opener], Opener]:
+    """Register an opener under ``info.name``; a name can be taken once.
+
+    Args:
+        info: What a user should know.
+        probe: Answers :func:`available`: ``None`` if the library works here, else a sentence naming the fix.
+    """
 
     def register(opener: Opener) -> Opener:
-        if name in _OPENERS:
-            raise ValueError(f"decoder {name!r} is registered already")
-        _OPENERS[name] = opener
+        if info.name in _DECODERS:
+            raise ValueError(f"decoder {info.name!r} is registered already")
+        _DECODERS[info.name] = _Entry(info, probe, opener)
         return opener
 
     return register
 
 
+def _entry(name: str) -> _Entry:
+    if name not in _DECODERS:
+        raise unknown_name("decoder", name, _DECODERS)
+    return _DECODERS[name]
+
+
 def decoder_names() -> list[str]:
     """Registered decoders, whether or not their library is installed."""
-    return sorted(_OPENERS)
+    return sorted(_DECODERS)
+
+
+def decoder_info(name: str) -> DecoderInfo:
+    """What a user should know about a decoder.
+
+    Raises:
+        UnknownNameError: No such decoder.
+    """
+    return _entry(name).info
+
+
+def available(name: str) -> str | None:
+    """Whether a decoder works on this machine: ``None``, or a sentence that names what is missing and the fix.
+
+    Raises:
+        UnknownNameError: No such decoder.
+    """
+    return _entry(name).probe()
 
 
 def open_video(path: Path, *, decoder: str = "pyav") -> VideoReader:
@@ -68,7 +128,7 @@ def open_video(path: Path, *, decoder: str = "pyav") -> VideoReader:
     Raises:
         VideoError: ``missing`` or ``undecodable``.
         UnknownNameError: No such decoder.
+        FeatcacheError: The decoder's library is not installed or does not work here.
+        OSError: The machine, not the video, is at fault (I/O error, too many open files, no memory, stale handle).
     """
-    if decoder not in _OPENERS:
-        raise unknown_name("decoder", decoder, _OPENERS)
-    return _OPENERS[decoder](path)
+    return _entry(decoder).open(path)

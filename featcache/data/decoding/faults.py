@@ -1,0 +1,61 @@
+"""Whose fault is it: the video's (a ledger row) or the machine's (an error that stops the run)?"""
+
+import errno
+from pathlib import Path
+
+from featcache.errors import VideoError
+
+# Faults of the machine: they propagate as OSError and are never recorded as bad videos.
+TRANSIENT = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EIO", "EMFILE", "ENFILE", "ENOMEM", "ESTALE", "EAGAIN", "EINTR", "EBUSY", "ETIMEDOUT", "ENODEV", "ENXIO"),
+        *("ECONNRESET", "ECONNABORTED", "ENOTCONN", "ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH"),
+        *("EREMOTEIO", "ENOLINK", "ESHUTDOWN"),
+    )
+    if hasattr(errno, name)
+)
+
+
+def check_readable(path: Path) -> None:
+    """Check that ``path`` is a file with bytes in it that may be read.
+
+    Raises:
+        VideoError: ``missing`` (absent, a folder, no permission) or ``undecodable`` (empty).
+        OSError: The machine is at fault.
+    """
+    try:
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise VideoError("undecodable", "the file is empty (0 bytes)")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise VideoError("missing", "there is no such file") from error
+    except IsADirectoryError as error:
+        raise VideoError("missing", "it is a folder, not a file") from error
+    except PermissionError as error:
+        raise VideoError("missing", "it may not be read (permission denied)") from error
+
+
+def blame(path: Path, error: Exception, what: str) -> VideoError | OSError:
+    """The exception to raise for a library's ``error``: ``undecodable`` unless the machine is at fault.
+
+    Decoders report a failing disk as invalid data, so the file is read through once before the video is blamed.
+
+    Args:
+        path: The file.
+        error: What the decoder said.
+        what: What failed, e.g. ``"cannot be opened as a video"``.
+    """
+    code = getattr(error, "errno", None)
+    if isinstance(error, MemoryError):
+        code = errno.ENOMEM
+    if code in TRANSIENT:
+        return OSError(code, str(getattr(error, "strerror", None) or error), str(path))
+    try:
+        check_readable(path)
+        with path.open("rb", buffering=0) as file:
+            while file.read(1 << 22):
+                pass
+    except (VideoError, OSError) as fault:
+        return fault
+    return VideoError("undecodable", f"{what}: {getattr(error, 'strerror', None) or error}")

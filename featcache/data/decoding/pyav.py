@@ -1,0 +1,373 @@
+"""The default decoder: PyAV, frame-exact on every file it opens.
+
+Frame ``i`` is the ``i``-th frame that sequential decoding of the whole file gives, in presentation order. How it is
+found depends on what the packets can be trusted for:
+
+* *indexed*: where each packet is one frame and carries its presentation time (H.264, HEVC, VP9, AV1, MJPEG in MP4 or
+  Matroska, every packet timed, the first a random access point), demuxing alone gives the timeline, and far frames are
+  reached by seeking to a random access point: an IDR picture, or a key frame of a codec that has no other kind.
+* *counted*: everything else (AVI, MPEG-4 packed bitstreams, missing or repeated timestamps, interlaced or cut streams)
+  is decoded once to count the frames that really come out, and read from the beginning.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeAlias
+
+import av
+import av.error
+import numpy as np
+import numpy.typing as npt
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Discard, Disposition
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from featcache.data.decoding.access import is_random_access
+from featcache.data.decoding.base import DecoderInfo, register_decoder
+from featcache.data.decoding.faults import blame, check_readable
+from featcache.data.decoding.timestamps import duration_seconds, presentation_seconds
+from featcache.data.types import Timeline
+from featcache.errors import VideoError
+
+# Containers that store a presentation time for each packet, and codecs whose packets are one shown frame each.
+_TIMED_CONTAINERS = {"mov", "mp4", "matroska", "webm"}
+_ONE_FRAME_A_PACKET = {"h264", "hevc", "vp9", "av1", "mjpeg"}
+_PROGRESSIVE = (0, 1)  # AV_FIELD_UNKNOWN, AV_FIELD_PROGRESSIVE
+# Files that name other files: what they would open is no part of the video.
+_PLAYLISTS = {"hls", "dash", "concat", "sdp", "rtsp", "imf", "applehttp"}
+# A seek flushes the decoder's reordering delay; skipping fewer frames than this gains nothing.
+_SEEK_GAIN_FRAMES = 8
+# Counted streams keep their decoded (YUV) frames up to this size, so that a short clip is decoded once, not twice.
+_KEEP_BYTES = 64 << 20
+
+VideoPacket: TypeAlias = "Packet[VideoStream]"  # PyAV's Packet is generic for type checkers only
+Frames = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class _Access:
+    """A packet from which decoding may start: the frame it shows, and the timestamps by which a seek is checked."""
+
+    index: int
+    pts: int
+    dts: int | None
+
+
+class PyAVReader:
+    """A :class:`~featcache.data.decoding.base.VideoReader` over PyAV.
+
+    Args:
+        path: The file.
+        threads: Decoder threads; 1 leaves the parallelism to worker processes.
+
+    Raises:
+        VideoError: ``missing`` or ``undecodable``, with the reason.
+        OSError: The machine is at fault.
+    """
+
+    def __init__(self, path: Path, *, threads: int = 1) -> None:
+        self._path = path
+        self._threads = threads
+        self._container: InputContainer | None = None
+        self._reformatter: VideoReformatter | None = None  # made on first use: one made before a fork hangs
+        self._access: tuple[_Access, ...] = ()
+        self._position: dict[int, int] | None = None  # pts -> index of an indexed stream, None for a counted one
+        self._kept: list[VideoFrame] | None = None
+        self._frames: Iterator[tuple[int, VideoFrame]] = iter(())
+        self._last: tuple[int, VideoFrame] | None = None
+        self._sought = False
+        check_readable(path)
+        try:
+            self._open()
+            self._codec = self._stream.codec_context.name
+            indexed = self._demux()
+            if indexed is not None:
+                self._position = {at: index for index, at in enumerate(indexed)}
+            counted = self._count() if indexed is None else []
+            first = self._frame(0)
+            self._timeline = self._time(indexed or counted, first)
+            self._size = (first.width, first.height)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def timeline(self) -> Timeline:
+        """Timestamps and size of the frames that decode."""
+        return self._timeline
+
+    @property
+    def codec(self) -> str:
+        """Codec name, e.g. ``h264``."""
+        return self._codec
+
+    def read(self, indices: Sequence[int]) -> Iterator[tuple[int, Frames]]:
+        """Yield ``(index, frame)`` for strictly increasing ``indices``; frames are uint8 RGB [H, W, 3].
+
+        Raises:
+            VideoError: ``undecodable``, naming the frame.
+            ValueError: ``indices`` are negative or not strictly increasing.
+        """
+        wanted = [int(index) for index in indices]
+        if any(after <= before for before, after in zip([-1, *wanted], wanted, strict=False)):
+            raise ValueError("frame indices must be at least 0 and strictly increasing; sort them and drop repeats")
+        for index in wanted:
+            if index >= self._timeline.num_frames:
+                raise VideoError("undecodable", f"frame {index} was asked for, only {self._timeline.num_frames} decode")
+            yield index, self._pixels(index, self._frame(index))
+
+    def close(self) -> None:
+        """Release the file and the decoder."""
+        self._frames, self._last, self._kept = iter(()), None, None
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Opening
+
+    def _open(self) -> None:
+        """Open the file at its beginning."""
+        self.close()
+        try:
+            self._container = av.open(
+                f"file:{self._path}",  # a name such as 12:30.mp4 is no protocol
+                metadata_errors="ignore",  # metadata that is not UTF-8 must not keep anyone from the pictures
+                container_options={"protocol_whitelist": "file"},
+            )
+            self._stream = _best_stream(self._container)
+        except (av.error.FFmpegError, OSError) as error:
+            raise blame(self._path, error, "cannot be opened as a video") from error
+        self._stream.codec_context.thread_count = self._threads
+        self._stream.codec_context.thread_type = "AUTO" if self._threads > 1 else "NONE"
+        for other in self._container.streams:
+            if other.index != self._stream.index:
+                other.discard = Discard.all
+
+    def _demux(self) -> list[int] | None:
+        """Sorted pts of an indexed stream, or ``None``; leaves the file at its end."""
+        assert self._container is not None
+        context = self._stream.codec_context
+        containers = set(self._container.format.name.split(","))
+        if (
+            not containers & _TIMED_CONTAINERS
+            or self._codec not in _ONE_FRAME_A_PACKET
+            or context.field_order not in _PROGRESSIVE
+        ):
+            return None
+        extradata = bytes(context.extradata or b"")
+        shown: list[int] = []
+        access: dict[int, int | None] = {}
+        for packet in self._packets():
+            if packet.size == 0 or packet.is_discard:
+                continue
+            if packet.pts is None:
+                return None
+            if packet.is_keyframe and is_random_access(self._codec, memoryview(packet), extradata=extradata):
+                access[packet.pts] = packet.dts
+            shown.append(packet.pts)
+            if not access:
+                return None  # begins in the middle: how many frames the decoder drops there is its own affair
+        pts = sorted(shown)
+        if not pts or len(set(pts)) < len(pts) or next(iter(access)) != pts[0]:
+            return None
+        self._access = tuple(_Access(index, at, access[at]) for index, at in enumerate(pts) if at in access)
+        return pts
+
+    def _count(self) -> list[int | None]:
+        """Pts of every frame of a counted stream, in presentation order, by decoding everything once."""
+        pts: list[int | None] = []
+        kept: list[VideoFrame] = []
+        room = _KEEP_BYTES
+        self._rewind()
+        for _, frame in self._frames:
+            pts.append(frame.pts)
+            room -= sum(plane.buffer_size for plane in frame.planes)
+            if room >= 0:
+                kept.append(frame)
+            else:
+                kept.clear()
+        if not pts:
+            raise VideoError("undecodable", "it has a video stream, but no frame of it decodes")
+        self._kept = kept or None
+        return pts
+
+    def _time(self, pts: Sequence[int | None], first: VideoFrame) -> Timeline:
+        """The timeline for ``pts`` in presentation order."""
+        base = self._stream.time_base or Fraction(1)
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        if rate:
+            step = float(1 / rate)
+        elif first.duration:
+            step = float(first.duration * base)
+        else:
+            raise VideoError("undecodable", "it has neither a frame rate nor frame durations")
+        times = presentation_seconds([None if at is None else float(at * base) for at in pts], step_seconds=step)
+        height, width = self._oriented(np.empty((first.height, first.width), np.bool_), first).shape
+        return Timeline(
+            pts_seconds=times,
+            duration_seconds=duration_seconds(times, step_seconds=step),
+            height=height,
+            width=width,
+        )
+
+    # Reading
+
+    def _packets(self) -> Iterator[VideoPacket]:
+        """Packets of the stream, the flushing one last; without a last packet that the end of the file cuts short."""
+        assert self._container is not None, "the reader is closed"
+        held: VideoPacket | None = None
+        try:
+            for packet in self._container.demux(self._stream):
+                flushes = packet.size == 0 and packet.pts is None and packet.dts is None
+                if packet.size == 0 and not flushes:
+                    continue  # an empty chunk repeats the frame before it and decodes to nothing
+                if held is not None and not (flushes and held.is_corrupt):
+                    yield held
+                held = packet
+        except av.error.FFmpegError as error:
+            raise blame(self._path, error, "the file breaks off") from error
+        if held is not None:
+            yield held
+
+    def _decode(self, packets: Iterator[VideoPacket]) -> Iterator[tuple[int, VideoFrame]]:
+        """Frames with their index, in presentation order."""
+        count = 0
+        for packet in packets:
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError as error:
+                after = self._last[0] if self._last is not None else count - 1
+                place = f"decoding fails after frame {after}" if after >= 0 else "decoding fails at frame 0"
+                raise blame(self._path, error, place) from error
+            for frame in frames:
+                if self._position is None:
+                    yield count, frame
+                    count += 1
+                elif (index := self._position.get(frame.pts)) is not None:  # type: ignore[arg-type]
+                    yield index, frame
+                else:
+                    raise VideoError("undecodable", f"a frame at pts {frame.pts} decodes that no packet announced")
+
+    def _rewind(self) -> None:
+        """Decode from the beginning of the file."""
+        kept = self._kept
+        self._open()
+        self._kept = kept
+        self._frames, self._sought = self._decode(self._packets()), False
+
+    def _seek(self, access: _Access) -> None:
+        """Decode from a random access point, or from the beginning if the container does not lead there."""
+        assert self._container is not None, "the reader is closed"
+        try:
+            self._container.seek(access.pts, stream=self._stream)
+        except av.error.FFmpegError:
+            return self._rewind()
+        packets = self._packets()
+        first = next(packets, None)
+        if first is None or first.is_discard or (first.pts, first.dts) != (access.pts, access.dts):
+            return self._rewind()
+        self._last = None
+        self._frames, self._sought = self._decode(chain([first], packets)), access.index > 0
+        return None
+
+    def _frame(self, index: int) -> VideoFrame:
+        """Frame ``index`` as decoded, from where the decoder stands, a random access point or the beginning."""
+        if self._kept is not None:
+            return self._kept[index]
+        done = -1 if self._last is None else self._last[0]
+        if self._last is not None and index == done:
+            return self._last[1]
+        access = next((point for point in reversed(self._access) if point.index <= index), None)
+        if access is not None and (index < done or access.index - done > _SEEK_GAIN_FRAMES or done < 0):
+            self._seek(access)
+        elif index < done or done < 0:
+            self._rewind()
+        frame = self._advance(index)
+        if frame is None and self._sought:  # in doubt, decode everything
+            self._rewind()
+            frame = self._advance(index)
+        if frame is None:
+            raise VideoError("undecodable", f"frame {index} does not decode")
+        return frame
+
+    def _advance(self, index: int) -> VideoFrame | None:
+        """Decode up to frame ``index``; ``None`` if it is passed over."""
+        for at, frame in self._frames:
+            self._last = (at, frame)
+            if at >= index:
+                return frame if at == index else None
+        return None
+
+    def _pixels(self, index: int, frame: VideoFrame) -> Frames:
+        """Uint8 RGB [H, W, 3], turned as the container asks."""
+        if (frame.width, frame.height) != self._size:
+            raise VideoError(
+                "undecodable",
+                f"frame {index} is {frame.width}x{frame.height} where the first is {self._size[0]}x{self._size[1]}; "
+                "re-encode the video to one size",
+            )
+        if frame.is_corrupt:
+            raise VideoError("undecodable", f"frame {index} is damaged")
+        if self._reformatter is None:
+            self._reformatter = VideoReformatter()
+        plane = self._reformatter.reformat(frame, format="rgb24", threads=1).planes[0]
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)  # type: ignore[call-overload]
+        picture = rows[: frame.height, : 3 * frame.width].reshape(frame.height, frame.width, 3)
+        return np.ascontiguousarray(self._oriented(picture, frame))
+
+    def _oriented(self, picture: npt.NDArray[np.generic], frame: VideoFrame) -> npt.NDArray[np.generic]:
+        """``picture`` [H, W, …] as the display matrix of ``frame`` asks: x' = ax + cy, y' = bx + dy."""
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+        if matrix is None:
+            return picture
+        a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].astype(np.float64)
+        if abs(b) > abs(a):
+            picture, a, d = picture.swapaxes(0, 1), c, b
+        if a < 0:
+            picture = picture[:, ::-1]
+        return picture[::-1] if d < 0 else picture
+
+
+def _best_stream(container: InputContainer) -> VideoStream:
+    """The video stream to read: FFmpeg's choice, but never the cover art of an audio file."""
+    if _PLAYLISTS & set(container.format.name.split(",")):
+        raise VideoError("undecodable", f"it is a playlist ({container.format.name}), not a video")
+    pictures = Disposition.attached_pic | Disposition.timed_thumbnails
+    streams = [stream for stream in container.streams.video if not stream.disposition & pictures]
+    if not streams:
+        kinds = sorted({stream.type for stream in container.streams if stream.type != "video"})
+        only = f", only {' and '.join(kinds)}" if kinds else ""
+        raise VideoError("undecodable", f"it has no video stream{only}")
+    best = container.streams.best("video")
+    stream = next((stream for stream in streams if best is not None and stream.index == best.index), streams[0])
+    if stream.codec_context is None:
+        raise VideoError("undecodable", "this FFmpeg has no decoder for its video stream")
+    return stream
+
+
+@register_decoder(
+    DecoderInfo(
+        name="pyav",
+        summary="PyAV, the default; its wheel carries FFmpeg",
+        exact=True,
+        note="Every frame equals sequential decoding; where timestamps cannot be trusted frames are counted.",
+    )
+)
+def open_pyav(path: Path) -> PyAVReader:
+    """Open a video with PyAV and one decoder thread."""
+    return PyAVReader(path)
