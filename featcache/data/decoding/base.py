@@ -1,7 +1,7 @@
 """The decoder protocol and registry: open a file, know its timeline, read frames by index, exactly.
 
-To add a decoder, write one file in this folder with an opener decorated by :func:`register_decoder`; the frame-exactness
-suite in ``featcache.testing.decoders`` picks it up by name.
+To add a decoder, write one file in this folder with an opener decorated by :func:`register_decoder`; the
+frame-exactness suite in ``featcache.testing.decoders`` picks it up by name.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -23,7 +23,7 @@ import av.error
 import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
-from av.packet import Packet
+from av.packet import Packet  # noqa: TC002  generic for type checkers only, so the alias quotes it
 from av.stream import Discard, Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
@@ -47,7 +47,7 @@ _SEEK_GAIN_FRAMES = 8
 # Counted streams keep their decoded (YUV) frames up to this size, so that a short clip is decoded once, not twice.
 _KEEP_BYTES = 64 << 20
 
-VideoPacket: TypeAlias = "Packet[VideoStream]"  # PyAV's Packet is generic for type checkers only
+VideoPacket: TypeAlias = "Packet[VideoStream]"
 Frames = npt.NDArray[np.uint8]
 
 
@@ -332,10 +332,9 @@ class PyAVReader:
 
     def _oriented(self, picture: npt.NDArray[np.generic], frame: VideoFrame) -> npt.NDArray[np.generic]:
         """``picture`` [H, W, …] as the display matrix of ``frame`` asks: x' = ax + cy, y' = bx + dy."""
-        matrix = frame.side_data.get("DISPLAYMATRIX")
-        if matrix is None:
+        if "DISPLAYMATRIX" not in frame.side_data:
             return picture
-        a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].astype(np.float64)
+        a, b, _, c, d = np.frombuffer(bytes(frame.side_data["DISPLAYMATRIX"]), np.int32)[:5].astype(np.float64)
         if abs(b) > abs(a):
             picture, a, d = picture.swapaxes(0, 1), c, b
         if a < 0:

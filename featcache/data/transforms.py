@@ -1,0 +1,53 @@
+"""Pixels: the one definition of crop, resize, flip and normalisation, for extraction and for new videos alike."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
+
+from featcache.data.types import Box
+from featcache.recipes import Interpolation
+
+
+def crop_resize(image: Tensor, box: Box, *, size: int, interpolation: Interpolation, flip: bool = False) -> Tensor:
+    """Crop, resize to a square with antialiasing, then mirror if asked; in that order.
+
+    Args:
+        image: uint8 [3, H, W].
+        box: Where in the image.
+        size: Side of the result in pixels.
+        interpolation: Filter; computed on uint8.
+        flip: Whether the result is mirrored left to right.
+
+    Returns:
+        uint8 [3, size, size].
+
+    Raises:
+        ValueError: The box is empty or reaches outside the image.
+    """
+    height, width = image.shape[-2:]
+    if not (0 <= box.y0 < box.y1 <= height and 0 <= box.x0 < box.x1 <= width):
+        raise ValueError(f"{box} does not fit an image of {width}x{height}; plan the boxes from this video's timeline")
+    part = image[:, box.y0 : box.y1, box.x0 : box.x1]
+    resized: Tensor = functional.resize(
+        part, [size, size], interpolation=InterpolationMode(interpolation), antialias=True
+    )
+    return resized.flip(-1) if flip else resized
+
+
+def normalise(pixels: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """What a backbone sees: ``(pixels / 255 - mean) / std``, in that order, in float32.
+
+    Args:
+        pixels: uint8 [..., 3, H, W], RGB.
+        mean: Channel means of RGB in [0, 1].
+        std: Channel deviations.
+
+    Returns:
+        float32, same shape and device.
+    """
+    centre = torch.tensor(mean, dtype=torch.float32, device=pixels.device).view(3, 1, 1)
+    spread = torch.tensor(std, dtype=torch.float32, device=pixels.device).view(3, 1, 1)
+    return pixels.to(torch.float32).div_(255).sub_(centre).div_(spread)
