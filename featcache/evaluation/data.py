@@ -1,0 +1,165 @@
+"""What a probe sees: vectors by row, the video each belongs to, labels, splits and coverage, as plain arrays."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.errors import NonFiniteFeatureError
+
+UNLABELLED = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """How much of a split a number speaks for.
+
+    Attributes:
+        ok: Videos with features.
+        failed: Videos without, whatever the reason; they are counted, never replaced.
+        total: Videos of the split in the manifest: ok + failed.
+        unlabelled: Videos with features but no label in the probed column; they cannot be scored.
+    """
+
+    ok: int
+    failed: int
+    total: int
+    unlabelled: int = 0
+
+    def __post_init__(self) -> None:
+        assert self.ok + self.failed == self.total, f"coverage {self} does not add up"
+        assert 0 <= self.unlabelled <= self.ok, f"coverage {self} has more unlabelled than ok videos"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ProbeData:
+    """Features of one array and labels of one column. Build it with :func:`make_data`.
+
+    Attributes:
+        features: float32 [N, D], finite, rows grouped by video.
+        row_video: int64 [N], index into ``videos``, not decreasing; every video has at least one row.
+        videos: M video ids.
+        labels: int64 [M], index into ``classes``, or -1 where a video has no label.
+        classes: Sorted class names.
+        splits: M split names; empty strings where the store has none.
+        coverage: By split name.
+        store: Where the features come from, for messages and results.
+        feature: Name of the array.
+        label: Name of the label column.
+    """
+
+    features: npt.NDArray[np.float32]
+    row_video: npt.NDArray[np.int64]
+    videos: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    classes: tuple[str, ...]
+    splits: tuple[str, ...]
+    coverage: Mapping[str, Coverage]
+    store: str
+    feature: str
+    label: str
+
+    def __post_init__(self) -> None:
+        num_rows, num_videos = len(self.row_video), len(self.videos)
+        assert self.features.ndim == 2, f"features have shape {self.features.shape}, not [rows, channels]"
+        assert len(self.features) == num_rows, f"{len(self.features)} feature rows, {num_rows} row indices"
+        assert len(self.labels) == len(self.splits) == num_videos, "one label and one split a video"
+        assert np.array_equal(np.unique(self.row_video), np.arange(num_videos)), "a video without rows"
+        assert np.all(np.diff(self.row_video) >= 0), "rows are not grouped by video"
+        # A sum in float64 cannot overflow, and is finite only if every value is.
+        bad = np.flatnonzero(~np.isfinite(self.features.sum(axis=1, dtype=np.float64)))
+        if len(bad):
+            raise NonFiniteFeatureError(
+                f"{len(bad)} of {num_rows} rows of feature {self.feature!r} in {self.store} hold NaN or infinity, the "
+                f"first in video {self.videos[self.row_video[bad[0]]]!r}; extract this feature again as float32"
+            )
+
+    def __repr__(self) -> str:
+        rows, channels = self.features.shape
+        return (
+            f"ProbeData(features=float32[{rows}, {channels}], videos={len(self.videos)}, classes={len(self.classes)}, "
+            f"feature={self.feature!r}, label={self.label!r})"
+        )
+
+    def rows_of(self, videos: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Rows of ``videos`` in their order, and how many each has.
+
+        Returns:
+            int64 [R] row indices, grouped by video, and int64 [len(videos)] counts.
+        """
+        starts = np.searchsorted(self.row_video, videos, side="left")
+        counts = np.searchsorted(self.row_video, videos, side="right") - starts
+        first = np.repeat(starts - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts)
+        return (first + np.arange(counts.sum())).astype(np.int64), counts.astype(np.int64)
+
+    def video_means(self, videos: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """One vector a video, float32 [len(videos), D]: the mean of its rows, taken in float64."""
+        starts = np.searchsorted(self.row_video, videos, side="left")
+        stops = np.searchsorted(self.row_video, videos, side="right")
+        means = np.empty((len(videos), self.features.shape[1]), dtype=np.float32)
+        for place, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+            means[place] = self.features[start:stop].mean(axis=0, dtype=np.float64)
+        return means
+
+
+def make_data(
+    features: npt.ArrayLike,
+    *,
+    row_video: Sequence[int] | npt.NDArray[np.int64],
+    videos: Sequence[str],
+    labels: Sequence[str | None],
+    splits: Sequence[str] | None = None,
+    failed: Mapping[str, int] | None = None,
+    store: str = "arrays",
+    feature: str = "features",
+    label: str = "label",
+) -> ProbeData:
+    """Build :class:`ProbeData` from arrays in any row order.
+
+    Args:
+        features: [N, D], one vector a row.
+        row_video: [N], index into ``videos``.
+        videos: M ids.
+        labels: M class names; ``None`` where a video has none.
+        splits: M split names; ``None`` if there are no splits.
+        failed: Videos without features, by split.
+        store: Where they come from.
+        feature: Name of the array.
+        label: Name of the label column.
+
+    Raises:
+        NonFiniteFeatureError: A row holds NaN or infinity.
+    """
+    owner = np.asarray(row_video, dtype=np.int64)
+    table = np.asarray(features, dtype=np.float32)
+    if np.any(np.diff(owner) < 0):
+        order = np.argsort(owner, kind="stable")
+        table, owner = table[order], owner[order]
+    classes = tuple(sorted({name for name in labels if name is not None}))
+    index = {name: position for position, name in enumerate(classes)}
+    names = tuple(splits) if splits is not None else ("",) * len(videos)
+    ok = Counter(names)
+    unlabelled = Counter(split for split, name in zip(names, labels, strict=True) if name is None)
+    lost = failed or {}
+    return ProbeData(
+        features=table,
+        row_video=owner,
+        videos=tuple(videos),
+        labels=np.array([UNLABELLED if name is None else index[name] for name in labels], dtype=np.int64),
+        classes=classes,
+        splits=names,
+        coverage={
+            split: Coverage(
+                ok=ok[split],
+                failed=lost.get(split, 0),
+                total=ok[split] + lost.get(split, 0),
+                unlabelled=unlabelled[split],
+            )
+            for split in sorted({*names, *lost})
+        },
+        store=store,
+        feature=feature,
+        label=label,
+    )

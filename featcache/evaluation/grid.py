@@ -1,0 +1,238 @@
+"""Many linear heads trained at once on the same features: one pass over the rows for a whole grid of settings.
+
+Heads of one optimiser, with or without BatchNorm, form a block whose weights are one tensor [S, D, H, C] (S seeds, D
+channels, H heads, C classes): a step is two matrix products a seed, whatever H is. Each head takes the steps that
+``torch.nn.Linear`` under ``torch.optim`` would take alone with the same batches, learning rates and initial weights.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from featcache.evaluation.settings import Head, LinearSettings
+from featcache.seeding import rng_for, seed_for
+
+INITIAL_DEVIATION = 0.01
+BATCH_NORM_EPS = 1e-5
+BATCH_NORM_MOMENTUM = 0.1
+ADAM_BETAS = (0.9, 0.999)
+ADAM_EPS = 1e-8
+LOGITS_AT_ONCE = 2**24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedHeads:
+    """Heads that share optimiser and BatchNorm.
+
+    Attributes:
+        index: Positions of the heads in the grid.
+        weight: float32 [S, D, H, C].
+        bias: float32 [S, 1, H, C].
+        batch_norm: Whether features are normalised by the running statistics first.
+    """
+
+    index: tuple[int, ...]
+    weight: Tensor
+    bias: Tensor
+    batch_norm: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedGrid:
+    """The heads after the last epoch.
+
+    Attributes:
+        blocks: The heads.
+        num_heads: H, over all blocks.
+        mean: Running mean of the features, float32 [S, 1, D].
+        variance: Running variance, float32 [S, 1, D].
+        train_loss: Mean cross-entropy over the batches of the last epoch, float32 [S, H] on CPU.
+    """
+
+    blocks: tuple[TrainedHeads, ...]
+    num_heads: int
+    mean: Tensor
+    variance: Tensor
+    train_loss: Tensor
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Softmax of each head for each row: float32 [N, D] -> [S, N, H, C]."""
+        seeds, _, _, classes = self.blocks[0].weight.shape
+        result = features.new_empty(seeds, len(features), self.num_heads, classes)
+        for block in self.blocks:
+            rows = features.expand(seeds, -1, -1)
+            if block.batch_norm:
+                rows = (rows - self.mean) / (self.variance + BATCH_NORM_EPS).sqrt()
+            result[:, :, list(block.index)] = _logits(rows, block.weight, block.bias).softmax(dim=-1)
+        return result
+
+
+def learning_rate_factor(epoch: float, settings: LinearSettings) -> float:
+    """Share of the peak learning rate at a fractional epoch: linear warm-up from 0, then cosine to 0 or constant."""
+    if epoch < settings.warmup_epochs:
+        return epoch / settings.warmup_epochs
+    if settings.schedule == "constant":
+        return 1.0
+    progress = (epoch - settings.warmup_epochs) / (settings.epochs - settings.warmup_epochs)
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def epoch_batches(num_rows: int, *, batch_size: int, seed: int, epoch: int) -> list[npt.NDArray[np.int64]]:
+    """A permutation of the rows in ceil(N / batch size) batches whose sizes differ by at most one."""
+    order = rng_for(seed, "linear-order", epoch).permutation(num_rows)
+    return np.array_split(order, math.ceil(num_rows / batch_size))
+
+
+def initial_weight(num_channels: int, num_classes: int, *, seed: int) -> Tensor:
+    """Normal(0, 0.01) weights float32 [D, C], drawn on CPU; biases start at zero (as in DINO and SVT)."""
+    generator = torch.Generator().manual_seed(seed_for(seed, "linear-init"))
+    return torch.randn(num_channels, num_classes, generator=generator) * INITIAL_DEVIATION
+
+
+@torch.no_grad()
+def train_grid(
+    features: Tensor, labels: Tensor, heads: Sequence[Head], *, num_classes: int, settings: LinearSettings
+) -> TrainedGrid:
+    """Train every head with every seed of ``settings`` in one pass over the features an epoch.
+
+    A head's training does not depend on which others are in the grid; one that diverges harms none. A seed draws
+    initial weights and the order of batches, the same for all its heads.
+
+    Args:
+        features: float32 [N, D] on the device to train on, N >= 2.
+        labels: int64 [N] in [0, ``num_classes``), same device.
+        heads: The grid.
+        num_classes: C.
+        settings: Seeds, epochs, batch size, momentum and schedule (its own grid is not used).
+    """
+    seeds, (num_rows, num_channels) = settings.seeds, features.shape
+    init = torch.stack([initial_weight(num_channels, num_classes, seed=seed) for seed in seeds]).to(features.device)
+    blocks = []
+    for kind in dict.fromkeys((head.optimizer, head.batch_norm) for head in heads):
+        index = [place for place, head in enumerate(heads) if (head.optimizer, head.batch_norm) == kind]
+        blocks.append(_Block([heads[place] for place in index], index, init, momentum=settings.momentum))
+    mean = features.new_zeros(len(seeds), 1, num_channels)
+    variance = torch.ones_like(mean)
+    normalised_by_any = any(block.batch_norm for block in blocks)
+
+    loss = features.new_zeros(len(seeds), len(heads))
+    for epoch in range(settings.epochs):
+        orders = [epoch_batches(num_rows, batch_size=settings.batch_size, seed=seed, epoch=epoch) for seed in seeds]
+        loss.zero_()
+        for step, parts in enumerate(zip(*orders, strict=True)):
+            picked = torch.from_numpy(np.stack(parts)).to(features.device)
+            rows, targets = features[picked], labels[picked]  # [S, B, D], [S, B]
+            if normalised_by_any:
+                spread, centre = torch.var_mean(rows, dim=1, correction=0, keepdim=True)
+                normalised = (rows - centre) * (spread + BATCH_NORM_EPS).rsqrt()
+                unbiased = rows.shape[1] / (rows.shape[1] - 1)
+                mean.lerp_(centre, BATCH_NORM_MOMENTUM)
+                variance.lerp_(spread * unbiased, BATCH_NORM_MOMENTUM)
+            factor = learning_rate_factor(epoch + step / len(orders[0]), settings)
+            for block in blocks:
+                batch = normalised if block.batch_norm else rows
+                loss[:, block.index] += block.step(batch, targets, factor) / len(orders[0])
+    return TrainedGrid(
+        blocks=tuple(block.trained() for block in blocks),
+        num_heads=len(heads),
+        mean=mean,
+        variance=variance,
+        train_loss=loss.cpu(),
+    )
+
+
+def iter_video_probabilities(
+    grid: TrainedGrid, features: Tensor, counts: npt.NDArray[np.int64]
+) -> Iterator[tuple[slice, Tensor]]:
+    """Softmax averaged over each video's rows (multi-view averaging), some whole videos at a time.
+
+    Args:
+        grid: The heads.
+        features: float32 [N, D], rows grouped by video.
+        counts: Rows a video, int64 [M], summing to N.
+
+    Yields:
+        Videos as a slice of M, and float32 [S, m, H, C] for them.
+    """
+    seeds, _, _, classes = grid.blocks[0].weight.shape
+    rows_at_once = max(1, LOGITS_AT_ONCE // (seeds * grid.num_heads * classes))
+    ends = np.cumsum(counts)
+    first = 0
+    while first < len(counts):
+        begin = int(ends[first] - counts[first])
+        last = max(first + 1, int(np.searchsorted(ends, begin + rows_at_once, side="right")))
+        size = torch.from_numpy(counts[first:last]).to(features.device)
+        owner = torch.repeat_interleave(size)
+        rows = grid.probabilities(features[begin : int(ends[last - 1])])
+        total = rows.new_zeros(seeds, last - first, grid.num_heads, classes).index_add_(1, owner, rows)
+        yield slice(first, last), total / size[None, :, None, None]
+        first = last
+
+
+def _logits(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """[S, B, D] times [S, D, H, C] plus [S, 1, H, C] -> [S, B, H, C]."""
+    seeds, channels, heads, classes = weight.shape
+    flat = torch.baddbmm(bias.view(seeds, 1, -1), rows, weight.view(seeds, channels, -1))
+    return flat.view(seeds, -1, heads, classes)
+
+
+class _Block:
+    """Weights and optimiser state of heads that share optimiser and BatchNorm."""
+
+    def __init__(self, heads: Sequence[Head], index: Sequence[int], init: Tensor, *, momentum: float) -> None:
+        self.index = list(index)
+        self.batch_norm = heads[0].batch_norm
+        self.optimizer = heads[0].optimizer
+        self.momentum = momentum
+        weight = init[:, :, None].repeat(1, 1, len(heads), 1)
+        bias = init.new_zeros(len(init), 1, len(heads), init.shape[-1])
+        self.parameters = (weight, bias)
+        self.first = tuple(torch.zeros_like(parameter) for parameter in self.parameters)
+        self.second = tuple(torch.zeros_like(parameter) for parameter in self.parameters)  # AdamW's alone
+        self.lr = init.new_tensor([head.lr for head in heads])[:, None]
+        self.decay = init.new_tensor([head.weight_decay for head in heads])[:, None]
+        self.decays = any(head.weight_decay for head in heads)
+        self.num_steps = 0
+
+    def step(self, rows: Tensor, targets: Tensor, factor: float) -> Tensor:
+        """One step at ``factor`` times the peak rates; returns the batch's mean cross-entropy, [S, H]."""
+        weight, bias = self.parameters
+        seeds, _, heads, classes = weight.shape
+        error = _logits(rows, weight, bias).softmax(dim=-1)  # [S, B, H, C]
+        truth = targets[:, :, None, None].expand(-1, -1, heads, 1)
+        chosen = error.gather(-1, truth)
+        # The gradient of the mean cross-entropy by the logits is (softmax - one hot) / B.
+        error.scatter_add_(-1, truth, chosen.new_full((), -1.0).expand_as(truth)).div_(rows.shape[1])
+        by_weight = torch.bmm(rows.transpose(1, 2), error.view(seeds, -1, heads * classes)).view_as(weight)
+        self.num_steps += 1
+        update = self._sgd if self.optimizer == "sgd" else self._adamw
+        for place, gradient in enumerate((by_weight, error.sum(dim=1, keepdim=True))):
+            update(self.parameters[place], gradient, place, self.lr * factor)
+        # The clamp keeps NaN: a loss is not finite only where a head has diverged.
+        return -chosen[..., 0].clamp_min(torch.finfo(torch.float32).tiny).log().mean(dim=1)
+
+    def trained(self) -> TrainedHeads:
+        weight, bias = self.parameters
+        return TrainedHeads(index=tuple(self.index), weight=weight, bias=bias, batch_norm=self.batch_norm)
+
+    def _sgd(self, parameter: Tensor, gradient: Tensor, place: int, lr: Tensor) -> None:
+        """``torch.optim.SGD`` with momentum and no dampening."""
+        if self.decays:
+            gradient.addcmul_(parameter, self.decay)
+        velocity = self.first[place].mul_(self.momentum).add_(gradient)
+        parameter.addcmul_(velocity, -lr)
+
+    def _adamw(self, parameter: Tensor, gradient: Tensor, place: int, lr: Tensor) -> None:
+        """``torch.optim.AdamW`` (Loshchilov and Hutter, ICLR 2019)."""
+        beta1, beta2 = ADAM_BETAS
+        if self.decays:
+            parameter.mul_(1 - lr * self.decay)
+        mean = self.first[place].lerp_(gradient, 1 - beta1)
+        square = self.second[place].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        scale = square.sqrt().div_(math.sqrt(1 - beta2**self.num_steps)).add_(ADAM_EPS)
+        parameter.addcmul_(mean.div(scale), -lr / (1 - beta1**self.num_steps))

@@ -1,0 +1,153 @@
+"""Weighted nearest neighbours by cosine: exact, several k from one search."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from featcache.evaluation.data import ProbeData
+from featcache.evaluation.probe import Prediction, Task, register_probe
+from featcache.evaluation.settings import KnnSettings
+
+Neighbours = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
+"""Similarities float32 [Q, k], falling, and bank indices int64 [Q, k]; -inf and -1 where a query has fewer."""
+
+SIMILARITIES_AT_ONCE = 2**24
+
+
+@register_probe("knn", summary="weighted nearest neighbours by cosine", settings=KnnSettings, leaves_one_out=True)
+def knn(task: Task, settings: KnnSettings, /) -> Prediction:
+    """Score each test video by its nearest training rows, never by its own.
+
+    Each of the k neighbours votes for its class with weight exp(cosine / temperature) (Wu et al., CVPR 2018, Sec. 3.4;
+    DINO's and SVT's evaluation). Shares of the votes are the scores; a class without a vote scores -inf.
+    """
+    bank, bank_video = _vectors(task.data, task.train, settings)
+    queries, query_video = _vectors(task.data, task.test, settings)
+    search = _search_faiss if settings.backend == "faiss" else _search_torch
+    found = search(bank, bank_video, queries, query_video, max(settings.ks), task.device)
+    labels = task.data.labels[bank_video]
+
+    def scores(k: int) -> npt.NDArray[np.float64]:
+        shares = vote(
+            found[0][:, :k], found[1][:, :k], labels, len(task.data.classes), temperature=settings.temperature
+        )
+        position = np.searchsorted(task.test, query_video)  # the rows of a video are neighbours in ``queries``
+        starts = np.flatnonzero(np.diff(position, prepend=-1))
+        mean = np.add.reduceat(shares, starts, axis=0) / np.diff(np.append(starts, len(position)))[:, None]
+        return np.where(mean > 0, mean, -np.inf)[None]
+
+    fewest = int((found[1] >= 0).sum(axis=1).min())
+    return Prediction(
+        scores=scores(settings.ks[0]),
+        variants={f"k={k}": scores(k) for k in settings.ks},
+        notes=tuple(
+            f"k={k} is more than the {fewest} training {'videos' if settings.views == 'mean' else 'rows'} at hand: "
+            "all of them vote"
+            for k in settings.ks
+            if k > fewest
+        ),
+    )
+
+
+def vote(
+    similarities: npt.NDArray[np.float32],
+    neighbours: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int64],
+    num_classes: int,
+    *,
+    temperature: float,
+) -> npt.NDArray[np.float64]:
+    """Shares of the weighted votes.
+
+    Args:
+        similarities: float32 [Q, k], cosines; -inf for no neighbour.
+        neighbours: int64 [Q, k], indices into ``labels``; -1 for no neighbour.
+        labels: int64 [N], class of each bank row.
+        num_classes: C.
+        temperature: Of the weights exp(s / temperature).
+
+    Returns:
+        float64 [Q, C]; each row sums to 1.
+    """
+    weights = np.exp(similarities.astype(np.float64) / temperature)  # exp(-inf) = 0: no neighbour, no vote
+    cells = np.arange(len(weights))[:, None] * num_classes + labels[neighbours]
+    votes = np.bincount(cells.ravel(), weights.ravel(), minlength=len(weights) * num_classes)
+    votes = votes.reshape(len(weights), num_classes)
+    shares: npt.NDArray[np.float64] = votes / votes.sum(axis=1, keepdims=True)
+    return shares
+
+
+def _vectors(
+    data: ProbeData, videos: npt.NDArray[np.int64], settings: KnnSettings
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Unit vectors float32 [R, D] of ``videos`` (zero vectors stay zero) and the video of each, int64 [R]."""
+    if settings.views == "mean":
+        vectors, owners = data.video_means(videos), videos
+    else:
+        rows, counts = data.rows_of(videos)
+        vectors, owners = data.features[rows], np.repeat(videos, counts)
+    if settings.center:
+        vectors = vectors - vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)  # float64: no scale under- or overflows
+    return (vectors / np.where(norms > 0, norms, 1)).astype(np.float32), owners
+
+
+def _search_torch(
+    bank: npt.NDArray[np.float32],
+    bank_video: npt.NDArray[np.int64],
+    queries: npt.NDArray[np.float32],
+    query_video: npt.NDArray[np.int64],
+    k: int,
+    device: str,
+) -> Neighbours:
+    """Exact search by matrix products in chunks; of equal similarities the lower bank index is taken."""
+    k = min(k, len(bank))
+    table, owners = torch.from_numpy(bank).to(device), torch.from_numpy(bank_video).to(device)
+    chunk = max(1, SIMILARITIES_AT_ONCE // len(bank))
+    parts = []
+    for begin in range(0, len(queries), chunk):
+        query = torch.from_numpy(queries[begin : begin + chunk]).to(device)
+        owner = torch.from_numpy(query_video[begin : begin + chunk]).to(device)
+        similarity = query @ table.T
+        similarity.masked_fill_(owner[:, None] == owners, -torch.inf)
+        parts.append(_top(similarity, k))
+    return _ordered(torch.cat([s for s, _ in parts]).numpy(), torch.cat([i for _, i in parts]).numpy())
+
+
+def _top(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Top k of each row; where the k-th place is tied, ``topk`` takes any of the equals, so those rows are sorted."""
+    values, indices = similarity.topk(k, dim=1)
+    tied = (similarity >= values[:, -1:]).sum(dim=1) > k
+    if tied.any():
+        ordered, places = similarity[tied].sort(dim=1, descending=True, stable=True)
+        values[tied], indices[tied] = ordered[:, :k], places[:, :k]
+    return values.cpu(), indices.cpu()
+
+
+def _search_faiss(
+    bank: npt.NDArray[np.float32],
+    bank_video: npt.NDArray[np.int64],
+    queries: npt.NDArray[np.float32],
+    query_video: npt.NDArray[np.int64],
+    k: int,
+    device: str,
+) -> Neighbours:
+    """The same search by faiss's exact inner-product index, on CPU whatever ``device`` is."""
+    import faiss  # optional back end
+
+    own = int(np.bincount(bank_video).max()) if np.isin(query_video, bank_video).any() else 0
+    index = faiss.IndexFlatIP(bank.shape[1])
+    index.add(np.ascontiguousarray(bank))
+    similarity, neighbours = index.search(np.ascontiguousarray(queries), min(k + own, len(bank)))
+    similarity = np.where(bank_video[neighbours] == query_video[:, None], -np.inf, similarity).astype(np.float32)
+    ordered, places = _ordered(similarity, neighbours)
+    return ordered[:, :k], places[:, :k]
+
+
+def _ordered(similarity: npt.NDArray[np.float32], neighbours: npt.NDArray[np.int64]) -> Neighbours:
+    """Sort each row by falling similarity, then by rising bank index; masked entries become index -1."""
+    order = np.lexsort((neighbours, -similarity), axis=1)
+    similarity = np.take_along_axis(similarity, order, axis=1)
+    neighbours = np.take_along_axis(neighbours, order, axis=1)
+    return similarity, np.where(np.isneginf(similarity), -1, neighbours)

@@ -1,0 +1,99 @@
+"""Accuracies with bootstrap intervals over videos (and seeds)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.evaluation.settings import IntervalSettings
+from featcache.seeding import rng_for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A value in [0, 1] with its interval.
+
+    Attributes:
+        value: Mean over videos and seeds.
+        low: Lower end of the percentile interval.
+        high: Upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def rank_of_truth(scores: npt.NDArray[np.floating], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """How many classes are placed before the true one.
+
+    Of equal scores the lower class index comes first. A true class that cannot be predicted (score -inf: no vote, or
+    never seen in training), or a score that is NaN, ranks behind all classes: it counts as wrong, not as a lucky tie.
+
+    Args:
+        scores: [..., M, C], higher is better.
+        labels: int64 [M].
+
+    Returns:
+        int64 [..., M] in [0, C].
+    """
+    num_classes = scores.shape[-1]
+    truth = np.take_along_axis(scores, np.broadcast_to(labels[:, None], (*scores.shape[:-1], 1)), axis=-1)
+    before = np.arange(num_classes) < labels[:, None]
+    ranks = ((scores > truth) | ((scores == truth) & before)).sum(axis=-1)
+    impossible = ~np.isfinite(truth[..., 0]) | np.isnan(scores).any(axis=-1)
+    result: npt.NDArray[np.int64] = np.where(impossible, num_classes, ranks).astype(np.int64)
+    return result
+
+
+def accuracies(
+    ranks: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], *, num_classes: int, intervals: IntervalSettings
+) -> Mapping[str, Metric]:
+    """Top-1, top-n and mean-class accuracy with percentile bootstrap intervals.
+
+    n is min(5, ``num_classes`` - 1) and is in the metric's name (``top5``, ``top3``); with two classes there is only
+    ``top1``. ``mean_class`` is the mean over the classes present of their top-1 accuracies.
+
+    A resample draws M of the M videos with replacement, the same for all metrics and seeds, and S of the S seeds with
+    replacement. Metrics depend on a video only through its class and its outcome under each seed, so a resample is
+    one multinomial draw over the distinct combinations, equal in distribution to drawing videos one by one. With few
+    seeds the seeds' part of the spread is underestimated by (S - 1) / S; a perfect score has an interval of width 0.
+
+    Args:
+        ranks: int64 [S, M] from :func:`rank_of_truth`, one row a seed.
+        labels: int64 [M].
+        num_classes: Classes that can be predicted.
+        intervals: Resamples, confidence and seed.
+    """
+    num_seeds, num_videos = ranks.shape
+    cuts = dict.fromkeys((1, max(1, min(5, num_classes - 1))))
+    outcome = sum((ranks >= cut).astype(np.int64) for cut in cuts)
+    cells, counts = np.unique(np.vstack([labels[None], outcome]), axis=1, return_counts=True)
+    starts = np.flatnonzero(np.diff(cells[0], prepend=-1))  # np.unique sorts by label first
+    hits = {f"top{cut}": (cells[1:] <= position).astype(np.float64) for position, cut in enumerate(cuts)}
+
+    def measure(videos: npt.NDArray[np.int64], seeds: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
+        """Metrics of resamples: ``videos`` [R, cells] counts, ``seeds`` [R, S] shares."""
+        correct = {name: videos * (seeds @ hit) for name, hit in hits.items()}
+        values = {name: right.sum(axis=1) / num_videos for name, right in correct.items()}
+        size = np.add.reduceat(videos, starts, axis=1)
+        by_class = np.add.reduceat(correct["top1"], starts, axis=1) / np.maximum(size, 1)
+        values["mean_class"] = by_class.sum(axis=1) / (size > 0).sum(axis=1)
+        return values
+
+    value = measure(counts[None], np.full((1, num_seeds), 1 / num_seeds))
+    rng = rng_for(intervals.seed, "bootstrap")
+    chunk = max(1, 2**22 // len(counts))
+    parts = []
+    for begin in range(0, intervals.num_resamples, chunk):
+        size = min(chunk, intervals.num_resamples - begin)
+        videos = rng.multinomial(num_videos, counts / num_videos, size=size)
+        seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=size) / num_seeds
+        parts.append(measure(videos, seeds))
+    tail = (1 - intervals.confidence) / 2
+    result = {}
+    for name, point in value.items():
+        low, high = np.quantile(np.concatenate([part[name] for part in parts]), [tail, 1 - tail])
+        result[name] = Metric(value=float(point[0]), low=float(low), high=float(high))
+    return result

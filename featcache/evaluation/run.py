@@ -1,0 +1,303 @@
+"""The single path from features to reported numbers: every probe runs through :func:`run_probe`."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.errors import ConfigError, ManifestError, unknown_name
+from featcache.evaluation.data import UNLABELLED, Coverage, ProbeData
+from featcache.evaluation.metrics import Metric, accuracies, rank_of_truth
+from featcache.evaluation.probe import Prediction, ProbeEntry, Task, find_probe
+from featcache.evaluation.settings import IntervalSettings
+from featcache.evaluation.splits import fold_numbers
+
+NUM_FOLDS = 5
+"""Folds over the videos of a store without splits."""
+
+SMALL_STORE_VIDEOS = 30
+"""Below this many labelled videos, each fold holds one video instead."""
+
+LEAVE_ONE_OUT = "leave-one-out over videos"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitResult:
+    """Numbers of one split.
+
+    Attributes:
+        metrics: ``top1``, ``topN`` (N in the name) and ``mean_class``.
+        coverage: Of the split's videos.
+        num_videos: Videos that were scored.
+        num_unseen: Of these, videos whose class no training video has; counted as wrong.
+    """
+
+    metrics: Mapping[str, Metric]
+    coverage: Coverage
+    num_videos: int
+    num_unseen: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult:
+    """The outcome of one probe of one feature and one label column.
+
+    Attributes:
+        probe: Registry name.
+        store: Where the features come from.
+        feature: Name of the array.
+        label: Name of the label column.
+        protocol: How training and test videos were told apart.
+        num_classes: Classes of the training videos.
+        train: Coverage of the training videos.
+        splits: Results by test split; ``all`` where the store has no splits.
+        settings: Settings of the probe, complete.
+        intervals: Settings of the intervals, complete.
+        variants: Metrics of other settings from the same run (``k=5``), by variant and split.
+        table: Rows about the training, such as the grid of heads.
+        notes: Sentences a reader of the numbers should know.
+        seconds: Wall time.
+    """
+
+    probe: str
+    store: str
+    feature: str
+    label: str
+    protocol: str
+    num_classes: int
+    train: Coverage
+    splits: Mapping[str, SplitResult]
+    settings: Mapping[str, Any]
+    intervals: Mapping[str, Any]
+    variants: Mapping[str, Mapping[str, Mapping[str, Metric]]]
+    table: tuple[Mapping[str, Any], ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
+        return plain
+
+    def to_json(self) -> str:
+        """Indented JSON."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """Which videos teach and which are scored; ``splits`` maps a split to int64 indices of labelled videos."""
+
+    train: npt.NDArray[np.int64]
+    splits: Mapping[str, npt.NDArray[np.int64]]
+    train_coverage: Coverage
+    coverage: Mapping[str, Coverage]
+    notes: tuple[str, ...]
+    has_splits: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outcome:
+    """Predictions for ``videos``; ``is_trained`` tells whose class was among those that taught."""
+
+    videos: npt.NDArray[np.int64]
+    is_trained: npt.NDArray[np.bool_]
+    prediction: Prediction
+    protocol: str
+
+
+def run_probe(
+    name: str,
+    data: ProbeData,
+    settings: Any = None,
+    *,
+    train_split: str = "train",
+    test_splits: Sequence[str] | None = None,
+    device: str = "cpu",
+    intervals: IntervalSettings | None = None,
+) -> ProbeResult:
+    """Train a probe on one split and report every other.
+
+    Without splits, each video is scored by a probe that did not see it: leave-one-out where the probe does that in
+    one call or below 30 videos, else 5 folds over the videos, balanced over classes; the split is then called ``all``.
+
+    Args:
+        name: Registered probe.
+        data: Features and labels.
+        settings: An instance of the probe's settings; ``None`` for the defaults.
+        train_split: Split to learn from.
+        test_splits: Splits to report; ``None`` for every other split.
+        device: Where to compute, e.g. ``cpu`` or ``cuda``.
+        intervals: How intervals are drawn; ``None`` for the defaults.
+
+    Raises:
+        UnknownNameError: No such probe or split.
+        ManifestError: Nothing to learn from or nothing to score.
+        ConfigError: Settings of another probe.
+    """
+    started = time.perf_counter()
+    entry = find_probe(name)
+    chosen = entry.settings() if settings is None else settings
+    if not isinstance(chosen, entry.settings):
+        raise ConfigError(f"probe {name!r} takes {entry.settings.__name__}, not {type(chosen).__name__}")
+    intervals = intervals or IntervalSettings()
+    plan = _plan(data, train_split, test_splits)
+    num_classes = len(np.unique(data.labels[plan.train]))
+    outcome = _predict(entry, data, chosen, plan, device)
+    place = {split: np.searchsorted(outcome.videos, videos) for split, videos in plan.splits.items()}
+
+    def measure(scores: npt.NDArray[np.floating], split: str) -> Mapping[str, Metric]:
+        labels = data.labels[plan.splits[split]]
+        ranks = rank_of_truth(scores[:, place[split]], labels)
+        return accuracies(ranks, labels, num_classes=num_classes, intervals=intervals)
+
+    notes = [*plan.notes, *outcome.prediction.notes]
+    splits = {}
+    for split, videos in plan.splits.items():
+        unseen = int((~outcome.is_trained[place[split]]).sum())
+        if unseen:
+            notes.append(f"{unseen} videos of {split!r} have a class that no training video has and count as wrong")
+        splits[split] = SplitResult(
+            metrics=measure(outcome.prediction.scores, split),
+            coverage=plan.coverage[split],
+            num_videos=len(videos),
+            num_unseen=unseen,
+        )
+    return ProbeResult(
+        probe=name,
+        store=data.store,
+        feature=data.feature,
+        label=data.label,
+        protocol=outcome.protocol if not plan.has_splits else f"trained on split {train_split!r}",
+        num_classes=num_classes,
+        train=plan.train_coverage,
+        splits=splits,
+        settings=dataclasses.asdict(chosen),
+        intervals=dataclasses.asdict(intervals),
+        variants={
+            variant: {split: measure(scores, split) for split in splits}
+            for variant, scores in outcome.prediction.variants.items()
+        },
+        table=outcome.prediction.table,
+        notes=tuple(dict.fromkeys(notes)),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _plan(data: ProbeData, train_split: str, test_splits: Sequence[str] | None) -> _Plan:
+    is_labelled = data.labels != UNLABELLED
+    if not is_labelled.any():
+        raise ManifestError(
+            f"no video of {data.store} has a label in column {data.label!r}; put videos in one folder a class, or list "
+            "them in a CSV with a label column, and extract again"
+        )
+    has_splits = bool(set(data.coverage) - {""})
+    in_split = np.array(data.splits)
+    notes: list[str] = []
+    if has_splits:
+        names = _test_splits(data, train_split, test_splits)
+        train = np.flatnonzero(is_labelled & (in_split == train_split))
+        splits = {split: np.flatnonzero(is_labelled & (in_split == split)) for split in names}
+        coverage = {split: data.coverage[split] for split in names}
+        train_coverage = data.coverage[train_split]
+        notes += [
+            f"split {split!r} has no video with features and a label and is not reported"
+            for split in names
+            if not len(splits[split])
+        ]
+        splits = {split: videos for split, videos in splits.items() if len(videos)}
+        if unused := sum(split == "" for split in data.splits):
+            notes.append(f"{unused} videos belong to no split and are not used")
+        if not len(train) or not splits:
+            where = f"split {train_split!r}" if not len(train) else f"the test splits ({', '.join(names)})"
+            raise ManifestError(
+                f"no video in {where} of {data.store} has features and a label in column {data.label!r}; "
+                "see `featcache info` for labels, splits and failures"
+            )
+    else:
+        if train_split != "train" or test_splits:
+            raise ManifestError(f"{data.store} has no splits to choose from; leave the options for splits out")
+        train = np.flatnonzero(is_labelled)
+        splits = {"all": train}
+        coverage = {"all": data.coverage[""]}
+        train_coverage = data.coverage[""]
+    classes = np.unique(data.labels[train])
+    if len(classes) < 2:
+        raise ManifestError(
+            f"all {len(train)} training videos of {data.store} have the label {data.classes[classes[0]]!r} in column "
+            f"{data.label!r}; a probe needs at least two classes, so add videos or choose another column"
+        )
+    return _Plan(
+        train=train,
+        splits=splits,
+        train_coverage=train_coverage,
+        coverage=coverage,
+        notes=tuple(notes),
+        has_splits=has_splits,
+    )
+
+
+def _test_splits(data: ProbeData, train_split: str, test_splits: Sequence[str] | None) -> tuple[str, ...]:
+    known = [split for split in data.coverage if split]
+    for split in (train_split, *(test_splits or ())):
+        if split not in known:
+            raise unknown_name("split", split, known, hint=f"{data.store} has: {', '.join(known)}.")
+    names = tuple(dict.fromkeys(test_splits)) if test_splits else tuple(s for s in known if s != train_split)
+    if not names:
+        raise ManifestError(
+            f"{data.store} has the split {train_split!r} alone; add videos of a test split, or scan without splits"
+        )
+    if train_split in names:
+        raise ManifestError(f"split {train_split!r} cannot be both trained on and reported; name another test split")
+    return names
+
+
+def _predict(entry: ProbeEntry, data: ProbeData, settings: Any, plan: _Plan, device: str) -> _Outcome:
+    """One call where there are splits or the probe leaves one out by itself, else a call a fold."""
+    videos = np.unique(np.concatenate(list(plan.splits.values())))
+    labels = data.labels[videos]
+    if plan.has_splits or entry.leaves_one_out:
+        prediction = entry.run(Task(data=data, train=plan.train, test=videos, device=device), settings)
+        num_teachers = np.bincount(data.labels[plan.train], minlength=len(data.classes))[labels]
+        is_trained = num_teachers > (0 if plan.has_splits else 1)
+        return _Outcome(videos=videos, is_trained=is_trained, prediction=prediction, protocol=LEAVE_ONE_OUT)
+
+    num_folds = len(videos) if len(videos) < SMALL_STORE_VIDEOS else NUM_FOLDS
+    folds = fold_numbers(labels, num_folds=num_folds, seed=0)
+    is_trained = np.zeros(len(videos), dtype=np.bool_)
+    parts: list[tuple[int, npt.NDArray[np.int64], Prediction]] = []
+    for fold in range(num_folds):
+        train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        is_trained[test] = np.isin(labels[test], labels[train])
+        if len(classes := np.unique(labels[train])) > 1:
+            task = Task(data=data, train=videos[train], test=videos[test], device=device)
+            prediction = entry.run(task, settings)
+        else:  # a probe of one class can only say that class
+            scores = np.where(np.arange(len(data.classes)) == classes[0], 0.0, -np.inf)
+            prediction = Prediction(scores=np.broadcast_to(scores, (1, len(test), len(scores))))
+        parts.append((fold, test, prediction))
+    protocol = LEAVE_ONE_OUT if num_folds == len(videos) else f"{num_folds} folds over videos"
+    return _Outcome(videos=videos, is_trained=is_trained, prediction=_join(parts, len(videos)), protocol=protocol)
+
+
+def _join(parts: Sequence[tuple[int, npt.NDArray[np.int64], Prediction]], num_videos: int) -> Prediction:
+    """Put the predictions of (fold, positions of its videos, prediction) together again."""
+    num_seeds = max(len(part.scores) for _, _, part in parts)
+
+    def gather(name: str | None) -> npt.NDArray[np.floating]:
+        joined = np.empty((num_seeds, num_videos, parts[0][2].scores.shape[-1]))
+        for _, test, part in parts:
+            joined[:, test] = part.scores if name is None else part.variants.get(name, part.scores)
+        return joined
+
+    return Prediction(
+        scores=gather(None),
+        variants={name: gather(name) for name in dict.fromkeys(name for _, _, part in parts for name in part.variants)},
+        table=tuple({"fold": fold, **row} for fold, _, part in parts for row in part.table),
+        notes=tuple(dict.fromkeys(note for _, _, part in parts for note in part.notes)),
+    )

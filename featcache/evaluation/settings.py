@@ -1,0 +1,149 @@
+"""Settings of the probes: frozen values without torch, so that a configuration tree can embed them."""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from featcache.errors import ConfigError
+
+Optimizer = Literal["sgd", "adamw"]
+
+LEARNING_RATES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntervalSettings:
+    """How intervals are drawn around a metric.
+
+    Attributes:
+        num_resamples: Bootstrap resamples of the videos (and of the seeds, where there are several).
+        confidence: Share of the resamples inside the interval.
+        seed: Seed of the resampling.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    num_resamples: int = 2000
+    confidence: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_resamples < 1:
+            raise ConfigError(f"num_resamples is {self.num_resamples}; it must be at least 1, 1000 or more is usual")
+        if not 0 < self.confidence < 1:
+            raise ConfigError(f"confidence is {self.confidence}; it must be between 0 and 1, e.g. 0.95")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnnSettings:
+    """Weighted nearest neighbours (Wu et al., CVPR 2018; as in DINO and SVT).
+
+    Attributes:
+        ks: Numbers of neighbours, all from one search. The first is the reported one, fixed before the test labels
+            are seen; the others are in the result's table.
+        temperature: A neighbour of cosine s votes with weight exp(s / temperature).
+        views: ``mean``: one vector a video, the mean of its rows. ``vote``: every row searches among all training
+            rows, and the class shares of a video's rows are averaged.
+        center: Subtract from each split its own mean vector before normalising, as SCALE does.
+        backend: ``torch``: exact search by chunked matrix products. ``faiss``: ``IndexFlatIP``, exact too, on CPU.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    ks: tuple[int, ...] = (20, 1, 5, 10)
+    temperature: float = 0.07
+    views: Literal["mean", "vote"] = "mean"
+    center: bool = False
+    backend: Literal["torch", "faiss"] = "torch"
+
+    def __post_init__(self) -> None:
+        if not self.ks or min(self.ks) < 1 or len(set(self.ks)) < len(self.ks):
+            raise ConfigError(f"ks is {self.ks}; give one or more different numbers of neighbours, e.g. 20")
+        # exp(s / temperature) is taken in float64, which overflows below about 0.0015.
+        if not (math.isfinite(self.temperature) and self.temperature >= 0.002):
+            raise ConfigError(f"temperature is {self.temperature}; it must be at least 0.002, 0.07 is usual")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """One setting of the linear probe's grid.
+
+    Attributes:
+        optimizer: ``sgd`` (with momentum) or ``adamw`` (betas 0.9 and 0.999, eps 1e-8).
+        lr: Peak learning rate, not scaled by the batch size.
+        weight_decay: As ``torch.optim`` applies it, to weight and bias.
+        batch_norm: Whether features pass a BatchNorm without affine parameters first.
+    """
+
+    optimizer: Optimizer
+    lr: float
+    weight_decay: float
+    batch_norm: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearSettings:
+    """A linear probe with a whole grid of heads in one pass; the default grid has 52.
+
+    Attributes:
+        lrs: Peak learning rates.
+        weight_decays: Weight decays.
+        optimizers: ``sgd``, ``adamw`` or both.
+        batch_norms: BatchNorm without affine parameters before the head: off, on or both.
+        seeds: Each seed draws its own initial weights and its own order of batches, the same for every head.
+        epochs: Passes over the training rows.
+        batch_size: Rows a step; batches of an epoch differ by at most one row, and none is dropped.
+        momentum: Of SGD.
+        schedule: ``cosine`` to 0 by fractional epoch, or ``constant``; both after the warm-up.
+        warmup_epochs: Linear warm-up from 0, in (fractional) epochs.
+        validation_fraction: Share of each class's training videos held out to choose the head. The chosen head is
+            trained again on all training videos; test videos never choose.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    lrs: tuple[float, ...] = LEARNING_RATES
+    weight_decays: tuple[float, ...] = (0.0,)
+    optimizers: tuple[Optimizer, ...] = ("sgd", "adamw")
+    batch_norms: tuple[bool, ...] = (False, True)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    epochs: int = 30
+    batch_size: int = 128
+    momentum: float = 0.9
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: float = 1.5
+    validation_fraction: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("lrs", "weight_decays", "optimizers", "batch_norms", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ConfigError(f"{name} is {values}; give one or more different values")
+        for name, known in (("optimizers", ("sgd", "adamw")), ("schedule", ("cosine", "constant"))):
+            given = getattr(self, name)
+            if set((given,) if isinstance(given, str) else given) - set(known):
+                raise ConfigError(f"{name} is {given!r}; choose from {', '.join(known)}")
+        if not all(math.isfinite(lr) and lr > 0 for lr in self.lrs):
+            raise ConfigError(f"lrs is {self.lrs}; learning rates must be positive")
+        if not all(math.isfinite(decay) and decay >= 0 for decay in self.weight_decays):
+            raise ConfigError(f"weight_decays is {self.weight_decays}; weight decays must not be negative")
+        if self.epochs < 1:
+            raise ConfigError(f"epochs is {self.epochs}; it must be at least 1")
+        if self.batch_size < 4:
+            raise ConfigError(f"batch_size is {self.batch_size}; BatchNorm needs at least 4")
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"momentum is {self.momentum}; it must be in [0, 1)")
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise ConfigError(f"warmup_epochs is {self.warmup_epochs}; it must be in [0, epochs = {self.epochs})")
+        if not 0 < self.validation_fraction < 1:
+            raise ConfigError(f"validation_fraction is {self.validation_fraction}; it must be between 0 and 1")
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The grid, without the seeds: optimiser by BatchNorm by weight decay by learning rate."""
+        grid = itertools.product(self.optimizers, self.batch_norms, self.weight_decays, self.lrs)
+        return tuple(
+            Head(optimizer=optimizer, batch_norm=batch_norm, weight_decay=decay, lr=lr)
+            for optimizer, batch_norm, decay, lr in grid
+        )
