@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from featcache.data.types import STATUSES, Status, VideoRecord
 from featcache.errors import ManifestError
+from featcache.io import put_replace
 
 _TEXT_FIELDS = ("id", "path", "content_hash", "codec", "split", "status", "reason")
 _INT_FIELDS = ("num_bytes", "num_frames", "height", "width")
@@ -195,13 +196,21 @@ def label_name(column: str) -> str | None:
     return column.removeprefix("label.") if column.startswith("label.") and column != "label." else None
 
 
+def is_manifest(path: Path) -> bool:
+    """Whether a Parquet file was written by :func:`write_parquet`; False for any other file."""
+    try:
+        return _METADATA_KEY in (pq.read_schema(path).metadata or {})
+    except (pa.ArrowException, OSError):
+        return False
+
+
 def write_parquet(manifest: Manifest, path: Path) -> None:
     """Write a manifest; :func:`read_parquet` gives back an equal one."""
     about = json.dumps({"version": _VERSION, "root": _escape(manifest.root)})
     table = videos_to_table(manifest.videos).replace_schema_metadata({_METADATA_KEY: about.encode()})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    path.write_bytes(sink.getvalue().to_pybytes())
+    put_replace(path, memoryview(sink.getvalue()))
 
 
 def read_parquet(path: Path) -> Manifest:

@@ -1,0 +1,177 @@
+"""Sources: what `scan` is pointed at, listed without opening a video.
+
+* **A folder**, recursively. Files are taken by suffix (:data:`VIDEO_SUFFIXES`); names that begin with a dot are
+  skipped; symbolic links are followed, a folder that contains itself is entered once. The label is the name of the
+  file's own folder; files directly in the root have none, so a flat folder is unlabelled.
+* **A listing**: ``.csv``, ``.jsonl`` or ``.parquet`` with the column ``path`` and, if wanted, ``id``, ``split``,
+  ``label`` and ``label.<name>``; other columns are left alone. Relative paths start from the listing's folder. An empty
+  cell is a missing value.
+* **One video file**, or **a manifest** written before, whose videos are listed again.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from featcache.data.manifest import Manifest, default_id, is_manifest, label_name, read_parquet
+from featcache.data.types import VideoRecord
+from featcache.errors import ManifestError
+
+VIDEO_SUFFIXES = frozenset(
+    {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts"}
+    | {".vob", ".webm", ".wmv", ".y4m"}
+)
+
+# A row of a listing and where it stands, e.g. "line 3".
+Row = tuple[str, dict[str, Any]]
+
+
+def list_source(source: Path) -> Manifest:
+    """List the videos of a folder, a listing, a manifest or a single file, sorted by id, without opening one.
+
+    The records have ``id``, ``path``, ``labels`` and ``split``; ``scan`` fills in the rest.
+
+    Raises:
+        ManifestError: There is no such source, it holds no video, or a row cannot be used (named).
+    """
+    if source.is_dir():
+        root, videos = source, _list_folder(source)
+        nothing = f"folder {source} holds no video ({', '.join(sorted(VIDEO_SUFFIXES))}); name another folder"
+    elif not source.exists():
+        raise ManifestError(f"{source} does not exist; give a folder of videos or a .csv, .jsonl or .parquet listing")
+    elif source.suffix.lower() in VIDEO_SUFFIXES:
+        root, videos, nothing = source.parent, [VideoRecord(id=default_id(source.name), path=source.name)], ""
+    elif source.suffix.lower() == ".parquet" and is_manifest(source):
+        manifest = read_parquet(source)
+        root, nothing = Path(manifest.root), f"manifest {source} lists no video"
+        videos = [VideoRecord(id=old.id, path=old.path, labels=old.labels, split=old.split) for old in manifest.videos]
+    elif reader := _READERS.get(source.suffix.lower()):
+        root, nothing = source.parent, f"listing {source} has no row; add videos to it"
+        videos = [_record_of_row(source, place, row) for place, row in reader(source)]
+    else:
+        known = ", ".join(sorted(_READERS))
+        raise ManifestError(f"{source} is neither a folder nor a listing ({known}) nor a video file by its suffix")
+    if not videos:
+        raise ManifestError(nothing)
+    return Manifest(root=str(root.absolute()), videos=tuple(sorted(videos, key=lambda video: video.id)))
+
+
+def _list_folder(root: Path) -> list[VideoRecord]:
+    videos: list[VideoRecord] = []
+    for path in _walk(root, ancestors=frozenset()):
+        relative = path.relative_to(root)
+        parent = default_id(relative.parent.name)
+        labels = {"label": parent} if parent else {}
+        videos.append(VideoRecord(id=default_id(relative.as_posix()), path=relative.as_posix(), labels=labels))
+    return videos
+
+
+def _walk(folder: Path, *, ancestors: frozenset[tuple[int, int]]) -> Iterator[Path]:
+    try:
+        status = folder.stat()
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise ManifestError(
+            f"folder {folder} cannot be listed ({error.strerror}); mend that or move it away"
+        ) from error
+    here = (status.st_dev, status.st_ino)
+    if here in ancestors:
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _walk(entry, ancestors=ancestors | {here})
+        elif entry.suffix.lower() in VIDEO_SUFFIXES:
+            yield entry
+
+
+def _record_of_row(listing: Path, place: str, row: dict[str, Any]) -> VideoRecord:
+    cells = {column: text for column, cell in row.items() if (text := _text(listing, place, column, cell))}
+    if "path" not in cells:
+        raise ManifestError(f"{listing}, {place}: no path; every row needs one in the column 'path'")
+    path = _placed(listing.parent, cells["path"])
+    labels = {name: text for column, text in cells.items() if (name := label_name(column)) is not None}
+    return VideoRecord(
+        id=cells.get("id") or default_id(cells["path"]), path=path, labels=labels, split=cells.get("split", "")
+    )
+
+
+def _text(listing: Path, place: str, column: str, cell: Any) -> str:
+    """The text of one cell; empty where it is missing or the column is none of ours."""
+    if cell is None or (column not in {"path", "id", "split"} and label_name(column) is None):
+        return ""
+    if not isinstance(cell, (str, int, float)):
+        raise ManifestError(f"{listing}, {place}: column {column!r} holds {type(cell).__name__}, expected text")
+    text = str(cell)
+    if column not in {"path", "id"}:  # file names may be any bytes, and Manifest judges ids
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ManifestError(f"{listing}, {place}: column {column!r} is not UTF-8; save the listing so") from error
+    return text
+
+
+def _placed(folder: Path, path: str) -> str:
+    """A path of a listing as the manifest holds it: relative inside ``folder``, or absolute."""
+    if "\0" in path or Path(path).is_absolute():
+        return path  # Manifest refuses the first
+    inside = os.path.normpath(path)
+    return os.path.normpath(folder.absolute() / path) if inside.split("/")[0] == ".." else inside
+
+
+def _read_csv(listing: Path) -> Iterator[Row]:
+    # A file name that is not UTF-8 stands in the listing as its bytes.
+    with listing.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            header = reader.fieldnames or []
+            if "path" not in header:
+                raise ManifestError(f"{listing} has no column 'path' (it has {', '.join(header) or 'none'}); add one")
+            if twice := sorted({name for name in header if header.count(name) > 1}):
+                raise ManifestError(f"{listing} has the column {twice[0]!r} twice; rename one")
+            for row in reader:
+                place = f"line {reader.line_num}"
+                if None in row:
+                    raise ManifestError(f"{listing}, {place}: more cells than the header has; quote cells with commas")
+                yield place, row
+        except csv.Error as error:
+            raise ManifestError(f"{listing}, line {reader.line_num}: {error}; mend the line") from error
+
+
+def _read_jsonl(listing: Path) -> Iterator[Row]:
+    with listing.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ManifestError(f"{listing}, line {number}: not JSON ({error}); mend the line") from error
+            if not isinstance(row, dict):
+                raise ManifestError(f"{listing}, line {number}: expected an object with a 'path'")
+            yield f"line {number}", row
+
+
+def _read_parquet(listing: Path) -> Iterator[Row]:
+    try:
+        table = pq.read_table(listing)
+    except pa.ArrowException as error:
+        raise ManifestError(f"{listing} is not a Parquet file ({error}); write it again") from error
+    if "path" not in table.column_names:
+        raise ManifestError(f"{listing} has no column 'path' (it has {', '.join(table.column_names)}); add one")
+    for number, row in enumerate(table.to_pylist(), start=1):
+        yield f"row {number}", row
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".csv": _read_csv,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+}
