@@ -74,11 +74,12 @@ class TrainedGrid:
 
 def learning_rate_factor(epoch: float, settings: LinearSettings) -> float:
     """Share of the peak learning rate at a fractional epoch: linear warm-up from 0, then cosine to 0 or constant."""
-    if epoch < settings.warmup_epochs:
-        return epoch / settings.warmup_epochs
+    warmup_epochs = settings.warmup_fraction * settings.epochs
+    if epoch < warmup_epochs:
+        return epoch / warmup_epochs
     if settings.schedule == "constant":
         return 1.0
-    progress = (epoch - settings.warmup_epochs) / (settings.epochs - settings.warmup_epochs)
+    progress = (epoch - warmup_epochs) / (settings.epochs - warmup_epochs)
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 

@@ -96,7 +96,7 @@ class LinearSettings:
         batch_size: Rows a step; batches of an epoch differ by at most one row, and none is dropped.
         momentum: Of SGD.
         schedule: ``cosine`` to 0 by fractional epoch, or ``constant``; both after the warm-up.
-        warmup_epochs: Linear warm-up from 0, in (fractional) epochs.
+        warmup_fraction: Share of the epochs in which the rate rises linearly from 0.
         validation_fraction: Share of each class's training videos held out to choose the head. The chosen head is
             trained again on all training videos; test videos never choose.
     """
@@ -112,7 +112,7 @@ class LinearSettings:
     batch_size: int = 128
     momentum: float = 0.9
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_epochs: float = 1.5
+    warmup_fraction: float = 0.05
     validation_fraction: float = 0.2
 
     def __post_init__(self) -> None:
@@ -134,8 +134,8 @@ class LinearSettings:
             raise ConfigError(f"batch_size is {self.batch_size}; BatchNorm needs at least 4")
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"momentum is {self.momentum}; it must be in [0, 1)")
-        if not 0 <= self.warmup_epochs < self.epochs:
-            raise ConfigError(f"warmup_epochs is {self.warmup_epochs}; it must be in [0, epochs = {self.epochs})")
+        if not 0 <= self.warmup_fraction < 1:
+            raise ConfigError(f"warmup_fraction is {self.warmup_fraction}; it must be in [0, 1)")
         if not 0 < self.validation_fraction < 1:
             raise ConfigError(f"validation_fraction is {self.validation_fraction}; it must be between 0 and 1")
 
