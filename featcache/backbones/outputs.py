@@ -1,0 +1,269 @@
+"""From a layer's output to stored records: what a row looks like, and pooling that means the same at write and at read.
+
+Pooling order is channels, then space, then frames. For fp16 storage each step takes fp16 values, averages them exactly
+(the sum of fp16 values is exact in float64), and rounds the average to fp32 and then fp16. Pooling before storing and
+pooling what was stored therefore agree to the bit, on any device and at any batch size.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Literal, overload
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from featcache.backbones.base import Backbone, LayerOutput
+from featcache.errors import ConfigError, unknown_name
+from featcache.recipes import FeatureRecipe, Interpolation, Layout, Output, Precision, RecordSpec
+
+Compute = Literal["float32", "bfloat16"]
+Array = npt.NDArray[np.floating]
+
+# Shapes of every layer, by (input size, frames): one probe forward a backbone and input shape.
+_Shapes = Mapping[str, tuple[tuple[int, ...] | None, tuple[int, ...] | None]]
+_PROBED: WeakKeyDictionary[Backbone, dict[tuple[int, int], _Shapes]] = WeakKeyDictionary()
+
+
+def resolve_recipe(
+    backbone: Backbone,
+    name: str,
+    *,
+    layer: str | None = None,
+    output: Output | None = None,
+    average_frames: bool = False,
+    grid: int | None = None,
+    channels: int | None = None,
+    input_size: int | None = None,
+    interpolation: Interpolation | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    precision: Precision = "float16",
+    compute: Compute = "float32",
+) -> FeatureRecipe:
+    """Fill in what was left open from the backbone's card.
+
+    Args:
+        backbone: The built backbone.
+        name: Its registry name.
+        layer: Layer name; ``None`` or ``last`` is the last one.
+        output: ``cls``, ``mean``, ``tokens`` or ``map``; ``None`` is ``mean``, or ``map`` where a grid is given.
+        average_frames: Average a clip's frames into one record.
+        grid: Side of the pooled map.
+        channels: Channels after pooling neighbours.
+        input_size: Side in pixels; ``None`` is the card's, likewise ``interpolation``, ``mean`` and ``std``.
+        interpolation: Resize filter.
+        mean: RGB means.
+        std: RGB deviations.
+        precision: Storage dtype.
+        compute: Dtype of the forward pass.
+
+    Raises:
+        UnknownNameError: The backbone has no such layer.
+        ConfigError: Choices at odds with each other.
+    """
+    if layer is None or layer == "last":
+        layer = backbone.layers[-1]
+    if layer not in backbone.layers:
+        raise unknown_name(f"layer of {name}", layer, backbone.layers)
+    card = backbone.card
+    return FeatureRecipe(
+        backbone=name,
+        weights_hash=backbone.weights_hash,
+        layer=layer,
+        output=output or ("mean" if grid is None else "map"),
+        average_frames=average_frames,
+        grid=grid,
+        channels=channels,
+        input_size=input_size or card.input_size,
+        interpolation=interpolation or card.interpolation,
+        mean=mean or card.mean,
+        std=std or card.std,
+        precision=precision,
+        compute=compute,
+    )
+
+
+def record_spec(backbone: Backbone, recipe: FeatureRecipe, *, num_frames: int, layout: Layout) -> RecordSpec:
+    """Shape, axes and dtype of one row, found by running the backbone once on a blank input.
+
+    Args:
+        backbone: The built backbone, on any device.
+        recipe: What is stored.
+        num_frames: Frames a row.
+        layout: ``clips`` or ``frames`` (a row is one frame).
+
+    Raises:
+        ConfigError: The layer cannot give what the recipe asks for.
+        UnknownNameError: The backbone has no such layer.
+    """
+    frames = 1 if layout == "frames" else num_frames
+    is_video = backbone.kind == "video"
+    if is_video and layout == "frames":
+        raise ConfigError(
+            f"{recipe.backbone} encodes clips and cannot fill a frame bank; use layout clips, or an image backbone"
+        )
+    if is_video and recipe.average_frames:
+        raise ConfigError(f"average_frames is for image backbones; remove it for {recipe.backbone}")
+    if recipe.layer not in backbone.layers:
+        raise unknown_name(f"layer of {recipe.backbone}", recipe.layer, backbone.layers)
+    shapes = _probe(backbone, size=recipe.input_size, num_frames=frames if is_video else 1)
+    dense, cls = (
+        None if shape is None else torch.empty(1 if is_video else frames, *shape, device="meta")
+        for shape in shapes[recipe.layer]
+    )
+    record = to_records(LayerOutput(map=dense, cls=cls), recipe, num_frames=frames)
+    time = ("t",) if frames > 1 and not is_video and not recipe.average_frames else ()
+    map_axes = ("t", "h", "w", "c") if is_video else ("h", "w", "c")
+    axes = time + {"cls": ("c",), "mean": ("c",), "tokens": ("n", "c"), "map": map_axes}[recipe.output]
+    return RecordSpec(shape=tuple(record.shape[1:]), axes=axes, dtype=recipe.precision)
+
+
+def to_records(output: LayerOutput, recipe: FeatureRecipe, *, num_frames: int) -> Tensor:
+    """Turn one layer's output into the rows to store.
+
+    Args:
+        output: Of ``recipe.layer``. For an image backbone (a map of four axes, or a vector alone) the batch is rows x
+            ``num_frames``, frame after frame; for a video backbone (a map of five axes) it is rows.
+        recipe: Output, pooling and precision.
+        num_frames: Frames a row.
+
+    Returns:
+        float32 [B, *record]: ``cls`` and ``mean`` [C]; ``tokens`` [N, C], class token first where there is one; ``map``
+        [h, w, C] or [t, h, w, C]. Rows of an image backbone with several frames begin with [t], unless averaged. For
+        fp16 precision the values are fp16 values, infinite where they overflow.
+
+    Raises:
+        ConfigError: The layer has no class token or no map, or cannot be pooled to the size asked for.
+    """
+    is_video = output.map is not None and output.map.ndim == 5
+    values = _select(output, recipe)
+    values = values.to(torch.float16 if recipe.precision == "float16" else torch.float32)
+    if recipe.channels is not None:
+        values = pool_channels(values, recipe.channels)
+    if recipe.grid is not None:
+        values = pool_space(values, recipe.grid)
+    if recipe.output == "mean":
+        values = pool_mean(values)
+    if not is_video and num_frames > 1:
+        values = torch.unflatten(values, 0, (-1, num_frames))
+        if recipe.average_frames:
+            values = _average(values, dims=(1,))
+    return values.to(torch.float32).contiguous()
+
+
+def _select(output: LayerOutput, recipe: FeatureRecipe) -> Tensor:
+    """The tensor a recipe's output starts from: [B, C], [B, N, C] or the map."""
+    where = f"layer {recipe.layer!r} of {recipe.backbone}"
+    if recipe.output == "cls":
+        if output.cls is None:
+            raise ConfigError(f"{where} has no class token; use output 'mean', or another layer")
+        return output.cls
+    if output.map is None:
+        raise ConfigError(f"{where} has a single vector and no map; use output 'cls', or another layer")
+    if recipe.output != "tokens":
+        return output.map
+    patches = output.map.flatten(1, -2)
+    return patches if output.cls is None else torch.cat([output.cls.unsqueeze(1), patches], dim=1)
+
+
+@overload
+def pool_channels(x: Tensor, num: int) -> Tensor: ...
+@overload
+def pool_channels(x: Array, num: int) -> Array: ...
+def pool_channels(x: Tensor | Array, num: int) -> Tensor | Array:
+    """Average neighbouring channels: [..., C] to [..., num], in groups of C / num (AdViSe's channel compression).
+
+    Args:
+        x: float16 or float32, a tensor or an array; the result is of the same kind and dtype.
+        num: Channels to keep; a divisor of C.
+
+    Raises:
+        ConfigError: ``num`` does not divide C.
+    """
+    if not isinstance(x, Tensor):
+        return pool_channels(torch.from_numpy(x), num).numpy()
+    if x.shape[-1] % num:
+        divisors = [size for size in range(1, x.shape[-1] + 1) if x.shape[-1] % size == 0]
+        near = min(divisors, key=lambda size: abs(size - num))
+        raise ConfigError(f"channels {num} does not divide the {x.shape[-1]} there are; use {near}")
+    return x if num == x.shape[-1] else _average(torch.unflatten(x, -1, (num, -1)), dims=(-1,))
+
+
+@overload
+def pool_space(x: Tensor, size: int) -> Tensor: ...
+@overload
+def pool_space(x: Array, size: int) -> Array: ...
+def pool_space(x: Tensor | Array, size: int) -> Tensor | Array:
+    """Adaptively average a map in space: [..., h, w, C] to [..., size, size, C] (AdViSe's spatial compression).
+
+    Cell (i, j) is the average over rows floor(i h / size) to ceil((i + 1) h / size), likewise columns, as in
+    ``torch.nn.AdaptiveAvgPool2d``.
+
+    Args:
+        x: float16 or float32, a tensor or an array; the result is of the same kind and dtype.
+        size: Side of the result, at most h and w.
+
+    Raises:
+        ConfigError: ``size`` is larger than the map.
+    """
+    if not isinstance(x, Tensor):
+        return pool_space(torch.from_numpy(x), size).numpy()
+    height, width = x.shape[-3:-1]
+    if size > min(height, width):
+        raise ConfigError(f"grid {size} is larger than the map of {height} x {width}; use at most {min(height, width)}")
+    if size == height == width:
+        return x
+    if height % size == 0 and width % size == 0:
+        blocks = x.reshape(*x.shape[:-3], size, height // size, size, width // size, x.shape[-1])
+        return _average(blocks, dims=(-4, -2))
+    rows = [
+        torch.stack(
+            [_average(x[..., top:bottom, left:right, :], dims=(-3, -2)) for left, right in _windows(width, size)],
+            dim=-2,
+        )
+        for top, bottom in _windows(height, size)
+    ]
+    return torch.stack(rows, dim=-3)
+
+
+@overload
+def pool_mean(x: Tensor) -> Tensor: ...
+@overload
+def pool_mean(x: Array) -> Array: ...
+def pool_mean(x: Tensor | Array) -> Tensor | Array:
+    """Average over all positions: [B, h, w, C] or [B, t, h, w, C] to [B, C], of the same kind and dtype."""
+    if not isinstance(x, Tensor):
+        return pool_mean(torch.from_numpy(x)).numpy()
+    return _average(x, dims=tuple(range(1, x.ndim - 1)))
+
+
+def _windows(length: int, size: int) -> list[tuple[int, int]]:
+    return [(index * length // size, math.ceil((index + 1) * length / size)) for index in range(size)]
+
+
+def _average(x: Tensor, *, dims: tuple[int, ...]) -> Tensor:
+    """Average over ``dims`` in the dtype of ``x``; exact sums for fp16."""
+    if x.dtype != torch.float16:
+        return x.mean(dim=dims)
+    # Sums of up to 2**12 fp16 values fit float64's 53 bits whatever their exponents, so order does not matter.
+    return x.to(torch.float64).mean(dim=dims).to(torch.float32).to(torch.float16)
+
+
+def _probe(backbone: Backbone, *, size: int, num_frames: int) -> _Shapes:
+    """Shapes without the batch axis of every layer's map and class token."""
+    known = _PROBED.setdefault(backbone, {})
+    if (size, num_frames) not in known:
+        shape = (1, num_frames, 3, size, size) if backbone.kind == "video" else (1, 3, size, size)
+        with torch.inference_mode():
+            outputs = backbone.encode(torch.zeros(shape), backbone.layers)
+        known[size, num_frames] = {
+            layer: (
+                None if output.map is None else tuple(output.map.shape[1:]),
+                None if output.cls is None else tuple(output.cls.shape[1:]),
+            )
+            for layer, output in outputs.items()
+        }
+    return known[size, num_frames]

@@ -1,0 +1,223 @@
+"""Weights: where a name is looked up, how a file is read, how it is checked, and the hash that identifies it.
+
+``default`` looks at, in this order: a file that an installed package carries, the weights folder, the hub's local
+cache, the hub. ``random`` is asked for by name and never a fall-back. Reading a file never runs code.
+"""
+
+import hashlib
+import os
+import pickle
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import huggingface_hub
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from featcache.errors import WeightsError
+from featcache.seeding import seed_for
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+_NESTED_UNDER = ("state_dict", "model")
+_HUB_ANSWER_SECONDS = 3.0
+
+
+def weights_folder() -> Path:
+    """The folder searched for weight files: ``$FEATCACHE_WEIGHTS``, else ``~/.cache/featcache/weights``."""
+    named = os.environ.get("FEATCACHE_WEIGHTS")
+    return Path(named) if named else Path.home() / ".cache" / "featcache" / "weights"
+
+
+@contextmanager
+def seeded_init(backbone: str) -> Iterator[None]:
+    """Draw a network's initial weights from a seed of the backbone's name, leaving the global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        # The CPU generator alone: torch.manual_seed would reseed every GPU as well.
+        torch.default_generator.manual_seed(seed_for(0, "weights", backbone))
+        yield
+
+
+def locate(
+    weights: str,
+    *,
+    backbone: str,
+    stems: Sequence[str],
+    packaged: Path | None = None,
+    hub: Sequence[tuple[str, str]] = (),
+) -> Path | None:
+    """Find the weights file that ``weights`` means.
+
+    Args:
+        weights: ``default``, ``random`` or a path.
+        backbone: For the message.
+        stems: File names without suffix to look for in the weights folder.
+        packaged: A file that an installed package carries.
+        hub: ``(repository, file name)`` pairs on the Hugging Face hub, best first.
+
+    Returns:
+        The file, or ``None`` for ``random``.
+
+    Raises:
+        WeightsError: Nothing found; says which file to put where.
+    """
+    if weights == "random":
+        return None
+    if weights != "default":
+        path = Path(weights).expanduser()
+        if not path.is_file():
+            raise WeightsError(f"weights {weights!r} of {backbone} are no file; give default, random or a file's path")
+        return path
+    if packaged is not None and packaged.is_file():
+        return packaged
+    folder = weights_folder()
+    for candidate in (folder / f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES):
+        if candidate.is_file():
+            return candidate
+    remedy = f"put {stems[0]}.safetensors into {folder}, or pass --weights with a file's path (or random)"
+    if not hub:
+        raise WeightsError(f"no weights for {backbone} at hand and none to download; {remedy}")
+    found = _from_hub(hub)
+    if isinstance(found, str):
+        raise WeightsError(f"no weights for {backbone} at hand and the hub gives none ({found}); {remedy}")
+    return found
+
+
+def _from_hub(files: Sequence[tuple[str, str]]) -> Path | str:
+    """The first of ``files`` in the hub's cache or on the hub, or why there is none."""
+    for repository, name in files:
+        cached = huggingface_hub.try_to_load_from_cache(repository, name)
+        if isinstance(cached, str):
+            return Path(cached)
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    # One short question first: the hub's client retries each file for half a minute when there is no network.
+    question = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")  # noqa: S310 a constant URL
+    try:
+        urllib.request.urlopen(question, timeout=_HUB_ANSWER_SECONDS).close()  # noqa: S310
+    except urllib.error.HTTPError:
+        pass  # an answer: what it says of a file is asked next
+    except urllib.error.URLError as error:
+        return f"no answer: {error.reason}"
+    except OSError as error:
+        return f"no answer: {error}"
+    reason = ""
+    for repository, name in files:
+        try:
+            return Path(huggingface_hub.hf_hub_download(repository, name))
+        except (OSError, ValueError) as error:
+            reason = f"{repository}/{name}: {_first_line(error)}"
+    return reason
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read tensors by name from a ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file, on the CPU.
+
+    A PyTorch file may hold the state dict itself or nest it under ``state_dict`` or ``model``. Nothing but tensors and
+    plain containers is unpickled.
+
+    Raises:
+        WeightsError: Unknown suffix, unreadable file, or no state dict inside.
+    """
+    if path.suffix not in SUFFIXES:
+        raise WeightsError(f"weights file {path} has an unknown suffix; give one of {', '.join(SUFFIXES)}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # Only the zip format (PyTorch 1.6 and later) can be mapped.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+        raise WeightsError(
+            f"weights file {path} cannot be read ({_first_line(error)}); give a safetensors file or a plain state dict"
+        ) from error
+    for key in _NESTED_UNDER:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsError(
+            f"weights file {path} holds no state dict, neither itself nor under {' or '.join(_NESTED_UNDER)}; "
+            "save module.state_dict() and give that file"
+        )
+    return dict(content)
+
+
+def match_in_order(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:
+    """Rename the tensors of ``state`` to those of ``module``, one by one in order.
+
+    Raises:
+        WeightsError: Another number of tensors, or a shape that differs.
+    """
+    theirs = [(name, tensor) for name, tensor in state.items() if not _is_counter(name)]
+    ours = [(name, tensor) for name, tensor in module.state_dict().items() if not _is_counter(name)]
+    if len(theirs) != len(ours):
+        raise WeightsError(f"{source} holds {len(theirs)} tensors, the network {len(ours)}; give another file")
+    for (their_name, their_tensor), (name, tensor) in zip(theirs, ours, strict=True):
+        if their_tensor.shape != tensor.shape:
+            raise WeightsError(
+                f"{source} does not fit the network: {their_name} {tuple(their_tensor.shape)} "
+                f"is not {name} {tuple(tensor.shape)}; give another file"
+            )
+    return {name: tensor for (name, _), (_, tensor) in zip(ours, theirs, strict=True)}
+
+
+def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Load every tensor of ``module`` from ``state``; batch counters may be absent.
+
+    Raises:
+        WeightsError: Names that are missing or unexpected, or shapes that differ; the first few and how many.
+    """
+    wanted = module.state_dict()
+    missing = [name for name in wanted if name not in state and not _is_counter(name)]
+    unexpected = [name for name in state if name not in wanted and not _is_counter(name)]
+    shapes = [
+        f"{name} {tuple(state[name].shape)} against {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    problems = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        if names
+    ]
+    if problems:
+        raise WeightsError(f"{source} does not fit the network: {', '.join(problems)}; give a file made for it")
+    module.load_state_dict({name: state.get(name, tensor) for name, tensor in wanted.items()})
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """Evaluation mode, no gradients; returns the module."""
+    return module.eval().requires_grad_(requires_grad=False)
+
+
+def state_hash(module: nn.Module) -> str:
+    """``sha256:…`` over the name, dtype, shape and bytes of every parameter and buffer, sorted by name.
+
+    The same tensors hash alike whatever file they came in. Non-persistent buffers and batch counters, which no
+    evaluation reads, are left out.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_identity_tensors(module)):
+        header = f"{name}\0{str(tensor.dtype).removeprefix('torch.')}\0{','.join(map(str, tensor.shape))}\0"
+        digest.update(header.encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _identity_tensors(module: nn.Module) -> Iterable[tuple[str, Tensor]]:
+    return ((name, tensor) for name, tensor in module.state_dict().items() if not _is_counter(name))
+
+
+def _is_counter(name: str) -> bool:
+    return name.rpartition(".")[2] == "num_batches_tracked"
