@@ -10,13 +10,13 @@ found depends on what the packets can be trusted for:
   is decoded once to count the frames that really come out, and read from the beginning.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import av
 import av.error
@@ -32,6 +32,7 @@ from av.video.stream import VideoStream
 from featcache.data.decoding.access import is_random_access
 from featcache.data.decoding.base import DecoderInfo, register_decoder
 from featcache.data.decoding.faults import blame, check_readable
+from featcache.data.decoding.heartbeat import beat
 from featcache.data.decoding.timestamps import duration_seconds, presentation_seconds
 from featcache.data.types import Timeline
 from featcache.errors import VideoError
@@ -173,6 +174,7 @@ class PyAVReader:
         shown: list[int] = []
         access: dict[int, int | None] = {}
         for packet in self._packets():
+            beat()
             if packet.size == 0 or packet.is_discard:
                 continue
             if packet.pts is None:
@@ -248,6 +250,7 @@ class PyAVReader:
         """Frames with their index, in presentation order."""
         count = 0
         for packet in packets:
+            beat()
             try:
                 frames = packet.decode()
             except av.error.FFmpegError as error:
@@ -332,9 +335,10 @@ class PyAVReader:
 
     def _oriented(self, picture: npt.NDArray[np.generic], frame: VideoFrame) -> npt.NDArray[np.generic]:
         """``picture`` [H, W, …] as the display matrix of ``frame`` asks: x' = ax + cy, y' = bx + dy."""
-        if "DISPLAYMATRIX" not in frame.side_data:
+        side_data: Mapping[str, Any] = frame.side_data
+        if "DISPLAYMATRIX" not in side_data:
             return picture
-        a, b, _, c, d = np.frombuffer(bytes(frame.side_data["DISPLAYMATRIX"]), np.int32)[:5].astype(np.float64)
+        a, b, _, c, d = np.frombuffer(bytes(side_data["DISPLAYMATRIX"]), np.int32)[:5].astype(np.float64)
         if abs(b) > abs(a):
             picture, a, d = picture.swapaxes(0, 1), c, b
         if a < 0:
