@@ -30,7 +30,7 @@ def scan_file(video: VideoRecord, path: Path, *, decoder: str = "pyav") -> Video
         if timeline.num_frames == 0:
             raise VideoError("undecodable", "it has no frame")
     except VideoError as error:
-        return dataclasses.replace(video, status=cast(Status, error.status), reason=error.reason)
+        return dataclasses.replace(video, status=cast("Status", error.status), reason=error.reason)
     return dataclasses.replace(
         video,
         num_frames=timeline.num_frames,
