@@ -1,0 +1,192 @@
+"""The parent's side of one worker process: start it, feed it, listen to it, bury it."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from queue import SimpleQueue
+from typing import Any
+
+from featcache.data.decoding.events import EVENT_BYTES, Cancelled, Failed, Finished, Payload, Restarted, Run
+from featcache.data.decoding.messages import Parts, pack, receive, send
+from featcache.errors import FeatcacheError
+
+_STARTUP_SECONDS = 300.0  # importing torch from a cold network disk
+_DYING_SECONDS = 10.0
+
+
+class Worker(threading.Thread):
+    """The thread that owns one child process: starts it, feeds it, listens to it, buries it."""
+
+    def __init__(self, packed_job: bytes, *, deadline_seconds: float) -> None:
+        super().__init__(daemon=True, name="featcache-worker")
+        self.inbox: SimpleQueue[Run | None] = SimpleQueue()
+        self._packed_job = packed_job
+        self._deadline_seconds = deadline_seconds
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
+        self._ready = False
+        self._busy = False
+
+    def kill_if_busy(self) -> None:
+        """From another thread: end the child unless it idles; its owner notices by the end of the stream."""
+        process = self._process
+        if self._busy and process is not None:
+            process.kill()
+
+    def run(self) -> None:
+        """Serve runs until ``None`` comes."""
+        try:
+            with contextlib.suppress(OSError):  # warm up while the consumer prepares; tried again when needed
+                self._start_child()
+            while (run := self.inbox.get()) is not None:
+                self._busy = True
+                try:
+                    while (taken := run.take()) is not None:
+                        self._do(run, *taken)
+                except Cancelled:
+                    self._stop_child()
+                except BaseException as error:
+                    self._stop_child()
+                    run.fail(error)
+                finally:
+                    self._busy = False
+                    run.leave()
+        finally:
+            self._stop_child()
+
+    def _do(self, run: Run, index: int, item: object) -> None:
+        """Have the child do one item; once more if it crashes."""
+        parts = pack(item)
+        death = self._attempt(run, index, parts)
+        if death is not None:
+            run.announce(Restarted(index))
+            death = self._attempt(run, index, parts)
+        if death is not None:
+            run.announce(Failed(index, "undecodable", f"the decoder crashed twice, the last time with {death}"))
+
+    def _attempt(self, run: Run, index: int, parts: Parts) -> str | None:
+        """Pass on what the child says of one item; ``None``, or how the child died."""
+        channel = self._ready_child(run)
+        try:
+            send(channel, parts)
+        except EOFError:
+            return self._bury(run)
+        while True:
+            kind, value, reserved = self._hear(run, channel)
+            match kind:
+                case "payload":
+                    run.put(Payload(index, value), reserved)
+                case "alive":
+                    run.release(reserved)
+                case "finished":
+                    run.put(Finished(index), reserved)
+                    return None
+                case "failed":
+                    run.put(Failed(index, *value), reserved)
+                    return None
+                case "error":
+                    raise _original(value)
+                case "silent":
+                    self._stop_child()
+                    silence = f"the decoder gave no sign of life for {self._deadline_seconds:g} seconds and was stopped"
+                    run.announce(Failed(index, "timeout", silence))
+                    return None
+                case _:
+                    return self._bury(run)
+
+    @staticmethod
+    def _hear(run: Run, channel: socket.socket) -> tuple[str, Any, int]:
+        """The child's next message and the room reserved for it; ``silent`` or ``dead`` if none comes."""
+        reserved = 0
+
+        def make_room(num_bytes: int) -> None:
+            nonlocal reserved
+            run.reserve(num_bytes + EVENT_BYTES)
+            reserved = num_bytes + EVENT_BYTES
+
+        try:
+            kind, value = receive(channel, make_room=make_room)
+        except (TimeoutError, EOFError) as error:
+            run.release(reserved)
+            return "silent" if isinstance(error, TimeoutError) else "dead", None, 0
+        return kind, value, reserved
+
+    def _ready_child(self, run: Run) -> socket.socket:
+        """The channel to a child that has imported its job."""
+        if self._channel is None:
+            self._start_child()
+        assert self._channel is not None
+        if run.cancelled:  # asked only now that there is a child: whoever cancels later will see it and kill it
+            raise Cancelled
+        if not self._ready:
+            try:
+                kind, value = receive(self._channel)
+            except (EOFError, TimeoutError):
+                death = self._bury(run)
+                raise FeatcacheError(
+                    f"a decoding worker could not start and ended with {death}; its own message is above this one"
+                ) from None
+            if kind == "error":
+                raise _original(value)
+            self._ready = True
+            self._channel.settimeout(self._deadline_seconds)
+        return self._channel
+
+    def _start_child(self) -> None:
+        ours, theirs = socket.socketpair()
+        code = (
+            f"import sys; sys.path[:] = {sys.path!r}; "
+            f"from featcache.data.decoding.worker import main; main({theirs.fileno()}, {os.getpid()})"
+        )
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", code],
+                    stdin=subprocess.DEVNULL,
+                    stdout=2,  # what a library prints must not mix with results
+                    pass_fds=[theirs.fileno()],
+                    process_group=0,  # out of reach of the terminal's Ctrl-C
+                    env={**os.environ, "OMP_NUM_THREADS": "1"},
+                )
+            except BaseException:
+                ours.close()
+                raise
+        self._channel, self._ready = ours, False
+        ours.settimeout(_STARTUP_SECONDS)
+        with contextlib.suppress(EOFError):  # it is dead already: the handshake will say so
+            send(ours, pack(self._packed_job))
+
+    def _bury(self, run: Run) -> str:
+        """How the child died that has closed its side of the channel."""
+        process = self._process
+        assert process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):  # leave it time to die, its exit status tells why
+            process.wait(_DYING_SECONDS)
+        self._stop_child()
+        if run.cancelled:
+            raise Cancelled
+        if process.returncode >= 0:
+            return f"exit code {process.returncode}"
+        number = -process.returncode
+        memory = ", most often for want of memory" if number == signal.SIGKILL else ""
+        return f"signal {number} ({signal.Signals(number).name}{memory})"
+
+    def _stop_child(self) -> None:
+        """End the child, whatever it is doing."""
+        process, channel, self._process, self._channel = self._process, self._channel, None, None
+        if channel is not None:
+            channel.close()
+        if process is not None:
+            process.kill()
+            process.wait()
+
+
+def _original(value: tuple[Exception, str]) -> Exception:
+    """The exception that a child sent, with the child's traceback as a note."""
+    error, trace = value
+    error.add_note(f"In a decoding worker:\n{trace}")
+    return error
