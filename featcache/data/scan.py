@@ -1,63 +1,147 @@
 """Scanning: open every video of a source once and record what it is, or why it cannot be used."""
 
 import dataclasses
+import hashlib
 import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
-from featcache.data.decoding import open_video
+from featcache.data.decoding import available, open_video
+from featcache.data.decoding.faults import TRANSIENT
+from featcache.data.decoding.heartbeat import beat
+from featcache.data.decoding.pool import Failed, Finished, Payload, WorkerPool
+from featcache.data.manifest import Manifest
+from featcache.data.sources import list_source
 from featcache.data.types import Status, VideoRecord
-from featcache.errors import VideoError
-from featcache.io import sha256_file
+from featcache.errors import ConfigError, FeatcacheError, VideoError
+
+_CHUNK_BYTES = 1 << 22
 
 
-def scan_file(video: VideoRecord, path: Path, *, decoder: str = "pyav") -> VideoRecord:
-    """Fill in a listed video from its file: size, hash, frames, timing, codec, or the status and its reason.
+def scan(
+    source: Path,
+    *,
+    decoder: str = "pyav",
+    num_workers: int = 2,
+    deadline_seconds: float = 60.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Manifest:
+    """List a source and open each of its videos in worker processes that may hang or crash without harm.
+
+    A video that cannot be used is a row with its status and reason, never an error and never left out.
+
+    Args:
+        source: A folder, a listing, a manifest or a video file; see :mod:`featcache.data.sources`.
+        decoder: Registered decoder that counts the frames.
+        num_workers: Worker processes, at least 1.
+        deadline_seconds: A worker that shows no sign of life for so long is killed; its video is ``timeout``.
+        progress: Called with (videos done, videos in all).
+
+    Returns:
+        All videos, sorted by id.
+
+    Raises:
+        ManifestError: The source cannot be listed.
+        UnknownNameError: No such decoder.
+        FeatcacheError: The decoder does not work here, or the machine failed (disk error, too many open files):
+            that is no video's fault and is not recorded as such.
+    """
+    if num_workers < 1:
+        raise ConfigError(f"num_workers is {num_workers}; scanning needs at least 1 worker process")
+    if problem := available(decoder):
+        raise FeatcacheError(problem)
+    listed = list_source(source)
+    videos = list(listed.videos)
+    num_done = 0
+    items = [(video, listed.path_of(video), decoder) for video in videos]
+    try:
+        with WorkerPool(_job, num_workers=num_workers, deadline_seconds=deadline_seconds) as pool:
+            for event in pool.run(items):
+                if isinstance(event, Payload):
+                    videos[event.item] = event.value
+                elif isinstance(event, Failed):
+                    videos[event.item] = _failed(videos[event.item], event.status, event.reason)
+                if isinstance(event, (Finished, Failed)):
+                    num_done += 1
+                    if progress is not None:
+                        progress(num_done, len(videos))
+    except OSError as error:
+        raise FeatcacheError(
+            f"scanning {source} stopped at {error.filename} ({error.strerror}): the machine failed, not the video; "
+            "mend that and scan again"
+        ) from error
+    return Manifest(root=listed.root, videos=tuple(videos))
+
+
+def scan_file(video: VideoRecord, path: Path, *, decoder: str = "pyav") -> Iterator[VideoRecord]:
+    """Fill in a listed video from its file: first size and hash, then frames, timing and codec.
 
     Args:
         video: A record with id, path, labels and split.
         path: Where the file is.
         decoder: Registered decoder that counts the frames.
 
+    Yields:
+        The record as far as it is known; the last is complete, or has a status other than ``ok`` and the reason.
+
     Raises:
-        OSError: The machine, not the video, is at fault (an I/O error, too many open files).
+        OSError: The machine, not the video, is at fault.
     """
     try:
-        num_bytes = _size_of(path)
-        video = dataclasses.replace(video, num_bytes=num_bytes, content_hash=f"sha256:{_hash_of(path)}")
+        video = dataclasses.replace(video, num_bytes=_size_of(path), content_hash=_hash_of(path))
+        yield video
         with open_video(path, decoder=decoder) as reader:
             timeline, codec = reader.timeline, reader.codec
         if timeline.num_frames == 0:
             raise VideoError("undecodable", "it has no frame")
     except VideoError as error:
-        return dataclasses.replace(video, status=cast("Status", error.status), reason=error.reason)
-    return dataclasses.replace(
-        video,
-        num_frames=timeline.num_frames,
-        fps=timeline.fps,
-        duration_seconds=timeline.duration_seconds,
-        height=timeline.height,
-        width=timeline.width,
-        codec=codec,
-    )
+        yield _failed(video, cast("Status", error.status), error.reason)
+    else:
+        yield dataclasses.replace(
+            video,
+            num_frames=timeline.num_frames,
+            fps=timeline.fps,
+            duration_seconds=timeline.duration_seconds,
+            height=timeline.height,
+            width=timeline.width,
+            codec=codec,
+        )
+
+
+def _job(item: tuple[VideoRecord, Path, str]) -> Iterator[VideoRecord]:
+    video, path, decoder = item
+    return scan_file(video, path, decoder=decoder)
+
+
+def _failed(video: VideoRecord, status: Status, reason: str) -> VideoRecord:
+    return dataclasses.replace(video, status=status, reason=reason)
 
 
 def _size_of(path: Path) -> int:
-    try:
+    with _blaming_the_video():
         about = path.stat()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise VideoError("missing", "there is no such file") from error
-    except PermissionError as error:
-        raise VideoError("missing", "it may not be read (permission denied)") from error
     if not stat.S_ISREG(about.st_mode):
         raise VideoError("undecodable", "it is not a regular file")  # opening a pipe would wait for ever
     return about.st_size
 
 
 def _hash_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with _blaming_the_video(), path.open("rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            beat()  # a large file on a slow disk is no hung worker
+    return f"sha256:{digest.hexdigest()}"
+
+
+@contextmanager
+def _blaming_the_video() -> Iterator[None]:
+    """A file that is not there or may not be read is ``missing``; a fault of the machine stays an OSError."""
     try:
-        return sha256_file(path)
-    except FileNotFoundError as error:
-        raise VideoError("missing", "it vanished while it was read") from error
-    except PermissionError as error:
-        raise VideoError("missing", "it may not be read (permission denied)") from error
+        yield
+    except OSError as error:
+        if error.errno in TRANSIENT:
+            raise
+        raise VideoError("missing", f"it cannot be read ({error.strerror})") from error
