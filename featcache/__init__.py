@@ -1,3 +1,36 @@
-"""featcache: extract video features once, then train and probe on the store."""
+"""featcache: extract video features once, then train and probe on the store.
+
+>>> import featcache
+>>> store = featcache.open("stores/mine")                  # doctest: +SKIP
+>>> features = store.feature("clip-l14-post-mean")         # doctest: +SKIP
+>>> encode = featcache.encoder("stores/mine")              # doctest: +SKIP
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from featcache.extract.encoder import Encoder
+    from featcache.store.reader import Store
 
 __version__ = "0.1.0"
+__all__ = ["encoder", "open"]
+
+
+def open(path: str | Path) -> "Store":  # noqa: A001  featcache.open is the name users say
+    """Open a store for reading; see :class:`featcache.store.reader.Store`.
+
+    Raises:
+        StoreError: The folder is no store, or one of a newer format.
+    """
+    from featcache.store.reader import open_store
+
+    return open_store(path)
+
+
+def encoder(store: str | Path, *, weights: Mapping[str, str] | None = None, device: str = "auto") -> "Encoder":
+    """Rebuild the exact pipeline of a store for new videos; see :func:`featcache.extract.encoder.encoder`."""
+    from featcache.extract.encoder import encoder as build
+
+    return build(store, weights=weights, device=device)

@@ -1,1 +1,157 @@
-"""One typed tree of settings, to and from literal YAML."""
+"""Settings to and from literal YAML: complete, typed, without references or inheritance; an unknown key is an error.
+
+The settings of each command live in :mod:`featcache.commands`; this module is the machinery they share.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from featcache.errors import ConfigError, unknown_name
+
+
+class Settings(BaseModel):
+    """Base of every settings class: frozen, validated, closed to unknown keys, documented by attribute docstrings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+T = TypeVar("T", bound=Settings)
+
+
+def to_dict(settings: Settings) -> dict[str, Any]:
+    """The complete settings as JSON-ready values, in declaration order."""
+    return settings.model_dump(mode="json")
+
+
+def to_yaml(settings: Settings) -> str:
+    """The complete settings as YAML; :func:`parse` of the result gives equal settings."""
+    text: str = yaml.safe_dump(to_dict(settings), sort_keys=False, allow_unicode=True, width=100)
+    return text
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds one mapping.
+
+    Raises:
+        ConfigError: The file is missing, is no YAML, or holds something else.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"no configuration file {str(path)!r}; see configs/ for the shipped ones") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{str(path)!r} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{str(path)!r} holds {type(data).__name__}, not a mapping of settings")
+    return data
+
+
+def parse(kind: type[T], data: Mapping[str, Any]) -> T:
+    """Validate ``data`` as settings of ``kind``.
+
+    Raises:
+        ConfigError: Names the key, what was wrong, and the closest known key.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(dict(data))
+    except ValidationError as error:
+        raise ConfigError(_sentence(kind, error)) from error
+
+
+def apply_overrides(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """Set dotted keys, e.g. ``sampling.num_clips=8`` or ``features.0.grid=7``; values are YAML scalars or lists.
+
+    Raises:
+        ConfigError: An assignment without ``=``, or a path through something that has no keys.
+    """
+    result: dict[str, Any] = json.loads(json.dumps(data))
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"cannot set {assignment!r}; write KEY=VALUE, e.g. sampling.num_clips=8")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"the value of {assignment!r} is no YAML value; quote it") from error
+        _assign(result, key, value)
+    return result
+
+
+def to_assignments(settings: Settings) -> list[str]:
+    """Every leaf as ``dotted.key=value``, such that applying them to ``{}`` gives the same settings again."""
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in _leaves(to_dict(settings), "")]
+
+
+def _leaves(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _leaves(item, f"{prefix}{key}.")
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{prefix}{index}.")
+    else:
+        yield prefix[:-1], value
+
+
+def _assign(data: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    node: Any = data
+    for depth, part in enumerate([*parents, last]):
+        is_last = depth == len(parents)
+        following = value if is_last else ([] if [*parents, last][depth + 1].isdigit() else {})
+        if isinstance(node, list):
+            if not part.isdigit() or int(part) > len(node):
+                raise ConfigError(f"cannot set {key!r}: {part!r} is no position in a list of {len(node)}")
+            if int(part) == len(node):
+                node.append(following)
+            elif is_last:
+                node[int(part)] = value
+            node = node[int(part)]
+        elif isinstance(node, dict):
+            if is_last or node.get(part) is None:
+                node[part] = following
+            node = node[part]
+        else:
+            raise ConfigError(f"cannot set {key!r}: {part!r} lies inside a single value")
+
+
+def _sentence(kind: type[Settings], error: ValidationError) -> str:
+    unknown = ("extra_forbidden", "unexpected_keyword_argument")
+    errors = error.errors()
+    first = next((item for item in errors if item["type"] in unknown), errors[0])  # a typo explains what is "missing"
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] in unknown:
+        parent = _fields_at(kind, first["loc"][:-1])
+        where = ".".join(str(part) for part in first["loc"][:-1]) or "the configuration"
+        return f"{unknown_name('key', str(first['loc'][-1]), parent)} (in {where})"
+    message = first["msg"].removeprefix("Value error, ")
+    got = "" if first["type"] in ("missing", "value_error") else f" (got {first['input']!r})"
+    return f"{place or kind.__name__}: {message}{got}" if place else f"{message}{got}"
+
+
+def _fields_at(kind: Any, location: tuple[int | str, ...]) -> list[str]:
+    """Known keys of the settings found by following ``location`` from ``kind``."""
+    candidates = [kind]
+    for part in location:
+        if isinstance(part, int):
+            continue  # the annotation of a list is unwrapped below, when its field is found
+        following: list[Any] = []
+        for candidate in candidates:
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel) and part in candidate.model_fields:
+                following.append(candidate.model_fields[part].annotation)
+            elif dataclasses.is_dataclass(candidate):
+                following += [field.type for field in dataclasses.fields(candidate) if field.name == part]
+        candidates = [inner for outer in following for inner in (get_args(outer) or (outer,))]
+    names: list[str] = []
+    for candidate in candidates:
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            names += candidate.model_fields
+        elif dataclasses.is_dataclass(candidate):
+            names += [field.name for field in dataclasses.fields(candidate)]
+    return names

@@ -1,0 +1,301 @@
+"""``scan``, ``extract`` and ``plan``: from videos to a store."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featcache.cli.console import Bars, bars, duration, err, gigabytes, out, print_facts, print_json, print_table
+from featcache.errors import ConfigError
+
+if TYPE_CHECKING:
+    from featcache.commands import ScanSettings
+    from featcache.extract.estimate import Estimate
+    from featcache.extract.progress import Progress
+    from featcache.extract.run import Extraction
+    from featcache.extract.settings import ExtractSettings
+
+Source = Annotated[str, typer.Argument(help="A folder of videos, or a CSV, JSONL or Parquet listing.")]
+Out = Annotated[str, typer.Option("--out", "-o", help="The store to create, resume or extend.")]
+Backbone = Annotated[
+    list[str], typer.Option("--backbone", "-b", help="Backbone; repeat for several. `featcache backbones` lists them.")
+]
+Weights = Annotated[
+    list[str],
+    typer.Option("--weights", "-w", help="`default`, `random` or a file; one for all, or one a backbone."),
+]
+Layer = Annotated[str, typer.Option(help="Layer name; `last` is the backbone's default.")]
+Output = Annotated[str, typer.Option(help="`mean` or `cls` vectors, `tokens` or dense `map`.")]
+Grid = Annotated[int | None, typer.Option(help="Pool maps to this side when writing.")]
+Channels = Annotated[int | None, typer.Option(help="Pool neighbouring channels to this many when writing.")]
+Precision = Annotated[str, typer.Option(help="`float16`, `float32` or `int8`.")]
+Feature = Annotated[
+    list[str],
+    typer.Option(
+        "--feature", "-f", help="An array with settings of its own: `backbone=i3d,layer=Mixed_4f,output=map,grid=7`."
+    ),
+]
+LayoutOption = Annotated[str, typer.Option("--layout", help="`clips`: a row is a clip; `frames`: a frame bank.")]
+Clips = Annotated[int | None, typer.Option("--clips", help="Temporal clips a video.  [default: 4]")]
+Frames = Annotated[int | None, typer.Option("--frames", help="Frames a clip.  [default: the backbone's, or 8]")]
+Stride = Annotated[int | None, typer.Option("--stride", help="Frame stride.  [default: the backbone's]")]
+Crops = Annotated[int | None, typer.Option("--crops", help="Spatial views a clip; 3 = left, centre, right.")]
+FormatOption = Annotated[str, typer.Option("--format", help="Shard files: `zarr` or `hdf5`.")]
+Device = Annotated[str, typer.Option(help="`auto`, `cpu` or `cuda`.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try videos again that failed before.")]
+DiskFraction = Annotated[float, typer.Option(help="Refuse to fill more than this share of the free disk.")]
+Set = Annotated[
+    list[str], typer.Option("--set", help="Any other setting by its key, e.g. `sampling.short_videos=clamp`.")
+]
+PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the YAML that repeats this, and stop.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would take (`featcache plan`).")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this room's verbs."""
+    app.command(epilog="Example: `featcache scan videos/ --out videos.parquet`")(scan)
+    app.command(
+        epilog="Example: `featcache extract videos/ --backbone clip-l14 --out stores/mine`  \n"
+        "Two arrays from one pass: `featcache extract videos/ -f backbone=timm/tf_efficientnet_lite0,layer=blocks.4,"
+        "output=map -f backbone=timm/tf_efficientnet_lite0 --layout frames -o stores/bank`"
+    )(extract)
+    app.command(epilog="Example: `featcache plan videos/ --backbone clip-l14 --out stores/mine --output map`")(plan)
+
+
+def scan(
+    source: Source,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The manifest to write.")] = Path("videos.parquet"),
+    decoder: Annotated[str, typer.Option(help="Decoder that counts the frames.")] = "pyav",
+    as_json: Json = False,
+) -> None:
+    """List videos into a manifest: content hash, frames, rate, codec, label, and why a file cannot be used."""
+    from featcache.commands import ScanSettings
+
+    run_scan(ScanSettings(source=source, out=str(out), decoder=decoder), as_json=as_json)
+
+
+def extract(
+    source: Source,
+    out: Out,
+    backbone: Backbone = [],
+    weights: Weights = [],
+    layer: Layer = "last",
+    output: Output = "mean",
+    grid: Grid = None,
+    channels: Channels = None,
+    precision: Precision = "float16",
+    feature: Feature = [],
+    layout: LayoutOption = "clips",
+    clips: Clips = None,
+    frames: Frames = None,
+    stride: Stride = None,
+    crops: Crops = None,
+    file_format: FormatOption = "zarr",
+    device: Device = "auto",
+    retry_failed: RetryFailed = False,
+    disk_fraction: DiskFraction = 0.8,
+    set_: Set = [],
+    print_config: PrintConfig = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Compute features of videos into a store; run it again to resume, add videos or add a backbone."""
+    settings = _settings(
+        source, out, backbone, weights, layer, output, grid, channels, precision, feature, layout, clips, frames,
+        stride, crops, file_format, device, retry_failed, disk_fraction, set_,
+    )  # fmt: skip
+    if print_config:
+        _print_config(settings)
+    elif dry_run:
+        run_plan(settings, as_json=as_json)
+    else:
+        run_extract(settings, as_json=as_json)
+
+
+def plan(
+    source: Source,
+    out: Out,
+    backbone: Backbone = [],
+    weights: Weights = [],
+    layer: Layer = "last",
+    output: Output = "mean",
+    grid: Grid = None,
+    channels: Channels = None,
+    precision: Precision = "float16",
+    feature: Feature = [],
+    layout: LayoutOption = "clips",
+    clips: Clips = None,
+    frames: Frames = None,
+    stride: Stride = None,
+    crops: Crops = None,
+    file_format: FormatOption = "zarr",
+    device: Device = "auto",
+    disk_fraction: DiskFraction = 0.8,
+    set_: Set = [],
+    as_json: Json = False,
+) -> None:
+    """Say what an extraction would take, from a few videos really decoded and encoded; writes nothing."""
+    settings = _settings(
+        source, out, backbone, weights, layer, output, grid, channels, precision, feature, layout, clips, frames,
+        stride, crops, file_format, device, False, disk_fraction, set_,
+    )  # fmt: skip
+    run_plan(settings, as_json=as_json)
+
+
+def _settings(
+    source: str, out: str, backbones: list[str], weights: list[str], layer: str, output: str, grid: int | None,
+    channels: int | None, precision: str, features: list[str], layout: str, clips: int | None, frames: int | None,
+    stride: int | None, crops: int | None, file_format: str, device: str, retry_failed: bool, disk_fraction: float,
+    assignments: list[str],
+) -> "ExtractSettings":  # fmt: skip
+    """Settings from flags; only what was given is set, so that defaults live in one place."""
+    from featcache.config import apply_overrides, parse
+    from featcache.extract.settings import ExtractSettings
+
+    if len(weights) > 1 and len(weights) != len(backbones):
+        raise ConfigError(f"{len(weights)} --weights for {len(backbones)} --backbone; give one, or one a backbone")
+    shared = {"layer": layer, "output": output, "grid": grid, "channels": channels, "precision": precision}
+    listed: list[dict[str, Any]] = [
+        {"backbone": name, **shared, **({"weights": weights[index % len(weights)]} if weights else {})}
+        for index, name in enumerate(backbones)
+    ]
+    listed += [_feature(text) for text in features]
+    if not listed and not any(text.startswith("features.") for text in assignments):
+        raise ConfigError("no backbone given; add --backbone NAME (`featcache backbones` lists them)")
+    sampling = {"num_clips": clips, "num_frames": frames, "frame_stride": stride, "num_crops": crops}
+    data = {
+        "source": source,
+        "out": out,
+        "file_format": file_format,
+        "features": listed,
+        "sampling": {"layout": layout, **{key: value for key, value in sampling.items() if value is not None}},
+        "runtime": {"device": device},
+        "disk_fraction": disk_fraction,
+        "retry_failed": retry_failed,
+    }
+    return parse(ExtractSettings, apply_overrides(data, assignments))
+
+
+def _feature(text: str) -> dict[str, Any]:
+    import yaml
+
+    pairs = [part.partition("=") for part in text.split(",")]
+    if any(not equals for _, equals, _ in pairs):
+        raise ConfigError(f"cannot read --feature {text!r}; write key=value pairs, e.g. backbone=i3d,output=map,grid=7")
+    return {key.strip(): yaml.safe_load(value) for key, _, value in pairs}
+
+
+def _print_config(settings: "ExtractSettings") -> None:
+    from featcache.config import to_yaml
+
+    out.print(to_yaml(settings), end="", markup=False)
+
+
+def run_scan(settings: "ScanSettings", *, as_json: bool = False) -> None:
+    """Carry out ``scan`` and print its summary."""
+    from featcache.config import to_yaml
+    from featcache.data.manifest import write_parquet
+    from featcache.data.scan import scan as scan_source
+    from featcache.io import put_replace
+
+    with bars(quiet=as_json) as drawn:
+        manifest = scan_source(
+            Path(settings.source),
+            decoder=settings.decoder,
+            deadline_seconds=settings.deadline_seconds,
+            progress=lambda done, total: drawn.update("scan", done, total),
+        )
+    target = Path(settings.out)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_parquet(manifest, target)
+    put_replace(target.with_suffix(".yaml"), to_yaml(settings).encode())
+    summary = {"manifest": str(target), **manifest.summary()}
+    if as_json:
+        print_json(summary)
+    else:
+        print_facts(summary)
+
+
+def run_extract(settings: "ExtractSettings", *, as_json: bool = False) -> None:
+    """Carry out ``extract`` with progress bars and print its summary."""
+    from featcache.extract.run import extract as run
+
+    with bars(quiet=as_json) as drawn:
+        result = run(
+            settings,
+            on_scan=lambda done, total: drawn.update("scan", done, total),
+            on_progress=lambda progress: draw_progress(drawn, progress),
+        )
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        print_extraction(result)
+    if result.shards_elsewhere:
+        err.print(f"{result.shards_elsewhere} shards are being written by another process; run again when it is done")
+
+
+def run_plan(settings: "ExtractSettings", *, as_json: bool = False) -> None:
+    """Carry out ``plan`` and print what the extraction would take."""
+    from featcache.extract.estimate import estimate
+
+    with bars(quiet=as_json) as drawn:
+        result = estimate(settings, on_scan=lambda done, total: drawn.update("scan", done, total))
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        print_estimate(result)
+
+
+def draw_progress(drawn: Bars, progress: "Progress") -> None:
+    """One bar of rows with the rates that tell who waits for whom."""
+    seconds = max(progress.elapsed_seconds, 1e-9)
+    failed = sum(progress.failed.values())
+    note = (
+        f"{progress.videos_done / seconds:.1f} videos/s {progress.frames_done / seconds:.0f} frames/s "
+        f"wait {progress.decode_wait_seconds:.0f} s encode {progress.encode_seconds:.0f} s "
+        f"{gigabytes(progress.bytes_written)}{f' failed {failed}' if failed else ''}"
+    )
+    drawn.update("extract", progress.rows_done + progress.rows_failed, progress.num_rows, note)
+
+
+def print_extraction(result: "Extraction") -> None:
+    """The summary of an extraction."""
+    facts: dict[str, object] = {
+        "store": result.store,
+        "videos": f"{result.videos_ok} ok, {result.videos_failed} failed, {result.videos_total} in all",
+        "rows": f"{result.rows_written} written now",
+        "features": ", ".join(result.features),
+        "written": gigabytes(result.bytes_written),
+        "time": f"{duration(result.seconds)} (waited {duration(result.decode_wait_seconds)} for decoding, "
+        f"{duration(result.encode_seconds)} encoding; bottleneck: {result.bottleneck})",
+        "settings": result.config,
+    }
+    print_facts(facts)
+    if result.failures:
+        rows = [(video, status, reason) for video, status, reason in result.failures[:20]]
+        print_table(f"{len(result.failures)} videos failed", ("video", "status", "reason"), rows)
+
+
+def print_estimate(result: "Estimate") -> None:
+    """The plan as a table."""
+    rows = [
+        (feature.name, "x".join(map(str, feature.shape)), feature.precision, gigabytes(feature.num_bytes))
+        for feature in result.features
+    ]
+    print_table("features", ("name", "shape of a row", "precision", "size"), rows)
+    hours = "unknown" if math.isnan(result.seconds) else duration(result.seconds)
+    print_facts(
+        {
+            "videos": f"{result.videos_to_do} to do, {result.videos_unusable} unusable",
+            "rows": f"{result.rows_to_do} to compute in {result.num_shards} shards",
+            "disk": f"{gigabytes(result.num_bytes)} of {gigabytes(result.free_bytes)} free",
+            "time": f"about {hours}, limited by {result.bottleneck} (measured on {result.num_measured} videos)",
+        }
+    )
+    if result.advice:
+        err.print(result.advice)
+
+
+RUNNERS = {"scan": run_scan, "extract": run_extract}

@@ -1,0 +1,46 @@
+"""The ``featcache`` command: assembles the verbs and turns user errors into one sentence."""
+
+import sys
+
+import typer
+
+from featcache.cli import doctor, extract, pipeline, probe, store
+from featcache.cli.console import configure_logging, err
+from featcache.errors import FeatcacheError
+
+app = typer.Typer(
+    name="featcache",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Extract video features once into a store that can be trusted; probe it again and again without the videos.",
+)
+for room in (pipeline, extract, store, doctor):
+    room.register(app)
+app.add_typer(probe.app, name="probe")
+
+
+@app.callback()
+def _configure() -> None:
+    configure_logging()
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done, 1 a user error, 2 unusable arguments, 130 interrupted."""
+    try:
+        app()
+    except FeatcacheError as error:
+        err.print(f"[bold red]error:[/bold red] {_plain(str(error))}", soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("interrupted; what was committed is safe, run the same command again to go on")
+        sys.exit(130)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+if __name__ == "__main__":
+    main()

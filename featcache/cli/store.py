@@ -1,0 +1,68 @@
+"""``info``, ``verify`` and ``gc``: look at a store and check it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featcache.cli.console import bars, gigabytes, out, print_facts, print_json, print_table
+
+StorePath = Annotated[Path, typer.Argument(help="A store.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this room's verbs."""
+    app.command(epilog="Example: `featcache info stores/mine`")(info)
+    app.command(epilog="Example: `featcache verify stores/mine`")(verify)
+    app.command(epilog="Example: `featcache gc stores/mine`")(gc)
+
+
+def info(store: StorePath, as_json: Json = False) -> None:
+    """Say what a store holds: recipes, features, videos, coverage."""
+    from featcache.store.reader import open_store
+
+    with open_store(store) as opened:
+        summary = opened.info()
+    if as_json:
+        print_json(summary)
+        return
+    print_facts({key: value for key, value in summary.items() if not isinstance(value, dict | list)})
+    rows = [
+        (name, "x".join(map(str, feature["shape"])), feature["dtype"], feature["num_rows"], feature["ok"],
+         feature["failed"], gigabytes(feature["num_bytes"]))
+        for name, feature in summary["features"].items()
+    ]  # fmt: skip
+    print_table("features", ("name", "row", "dtype", "rows", "videos ok", "failed", "size"), rows)
+    print_table("sampling", ("setting", "value"), list(summary["sampling"].items()))
+
+
+def verify(
+    store: StorePath,
+    quick: Annotated[bool, typer.Option("--quick", help="Check names, sizes and records, not every byte.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check every file of a store against its checksums; exit code 1 if anything is wrong."""
+    from featcache.store.verify import verify as check
+
+    with bars(quiet=as_json) as drawn:
+        report = check(store, deep=not quick, progress=lambda done, total: drawn.update("verify", done, total))
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        for problem in report.problems:
+            out.print(f"{problem.path}: {problem.message}", markup=False)
+        out.print(report.summary(), markup=False)
+    if report.problems:
+        raise typer.Exit(1)
+
+
+def gc(store: StorePath, as_json: Json = False) -> None:
+    """Remove temporary files that killed writers left; waits for no one, and refuses while a writer is at work."""
+    from featcache.store.verify import gc as collect
+
+    removed = collect(store)
+    if as_json:
+        print_json({"removed": [str(path) for path in removed]})
+    else:
+        out.print(f"removed {len(removed)} temporary files")

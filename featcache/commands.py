@@ -1,0 +1,143 @@
+"""The typed tree of commands: what one YAML file can say, and which function each file repeats.
+
+Each command is a function of its settings. The key ``command`` names it; ``featcache run FILE`` looks it up here.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from featcache.config import Settings, apply_overrides, parse, read_mapping
+from featcache.errors import ConfigError, unknown_name
+from featcache.evaluation.settings import IntervalSettings, KnnSettings, LinearSettings
+from featcache.extract.settings import ExtractSettings, FileFormat, RuntimeSettings
+from featcache.testing.motion import MotionSettings
+
+
+class ScanSettings(Settings):
+    """Settings of ``featcache scan``."""
+
+    command: Literal["scan"] = "scan"
+    """The command this file repeats."""
+    source: str
+    """A folder of videos, or a CSV, JSONL or Parquet listing."""
+    out: str
+    """The manifest to write (Parquet)."""
+    decoder: str = "pyav"
+    """Decoder that counts the frames."""
+    deadline_seconds: float = 60.0
+    """A file that takes longer is recorded as ``timeout``."""
+
+
+class ProbeTarget(Settings):
+    """What every probe is asked about."""
+
+    store: str
+    """The store."""
+    feature: str | None = None
+    """Name of the array; null where the store has one."""
+    label: str = "label"
+    """Label column."""
+    train_split: str = "train"
+    """Split to learn from; a store without splits is probed by leaving videos out."""
+    test_splits: tuple[str, ...] | None = None
+    """Splits to score; null: all others."""
+    device: str = "cpu"
+    """Where to compute."""
+    out: str | None = None
+    """Folder for the result and this file; null: ``runs/<store>/<probe>-<hash>``."""
+
+
+class KnnProbeSettings(ProbeTarget):
+    """Settings of ``featcache probe knn``."""
+
+    command: Literal["probe-knn"] = "probe-knn"
+    """The command this file repeats."""
+    knn: KnnSettings = KnnSettings()
+    """The probe's own settings."""
+    intervals: IntervalSettings = IntervalSettings()
+    """How intervals are drawn."""
+
+
+class LinearProbeSettings(ProbeTarget):
+    """Settings of ``featcache probe linear``."""
+
+    command: Literal["probe-linear"] = "probe-linear"
+    """The command this file repeats."""
+    linear: LinearSettings = LinearSettings()
+    """The probe's own settings."""
+    intervals: IntervalSettings = IntervalSettings()
+    """How intervals are drawn."""
+
+
+class QuickstartSettings(Settings):
+    """Settings of ``featcache quickstart``."""
+
+    command: Literal["quickstart"] = "quickstart"
+    """The command this file repeats."""
+    out: str = "quickstart"
+    """Folder for the store, the results and, while they are needed, the clips."""
+    motion: MotionSettings = MotionSettings()
+    """The clips to make."""
+    file_format: FileFormat = "zarr"
+    """Shard files: ``zarr`` or ``hdf5``."""
+    runtime: RuntimeSettings = RuntimeSettings()
+    """How the machine is used."""
+    knn: KnnSettings = KnnSettings()
+    """Settings of the kNN probe."""
+    linear: LinearSettings = LinearSettings()
+    """Settings of the linear probe."""
+    intervals: IntervalSettings = IntervalSettings()
+    """How intervals are drawn."""
+    keep_videos: bool = False
+    """Keep the clips instead of deleting them before the probes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """One entry of the tree.
+
+    Attributes:
+        settings: Its settings class.
+        module: Module that holds its function ``run(settings)``; imported when it is called.
+    """
+
+    settings: type[Settings]
+    module: str
+
+
+COMMANDS: Mapping[str, Command] = {
+    "scan": Command(settings=ScanSettings, module="featcache.cli.extract"),
+    "extract": Command(settings=ExtractSettings, module="featcache.cli.extract"),
+    "probe-knn": Command(settings=KnnProbeSettings, module="featcache.cli.probe"),
+    "probe-linear": Command(settings=LinearProbeSettings, module="featcache.cli.probe"),
+    "quickstart": Command(settings=QuickstartSettings, module="featcache.cli.pipeline"),
+}
+
+
+def load(path: Path, *, assignments: Sequence[str] = ()) -> Settings:
+    """Read the settings of any command from YAML.
+
+    Args:
+        path: A file with a key ``command``.
+        assignments: ``dotted.key=value`` overrides.
+
+    Raises:
+        ConfigError: The file, a key or a value is unusable; the sentence names it.
+    """
+    data = apply_overrides(read_mapping(path), assignments)
+    if "command" not in data:
+        raise ConfigError(f"{str(path)!r} has no key 'command'; add one of: {', '.join(COMMANDS)}")
+    name = data["command"]
+    if name not in COMMANDS:
+        raise unknown_name("command", str(name), COMMANDS)
+    return parse(COMMANDS[name].settings, data)
+
+
+def runner(settings: Settings) -> Callable[..., Any]:
+    """The function that carries out ``settings``: ``run(settings, as_json=...)``."""
+    name: str = settings.command  # type: ignore[attr-defined]
+    run: Callable[..., Any] = importlib.import_module(COMMANDS[name].module).RUNNERS[name]
+    return run

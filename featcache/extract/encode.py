@@ -1,0 +1,110 @@
+"""Run the backbones over decoded rows: one decoding pass, one forward a backbone, one record a feature and row."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from featcache.backbones import Backbone
+from featcache.backbones.outputs import to_records
+from featcache.data.decoding.clips import CropSize
+from featcache.data.transforms import normalise
+from featcache.errors import FeatcacheError
+from featcache.recipes import FeatureRecipe, RecordSpec
+
+Pixels = Mapping[CropSize, npt.NDArray[np.uint8]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundFeature:
+    """A feature with everything needed to compute it.
+
+    Attributes:
+        name: Name of the array.
+        recipe: What it holds.
+        record: Shape and dtype of a row.
+        backbone: The frozen encoder, on its device.
+    """
+
+    name: str
+    recipe: FeatureRecipe
+    record: RecordSpec
+    backbone: Backbone
+
+    @property
+    def crop(self) -> CropSize:
+        """The pixels it needs."""
+        return CropSize(size=self.recipe.input_size, interpolation=self.recipe.interpolation)
+
+
+def resolve_device(name: str) -> str:
+    """``auto`` becomes ``cuda`` where there is a GPU, else ``cpu``; an absent device is an error."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise FeatcacheError(f"runtime.device is {name!r} but torch sees no GPU; use --device cpu")
+    return name
+
+
+@contextmanager
+def forward_threads(count: int) -> Iterator[None]:
+    """Fix torch's intra-op threads, because results depend on their number; restores the former value."""
+    former = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(former)
+
+
+def encode_rows(
+    features: Sequence[BoundFeature], pixels: Pixels, *, encode_batch: int, device: str
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Encode at most ``encode_batch`` rows; the batch is always padded to that size.
+
+    Args:
+        features: Features to compute; those of one backbone share one forward.
+        pixels: uint8 [n, T, 3, S, S] for each crop size the features need.
+        encode_batch: The plan's rows a forward.
+        device: Where the backbones are.
+
+    Returns:
+        Each feature's records, float32 [n, *record.shape].
+    """
+    groups: dict[tuple[int, CropSize, tuple[float, ...], tuple[float, ...], str], list[BoundFeature]] = {}
+    for feature in features:
+        recipe = feature.recipe
+        key = (id(feature.backbone), feature.crop, recipe.mean, recipe.std, recipe.compute)
+        groups.setdefault(key, []).append(feature)
+    records: dict[str, npt.NDArray[np.float32]] = {}
+    for members in groups.values():
+        records.update(_encode_group(members, pixels[members[0].crop], encode_batch=encode_batch, device=device))
+    return records
+
+
+@torch.inference_mode()
+def _encode_group(
+    members: Sequence[BoundFeature], pixels: npt.NDArray[np.uint8], *, encode_batch: int, device: str
+) -> dict[str, npt.NDArray[np.float32]]:
+    """One forward of one backbone for all features that read it with the same preprocessing."""
+    recipe, backbone = members[0].recipe, members[0].backbone
+    num_rows, num_frames = pixels.shape[:2]
+    assert num_rows <= encode_batch, f"{num_rows} rows in a batch of {encode_batch}"
+    padded = torch.zeros((encode_batch, *pixels.shape[1:]), dtype=torch.uint8)
+    padded[:num_rows] = torch.from_numpy(pixels)
+    if backbone.kind == "image":
+        padded = padded.flatten(0, 1)
+    batch = normalise(padded.to(device), mean=recipe.mean, std=recipe.std)
+    layers = sorted({member.recipe.layer for member in members})
+    with torch.autocast(device.partition(":")[0], dtype=torch.bfloat16, enabled=recipe.compute == "bfloat16"):
+        outputs = backbone.encode(batch, layers)
+    return {
+        member.name: to_records(outputs[member.recipe.layer], member.recipe, num_frames=num_frames)[:num_rows]
+        .float()
+        .cpu()
+        .numpy()
+        for member in members
+    }

@@ -1,0 +1,324 @@
+"""The local engine: decoding processes run ahead of the encoder, and each finished shard is committed at once."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.data.decoding.clips import CropSize, RowBatch
+from featcache.data.decoding.pool import Event, Failed, Finished, Payload, Restarted, WorkerPool
+from featcache.data.types import Status, VideoOutcome, VideoRecord
+from featcache.extract.encode import BoundFeature, encode_rows, forward_threads
+from featcache.extract.jobs import RowDetails, SegmentJob
+from featcache.extract.progress import OnProgress, Progress
+from featcache.store.plan import Segment
+from featcache.store.precision import staging_dtype, to_storage
+from featcache.store.rows import RowTable
+from featcache.store.writer import Generation, StoreWriter
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardTask:
+    """One unit of work: a shard and the features it still lacks. A picklable value.
+
+    Attributes:
+        generation: Number of the generation.
+        shard: Number of the shard.
+        features: Names of the arrays to fill.
+        jobs: One a segment, in row order.
+        segments: Where each job's rows go.
+    """
+
+    generation: int
+    shard: int
+    features: tuple[str, ...]
+    jobs: tuple[SegmentJob, ...]
+    segments: tuple[Segment, ...]
+
+
+def shard_tasks(
+    generation: Generation,
+    *,
+    root: Path,
+    pending: dict[int, tuple[str, ...]],
+    writer: StoreWriter,
+    features: Sequence[BoundFeature],
+) -> list[ShardTask]:
+    """The tasks of one generation, in shard order; a pure function of the plan and what is pending.
+
+    Args:
+        generation: The plan.
+        root: Folder that the videos' paths are relative to.
+        pending: Features that each unfinished shard lacks.
+        writer: The open store, for its sampling recipe.
+        features: All features of the run.
+    """
+    by_shard: dict[int, list[Segment]] = {shard: [] for shard in pending}
+    for segment in generation.segments:
+        if segment.shard in by_shard:
+            by_shard[segment.shard].append(segment)
+    sizes = {feature.name: feature.crop for feature in features}
+    return [
+        ShardTask(
+            generation=generation.number,
+            shard=shard,
+            features=names,
+            segments=tuple(by_shard[shard]),
+            jobs=tuple(
+                SegmentJob(
+                    path=str(root / generation.videos[segment.video].path),
+                    video=generation.videos[segment.video],
+                    sampling=writer.sampling,
+                    first_clip=segment.first_clip,
+                    num_rows=segment.num_rows,
+                    sizes=tuple(dict.fromkeys(sizes[name] for name in names)),
+                )
+                for segment in by_shard[shard]
+            ),
+        )
+        for shard, names in sorted(pending.items())
+    ]
+
+
+@dataclass(slots=True, kw_only=True)
+class _OpenShard:
+    """A shard in flight: its arrays, and what became of its segments."""
+
+    task: ShardTask
+    claim: ExitStack
+    committed: bool = False
+    arrays: dict[str, npt.NDArray[np.generic]]
+    present: npt.NDArray[np.bool_]
+    details: dict[int, RowDetails] = field(default_factory=dict)
+    failures: dict[int, tuple[Status, str]] = field(default_factory=dict)
+    finished: set[int] = field(default_factory=set)
+    waiting_rows: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        everything_in = len(self.finished) == len(self.task.segments) and self.waiting_rows == 0
+        return everything_in and not self.committed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _WaitingRow:
+    """A decoded row on its way to the encoder."""
+
+    item: int
+    row: int
+    pixels: dict[CropSize, npt.NDArray[np.uint8]]
+
+
+@dataclass(slots=True, kw_only=True)
+class ShardRunner:
+    """Runs tasks of one generation through a pool and commits them to a store.
+
+    Attributes:
+        writer: The open store.
+        generation: The plan that the tasks belong to.
+        features: Features by name.
+        device: Where the backbones are.
+        provenance: Versions and device, kept in every commit record.
+        progress: Counters to advance.
+        on_progress: Called whenever they moved.
+    """
+
+    writer: StoreWriter
+    generation: Generation
+    features: dict[str, BoundFeature]
+    device: str
+    provenance: dict[str, str]
+    progress: Progress
+    on_progress: OnProgress
+    _slots: list[tuple[_OpenShard, int]] = field(default_factory=list)
+    _queue: list[_WaitingRow] = field(default_factory=list)
+    _started: float = field(default_factory=time.monotonic)
+
+    def run(self, tasks: Sequence[ShardTask], pool: WorkerPool) -> None:
+        """Run tasks that all lack the same features. A shard that another process holds is left to it."""
+        if not tasks:
+            return
+        with ExitStack() as claims, forward_threads(self.generation.threads):
+            waited = pool.wait_seconds
+            for event in pool.run(self._jobs(tasks, claims)):
+                self.progress.decode_wait_seconds += pool.wait_seconds - waited
+                self._handle(event)
+                waited = pool.wait_seconds
+                self.progress.elapsed_seconds = time.monotonic() - self._started
+                self.on_progress(self.progress)
+            self._encode_all(flush=True)
+            for shard in {id(shard): shard for shard, _ in self._slots}.values():
+                self._commit_if_complete(shard)
+        self.on_progress(self.progress)
+        self._slots.clear()
+
+    def _jobs(self, tasks: Sequence[ShardTask], claims: ExitStack) -> Iterator[SegmentJob]:
+        """Hand out jobs shard after shard; a shard is claimed when its first job is drawn."""
+        for task in tasks:
+            claim = claims.enter_context(ExitStack())
+            if not claim.enter_context(self.writer.shard_lock(self.generation, task.shard)):
+                log.info("shard %d of generation %d is being written elsewhere", task.shard, task.generation)
+                continue
+            if all(task.shard in self.writer.committed(self.generation, name) for name in task.features):
+                claim.close()  # another process finished it meanwhile
+                continue
+            rows = self.generation.shard_rows
+            arrays = {
+                name: np.zeros(
+                    (rows, *self.features[name].record.shape), staging_dtype(self.features[name].record.dtype)
+                )
+                for name in task.features
+            }
+            shard = _OpenShard(task=task, claim=claim, arrays=arrays, present=np.zeros(rows, bool))
+            for position, job in enumerate(task.jobs):
+                self._slots.append((shard, position))
+                yield job
+
+    def _job(self, item: int) -> SegmentJob:
+        shard, position = self._slots[item]
+        return shard.task.jobs[position]
+
+    def _handle(self, event: Event) -> None:
+        shard, position = self._slots[event.item]
+        match event:
+            case Payload(value=RowDetails() as details):
+                shard.details[position] = details
+            case Payload(value=RowBatch() as batch):
+                shard.waiting_rows += len(batch.rows)
+                for index, row in enumerate(batch.rows):
+                    pixels = {size: values[index] for size, values in batch.pixels.items()}
+                    self._queue.append(_WaitingRow(item=event.item, row=row, pixels=pixels))
+                self._encode_all(flush=False)
+            case Restarted():
+                self._drop(event.item)
+            case Failed(status=status, reason=reason):
+                self._drop(event.item)
+                shard.failures[position] = (status, reason)
+                video = shard.task.jobs[position].video
+                log.warning("%s: %s: %s", video.id, status, reason)
+                self.progress.failed[status] = self.progress.failed.get(status, 0) + 1
+                self.progress.rows_failed += shard.task.segments[position].num_rows
+                self._finish(shard, position)
+            case Finished():
+                self._finish(shard, position)
+        self._commit_if_complete(shard)
+
+    def _finish(self, shard: _OpenShard, position: int) -> None:
+        shard.finished.add(position)
+        self.progress.videos_done += 1
+
+    def _drop(self, item: int) -> None:
+        """Forget what an interrupted segment has delivered so far."""
+        shard, position = self._slots[item]
+        segment = shard.task.segments[position]
+        shard.waiting_rows -= sum(row.item == item for row in self._queue)
+        self._queue = [row for row in self._queue if row.item != item]
+        shard.details.pop(position, None)
+        shard.present[segment.first_row : segment.first_row + segment.num_rows] = False
+
+    def _encode_all(self, *, flush: bool) -> None:
+        """Encode full batches; the rest too when ``flush``."""
+        size = self.generation.encode_batch
+        while len(self._queue) >= size or (flush and self._queue):
+            batch, self._queue = self._queue[:size], self._queue[size:]
+            self._encode(batch)
+
+    def _encode(self, batch: list[_WaitingRow]) -> None:
+        started = time.monotonic()
+        names = self._slots[batch[0].item][0].task.features
+        pixels = {size: np.stack([row.pixels[size] for row in batch]) for size in batch[0].pixels}
+        records = encode_rows(
+            [self.features[name] for name in names],
+            pixels,
+            encode_batch=self.generation.encode_batch,
+            device=self.device,
+        )
+        for name in names:
+            videos = sorted({self._job(waiting.item).video.id for waiting in batch})
+            where = f"{name} (among {', '.join(videos[:3])})"
+            stored = to_storage(records[name], self.features[name].record.dtype, where=where)
+            for index, waiting in enumerate(batch):
+                shard, position = self._slots[waiting.item]
+                row = shard.task.segments[position].first_row + waiting.row
+                shard.arrays[name][row] = stored[index]
+                shard.present[row] = True
+        touched = []
+        for waiting in batch:
+            shard = self._slots[waiting.item][0]
+            shard.waiting_rows -= 1
+            touched.append(shard)
+        self.progress.rows_done += len(batch)
+        self.progress.frames_done += len(batch) * next(iter(pixels.values())).shape[1]
+        self.progress.encode_seconds += time.monotonic() - started
+        for shard in touched:
+            self._commit_if_complete(shard)
+
+    def _commit_if_complete(self, shard: _OpenShard) -> None:
+        if not shard.is_complete:
+            return
+        started = time.monotonic()
+        task = shard.task
+        outcomes = [
+            _outcome(task.jobs[position].video, segment, shard.failures.get(position))
+            for position, segment in enumerate(task.segments)
+        ]
+        self.writer.commit_shard(
+            self.generation,
+            task.shard,
+            features=shard.arrays,
+            present=shard.present,
+            rows=_row_table(shard),
+            outcomes=outcomes,
+            provenance=self.provenance,
+        )
+        self.progress.bytes_written += sum(array.nbytes for array in shard.arrays.values())
+        shard.committed = True
+        shard.arrays.clear()
+        shard.claim.close()
+        self.progress.shards_done += 1
+        self.progress.commit_seconds += time.monotonic() - started
+
+
+def _outcome(video: VideoRecord, segment: Segment, failure: tuple[Status, str] | None) -> VideoOutcome:
+    status, reason = failure or ("ok", "")
+    return VideoOutcome(
+        id=video.id, status=status, reason=reason, first_row=segment.first_row, num_rows=segment.num_rows
+    )
+
+
+def _row_table(shard: _OpenShard) -> RowTable:
+    """The details of all rows that are present, in row order."""
+    num_frames = shard.task.jobs[0].sampling.num_frames
+    tables = [
+        _segment_rows(segment, shard.details[position])
+        for position, segment in enumerate(shard.task.segments)
+        if position not in shard.failures
+    ]
+    return RowTable.concatenate([RowTable.empty(num_frames=num_frames), *tables])
+
+
+def _segment_rows(segment: Segment, details: RowDetails) -> RowTable:
+    boxes = np.array(
+        [(spec.box.y0, spec.box.x0, spec.box.y1, spec.box.x1) for spec in details.specs], dtype=np.int32
+    ).reshape(-1, 4)
+    return RowTable(
+        video=np.full(segment.num_rows, segment.video, np.int32),
+        row=np.arange(segment.first_row, segment.first_row + segment.num_rows, dtype=np.int32),
+        clip=np.array([spec.index for spec in details.specs], np.int32),
+        frames=np.array([spec.frames for spec in details.specs], np.int32),
+        pts_seconds=np.array(details.pts_seconds, np.float64),
+        t0=np.ascontiguousarray(details.times[:, 0]),
+        t1=np.ascontiguousarray(details.times[:, 1]),
+        y0=boxes[:, 0],
+        x0=boxes[:, 1],
+        y1=boxes[:, 2],
+        x1=boxes[:, 3],
+        flip=np.array([spec.flip for spec in details.specs], np.bool_),
+    )

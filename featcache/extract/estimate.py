@@ -1,0 +1,257 @@
+"""``plan``: what an extraction would take, from videos really decoded and encoded, before a byte is written."""
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.data.decoding.clips import CropSize, RowBatch
+from featcache.data.manifest import Manifest
+from featcache.data.types import VideoRecord
+from featcache.errors import DiskSpaceError, VideoError
+from featcache.extract.encode import BoundFeature, encode_rows, forward_threads
+from featcache.extract.jobs import SegmentJob, decode_segment
+from featcache.extract.prepare import Prepared, prepare, rows_per_video, videos_to_add
+from featcache.extract.settings import ExtractSettings
+from featcache.extract.source import OnScan, read_source
+from featcache.io import free_bytes
+from featcache.recipes import RecordSpec
+from featcache.store.plan import default_shard_rows, plan_segments
+from featcache.store.reader import is_store, open_store
+
+NUM_MEASURED = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureEstimate:
+    """Size of one array.
+
+    Attributes:
+        name: Name of the array.
+        shape: Shape of a row.
+        precision: Storage dtype.
+        rows_to_do: Rows still to be computed.
+        num_bytes: Bytes of those rows.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    precision: str
+    rows_to_do: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What an extraction would take.
+
+    Attributes:
+        features: Each array with its size.
+        videos_to_do: Usable videos with rows to compute.
+        videos_unusable: Videos that the scan ledgered.
+        rows_to_do: Rows to compute.
+        num_shards: Shards they fill.
+        num_bytes: Bytes to write.
+        free_bytes: Bytes free where the store is or will be.
+        decode_rows_a_second: Measured, of one process; NaN if nothing could be measured.
+        encode_rows_a_second: Measured; NaN if nothing could be measured.
+        seconds: Predicted wall time; NaN if nothing could be measured.
+        bottleneck: ``decoding``, ``encoding`` or ``unknown``.
+        num_measured: Videos decoded and encoded for the prediction.
+        advice: A sentence about disk space, or empty.
+    """
+
+    features: tuple[FeatureEstimate, ...]
+    videos_to_do: int
+    videos_unusable: int
+    rows_to_do: int
+    num_shards: int
+    num_bytes: int
+    free_bytes: int
+    decode_rows_a_second: float
+    encode_rows_a_second: float
+    seconds: float
+    bottleneck: str
+    num_measured: int
+    advice: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)
+
+
+def estimate(settings: ExtractSettings, *, on_scan: OnScan = lambda done, total: None) -> Estimate:
+    """Predict bytes, time and bottleneck of ``settings``; nothing is written.
+
+    Args:
+        settings: What would be extracted.
+        on_scan: Called with (files listed, files in all).
+    """
+    manifest = read_source(settings, on_scan=on_scan)
+    prepared = prepare(settings)
+    store = Path(settings.out)
+    sizes = missing_sizes(prepared, manifest.videos, store=store)
+    rows_to_do = max((size.rows_to_do for size in sizes), default=0)
+    counts = rows_per_video(manifest.videos, prepared.sampling)
+    mean_rows = sum(counts) / max(1, sum(count > 0 for count in counts))
+    shard_rows = settings.shard_rows or default_shard_rows(
+        [feature.record.num_bytes for feature in prepared.features],
+        typical_rows_per_video=max(1, round(mean_rows)),
+    )
+    decode_rate, encode_rate, measured = measure(prepared, manifest)
+    decode_seconds, encode_seconds = rows_to_do / decode_rate, rows_to_do / encode_rate
+    workers, cores = prepared.decode_workers, os.cpu_count() or 1
+    # On CPU the decoder takes its share of the cores that the encoder counts on.
+    shared = decode_seconds / cores if prepared.device == "cpu" else 0.0
+    num_bytes = sum(size.num_bytes for size in sizes)
+    free = free_bytes(store)
+    return Estimate(
+        features=tuple(sizes),
+        videos_to_do=math.ceil(rows_to_do / max(mean_rows, 1)),
+        videos_unusable=sum(count == 0 for count in counts),
+        rows_to_do=rows_to_do,
+        num_shards=plan_segments(counts, shard_rows=shard_rows)[1],
+        num_bytes=num_bytes,
+        free_bytes=free,
+        decode_rows_a_second=decode_rate,
+        encode_rows_a_second=encode_rate,
+        seconds=max(decode_seconds / workers, encode_seconds + shared),
+        bottleneck="unknown"
+        if not measured
+        else ("decoding" if decode_seconds / workers > encode_seconds + shared else "encoding"),
+        num_measured=measured,
+        advice=disk_advice(prepared, sizes, free=free) if num_bytes > settings.disk_fraction * free else "",
+    )
+
+
+def missing_sizes(prepared: Prepared, videos: Sequence[VideoRecord], *, store: Path) -> list[FeatureEstimate]:
+    """Rows and bytes that each feature still lacks in the store (all of them where there is no store)."""
+    counts = rows_per_video(videos, prepared.sampling)
+    stored: dict[str, VideoRecord] = {}
+    present: dict[str, int] = {}
+    if is_store(store):
+        with open_store(store) as opened:
+            stored = {video.id: video for video in opened.videos}
+            present = {name: opened.feature(name).num_rows for name in opened.features}
+    new = {video.id for video in videos_to_add(videos, stored, retry=frozenset())}
+    added = sum(count for video, count in zip(videos, counts, strict=True) if video.id in new)
+    known = sum(rows_per_video(list(stored.values()), prepared.sampling))
+    sizes = []
+    for feature in prepared.features:
+        rows = added + max(0, known - present.get(feature.name, 0))
+        sizes.append(
+            FeatureEstimate(
+                name=feature.name,
+                shape=feature.record.shape,
+                precision=feature.record.dtype,
+                rows_to_do=rows,
+                num_bytes=rows * feature.record.num_bytes,
+            )
+        )
+    return sizes
+
+
+def check_disk(prepared: Prepared, videos: Sequence[VideoRecord], *, store: Path) -> None:
+    """Refuse a plan that would fill the disk.
+
+    Raises:
+        DiskSpaceError: Names the size, the free space, and the next smaller setting with its size.
+    """
+    sizes = missing_sizes(prepared, videos, store=store)
+    free = free_bytes(store)
+    if sum(size.num_bytes for size in sizes) > prepared.settings.disk_fraction * free:
+        raise DiskSpaceError(disk_advice(prepared, sizes, free=free))
+
+
+def disk_advice(prepared: Prepared, sizes: Sequence[FeatureEstimate], *, free: int) -> str:
+    """The sentence that refuses: what it needs, what there is, and the next smaller setting with its size."""
+    total = sum(size.num_bytes for size in sizes)
+    largest, size = max(zip(prepared.features, sizes, strict=True), key=lambda pair: pair[1].num_bytes)
+    smaller = next_smaller(largest)
+    hint = "store fewer clips"
+    if smaller is not None:
+        setting, num_bytes = smaller
+        after = total - size.num_bytes + size.rows_to_do * num_bytes
+        hint = f"{setting} for {largest.name!r} would need {after / 1e9:.3g} GB"
+    return (
+        f"the features need {total / 1e9:.3g} GB and {free / 1e9:.3g} GB are free in {prepared.settings.out!r}, more "
+        f"than the allowed share of {prepared.settings.disk_fraction:g}; {hint}, or raise --disk-fraction"
+    )
+
+
+def next_smaller(feature: BoundFeature) -> tuple[str, int] | None:
+    """The mildest setting that makes a feature smaller, with its bytes a row; ``None`` for a plain vector."""
+    record = feature.record
+    values = math.prod(record.shape)
+    if record.dtype == "float32":
+        return "precision float16", values * 2
+    if "h" in record.axes:
+        side = record.shape[record.axes.index("h")]
+        divisors = [size for size in range(1, side) if side % size == 0]
+        if divisors and divisors[-1] > 1:
+            return f"--grid {divisors[-1]}", values * record.itemsize * divisors[-1] ** 2 // side**2
+    if {"h", "n"} & set(record.axes):
+        return "--output mean", _vector_bytes(record)
+    return ("precision int8", values) if record.dtype == "float16" else None
+
+
+def _vector_bytes(record: RecordSpec) -> int:
+    return record.shape[-1] * record.itemsize
+
+
+def measure(prepared: Prepared, manifest: Manifest) -> tuple[float, float, int]:
+    """Decode a few videos and encode their rows, as ``(rows decoded a second, rows encoded a second, videos)``.
+
+    Videos that fail are left out; with none left both rates are NaN.
+    """
+    counts = rows_per_video(manifest.videos, prepared.sampling)
+    usable = [index for index, count in enumerate(counts) if count]
+    chosen = [usable[round(position)] for position in np.linspace(0, len(usable) - 1, min(NUM_MEASURED, len(usable)))]
+    crops = tuple(dict.fromkeys(feature.crop for feature in prepared.features))
+    limit = max(2 * prepared.encode_batch, 8)
+    decoded, decode_seconds, rows, measured = 0, 0.0, list[dict[CropSize, npt.NDArray[np.uint8]]](), 0
+    for index in dict.fromkeys(chosen):
+        video = manifest.videos[index]
+        job = SegmentJob(
+            path=str(manifest.path_of(video)),
+            video=video,
+            sampling=prepared.sampling,
+            first_clip=0,
+            num_rows=counts[index],
+            sizes=crops,
+        )
+        started = time.perf_counter()
+        try:
+            batches = [batch for batch in decode_segment(job) if isinstance(batch, RowBatch)]
+        except VideoError:
+            continue  # a plan only predicts; the extraction itself ledgers the video
+        decode_seconds += time.perf_counter() - started
+        decoded += counts[index]
+        measured += 1
+        rows += [
+            {size: values[row] for size, values in batch.pixels.items()}
+            for batch in batches
+            for row in range(len(batch.rows))
+        ][: max(0, limit - len(rows))]
+    if not measured:
+        return math.nan, math.nan, 0
+    return decoded / decode_seconds, _encode_rate(prepared, rows), measured
+
+
+def _encode_rate(prepared: Prepared, rows: Sequence[dict[CropSize, npt.NDArray[np.uint8]]]) -> float:
+    """Rows encoded a second, after a warm-up of one batch."""
+    batch = rows[: prepared.encode_batch]
+    pixels = {size: np.stack([row[size] for row in batch]) for size in batch[0]}
+    best = math.inf
+    with forward_threads(prepared.threads):
+        for _ in range(3):
+            started = time.perf_counter()
+            encode_rows(prepared.features, pixels, encode_batch=prepared.encode_batch, device=prepared.device)
+            best = min(best, time.perf_counter() - started)
+    return len(batch) / best

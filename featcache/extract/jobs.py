@@ -1,0 +1,102 @@
+"""What a decoding process does for one segment: check the file, sample its rows, read them in one pass."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.data.decoding import open_video
+from featcache.data.decoding.clips import CropSize, RowBatch, decode_rows
+from featcache.data.sampling import clip_times, sample_rows
+from featcache.data.types import ClipSpec, Timeline, VideoRecord
+from featcache.errors import VideoError
+from featcache.recipes import SamplingRecipe
+
+MAX_BATCH_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentJob:
+    """The rows of one video that lie in one shard; picklable.
+
+    Attributes:
+        path: The file.
+        video: Its manifest row.
+        sampling: Which rows the video gets.
+        first_clip: Ordinal of the segment's first row within the video.
+        num_rows: Rows of the segment.
+        sizes: Sizes to which each box is resized, one a distinct preprocessing.
+    """
+
+    path: str
+    video: VideoRecord
+    sampling: SamplingRecipe
+    first_clip: int
+    num_rows: int
+    sizes: tuple[CropSize, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowDetails:
+    """Where and when each row of a segment was taken: the first payload of a job.
+
+    Attributes:
+        specs: The rows, in order.
+        pts_seconds: Timestamps of each row's frames.
+        times: float64 [num_rows, 2], start and end in seconds.
+    """
+
+    specs: tuple[ClipSpec, ...]
+    pts_seconds: tuple[tuple[float, ...], ...]
+    times: npt.NDArray[np.float64]
+
+
+def describe_rows(specs: list[ClipSpec], timeline: Timeline) -> RowDetails:
+    """Attach timestamps to sampled rows."""
+    pts = timeline.pts_seconds
+    return RowDetails(
+        specs=tuple(specs),
+        pts_seconds=tuple(tuple(float(pts[frame]) for frame in spec.frames) for spec in specs),
+        times=np.array([clip_times(spec, timeline) for spec in specs], dtype=np.float64).reshape(-1, 2),
+    )
+
+
+def decode_segment(job: SegmentJob) -> Iterator[RowDetails | RowBatch]:
+    """Yield the segment's :class:`RowDetails`, then its pixels as rows complete.
+
+    Raises:
+        VideoError: ``missing``, ``changed`` since the scan, or ``undecodable``.
+    """
+    path = Path(job.path)
+    check_unchanged(path, job.video)
+    with open_video(path, decoder=job.sampling.decoder) as reader:
+        timeline = reader.timeline
+        if timeline.num_frames != job.video.num_frames:
+            raise VideoError(
+                "undecodable",
+                f"{job.sampling.decoder} finds {timeline.num_frames} frames where the scan found "
+                f"{job.video.num_frames}; use the decoder of the scan",
+            )
+        specs = sample_rows(job.sampling, timeline, job.video.id)[job.first_clip : job.first_clip + job.num_rows]
+        assert len(specs) == job.num_rows, f"{job.video.id}: {len(specs)} rows sampled, {job.num_rows} planned"
+        yield describe_rows(specs, timeline)
+        yield from decode_rows(reader, specs, job.sizes, max_batch_bytes=MAX_BATCH_BYTES)
+
+
+def check_unchanged(path: Path, video: VideoRecord) -> None:
+    """Refuse a file whose bytes are not those that were scanned.
+
+    A decoder is no integrity check: most flipped bits decode to wrong pixels without an error.
+    """
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        raise VideoError("missing", f"{path.name} is gone since the scan") from error
+    except PermissionError as error:
+        raise VideoError("missing", f"{path.name} cannot be read: permission denied") from error
+    if f"sha256:{digest}" != video.content_hash:
+        raise VideoError("changed", f"{path.name} has changed since the scan; scan again to use the new file")

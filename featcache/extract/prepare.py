@@ -1,0 +1,167 @@
+"""From settings to what the engine runs: built backbones, resolved recipes, and the videos a store still lacks."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from featcache.backbones import Backbone, build_backbone
+from featcache.backbones.outputs import record_spec, resolve_recipe
+from featcache.data.sampling import count_rows
+from featcache.data.types import VideoRecord
+from featcache.errors import ConfigError
+from featcache.extract.encode import BoundFeature, resolve_device
+from featcache.extract.settings import ExtractSettings, FeatureSettings
+from featcache.recipes import SamplingRecipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Settings with every choice made.
+
+    Attributes:
+        settings: The settings with no ``null`` and no ``auto`` left that matters to the result.
+        sampling: The store's recipe.
+        features: The arrays, bound to backbones on their device.
+        device: Where the backbones are.
+        threads: Threads of the forward pass.
+        encode_batch: Rows a forward.
+        decode_workers: Decoding processes.
+    """
+
+    settings: ExtractSettings
+    sampling: SamplingRecipe
+    features: tuple[BoundFeature, ...]
+    device: str
+    threads: int
+    encode_batch: int
+    decode_workers: int
+
+
+def prepare(settings: ExtractSettings) -> Prepared:
+    """Build the backbones and resolve everything that settings leave open.
+
+    Raises:
+        UnknownNameError: No such backbone or layer.
+        WeightsError: Weights that are not at hand.
+        ConfigError: Settings at odds with each other or with a backbone.
+    """
+    device = resolve_device(settings.runtime.device)
+    built: dict[tuple[str, str], Backbone] = {}
+    for feature in settings.features:
+        key = (feature.backbone, feature.weights)
+        if key not in built:
+            built[key] = build_backbone(feature.backbone, weights=feature.weights).to(device)
+    first = built[settings.features[0].backbone, settings.features[0].weights].card
+    sampling = settings.sampling.resolve(
+        num_frames=first.num_frames, frame_stride=first.frame_stride, crop_fraction=first.crop_fraction
+    )
+    features = tuple(
+        bind_feature(feature, built[feature.backbone, feature.weights], sampling) for feature in settings.features
+    )
+    names = [feature.name for feature in features]
+    if duplicate := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"two features are named {duplicate!r}; give one of them a name of its own")
+    cores = os.cpu_count() or 1
+    on_gpu = device != "cpu"
+    inputs_a_row = max(sampling.num_frames if feature.backbone.kind == "image" else 1 for feature in features)
+    any_video = any(feature.backbone.kind == "video" for feature in features)
+    batch = (8 if any_video else 256) if on_gpu else (1 if any_video else 16)
+    resolved = settings.model_copy(
+        update={
+            "sampling": settings.sampling.model_copy(
+                update={name: getattr(sampling, name) for name in type(settings.sampling).model_fields}
+            ),
+            "features": tuple(
+                _resolved(given, bound) for given, bound in zip(settings.features, features, strict=True)
+            ),
+        }
+    )
+    return Prepared(
+        settings=resolved,
+        sampling=sampling,
+        features=features,
+        device=device,
+        threads=settings.runtime.threads or cores,
+        encode_batch=settings.runtime.encode_batch or max(1, batch // inputs_a_row),
+        decode_workers=settings.runtime.decode_workers or (max(1, cores // 2) if on_gpu else 1),
+    )
+
+
+def bind_feature(feature: FeatureSettings, backbone: Backbone, sampling: SamplingRecipe) -> BoundFeature:
+    """Resolve one feature against its backbone and the store's sampling."""
+    clips_of_images = backbone.kind == "image" and sampling.layout == "clips"
+    if backbone.kind == "video" and sampling.layout == "frames":
+        raise ConfigError(
+            f"{feature.backbone!r} encodes clips of several frames and cannot fill a frame bank; "
+            "use sampling.layout clips, or an image backbone"
+        )
+    average = feature.average_frames
+    if average is None:
+        average = clips_of_images and feature.output in ("cls", "mean")
+    if average and not clips_of_images:
+        raise ConfigError(f"average_frames needs an image backbone on clips; remove it for {feature.backbone!r}")
+    recipe = resolve_recipe(
+        backbone,
+        feature.backbone,
+        layer=None if feature.layer == "last" else feature.layer,
+        output=feature.output,
+        average_frames=average,
+        grid=feature.grid,
+        channels=feature.channels,
+        input_size=feature.input_size,
+        interpolation=feature.interpolation,
+        mean=feature.mean,
+        std=feature.std,
+        precision=feature.precision,
+        compute=feature.compute,
+    )
+    record = record_spec(backbone, recipe, num_frames=sampling.num_frames, layout=sampling.layout)
+    name = feature.name or _slug(f"{feature.backbone}-{recipe.layer}-{recipe.output}")
+    return BoundFeature(name=name, recipe=recipe, record=record, backbone=backbone)
+
+
+def rows_per_video(videos: Sequence[VideoRecord], sampling: SamplingRecipe) -> list[int]:
+    """Rows each video gets; 0 where it cannot be used."""
+    return [
+        count_rows(sampling, num_frames=video.num_frames, duration_seconds=video.duration_seconds)
+        if video.status == "ok"
+        else 0
+        for video in videos
+    ]
+
+
+def videos_to_add(
+    scanned: Sequence[VideoRecord], stored: Mapping[str, VideoRecord], *, retry: frozenset[str]
+) -> list[VideoRecord]:
+    """The videos that need a new generation: new ones, changed ones, and failed ones that are to be tried again.
+
+    A stored video that the scan no longer finds stays as it is: its features outlive the file.
+    """
+    added = []
+    for video in scanned:
+        known = stored.get(video.id)
+        is_new = known is None or video.id in retry
+        differs = known is not None and (known.status != "ok" or known.content_hash != video.content_hash)
+        if is_new or (video.status == "ok" and differs):
+            added.append(video)
+    return added
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)
+
+
+def _resolved(given: FeatureSettings, bound: BoundFeature) -> FeatureSettings:
+    recipe = bound.recipe
+    return given.model_copy(
+        update={
+            "name": bound.name,
+            "layer": recipe.layer,
+            "average_frames": recipe.average_frames,
+            "input_size": recipe.input_size,
+            "interpolation": recipe.interpolation,
+            "mean": recipe.mean,
+            "std": recipe.std,
+        }
+    )

@@ -1,0 +1,191 @@
+"""``extract``: scan, plan what is missing, run it, commit it, and say what became of every video."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache.config import to_yaml
+from featcache.data.decoding.pool import WorkerPool
+from featcache.data.types import VideoRecord
+from featcache.extract.engine import ShardRunner, shard_tasks
+from featcache.extract.estimate import check_disk
+from featcache.extract.jobs import decode_segment
+from featcache.extract.prepare import Prepared, prepare, rows_per_video, videos_to_add
+from featcache.extract.progress import OnProgress, Progress, ignore
+from featcache.extract.provenance import provenance
+from featcache.extract.settings import ExtractSettings
+from featcache.extract.source import OnScan, read_source
+from featcache.io import put_new
+from featcache.store.plan import default_shard_rows, plan_segments
+from featcache.store.writer import Generation, StoreWriter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extraction:
+    """What an extraction did and what the store now holds.
+
+    Attributes:
+        store: The store.
+        config: The YAML that repeats the command.
+        features: Names of the arrays of this command.
+        videos_total: Videos of the store.
+        videos_ok: Videos that have all features of this command.
+        videos_failed: The others; ``ok + failed = total``.
+        failures: (video, status, reason) of each failed video.
+        rows_total: Rows of the store that have the first feature.
+        rows_written: Rows encoded by this call.
+        bytes_written: Bytes of the shard files that this call committed.
+        shards_elsewhere: Shards that another process was writing.
+        decode_wait_seconds: Time the encoder waited for decoded rows.
+        encode_seconds: Time in forwards.
+        commit_seconds: Time writing shards.
+        seconds: Wall time of the extraction, scan included.
+        bottleneck: ``decoding`` or ``encoding``.
+    """
+
+    store: str
+    config: str
+    features: tuple[str, ...]
+    videos_total: int
+    videos_ok: int
+    videos_failed: int
+    failures: tuple[tuple[str, str, str], ...]
+    rows_total: int
+    rows_written: int
+    bytes_written: int
+    shards_elsewhere: int
+    decode_wait_seconds: float
+    encode_seconds: float
+    commit_seconds: float
+    seconds: float
+    bottleneck: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)
+
+
+def extract(
+    settings: ExtractSettings,
+    *,
+    on_scan: OnScan = lambda done, total: None,
+    on_progress: OnProgress = ignore,
+) -> Extraction:
+    """Compute what the store still lacks of ``settings``; the same call resumes, grows and extends.
+
+    Args:
+        settings: What to extract, from where, to where.
+        on_scan: Called with (files listed, files in all).
+        on_progress: Called with the counters of the run.
+
+    Raises:
+        FeatcacheError: A user's mistake, as one sentence; what was committed before stays.
+    """
+    started = time.monotonic()
+    manifest = read_source(settings, on_scan=on_scan)
+    prepared = prepare(settings)
+    store = Path(settings.out)
+    check_disk(prepared, manifest.videos, store=store)
+    progress = Progress()
+    with StoreWriter.open(store, sampling=prepared.sampling, file_format=settings.file_format) as writer:
+        for feature in prepared.features:
+            writer.declare_feature(feature.name, recipe=feature.recipe, record=feature.record)
+        config = write_config(store, settings=prepared.settings)
+        add_generation(writer, manifest.videos, prepared=prepared)
+        run_pending(writer, root=Path(manifest.root), prepared=prepared, progress=progress, on_progress=on_progress)
+        elsewhere = len(
+            {(g.number, shard) for g in writer.generations() for shard in pending_shards(writer, g, prepared)}
+        )
+    return summarise(store, prepared=prepared, progress=progress, config=config, elsewhere=elsewhere, started=started)
+
+
+def write_config(store: Path, *, settings: ExtractSettings) -> Path:
+    """Keep the resolved YAML in the store, named by its content."""
+    data = to_yaml(settings).encode()
+    path = store / "config" / f"extract-{hashlib.sha256(data).hexdigest()[:12]}.yaml"
+    path.parent.mkdir(exist_ok=True)
+    put_new(path, data)
+    return path
+
+
+def add_generation(writer: StoreWriter, scanned: Sequence[VideoRecord], *, prepared: Prepared) -> None:
+    """Plan a new generation for the videos that the store lacks, if there are any."""
+    stored = {video.id: video for generation in writer.generations() for video in generation.videos}
+    retry = failed_ids(writer) if prepared.settings.retry_failed else frozenset[str]()
+    added = videos_to_add(scanned, stored, retry=retry)
+    if not added:
+        return
+    rows = rows_per_video(added, prepared.sampling)
+    usable = [count for count in rows if count]
+    shard_rows = prepared.settings.shard_rows or default_shard_rows(
+        [feature.record.num_bytes for feature in prepared.features],
+        typical_rows_per_video=sorted(usable)[len(usable) // 2] if usable else 1,
+    )
+    segments, num_shards = plan_segments(rows, shard_rows=shard_rows)
+    writer.add_generation(
+        added,
+        segments=segments,
+        num_shards=num_shards,
+        shard_rows=shard_rows,
+        encode_batch=prepared.encode_batch,
+        threads=prepared.threads,
+    )
+
+
+def failed_ids(writer: StoreWriter) -> frozenset[str]:
+    """Videos whose latest word in the store is a failure."""
+    raise NotImplementedError
+
+
+def pending_shards(writer: StoreWriter, generation: Generation, prepared: Prepared) -> dict[int, tuple[str, ...]]:
+    """The features that each unfinished shard of a generation lacks."""
+    done = {feature.name: writer.committed(generation, feature.name) for feature in prepared.features}
+    pending = {shard: tuple(name for name in done if shard not in done[name]) for shard in range(generation.num_shards)}
+    return {shard: names for shard, names in pending.items() if names}
+
+
+def run_pending(
+    writer: StoreWriter, *, root: Path, prepared: Prepared, progress: Progress, on_progress: OnProgress
+) -> None:
+    """Run every unfinished shard, generation after generation."""
+    work = [(generation, pending_shards(writer, generation, prepared)) for generation in writer.generations()]
+    for generation, pending in work:
+        segments = [segment for segment in generation.segments if segment.shard in pending]
+        progress.num_videos += len(segments)
+        progress.num_rows += sum(segment.num_rows for segment in segments)
+        progress.num_shards += len(pending)
+    if not progress.num_shards:
+        return
+    runtime = prepared.settings.runtime
+    with WorkerPool(
+        decode_segment,
+        num_workers=prepared.decode_workers,
+        deadline_seconds=runtime.deadline_seconds,
+        ahead_bytes=runtime.ahead_megabytes << 20,
+    ) as pool:
+        for generation, pending in work:
+            for names in sorted(set(pending.values())):
+                runner = ShardRunner(
+                    writer=writer,
+                    generation=generation,
+                    features={feature.name: feature for feature in prepared.features},
+                    device=prepared.device,
+                    provenance=provenance(prepared.device),
+                    progress=progress,
+                    on_progress=on_progress,
+                )
+                lacking = {shard: lacked for shard, lacked in pending.items() if lacked == names}
+                runner.run(
+                    shard_tasks(generation, root=root, pending=lacking, writer=writer, features=prepared.features),
+                    pool,
+                )
+
+
+def summarise(
+    store: Path, *, prepared: Prepared, progress: Progress, config: Path, elsewhere: int, started: float
+) -> Extraction:
+    """Count what the store now holds of this command's features."""
+    raise NotImplementedError

@@ -1,0 +1,164 @@
+"""Settings of ``extract``: where videos come from, which rows are read, which features are stored, and how."""
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from featcache.config import Settings
+from featcache.errors import ConfigError
+from featcache.recipes import Interpolation, Layout, Output, Precision, SamplingRecipe, ShortVideos, Spatial, Temporal
+
+FileFormat = Literal["zarr", "hdf5"]
+
+
+class SamplingSettings(Settings):
+    """Which rows a video gets. ``null`` is filled from the first backbone's card; see ``SamplingRecipe``."""
+
+    layout: Layout = "clips"
+    """``clips``: a row is a clip. ``frames``: a row is one frame of a frame bank."""
+    temporal: Temporal | None = None
+    """``uniform``, ``random`` or ``bank``; null: ``uniform`` for clips, ``bank`` for frames."""
+    num_clips: int = 4
+    """Temporal clips a video."""
+    num_frames: int | None = None
+    """Frames a clip; null: the backbone's, or 8 for an image backbone."""
+    frame_stride: int | None = None
+    """Distance of neighbouring frames; null: the backbone's, or 4 for an image backbone on clips, 1 for a bank."""
+    target_fps: float | None = None
+    """Rate at which strides are counted; null: the video's own."""
+    start_seconds: float | None = None
+    """Where a bank begins."""
+    end_seconds: float | None = None
+    """Where a bank ends."""
+    short_videos: ShortVideos = "loop"
+    """What a clip longer than its video does: ``loop`` or ``clamp``."""
+    spatial: Spatial | None = None
+    """``center``, ``views`` or ``random_resized``; null: ``center`` for one crop, ``views`` for more."""
+    num_crops: int = 1
+    """Boxes a clip or frame."""
+    crop_fraction: float | None = None
+    """Side of a square box over the shorter side; null: the backbone's."""
+    scale: tuple[float, float] = (0.2, 0.766)
+    """Area range of ``random_resized``."""
+    ratio: tuple[float, float] = (0.75, 4 / 3)
+    """Aspect range of ``random_resized``."""
+    flip_probability: float = 0.0
+    """Chance that a row is mirrored."""
+    seed: int = 0
+    """Seed of all random draws."""
+    decoder: str = "pyav"
+    """``pyav`` (frame-exact), ``torchcodec`` or ``decord``."""
+
+    def resolve(self, *, num_frames: int, frame_stride: int, crop_fraction: float) -> SamplingRecipe:
+        """Fill what is null from a backbone's card.
+
+        Args:
+            num_frames: The card's frames a clip; 1 for an image backbone.
+            frame_stride: The card's distance of frames.
+            crop_fraction: The card's crop over the shorter side.
+        """
+        bank = self.layout == "frames"
+        image = num_frames == 1
+        default_stride = 1 if bank else 4 if image else frame_stride
+        return SamplingRecipe(
+            layout=self.layout,
+            temporal=self.temporal or ("bank" if bank else "uniform"),
+            num_clips=1 if bank else self.num_clips,
+            num_frames=self.num_frames or (1 if bank else 8 if image else num_frames),
+            frame_stride=self.frame_stride or default_stride,
+            target_fps=self.target_fps,
+            start_seconds=self.start_seconds,
+            end_seconds=self.end_seconds,
+            short_videos=self.short_videos,
+            spatial=self.spatial or ("center" if self.num_crops == 1 else "views"),
+            num_crops=self.num_crops,
+            crop_fraction=self.crop_fraction or crop_fraction,
+            scale=self.scale,
+            ratio=self.ratio,
+            flip_probability=self.flip_probability,
+            seed=self.seed,
+            decoder=self.decoder,
+        )
+
+
+class FeatureSettings(Settings):
+    """One array of the store."""
+
+    backbone: str
+    """Registry name, e.g. ``clip-l14``, ``i3d``, ``timm/vit_small_patch16_224.dino``."""
+    weights: str = "default"
+    """``default``, ``random`` or the path of a file."""
+    name: str | None = None
+    """Name of the array; null: backbone, layer and output."""
+    layer: str = "last"
+    """Layer name; ``last`` is the backbone's default."""
+    output: Output = "mean"
+    """``cls``, ``mean``, ``tokens`` or ``map``."""
+    average_frames: bool | None = None
+    """Average a clip's frames into one record; null: yes for the vectors of an image backbone on clips."""
+    grid: int | None = None
+    """Side of the pooled map."""
+    channels: int | None = None
+    """Channels after pooling neighbours."""
+    input_size: int | None = None
+    """Side in pixels; null: the card's."""
+    interpolation: Interpolation | None = None
+    """Resize filter; null: the card's."""
+    mean: tuple[float, float, float] | None = None
+    """RGB means; null: the card's."""
+    std: tuple[float, float, float] | None = None
+    """RGB deviations; null: the card's."""
+    precision: Precision = "float16"
+    """Storage: ``float16`` (overflow is an error), ``float32`` or ``int8`` (a scale a channel)."""
+    compute: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of the forward pass."""
+
+
+class RuntimeSettings(Settings):
+    """How the machine is used; never part of a store's identity."""
+
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    threads: int = 0
+    """Threads of the forward pass on CPU; 0: all cores. Kept in the plan, because results depend on it."""
+    encode_batch: int = 0
+    """Frames (image backbones) or clips (video backbones) a forward; 0: 64 or 8 on a GPU, 16 or 1 on CPU."""
+    decode_workers: int = 0
+    """Decoding processes; 0: 1 on CPU, half the cores on a GPU."""
+    deadline_seconds: float = Field(default=60.0, gt=0)
+    """A decode that yields nothing for this long is killed and ledgered as ``timeout``."""
+    ahead_megabytes: int = Field(default=256, gt=0)
+    """Decoded pixels that may wait for the encoder."""
+
+
+class ExtractSettings(Settings):
+    """Settings of ``featcache extract``."""
+
+    command: Literal["extract"] = "extract"
+    """The command this file repeats."""
+    source: str
+    """A folder of videos, or a CSV, JSONL or Parquet listing."""
+    out: str
+    """The store to create, resume or extend."""
+    file_format: FileFormat = "zarr"
+    """Shard files: ``zarr`` or ``hdf5``."""
+    features: tuple[FeatureSettings, ...]
+    """The arrays to compute, all from one decoding pass."""
+    sampling: SamplingSettings = SamplingSettings()
+    """Which rows a video gets."""
+    runtime: RuntimeSettings = RuntimeSettings()
+    """How the machine is used."""
+    shard_rows: int = Field(default=0, ge=0)
+    """Rows a shard; 0: by size."""
+    disk_fraction: float = 0.8
+    """Refuse a plan that needs more than this share of the free disk."""
+    retry_failed: bool = False
+    """Try videos again that failed before."""
+
+    def model_post_init(self, context: object) -> None:
+        """Check what no single field can."""
+        if not self.features:
+            raise ConfigError("features is empty; name at least one backbone")
+        if not (math.isfinite(self.disk_fraction) and self.disk_fraction > 0):
+            raise ConfigError(f"disk_fraction is {self.disk_fraction}; it must be positive")

@@ -1,0 +1,132 @@
+"""Settings: YAML and flags say the same thing, and a typo is an error."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featcache.commands import COMMANDS, load
+from featcache.config import apply_overrides, parse, read_mapping, to_assignments, to_dict, to_yaml
+from featcache.errors import ConfigError, FeatcacheError
+from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
+
+features = st.builds(
+    FeatureSettings,
+    backbone=st.sampled_from(["clip-l14", "timm/vit_small_patch16_224.dino", "i3d"]),
+    weights=st.sampled_from(["default", "random", "weights/a file.safetensors"]),
+    name=st.none() | st.sampled_from(["a", "true", "1"]),
+    output=st.sampled_from(["mean", "cls", "tokens", "map"]),
+    grid=st.none() | st.integers(1, 14),
+    mean=st.none() | st.tuples(*[st.floats(0, 1)] * 3),
+    precision=st.sampled_from(["float16", "float32", "int8"]),
+)
+extract_settings = st.builds(
+    ExtractSettings,
+    source=st.text(min_size=1).filter(lambda text: text.isprintable()),
+    out=st.sampled_from(["stores/mine", "null", "ünïcode"]),
+    features=st.lists(features, min_size=1, max_size=3).map(tuple),
+    sampling=st.builds(
+        SamplingSettings,
+        layout=st.sampled_from(["clips", "frames"]),
+        num_clips=st.integers(1, 100),
+        target_fps=st.none() | st.floats(0.1, 120),
+        seed=st.integers(0, 2**40),
+    ),
+    runtime=st.builds(RuntimeSettings, deadline_seconds=st.floats(0.5, 1e4), device=st.sampled_from(["auto", "cpu"])),
+    disk_fraction=st.floats(0.01, 1),
+    retry_failed=st.booleans(),
+)
+
+
+@given(extract_settings)
+def test_yaml_round_trip(settings: ExtractSettings) -> None:
+    assert parse(ExtractSettings, yaml.safe_load(to_yaml(settings))) == settings
+
+
+@given(extract_settings)
+def test_assignments_round_trip(settings: ExtractSettings) -> None:
+    assert parse(ExtractSettings, apply_overrides({}, to_assignments(settings))) == settings
+
+
+def test_yaml_is_complete() -> None:
+    settings = ExtractSettings(source="videos", out="store", features=(FeatureSettings(backbone="i3d"),))
+    data = yaml.safe_load(to_yaml(settings))
+    assert set(data) == set(ExtractSettings.model_fields)
+    assert set(data["sampling"]) == set(SamplingSettings.model_fields)
+    assert set(data["features"][0]) == set(FeatureSettings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("sampling.num_clip=3", "unknown key 'num_clip'; did you mean 'num_clips'? (in sampling)"),
+        ("features.0.backbon=i3d", "unknown key 'backbon'; did you mean 'backbone'? (in features.0)"),
+        ("sampling.num_clips=many", "sampling.num_clips: Input should be a valid integer"),
+        ("sampling.layout=rows", "sampling.layout: Input should be 'clips' or 'frames' (got 'rows')"),
+        ("features=[]", "features is empty; name at least one backbone"),
+        ("runtime.deadline_seconds=0", "runtime.deadline_seconds: Input should be greater than 0 (got 0)"),
+    ],
+)
+def test_a_mistake_is_one_sentence(assignment: str, message: str) -> None:
+    data = {"source": "videos", "out": "store", "features": [{"backbone": "i3d"}]}
+    with pytest.raises(ConfigError) as error:
+        parse(ExtractSettings, apply_overrides(data, [assignment]))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("num_clips", "write KEY=VALUE"),
+        ("=3", "write KEY=VALUE"),
+        ("features.2.backbone=i3d", "'2' is no position in a list of 1"),
+        ("source.path=x", "'path' lies inside a single value"),
+        ("source=[", "is no YAML value"),
+    ],
+)
+def test_an_unusable_assignment_is_an_error(assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=r".") as error:
+        apply_overrides({"source": "videos", "features": [{"backbone": "i3d"}]}, [assignment])
+    assert message in str(error.value)
+
+
+def test_yaml_tags_never_run_code(tmp_path: Path) -> None:
+    path = tmp_path / "evil.yaml"
+    path.write_text(f"command: !!python/object/apply:os.system ['touch {tmp_path / 'ran'}']\n")
+    with pytest.raises(ConfigError, match="cannot be read as YAML"):
+        read_mapping(path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "just words", ": :\n  - {", "\x00"])
+def test_a_file_that_is_no_mapping_is_an_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError):
+        load(path)
+
+
+def test_the_command_must_be_known(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("command: extrakt\n")
+    with pytest.raises(FeatcacheError, match="did you mean 'extract'"):
+        load(path)
+    path.write_text("source: x\n")
+    with pytest.raises(ConfigError, match="no key 'command'"):
+        load(path)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs_are_complete(path: Path) -> None:
+    settings = load(path)
+    assert to_dict(settings) == read_mapping(path), f"{path.name} leaves keys out or is not literal"
+
+
+def test_every_command_names_itself() -> None:
+    for name, command in COMMANDS.items():
+        assert command.settings.model_fields["command"].default == name
