@@ -1,0 +1,228 @@
+"""Conformance suite of probes: what every registered probe must do, whoever wrote it.
+
+Each check takes a probe's registry name and raises ``AssertionError`` with a sentence. A project that registers its
+own probe runs them all with::
+
+    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+    def test_my_probe(check):
+        check("my_probe")
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import TypeAdapter, ValidationError
+
+from featcache.errors import ManifestError
+from featcache.evaluation.data import ProbeData, make_data
+from featcache.evaluation.probe import Task, find_probe
+from featcache.evaluation.run import run_probe
+
+NUM_CLASSES = 4
+NUM_CHANNELS = 8
+
+
+def separable_data(*, splits: bool = True, spread: float = 0.05, seed: int = 0) -> ProbeData:
+    """Two to four rows a video around one corner a class: 24 training videos and 16 in each of two test splits."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(56) % NUM_CLASSES
+    owner = np.repeat(np.arange(56), rng.integers(2, 5, size=56))
+    corners = np.eye(NUM_CLASSES, NUM_CHANNELS)
+    names = ["train"] * 24 + ["test_seen"] * 16 + ["test_unseen"] * 16
+    return make_data(
+        corners[labels][owner] + spread * rng.normal(size=(len(owner), NUM_CHANNELS)),
+        row_video=owner,
+        videos=[f"video{index}" for index in range(56)],
+        labels=[f"class{label}" for label in labels],
+        splits=names if splits else None,
+    )
+
+
+def random_data(*, splits: bool, seed: int = 0) -> ProbeData:
+    """600 videos of two rows whose labels have nothing to do with their features; 200 train where there are splits."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(600, NUM_CHANNELS))  # rows of one video are alike, so that a leak would pay
+    return make_data(
+        np.repeat(centres, 2, axis=0) + 0.01 * rng.normal(size=(1200, NUM_CHANNELS)),
+        row_video=np.repeat(np.arange(600), 2),
+        videos=[f"video{index}" for index in range(600)],
+        labels=[f"class{label}" for label in rng.integers(NUM_CLASSES, size=600)],
+        splits=["train"] * 200 + ["test"] * 400 if splits else None,
+    )
+
+
+def relabel(data: ProbeData, labels: Sequence[str | None], *, failed: dict[str, int] | None = None) -> ProbeData:
+    """The same videos under other labels."""
+    return make_data(
+        data.features,
+        row_video=data.row_video,
+        videos=data.videos,
+        labels=labels,
+        splits=data.splits if any(data.splits) else None,
+        failed=failed,
+    )
+
+
+def names_of(data: ProbeData) -> list[str | None]:
+    """The label of each video."""
+    return [data.classes[label] if label >= 0 else None for label in data.labels]
+
+
+def separable_classes_are_told_apart(name: str) -> None:
+    """Every split scores 1."""
+    for data in (separable_data(), separable_data(splits=False)):
+        result = run_probe(name, data)
+        assert set(result.splits) == ({"test_seen", "test_unseen"} if any(data.splits) else {"all"})
+        for split, numbers in result.splits.items():
+            for metric, found in numbers.metrics.items():
+                assert found.value == found.low == found.high == 1, f"{name}: {metric} of {split} is {found}"
+
+
+def random_labels_give_chance(name: str) -> None:
+    """Accuracy on labels without meaning is chance, with splits and without; a leak would be far above."""
+    for data in (random_data(splits=True), random_data(splits=False)):
+        for split, numbers in run_probe(name, data).splits.items():
+            chance = 1 / NUM_CLASSES
+            deviation = (chance * (1 - chance) / numbers.num_videos) ** 0.5
+            found = numbers.metrics["top1"].value
+            assert abs(found - chance) <= 3 * deviation, f"{name}: {found} on {split}, chance is {chance}"
+
+
+def truth_of_test_videos_plays_no_part(name: str) -> None:
+    """Scores do not change when the labels of the test videos do."""
+    data = separable_data(spread=0.5)
+    is_test = np.array(data.splits) != "train"
+    changed = [data.classes[-1] if test else label for test, label in zip(is_test, names_of(data), strict=True)]
+    one, other = _scores(name, data), _scores(name, relabel(data, changed))
+    assert np.array_equal(one, other), f"{name} looks at the labels of test videos"
+
+
+def scores_have_their_shape(name: str) -> None:
+    """[seeds, test videos, classes], no NaN, something to choose for every video, -inf for an untaught class."""
+    data = separable_data()
+    untaught = data.classes[0]
+    kept = [
+        None if split == "train" and label == untaught else label
+        for split, label in zip(data.splits, names_of(data), strict=True)
+    ]
+    scores = _scores(name, relabel(data, kept))
+    assert scores.ndim == 3, f"{name}: scores of shape {scores.shape}"
+    assert scores.shape[1:] == (32, NUM_CLASSES), f"{name}: scores of shape {scores.shape}"
+    assert not np.isnan(scores).any(), f"{name}: NaN among the scores"
+    assert np.isfinite(scores).any(axis=-1).all(), f"{name}: a video without any possible class"
+    assert np.isneginf(scores[..., 0]).all(), f"{name}: a class that no training video has can win"
+
+
+def untaught_classes_count_as_wrong(name: str) -> None:
+    """Test videos of a class without training videos are scored, are wrong, and are counted in the result."""
+    data = separable_data()
+    odd = [
+        "new" if split == "test_seen" and label == "class0" else label
+        for split, label in zip(data.splits, names_of(data), strict=True)
+    ]
+    result = run_probe(name, relabel(data, odd))
+    numbers = result.splits["test_seen"]
+    assert (numbers.num_videos, numbers.num_unseen) == (16, 4), f"{name}: {numbers}"
+    assert numbers.metrics["top1"].value == 0.75, f"{name}: {numbers.metrics}"
+    assert any("no training video has" in note for note in result.notes), f"{name}: {result.notes}"
+
+
+def results_repeat(name: str) -> None:
+    """Two runs give the same result, time aside."""
+    data = separable_data(spread=1.0)
+    one, other = (dataclasses.replace(run_probe(name, data), seconds=0.0).to_json() for _ in range(2))
+    assert one == other, f"{name} gives another result the second time"
+
+
+def row_order_hardly_matters(name: str) -> None:
+    """Rows are tied to their videos by index, not by position."""
+    data = separable_data(spread=0.3)
+    order = np.random.default_rng(1).permutation(len(data.features))
+    shuffled = make_data(
+        data.features[order],
+        row_video=data.row_video[order],
+        videos=data.videos,
+        labels=names_of(data),
+        splits=data.splits,
+    )
+    for split, numbers in run_probe(name, data).splits.items():
+        found = run_probe(name, shuffled).splits[split].metrics["top1"].value
+        expected = numbers.metrics["top1"].value
+        assert abs(found - expected) <= 2 / numbers.num_videos, f"{name}: {found} against {expected} on {split}"
+
+
+def coverage_is_carried(name: str) -> None:
+    """Failed and unlabelled videos stand beside the numbers, and unlabelled ones are not scored."""
+    data = separable_data()
+    labels = names_of(data)
+    labels[-1] = None
+    failed = {"train": 2, "test_unseen": 3}
+    result = run_probe(name, relabel(data, labels, failed=failed))
+    found = result.splits["test_unseen"]
+    assert dataclasses.astuple(found.coverage) == (16, 3, 19, 1), f"{name}: {found.coverage}"
+    assert found.num_videos == 15, f"{name}: {found.num_videos} videos scored"
+    assert (result.train.ok, result.train.failed) == (24, 2), f"{name}: {result.train}"
+
+
+def one_class_is_refused(name: str) -> None:
+    """Training videos of a single class are an error that names the class."""
+    data = separable_data()
+    message = ""
+    try:
+        run_probe(name, relabel(data, ["only"] * len(data.videos)))
+    except ManifestError as error:
+        message = str(error)
+    assert "'only'" in message, f"{name} accepts training videos of one class, or does not name it: {message!r}"
+
+
+def one_video_a_class_is_enough(name: str) -> None:
+    """The smallest training set: one video of one row a class."""
+    corners = np.eye(NUM_CLASSES, NUM_CHANNELS)
+    data = make_data(
+        np.concatenate([corners, corners + 0.01]),
+        row_video=range(2 * NUM_CLASSES),
+        videos=[str(index) for index in range(2 * NUM_CLASSES)],
+        labels=[f"class{index % NUM_CLASSES}" for index in range(2 * NUM_CLASSES)],
+        splits=["train"] * NUM_CLASSES + ["test"] * NUM_CLASSES,
+    )
+    found = run_probe(name, data).splits["test"].metrics["top1"].value
+    assert found == 1, f"{name}: {found} with one video a class"
+
+
+def settings_are_configuration(name: str) -> None:
+    """Settings are a frozen dataclass with defaults that survives JSON and refuses unknown keys."""
+    kind = find_probe(name).settings
+    adapter = TypeAdapter(kind)
+    plain = json.loads(json.dumps(dataclasses.asdict(kind())))
+    assert adapter.validate_python(plain) == kind(), f"{kind.__name__} does not survive JSON"
+    try:
+        adapter.validate_python({**plain, "no_such_key": 1})
+    except ValidationError:
+        return
+    raise AssertionError(f"{kind.__name__} accepts unknown keys; set __pydantic_config__")
+
+
+def _scores(name: str, data: ProbeData) -> npt.NDArray[np.floating]:
+    splits = np.array(data.splits)
+    train = np.flatnonzero((splits == "train") & (data.labels >= 0))
+    task = Task(data=data, train=train, test=np.flatnonzero(splits != "train"), device="cpu")
+    entry = find_probe(name)
+    return entry.run(task, entry.settings()).scores
+
+
+CHECKS: tuple[Callable[[str], None], ...] = (
+    separable_classes_are_told_apart,
+    random_labels_give_chance,
+    truth_of_test_videos_plays_no_part,
+    scores_have_their_shape,
+    untaught_classes_count_as_wrong,
+    results_repeat,
+    row_order_hardly_matters,
+    coverage_is_carried,
+    one_class_is_refused,
+    one_video_a_class_is_enough,
+    settings_are_configuration,
+)
