@@ -1,6 +1,6 @@
 """Frozen encoders behind one protocol."""
 
-from featcache.backbones import timm  # noqa: F401 importing a family's module registers it
+from featcache.backbones import clip, i3d, timm  # noqa: F401 importing a module registers what it builds
 from featcache.backbones.base import (
     Backbone,
     BackboneEntry,

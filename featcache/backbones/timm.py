@@ -53,7 +53,7 @@ class TimmBackbone:
         self.card = card
         self.weights_hash = state_hash(model)
         self.classes = _class_names(model)
-        self._stages = _stage_names(model)
+        self._stages = stage_names(model)
         self._final = "norm" if _ends_in_norm(model) else "final"
         self.layers = (*self._stages, self._final)
         self._has_class_token = _has_class_token(model)
@@ -219,7 +219,7 @@ def _card(name: str, config: PretrainedCfg) -> WeightsCard:
     )
 
 
-def _stage_names(model: nn.Module) -> tuple[str, ...]:
+def stage_names(model: nn.Module) -> tuple[str, ...]:
     """One name for each intermediate that timm gives; a module that gives several is numbered."""
     if not hasattr(model, "forward_intermediates"):
         return ()

@@ -50,6 +50,7 @@ def locate(
     stems: Sequence[str],
     packaged: Path | None = None,
     hub: Sequence[tuple[str, str]] = (),
+    origin: str = "",
 ) -> Path | None:
     """Find the weights file that ``weights`` means.
 
@@ -59,6 +60,7 @@ def locate(
         stems: File names without suffix to look for in the weights folder.
         packaged: A file that an installed package carries.
         hub: ``(repository, file name)`` pairs on the Hugging Face hub, best first.
+        origin: Where else to get the file, for the message.
 
     Returns:
         The file, or ``None`` for ``random``.
@@ -79,7 +81,8 @@ def locate(
     for candidate in (folder / f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES):
         if candidate.is_file():
             return candidate
-    remedy = f"put {stems[0]}.safetensors into {folder}, or pass --weights with a file's path (or random)"
+    from_there = f" ({origin})" if origin else ""
+    remedy = f"put {stems[0]}.safetensors{from_there} into {folder}, or pass --weights with a file's path (or random)"
     if not hub:
         raise WeightsError(f"no weights for {backbone} at hand and none to download; {remedy}")
     found = _from_hub(hub)
