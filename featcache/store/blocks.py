@@ -1,0 +1,105 @@
+"""Blocks: the unit of checksum inside a shard file, and where each lies. Shared by both file formats."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from featcache.recipes import RecordSpec
+from featcache.store.precision import stored_dtype
+
+Buffer = bytes | npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EncodedShard:
+    """A shard file as buffers that follow each other, uncopied.
+
+    Attributes:
+        chunks: Buffers to write.
+        num_bytes: Their total.
+        crc32c: Of the whole file.
+        data_offset: Where the first block starts.
+        block_crc32c: uint32 [written blocks], of the feature bytes of each.
+    """
+
+    chunks: tuple[Buffer, ...]
+    num_bytes: int
+    crc32c: int
+    data_offset: int
+    block_crc32c: npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BlockLayout:
+    """Where the blocks of a shard lie in its file.
+
+    Attributes:
+        offset: int64 [blocks of the shard], -1 for one that was not written.
+        num_bytes: int64 [blocks of the shard], 0 for one that was not written.
+        file_bytes: Size of the file if the layout alone fixes it, else -1.
+    """
+
+    offset: npt.NDArray[np.int64]
+    num_bytes: npt.NDArray[np.int64]
+    file_bytes: int
+
+
+class ShardFormat(Protocol):
+    """A file format of shards: a module with these functions."""
+
+    def encode(
+        self,
+        array: npt.NDArray[Any],
+        present: Mask,
+        *,
+        block_rows: int,
+        num_rows: int,
+        record: RecordSpec,
+        scale: npt.NDArray[np.float32] | None,
+    ) -> EncodedShard:
+        """Encode ``array`` [shard_rows, *record] of which ``num_rows`` are planned and ``present`` are filled."""
+
+    def layout(
+        self, present: Mask, *, block_rows: int, num_rows: int, record_bytes: int, data_offset: int
+    ) -> BlockLayout:
+        """Where :meth:`encode` put each block."""
+
+    def check_head(self, file: npt.NDArray[np.uint8], layout: BlockLayout) -> bool:
+        """Whether the parts that readers of this format go by agree with the layout."""
+
+
+def fill_value(record: RecordSpec) -> float | int:
+    """What absent rows inside a written block hold: NaN, or 0 for int8."""
+    return 0 if record.dtype == "int8" else float("nan")
+
+
+def block_bytes(
+    array: npt.NDArray[Any], present: Mask, first: int, last: int, *, record: RecordSpec
+) -> npt.NDArray[np.uint8]:
+    """Read-only bytes of rows ``first`` to ``last``, absent rows filled; copies only where one is absent."""
+    rows = array[first:last]
+    absent = ~present[first:last]
+    if absent.any():
+        rows = rows.copy()
+        rows[absent] = fill_value(record)
+    assert rows.dtype == stored_dtype(record.dtype), f"rows are {rows.dtype}, the record is {record.dtype}"
+    view = rows.reshape(-1).view(np.uint8)
+    view.flags.writeable = False  # crc32c reads only such buffers without a copy
+    return view
+
+
+def crc32c(data: Buffer) -> int:
+    """CRC-32C of a read-only buffer."""
+    return int(google_crc32c.value(data))
+
+
+def crc32c_of_all(chunks: tuple[Buffer, ...]) -> int:
+    """CRC-32C of buffers that follow each other."""
+    crc = 0
+    for chunk in chunks:
+        crc = google_crc32c.extend(crc, chunk)
+    return crc

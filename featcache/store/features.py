@@ -1,0 +1,235 @@
+"""One feature of an open store: rows by number, from mapped files or memory."""
+
+import itertools
+import threading
+from collections.abc import Callable
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.errors import FeatcacheError, unknown_name
+from featcache.store.generation import FORMATS, read_rows
+from featcache.store.index import RowIndex
+from featcache.store.maps import ShardMaps
+from featcache.store.paths import FileFormat
+from featcache.store.precision import dequantise, stored_dtype
+from featcache.store.rows import RowTable
+from featcache.store.schema import FeatureDoc
+
+Device = Literal["mmap", "ram"]
+_LOAD_BYTES = 64 << 20
+
+
+class Features:
+    """Rows of one feature, numbered 0 to ``num_rows - 1`` by generation, video and row within the video.
+
+    Blocks are checked against their commit record at the first touch in a process. Safe to share between threads and
+    to pickle; a forked worker shares the pages, a spawned one opens the store again.
+
+    Attributes:
+        name: Name of the feature.
+        recipe: What was computed.
+        record: Shape, axes and dtype of a row.
+        video_ids: Ids of the V videos that have rows, in row order.
+        video_index: int32 [num_rows], index into ``video_ids``.
+        video_start: int64 [V + 1], first row of each video, then ``num_rows``.
+    """
+
+    def __init__(
+        self,
+        feature: FeatureDoc,
+        index: RowIndex,
+        *,
+        file_format: FileFormat,
+        device: Device,
+        verify: bool,
+        max_open_maps: int,
+        reopen: Callable[[], "Features"],
+    ) -> None:
+        self.name = feature.name
+        self.recipe = feature.recipe
+        self.record = feature.record
+        self.video_ids = index.video_ids
+        self.video_index = index.video
+        self.video_start = index.video_start
+        self._index = index
+        self._reopen = reopen
+        self._lock = threading.Lock()
+        self._dtype = stored_dtype(feature.record.dtype)
+        self._maps = ShardMaps(
+            index,
+            feature=feature,
+            file_format=file_format,
+            shard_format=FORMATS[file_format],
+            max_open=max_open_maps,
+            verify=verify,
+        )
+        self._memory: npt.NDArray[Any] | None = None
+        if device == "ram":
+            self._memory = self._load()
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        return len(self._index.file)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(num_rows, *record.shape)``."""
+        return (self.num_rows, *self.record.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Stored dtype."""
+        return self._dtype
+
+    @property
+    def num_open_maps(self) -> int:
+        """Mapped files at the moment."""
+        return self._maps.num_open
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __repr__(self) -> str:
+        return f"Features({self.name!r}, shape={self.shape}, dtype={self.dtype}, num_videos={len(self.video_ids)})"
+
+    def __reduce__(self) -> tuple[Callable[[], "Features"], tuple[()]]:
+        return self._reopen, ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up maps and memory; a later read maps again."""
+        with self._lock:
+            self._maps.close()
+
+    def gather(
+        self, rows: npt.ArrayLike, *, out: npt.NDArray[Any] | None = None, dequantised: bool = False
+    ) -> npt.NDArray[Any]:
+        """Copy rows in the given order; a row may be asked for more than once.
+
+        Args:
+            rows: Integers [n] in ``[0, num_rows)``.
+            out: C-contiguous [n, *record] of ``dtype`` to fill instead of a fresh array.
+            dequantised: Return float32, int8 multiplied by its scale (``out`` must be ``None``).
+
+        Returns:
+            [n, *record] of ``dtype``, or float32.
+
+        Raises:
+            IndexError: A row is out of range.
+            CorruptStoreError: A file is missing, short, swapped or damaged.
+        """
+        index = np.asarray(rows, np.int64)
+        assert index.ndim == 1, f"rows {index.shape} is not one-dimensional"
+        if len(index) and (index.min() < 0 or index.max() >= self.num_rows):
+            raise IndexError(f"row {index.min() if index.min() < 0 else index.max()} is not in [0, {self.num_rows})")
+        shape = (len(index), *self.record.shape)
+        if out is not None:
+            assert out.shape == shape, f"out is {out.shape}, not {shape}"
+            assert out.dtype == self._dtype, f"out is {out.dtype}, not {self._dtype}"
+            assert out.flags.c_contiguous, "out is not C-contiguous"
+            assert not dequantised, "dequantised rows go to a fresh array"
+        if self._memory is not None:
+            values = self._memory.take(index, axis=0, out=out, mode="clip")  # in range: mode raise would buffer out
+        else:
+            with self._lock:
+                values = self._maps.gather(index, out).view(self._dtype).reshape(shape)
+        return self._dequantised(values, index) if dequantised else values
+
+    def __getitem__(self, rows: int | slice | npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
+        """One row [*record], or rows [n, *record] by slice, indices or mask; negative numbers count from the end."""
+        if isinstance(rows, slice):
+            return self.gather(np.arange(*rows.indices(self.num_rows)))
+        index = np.asarray(rows)
+        if index.dtype == bool:
+            assert index.shape == (self.num_rows,), f"mask {index.shape} does not fit {self.num_rows} rows"
+            return self.gather(np.flatnonzero(index))
+        index = np.where(index < 0, index + self.num_rows, index)
+        return self.gather(index.reshape(-1)).reshape(*index.shape, *self.record.shape)
+
+    def rows_of(self, video_id: str) -> npt.NDArray[np.int64]:
+        """Rows of a video, in order.
+
+        Raises:
+            UnknownNameError: No such video among those with rows.
+        """
+        if video_id not in self._video_numbers:
+            raise unknown_name(f"video of feature {self.name}", video_id, self.video_ids)
+        number = self._video_numbers[video_id]
+        return np.arange(self.video_start[number], self.video_start[number + 1])
+
+    def video(self, video_id: str) -> npt.NDArray[Any]:
+        """All rows of a video, [n, *record]."""
+        return self.gather(self.rows_of(video_id))
+
+    def clips(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Clips of a frame bank: [B, T, *record] for row numbers [B, T]."""
+        index = np.asarray(rows, np.int64)
+        return self.gather(index.reshape(-1)).reshape(*index.shape, *self.record.shape)
+
+    @cached_property
+    def rows(self) -> RowTable:
+        """Where and when each row was taken; ``video`` indexes ``video_ids``, ``row`` is the row within its shard."""
+        tables = []
+        starts = np.searchsorted(self._index.file, np.arange(len(self._index.files) + 1)).tolist()
+        for file, (first, last) in zip(self._index.files, itertools.pairwise(starts), strict=True):
+            table = read_rows(file.committed.generation, file.committed.records[file.shard])
+            tables.append(table.select(self._rows_in(table, np.arange(first, last))))
+        if not tables:
+            return RowTable.empty(num_frames=0)
+        joined = RowTable.concatenate(tables)
+        columns = {name: getattr(joined, name) for name in RowTable.__dataclass_fields__}
+        return RowTable(**{**columns, "video": self.video_index})
+
+    def _rows_in(self, table: RowTable, mine: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+        """Positions in a shard's row table of the visible rows ``mine``."""
+        file = self._index.files[self._index.file[mine[0]]]
+        data = file.committed.records[file.shard].data
+        assert data is not None, "a file with rows has a record of its data"
+        block = self._index.block[mine] - file.first_block
+        start = self._index.block_offset[self._index.block[mine]]
+        inside = (self._index.offset[mine] - start) // self.record.num_bytes
+        row = block * data.block_rows + inside
+        positions: npt.NDArray[np.intp] = np.searchsorted(table.row, row)
+        if positions.max() >= len(table) or not np.array_equal(table.row[positions], row):
+            raise FeatcacheError(
+                f"the row table of shard {file.shard} lacks rows of {self.name!r}; run featcache verify"
+            )
+        return positions
+
+    @cached_property
+    def _video_numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.video_ids)}
+
+    def _dequantised(self, values: npt.NDArray[Any], index: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        if self.record.dtype != "int8":
+            return values.astype(np.float32)
+        scale = self._scales[self._index.file[index]]
+        return dequantise(values, scale.reshape(len(index), *[1] * (values.ndim - 2), -1))
+
+    @cached_property
+    def _scales(self) -> npt.NDArray[np.float32]:
+        """float32 [files, C]."""
+        scales = [file.scale for file in self._index.files if file.scale is not None]
+        return np.stack(scales) if scales else np.ones((0, self.record.shape[-1]), np.float32)
+
+    def _load(self) -> npt.NDArray[Any]:
+        """All rows in memory, each block checked."""
+        memory = np.empty(self.shape, self._dtype)
+        step = max(1, _LOAD_BYTES // self.record.num_bytes)
+        for first in range(0, self.num_rows, step):
+            last = min(first + step, self.num_rows)
+            self._maps.gather(np.arange(first, last), memory[first:last])
+        self._maps.close()
+        return memory

@@ -1,0 +1,295 @@
+"""Generations: immutable plans with their videos and segments, and the commit records under them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featcache import io
+from featcache.data.manifest import table_to_videos
+from featcache.data.types import VideoRecord
+from featcache.errors import CorruptStoreError, StoreError
+from featcache.recipes import SamplingRecipe, recipe_hash
+from featcache.store import hdf5_format, paths, zarr_format
+from featcache.store.blocks import BlockLayout, ShardFormat
+from featcache.store.paths import FileFormat
+from featcache.store.plan import Segment
+from featcache.store.rows import RowTable, rows_from_bytes, table_from_bytes
+from featcache.store.schema import CommitDoc, FeatureDoc, PlanDoc, RootDoc, TableRef
+
+Ints = npt.NDArray[np.int64]
+
+FORMATS: dict[FileFormat, ShardFormat] = {"zarr": zarr_format, "hdf5": hdf5_format}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A plan and its tables, which are read when asked for.
+
+    Attributes:
+        root: Folder of the store.
+        plan: The plan.
+        plan_hash: Its checksum.
+    """
+
+    root: Path
+    plan: PlanDoc
+    plan_hash: str
+
+    @property
+    def number(self) -> int:
+        """Generation number."""
+        return self.plan.generation
+
+    @property
+    def shard_rows(self) -> int:
+        """Row capacity of a shard."""
+        return self.plan.shard_rows
+
+    @property
+    def num_shards(self) -> int:
+        """Number of shards."""
+        return self.plan.num_shards
+
+    @property
+    def encode_batch(self) -> int:
+        """Rows a forward pass."""
+        return self.plan.encode_batch
+
+    @property
+    def threads(self) -> int:
+        """Intra-op threads of the forward pass."""
+        return self.plan.threads
+
+    @cached_property
+    def video_table(self) -> pa.Table:
+        """The manifest slice as a table."""
+        table = self._read("videos", self.plan.videos)
+        if len(table) != self.plan.num_videos:
+            raise CorruptStoreError(f"{self.root}: generation {self.number} lists {len(table)} videos, not its plan's")
+        return table
+
+    @cached_property
+    def videos(self) -> tuple[VideoRecord, ...]:
+        """The manifest slice."""
+        return table_to_videos(self.video_table)
+
+    @cached_property
+    def video_ids(self) -> list[str]:
+        """Ids of the manifest slice; unlike other text they are stored as they are (see ``id_problem``)."""
+        return [str(video_id) for video_id in self.video_table.column("id").to_pylist()]
+
+    @cached_property
+    def segment_columns(self) -> dict[str, Ints]:
+        """int64 columns ``video, shard, first_row, first_clip, num_rows``, ordered by shard and first row."""
+        table = self._read("segments", self.plan.segments)
+        return {name: table.column(name).to_numpy().astype(np.int64) for name in SEGMENT_COLUMNS}
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """All segments, ordered by shard and first row."""
+        columns = self.segment_columns
+        return tuple(Segment(*values) for values in zip(*(columns[n].tolist() for n in SEGMENT_COLUMNS), strict=True))
+
+    @cached_property
+    def _shard_starts(self) -> Ints:
+        shards = self.segment_columns["shard"]
+        return np.searchsorted(shards, np.arange(self.num_shards + 1)).astype(np.int64)
+
+    def shard_slice(self, shard: int) -> slice:
+        """Where a shard's segments are among all."""
+        return slice(int(self._shard_starts[shard]), int(self._shard_starts[shard + 1]))
+
+    def shard_segments(self, shard: int) -> tuple[Segment, ...]:
+        """Segments of a shard."""
+        return self.segments[self.shard_slice(shard)]
+
+    def planned_rows(self, shard: int) -> int:
+        """Rows of a shard that the plan uses."""
+        last = self.shard_slice(shard).stop - 1
+        return int(self.segment_columns["first_row"][last] + self.segment_columns["num_rows"][last])
+
+    def _read(self, kind: Literal["videos", "segments"], ref: TableRef) -> pa.Table:
+        path = io.safe_join(self.root, paths.table(self.number, kind, ref.sha256))
+        return table_from_bytes(read_table_bytes(path, ref, what=f"table of {kind}"))
+
+
+SEGMENT_COLUMNS = ("video", "shard", "first_row", "first_clip", "num_rows")
+
+
+def segments_table(segments: Sequence[Segment]) -> pa.Table:
+    """Segments as a table of int32 columns."""
+    columns = {name: np.array([getattr(s, name) for s in segments], np.int32) for name in SEGMENT_COLUMNS}
+    return pa.table({name: pa.array(column) for name, column in columns.items()})
+
+
+def read_table_bytes(path: Path, ref: TableRef, *, what: str) -> bytes:
+    """A Parquet file whose size and hash are the recorded ones."""
+    data = io.read_bytes(path, what=what)
+    if len(data) != ref.num_bytes or io.sha256_bytes(data) != ref.sha256:
+        raise CorruptStoreError(f"{what} {path} is damaged (its SHA-256 does not match); restore it from a copy")
+    return data
+
+
+def read_root(root: Path) -> RootDoc:
+    """What the store at ``root`` is.
+
+    Raises:
+        StoreError: No store there, or one of a newer format.
+        CorruptStoreError: A damaged ``featcache.json``.
+    """
+    path = root / paths.ROOT
+    if not path.exists():
+        raise StoreError(f"{root} is not a featcache store (it has no {paths.ROOT}); check the path")
+    return RootDoc.from_json(io.read_sealed(path, what="store description"), where=path)
+
+
+def read_features(root: Path) -> dict[str, FeatureDoc]:
+    """All declared features by name."""
+    folder = root / "features"
+    names = sorted(path.stem for path in folder.glob("*.json")) if folder.is_dir() else []
+    features = {}
+    for name in names:
+        path = io.safe_join(root, paths.feature(name))
+        features[name] = FeatureDoc.from_json(io.read_sealed(path, what="feature recipe"), name=name, where=path)
+    return features
+
+
+def read_generations(root: Path, sampling: SamplingRecipe) -> list[Generation]:
+    """All generations in order.
+
+    Raises:
+        CorruptStoreError: A plan is missing under records or among others, damaged, or of another store.
+    """
+    numbers = sorted(n for path in root.iterdir() if (n := paths.generation_number(path.name)) is not None)
+    planned = [n for n in numbers if (root / paths.plan(n)).exists()]
+    for number in range(max(planned, default=-1) + 1):
+        if number not in planned:
+            raise CorruptStoreError(f"plan {root / paths.plan(number)} is missing; restore it from a copy")
+    for number in numbers:
+        if number not in planned and any((root / paths.generation(number)).glob("commits/*/*.json")):
+            raise CorruptStoreError(f"plan {root / paths.plan(number)} is missing; restore it from a copy")
+    return [read_generation(root, number, sampling) for number in planned]
+
+
+def read_generation(root: Path, number: int, sampling: SamplingRecipe) -> Generation:
+    """One generation."""
+    path = io.safe_join(root, paths.plan(number))
+    document = io.read_sealed(path, what="plan")
+    plan = PlanDoc.from_json(document, generation=number, sampling_hash=recipe_hash(sampling), where=path)
+    return Generation(root=root, plan=plan, plan_hash=document["checksum"])
+
+
+def record_identity(generation: Generation, feature: FeatureDoc, shard: int) -> dict[str, Any]:
+    """What ties a commit record to its place."""
+    return {
+        "feature": feature.name,
+        "recipe_hash": recipe_hash(feature.recipe),
+        "plan_hash": generation.plan_hash,
+        "generation": generation.number,
+        "shard": shard,
+    }
+
+
+def recorded_shards(generation: Generation, name: str) -> list[int]:
+    """Shards that have a commit record, valid or not."""
+    folder = generation.root / paths.commits(generation.number, name)
+    if not folder.is_dir():
+        return []
+    shards = (paths.commit_shard(path.name) for path in folder.iterdir())
+    return sorted(shard for shard in shards if shard is not None and shard < generation.num_shards)
+
+
+def read_record(generation: Generation, feature: FeatureDoc, shard: int) -> CommitDoc:
+    """The commit record of a shard, checked to be its own.
+
+    Raises:
+        CorruptStoreError: Missing, damaged, swapped, or at odds with the plan.
+    """
+    path = io.safe_join(generation.root, paths.commit(generation.number, feature.name, shard))
+    record = CommitDoc.from_json(
+        io.read_sealed(path, what="commit record"), identity=record_identity(generation, feature, shard), where=path
+    )
+    num_planned = len(range(*generation.shard_slice(shard).indices(len(generation.segment_columns["shard"]))))
+    if record.num_ok + len(record.failed) != num_planned or (record.data is None) != (record.num_ok == 0):
+        raise CorruptStoreError(f"{path} accounts for other videos than the plan of its shard; restore it from a copy")
+    if (record.int8_scale is None) != (feature.record.dtype != "int8"):
+        raise CorruptStoreError(f"{path} and the recipe of {feature.name!r} differ about int8 scales; restore it")
+    return record
+
+
+def read_rows(generation: Generation, record: CommitDoc) -> RowTable:
+    """The row table of a committed shard."""
+    path = io.safe_join(generation.root, paths.rows(generation.number, record.shard, record.rows.sha256))
+    return rows_from_bytes(read_table_bytes(path, record.rows, what="row table"))
+
+
+def segment_failures(generation: Generation, record: CommitDoc) -> npt.NDArray[np.bool_]:
+    """Which segments of the shard the record lists as failed, bool [segments]."""
+    where = generation.shard_slice(record.shard)
+    first_rows = generation.segment_columns["first_row"][where]
+    num_rows = generation.segment_columns["num_rows"][where]
+    failed = np.zeros(len(first_rows), bool)
+    for outcome in record.failed:
+        index = int(np.searchsorted(first_rows, outcome.first_row))
+        fits = index < len(first_rows) and first_rows[index] == outcome.first_row and not failed[index]
+        if not fits or num_rows[index] != outcome.num_rows:
+            raise CorruptStoreError(
+                f"the commit record of shard {record.shard} of {record.feature!r} in {generation.root} lists a failed "
+                f"video {outcome.id!r} that its plan does not have there; restore it from a copy"
+            )
+        failed[index] = True
+    return failed
+
+
+def present_rows(generation: Generation, record: CommitDoc) -> npt.NDArray[np.bool_]:
+    """Which rows a committed shard holds, bool [shard_rows]."""
+    where = generation.shard_slice(record.shard)
+    present = np.zeros(generation.shard_rows, bool)
+    first_rows = generation.segment_columns["first_row"][where].tolist()
+    num_rows = generation.segment_columns["num_rows"][where].tolist()
+    for first, num, failed in zip(first_rows, num_rows, segment_failures(generation, record).tolist(), strict=True):
+        present[first : first + num] = not failed
+    return present
+
+
+def data_path(generation: Generation, feature: FeatureDoc, shard: int, file_format: FileFormat) -> Path:
+    """Where a shard's data file is."""
+    ndim = len(feature.record.shape)
+    return io.safe_join(
+        generation.root, paths.data(file_format, generation.number, feature.name, shard, record_ndim=ndim)
+    )
+
+
+def shard_layout(
+    generation: Generation, feature: FeatureDoc, record: CommitDoc, file_format: FileFormat
+) -> BlockLayout:
+    """Where the blocks of a committed shard lie, from its record and plan alone.
+
+    Raises:
+        CorruptStoreError: The record's sizes do not add up.
+    """
+    assert record.data is not None, f"shard {record.shard} has no data file"
+    data = record.data
+    where = generation.root / paths.commit(generation.number, feature.name, record.shard)
+    if data.block_rows < 1 or generation.shard_rows % data.block_rows:
+        raise CorruptStoreError(f"{where} has blocks of {data.block_rows} rows; restore it from a copy")
+    layout = FORMATS[file_format].layout(
+        present_rows(generation, record),
+        block_rows=data.block_rows,
+        num_rows=generation.planned_rows(record.shard),
+        record_bytes=feature.record.num_bytes,
+        data_offset=data.data_offset,
+    )
+    ends = layout.offset + layout.num_bytes
+    num_written = int((layout.offset >= 0).sum())
+    if layout.file_bytes not in (-1, data.num_bytes) or ends.max() > data.num_bytes:
+        raise CorruptStoreError(f"{where} says {data.num_bytes} bytes, which its rows do not have; restore it")
+    if len(data.block_crc32c) != num_written:
+        raise CorruptStoreError(f"{where} has {len(data.block_crc32c)} checksums for {num_written} blocks; restore it")
+    return layout

@@ -1,0 +1,222 @@
+"""The reader's row index: from plans and commit records to (file, offset) of every row of a feature."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.store.generation import (
+    Generation,
+    data_path,
+    read_record,
+    recorded_shards,
+    segment_failures,
+    shard_layout,
+)
+from featcache.store.paths import FileFormat
+from featcache.store.precision import Scale
+from featcache.store.schema import CommitDoc, FeatureDoc
+
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Committed:
+    """Commit records of a feature in one generation, and what they say of its segments.
+
+    Attributes:
+        generation: The plan.
+        records: Valid records by shard; a shard without one is pending.
+        segment_done: bool [segments], whether the segment's shard is committed.
+        segment_ok: bool [segments], whether its rows are present.
+        video_ok: bool [videos], whether all segments of the video are.
+        video_pending: bool [videos], whether some segment is in no committed shard.
+    """
+
+    generation: Generation
+    records: dict[int, CommitDoc]
+    segment_done: Mask
+    segment_ok: Mask
+    video_ok: Mask
+    video_pending: Mask
+
+
+def read_committed(generation: Generation, feature: FeatureDoc) -> Committed:
+    """Read and check all commit records of a feature in one generation; a damaged one is an error."""
+    records = {shard: read_record(generation, feature, shard) for shard in recorded_shards(generation, feature.name)}
+    segments = generation.segment_columns
+    done_shards = np.zeros(generation.num_shards, bool)
+    done_shards[list(records)] = True
+    done: Mask = done_shards[segments["shard"]]
+    ok = done.copy()
+    for shard, record in records.items():
+        if record.failed:
+            ok[generation.shard_slice(shard)] = ~segment_failures(generation, record)
+    num_videos = generation.plan.num_videos
+    pending = np.zeros(num_videos, bool)
+    pending[segments["video"][~done]] = True
+    video_ok = np.zeros(num_videos, bool)
+    video_ok[segments["video"]] = True
+    video_ok[segments["video"][~ok]] = False
+    return Committed(
+        generation=generation,
+        records=records,
+        segment_done=done,
+        segment_ok=ok,
+        video_ok=video_ok,
+        video_pending=pending,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ShardFile:
+    """What a reader needs of one data file.
+
+    Attributes:
+        path: Where it is.
+        num_bytes: Its recorded size.
+        first_block: Number of its first block among all blocks of the feature.
+        scale: float32 [C] for int8, else ``None``.
+        committed: Where its record and layout come from.
+        shard: Shard number.
+    """
+
+    path: Path
+    num_bytes: int
+    first_block: int
+    scale: Scale | None
+    committed: Committed
+    shard: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RowIndex:
+    """Where every visible row of a feature is. Rows are ordered by generation, then by plan.
+
+    Attributes:
+        files: Data files that hold visible rows.
+        file: int32 [rows], index into ``files``.
+        offset: int64 [rows], byte offset of the row in its file.
+        block: int64 [rows], number of the row's block among all of the feature.
+        block_offset: int64 [blocks], in the file, -1 for one that was not written.
+        block_bytes: int64 [blocks].
+        block_crc32c: uint32 [blocks].
+        video_ids: Ids of the V visible videos, in row order.
+        video_start: int64 [V + 1], first row of each video, then the number of rows.
+        video: int32 [rows], index into ``video_ids``.
+    """
+
+    files: tuple[ShardFile, ...]
+    file: npt.NDArray[np.int32]
+    offset: Ints
+    block: Ints
+    block_offset: Ints
+    block_bytes: Ints
+    block_crc32c: npt.NDArray[np.uint32]
+    video_ids: tuple[str, ...]
+    video_start: Ints
+    video: npt.NDArray[np.int32]
+
+
+def visible_videos(committed: list[Committed], ids: list[list[str]]) -> list[Mask]:
+    """Which videos of each generation are read: of videos with one id, the latest that is ``ok``."""
+    visible = [generation.video_ok.copy() for generation in committed]
+    seen: set[str] = set()
+    for mask, names in zip(reversed(visible), reversed(ids), strict=True):
+        if seen:
+            hidden = [index for index in np.flatnonzero(mask).tolist() if names[index] in seen]
+            mask[hidden] = False
+        seen.update(names[index] for index in np.flatnonzero(mask).tolist())
+    return visible
+
+
+class _Builder:
+    """Collects the columns of a :class:`RowIndex`."""
+
+    def __init__(self, feature: FeatureDoc, file_format: FileFormat) -> None:
+        self.feature = feature
+        self.file_format = file_format
+        self.files: list[ShardFile] = []
+        self.num_blocks = 0
+        self.columns: dict[str, list[npt.NDArray[Any]]] = {
+            "file": [np.zeros(0, np.int32)],
+            "offset": [np.zeros(0, np.int64)],
+            "block": [np.zeros(0, np.int64)],
+            "block_offset": [np.zeros(0, np.int64)],
+            "block_bytes": [np.zeros(0, np.int64)],
+            "block_crc32c": [np.zeros(0, np.uint32)],
+        }
+
+    def add(self, committed: Committed, record: CommitDoc, rows: Ints) -> None:
+        """Add the visible rows of one shard."""
+        assert record.data is not None, "a shard with rows has a data file"
+        layout = shard_layout(committed.generation, self.feature, record, self.file_format)
+        block = rows // record.data.block_rows
+        inside = (rows - block * record.data.block_rows) * self.feature.record.num_bytes
+        crcs = np.zeros(len(layout.offset), np.uint32)
+        crcs[layout.offset >= 0] = record.data.block_crc32c
+        for name, column in {
+            "file": np.full(len(rows), len(self.files), np.int32),
+            "offset": layout.offset[block] + inside,
+            "block": self.num_blocks + block,
+            "block_offset": layout.offset,
+            "block_bytes": layout.num_bytes,
+            "block_crc32c": crcs,
+        }.items():
+            self.columns[name].append(column)
+        self.files.append(
+            ShardFile(
+                path=data_path(committed.generation, self.feature, record.shard, self.file_format),
+                num_bytes=record.data.num_bytes,
+                first_block=self.num_blocks,
+                scale=record.int8_scale,
+                committed=committed,
+                shard=record.shard,
+            )
+        )
+        self.num_blocks += len(layout.offset)
+
+
+def build_index(
+    committed: list[Committed],
+    visible: list[Mask],
+    ids: list[list[str]],
+    *,
+    feature: FeatureDoc,
+    file_format: FileFormat,
+) -> RowIndex:
+    """Address every visible row of a feature."""
+    builder = _Builder(feature, file_format)
+    video_ids: list[str] = []
+    video_rows: list[int] = []
+    for generation, mask, names in zip(committed, visible, ids, strict=True):
+        columns = generation.generation.segment_columns
+        shown = mask[columns["video"]]
+        for shard, record in generation.records.items():
+            where = generation.generation.shard_slice(shard)
+            here = shown[where]
+            if here.any():
+                first, num = columns["first_row"][where][here], columns["num_rows"][where][here]
+                builder.add(generation, record, _ranges(first, num))
+        order = columns["video"][shown]
+        if len(order):
+            changes = np.flatnonzero(np.diff(order, prepend=-1))  # windows of a long video follow each other
+            video_rows += np.add.reduceat(columns["num_rows"][shown], changes).tolist()
+            video_ids += [names[index] for index in order[changes].tolist()]
+    joined: dict[str, Any] = {name: np.concatenate(parts) for name, parts in builder.columns.items()}
+    return RowIndex(
+        files=tuple(builder.files),
+        video_ids=tuple(video_ids),
+        video_start=np.concatenate([[0], np.cumsum(video_rows, dtype=np.int64)]).astype(np.int64),
+        video=np.repeat(np.arange(len(video_rows), dtype=np.int32), video_rows),
+        **joined,
+    )
+
+
+def _ranges(first: Ints, num: Ints) -> Ints:
+    """``[first[0], …, first[0] + num[0] - 1, first[1], …]``."""
+    ends = np.cumsum(num)
+    return np.repeat(first - (ends - num), num) + np.arange(ends[-1])

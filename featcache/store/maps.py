@@ -1,0 +1,202 @@
+"""Mapped shard files: a bounded number of them, checked before use, gathered from in one call whatever their number."""
+
+import mmap
+import os
+import resource
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache import io
+from featcache.errors import CorruptStoreError
+from featcache.store.blocks import ShardFormat, crc32c
+from featcache.store.generation import shard_layout
+from featcache.store.index import RowIndex
+from featcache.store.paths import FileFormat
+from featcache.store.schema import FeatureDoc
+
+Bytes = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.int64]
+
+_LARGE_ROW_BYTES = 4096
+_MAX_DEFAULT_MAPS = 1000
+
+
+def default_max_maps() -> int:
+    """Half of the file descriptors this process may have (a map keeps one), at most 1000."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _MAX_DEFAULT_MAPS if limit == resource.RLIM_INFINITY else max(1, min(_MAX_DEFAULT_MAPS, limit // 2))
+
+
+class _Memory:
+    """Addresses ``first`` to ``last`` of this process as an array of overlapping, unaligned rows.
+
+    Element ``i`` is the ``row_bytes`` bytes at ``first + i``. The range has holes between the maps; only addresses
+    inside a held map are ever indexed.
+    """
+
+    def __init__(self, first: int, last: int, row_bytes: int) -> None:
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (first, True),
+            "shape": (last - first - row_bytes + 1,),
+            "strides": (1,),
+            "typestr": f"|V{row_bytes}",
+        }
+
+
+class ShardMaps:
+    """Read-only maps of a feature's data files, the least recently used given up beyond ``max_open``.
+
+    Not thread-safe: the caller serialises, because a map that another thread gives up must not be read.
+    """
+
+    def __init__(
+        self,
+        index: RowIndex,
+        *,
+        feature: FeatureDoc,
+        file_format: FileFormat,
+        shard_format: ShardFormat,
+        max_open: int,
+        verify: bool,
+    ) -> None:
+        self._index = index
+        self._feature = feature
+        self._file_format = file_format
+        self._shard_format = shard_format
+        self._max_open = max_open
+        self._verify = verify
+        self._row_bytes = feature.record.num_bytes
+        self._views: dict[int, Bytes] = {}  # a view keeps its map alive
+        self._address = np.zeros(len(index.files), np.int64)  # 0: not mapped
+        self._last_used = np.zeros(len(index.files), np.int64)
+        self._head_checked = np.zeros(len(index.files), bool)
+        self._block_checked = np.zeros(len(index.block_offset), bool)
+        self._clock = 0
+        self._first = 0
+        self._memory: npt.NDArray[np.void] | None = None
+
+    @property
+    def num_open(self) -> int:
+        """Maps held at the moment."""
+        return len(self._views)
+
+    def close(self) -> None:
+        """Give up all maps."""
+        self._memory = None
+        self._views.clear()
+        self._address[:] = 0
+
+    def gather(self, rows: Ints, out: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+        """Copy rows.
+
+        Args:
+            rows: int64 [n], within range.
+            out: C-contiguous [n, *record] of the stored dtype to fill, or ``None`` for a fresh one.
+        """
+        files = self._index.file[rows]
+        missing = self._address[files] == 0
+        if missing.any():
+            needed = np.unique(files)
+            if len(needed) > self._max_open:
+                return self._gather_in_parts(rows, files, needed, out)
+            self._open(needed)
+        self._clock += 1
+        self._last_used[files] = self._clock
+        if self._verify:
+            self._check_blocks(rows, files)
+        starts = self._address[files] + self._index.offset[rows]
+        if out is None:
+            assert self._memory is not None or not len(rows), "rows without a map"
+            if self._memory is None:
+                return np.empty(0, f"V{self._row_bytes}")
+            fresh: npt.NDArray[Any] = self._memory[starts - self._first]
+            return fresh
+        target = out.reshape(-1).view(f"V{self._row_bytes}")
+        if self._row_bytes < _LARGE_ROW_BYTES:
+            if self._memory is not None:
+                target[...] = self._memory[starts - self._first]
+        else:  # row by row, straight into place: for long rows a second copy costs more than the loop
+            offsets = self._index.offset[rows].tolist()
+            target_bytes = out.reshape(len(rows), -1).view(np.uint8)
+            for place, (file, offset) in enumerate(zip(files.tolist(), offsets, strict=True)):
+                target_bytes[place] = self._views[file][offset : offset + self._row_bytes]
+        return out
+
+    def _gather_in_parts(
+        self, rows: Ints, files: npt.NDArray[np.int32], needed: npt.NDArray[np.int32], out: npt.NDArray[Any] | None
+    ) -> npt.NDArray[Any]:
+        """A batch from more files than may be open at once: some files after the other."""
+        if out is None:
+            out = np.empty(len(rows), f"V{self._row_bytes}")
+        target = out.reshape(-1).view(f"V{self._row_bytes}")
+        for first in range(0, len(needed), self._max_open):
+            some = np.flatnonzero(np.isin(files, needed[first : first + self._max_open]))
+            target[some] = self.gather(rows[some], None)
+        return out
+
+    def _open(self, needed: npt.NDArray[np.int32]) -> None:
+        self._clock += 1
+        self._last_used[needed] = self._clock  # spared by what follows
+        self._memory = None
+        for file in needed.tolist():
+            if file in self._views:
+                continue
+            if len(self._views) >= self._max_open:
+                oldest = min(self._views, key=lambda held: self._last_used[held])
+                self._address[oldest] = 0
+                del self._views[oldest]
+            view = self._map(file)
+            self._views[file] = view
+            self._address[file] = view.__array_interface__["data"][0]
+        addresses = [(view.__array_interface__["data"][0], len(view)) for view in self._views.values()]
+        self._first = min(start for start, _ in addresses)
+        last = max(start + length for start, length in addresses)
+        self._memory = np.asarray(_Memory(self._first, last, self._row_bytes))
+
+    def _map(self, number: int) -> Bytes:
+        """Map a file after checking its size: a map that is longer than its file dies of SIGBUS."""
+        file = self._index.files[number]
+        try:
+            fd = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise io.unreadable(file.path, "data file", error) from error
+        try:
+            size = os.fstat(fd).st_size
+            if size != file.num_bytes:
+                raise CorruptStoreError(
+                    f"data file {file.path} has {size} bytes, its record says {file.num_bytes}; restore it from a copy"
+                )
+            view: Bytes = np.frombuffer(mmap.mmap(fd, size, prot=mmap.PROT_READ), np.uint8)
+        except OSError as error:
+            raise io.unreadable(file.path, "data file", error) from error
+        finally:
+            os.close(fd)
+        if self._verify and not self._head_checked[number]:
+            generation = file.committed.generation
+            record = file.committed.records[file.shard]
+            layout = shard_layout(generation, self._feature, record, self._file_format)
+            if not self._shard_format.check_head(view, layout):
+                raise CorruptStoreError(f"data file {file.path} is damaged or another shard's; restore it from a copy")
+            self._head_checked[number] = True
+        return view
+
+    def _check_blocks(self, rows: Ints, files: npt.NDArray[np.int32]) -> None:
+        """Check each block the first time one of its rows is read."""
+        blocks = self._index.block[rows]
+        new = ~self._block_checked[blocks]
+        if not new.any():
+            return
+        first_touch, where = np.unique(blocks[new], return_index=True)
+        for block, file in zip(first_touch.tolist(), files[new][where].tolist(), strict=True):
+            start = int(self._index.block_offset[block])
+            data = self._views[file][start : start + int(self._index.block_bytes[block])]
+            if crc32c(data) != int(self._index.block_crc32c[block]):
+                number = block - self._index.files[file].first_block
+                raise CorruptStoreError(
+                    f"block {number} of {self._index.files[file].path} is damaged or another shard's (its crc32c does "
+                    "not match the commit record); restore the file from a copy"
+                )
+            self._block_checked[block] = True

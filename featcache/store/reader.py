@@ -1,0 +1,301 @@
+"""Opening a store to read: its videos, labels, coverage and features."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from featcache.data.types import STATUSES, Status, VideoRecord
+from featcache.errors import StoreError, unknown_name
+from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe, recipe_hash, to_dict
+from featcache.store.features import Device, Features
+from featcache.store.generation import Generation, read_features, read_generations, read_root
+from featcache.store.index import Committed, build_index, read_committed, visible_videos
+from featcache.store.maps import default_max_maps
+from featcache.store.schema import FeatureDoc
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A video without rows in a feature.
+
+    Attributes:
+        id: Id of the video.
+        status: Why.
+        reason: One sentence.
+    """
+
+    id: str
+    status: Status
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """What became of every video of the manifest: ``ok + failed + pending = total``, pending 0 once extracted.
+
+    Attributes:
+        ok: Videos with all their rows.
+        failed: Videos without, for a known reason.
+        pending: Videos that are planned and not extracted yet.
+        total: Videos of the manifest.
+        by_status: Videos of each status, every status present.
+        failures: The ledger, in manifest order.
+    """
+
+    ok: int
+    failed: int
+    pending: int
+    total: int
+    by_status: Mapping[str, int]
+    failures: tuple[Failure, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is pending."""
+        return self.pending == 0
+
+
+class Store:
+    """A store opened for reading. See :func:`open_store`.
+
+    Attributes:
+        path: Its folder.
+        sampling: Which clips and boxes were read.
+        file_format: ``zarr`` or ``hdf5``.
+        generations: Its plans, in order.
+    """
+
+    def __init__(self, path: Path) -> None:
+        document = read_root(path)
+        self.path = path
+        self.sampling: SamplingRecipe = document.sampling
+        self.file_format = document.file_format
+        self.generations: list[Generation] = read_generations(path, document.sampling)
+        self._features: dict[str, FeatureDoc] = read_features(path)
+        self._committed: dict[str, list[Committed]] = {}
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r}, features={sorted(self._features)}, num_videos={len(self.videos)})"
+
+    @property
+    def features(self) -> dict[str, tuple[FeatureRecipe, RecordSpec]]:
+        """Declared features: name to recipe and record."""
+        return {name: (doc.recipe, doc.record) for name, doc in self._features.items()}
+
+    @cached_property
+    def videos(self) -> dict[str, VideoRecord]:
+        """Video id to record, in the order in which ids first appeared; of several the latest ``ok``."""
+        videos: dict[str, VideoRecord] = {}
+        for generation in self.generations:
+            for video in generation.videos:
+                if video.id not in videos or video.status == "ok" or videos[video.id].status != "ok":
+                    videos[video.id] = video
+        return videos
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Label columns, ``label`` first."""
+        names = {name for video in self.videos.values() for name in video.labels}
+        return tuple(sorted(names, key=lambda name: (name != "label", name)))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits, sorted; empty if the source has none."""
+        return tuple(sorted({video.split for video in self.videos.values() if video.split}))
+
+    def labels(self, column: str = "label", *, split: str | None = None) -> dict[str, str]:
+        """Video id to label, for the videos that have one.
+
+        Args:
+            column: Label column.
+            split: Only videos of this split.
+
+        Raises:
+            UnknownNameError: No such label column or split.
+        """
+        if column not in self.label_names:
+            raise unknown_name("label column", column, self.label_names)
+        return {
+            video_id: self.videos[video_id].labels[column]
+            for video_id in self.video_ids(split=split)
+            if column in self.videos[video_id].labels
+        }
+
+    def video_ids(self, *, split: str | None = None) -> list[str]:
+        """Ids of all videos of the manifest, or of a split.
+
+        Raises:
+            UnknownNameError: No such split.
+        """
+        if split is not None and split not in self.splits:
+            raise unknown_name("split", split, self.splits)
+        return [video.id for video in self.videos.values() if split is None or video.split == split]
+
+    def coverage(self, feature: str | None = None) -> Coverage:
+        """What became of every video in a feature."""
+        committed = self._read_committed(self._document(feature))
+        last: dict[str, Failure | None] = {}  # None: ok
+        pending: set[str] = set()
+        for one in committed:
+            failed = {outcome.id: outcome for record in one.records.values() for outcome in record.failed}
+            flags = zip(one.generation.videos, one.video_ok.tolist(), one.video_pending.tolist(), strict=True)
+            for video, is_ok, is_pending in flags:
+                if is_ok:
+                    last[video.id] = None
+                    pending.discard(video.id)
+                elif video.id in last and last[video.id] is None:
+                    continue
+                elif video.id in failed:
+                    outcome = failed[video.id]
+                    last[video.id] = Failure(id=video.id, status=outcome.status, reason=outcome.reason)
+                    pending.discard(video.id)
+                elif is_pending:
+                    pending.add(video.id)
+                else:
+                    last[video.id] = Failure(id=video.id, status=video.status, reason=video.reason)
+                    pending.discard(video.id)
+        failures = tuple(
+            failure for video_id in self.videos if video_id not in pending and (failure := last[video_id]) is not None
+        )
+        ok = len(self.videos) - len(failures) - len(pending)
+        counts = Counter(failure.status for failure in failures)
+        return Coverage(
+            ok=ok,
+            failed=len(failures),
+            pending=len(pending),
+            total=len(self.videos),
+            by_status={status: ok if status == "ok" else counts[status] for status in STATUSES},
+            failures=failures,
+        )
+
+    def feature(
+        self,
+        name: str | None = None,
+        *,
+        device: Device = "mmap",
+        verify: bool = True,
+        max_open_maps: int | None = None,
+        partially: bool = False,
+    ) -> Features:
+        """Open a feature.
+
+        Args:
+            name: Its name; may be left out where the store has one.
+            device: ``mmap`` maps shard files on demand; ``ram`` loads all rows now.
+            verify: Check each block's crc32c at its first touch.
+            max_open_maps: Files mapped at once; ``None``: half of this process's file descriptors, at most 1000.
+            partially: Accept a feature of which shards are still to be extracted.
+
+        Raises:
+            UnknownNameError: No such feature, or several and no name.
+            StoreError: Shards are still to be extracted.
+            CorruptStoreError: A record is damaged or swapped.
+        """
+        document = self._document(name)
+        committed = self._read_committed(document)
+        num_shards = sum(generation.num_shards for generation in self.generations)
+        num_committed = sum(len(one.records) for one in committed)
+        if num_committed < num_shards and not partially:
+            raise StoreError(
+                f"feature {document.name!r} of {self.path} has {num_committed} of {num_shards} shards; "
+                "run the same `featcache extract` again to finish it"
+            )
+        ids = [one.generation.video_ids for one in committed]
+        index = build_index(
+            committed, visible_videos(committed, ids), ids, feature=document, file_format=self.file_format
+        )
+        return Features(
+            document,
+            index,
+            file_format=self.file_format,
+            device=device,
+            verify=verify,
+            max_open_maps=max_open_maps or default_max_maps(),
+            reopen=partial(
+                _reopen,
+                self.path,
+                document.name,
+                device=device,
+                verify=verify,
+                max_open_maps=max_open_maps,
+                partially=partially,
+            ),
+        )
+
+    def info(self) -> dict[str, Any]:
+        """A summary that fits a screen, JSON-ready."""
+        return {
+            "path": str(self.path),
+            "file_format": self.file_format,
+            "layout": self.sampling.layout,
+            "sampling": to_dict(self.sampling),
+            "sampling_hash": recipe_hash(self.sampling),
+            "num_videos": len(self.videos),
+            "splits": {name: len(self.video_ids(split=name)) for name in self.splits},
+            "labels": {name: len(set(self.labels(name).values())) for name in self.label_names},
+            "generations": [
+                {"number": one.number, "num_videos": one.plan.num_videos, "num_shards": one.num_shards}
+                for one in self.generations
+            ],
+            "features": {name: self._feature_info(name) for name in sorted(self._features)},
+        }
+
+    def _feature_info(self, name: str) -> dict[str, Any]:
+        document = self._features[name]
+        coverage = self.coverage(name)
+        committed = self._read_committed(document)
+        records = [record for one in committed for record in one.records.values()]
+        return {
+            "backbone": document.recipe.backbone,
+            "layer": document.recipe.layer,
+            "output": document.recipe.output,
+            "recipe_hash": recipe_hash(document.recipe),
+            "record_shape": list(document.record.shape),
+            "axes": list(document.record.axes),
+            "dtype": document.record.dtype,
+            "num_rows": sum(int(one.generation.segment_columns["num_rows"][one.segment_ok].sum()) for one in committed),
+            "num_bytes": sum(record.data.num_bytes for record in records if record.data is not None),
+            "num_shards": sum(one.generation.num_shards for one in committed),
+            "num_committed_shards": len(records),
+            "coverage": {
+                "ok": coverage.ok,
+                "failed": coverage.failed,
+                "pending": coverage.pending,
+                "total": coverage.total,
+                "by_status": dict(coverage.by_status),
+            },
+        }
+
+    def _document(self, name: str | None) -> FeatureDoc:
+        if name is None and len(self._features) == 1:
+            return next(iter(self._features.values()))
+        if name is None or name not in self._features:
+            hint = "Name one of them." if name is None else ""
+            raise unknown_name("feature", name or "", self._features, hint=hint)
+        return self._features[name]
+
+    def _read_committed(self, document: FeatureDoc) -> list[Committed]:
+        if document.name not in self._committed:
+            self._committed[document.name] = [read_committed(one, document) for one in self.generations]
+        return self._committed[document.name]
+
+
+def open_store(path: Path | str) -> Store:
+    """Open a store.
+
+    Raises:
+        StoreError: No store there, or one of a newer format.
+        CorruptStoreError: Damaged descriptions or plans.
+    """
+    return Store(Path(path))
+
+
+def _reopen(
+    path: Path, name: str, *, device: Device, verify: bool, max_open_maps: int | None, partially: bool
+) -> Features:
+    return open_store(path).feature(
+        name, device=device, verify=verify, max_open_maps=max_open_maps, partially=partially
+    )

@@ -1,0 +1,325 @@
+"""The sealed documents of a store as dataclasses; docs/store-format.md is their normative description."""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.data.types import STATUSES, VideoOutcome
+from featcache.errors import CorruptStoreError, StoreError
+from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe, from_dict, recipe_hash, to_dict
+from featcache.store.paths import FileFormat
+
+FORMAT = "featcache"
+VERSION = 1
+
+
+def _document(kind: str, members: dict[str, Any]) -> dict[str, Any]:
+    return {"format": FORMAT, "version": VERSION, "kind": kind, **members}
+
+
+def _open(document: Mapping[str, Any], *, kind: str, where: object) -> Mapping[str, Any]:
+    """Check what a sealed document says it is, before anything else of it is read."""
+    if document.get("format") != FORMAT:
+        raise StoreError(f"{where} has format {document.get('format')!r}, not {FORMAT!r}; it is no featcache store")
+    version = document.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise StoreError(f"{where} has version {version}, this build reads <= {VERSION}; upgrade featcache")
+    if document.get("kind") != kind:
+        raise CorruptStoreError(f"{where} is a {document.get('kind')!r} where a {kind!r} belongs; restore it")
+    return document
+
+
+def _member(document: Mapping[str, Any], name: str, kind: type, *, where: object) -> Any:
+    value = document.get(name)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise CorruptStoreError(f"{where} has no usable member {name!r} ({value!r}); restore it from a copy")
+    return value
+
+
+def _count(document: Mapping[str, Any], name: str, *, where: object) -> int:
+    value: int = _member(document, name, int, where=where)
+    if value < 0:
+        raise CorruptStoreError(f"{where} has {name} {value}; restore it from a copy")
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootDoc:
+    """``featcache.json``: what the store is. Its publication creates the store."""
+
+    sampling: SamplingRecipe
+    file_format: FileFormat
+
+    def to_json(self) -> dict[str, Any]:
+        """Members of the document."""
+        return _document(
+            "store",
+            {
+                "file_format": self.file_format,
+                "sampling": to_dict(self.sampling),
+                "sampling_hash": recipe_hash(self.sampling),
+            },
+        )
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any], *, where: object) -> Self:
+        """Read it; StoreError for a newer version or an unknown file format."""
+        _open(document, kind="store", where=where)
+        if document.get("file_format") not in get_args(FileFormat):
+            raise StoreError(f"{where} has file format {document.get('file_format')!r}; this build reads zarr and hdf5")
+        return cls(
+            sampling=from_dict(SamplingRecipe, _member(document, "sampling", dict, where=where)),
+            file_format=document["file_format"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureDoc:
+    """``features/<name>.json``: what one array holds."""
+
+    name: str
+    recipe: FeatureRecipe
+    record: RecordSpec
+
+    def to_json(self) -> dict[str, Any]:
+        """Members of the document."""
+        return _document(
+            "feature",
+            {
+                "name": self.name,
+                "recipe": to_dict(self.recipe),
+                "recipe_hash": recipe_hash(self.recipe),
+                "record": to_dict(self.record),
+            },
+        )
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any], *, name: str, where: object) -> Self:
+        """Read it and check that it is the one of ``name``."""
+        _open(document, kind="feature", where=where)
+        if document.get("name") != name:
+            raise CorruptStoreError(f"{where} describes feature {document.get('name')!r}; files were swapped")
+        return cls(
+            name=name,
+            recipe=from_dict(FeatureRecipe, _member(document, "recipe", dict, where=where)),
+            record=from_dict(RecordSpec, _member(document, "record", dict, where=where)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableRef:
+    """A Parquet file by content; its name follows from the hash."""
+
+    sha256: str
+    num_bytes: int
+
+    @classmethod
+    def from_json(cls, document: Any, *, where: object) -> Self:
+        """Read it."""
+        if not isinstance(document, dict):
+            raise CorruptStoreError(f"{where} lacks the hash of a table; restore it from a copy")
+        sha256 = _member(document, "sha256", str, where=where)
+        if len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
+            raise CorruptStoreError(f"{where} has {sha256!r} for a SHA-256; restore it from a copy")
+        return cls(sha256=sha256, num_bytes=_count(document, "num_bytes", where=where))
+
+    def to_json(self) -> dict[str, Any]:
+        """Members of the document."""
+        return {"sha256": self.sha256, "num_bytes": self.num_bytes}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanDoc:
+    """``gNNN/plan.json``: an immutable plan. Its checksum is the plan hash."""
+
+    generation: int
+    sampling_hash: str
+    shard_rows: int
+    num_shards: int
+    num_videos: int
+    encode_batch: int
+    threads: int
+    videos: TableRef
+    segments: TableRef
+
+    def to_json(self) -> dict[str, Any]:
+        """Members of the document."""
+        counts = {name: getattr(self, name) for name in _PLAN_COUNTS}
+        tables = {"videos": self.videos.to_json(), "segments": self.segments.to_json()}
+        return _document("plan", {**counts, **tables, "sampling_hash": self.sampling_hash})
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any], *, generation: int, sampling_hash: str, where: object) -> Self:
+        """Read it and check that it is this generation's, of this store."""
+        _open(document, kind="plan", where=where)
+        if document.get("generation") != generation or document.get("sampling_hash") != sampling_hash:
+            raise CorruptStoreError(f"{where} is the plan of another generation or store; files were swapped")
+        plan = cls(
+            sampling_hash=sampling_hash,
+            videos=TableRef.from_json(document.get("videos"), where=where),
+            segments=TableRef.from_json(document.get("segments"), where=where),
+            **{name: _count(document, name, where=where) for name in _PLAN_COUNTS},
+        )
+        if plan.shard_rows < 1:
+            raise CorruptStoreError(f"{where} has shards of {plan.shard_rows} rows; restore it from a copy")
+        return plan
+
+
+_PLAN_COUNTS = ("generation", "shard_rows", "num_shards", "num_videos", "encode_batch", "threads")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DataRef:
+    """A shard's data file.
+
+    Attributes:
+        num_bytes: Its size.
+        crc32c: Of the whole file.
+        data_offset: Where the first block starts.
+        block_rows: Rows a block.
+        block_crc32c: uint32 [written blocks].
+    """
+
+    num_bytes: int
+    crc32c: int
+    data_offset: int
+    block_rows: int
+    block_crc32c: npt.NDArray[np.uint32]
+
+    def to_json(self) -> dict[str, Any]:
+        """Members of the document."""
+        return {
+            "num_bytes": self.num_bytes,
+            "crc32c": self.crc32c,
+            "data_offset": self.data_offset,
+            "block_rows": self.block_rows,
+            "block_crc32c": _to_base64(self.block_crc32c.astype("<u4")),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any], *, where: object) -> Self:
+        """Read it."""
+        return cls(
+            block_crc32c=_from_base64(document.get("block_crc32c"), "<u4", where=where).astype(np.uint32),
+            **{name: _count(document, name, where=where) for name in _DATA_COUNTS},
+        )
+
+
+_DATA_COUNTS = ("num_bytes", "crc32c", "data_offset", "block_rows")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CommitDoc:
+    """``gNNN/commits/<feature>/<shard>.json``: the commit point of one feature of one shard.
+
+    Attributes:
+        feature: Name of the array.
+        recipe_hash: Of its feature recipe.
+        plan_hash: Of the generation's plan.
+        generation: Generation number.
+        shard: Shard number.
+        rows: The row table of the rows that are present.
+        data: The data file; ``None`` if no row is present.
+        int8_scale: float32 [C] for int8, else ``None``.
+        num_ok: Planned segments whose rows are present.
+        failed: Planned segments whose rows are absent, and why; all others are ``ok``.
+        provenance: Library versions and device: recorded, not identity.
+    """
+
+    feature: str
+    recipe_hash: str
+    plan_hash: str
+    generation: int
+    shard: int
+    rows: TableRef
+    data: DataRef | None
+    int8_scale: npt.NDArray[np.float32] | None
+    num_ok: int
+    failed: tuple[VideoOutcome, ...]
+    provenance: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Members of the document."""
+        return _document(
+            "commit",
+            {
+                "feature": self.feature,
+                "recipe_hash": self.recipe_hash,
+                "plan_hash": self.plan_hash,
+                "generation": self.generation,
+                "shard": self.shard,
+                "rows": self.rows.to_json(),
+                "data": self.data.to_json() if self.data else None,
+                "int8_scale": None if self.int8_scale is None else _to_base64(self.int8_scale.astype("<f4")),
+                "num_ok": self.num_ok,
+                "failed": [
+                    {
+                        "id": outcome.id,
+                        "status": outcome.status,
+                        "reason": outcome.reason,
+                        "first_row": outcome.first_row,
+                        "num_rows": outcome.num_rows,
+                    }
+                    for outcome in self.failed
+                ],
+                "provenance": dict(self.provenance),
+            },
+        )
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any], *, identity: Mapping[str, Any], where: object) -> Self:
+        """Read it and check that it is the record of ``identity``.
+
+        Args:
+            document: The unsealed document.
+            identity: Expected ``feature``, ``recipe_hash``, ``plan_hash``, ``generation`` and ``shard``.
+            where: Its path, for messages.
+
+        Raises:
+            CorruptStoreError: It belongs elsewhere: files were swapped, or the array is of another recipe.
+        """
+        _open(document, kind="commit", where=where)
+        for name, expected in identity.items():
+            if document.get(name) != expected:
+                raise CorruptStoreError(
+                    f"{where} has {name} {document.get(name)!r} where {expected!r} belongs; "
+                    "files were swapped or come from another store"
+                )
+        data = document.get("data")
+        scale = document.get("int8_scale")
+        return cls(
+            rows=TableRef.from_json(document.get("rows"), where=where),
+            data=None if data is None else DataRef.from_json(_member(document, "data", dict, where=where), where=where),
+            int8_scale=None if scale is None else _from_base64(scale, "<f4", where=where).astype(np.float32),
+            num_ok=_count(document, "num_ok", where=where),
+            failed=tuple(_outcome(entry, where=where) for entry in _member(document, "failed", list, where=where)),
+            provenance=_member(document, "provenance", dict, where=where),
+            **{name: document[name] for name in ("feature", "recipe_hash", "plan_hash", "generation", "shard")},
+        )
+
+
+def _outcome(entry: Any, *, where: object) -> VideoOutcome:
+    if not isinstance(entry, dict) or entry.get("status") not in STATUSES or entry["status"] == "ok":
+        raise CorruptStoreError(f"{where} lists a failed video without a known status; restore it from a copy")
+    return VideoOutcome(
+        id=_member(entry, "id", str, where=where),
+        status=entry["status"],
+        reason=_member(entry, "reason", str, where=where),
+        first_row=_count(entry, "first_row", where=where),
+        num_rows=_count(entry, "num_rows", where=where),
+    )
+
+
+def _to_base64(array: npt.NDArray[Any]) -> str:
+    return base64.b64encode(array.tobytes()).decode("ascii")
+
+
+def _from_base64(text: Any, dtype: str, *, where: object) -> npt.NDArray[Any]:
+    try:
+        return np.frombuffer(base64.b64decode(text, validate=True), dtype)
+    except (TypeError, ValueError) as error:
+        raise CorruptStoreError(f"{where} has an array that cannot be read; restore it from a copy") from error

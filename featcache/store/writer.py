@@ -1,0 +1,297 @@
+"""Writing a store: create or open it, declare features, add generations, commit shards."""
+
+import logging
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache import io
+from featcache.data.manifest import Manifest, videos_to_table
+from featcache.data.types import VideoOutcome, VideoRecord
+from featcache.errors import CorruptStoreError, RecipeMismatchError, StoreError, unknown_name
+from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe, first_difference, recipe_hash
+from featcache.store import paths, zarr_format
+from featcache.store.commit import commit_feature, is_whole, put_exact
+from featcache.store.generation import (
+    Generation,
+    read_features,
+    read_generation,
+    read_generations,
+    read_record,
+    read_root,
+    recorded_shards,
+    segments_table,
+)
+from featcache.store.paths import FileFormat
+from featcache.store.plan import Segment
+from featcache.store.rows import RowTable, rows_to_bytes, table_bytes
+from featcache.store.schema import FeatureDoc, PlanDoc, RootDoc, TableRef
+
+__all__ = ["Generation", "StoreWriter"]
+
+log = logging.getLogger(__name__)
+
+
+class StoreWriter:
+    """One of any number of writers of a store. A context manager; open one a process.
+
+    Attributes:
+        root: Folder of the store.
+        sampling: The store's sampling recipe.
+        file_format: ``zarr`` or ``hdf5``.
+    """
+
+    def __init__(self, root: Path, document: RootDoc, held: ExitStack) -> None:
+        self.root = root
+        self.sampling = document.sampling
+        self.file_format = document.file_format
+        self._held = held
+
+    def __repr__(self) -> str:
+        return f"StoreWriter({str(self.root)!r}, file_format={self.file_format!r})"
+
+    @classmethod
+    def open(cls, path: Path | str, *, sampling: SamplingRecipe, file_format: FileFormat = "zarr") -> Self:
+        """Open the store at ``path``, or create it if there is nothing.
+
+        Raises:
+            RecipeMismatchError: The store has another sampling recipe or file format; names the field.
+            StoreError: The folder holds something else, or a store of a newer format.
+            CorruptStoreError: A damaged description.
+        """
+        root = Path(path)
+        wanted = RootDoc(sampling=sampling, file_format=file_format)
+        if not (root / paths.ROOT).exists():
+            _refuse_foreign(root)
+            io.put_new(root / paths.ROOT, io.seal(wanted.to_json()))
+        found = read_root(root)
+        if difference := first_difference(found.sampling, sampling):
+            raise RecipeMismatchError(
+                f"{root} was made with another sampling recipe: {difference}; "
+                "use the store's settings or choose another folder"
+            )
+        if found.file_format != file_format:
+            raise RecipeMismatchError(
+                f"{root} holds {found.file_format} files, not {file_format}; use that format or choose another folder"
+            )
+        with ExitStack() as stack:
+            stack.enter_context(io.lock(root / paths.STORE_LOCK, exclusive=False, wait_seconds=60))
+            if file_format == "zarr":
+                io.put_new(root / paths.GROUP, zarr_format.group_metadata())
+            return cls(root, found, stack.pop_all())
+
+    def close(self) -> None:
+        """Let go of the store's shared lock."""
+        self._held.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def features(self) -> dict[str, tuple[FeatureRecipe, RecordSpec]]:
+        """Declared features: name to recipe and record."""
+        return {name: (doc.recipe, doc.record) for name, doc in read_features(self.root).items()}
+
+    def declare_feature(self, name: str, recipe: FeatureRecipe, record: RecordSpec) -> None:
+        """Add an array to the store, or check that it is the one declared under that name.
+
+        Raises:
+            RecipeMismatchError: Declared with another recipe or record; names the field.
+            ConfigError: The name cannot be a folder.
+        """
+        paths.check_feature_name(name)
+        assert recipe.precision == record.dtype, f"record of {name} is {record.dtype}, its recipe {recipe.precision}"
+        wanted = FeatureDoc(name=name, recipe=recipe, record=record)
+        path = self.root / paths.feature(name)
+        if io.put_new(path, io.seal(wanted.to_json())):
+            return
+        found = FeatureDoc.from_json(io.read_sealed(path, what="feature recipe"), name=name, where=path)
+        difference = first_difference(found.recipe, recipe)
+        if difference is None and found.record != record:
+            difference = f"record ({found.record} against {record})"
+        if difference:
+            raise RecipeMismatchError(
+                f"feature {name!r} of {self.root} was made with another recipe: {difference}; "
+                "use the same settings, or give the new feature another name"
+            )
+
+    def generations(self) -> list[Generation]:
+        """All generations in order."""
+        return read_generations(self.root, self.sampling)
+
+    def planning_lock(self) -> AbstractContextManager[None]:
+        """Held while finding out which videos the store lacks and adding a generation for them.
+
+        Two processes started at once then plan one generation, not two with the same videos.
+        """
+        return io.lock(self.root / paths.PLANNING_LOCK, exclusive=True)
+
+    def add_generation(
+        self,
+        videos: Sequence[VideoRecord],
+        segments: Sequence[Segment],
+        num_shards: int,
+        *,
+        shard_rows: int,
+        encode_batch: int,
+        threads: int,
+    ) -> Generation:
+        """Publish a plan under the next free number.
+
+        Args:
+            videos: The manifest slice, usable or not; ids are unique.
+            segments: Rows of the usable ones, from :func:`featcache.store.plan.plan_segments`.
+            num_shards: Shards that the segments fill.
+            shard_rows: Row capacity of a shard.
+            encode_batch: Rows a forward pass.
+            threads: Intra-op threads of the forward pass.
+        """
+        Manifest(root="", videos=tuple(videos))  # refuses duplicate and unusable ids
+        planned = {segment.video for segment in segments}
+        usable = {index for index, video in enumerate(videos) if video.status == "ok"}
+        assert planned == usable, "exactly the videos with status ok get rows"
+        assert {s.shard for s in segments} == set(range(num_shards)), "every shard has rows"
+        tables = {"videos": table_bytes(videos_to_table(videos)), "segments": table_bytes(segments_table(segments))}
+        refs = {kind: TableRef(sha256=io.sha256_bytes(data), num_bytes=len(data)) for kind, data in tables.items()}
+        while True:
+            number = len(self.generations())
+            plan = PlanDoc(
+                generation=number,
+                sampling_hash=recipe_hash(self.sampling),
+                shard_rows=shard_rows,
+                num_shards=num_shards,
+                num_videos=len(videos),
+                encode_batch=encode_batch,
+                threads=threads,
+                videos=refs["videos"],
+                segments=refs["segments"],
+            )
+            for kind in ("videos", "segments"):
+                put_exact(self.root / paths.table(number, kind, refs[kind].sha256), tables[kind])
+            if self.file_format == "zarr":
+                io.put_new(self.root / paths.generation(number) / paths.GROUP, zarr_format.group_metadata())
+            if io.put_new(self.root / paths.plan(number), io.seal(plan.to_json())):
+                return read_generation(self.root, number, self.sampling)
+
+    def committed(self, generation: Generation, feature: str) -> set[int]:
+        """Shards of a feature that have a valid record, and files of the recorded size."""
+        document = self._feature(feature)
+        valid = set()
+        for shard in recorded_shards(generation, feature):
+            try:
+                record = read_record(generation, document, shard)
+            except CorruptStoreError as error:
+                log.warning("shard %d of %r will be written again: %s", shard, feature, error)
+                continue
+            if is_whole(generation, document, record, self.file_format):
+                valid.add(shard)
+        return valid
+
+    @contextmanager
+    def shard_lock(self, generation: Generation, shard: int) -> Generator[bool]:
+        """Claim a shard for the block; yields False at once if another process has it."""
+        with io.try_lock(self.root / paths.claim_lock(generation.number, shard), exclusive=True) as claimed:
+            yield claimed
+
+    def commit_shard(
+        self,
+        generation: Generation,
+        shard: int,
+        *,
+        features: Mapping[str, npt.NDArray[np.generic]],
+        present: npt.NDArray[np.bool_],
+        rows: RowTable,
+        outcomes: Sequence[VideoOutcome],
+        provenance: Mapping[str, Any],
+    ) -> None:
+        """Make a shard durable: data files, row table, then one commit record a feature.
+
+        Args:
+            generation: The plan.
+            shard: Shard number.
+            features: Name to [shard_rows, *record] in the dtype of
+                :func:`featcache.store.precision.staging_dtype`; rows that are not present may hold anything.
+            present: bool [shard_rows].
+            rows: One row for each present row, in order.
+            outcomes: One for each segment of the shard, in order.
+            provenance: Library versions and device type, JSON-ready; no clock and no host name, so that the same
+                shard has the same record everywhere.
+
+        Raises:
+            NonFiniteFeatureError: A present row has NaN or infinity.
+            DiskSpaceError: The disk is full; the shard stays uncommitted and nothing is torn.
+            StoreError: Another error of the file system.
+        """
+        check_shard(generation, shard, present=present, rows=rows, outcomes=outcomes)
+        documents = {name: self._feature(name) for name in features}
+        table = rows_to_bytes(rows)
+        ref = TableRef(sha256=io.sha256_bytes(table), num_bytes=len(table))
+        with io.lock(self.root / paths.publish_lock(generation.number, shard), exclusive=True):
+            put_exact(self.root / paths.rows(generation.number, shard, ref.sha256), table)
+            for name, array in features.items():
+                commit_feature(
+                    generation,
+                    documents[name],
+                    shard,
+                    array=array,
+                    present=present,
+                    rows=ref,
+                    failed=tuple(outcome for outcome in outcomes if outcome.status != "ok"),
+                    provenance=provenance,
+                    file_format=self.file_format,
+                )
+
+    def _feature(self, name: str) -> FeatureDoc:
+        features = read_features(self.root)
+        if name not in features:
+            raise unknown_name("feature", name, features)
+        return features[name]
+
+
+def _refuse_foreign(root: Path) -> None:
+    """A new store goes into no folder or an empty one (left-overs of a creation that was killed do not count)."""
+    if root.is_dir():
+        foreign = [path.name for path in root.iterdir() if not io.is_temp(path.name)]
+        if foreign:
+            raise StoreError(
+                f"{root} is not a featcache store and not empty (it holds {sorted(foreign)[0]!r}); "
+                "choose an empty folder"
+            )
+    elif root.exists():
+        raise StoreError(f"{root} is a file, not a folder; choose an empty folder")
+
+
+def check_shard(
+    generation: Generation,
+    shard: int,
+    *,
+    present: npt.NDArray[np.bool_],
+    rows: RowTable,
+    outcomes: Sequence[VideoOutcome],
+) -> None:
+    """The caller's promise: outcomes, present rows and row table all say the same as the plan."""
+    segments = generation.shard_segments(shard)
+    expected = np.zeros(generation.shard_rows, bool)
+    videos, clips = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    assert len(outcomes) == len(segments), f"shard {shard} has {len(segments)} segments, not {len(outcomes)} outcomes"
+    for segment, outcome in zip(segments, outcomes, strict=True):
+        place = (generation.videos[segment.video].id, segment.first_row, segment.num_rows)
+        assert (outcome.id, outcome.first_row, outcome.num_rows) == place, f"{outcome} is not of segment {place}"
+        if outcome.status == "ok":
+            expected[segment.first_row : segment.first_row + segment.num_rows] = True
+            videos.append(np.full(segment.num_rows, segment.video))
+            clips.append(segment.first_clip + np.arange(segment.num_rows))
+    assert present.shape == expected.shape, f"present is {present.shape}, a shard has {expected.shape} rows"
+    assert np.array_equal(present, expected), f"shard {shard}: the present rows are not those of the ok videos"
+    assert np.array_equal(rows.row, np.flatnonzero(present)), f"shard {shard}: row table and present rows differ"
+    assert np.array_equal(rows.video, np.concatenate(videos)), f"shard {shard}: row table has other videos"
+    assert np.array_equal(rows.clip, np.concatenate(clips)), f"shard {shard}: row table has other clips"
