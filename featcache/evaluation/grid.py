@@ -129,8 +129,10 @@ def train_grid(
             picked = torch.from_numpy(np.stack(parts)).to(features.device)
             rows, targets = features[picked], labels[picked]  # [S, B, D], [S, B]
             if normalised_by_any:
-                spread, centre = torch.var_mean(rows, dim=1, correction=0, keepdim=True)
-                normalised = (rows - centre) * (spread + BATCH_NORM_EPS).rsqrt()
+                centre = rows.mean(dim=1, keepdim=True)
+                normalised = rows - centre
+                spread = normalised.square().mean(dim=1, keepdim=True)
+                normalised.mul_((spread + BATCH_NORM_EPS).rsqrt())
                 unbiased = rows.shape[1] / (rows.shape[1] - 1)
                 mean.lerp_(centre, BATCH_NORM_MOMENTUM)
                 variance.lerp_(spread * unbiased, BATCH_NORM_MOMENTUM)
@@ -177,9 +179,8 @@ def iter_video_probabilities(
 
 def _logits(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """[S, B, D] times [S, D, H, C] plus [S, 1, H, C] -> [S, B, H, C]."""
-    seeds, channels, heads, classes = weight.shape
-    flat = torch.baddbmm(bias.view(seeds, 1, -1), rows, weight.view(seeds, channels, -1))
-    return flat.view(seeds, -1, heads, classes)
+    flat = torch.baddbmm(bias.flatten(2), rows, weight.flatten(2))
+    return flat.view(*flat.shape[:2], *weight.shape[2:])
 
 
 class _Block:
@@ -190,35 +191,38 @@ class _Block:
         self.batch_norm = heads[0].batch_norm
         self.optimizer = heads[0].optimizer
         self.momentum = momentum
-        weight = init[:, :, None].repeat(1, 1, len(heads), 1)
-        bias = init.new_zeros(len(init), 1, len(heads), init.shape[-1])
-        self.parameters = (weight, bias)
+        self.num_heads, self.num_classes = len(heads), init.shape[-1]
+        weight = init.repeat(1, 1, len(heads))
+        # Heads and classes are one flat axis, so that per-head rates broadcast along whole contiguous rows.
+        self.parameters = (weight, weight.new_zeros(len(init), 1, weight.shape[-1]))  # [S, D, H * C], [S, 1, H * C]
         self.first = tuple(torch.zeros_like(parameter) for parameter in self.parameters)
         self.second = tuple(torch.zeros_like(parameter) for parameter in self.parameters)  # AdamW's alone
-        self.lr = init.new_tensor([head.lr for head in heads])[:, None]
-        self.decay = init.new_tensor([head.weight_decay for head in heads])[:, None]
+        self.lr = init.new_tensor([head.lr for head in heads]).repeat_interleave(self.num_classes)
+        self.decay = init.new_tensor([head.weight_decay for head in heads]).repeat_interleave(self.num_classes)
         self.decays = any(head.weight_decay for head in heads)
         self.num_steps = 0
 
     def step(self, rows: Tensor, targets: Tensor, factor: float) -> Tensor:
         """One step at ``factor`` times the peak rates; returns the batch's mean cross-entropy, [S, H]."""
-        weight, bias = self.parameters
-        seeds, _, heads, classes = weight.shape
-        error = _logits(rows, weight, bias).softmax(dim=-1)  # [S, B, H, C]
-        truth = targets[:, :, None, None].expand(-1, -1, heads, 1)
+        trained = self.trained()
+        error = _logits(rows, trained.weight, trained.bias).softmax(dim=-1)  # [S, B, H, C]
+        truth = targets[:, :, None, None].expand(-1, -1, self.num_heads, 1)
         chosen = error.gather(-1, truth)
         # The gradient of the mean cross-entropy by the logits is (softmax - one hot) / B.
         error.scatter_add_(-1, truth, chosen.new_full((), -1.0).expand_as(truth)).div_(rows.shape[1])
-        by_weight = torch.bmm(rows.transpose(1, 2), error.view(seeds, -1, heads * classes)).view_as(weight)
+        flat = error.flatten(2)
         self.num_steps += 1
         update = self._sgd if self.optimizer == "sgd" else self._adamw
-        for place, gradient in enumerate((by_weight, error.sum(dim=1, keepdim=True))):
+        for place, gradient in enumerate((rows.transpose(1, 2).bmm(flat), flat.sum(dim=1, keepdim=True))):
             update(self.parameters[place], gradient, place, self.lr * factor)
         # The clamp keeps NaN: a loss is not finite only where a head has diverged.
         return -chosen[..., 0].clamp_min(torch.finfo(torch.float32).tiny).log().mean(dim=1)
 
     def trained(self) -> TrainedHeads:
-        weight, bias = self.parameters
+        """The heads as they are now, without a copy."""
+        weight, bias = (
+            parameter.view(*parameter.shape[:2], self.num_heads, self.num_classes) for parameter in self.parameters
+        )
         return TrainedHeads(index=tuple(self.index), weight=weight, bias=bias, batch_norm=self.batch_norm)
 
     def _sgd(self, parameter: Tensor, gradient: Tensor, place: int, lr: Tensor) -> None:
