@@ -151,13 +151,18 @@ def read_root(root: Path) -> RootDoc:
 
 def read_features(root: Path) -> dict[str, FeatureDoc]:
     """All declared features by name."""
-    folder = root / "features"
-    names = sorted(path.stem for path in folder.glob("*.json")) if folder.is_dir() else []
-    features = {}
-    for name in names:
-        path = io.safe_join(root, paths.feature(name))
-        features[name] = FeatureDoc.from_json(io.read_sealed(path, what="feature recipe"), name=name, where=path)
-    return features
+    return {name: read_feature(root, name) for name in feature_names(root)}
+
+
+def feature_names(root: Path) -> list[str]:
+    """Names of the declared features, sorted."""
+    return sorted(path.stem for path in (root / "features").glob("*.json"))
+
+
+def read_feature(root: Path, name: str) -> FeatureDoc:
+    """The declaration of one feature."""
+    path = io.safe_join(root, paths.feature(name))
+    return FeatureDoc.from_json(io.read_sealed(path, what="feature recipe"), name=name, where=path)
 
 
 def read_generations(root: Path, sampling: SamplingRecipe) -> list[Generation]:

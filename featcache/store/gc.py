@@ -1,0 +1,85 @@
+"""Removing what killed writers left behind; needs the store for itself."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from featcache import io
+from featcache.errors import StoreError
+from featcache.store import paths
+from featcache.store.generation import (
+    data_path,
+    read_features,
+    read_generations,
+    read_record,
+    read_root,
+    recorded_shards,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """What :func:`gc` removed.
+
+    Attributes:
+        removed: Files, relative to the store.
+        num_bytes: Bytes freed.
+    """
+
+    removed: tuple[str, ...]
+    num_bytes: int
+
+
+def gc(path: Path | str, *, wait_seconds: float = 0.0) -> Collected:
+    """Remove temporary files, lock files, and files in generations that no commit record refers to.
+
+    Files that featcache does not write are left alone.
+
+    Args:
+        path: The store.
+        wait_seconds: How long to wait for writers to end.
+
+    Raises:
+        StoreError: Writers are at work, or there is no store.
+        CorruptStoreError: A record or plan is damaged: what it refers to is unknown, so nothing is removed.
+    """
+    root = Path(path)
+    read_root(root)
+    with io.lock(root / paths.STORE_LOCK, exclusive=True, wait_seconds=wait_seconds):
+        garbage = _garbage(root)
+        num_bytes = sum(file.lstat().st_size for file in garbage)
+        for file in garbage:
+            if not file.resolve().is_relative_to(root.resolve()):
+                raise StoreError(f"{file} leads outside the store through a symbolic link; remove it by hand")
+            io.remove(file)
+    return Collected(removed=tuple(file.relative_to(root).as_posix() for file in garbage), num_bytes=num_bytes)
+
+
+def _garbage(root: Path) -> list[Path]:
+    document = read_root(root)
+    features = read_features(root)
+    generations = read_generations(root, document.sampling)
+    referred: set[Path] = set()
+    candidates = [file for file in root.rglob("*") if io.is_temp(file.name) and not file.is_dir()]
+    candidates += [file for file in root.glob("locks/*") if file != root / paths.STORE_LOCK]
+    for generation in generations:
+        number, plan = generation.number, generation.plan
+        referred.add(root / paths.table(number, "videos", plan.videos.sha256))
+        referred.add(root / paths.table(number, "segments", plan.segments.sha256))
+        for feature in features.values():
+            for shard in recorded_shards(generation, feature.name):
+                record = read_record(generation, feature, shard)
+                referred.add(root / paths.rows(number, shard, record.rows.sha256))
+                referred.add(data_path(generation, feature, shard, document.file_format))
+                referred.add(root / paths.scale_chunk(number, feature.name, shard))
+    for number in {n for file in root.iterdir() if (n := paths.generation_number(file.name)) is not None}:
+        folder = root / paths.generation(number)
+        candidates += [
+            *folder.glob("videos-*.parquet"),
+            *folder.glob("segments-*.parquet"),
+            *folder.glob("rows/*.parquet"),
+        ]
+        for name in features:
+            array = root / paths.array(number, name)
+            candidates += [*array.glob("*.h5"), *(file for file in array.glob("c/**/0") if not file.is_dir())]
+            candidates += list((root / paths.scale_array(number, name)).glob("c/*/0"))
+    return sorted({file for file in candidates if file not in referred})

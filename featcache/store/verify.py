@@ -1,0 +1,318 @@
+"""Verification: every file of a store is read and compared with what the records, plans and recipes say."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from featcache import io
+from featcache.errors import CorruptStoreError, FeatcacheError
+from featcache.store import paths, zarr_format
+from featcache.store.generation import (
+    FORMATS,
+    Generation,
+    data_path,
+    feature_names,
+    present_rows,
+    read_feature,
+    read_generations,
+    read_record,
+    read_root,
+    read_rows,
+    recorded_shards,
+    shard_layout,
+)
+from featcache.store.paths import FileFormat
+from featcache.store.schema import CommitDoc, FeatureDoc
+
+OnFile = Callable[[str], None]
+
+_CONFIG_NAME = re.compile(r"[a-z0-9-]+-([0-9a-f]{12})\.yaml", re.ASCII)
+_READ_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something wrong with a file.
+
+    Attributes:
+        path: The file, relative to the store.
+        what: One sentence.
+    """
+
+    path: str
+    what: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Report:
+    """What :func:`verify` found.
+
+    Attributes:
+        problems: What is wrong; empty for a store that can be trusted.
+        notes: What is unusual and harmless: left-overs of killed writers, files that are not the store's.
+        num_files: Files checked.
+        num_bytes: Bytes of them.
+        num_pending: Shards that are still to be extracted, by feature.
+    """
+
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    num_files: int = 0
+    num_bytes: int = 0
+    num_pending: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "ok": self.ok,
+            "problems": [{"path": problem.path, "what": problem.what} for problem in self.problems],
+            "notes": self.notes,
+            "num_files": self.num_files,
+            "num_bytes": self.num_bytes,
+            "num_pending": self.num_pending,
+        }
+
+
+class _Checker:
+    """Walks a store once; remembers which files it has accounted for."""
+
+    def __init__(self, root: Path, *, deep: bool, progress: OnFile | None) -> None:
+        self.root = root
+        self.deep = deep
+        self.report = Report()
+        self._progress = progress
+        self._known: set[Path] = set()
+
+    def check(self, path: Path, test: Callable[[], object]) -> bool:
+        """Run a test of one file; a failure becomes a problem."""
+        relative = path.relative_to(self.root).as_posix()
+        self._known.add(path)
+        self.report.num_files += 1
+        if self._progress:
+            self._progress(relative)
+        try:
+            test()
+            self.report.num_bytes += path.stat().st_size
+        except (FeatcacheError, OSError) as error:
+            self.report.problems.append(Problem(path=relative, what=str(error)))
+            return False
+        return True
+
+    def exactly(self, path: Path, expected: bytes) -> None:
+        """A file whose every byte follows from the plan."""
+
+        def test() -> None:
+            if io.read_bytes(path, what="metadata") != expected:
+                raise CorruptStoreError(f"{path} is damaged (it differs from what its plan gives); run extract again")
+
+        self.check(path, test)
+
+    def run(self) -> Report:
+        """Check everything that can be reached."""
+        root = read_root(self.root)  # without it nothing else has a meaning
+        self.check(self.root / paths.ROOT, lambda: None)
+        if root.file_format == "zarr":
+            self.exactly(self.root / paths.GROUP, zarr_format.group_metadata())
+        features = self._features()
+        generations: list[Generation] = []
+        try:
+            generations = read_generations(self.root, root.sampling)
+        except FeatcacheError as error:
+            self.report.problems.append(Problem(path="", what=str(error)))
+        for generation in generations:
+            self._generation(generation, features, root.file_format)
+        self._undeclared(features)
+        self._config()
+        self._rest()
+        return self.report
+
+    def _features(self) -> dict[str, FeatureDoc]:
+        features: list[FeatureDoc] = []
+        for name in feature_names(self.root):
+            self.check(self.root / paths.feature(name), lambda: features.append(read_feature(self.root, name)))
+        return {feature.name: feature for feature in features}
+
+    def _generation(self, generation: Generation, features: dict[str, FeatureDoc], file_format: FileFormat) -> None:
+        number = generation.number
+        self.check(self.root / paths.plan(number), lambda: None)
+        plan = generation.plan
+        videos = self.root / paths.table(number, "videos", plan.videos.sha256)
+        segments = self.root / paths.table(number, "segments", plan.segments.sha256)
+        readable = self.check(videos, lambda: generation.videos)
+        readable = self.check(segments, lambda: _check_segments(generation)) and readable
+        if file_format == "zarr":
+            self.exactly(self.root / paths.generation(number) / paths.GROUP, zarr_format.group_metadata())
+        for feature in features.values():
+            shards = recorded_shards(generation, feature.name)
+            self.report.num_pending.setdefault(feature.name, 0)
+            self.report.num_pending[feature.name] += generation.num_shards - len(shards)
+            block_sizes = set()
+            for shard in shards if readable else []:
+                block_sizes |= self._shard(generation, feature, shard, file_format)
+            if file_format == "zarr" and shards:
+                self._array_metadata(generation, feature, block_sizes)
+
+    def _shard(self, generation: Generation, feature: FeatureDoc, shard: int, file_format: FileFormat) -> set[int]:
+        path = self.root / paths.commit(generation.number, feature.name, shard)
+        found: list[CommitDoc] = []
+        if not self.check(path, lambda: found.append(read_record(generation, feature, shard))):
+            return set()
+        record = found[0]
+        rows = self.root / paths.rows(generation.number, shard, record.rows.sha256)
+        self.check(rows, lambda: _check_rows(generation, record))
+        if record.data is None:
+            return set()
+        data = data_path(generation, feature, shard, file_format)
+        self.check(data, lambda: _check_data(generation, feature, record, data, file_format, deep=self.deep))
+        if record.int8_scale is not None and file_format == "zarr":
+            scale = self.root / paths.scale_chunk(generation.number, feature.name, shard)
+            self.exactly(scale, zarr_format.scale_chunk(record.int8_scale))
+        return {record.data.block_rows}
+
+    def _array_metadata(self, generation: Generation, feature: FeatureDoc, block_sizes: set[int]) -> None:
+        path = self.root / paths.array(generation.number, feature.name) / paths.GROUP
+        if len(block_sizes) > 1:
+            self.check(path, lambda: _raise(f"{path} cannot fit shards with blocks of {sorted(block_sizes)} rows"))
+        for size in block_sizes:
+            expected = zarr_format.array_metadata(
+                feature.record,
+                num_shards=generation.num_shards,
+                shard_rows=generation.shard_rows,
+                block_rows=size,
+                name=feature.name,
+            )
+            self.exactly(path, expected)
+        if feature.record.dtype == "int8":
+            scales = zarr_format.scale_metadata(num_shards=generation.num_shards, num_channels=feature.record.shape[-1])
+            self.exactly(self.root / paths.scale_array(generation.number, feature.name) / paths.GROUP, scales)
+
+    def _undeclared(self, features: dict[str, FeatureDoc]) -> None:
+        for folder in sorted(self.root.glob("g*/commits/*")):
+            where = self.root / paths.feature(folder.name)
+            if folder.name not in features and where not in self._known:
+                self.check(where, partial(_raise, f"feature recipe {where} is missing under its records; restore it"))
+
+    def _config(self) -> None:
+        for path in sorted(self.root.glob("config/*.yaml")):
+            self.check(path, partial(_check_config, path))
+
+    def _rest(self) -> None:
+        """Files that nothing above has accounted for."""
+        for path in _files(self.root):
+            relative = path.relative_to(self.root)
+            if path in self._known or relative.parts[0] == "locks":
+                continue
+            if path.is_symlink():
+                self.check(path, partial(_raise, f"{path} is a symbolic link; a store has none, remove it"))
+            elif io.is_temp(path.name):
+                self.report.notes.append(
+                    f"{relative} is the temporary file of a killed writer; `featcache gc` removes it"
+                )
+            else:
+                self.report.notes.append(f"{relative} belongs to no commit record")
+
+
+def verify(path: Path | str, *, deep: bool = True, progress: OnFile | None = None) -> Report:
+    """Check a store: every sealed document, table, data file, Zarr metadata and saved configuration.
+
+    Args:
+        path: The store.
+        deep: Read data files whole; otherwise their size alone is checked.
+        progress: Called with each file's relative path.
+
+    Raises:
+        StoreError: No store there, or one of a newer format.
+        CorruptStoreError: ``featcache.json`` itself is damaged, so that nothing else can be checked.
+    """
+    return _Checker(Path(path), deep=deep, progress=progress).run()
+
+
+def _raise(sentence: str) -> None:
+    raise CorruptStoreError(sentence)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """All files and symbolic links below, links to folders not followed."""
+    for path in sorted(root.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            yield from _files(path)
+        else:
+            yield path
+
+
+def _check_segments(generation: Generation) -> None:
+    """Segments lie in their shards, in order, without overlap, and give rows to exactly the usable videos."""
+    columns = generation.segment_columns
+    start = columns["shard"] * generation.shard_rows + columns["first_row"]
+    end = start + columns["num_rows"]
+    inside = (columns["first_row"] + columns["num_rows"] <= generation.shard_rows) & (columns["num_rows"] > 0)
+    usable = [index for index, video in enumerate(generation.videos) if video.status == "ok"]
+    if not (
+        inside.all()
+        and (start[1:] >= end[:-1]).all()
+        and np.array_equal(np.unique(columns["video"]), usable)
+        and np.array_equal(np.unique(columns["shard"]), np.arange(generation.num_shards))
+    ):
+        raise CorruptStoreError(f"the segments of generation {generation.number} do not fit its plan")
+
+
+def _check_rows(generation: Generation, record: CommitDoc) -> None:
+    """The row table lists exactly the rows that the record's outcomes say are present."""
+    rows = read_rows(generation, record)
+    segments = generation.shard_segments(record.shard)
+    if not np.array_equal(rows.row, np.flatnonzero(present_rows(generation, record))):
+        raise CorruptStoreError(f"the row table of shard {record.shard} lists other rows than its commit record")
+    first = {segment.first_row: segment for segment in segments}
+    starts = np.array(sorted(first))
+    mine = [first[start] for start in starts[np.searchsorted(starts, rows.row, side="right") - 1].tolist()]
+    video = np.array([segment.video for segment in mine], np.int32)
+    clip = np.array([segment.first_clip - segment.first_row for segment in mine], np.int32) + rows.row
+    if not (np.array_equal(rows.video, video) and np.array_equal(rows.clip, clip)):
+        raise CorruptStoreError(f"the row table of shard {record.shard} has other videos or clips than its plan")
+
+
+def _check_data(
+    generation: Generation, feature: FeatureDoc, record: CommitDoc, path: Path, file_format: FileFormat, *, deep: bool
+) -> None:
+    """The data file has its recorded size and, if deep, checksum; the blocks are where readers will look."""
+    assert record.data is not None, "called for shards with data"
+    layout = shard_layout(generation, feature, record, file_format)
+    try:
+        size = path.lstat().st_size
+    except OSError as error:
+        raise io.unreadable(path, "data file", error) from error
+    if size != record.data.num_bytes:
+        raise CorruptStoreError(f"data file {path} has {size} bytes, its record says {record.data.num_bytes}")
+    if not deep:
+        return
+    data = np.frombuffer(io.read_bytes(path, what="data file"), np.uint8)
+    crc = 0
+    for start in range(0, len(data), _READ_BYTES):
+        crc = google_crc32c.extend(crc, data[start : start + _READ_BYTES])
+    if crc != record.data.crc32c or not FORMATS[file_format].check_head(data, layout):
+        raise CorruptStoreError(
+            f"data file {path} is damaged or another shard's (its crc32c does not match its record); "
+            "restore it from a copy"
+        )
+    written = layout.offset >= 0
+    places = zip(layout.offset[written].tolist(), layout.num_bytes[written].tolist(), strict=True)
+    blocks = [google_crc32c.value(data[start : start + length]) for start, length in places]
+    if blocks != record.data.block_crc32c.tolist():
+        raise CorruptStoreError(f"the block checksums in the record of {path} are not those of the file")
+
+
+def _check_config(path: Path) -> None:
+    match = _CONFIG_NAME.fullmatch(path.name)
+    if match is None or not io.sha256_file(path).startswith(match[1]):
+        raise CorruptStoreError(f"saved configuration {path} was changed (its name carries another hash)")
