@@ -1,0 +1,69 @@
+"""From a store to what a probe sees: one vector a row, labels of one column, splits and coverage."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.errors import ManifestError, StoreError, unknown_name
+from featcache.evaluation.data import ProbeData, make_data
+from featcache.store.features import Features
+from featcache.store.reader import Store, open_store
+
+BYTES_AT_ONCE = 64 << 20
+
+
+def read_data(store: Store | Path | str, *, feature: str | None = None, label: str = "label") -> ProbeData:
+    """Read a feature and a label column of a store into memory.
+
+    Args:
+        store: An open store, or its folder.
+        feature: Name of the feature; may be left out where the store has one.
+        label: Label column.
+
+    Raises:
+        UnknownNameError: No such feature or label column; names the closest.
+        ManifestError: The store has no labels at all.
+        StoreError: Shards are still to be extracted, or every video failed.
+    """
+    store = store if isinstance(store, Store) else open_store(store)
+    if feature is None and len(store.features) > 1:
+        names = ", ".join(sorted(store.features))
+        raise unknown_name("feature", "", store.features, hint=f"{store.path} has several: name one of {names}.")
+    if not store.label_names:
+        raise ManifestError(
+            f"no video of {store.path} has a label, so there is nothing to probe; put videos in one folder a class, or "
+            "list them in a CSV with a label column, and extract again"
+        )
+    labels = store.labels(label)
+    with store.feature(feature) as features:
+        if not features.num_rows:
+            raise StoreError(
+                f"all {len(store.videos)} videos of {store.path} failed, so there are no features to probe; "
+                "see `featcache info` for the reasons"
+            )
+        videos = [store.videos[video_id] for video_id in features.video_ids]
+        failures = store.coverage(features.name).failures
+        return make_data(
+            read_vectors(features),
+            row_video=features.video_index.astype(np.int64),
+            videos=features.video_ids,
+            labels=[labels.get(video.id) for video in videos],
+            splits=[video.split for video in videos],
+            failed=Counter(store.videos[failure.id].split for failure in failures),
+            store=str(store.path),
+            feature=features.name,
+            label=label,
+        )
+
+
+def read_vectors(features: Features) -> npt.NDArray[np.float32]:
+    """All rows as vectors, float32 [num_rows, C]: maps and tokens are averaged over all their positions."""
+    *positions, _ = range(1, len(features.shape))
+    vectors = np.empty((features.num_rows, features.shape[-1]), np.float32)
+    step = max(1, BYTES_AT_ONCE // features.record.num_bytes)
+    for first in range(0, features.num_rows, step):
+        rows = np.arange(first, min(first + step, features.num_rows))
+        vectors[rows] = features.gather(rows, dequantised=True).mean(axis=tuple(positions))
+    return vectors
