@@ -138,10 +138,13 @@ class _Checker:
         return self.report
 
     def _features(self) -> dict[str, FeatureDoc]:
-        features: list[FeatureDoc] = []
+        features: dict[str, FeatureDoc] = {}
         for name in feature_names(self.root):
-            self.check(self.root / paths.feature(name), lambda: features.append(read_feature(self.root, name)))
-        return {feature.name: feature for feature in features}
+            self.check(self.root / paths.feature(name), partial(self._feature, name, features))
+        return features
+
+    def _feature(self, name: str, features: dict[str, FeatureDoc]) -> None:
+        features[name] = read_feature(self.root, name)
 
     def _generation(self, generation: Generation, features: dict[str, FeatureDoc], file_format: FileFormat) -> None:
         number = generation.number

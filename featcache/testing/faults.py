@@ -1,0 +1,179 @@
+"""Fault injectors: what disks, kernels and operators do to a store.
+
+Damage to files is undone when its block ends, so that one store serves many faults.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+# System calls that change what is on disk on the way from bytes to a commit record.
+COMMIT_SYSCALLS = ("mkdir", "writev", "fsync", "linkat", "unlink")
+
+
+def store_files(root: Path) -> list[Path]:
+    """All files that carry content, in a fixed order: no locks, no temporary files."""
+    return sorted(
+        path
+        for path in root.rglob("*")
+        if path.is_file() and path.parent != root / "locks" and not path.name.endswith(".tmp")
+    )
+
+
+def snapshot(root: Path) -> dict[str, bytes]:
+    """Relative name to content of all files of :func:`store_files`."""
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in store_files(root)}
+
+
+@contextmanager
+def restored(*paths: Path) -> Generator[None]:
+    """Put files back as they were when the block ends."""
+    contents = {path: path.read_bytes() for path in paths}
+    try:
+        yield
+    finally:
+        for path, content in contents.items():
+            if path.is_symlink():
+                path.unlink()
+            path.write_bytes(content)
+
+
+@contextmanager
+def flipped_bit(path: Path, bit: int) -> Generator[None]:
+    """One bit of a file is wrong."""
+    with restored(path):
+        content = bytearray(path.read_bytes())
+        content[bit // 8] ^= 1 << (bit % 8)
+        path.write_bytes(content)
+        yield
+
+
+@contextmanager
+def truncated(path: Path, num_bytes: int) -> Generator[None]:
+    """A file ends early."""
+    with restored(path):
+        path.write_bytes(path.read_bytes()[:num_bytes])
+        yield
+
+
+@contextmanager
+def removed(path: Path) -> Generator[None]:
+    """A file is gone."""
+    with restored(path):
+        path.unlink()
+        yield
+
+
+@contextmanager
+def swapped(first: Path, second: Path) -> Generator[None]:
+    """Two files carry each other's name."""
+    with restored(first, second):
+        content = first.read_bytes()
+        first.write_bytes(second.read_bytes())
+        second.write_bytes(content)
+        yield
+
+
+def random_bits(paths: Sequence[Path], *, count: int, seed: int) -> list[tuple[Path, int]]:
+    """Bits to flip: as many in small files as in large ones, so that every kind of file is hit."""
+    rng = np.random.default_rng(seed)
+    filled = [path for path in paths if path.stat().st_size]
+    chosen = [filled[number] for number in rng.integers(len(filled), size=count)]
+    return [(path, int(rng.integers(8 * path.stat().st_size))) for path in chosen]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an injured process ended.
+
+    Attributes:
+        returncode: Exit status; negative is the signal that killed it.
+        stderr: What it said.
+    """
+
+    returncode: int
+    stderr: str
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether ``SIGKILL`` ended it."""
+        return self.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
+
+
+def has_strace() -> bool:
+    """Whether ``strace`` is installed and may trace here."""
+    if shutil.which("strace") is None:
+        return False
+    return subprocess.run(["strace", "-o", os.devnull, "true"], check=False, capture_output=True).returncode == 0
+
+
+def count_syscalls(command: Sequence[str], *, syscalls: Sequence[str] = COMMIT_SYSCALLS) -> dict[str, int]:
+    """How often a command makes each of some system calls."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "trace"
+        subprocess.run(
+            ["strace", "-f", "-qq", "-o", str(log), "-e", f"trace={','.join(syscalls)}", *command],
+            check=True,
+            capture_output=True,
+        )
+        text = log.read_text(errors="replace")
+    return {name: text.count(f" {name}(") for name in syscalls}
+
+
+def run_with_fault(command: Sequence[str], *, syscall: str, when: int, fault: str) -> Outcome:
+    """Run a command whose ``when``-th call of ``syscall`` meets a fault.
+
+    Args:
+        command: Argument list.
+        syscall: Name, e.g. ``linkat``.
+        when: Which call, from 1.
+        fault: ``signal=KILL`` kills the process as it enters the call; ``error=ENOSPC`` makes the call fail.
+    """
+    inject = f"inject={syscall}:{fault}:when={when}"
+    done = subprocess.run(
+        ["strace", "-f", "-qq", "-o", os.devnull, "-e", f"trace={syscall}", "-e", inject, *command],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    return Outcome(done.returncode, done.stderr)
+
+
+def kill_after(command: Sequence[str], *, seconds: float) -> Outcome:
+    """Run a command and kill it with ``SIGKILL`` after some seconds, unless it ends before."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    _, stderr = process.communicate()
+    return Outcome(process.returncode, stderr)
+
+
+def run_together(command: Sequence[str], *, count: int) -> list[Outcome]:
+    """Run copies of a command at the same time."""
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(count)]
+    stderrs = [process.communicate()[1] for process in processes]
+    return [Outcome(process.returncode, text) for process, text in zip(processes, stderrs, strict=True)]
+
+
+@contextmanager
+def small_disk(num_bytes: int) -> Generator[Path | None]:
+    """A file system of a fixed size; yields its folder, or ``None`` where this user may not mount one."""
+    with tempfile.TemporaryDirectory() as folder:
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", folder]
+        mounted = shutil.which("mount") and subprocess.run(mount, check=False, capture_output=True).returncode == 0
+        try:
+            yield Path(folder) if mounted else None
+        finally:
+            if mounted:
+                subprocess.run(["umount", folder], check=True, capture_output=True)
