@@ -210,7 +210,7 @@ def write_parquet(manifest: Manifest, path: Path) -> None:
     table = videos_to_table(manifest.videos).replace_schema_metadata({_METADATA_KEY: about.encode()})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    put_replace(path, memoryview(sink.getvalue()))
+    put_replace(path, sink.getvalue().to_pybytes())
 
 
 def read_parquet(path: Path) -> Manifest:

@@ -1,0 +1,226 @@
+import errno
+import hashlib
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from featcache.data import scan as scan_module
+from featcache.data.manifest import read_parquet, write_parquet
+from featcache.data.scan import scan, scan_file
+from featcache.data.types import VideoRecord
+from featcache.errors import ConfigError, FeatcacheError, ManifestError, UnknownNameError
+from featcache.testing.motion import MotionSettings, encode_clip
+
+
+def make_video(path: Path, *, num_frames: int = 10, size: int = 32, fps: int = 5, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (num_frames, size // 8, size // 8, 3), np.uint8)
+    encode_clip(path, coarse.repeat(8, axis=1).repeat(8, axis=2), MotionSettings(size=size, fps=fps))
+    return path
+
+
+def make_audio(path: Path) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def make_frameless(path: Path) -> Path:
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        container.start_encoding()
+    return path
+
+
+def final(path: Path) -> VideoRecord:
+    """The last record that scanning one file in this process yields."""
+    *_, record = scan_file(VideoRecord(id=path.name, path=path.name), path)
+    return record
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Two good videos in class folders, and one of each kind of bad one."""
+    root = tmp_path_factory.mktemp("videos")
+    make_video(root / "wave/good.mp4", num_frames=12, size=48, fps=6)
+    make_video(root / "jump/gööd 'one'.mp4", num_frames=1, seed=1)
+    whole = make_video(root / "whole.mp4", num_frames=20).read_bytes()
+    (root / "moovless.mp4").write_bytes(whole[: len(whole) // 2])  # the index stands at the end of the file
+    (root / "empty.mp4").touch()
+    (root / "text.mp4").write_text("this is no video\n" * 100)
+    make_audio(root / "audio.mp4")
+    make_frameless(root / "frameless.mp4")
+    os.mkfifo(root / "pipe.mp4")
+    (root / "dangling.mp4").symlink_to(root / "nowhere.mp4")
+    (root / "loop.mp4").symlink_to("loop.mp4")
+    return root
+
+
+def test_good_videos_are_described_and_bad_ones_are_rows(folder: Path, tmp_path):
+    steps: list[tuple[int, int]] = []
+    manifest = scan(folder, progress=lambda done, total: steps.append((done, total)))
+    videos = {video.id: video for video in manifest.videos}
+    assert list(videos) == sorted(videos)
+    assert steps == [(done, len(videos)) for done in range(1, len(videos) + 1)]
+
+    good = videos["wave/good.mp4"]
+    content = (folder / "wave/good.mp4").read_bytes()
+    assert good == VideoRecord(
+        id="wave/good.mp4",
+        path="wave/good.mp4",
+        num_bytes=len(content),
+        content_hash=f"sha256:{hashlib.sha256(content).hexdigest()}",
+        num_frames=12,
+        fps=6.0,
+        duration_seconds=2.0,
+        height=48,
+        width=48,
+        codec="h264",
+        labels={"label": "wave"},
+    )
+    assert videos["jump/gööd 'one'.mp4"].num_frames == 1
+    assert manifest.count_by_status() == {
+        "ok": 3,
+        "missing": 2,
+        "undecodable": 6,
+        "too_short": 0,
+        "timeout": 0,
+        "changed": 0,
+    }
+    assert {video.id for video in manifest.select(status="missing").videos} == {"dangling.mp4", "loop.mp4"}
+    for video in manifest.videos:
+        if video.status != "ok":
+            assert video.reason
+            assert video.num_frames == 0
+        if video.status == "undecodable" and video.id != "pipe.mp4":
+            assert video.content_hash == f"sha256:{hashlib.sha256((folder / video.path).read_bytes()).hexdigest()}"
+
+    write_parquet(manifest, tmp_path / "manifest.parquet")
+    assert read_parquet(tmp_path / "manifest.parquet") == manifest
+    assert scan(tmp_path / "manifest.parquet", num_workers=1) == manifest
+
+
+def test_a_listing_keeps_its_missing_files(folder: Path):
+    listing = folder / "list.jsonl"
+    rows = [
+        {"path": "wave/good.mp4", "split": "train", "label.motion": "left"},
+        {"path": "wave/gone.mp4", "split": "test", "label.motion": "right"},
+        {"path": "x" * 5000, "id": "endless"},
+    ]
+    listing.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    manifest = scan(listing, num_workers=1)
+    assert [(video.id, video.status) for video in manifest.videos] == [
+        ("endless", "missing"),
+        ("wave/gone.mp4", "missing"),
+        ("wave/good.mp4", "ok"),
+    ]
+    gone = manifest.videos[1]
+    assert (gone.labels, gone.split) == ({"motion": "right"}, "test")
+    assert gone.reason == "it cannot be read (No such file or directory)"
+
+
+def test_unusable_settings_are_refused_before_any_video_is_opened(folder: Path):
+    with pytest.raises(UnknownNameError, match="did you mean 'pyav'"):
+        scan(folder, decoder="pyaw")
+    with pytest.raises(ConfigError, match="num_workers is 0"):
+        scan(folder, num_workers=0)
+    with pytest.raises(ManifestError):
+        scan(folder / "nowhere")
+
+
+def hanging_job(item: tuple[VideoRecord, Path, str]) -> Iterator[VideoRecord]:
+    video, path, decoder = item
+    records = scan_file(video, path, decoder=decoder)
+    yield next(records)
+    if video.id.startswith("hang"):
+        time.sleep(600)
+    if video.id.startswith("crash"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    yield from records
+
+
+def failing_job(item: tuple[VideoRecord, Path, str]) -> Iterator[VideoRecord]:
+    video, path, _ = item
+    if video.id == "b.mp4":
+        raise OSError(errno.EIO, "Input/output error", str(path))
+    yield video
+
+
+def test_a_hung_or_crashing_decoder_costs_one_row(tmp_path, monkeypatch):
+    for name in ("hang.mp4", "crash.mp4", "good.mp4", "zood.mp4"):
+        make_video(tmp_path / name)
+    monkeypatch.setattr(scan_module, "_job", hanging_job)
+    manifest = scan(tmp_path, deadline_seconds=1.0)
+    videos = {video.id: video for video in manifest.videos}
+    assert {name: video.status for name, video in videos.items()} == {
+        "crash.mp4": "undecodable",
+        "good.mp4": "ok",
+        "hang.mp4": "timeout",
+        "zood.mp4": "ok",
+    }
+    assert "crash" in videos["crash.mp4"].reason
+    assert "1 seconds" in videos["hang.mp4"].reason
+    for video in videos.values():
+        assert video.content_hash.startswith("sha256:"), "what is known stays known"
+        assert video.num_frames == (10 if video.status == "ok" else 0)
+
+
+def test_a_failing_machine_is_no_bad_video(tmp_path, monkeypatch):
+    for name in ("a.mp4", "b.mp4"):
+        make_video(tmp_path / name)
+    monkeypatch.setattr(scan_module, "_job", failing_job)
+    with pytest.raises(FeatcacheError, match=r"b\.mp4 \(Input/output error\): the machine failed, not the video"):
+        scan(tmp_path, num_workers=1)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ENOENT])
+def test_a_file_that_vanishes_or_is_locked_while_it_is_read_is_missing(tmp_path, monkeypatch, code):
+    path = make_video(tmp_path / "a.mp4")
+
+    def refuse(self: Path, *args: object, **kwargs: object) -> None:
+        raise OSError(code, os.strerror(code), str(self))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    record = final(path)
+    assert (record.status, record.reason) == ("missing", f"it cannot be read ({os.strerror(code)})")
+
+
+def test_a_disk_error_while_hashing_is_raised(tmp_path, monkeypatch):
+    path = make_video(tmp_path / "a.mp4")
+
+    def fail(self: Path, *args: object, **kwargs: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(self))
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        final(path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_missing(tmp_path):
+    path = make_video(tmp_path / "a.mp4")
+    path.chmod(0)
+    assert final(path).status == "missing"
+
+
+@pytest.mark.shared
+def test_shared_clips_are_described(shared: Path):
+    manifest = scan(shared / "data/videos")
+    assert manifest.count_by_status()["ok"] == len(manifest) == 17
+    videos = {video.path.rsplit("/", 1)[1]: video for video in manifest.videos}
+    cartwheel = videos["hmdb51_Turnk_r_Pippi_Michel_cartwheel_f_cm_np2_le_med_6.avi"]
+    assert (cartwheel.num_frames, cartwheel.codec, cartwheel.labels["label"]) == (83, "mpeg4", "cartwheel")
+    assert (videos["abseiling_k400.mp4"].num_frames, videos["abseiling_k400.mp4"].width) == (250, 454)
