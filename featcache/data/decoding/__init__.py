@@ -1,6 +1,6 @@
 """Decoders behind one protocol, and the worker pool that contains them."""
 
-from featcache.data.decoding import pyav as _pyav  # noqa: F401  registers itself
+from featcache.data.decoding import decord, pyav, torchcodec  # noqa: F401  they register themselves
 from featcache.data.decoding.base import (
     DecoderInfo,
     VideoReader,

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.data.types import Timeline
-from featcache.errors import unknown_name
+from featcache.errors import VideoError, unknown_name
 
 
 @runtime_checkable
@@ -60,6 +60,21 @@ class DecoderInfo:
     summary: str
     exact: bool
     note: str
+
+
+def check_indices(indices: Sequence[int], *, num_frames: int) -> list[int]:
+    """The indices of a read as plain integers.
+
+    Raises:
+        VideoError: ``undecodable`` if the video ends before one of them.
+        ValueError: They are negative or not strictly increasing.
+    """
+    wanted = [int(index) for index in indices]
+    if any(after <= before for before, after in zip([-1, *wanted], wanted, strict=False)):
+        raise ValueError("frame indices must be at least 0 and strictly increasing; sort them and drop repeats")
+    if wanted and wanted[-1] >= num_frames:
+        raise VideoError("undecodable", f"frame {wanted[-1]} was asked for, but only {num_frames} frames decode")
+    return wanted
 
 
 Opener = Callable[[Path], VideoReader]

@@ -30,7 +30,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from featcache.data.decoding.access import is_random_access
-from featcache.data.decoding.base import DecoderInfo, register_decoder
+from featcache.data.decoding.base import DecoderInfo, check_indices, register_decoder
 from featcache.data.decoding.faults import blame, check_readable
 from featcache.data.decoding.heartbeat import beat
 from featcache.data.decoding.timestamps import duration_seconds, presentation_seconds
@@ -39,6 +39,7 @@ from featcache.errors import VideoError
 
 # Containers that store a presentation time for each packet, and codecs whose packets are one shown frame each.
 _TIMED_CONTAINERS = {"mov", "mp4", "matroska", "webm"}
+_INDEXED_CONTAINERS = {"mov", "mp4"}  # and those whose index says how many packets there should be
 _ONE_FRAME_A_PACKET = {"h264", "hevc", "vp9", "av1", "mjpeg"}
 _PROGRESSIVE = (0, 1)  # AV_FIELD_UNKNOWN, AV_FIELD_PROGRESSIVE
 # Files that name other files: what they would open is no part of the video.
@@ -116,12 +117,7 @@ class PyAVReader:
             VideoError: ``undecodable``, naming the frame.
             ValueError: ``indices`` are negative or not strictly increasing.
         """
-        wanted = [int(index) for index in indices]
-        if any(after <= before for before, after in zip([-1, *wanted], wanted, strict=False)):
-            raise ValueError("frame indices must be at least 0 and strictly increasing; sort them and drop repeats")
-        for index in wanted:
-            if index >= self._timeline.num_frames:
-                raise VideoError("undecodable", f"frame {index} was asked for, only {self._timeline.num_frames} decode")
+        for index in check_indices(indices, num_frames=self._timeline.num_frames):
             yield index, self._pixels(index, self._frame(index))
 
     def close(self) -> None:
@@ -162,30 +158,31 @@ class PyAVReader:
     def _demux(self) -> list[int] | None:
         """Sorted pts of an indexed stream, or ``None``; leaves the file at its end."""
         assert self._container is not None
-        context = self._stream.codec_context
-        containers = set(self._container.format.name.split(","))
-        if (
-            not containers & _TIMED_CONTAINERS
-            or self._codec not in _ONE_FRAME_A_PACKET
-            or context.field_order not in _PROGRESSIVE
-        ):
+        context, containers = self._stream.codec_context, set(self._container.format.name.split(","))
+        if not containers & _TIMED_CONTAINERS:
             return None
+        trusted = self._codec in _ONE_FRAME_A_PACKET and context.field_order in _PROGRESSIVE
         extradata = bytes(context.extradata or b"")
-        shown: list[int] = []
-        access: dict[int, int | None] = {}
+        shown: list[int | None] = []
+        access: dict[int | None, int | None] = {}
+        num_packets = 0
         for packet in self._packets():
             beat()
+            num_packets += packet.size > 0
             if packet.size == 0 or packet.is_discard:
                 continue
-            if packet.pts is None:
-                return None
             if packet.is_keyframe and is_random_access(self._codec, memoryview(packet), extradata=extradata):
                 access[packet.pts] = packet.dts
             shown.append(packet.pts)
-            if not access:
-                return None  # begins in the middle: how many frames the decoder drops there is its own affair
-        pts = sorted(shown)
-        if not pts or len(set(pts)) < len(pts) or next(iter(access)) != pts[0]:
+        num_promised = len(self._stream.index_entries)
+        if containers & _INDEXED_CONTAINERS and num_packets < num_promised:
+            raise VideoError(
+                "undecodable", f"the file breaks off after {num_packets} of {num_promised} pictures; copy it again"
+            )
+        pts = sorted(at for at in shown if at is not None)
+        timed = len(pts) == len(set(pts)) == len(shown) > 0
+        # A stream that begins in the middle: how many frames the decoder drops there is its own affair.
+        if not (trusted and timed and access and next(iter(access)) == shown[0] == pts[0]):
             return None
         self._access = tuple(_Access(index, at, access[at]) for index, at in enumerate(pts) if at in access)
         return pts

@@ -1,0 +1,181 @@
+"""Conformance suite of decoders: what every registered decoder must do with every kind of video.
+
+Each check takes a decoder's registry name, a kind of :data:`~featcache.testing.videos.VIDEO_KINDS` and a file of that
+kind, and raises ``AssertionError`` with a sentence. A project that registers its own decoder runs them with::
+
+    @pytest.mark.parametrize("kind", VIDEO_KINDS.values(), ids=VIDEO_KINDS)
+    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+    def test_my_decoder(check, kind, tmp_path):
+        check("my_decoder", kind, kind.write(tmp_path))
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from featcache.data.decoding import decoder_info, open_video
+from featcache.errors import VideoError
+from featcache.testing.videos import Picture, VideoKind, sequential_frames
+
+# Where optional decoders are known to return other frames than those asked for, or none. That they still do is
+# asserted too: when a release mends one, the entry goes, and so does the warning in doctor and docs/decoding.md.
+INEXACT: Mapping[str, frozenset[str]] = {
+    "decord": frozenset(
+        {
+            *("open_gop", "hevc_open_gop", "intra_refresh", "cut_stream", "mirrored"),
+            *("h264_in_avi", "h264_transport_stream"),
+            *("mpeg4_b_frames", "mpeg4_b_frames_mp4", "mpeg4_packed", "mpeg2_program_stream"),
+        }
+    ),
+    "torchcodec": frozenset(
+        {
+            *("intra_refresh", "cut_stream", "mirrored", "h264_in_avi", "h264_transport_stream"),
+            *("mpeg4_b_frames", "mpeg4_packed", "mpeg2_program_stream"),
+        }
+    ),
+}
+
+# Files that they do not open at all, and say so.
+UNREADABLE: Mapping[str, frozenset[str]] = {"decord": frozenset({"h264_raw"}), "torchcodec": frozenset({"h264_raw"})}
+
+
+def right_frames(name: str, kind: VideoKind, path: Path) -> None:
+    """Frames are those of sequential decoding, however they are asked for.
+
+    A decoder that says it is exact must agree to the bit. Others may round colours differently: their frame must be
+    nearer to the right one than to any other.
+    """
+    if not _readable(name, kind):
+        return
+    wrong = wrong_frames(name, path, turned=kind.turned)
+    known = kind.name in INEXACT.get(name, frozenset())
+    if decoder_info(name).exact:
+        assert not known, f"decoder {name!r} says that it is exact, but is listed as inexact on {kind.name}"
+    assert bool(wrong) == known, (
+        f"decoder {name!r} is listed as inexact on {kind.name} but is right now: remove it from INEXACT"
+        if known
+        else f"decoder {name!r} gives wrong frames on {kind.name}: {wrong}"
+    )
+
+
+def honest_timeline(name: str, kind: VideoKind, path: Path) -> None:
+    """Timestamps increase, their number is that of the frames, and the size is that of the frames as shown."""
+    if not _readable(name, kind):
+        return
+    with open_video(path, decoder=name) as reader:
+        timeline = reader.timeline
+        assert reader.codec, "the codec has no name"
+    assert timeline.pts_seconds.dtype == np.float64, f"timestamps are {timeline.pts_seconds.dtype}"
+    assert (np.diff(timeline.pts_seconds) > 0).all(), "timestamps do not increase strictly"
+    assert timeline.duration_seconds > timeline.pts_seconds[-1] - timeline.pts_seconds[0], "the last frame has no time"
+    if kind.num_frames is not None:
+        assert timeline.num_frames == kind.num_frames, f"{timeline.num_frames} frames instead of {kind.num_frames}"
+    shape = kind.turned(sequential_frames(path)[0]).shape[:2]
+    assert (timeline.height, timeline.width) == shape, f"{timeline.height}x{timeline.width} instead of {shape}"
+
+
+def clear_failures(name: str, kind: VideoKind, path: Path) -> None:
+    """A video that cannot be used ends in its ledger status with a reason that says why."""
+    if _readable(name, kind):
+        return
+    status = "undecodable" if kind.status == "ok" else kind.status
+    error = _failure(name, path)
+    assert error is not None, f"decoder {name!r} reads {kind.name} as if nothing were wrong"
+    assert error.status == status, f"{kind.name} is {error.status} instead of {status}"
+    if decoder_info(name).exact:  # other libraries have their own words
+        assert kind.reason in error.reason, f"{kind.name}: {error.reason!r} does not mention {kind.reason!r}"
+
+
+def strict_indices(name: str, kind: VideoKind, path: Path) -> None:
+    """Indices out of order are refused, one beyond the end is a failure of the video, none is nothing."""
+    if not _readable(name, kind):
+        return
+    with open_video(path, decoder=name) as reader:
+        assert list(reader.read([])) == [], "frames for no indices"
+        for indices in ([0, 0], [-1], [1, 0]):
+            try:
+                list(reader.read(indices))
+            except ValueError:
+                continue
+            raise AssertionError(f"indices {indices} are accepted")
+    beyond = _failure(name, path, start=reader.timeline.num_frames)
+    assert beyond is not None, "a frame beyond the end is given"
+    assert beyond.status == "undecodable", beyond.status
+
+
+CHECKS: tuple[Callable[[str, VideoKind, Path], None], ...] = (
+    right_frames,
+    honest_timeline,
+    clear_failures,
+    strict_indices,
+)
+
+
+def wrong_frames(
+    name: str, path: Path, *, turned: Callable[[Picture], Picture] = lambda picture: picture
+) -> list[tuple[str, int]]:
+    """Frames of ``path`` that a decoder gets wrong, as (how they were asked for, index).
+
+    Args:
+        name: The decoder.
+        path: A video that decodes.
+        turned: How its frames are shown.
+    """
+    reference = [turned(frame) for frame in sequential_frames(path)]
+    exact = decoder_info(name).exact
+    wrong: list[tuple[str, int]] = []
+    for how, indices in access_patterns(_num_frames(path)).items():
+        try:
+            with open_video(path, decoder=name) as reader:
+                # Twice with one reader: what is read must not depend on what was read before.
+                for part in (indices, indices[len(indices) // 2 :]):
+                    for index, frame in reader.read(part):
+                        if not _is_right(frame, index, reference, exact=exact):
+                            wrong.append((how, index))
+        except VideoError as error:
+            wrong.append((f"{how}: {error.reason}", indices[0]))
+    return wrong
+
+
+def access_patterns(num_frames: int) -> dict[str, list[int]]:
+    """Ways to ask for frames: everything, steps, far apart, each group's end, one late frame."""
+    rng = np.random.default_rng(0)
+    scattered = np.sort(rng.choice(num_frames, size=max(1, num_frames // 6), replace=False))
+    return {
+        "all": list(range(num_frames)),
+        "every fifth": list(range(0, num_frames, 5)),
+        "second half": list(range(num_frames // 2, num_frames)),
+        "scattered": [int(index) for index in scattered],
+        "around key frames": sorted({at for key in (12, 24, 36) for at in (key - 1, key, key + 1) if at < num_frames}),
+        "last": [num_frames - 1],
+    }
+
+
+def _readable(name: str, kind: VideoKind) -> bool:
+    return kind.status == "ok" and kind.name not in UNREADABLE.get(name, frozenset())
+
+
+def _failure(name: str, path: Path, *, start: int = 0) -> VideoError | None:
+    """What reading everything (or one frame from ``start`` on) ends in."""
+    try:
+        with open_video(path, decoder=name) as reader:
+            for _ in reader.read(range(start, max(reader.timeline.num_frames, start + 1))):
+                pass
+    except VideoError as error:
+        return error
+    return None
+
+
+def _num_frames(path: Path) -> int:
+    with open_video(path) as reader:
+        return reader.timeline.num_frames
+
+
+def _is_right(frame: Picture, index: int, reference: Sequence[Picture], *, exact: bool) -> bool:
+    if exact:
+        return np.array_equal(frame, reference[index])
+    if frame.shape != reference[index].shape:
+        return False
+    distances = [float(np.abs(frame.astype(np.int16) - other).mean()) for other in reference]
+    return int(np.argmin(distances)) == index or distances[index] == min(distances)

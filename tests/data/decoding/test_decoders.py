@@ -1,0 +1,72 @@
+"""The conformance suite over every registered decoder and every kind of video."""
+
+import sys
+
+import pytest
+
+from featcache.data.decoding import available, decoder_info, decoder_names, open_video
+from featcache.data.decoding.base import DecoderInfo, VideoReader, register_decoder
+from featcache.errors import FeatcacheError, UnknownNameError
+from featcache.testing.decoders import CHECKS, INEXACT
+from featcache.testing.videos import VIDEO_KINDS
+
+
+@pytest.mark.parametrize("kind", VIDEO_KINDS.values(), ids=VIDEO_KINDS)
+@pytest.mark.parametrize("decoder", decoder_names())
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_conformance(check, decoder, kind, video, need_decoder):
+    need_decoder(decoder)
+    check(decoder, kind, video(kind.name))
+
+
+def test_the_default_is_exact_everywhere_and_the_others_say_where_they_are_not():
+    assert decoder_names() == ["decord", "pyav", "torchcodec"]
+    assert decoder_info("pyav").exact
+    assert set(INEXACT) == {name for name in decoder_names() if not decoder_info(name).exact}
+    for name, kinds in INEXACT.items():
+        assert kinds, name
+        assert kinds <= set(VIDEO_KINDS)
+        assert decoder_info(name).note
+
+
+@pytest.mark.parametrize("decoder", decoder_names())
+def test_readers_follow_the_protocol(decoder, video, need_decoder):
+    need_decoder(decoder)
+    with open_video(video("h264"), decoder=decoder) as reader:
+        assert isinstance(reader, VideoReader)
+        assert reader.codec == "h264"
+
+
+def test_unknown_decoders_are_named(video):
+    with pytest.raises(UnknownNameError, match="did you mean 'decord'"):
+        open_video(video("h264"), decoder="decordd")
+    with pytest.raises(UnknownNameError, match="decoder"):
+        available("ffmpeg")
+
+
+def test_a_name_is_taken_once():
+    info = DecoderInfo(name="pyav", summary="", exact=True, note="")
+    with pytest.raises(ValueError, match="registered already"):
+        register_decoder(info)(lambda path: open_video(path))
+
+
+@pytest.mark.parametrize("decoder", ["decord", "torchcodec"])
+def test_an_absent_library_is_one_sentence_and_no_bad_video(decoder, video, monkeypatch):
+    monkeypatch.setitem(sys.modules, decoder, None)
+    problem = available(decoder)
+    assert problem is not None
+    assert f"pip install 'featcache[{decoder}]'" in problem
+    with pytest.raises(FeatcacheError, match="pip install") as caught:
+        open_video(video("h264"), decoder=decoder)
+    assert type(caught.value) is FeatcacheError
+
+
+def test_torchcodec_without_ffmpeg_is_one_sentence_and_no_bad_video(video, monkeypatch):
+    torchcodec = pytest.importorskip("torchcodec")
+    monkeypatch.setattr(torchcodec, "ffmpeg_major_version", None)
+    problem = available("torchcodec")
+    assert problem is not None
+    assert "apt-get install ffmpeg" in problem
+    with pytest.raises(FeatcacheError, match="FFmpeg") as caught:
+        open_video(video("h264"), decoder="torchcodec")
+    assert type(caught.value) is FeatcacheError
