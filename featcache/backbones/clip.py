@@ -223,5 +223,5 @@ register_family(
     PREFIX,
     pattern="open_clip/<arch>:<tag>",
     summary="the image tower of any open_clip model, e.g. open_clip/ViT-B-16:laion2b_s34b_b88k",
-    example="open_clip/ViT-B-32:laion2b_s34b_b79k",
+    example="open_clip/RN50:openai",
 )(_build)

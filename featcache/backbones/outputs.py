@@ -22,7 +22,7 @@ from featcache.recipes import FeatureRecipe, Interpolation, Layout, Output, Prec
 Compute = Literal["float32", "bfloat16"]
 Array = npt.NDArray[np.floating]
 
-# Shapes of every layer, by (input size, frames): one probe forward a backbone and input shape.
+# Shapes without the batch axis of every layer's map and class token, by (input size, frames): one forward each.
 _Shapes = Mapping[str, tuple[tuple[int, ...] | None, tuple[int, ...] | None]]
 _PROBED: WeakKeyDictionary[Backbone, dict[tuple[int, int], _Shapes]] = WeakKeyDictionary()
 
@@ -109,10 +109,9 @@ def record_spec(backbone: Backbone, recipe: FeatureRecipe, *, num_frames: int, l
         raise ConfigError(f"average_frames is for image backbones; remove it for {recipe.backbone}")
     if recipe.layer not in backbone.layers:
         raise unknown_name(f"layer of {recipe.backbone}", recipe.layer, backbone.layers)
-    shapes = _probe(backbone, size=recipe.input_size, num_frames=frames if is_video else 1)
     dense, cls = (
         None if shape is None else torch.empty(1 if is_video else frames, *shape, device="meta")
-        for shape in shapes[recipe.layer]
+        for shape in _probe(backbone, recipe, num_frames=frames if is_video else 1)[recipe.layer]
     )
     record = to_records(LayerOutput(map=dense, cls=cls), recipe, num_frames=frames)
     time = ("t",) if frames > 1 and not is_video and not recipe.average_frames else ()
@@ -252,18 +251,28 @@ def _average(x: Tensor, *, dims: tuple[int, ...]) -> Tensor:
     return x.to(torch.float64).mean(dim=dims).to(torch.float32).to(torch.float16)
 
 
-def _probe(backbone: Backbone, *, size: int, num_frames: int) -> _Shapes:
+def _probe(backbone: Backbone, recipe: FeatureRecipe, *, num_frames: int) -> _Shapes:
     """Shapes without the batch axis of every layer's map and class token."""
+    size = recipe.input_size
     known = _PROBED.setdefault(backbone, {})
-    if (size, num_frames) not in known:
-        shape = (1, num_frames, 3, size, size) if backbone.kind == "video" else (1, 3, size, size)
-        with torch.inference_mode():
-            outputs = backbone.encode(torch.zeros(shape), backbone.layers)
-        known[size, num_frames] = {
+    key = (size, num_frames)
+    if key not in known:
+        blank = torch.zeros((1, num_frames, 3, size, size) if backbone.kind == "video" else (1, 3, size, size))
+        try:
+            with torch.inference_mode():
+                outputs = backbone.encode(blank, backbone.layers)
+        except (AssertionError, RuntimeError) as error:
+            if size == backbone.card.input_size:
+                raise
+            raise ConfigError(
+                f"{recipe.backbone} cannot encode {size} pixels a side ({str(error).splitlines()[0].rstrip('.')}); "
+                f"set input_size to {backbone.card.input_size}"
+            ) from error
+        known[key] = {
             layer: (
                 None if output.map is None else tuple(output.map.shape[1:]),
                 None if output.cls is None else tuple(output.cls.shape[1:]),
             )
             for layer, output in outputs.items()
         }
-    return known[size, num_frames]
+    return known[key]

@@ -54,9 +54,9 @@ class TimmBackbone:
         self.weights_hash = state_hash(model)
         self.classes = _class_names(model)
         self._stages = stage_names(model)
-        self._final = "norm" if _ends_in_norm(model) else "final"
-        self.layers = (*self._stages, self._final)
         self._has_class_token = _has_class_token(model)
+        self._final = _final_name(model, has_class_token=self._has_class_token)
+        self.layers = (*self._stages, self._final) if self._final else self._stages
         self._num_prefix = int(getattr(model, "num_prefix_tokens", self._has_class_token))
         options = (
             inspect.signature(cast("Callable[..., Any]", model.forward_intermediates)).parameters
@@ -231,9 +231,12 @@ def stage_names(model: nn.Module) -> tuple[str, ...]:
     )
 
 
-def _ends_in_norm(model: nn.Module) -> bool:
+def _final_name(model: nn.Module, *, has_class_token: bool) -> str:
+    """The name of ``forward_features``' output; empty where it is several vectors and no map."""
     norm = getattr(model, "norm", None)
-    return isinstance(norm, nn.Module) and not isinstance(norm, nn.Identity)
+    if isinstance(norm, nn.ModuleList) and not has_class_token:
+        return ""
+    return "norm" if isinstance(norm, nn.Module) and not isinstance(norm, nn.Identity) else "final"
 
 
 def _has_class_token(model: nn.Module) -> bool:

@@ -1,0 +1,87 @@
+"""Every registered backbone and some timm families through the conformance suite; the suite against wrong ones."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from featcache.backbones import LayerOutput
+from featcache.testing import backbones as suite
+
+HEAVY = {"clip-l14", "clip-b16"}
+# Tiny members of families with other layouts: tokens, class and register tokens, NHWC, relative positions.
+TIMM = ["timm/test_vit", "timm/test_vit3", "timm/test_vit_relpos", "timm/test_mambaout", "timm/test_resnet"]
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name
+    for name in [*suite.registered_examples(), *TIMM]
+]
+
+
+def subject_of(name):
+    return suite.make_subject(name, num_frames=9 if name == "i3d" else None)
+
+
+@pytest.mark.parametrize("check", suite.CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", NAMES)
+def test_conforms(name, check):
+    check(subject_of(name))
+
+
+class Wrapped:
+    """A backbone that does one thing wrong."""
+
+    def __init__(self, backbone, change):
+        self.kind, self.card, self.layers = backbone.kind, backbone.card, backbone.layers
+        self.weights_hash, self.classes, self.classify = backbone.weights_hash, backbone.classes, backbone.classify
+        self._encode, self._change = backbone.encode, change
+
+    def encode(self, pixels, layers):
+        return {layer: self._change(output) for layer, output in self._encode(pixels, layers).items()}
+
+
+def normalise_over_batch(output):
+    return LayerOutput(map=output.map - output.map.mean(dim=0), cls=output.cls)
+
+
+def add_noise(output):
+    return LayerOutput(map=output.map + torch.randn_like(output.map), cls=output.cls)
+
+
+def halve(output):
+    return LayerOutput(map=output.map.half(), cls=output.cls)
+
+
+def channels_first(output):
+    return LayerOutput(map=output.map.permute(0, 3, 1, 2).flatten(2), cls=output.cls)
+
+
+def forget_the_input(output):
+    return LayerOutput(map=torch.ones_like(output.map), cls=output.cls)
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        (normalise_over_batch, suite.a_row_does_not_depend_on_the_others),
+        (forget_the_input, suite.a_row_does_not_depend_on_the_others),
+        (add_noise, suite.a_second_run_changes_nothing),
+        (add_noise, suite.a_layer_asked_for_alone_is_the_same),
+        (halve, suite.outputs_are_finite_floats_without_gradients),
+        (channels_first, suite.outputs_are_finite_floats_without_gradients),
+    ],
+)
+def test_the_suite_catches(change, check):
+    good = suite.make_subject("timm/test_resnet")
+    backbone = Wrapped(good.backbone, change)
+    wrong = dataclasses.replace(good, backbone=backbone, outputs=backbone.encode(good.pixels, good.backbone.layers))
+    with pytest.raises(AssertionError):
+        check(wrong)
+
+
+def test_the_suite_catches_a_wrong_claim():
+    good = suite.make_subject("timm/test_resnet")
+    layer = good.backbone.layers[-1]
+    smaller = LayerOutput(map=good.outputs[layer].map[:, 1:], cls=None)
+    wrong = dataclasses.replace(good, outputs={**good.outputs, layer: smaller})
+    with pytest.raises(AssertionError, match=layer):
+        suite.records_have_the_shape_they_claim(wrong)
