@@ -11,7 +11,7 @@ from featcache.cli.console import out, print_json, print_table
 
 if TYPE_CHECKING:
     from featcache.commands import KnnProbeSettings, LinearProbeSettings
-    from featcache.evaluation.probe import ProbeResult
+    from featcache.evaluation.run import ProbeResult
 
 StorePath = Annotated[str, typer.Argument(help="A store.")]
 Feature = Annotated[str | None, typer.Option("--feature", "-f", help="Name of the array, where there are several.")]

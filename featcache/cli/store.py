@@ -22,15 +22,14 @@ def info(store: StorePath, as_json: Json = False) -> None:
     """Say what a store holds: recipes, features, videos, coverage."""
     from featcache.store.reader import open_store
 
-    with open_store(store) as opened:
-        summary = opened.info()
+    summary = open_store(store).info()
     if as_json:
         print_json(summary)
         return
     print_facts({key: value for key, value in summary.items() if not isinstance(value, dict | list)})
     rows = [
-        (name, "x".join(map(str, feature["shape"])), feature["dtype"], feature["num_rows"], feature["ok"],
-         feature["failed"], gigabytes(feature["num_bytes"]))
+        (name, "x".join(map(str, feature["record_shape"])), feature["dtype"], feature["num_rows"], feature["coverage"]["ok"],
+         feature["coverage"]["failed"], gigabytes(feature["num_bytes"]))
         for name, feature in summary["features"].items()
     ]  # fmt: skip
     print_table("features", ("name", "row", "dtype", "rows", "videos ok", "failed", "size"), rows)

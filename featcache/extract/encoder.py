@@ -7,13 +7,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from featcache.backbones import Backbone, build_backbone
+from featcache.config import parse, read_mapping
 from featcache.data.decoding import open_video
 from featcache.data.decoding.clips import CropSize, RowBatch, decode_rows
 from featcache.data.sampling import sample_rows
-from featcache.extract.encode import BoundFeature, encode_rows, forward_threads
+from featcache.errors import RecipeMismatchError, unknown_name
+from featcache.extract.encode import BoundFeature, encode_rows, forward_threads, resolve_device
 from featcache.extract.jobs import MAX_BATCH_BYTES, RowDetails, describe_rows
+from featcache.extract.settings import ExtractSettings
 from featcache.recipes import SamplingRecipe
 from featcache.store.precision import staging_dtype, to_storage
+from featcache.store.reader import open_store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +94,49 @@ def encoder(store: str | Path, *, weights: Mapping[str, str] | None = None, devi
 
     Args:
         store: The store.
-        weights: A weight file a backbone name, where the store was made with a file; the path used then is tried first.
+        weights: Weights by backbone name (``default``, ``random`` or a file), where those that the store was made with
+            have moved.
         device: ``auto``, ``cpu`` or ``cuda``. Bit-identity needs the kind that the store was made on.
 
     Raises:
         RecipeMismatchError: Weights at hand differ from the store's.
         WeightsError: Weights are not at hand.
+        UnknownNameError: ``weights`` names a backbone that the store does not use.
     """
-    raise NotImplementedError
+    root, device = Path(store), resolve_device(device)
+    opened = open_store(root)
+    declared, plan = opened.features, opened.generations[-1]
+    used = {recipe.backbone for recipe, _ in declared.values()}
+    if unknown := sorted(set(weights or {}) - used):
+        raise unknown_name("backbone", unknown[0], used, hint=f"({root} uses these.)")
+    given = _weights_given(root)
+    built: dict[tuple[str, str], Backbone] = {}
+    features = []
+    for name, (recipe, record) in declared.items():
+        source = (weights or {}).get(recipe.backbone) or given.get(name, "default")
+        key = (recipe.backbone, source)
+        if key not in built:
+            built[key] = build_backbone(recipe.backbone, weights=source).to(device)
+        if built[key].weights_hash != recipe.weights_hash:
+            raise RecipeMismatchError(
+                f"weights {source!r} of {recipe.backbone!r} are not those of feature {name!r} in {root} "
+                f"({built[key].weights_hash[:19]} against {recipe.weights_hash[:19]}); "
+                f"pass weights={{{recipe.backbone!r}: PATH}}"
+            )
+        features.append(BoundFeature(name=name, recipe=recipe, record=record, backbone=built[key]))
+    return Encoder(
+        sampling=opened.sampling,
+        features=tuple(features),
+        encode_batch=plan.encode_batch,
+        threads=plan.threads,
+        device=device,
+    )
+
+
+def _weights_given(root: Path) -> dict[str, str]:
+    """What the extractions of a store were told about weights, by feature; only a hint, the hash decides."""
+    given: dict[str, str] = {}
+    for path in sorted((root / "config").glob("extract-*.yaml")):
+        settings = parse(ExtractSettings, read_mapping(path))
+        given |= {feature.name: feature.weights for feature in settings.features if feature.name is not None}
+    return given

@@ -22,8 +22,9 @@ from featcache.extract.settings import ExtractSettings
 from featcache.extract.source import OnScan, read_source
 from featcache.io import free_bytes
 from featcache.recipes import RecordSpec
+from featcache.store.paths import ROOT
 from featcache.store.plan import default_shard_rows, plan_segments
-from featcache.store.reader import is_store, open_store
+from featcache.store.reader import open_store
 
 NUM_MEASURED = 3
 
@@ -135,10 +136,10 @@ def missing_sizes(prepared: Prepared, videos: Sequence[VideoRecord], *, store: P
     counts = rows_per_video(videos, prepared.sampling)
     stored: dict[str, VideoRecord] = {}
     present: dict[str, int] = {}
-    if is_store(store):
-        with open_store(store) as opened:
-            stored = {video.id: video for video in opened.videos}
-            present = {name: opened.feature(name).num_rows for name in opened.features}
+    if (store / ROOT).exists():
+        opened = open_store(store)
+        stored = opened.videos
+        present = {name: opened.feature(name, partially=True).num_rows for name in opened.features}
     new = {video.id for video in videos_to_add(videos, stored, retry=frozenset())}
     added = sum(count for video, count in zip(videos, counts, strict=True) if video.id in new)
     known = sum(rows_per_video(list(stored.values()), prepared.sampling))

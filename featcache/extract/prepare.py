@@ -141,9 +141,13 @@ def videos_to_add(
     added = []
     for video in scanned:
         known = stored.get(video.id)
-        is_new = known is None or video.id in retry
-        differs = known is not None and (known.status != "ok" or known.content_hash != video.content_hash)
-        if is_new or (video.status == "ok" and differs):
+        if known is None:
+            is_due = True
+        elif video.status == "ok":
+            is_due = video.id in retry or known.status != "ok" or known.content_hash != video.content_hash
+        else:
+            is_due = video.id in retry and known.status != "ok"
+        if is_due:
             added.append(video)
     return added
 

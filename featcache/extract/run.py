@@ -20,6 +20,7 @@ from featcache.extract.settings import ExtractSettings
 from featcache.extract.source import OnScan, read_source
 from featcache.io import put_new
 from featcache.store.plan import default_shard_rows, plan_segments
+from featcache.store.reader import open_store
 from featcache.store.writer import Generation, StoreWriter
 
 
@@ -33,7 +34,8 @@ class Extraction:
         features: Names of the arrays of this command.
         videos_total: Videos of the store.
         videos_ok: Videos that have all features of this command.
-        videos_failed: The others; ``ok + failed = total``.
+        videos_pending: Videos of shards that another process was still writing.
+        videos_failed: The others; ``ok + pending + failed = total``.
         failures: (video, status, reason) of each failed video.
         rows_total: Rows of the store that have the first feature.
         rows_written: Rows encoded by this call.
@@ -51,6 +53,7 @@ class Extraction:
     features: tuple[str, ...]
     videos_total: int
     videos_ok: int
+    videos_pending: int
     videos_failed: int
     failures: tuple[tuple[str, str, str], ...]
     rows_total: int
@@ -94,12 +97,39 @@ def extract(
         for feature in prepared.features:
             writer.declare_feature(feature.name, recipe=feature.recipe, record=feature.record)
         config = write_config(store, settings=prepared.settings)
-        add_generation(writer, manifest.videos, prepared=prepared)
+        with writer.planning_lock():
+            add_generation(writer, manifest.videos, prepared=prepared)
         run_pending(writer, root=Path(manifest.root), prepared=prepared, progress=progress, on_progress=on_progress)
-        elsewhere = len(
-            {(g.number, shard) for g in writer.generations() for shard in pending_shards(writer, g, prepared)}
-        )
-    return summarise(store, prepared=prepared, progress=progress, config=config, elsewhere=elsewhere, started=started)
+        elsewhere = sum(len(pending_shards(writer, generation, prepared)) for generation in writer.generations())
+    opened = open_store(store)
+    coverages = {feature.name: opened.coverage(feature.name) for feature in prepared.features}
+    num_rows = opened.feature(prepared.features[0].name, partially=True).num_rows
+    pending = max(coverage.pending for coverage in coverages.values())
+    failures = {
+        failure.id: (failure.id, failure.status, failure.reason)
+        for name in coverages
+        for failure in coverages[name].failures
+    }
+    total = coverages[prepared.features[0].name].total
+    return Extraction(
+        store=str(store),
+        config=str(config),
+        features=tuple(coverages),
+        videos_total=total,
+        videos_ok=total - len(failures) - pending,
+        videos_pending=pending,
+        videos_failed=len(failures),
+        failures=tuple(failures.values()),
+        rows_total=num_rows,
+        rows_written=progress.rows_done,
+        bytes_written=progress.bytes_written,
+        shards_elsewhere=elsewhere,
+        decode_wait_seconds=progress.decode_wait_seconds,
+        encode_seconds=progress.encode_seconds,
+        commit_seconds=progress.commit_seconds,
+        seconds=time.monotonic() - started,
+        bottleneck=progress.bottleneck,
+    )
 
 
 def write_config(store: Path, *, settings: ExtractSettings) -> Path:
@@ -114,7 +144,7 @@ def write_config(store: Path, *, settings: ExtractSettings) -> Path:
 def add_generation(writer: StoreWriter, scanned: Sequence[VideoRecord], *, prepared: Prepared) -> None:
     """Plan a new generation for the videos that the store lacks, if there are any."""
     stored = {video.id: video for generation in writer.generations() for video in generation.videos}
-    retry = failed_ids(writer) if prepared.settings.retry_failed else frozenset[str]()
+    retry = failed_ids(writer.root, prepared=prepared)
     added = videos_to_add(scanned, stored, retry=retry)
     if not added:
         return
@@ -135,9 +165,22 @@ def add_generation(writer: StoreWriter, scanned: Sequence[VideoRecord], *, prepa
     )
 
 
-def failed_ids(writer: StoreWriter) -> frozenset[str]:
-    """Videos whose latest word in the store is a failure."""
-    raise NotImplementedError
+def failed_ids(root: Path, *, prepared: Prepared) -> frozenset[str]:
+    """Stored videos that are worth another try if the scan finds them usable.
+
+    A file that was missing or being replaced when its turn came is always tried again; what was undecodable or hung is
+    tried again only on request.
+    """
+    opened = open_store(root)
+    every = prepared.settings.retry_failed
+    failures = [
+        failure
+        for feature in prepared.features
+        for failure in opened.coverage(feature.name).failures
+        if every or failure.status in ("missing", "changed")
+    ]
+    unusable = [video.id for video in opened.videos.values() if video.status != "ok"] if every else []
+    return frozenset([*(failure.id for failure in failures), *unusable])
 
 
 def pending_shards(writer: StoreWriter, generation: Generation, prepared: Prepared) -> dict[int, tuple[str, ...]]:
@@ -182,10 +225,3 @@ def run_pending(
                     shard_tasks(generation, root=root, pending=lacking, writer=writer, features=prepared.features),
                     pool,
                 )
-
-
-def summarise(
-    store: Path, *, prepared: Prepared, progress: Progress, config: Path, elsewhere: int, started: float
-) -> Extraction:
-    """Count what the store now holds of this command's features."""
-    raise NotImplementedError

@@ -1,0 +1,39 @@
+"""A few real clips and a quick backbone for the tests of extraction."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
+from featcache.testing.motion import MotionSettings, make_motion_set
+
+LITE0 = "timm/tf_efficientnet_lite0"
+Make = Callable[..., ExtractSettings]
+
+
+@pytest.fixture(scope="session")
+def listing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight training and eight test clips of one photograph, 12 frames of 64 x 64."""
+    settings = MotionSettings(
+        size=64, num_unseen_pictures=21, train_per_picture_motion=1, test_unseen_per_picture_motion=0
+    )
+    return make_motion_set(tmp_path_factory.mktemp("motion"), settings)
+
+
+@pytest.fixture
+def make(listing: Path, tmp_path: Path) -> Make:
+    """Settings of a small extraction; keyword arguments replace whole sections."""
+
+    def build(**changes: object) -> ExtractSettings:
+        base: dict[str, object] = {
+            "source": str(listing),
+            "out": str(tmp_path / "store"),
+            "features": (FeatureSettings(name="pooled", backbone=LITE0, weights="random", input_size=64),),
+            "sampling": SamplingSettings(num_clips=2, num_frames=2),
+            "runtime": RuntimeSettings(device="cpu", threads=1, encode_batch=3),
+            "shard_rows": 8,
+        }
+        return ExtractSettings.model_validate({**base, **changes})
+
+    return build
