@@ -148,12 +148,14 @@ def run_with_fault(command: Sequence[str], *, syscall: str, when: int, fault: st
     return Outcome(done.returncode, done.stderr)
 
 
-def kill_after(command: Sequence[str], *, seconds: float) -> Outcome:
-    """Run a command and kill it with ``SIGKILL`` after some seconds, unless it ends before."""
+def kill_after(command: Sequence[str], *, seconds: float, once: Path) -> Outcome:
+    """Run a command and kill it with ``SIGKILL`` some seconds after ``once`` exists, unless it ends before."""
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not once.exists():
+        time.sleep(0.001)
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
+        time.sleep(0.001)
     process.kill()
     _, stderr = process.communicate()
     return Outcome(process.returncode, stderr)

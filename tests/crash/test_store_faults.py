@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from featcache.seeding import rng_for
 from featcache.store.gc import gc
 from featcache.store.verify import verify
 from featcache.testing import faults
@@ -124,11 +125,11 @@ def test_killed_at_fifty_random_instants(tmp_path, reference):
 
 
 def kill_at_random(tmp_path, reference, *, kills):
-    started = 0.35  # a Python process needs about this long to its first file
     for kill in range(kills):
         file_format = FORMATS[kill % 2]
         path = tmp_path / str(kill)
-        faults.kill_after(command(path, file_format), seconds=started + 0.02 * kill * 50 / kills)
+        seconds = 0.2 * float(rng_for(0, "kill", kill).random())  # a whole run writes for about so long
+        faults.kill_after(command(path, file_format), seconds=seconds, once=path / "featcache.json")
         check_never_torn(path)
         check_healed(path, file_format, reference)
 
