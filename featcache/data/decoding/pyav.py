@@ -55,11 +55,10 @@ Frames = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class _Access:
-    """A packet from which decoding may start: the frame it shows, and the timestamps by which a seek is checked."""
+    """A packet from which decoding may start: the frame it shows, and the timestamp by which a seek is checked."""
 
     index: int
     pts: int
-    dts: int | None
 
 
 class PyAVReader:
@@ -164,7 +163,7 @@ class PyAVReader:
         trusted = self._codec in _ONE_FRAME_A_PACKET and context.field_order in _PROGRESSIVE
         extradata = bytes(context.extradata or b"")
         shown: list[int | None] = []
-        access: dict[int | None, int | None] = {}
+        access: list[int | None] = []
         num_packets = 0
         for packet in self._packets():
             beat()
@@ -172,7 +171,7 @@ class PyAVReader:
             if packet.size == 0 or packet.is_discard:
                 continue
             if packet.is_keyframe and is_random_access(self._codec, memoryview(packet), extradata=extradata):
-                access[packet.pts] = packet.dts
+                access.append(packet.pts)
             shown.append(packet.pts)
         num_promised = len(self._stream.index_entries)
         if containers & _INDEXED_CONTAINERS and num_packets < num_promised:
@@ -182,9 +181,10 @@ class PyAVReader:
         pts = sorted(at for at in shown if at is not None)
         timed = len(pts) == len(set(pts)) == len(shown) > 0
         # A stream that begins in the middle: how many frames the decoder drops there is its own affair.
-        if not (trusted and timed and access and next(iter(access)) == shown[0] == pts[0]):
+        if not (trusted and timed and access and access[0] == shown[0] == pts[0]):
             return None
-        self._access = tuple(_Access(index, at, access[at]) for index, at in enumerate(pts) if at in access)
+        starts = set(access)
+        self._access = tuple(_Access(index, at) for index, at in enumerate(pts) if at in starts)
         return pts
 
     def _count(self) -> list[int | None]:
@@ -279,7 +279,7 @@ class PyAVReader:
             return self._rewind()
         packets = self._packets()
         first = next(packets, None)
-        if first is None or first.is_discard or (first.pts, first.dts) != (access.pts, access.dts):
+        if first is None or first.is_discard or first.pts != access.pts:
             return self._rewind()
         self._last = None
         self._frames, self._sought = self._decode(chain([first], packets)), access.index > 0
@@ -307,10 +307,14 @@ class PyAVReader:
 
     def _advance(self, index: int) -> VideoFrame | None:
         """Decode up to frame ``index``; ``None`` if it is passed over."""
-        for at, frame in self._frames:
-            self._last = (at, frame)
-            if at >= index:
-                return frame if at == index else None
+        try:
+            for at, frame in self._frames:
+                self._last = (at, frame)
+                if at >= index:
+                    return frame if at == index else None
+        except (VideoError, OSError):
+            self._last = None  # the next frame asked for starts afresh
+            raise
         return None
 
     def _pixels(self, index: int, frame: VideoFrame) -> Frames:
