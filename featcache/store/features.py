@@ -144,7 +144,8 @@ class Features:
             values = self._memory.take(index, axis=0, out=out, mode="clip")  # in range: mode raise would buffer out
         else:
             with self._lock:
-                values = self._maps.gather(index, out).view(self._dtype).reshape(shape)
+                values = self._maps.gather(index, out)
+            values = out if out is not None else values.view(self._dtype).reshape(shape)
         return self._dequantised(values, index) if dequantised else values
 
     def __getitem__(self, rows: int | slice | npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
