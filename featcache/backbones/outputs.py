@@ -77,7 +77,7 @@ def resolve_recipe(
         average_frames=average_frames,
         grid=grid,
         channels=channels,
-        input_size=input_size or card.input_size,
+        input_size=card.input_size if input_size is None else input_size,
         interpolation=interpolation or card.interpolation,
         mean=mean or card.mean,
         std=std or card.std,
