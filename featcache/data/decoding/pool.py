@@ -7,6 +7,7 @@ threads stop reading, the sockets fill up and the workers wait. Sockets vanish w
 shared memory to leak.
 """
 
+import atexit
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
@@ -44,6 +45,7 @@ class WorkerPool:
         self._workers = [Worker(packed_job, deadline_seconds=deadline_seconds) for _ in range(num_workers)]
         for worker in self._workers:
             worker.start()
+        atexit.register(self.close)  # at exit, while the threads still run, whoever forgot to
 
     @property
     def wait_seconds(self) -> float:
@@ -84,6 +86,7 @@ class WorkerPool:
         if self._closed:
             return
         self._closed = True
+        atexit.unregister(self.close)
         if self._run is not None:
             self._end(self._run)
         for worker in self._workers:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +30,8 @@ def misbehave(item: tuple[str, str]) -> Iterator[Any]:
     """One payload, then what the item says; ``item[1]`` is a file that counts the attempts."""
     what, marker = item
     attempts = Path(marker)
-    attempts.write_text(attempts.read_text() + "x" if attempts.exists() else "x")
+    with attempts.open("a") as file:
+        file.write("x")
     yield "begun"
     if what == "segfault":
         ctypes.string_at(0)
@@ -37,6 +39,8 @@ def misbehave(item: tuple[str, str]) -> Iterator[Any]:
         os._exit(3)
     if what == "exit once" and len(attempts.read_text()) == 1:
         os._exit(3)
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
     if what == "hang":
         time.sleep(600)
     if what == "beat":
