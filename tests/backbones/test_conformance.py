@@ -8,7 +8,7 @@ import torch
 from featcache.backbones import LayerOutput
 from featcache.testing import backbones as suite
 
-HEAVY = {"clip-l14", "clip-b16"}
+HEAVY = {"clip-l14", "clip-b16", "open_clip/RN50:openai"}
 # Tiny members of families with other layouts: tokens, class and register tokens, NHWC, relative positions.
 TIMM = ["timm/test_vit", "timm/test_vit3", "timm/test_vit_relpos", "timm/test_mambaout", "timm/test_resnet"]
 NAMES = [
