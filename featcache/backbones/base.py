@@ -53,8 +53,8 @@ class LayerOutput:
     """Output of one layer for a batch.
 
     Attributes:
-        map: Dense positions, float [B, h, w, C] (image) or [B, t, h, w, C] (video); ``None`` where the layer has only
-            a vector.
+        map: Dense positions, float [B, h, w, C] (image) or [B, t, h, w, C] (video); ``None`` where a layer of an image
+            backbone has only a vector.
         cls: The class token or pooled vector, float [B, C]; ``None`` where the network has none at this layer.
     """
 
@@ -80,7 +80,10 @@ class Backbone(Protocol):
     classes: tuple[str, ...] | None
 
     def encode(self, pixels: Tensor, layers: Sequence[str]) -> Mapping[str, LayerOutput]:
-        """Run once and return each of ``layers``. Pixels are float, normalised with the recipe's mean and std."""
+        """Run once and return each of ``layers``.
+
+        Pixels are float, normalised with the recipe's mean and std, on any device: they are moved to the backbone's.
+        """
 
     def classify(self, pixels: Tensor) -> Tensor:
         """Class logits float [B, num_classes]; raises FeatcacheError where ``classes`` is None."""

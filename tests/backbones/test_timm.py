@@ -169,6 +169,23 @@ def test_weights_from_a_file_and_from_the_folder(tmp_path, monkeypatch):
         build_backbone("timm/test_vit", weights=str(file))
 
 
+def test_an_authors_layout_is_converted(tmp_path):
+    """A tower of open_clip over timm has timm's names under a prefix."""
+    other = timm.create_model("test_vit").eval()
+    file = tmp_path / "w.safetensors"
+    save_file({f"visual.trunk.{name}": value for name, value in other.state_dict().items()}, file)
+    pixels = noise(1, 3, 160, 160)
+    with torch.inference_mode():
+        assert torch.equal(build_backbone("timm/test_vit", weights=str(file)).classify(pixels), other(pixels))
+
+
+def test_a_position_embedding_of_another_size_is_refused(tmp_path):
+    file = tmp_path / "w.safetensors"
+    save_file(timm.create_model("test_vit", img_size=96).state_dict(), file)
+    with pytest.raises(WeightsError, match=r"1 of another shape \(pos_embed \(1, 37, 64\) against \(1, 101, 64\)\)"):
+        build_backbone("timm/test_vit", weights=str(file))
+
+
 def test_names_that_are_not_there():
     with pytest.raises(UnknownNameError, match=r"unknown timm model 'resnet_18'; did you mean"):
         build_backbone("timm/resnet_18")
