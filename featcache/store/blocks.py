@@ -1,5 +1,6 @@
 """Blocks: the unit of checksum inside a shard file, and where each lies. Shared by both file formats."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -7,8 +8,9 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
+from featcache.errors import NonFiniteFeatureError
 from featcache.recipes import RecordSpec
-from featcache.store.precision import stored_dtype
+from featcache.store.precision import all_finite, stored_dtype
 
 Buffer = bytes | npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -21,14 +23,14 @@ class EncodedShard:
     Attributes:
         chunks: Buffers to write.
         num_bytes: Their total.
-        crc32c: Of the whole file.
+        frame_crc32c: Of all bytes that belong to no block, in order; with the blocks' own it covers every byte once.
         data_offset: Where the first block starts.
         block_crc32c: uint32 [written blocks], of the feature bytes of each.
     """
 
     chunks: tuple[Buffer, ...]
     num_bytes: int
-    crc32c: int
+    frame_crc32c: int
     data_offset: int
     block_crc32c: npt.NDArray[np.uint32]
 
@@ -80,13 +82,21 @@ def fill_value(record: RecordSpec) -> float | int:
 def block_bytes(
     array: npt.NDArray[Any], present: Mask, first: int, last: int, *, record: RecordSpec
 ) -> npt.NDArray[np.uint8]:
-    """Read-only bytes of rows ``first`` to ``last``, absent rows filled; copies only where one is absent."""
+    """Read-only bytes of rows ``first`` to ``last``, absent rows filled; copies only where one is absent.
+
+    Raises:
+        NonFiniteFeatureError: A present row has NaN or infinity.
+    """
     rows = array[first:last]
+    assert rows.dtype == stored_dtype(record.dtype), f"rows are {rows.dtype}, the record is {record.dtype}"
     absent = ~present[first:last]
-    if absent.any():
+    has_absent = bool(absent.any())
+    # Checked here, block by block, because the checksum reads the same bytes next, from cache.
+    if record.dtype != "int8" and not all_finite(rows[~absent] if has_absent else rows):
+        raise NonFiniteFeatureError(f"rows {first} to {last - 1} hold NaN or infinite values")
+    if has_absent:
         rows = rows.copy()
         rows[absent] = fill_value(record)
-    assert rows.dtype == stored_dtype(record.dtype), f"rows are {rows.dtype}, the record is {record.dtype}"
     view = rows.reshape(-1).view(np.uint8)
     view.flags.writeable = False  # crc32c reads only such buffers without a copy
     return view
@@ -97,9 +107,19 @@ def crc32c(data: Buffer) -> int:
     return int(google_crc32c.value(data))
 
 
-def crc32c_of_all(chunks: tuple[Buffer, ...]) -> int:
+def crc32c_of_all(chunks: Iterable[Buffer]) -> int:
     """CRC-32C of buffers that follow each other."""
     crc = 0
     for chunk in chunks:
         crc = google_crc32c.extend(crc, chunk)
     return crc
+
+
+def frame(file: npt.NDArray[np.uint8], layout: BlockLayout) -> Iterator[npt.NDArray[np.uint8]]:
+    """The bytes of a shard file that belong to no block: what is before, between and after them."""
+    written = layout.offset >= 0
+    end = 0
+    for start, length in zip(layout.offset[written].tolist(), layout.num_bytes[written].tolist(), strict=True):
+        yield file[end:start]
+        end = start + length
+    yield file[end:]

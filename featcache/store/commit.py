@@ -21,7 +21,7 @@ from featcache.store.blocks import EncodedShard
 from featcache.store.generation import FORMATS, Generation, data_path, read_record, record_identity
 from featcache.store.paths import FileFormat
 from featcache.store.plan import block_rows
-from featcache.store.precision import Scale, all_finite, quantise, staging_dtype
+from featcache.store.precision import Scale, quantise, staging_dtype
 from featcache.store.schema import CommitDoc, DataRef, FeatureDoc, TableRef
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ def commit_feature(
     failed: tuple[VideoOutcome, ...],
     provenance: Mapping[str, Any],
     file_format: FileFormat,
+    with_metadata: bool,
 ) -> None:
     """Publish one feature of a shard; the caller holds the shard's publish lock. See ``StoreWriter.commit_shard``."""
     encoded, scale, size = _encode(generation, feature, shard, array=array, present=present, file_format=file_format)
@@ -62,7 +63,7 @@ def commit_feature(
         if encoded is None
         else DataRef(
             num_bytes=encoded.num_bytes,
-            crc32c=encoded.crc32c,
+            frame_crc32c=encoded.frame_crc32c,
             data_offset=encoded.data_offset,
             block_rows=size,
             block_crc32c=encoded.block_crc32c,
@@ -76,7 +77,7 @@ def commit_feature(
     path = generation.root / paths.commit(generation.number, feature.name, shard)
     if _keep_committed(generation, feature, shard, path=path, record=record, file_format=file_format):
         return
-    if file_format == "zarr":
+    if with_metadata and file_format == "zarr":
         _publish_metadata(generation, feature, size)
     if encoded is not None:
         _publish_data(data_path(generation, feature, shard, file_format), encoded)
@@ -104,28 +105,25 @@ def _encode(
     assert array.shape == shape, f"{feature.name} is {array.shape}, a shard of it is {shape}"
     assert array.dtype == staging_dtype(record.dtype), f"{feature.name} is {array.dtype}, not its staging dtype"
     size = block_rows(record.num_bytes, generation.shard_rows)
-    for first in range(0, len(array), size):  # block by block: the bits are read once more, from cache, by the checksum
-        here = present[first : first + size]
-        if here.any() and not all_finite(
-            array[first : first + size] if here.all() else array[first : first + size][here]
-        ):
-            raise NonFiniteFeatureError(
-                f"feature {feature.name!r} has NaN or infinite values in rows {first} to {first + size - 1} of shard "
-                f"{shard}; check the weights, or store it with precision float32"
-            )
     stored, scale = np.ascontiguousarray(array), None
-    if record.dtype == "int8":
-        stored, scale = quantise(stored.astype(np.float32, copy=False), present)
-    if not present.any():
-        return None, scale, size
-    encoded = FORMATS[file_format].encode(
-        stored,
-        present,
-        block_rows=size,
-        num_rows=generation.planned_rows(shard),
-        record=record,
-        scale=scale,
-    )
+    try:
+        if record.dtype == "int8":
+            stored, scale = quantise(stored.astype(np.float32, copy=False), present)
+        if not present.any():
+            return None, scale, size
+        encoded = FORMATS[file_format].encode(
+            stored,
+            present,
+            block_rows=size,
+            num_rows=generation.planned_rows(shard),
+            record=record,
+            scale=scale,
+        )
+    except NonFiniteFeatureError as error:
+        raise NonFiniteFeatureError(
+            f"feature {feature.name!r} cannot be stored: {error} of shard {shard}; "
+            "check the weights, or store it with precision float32"
+        ) from error
     return encoded, scale, size
 
 
@@ -151,14 +149,10 @@ def _keep_committed(
         log.warning("shard %d of %r has lost files of its record; writing it again", shard, feature.name)
         io.remove(path)
         return False
-    mine, theirs = (None if doc.data is None else doc.data.crc32c for doc in (record, found))
+    mine, theirs = (doc.data.to_json() if doc.data else None for doc in (record, found))
     if mine != theirs or found.rows != record.rows:
         log.warning(
-            "shard %d of %r is committed already with other bytes (crc32c %s, here %s); the committed one stays",
-            shard,
-            feature.name,
-            theirs,
-            mine,
+            "shard %d of %r is committed already with other bytes; the committed one stays", shard, feature.name
         )
     return True
 

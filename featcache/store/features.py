@@ -141,7 +141,8 @@ class Features:
             assert out.flags.c_contiguous, "out is not C-contiguous"
             assert not dequantised, "dequantised rows go to a fresh array"
         if self._memory is not None:
-            values = self._memory.take(index, axis=0, out=out, mode="clip")  # in range: mode raise would buffer out
+            # index is in range; mode raise would buffer out
+            values = self._memory[index] if out is None else self._memory.take(index, axis=0, out=out, mode="clip")
         else:
             with self._lock:
                 values = self._maps.gather(index, out)

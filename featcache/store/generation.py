@@ -122,6 +122,12 @@ class Generation:
 SEGMENT_COLUMNS = ("video", "shard", "first_row", "first_clip", "num_rows")
 
 
+def ranges(first: Ints, num: Ints) -> Ints:
+    """``[first[0], …, first[0] + num[0] - 1, first[1], …]``."""
+    ends = np.cumsum(num)
+    return np.repeat(first - (ends - num), num) + np.arange(ends[-1] if len(ends) else 0)
+
+
 def segments_table(segments: Sequence[Segment]) -> pa.Table:
     """Segments as a table of int32 columns."""
     columns = {name: np.array([getattr(s, name) for s in segments], np.int32) for name in SEGMENT_COLUMNS}
@@ -255,11 +261,10 @@ def segment_failures(generation: Generation, record: CommitDoc) -> npt.NDArray[n
 def present_rows(generation: Generation, record: CommitDoc) -> npt.NDArray[np.bool_]:
     """Which rows a committed shard holds, bool [shard_rows]."""
     where = generation.shard_slice(record.shard)
+    ok = ~segment_failures(generation, record)
     present = np.zeros(generation.shard_rows, bool)
-    first_rows = generation.segment_columns["first_row"][where].tolist()
-    num_rows = generation.segment_columns["num_rows"][where].tolist()
-    for first, num, failed in zip(first_rows, num_rows, segment_failures(generation, record).tolist(), strict=True):
-        present[first : first + num] = not failed
+    columns = generation.segment_columns
+    present[ranges(columns["first_row"][where][ok], columns["num_rows"][where][ok])] = True
     return present
 
 

@@ -103,7 +103,7 @@ def encode(
     return EncodedShard(
         chunks=chunks,
         num_bytes=sum(len(chunk) for chunk in chunks),
-        crc32c=crc32c_of_all(chunks),
+        frame_crc32c=crc32c_of_all([before, after]),
         data_offset=len(before),
         block_crc32c=np.array([crc32c(block) for block in blocks], np.uint32),
     )

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from featcache.store.generation import (
     Generation,
     data_path,
+    ranges,
     read_record,
     recorded_shards,
     segment_failures,
@@ -200,7 +201,7 @@ def build_index(
             here = shown[where]
             if here.any():
                 first, num = columns["first_row"][where][here], columns["num_rows"][where][here]
-                builder.add(generation, record, _ranges(first, num))
+                builder.add(generation, record, ranges(first, num))
         order = columns["video"][shown]
         if len(order):
             changes = np.flatnonzero(np.diff(order, prepend=-1))  # windows of a long video follow each other
@@ -214,9 +215,3 @@ def build_index(
         video=np.repeat(np.arange(len(video_rows), dtype=np.int32), video_rows),
         **joined,
     )
-
-
-def _ranges(first: Ints, num: Ints) -> Ints:
-    """``[first[0], …, first[0] + num[0] - 1, first[1], …]``."""
-    ends = np.cumsum(num)
-    return np.repeat(first - (ends - num), num) + np.arange(ends[-1])

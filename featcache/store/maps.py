@@ -20,6 +20,7 @@ Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 
 _LARGE_ROW_BYTES = 4096
+_MAX_ARRAY_BYTES = 2**62  # overlapping rows count in full towards numpy's limit
 _MAX_DEFAULT_MAPS = 1000
 
 
@@ -74,6 +75,8 @@ class ShardMaps:
         self._last_used = np.zeros(len(index.files), np.int64)
         self._head_checked = np.zeros(len(index.files), bool)
         self._block_checked = np.zeros(len(index.block_offset), bool)
+        self._num_unchecked = len(np.unique(index.block)) if verify else 0
+        self._row_start: Ints | None = None  # of every row in _memory, once all files are mapped
         self._clock = 0
         self._first = 0
         self._memory: npt.NDArray[np.void] | None = None
@@ -86,6 +89,7 @@ class ShardMaps:
     def close(self) -> None:
         """Give up all maps."""
         self._memory = None
+        self._row_start = None
         self._views.clear()
         self._address[:] = 0
 
@@ -96,33 +100,34 @@ class ShardMaps:
             rows: int64 [n], within range.
             out: C-contiguous [n, *record] of the stored dtype to fill, or ``None`` for a fresh one.
         """
-        files = self._index.file[rows]
-        missing = self._address[files] == 0
-        if missing.any():
-            needed = np.unique(files)
-            if len(needed) > self._max_open:
-                return self._gather_in_parts(rows, files, needed, out)
-            self._open(needed)
-        self._clock += 1
-        self._last_used[files] = self._clock
-        if self._verify:
-            self._check_blocks(rows, files)
-        starts = self._address[files] + self._index.offset[rows]
+        if self._row_start is None or self._num_unchecked:
+            files = self._index.file[rows]
+            if (self._address[files] == 0).any():
+                needed = np.unique(files)
+                if len(needed) > self._max_open:
+                    return self._gather_in_parts(rows, files, needed, out)
+                self._open(needed)
+            self._clock += 1
+            self._last_used[files] = self._clock
+            if self._num_unchecked:
+                self._check_blocks(rows, files)
+        if self._row_start is not None:
+            starts = self._row_start[rows]
+        else:
+            starts = self._address[files] - self._first + self._index.offset[rows]
+        if self._memory is not None and (out is None or self._row_bytes < _LARGE_ROW_BYTES):
+            gathered: npt.NDArray[Any] = self._memory[starts]
+            if out is None:
+                return gathered
+            out.reshape(-1).view(f"V{self._row_bytes}")[...] = gathered
+            return out
         if out is None:
-            assert self._memory is not None or not len(rows), "rows without a map"
-            if self._memory is None:
-                return np.empty(0, f"V{self._row_bytes}")
-            fresh: npt.NDArray[Any] = self._memory[starts - self._first]
-            return fresh
-        target = out.reshape(-1).view(f"V{self._row_bytes}")
-        if self._row_bytes < _LARGE_ROW_BYTES:
-            if self._memory is not None:
-                target[...] = self._memory[starts - self._first]
-        else:  # row by row, straight into place: for long rows a second copy costs more than the loop
-            offsets = self._index.offset[rows].tolist()
-            target_bytes = out.reshape(len(rows), -1).view(np.uint8)
-            for place, (file, offset) in enumerate(zip(files.tolist(), offsets, strict=True)):
-                target_bytes[place] = self._views[file][offset : offset + self._row_bytes]
+            out = np.empty(len(rows), f"V{self._row_bytes}")
+        target = out.reshape(-1).view(np.uint8).reshape(len(rows), self._row_bytes)
+        # Row by row, straight into place: for long rows a second copy costs more than the loop.
+        places = zip(self._index.file[rows].tolist(), self._index.offset[rows].tolist(), strict=True)
+        for place, (file, offset) in enumerate(places):
+            target[place] = self._views[file][offset : offset + self._row_bytes]
         return out
 
     def _gather_in_parts(
@@ -141,6 +146,7 @@ class ShardMaps:
         self._clock += 1
         self._last_used[needed] = self._clock  # spared by what follows
         self._memory = None
+        self._row_start = None
         for file in needed.tolist():
             if file in self._views:
                 continue
@@ -154,7 +160,10 @@ class ShardMaps:
         addresses = [(view.__array_interface__["data"][0], len(view)) for view in self._views.values()]
         self._first = min(start for start, _ in addresses)
         last = max(start + length for start, length in addresses)
-        self._memory = np.asarray(_Memory(self._first, last, self._row_bytes))
+        if (last - self._first) * self._row_bytes <= _MAX_ARRAY_BYTES:
+            self._memory = np.asarray(_Memory(self._first, last, self._row_bytes))
+        if len(self._views) == len(self._index.files):
+            self._row_start = self._address[self._index.file] - self._first + self._index.offset
 
     def _map(self, number: int) -> Bytes:
         """Map a file after checking its size: a map that is longer than its file dies of SIGBUS."""
@@ -200,3 +209,4 @@ class ShardMaps:
                     "not match the commit record); restore the file from a copy"
                 )
             self._block_checked[block] = True
+            self._num_unchecked -= 1

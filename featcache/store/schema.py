@@ -178,14 +178,14 @@ class DataRef:
 
     Attributes:
         num_bytes: Its size.
-        crc32c: Of the whole file.
+        frame_crc32c: CRC-32C of the bytes that belong to no block, in order.
         data_offset: Where the first block starts.
         block_rows: Rows a block.
-        block_crc32c: uint32 [written blocks].
+        block_crc32c: uint32 [written blocks], CRC-32C of each block's bytes.
     """
 
     num_bytes: int
-    crc32c: int
+    frame_crc32c: int
     data_offset: int
     block_rows: int
     block_crc32c: npt.NDArray[np.uint32]
@@ -194,7 +194,7 @@ class DataRef:
         """Members of the document."""
         return {
             "num_bytes": self.num_bytes,
-            "crc32c": self.crc32c,
+            "frame_crc32c": self.frame_crc32c,
             "data_offset": self.data_offset,
             "block_rows": self.block_rows,
             "block_crc32c": _to_base64(self.block_crc32c.astype("<u4")),
@@ -209,7 +209,7 @@ class DataRef:
         )
 
 
-_DATA_COUNTS = ("num_bytes", "crc32c", "data_offset", "block_rows")
+_DATA_COUNTS = ("num_bytes", "frame_crc32c", "data_offset", "block_rows")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 
 from featcache import io
 from featcache.errors import CorruptStoreError, FeatcacheError
 from featcache.store import paths, zarr_format
+from featcache.store.blocks import crc32c, crc32c_of_all, frame
 from featcache.store.generation import (
     FORMATS,
     Generation,
@@ -33,7 +33,6 @@ from featcache.store.schema import CommitDoc, FeatureDoc
 OnFile = Callable[[str], None]
 
 _CONFIG_NAME = re.compile(r"[a-z0-9-]+-([0-9a-f]{12})\.yaml", re.ASCII)
-_READ_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,19 +299,17 @@ def _check_data(
     if not deep:
         return
     data = np.frombuffer(io.read_bytes(path, what="data file"), np.uint8)
-    crc = 0
-    for start in range(0, len(data), _READ_BYTES):
-        crc = google_crc32c.extend(crc, data[start : start + _READ_BYTES])
-    if crc != record.data.crc32c or not FORMATS[file_format].check_head(data, layout):
+    written = layout.offset >= 0
+    places = zip(layout.offset[written].tolist(), layout.num_bytes[written].tolist(), strict=True)
+    blocks = [crc32c(data[start : start + length]) for start, length in places]
+    intact = blocks == record.data.block_crc32c.tolist() and record.data.frame_crc32c == crc32c_of_all(
+        frame(data, layout)
+    )
+    if not intact or not FORMATS[file_format].check_head(data, layout):
         raise CorruptStoreError(
             f"data file {path} is damaged or another shard's (its crc32c does not match its record); "
             "restore it from a copy"
         )
-    written = layout.offset >= 0
-    places = zip(layout.offset[written].tolist(), layout.num_bytes[written].tolist(), strict=True)
-    blocks = [google_crc32c.value(data[start : start + length]) for start, length in places]
-    if blocks != record.data.block_crc32c.tolist():
-        raise CorruptStoreError(f"the block checksums in the record of {path} are not those of the file")
 
 
 def _check_config(path: Path) -> None:

@@ -19,6 +19,7 @@ from featcache.store import paths, zarr_format
 from featcache.store.commit import commit_feature, is_whole, put_exact
 from featcache.store.generation import (
     Generation,
+    ranges,
     read_features,
     read_generation,
     read_generations,
@@ -51,6 +52,8 @@ class StoreWriter:
         self.sampling = document.sampling
         self.file_format = document.file_format
         self._held = held
+        self._declared: dict[str, FeatureDoc] = {}
+        self._with_metadata: set[tuple[int, str]] = set()  # arrays whose metadata this writer has published
 
     def __repr__(self) -> str:
         return f"StoreWriter({str(self.root)!r}, file_format={self.file_format!r})"
@@ -232,6 +235,7 @@ class StoreWriter:
             StoreError: Another error of the file system.
         """
         check_shard(generation, shard, present=present, rows=rows, outcomes=outcomes)
+        fresh = [name for name in features if (generation.number, name) not in self._with_metadata]
         documents = {name: self._feature(name) for name in features}
         table = rows_to_bytes(rows)
         ref = TableRef(sha256=io.sha256_bytes(table), num_bytes=len(table))
@@ -248,13 +252,17 @@ class StoreWriter:
                     failed=tuple(outcome for outcome in outcomes if outcome.status != "ok"),
                     provenance=provenance,
                     file_format=self.file_format,
+                    with_metadata=name in fresh,
                 )
+                self._with_metadata.add((generation.number, name))
 
     def _feature(self, name: str) -> FeatureDoc:
-        features = read_features(self.root)
-        if name not in features:
-            raise unknown_name("feature", name, features)
-        return features[name]
+        if name not in self._declared:  # declarations never change
+            features = read_features(self.root)
+            if name not in features:
+                raise unknown_name("feature", name, features)
+            self._declared[name] = features[name]
+        return self._declared[name]
 
 
 def _refuse_foreign(root: Path) -> None:
@@ -279,19 +287,20 @@ def check_shard(
     outcomes: Sequence[VideoOutcome],
 ) -> None:
     """The caller's promise: outcomes, present rows and row table all say the same as the plan."""
-    segments = generation.shard_segments(shard)
+    where = generation.shard_slice(shard)
+    columns = {name: column[where] for name, column in generation.segment_columns.items()}
+    ids = [generation.video_ids[video] for video in columns["video"].tolist()]
+    planned = list(zip(ids, columns["first_row"].tolist(), columns["num_rows"].tolist(), strict=True))
+    given = [(outcome.id, outcome.first_row, outcome.num_rows) for outcome in outcomes]
+    assert given == planned, f"shard {shard}: the outcomes are not those of its segments, in order"
+    ok = np.array([outcome.status == "ok" for outcome in outcomes], bool)
+    first_row, num_rows = columns["first_row"][ok], columns["num_rows"][ok]
     expected = np.zeros(generation.shard_rows, bool)
-    videos, clips = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    assert len(outcomes) == len(segments), f"shard {shard} has {len(segments)} segments, not {len(outcomes)} outcomes"
-    for segment, outcome in zip(segments, outcomes, strict=True):
-        place = (generation.videos[segment.video].id, segment.first_row, segment.num_rows)
-        assert (outcome.id, outcome.first_row, outcome.num_rows) == place, f"{outcome} is not of segment {place}"
-        if outcome.status == "ok":
-            expected[segment.first_row : segment.first_row + segment.num_rows] = True
-            videos.append(np.full(segment.num_rows, segment.video))
-            clips.append(segment.first_clip + np.arange(segment.num_rows))
+    expected[ranges(first_row, num_rows)] = True
     assert present.shape == expected.shape, f"present is {present.shape}, a shard has {expected.shape} rows"
     assert np.array_equal(present, expected), f"shard {shard}: the present rows are not those of the ok videos"
     assert np.array_equal(rows.row, np.flatnonzero(present)), f"shard {shard}: row table and present rows differ"
-    assert np.array_equal(rows.video, np.concatenate(videos)), f"shard {shard}: row table has other videos"
-    assert np.array_equal(rows.clip, np.concatenate(clips)), f"shard {shard}: row table has other clips"
+    video = np.repeat(columns["video"][ok], num_rows)
+    assert np.array_equal(rows.video, video), f"shard {shard}: row table has other videos"
+    clip = ranges(columns["first_clip"][ok], num_rows)
+    assert np.array_equal(rows.clip, clip), f"shard {shard}: row table has other clips"

@@ -37,10 +37,11 @@ def encode(
         chunks += [data, crcs[-1].to_bytes(_CRC_BYTES, "little")]
     places = layout(present, block_rows=block_rows, num_rows=num_rows, record_bytes=record.num_bytes, data_offset=0)
     chunks.append(_index_bytes(places))
+    checksums_and_index = [*chunks[1::2], chunks[-1]]
     return EncodedShard(
         chunks=tuple(chunks),
         num_bytes=places.file_bytes,
-        crc32c=crc32c_of_all(tuple(chunks)),
+        frame_crc32c=crc32c_of_all(checksums_and_index),
         data_offset=0,
         block_crc32c=np.array(crcs, np.uint32),
     )
