@@ -55,7 +55,6 @@ class TestLite0:
     @pytest.mark.shared
     def test_another_container_has_the_same_hash(self, shared):
         weights = shared / "data" / "weights" / "tf_efficientnet_lite0.safetensors"
-        weights = weights if weights.is_file() else shared / "weights" / weights.name
         assert build_backbone(LITE0, weights=str(weights)).weights_hash == LITE0_HASH
 
     def test_layers(self, lite0):
