@@ -44,7 +44,7 @@ def structures(draw):
         container = draw(st.sampled_from([{}, {"movflags": "faststart"}, {"movflags": "frag_keyframe+empty_moov"}]))
     return {
         "suffix": suffix,
-        "num_frames": draw(st.integers(1, 40)),
+        "num_frames": draw(st.integers(3, 40)),
         "codec": codec,
         "options": options,
         "gaps": gaps,
