@@ -96,7 +96,7 @@ def bars(*, quiet: bool = False) -> Iterator[Bars]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=err,
-        disable=quiet,
+        disable=quiet or not err.is_terminal,
         transient=False,
     )
     with progress:

@@ -1,5 +1,6 @@
 """``info``, ``verify`` and ``gc``: look at a store and check it."""
 
+import itertools
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,8 @@ def info(store: StorePath, as_json: Json = False) -> None:
         return
     print_facts({key: value for key, value in summary.items() if not isinstance(value, dict | list)})
     rows = [
-        (name, "x".join(map(str, feature["record_shape"])), feature["dtype"], feature["num_rows"], feature["coverage"]["ok"],
+        (name, "x".join(map(str, feature["record_shape"])), feature["dtype"], feature["num_rows"],
+         feature["coverage"]["ok"],
          feature["coverage"]["failed"], gigabytes(feature["num_bytes"]))
         for name, feature in summary["features"].items()
     ]  # fmt: skip
@@ -44,24 +46,32 @@ def verify(
     """Check every file of a store against its checksums; exit code 1 if anything is wrong."""
     from featcache.store.verify import verify as check
 
+    total = sum(path.is_file() for path in store.rglob("*"))
+    seen = itertools.count(1)
     with bars(quiet=as_json) as drawn:
-        report = check(store, deep=not quick, progress=lambda done, total: drawn.update("verify", done, total))
+        report = check(store, deep=not quick, progress=lambda name: drawn.update("verify", next(seen), total, name))
     if as_json:
-        print_json(report.to_dict())
+        print_json(report.to_json())
     else:
         for problem in report.problems:
-            out.print(f"{problem.path}: {problem.message}", markup=False)
-        out.print(report.summary(), markup=False)
-    if report.problems:
+            out.print(f"{problem.path}: {problem.what}", markup=False)
+        for note in report.notes:
+            out.print(note, markup=False, style="dim")
+        pending = sum(report.num_pending.values())
+        out.print(
+            f"{len(report.problems)} problems in {report.num_files} files, {gigabytes(report.num_bytes)}"
+            f"{f'; {pending} shards still to be extracted' if pending else ''}"
+        )
+    if not report.ok:
         raise typer.Exit(1)
 
 
 def gc(store: StorePath, as_json: Json = False) -> None:
     """Remove temporary files that killed writers left; waits for no one, and refuses while a writer is at work."""
-    from featcache.store.verify import gc as collect
+    from featcache.store.gc import gc as collect
 
-    removed = collect(store)
+    collected = collect(store)
     if as_json:
-        print_json({"removed": [str(path) for path in removed]})
+        print_json({"removed": collected.removed, "num_bytes": collected.num_bytes})
     else:
-        out.print(f"removed {len(removed)} temporary files")
+        out.print(f"removed {len(collected.removed)} files, {gigabytes(collected.num_bytes)}")

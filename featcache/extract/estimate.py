@@ -94,8 +94,8 @@ def estimate(settings: ExtractSettings, *, on_scan: OnScan = lambda done, total:
         settings: What would be extracted.
         on_scan: Called with (files listed, files in all).
     """
-    manifest = read_source(settings, on_scan=on_scan)
     prepared = prepare(settings)
+    manifest = read_source(settings, on_scan=on_scan)
     store = Path(settings.out)
     sizes = missing_sizes(prepared, manifest.videos, store=store)
     rows_to_do = max((size.rows_to_do for size in sizes), default=0)

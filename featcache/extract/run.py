@@ -88,8 +88,8 @@ def extract(
         FeatcacheError: A user's mistake, as one sentence; what was committed before stays.
     """
     started = time.monotonic()
+    prepared = prepare(settings)  # first: a typo in a name should not wait for a scan
     manifest = read_source(settings, on_scan=on_scan)
-    prepared = prepare(settings)
     store = Path(settings.out)
     check_disk(prepared, manifest.videos, store=store)
     progress = Progress()

