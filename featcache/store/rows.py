@@ -98,7 +98,8 @@ def table_bytes(table: pa.Table) -> bytes:
 
 def table_from_bytes(data: bytes) -> pa.Table:
     """A table from Parquet bytes whose hash has been checked."""
-    return pq.read_table(pa.BufferReader(data))
+    # ParquetFile, because read_table starts threads that abort a process which ends at a bad moment
+    return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
 
 
 def rows_to_bytes(rows: RowTable) -> bytes:

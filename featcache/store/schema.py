@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.data.types import STATUSES, VideoOutcome
-from featcache.errors import CorruptStoreError, StoreError
-from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe, from_dict, recipe_hash, to_dict
+from featcache.errors import CorruptStoreError, FeatcacheError, StoreError
+from featcache.recipes import FeatureRecipe, Precision, RecordSpec, SamplingRecipe, from_dict, recipe_hash, to_dict
 from featcache.store.paths import FileFormat
 
 FORMAT = "featcache"
@@ -47,6 +47,24 @@ def _count(document: Mapping[str, Any], name: str, *, where: object) -> int:
     return value
 
 
+def _value(kind: type[Any], document: Mapping[str, Any], name: str, *, where: object) -> Any:
+    """A recipe or record out of a document, whatever was put there."""
+    try:
+        return from_dict(kind, _member(document, name, dict, where=where))
+    except (TypeError, ValueError, AttributeError, AssertionError) as error:
+        if isinstance(error, FeatcacheError):
+            raise
+        raise CorruptStoreError(f"{where} has no usable member {name!r} ({error}); restore it from a copy") from error
+
+
+def _record(document: Mapping[str, Any], *, where: object) -> RecordSpec:
+    record: RecordSpec = _value(RecordSpec, document, "record", where=where)
+    sizes_are_counts = isinstance(record.shape, tuple) and all(type(size) is int for size in record.shape)
+    if not (record.shape and sizes_are_counts and record.dtype in get_args(Precision)):
+        raise CorruptStoreError(f"{where} has no usable member 'record' ({record}); restore it from a copy")
+    return record
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RootDoc:
     """``featcache.json``: what the store is. Its publication creates the store."""
@@ -72,7 +90,7 @@ class RootDoc:
         if document.get("file_format") not in get_args(FileFormat):
             raise StoreError(f"{where} has file format {document.get('file_format')!r}; this build reads zarr and hdf5")
         return cls(
-            sampling=from_dict(SamplingRecipe, _member(document, "sampling", dict, where=where)),
+            sampling=_value(SamplingRecipe, document, "sampling", where=where),
             file_format=document["file_format"],
         )
 
@@ -105,8 +123,8 @@ class FeatureDoc:
             raise CorruptStoreError(f"{where} describes feature {document.get('name')!r}; files were swapped")
         return cls(
             name=name,
-            recipe=from_dict(FeatureRecipe, _member(document, "recipe", dict, where=where)),
-            record=from_dict(RecordSpec, _member(document, "record", dict, where=where)),
+            recipe=_value(FeatureRecipe, document, "recipe", where=where),
+            record=_record(document, where=where),
         )
 
 

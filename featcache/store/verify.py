@@ -175,8 +175,9 @@ class _Checker:
         self.check(rows, lambda: _check_rows(generation, record))
         if record.data is None:
             return set()
-        data = data_path(generation, feature, shard, file_format)
-        self.check(data, lambda: _check_data(generation, feature, record, data, file_format, deep=self.deep))
+        ndim = len(feature.record.shape)
+        data = self.root / paths.data(file_format, generation.number, feature.name, shard, record_ndim=ndim)
+        self.check(data, lambda: _check_data(generation, feature, record, file_format, deep=self.deep))
         if record.int8_scale is not None and file_format == "zarr":
             scale = self.root / paths.scale_chunk(generation.number, feature.name, shard)
             self.exactly(scale, zarr_format.scale_chunk(record.int8_scale))
@@ -285,10 +286,11 @@ def _check_rows(generation: Generation, record: CommitDoc) -> None:
 
 
 def _check_data(
-    generation: Generation, feature: FeatureDoc, record: CommitDoc, path: Path, file_format: FileFormat, *, deep: bool
+    generation: Generation, feature: FeatureDoc, record: CommitDoc, file_format: FileFormat, *, deep: bool
 ) -> None:
     """The data file has its recorded size and, if deep, checksum; the blocks are where readers will look."""
     assert record.data is not None, "called for shards with data"
+    path = data_path(generation, feature, record.shard, file_format)
     layout = shard_layout(generation, feature, record, file_format)
     try:
         size = path.lstat().st_size

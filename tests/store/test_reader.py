@@ -1,0 +1,241 @@
+"""What an open store answers, and how it reads when maps, memory or files are short."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from featcache.errors import CorruptStoreError, StoreError, UnknownNameError
+from featcache.recipes import SamplingRecipe
+from featcache.store import maps
+from featcache.store.reader import open_store
+from featcache.store.writer import StoreWriter
+from featcache.testing.stores import (
+    StorePlan,
+    add_generation,
+    check_reads_back,
+    expected_rows,
+    fill,
+    make_record,
+    write_store,
+)
+
+RECORDS = {"pooled": make_record((6,)), "map": make_record((2, 2, 4), "float32")}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """A store of two features, failures and two generations."""
+    root = tmp_path_factory.mktemp("reader") / "store"
+    write_store(
+        root,
+        StorePlan(
+            records=RECORDS, num_videos=9, rows_per_video=(4, 2, 11), unusable={3: "missing"}, failing={5: "timeout"}
+        ),
+        StorePlan(records=RECORDS, num_videos=3, first_video=9),
+    )
+    return root
+
+
+def test_labels_splits_and_videos(path):
+    store = open_store(path)
+    assert list(store.videos) == [f"v{n:04d}" for n in range(12)]
+    assert store.splits == ("test", "train")
+    assert store.label_names == ("label",)
+    assert store.labels("label", split="test") == {"v0000": "a", "v0003": "b", "v0006": "a", "v0009": "b"}
+    assert len(store.labels()) == 12
+    assert store.sampling == SamplingRecipe()
+    with pytest.raises(UnknownNameError, match="did you mean 'label'"):
+        store.labels("labels")
+    with pytest.raises(UnknownNameError, match="did you mean 'train'"):
+        store.labels(split="trian")
+
+
+def test_features_are_asked_for_by_name(path):
+    store = open_store(path)
+    assert set(store.features) == {"pooled", "map"}
+    with pytest.raises(UnknownNameError, match="known: map, pooled Name one of them"):
+        store.feature()
+    with pytest.raises(UnknownNameError, match="did you mean 'pooled'"):
+        store.feature("poled")
+
+
+def test_coverage_lists_every_failure(path):
+    coverage = open_store(path).coverage("pooled")
+    assert (coverage.ok, coverage.failed, coverage.pending, coverage.total) == (10, 2, 0, 12)
+    assert coverage.by_status == {
+        "ok": 10,
+        "missing": 1,
+        "undecodable": 0,
+        "too_short": 0,
+        "timeout": 1,
+        "changed": 0,
+    }
+    assert [(f.id, f.status, f.reason) for f in coverage.failures] == [
+        ("v0003", "missing", "made so"),
+        ("v0005", "timeout", "made to fail"),
+    ]
+
+
+def test_info_is_json(path):
+    import json
+
+    info = json.loads(json.dumps(open_store(path).info()))
+    assert info["num_videos"] == 12
+    assert info["features"]["pooled"]["coverage"]["failed"] == 2
+    assert info["features"]["pooled"]["num_rows"] == open_store(path).feature("pooled").num_rows
+
+
+def test_rows_of_all_features_align(path):
+    store = open_store(path)
+    pooled, dense = store.feature("pooled"), store.feature("map")
+    assert pooled.video_ids == dense.video_ids
+    for name in ("video", "clip", "frames", "pts_seconds", "t0", "t1", "y0", "x0", "y1", "x1", "flip"):
+        np.testing.assert_array_equal(getattr(pooled.rows, name), getattr(dense.rows, name))
+
+
+def test_the_ways_of_asking_for_rows_agree(path):
+    features = open_store(path).feature("map")
+    everything = features[:]
+    assert everything.shape == features.shape == (len(features), 2, 2, 4)
+    np.testing.assert_array_equal(features[3], everything[3])
+    np.testing.assert_array_equal(features[-1], everything[-1])
+    np.testing.assert_array_equal(features[np.array([[4, 4], [0, -2]])], everything[[[4, 4], [0, -2]]])
+    np.testing.assert_array_equal(features[np.arange(len(features)) % 2 == 0], everything[::2])
+    np.testing.assert_array_equal(features[5:2:-1], everything[5:2:-1])
+    np.testing.assert_array_equal(features.clips([[0, 2, 4], [1, 3, 5]]), everything[[[0, 2, 4], [1, 3, 5]]])
+    np.testing.assert_array_equal(features.gather([2, 1], dequantised=True), everything[[2, 1]])
+    assert features.gather([]).shape == (0, 2, 2, 4)
+
+
+def test_videos_by_id(path):
+    features = open_store(path).feature("map")
+    for number, video_id in enumerate(features.video_ids):
+        rows = features.rows_of(video_id)
+        assert (features.video_index[rows] == number).all()
+        assert features.rows.clip[rows].tolist() == list(range(len(rows)))
+        ids = [(video_id, clip) for clip in range(len(rows))]
+        assert features.video(video_id).tobytes() == expected_rows("map", ids, features.record).tobytes()
+    with pytest.raises(UnknownNameError):
+        features.rows_of("v0003")
+
+
+@pytest.mark.parametrize("row", [-1, 10**6])
+def test_rows_out_of_range(path, row):
+    with pytest.raises(IndexError, match="is not in"):
+        open_store(path).feature("map").gather([0, row])
+
+
+def test_reading_goes_on_after_close(path):
+    features = open_store(path).feature("map")
+    before = features[:]
+    features.close()
+    assert features.num_open_maps == 0
+    np.testing.assert_array_equal(features[:], before)
+
+
+def test_maps_far_apart_are_read_row_by_row(path, monkeypatch):
+    """Where the span of the maps is too wide for one array."""
+    before = open_store(path).feature("map")[:]
+    monkeypatch.setattr(maps, "_MAX_ARRAY_BYTES", 0)
+    features = open_store(path).feature("map")
+    np.testing.assert_array_equal(features[:], before)
+    out = np.empty_like(before)
+    np.testing.assert_array_equal(features.gather(np.arange(len(before)), out=out), before)
+
+
+def test_long_rows_go_straight_into_out(path, monkeypatch):
+    monkeypatch.setattr(maps, "_LARGE_ROW_BYTES", 1)
+    features = open_store(path).feature("map", max_open_maps=2)
+    before = open_store(path).feature("map")[:]
+    rows = np.random.default_rng(0).permutation(len(before))
+    out = np.empty_like(before)
+    np.testing.assert_array_equal(features.gather(rows, out=out), before[rows])
+
+
+def test_a_folder_that_is_no_store(tmp_path):
+    with pytest.raises(StoreError, match="is not a featcache store"):
+        open_store(tmp_path)
+
+
+def test_a_missing_plan_is_an_error(tmp_path):
+    plans = [StorePlan(records=RECORDS, num_videos=2, first_video=first) for first in (0, 2)]
+    write_store(tmp_path / "s", *plans)
+    plan = tmp_path / "s" / "g001" / "plan.json"
+    content = plan.read_bytes()
+    plan.unlink()
+    with pytest.raises(CorruptStoreError, match=r"plan\.json is missing"):
+        open_store(tmp_path / "s")
+    plan.write_bytes(content)
+    (tmp_path / "s" / "g000" / "plan.json").unlink()
+    with pytest.raises(CorruptStoreError, match=r"plan\.json is missing"):
+        open_store(tmp_path / "s")
+
+
+def test_a_store_without_data_opens(tmp_path):
+    with StoreWriter.open(tmp_path / "s", sampling=SamplingRecipe()) as writer:
+        store = open_store(tmp_path / "s")
+        assert (store.features, store.videos, store.splits) == ({}, {}, ())
+        plan = StorePlan(records=RECORDS, num_videos=3)
+        generation = add_generation(writer, plan)
+        assert open_store(tmp_path / "s").info()["num_videos"] == 3
+        fill(writer, generation, plan)
+    check_reads_back(tmp_path / "s", plan)
+
+
+def test_any_zarr_client_reads_the_store(path):
+    """Groups, arrays, values, absent rows as NaN; other files are no part of the hierarchy."""
+    with pytest.warns(UserWarning, match="not recognized as a component of a Zarr hierarchy"):
+        names = {name for name, _ in zarr.open_group(str(path), mode="r").members(max_depth=None)}
+    assert names == {"g000", "g001", "g000/pooled", "g000/map", "g001/pooled", "g001/map"}
+    store = open_store(path)
+    for name in RECORDS:
+        features = store.feature(name)
+        first = features.rows_of("v0009")[0]
+        theirs = zarr.open_array(str(path / "g000" / name), mode="r")
+        assert theirs.shape[0] == store.generations[0].num_shards * 8
+        present = ~np.isnan(theirs[:].reshape(theirs.shape[0], -1)).any(axis=1)
+        assert theirs[:][present].tobytes() == features[:first].tobytes()
+        theirs = zarr.open_array(str(path / "g001" / name), mode="r")
+        assert theirs[:12].tobytes() == features[first:].tobytes()
+
+
+READ_ALL = """
+import resource, sys
+import numpy as np
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+from featcache.store.reader import open_store
+features = open_store(sys.argv[1]).feature()
+rows = np.random.default_rng(0).permutation(features.num_rows)
+values = features.gather(rows)
+assert features.num_open_maps <= 128
+assert len(features.rows) == features.num_rows
+np.save(sys.argv[2], values[np.argsort(rows)])
+"""
+
+
+def check_many_shards(tmp_path, *, num_shards, limit):
+    record = make_record((3,))
+    plan = StorePlan(records={"a": record}, num_videos=num_shards, rows_per_video=(2,), shard_rows=2)
+    write_store(tmp_path / "s", plan)
+    script = READ_ALL.replace("256", str(limit)).replace("128", str(limit // 2))
+    out = tmp_path / "values.npy"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "s"), str(out)], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    ids = [(f"v{n:04d}", clip) for n in range(num_shards) for clip in range(2)]
+    assert np.load(out).tobytes() == expected_rows("a", ids, record).tobytes()
+    assert len(list(Path(tmp_path / "s" / "g000" / "commits" / "a").iterdir())) == num_shards
+
+
+def test_more_shards_than_file_descriptors(tmp_path):
+    check_many_shards(tmp_path, num_shards=140, limit=64)
+
+
+@pytest.mark.slow
+def test_1200_shards_under_the_usual_limit(tmp_path):
+    check_many_shards(tmp_path, num_shards=1200, limit=1024)
