@@ -187,17 +187,23 @@ class StoreWriter:
 
     def committed(self, generation: Generation, feature: str) -> set[int]:
         """Shards of a feature that have a valid record, and files of the recorded size."""
+        return {
+            shard
+            for shard in recorded_shards(generation, feature)
+            if self.is_committed(generation, shard, feature=feature)
+        }
+
+    def is_committed(self, generation: Generation, shard: int, *, feature: str) -> bool:
+        """Whether one shard of a feature has a valid record, and files of the recorded size."""
         document = self._feature(feature)
-        valid = set()
-        for shard in recorded_shards(generation, feature):
-            try:
-                record = read_record(generation, document, shard)
-            except CorruptStoreError as error:
-                log.warning("shard %d of %r will be written again: %s", shard, feature, error)
-                continue
-            if is_whole(generation, document, record, self.file_format):
-                valid.add(shard)
-        return valid
+        if not (self.root / paths.commit(generation.number, feature, shard)).exists():
+            return False
+        try:
+            record = read_record(generation, document, shard)
+        except CorruptStoreError as error:
+            log.warning("shard %d of %r will be written again: %s", shard, feature, error)
+            return False
+        return is_whole(generation, document, record, self.file_format)
 
     @contextmanager
     def shard_lock(self, generation: Generation, shard: int) -> Generator[bool]:
