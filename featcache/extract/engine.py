@@ -1,8 +1,9 @@
 """The local engine: decoding processes run ahead of the encoder, and each finished shard is committed at once."""
 
+import itertools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +51,7 @@ def shard_tasks(
     pending: dict[int, tuple[str, ...]],
     writer: StoreWriter,
     features: Sequence[BoundFeature],
-) -> list[ShardTask]:
+) -> Iterator[ShardTask]:
     """The tasks of one generation, in shard order; a pure function of the plan and what is pending.
 
     Args:
@@ -60,17 +61,14 @@ def shard_tasks(
         writer: The open store, for its sampling recipe.
         features: All features of the run.
     """
-    by_shard: dict[int, list[Segment]] = {shard: [] for shard in pending}
-    for segment in generation.segments:
-        if segment.shard in by_shard:
-            by_shard[segment.shard].append(segment)
     sizes = {feature.name: feature.crop for feature in features}
-    return [
-        ShardTask(
+    for shard, names in sorted(pending.items()):
+        segments = generation.shard_segments(shard)
+        yield ShardTask(
             generation=generation.number,
             shard=shard,
             features=names,
-            segments=tuple(by_shard[shard]),
+            segments=segments,
             jobs=tuple(
                 SegmentJob(
                     path=str(root / generation.videos[segment.video].path),
@@ -80,11 +78,9 @@ def shard_tasks(
                     num_rows=segment.num_rows,
                     sizes=tuple(dict.fromkeys(sizes[name] for name in names)),
                 )
-                for segment in by_shard[shard]
+                for segment in segments
             ),
         )
-        for shard, names in sorted(pending.items())
-    ]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -109,11 +105,24 @@ class _OpenShard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _WaitingRow:
-    """A decoded row on its way to the encoder."""
+    """A decoded row on its way to the encoder.
 
-    item: int
+    Attributes:
+        shard: Where it goes.
+        position: Which of the shard's segments it belongs to.
+        row: Row within the segment.
+        pixels: uint8 [T, 3, S, S] by size.
+    """
+
+    shard: _OpenShard
+    position: int
     row: int
     pixels: dict[CropSize, npt.NDArray[np.uint8]]
+
+    @property
+    def in_shard(self) -> int:
+        """Row within the shard."""
+        return self.shard.task.segments[self.position].first_row + self.row
 
 
 @dataclass(slots=True, kw_only=True)
@@ -137,14 +146,12 @@ class ShardRunner:
     provenance: dict[str, str]
     progress: Progress
     on_progress: OnProgress
-    _slots: list[tuple[_OpenShard, int]] = field(default_factory=list)
+    _slots: dict[int, tuple[_OpenShard, int]] = field(default_factory=dict)
     _queue: list[_WaitingRow] = field(default_factory=list)
     _started: float = field(default_factory=time.monotonic)
 
-    def run(self, tasks: Sequence[ShardTask], pool: WorkerPool) -> None:
+    def run(self, tasks: Iterable[ShardTask], pool: WorkerPool) -> None:
         """Run tasks that all lack the same features. A shard that another process holds is left to it."""
-        if not tasks:
-            return
         with ExitStack() as claims, forward_threads(self.generation.threads):
             waited = pool.wait_seconds
             for event in pool.run(self._jobs(tasks, claims)):
@@ -154,19 +161,17 @@ class ShardRunner:
                 self.progress.elapsed_seconds = time.monotonic() - self._started
                 self.on_progress(self.progress)
             self._encode_all(flush=True)
-            for shard in {id(shard): shard for shard, _ in self._slots}.values():
-                self._commit_if_complete(shard)
         self.on_progress(self.progress)
-        self._slots.clear()
 
-    def _jobs(self, tasks: Sequence[ShardTask], claims: ExitStack) -> Iterator[SegmentJob]:
+    def _jobs(self, tasks: Iterable[ShardTask], claims: ExitStack) -> Iterator[SegmentJob]:
         """Hand out jobs shard after shard; a shard is claimed when its first job is drawn."""
+        items = itertools.count()
         for task in tasks:
             claim = claims.enter_context(ExitStack())
             if not claim.enter_context(self.writer.shard_lock(self.generation, task.shard)):
                 log.info("shard %d of generation %d is being written elsewhere", task.shard, task.generation)
                 continue
-            if all(task.shard in self.writer.committed(self.generation, name) for name in task.features):
+            if all(self.writer.is_committed(self.generation, task.shard, feature=name) for name in task.features):
                 claim.close()  # another process finished it meanwhile
                 continue
             rows = self.generation.shard_rows
@@ -178,12 +183,8 @@ class ShardRunner:
             }
             shard = _OpenShard(task=task, claim=claim, arrays=arrays, present=np.zeros(rows, bool))
             for position, job in enumerate(task.jobs):
-                self._slots.append((shard, position))
+                self._slots[next(items)] = (shard, position)
                 yield job
-
-    def _job(self, item: int) -> SegmentJob:
-        shard, position = self._slots[item]
-        return shard.task.jobs[position]
 
     def _handle(self, event: Event) -> None:
         shard, position = self._slots[event.item]
@@ -194,34 +195,37 @@ class ShardRunner:
                 shard.waiting_rows += len(batch.rows)
                 for index, row in enumerate(batch.rows):
                     pixels = {size: values[index] for size, values in batch.pixels.items()}
-                    self._queue.append(_WaitingRow(item=event.item, row=row, pixels=pixels))
+                    self._queue.append(_WaitingRow(shard=shard, position=position, row=row, pixels=pixels))
                 self._encode_all(flush=False)
             case Restarted():
-                self._drop(event.item)
+                self._drop(shard, position)
             case Failed(status=status, reason=reason):
-                self._drop(event.item)
+                self._drop(shard, position)
                 shard.failures[position] = (status, reason)
                 video = shard.task.jobs[position].video
                 log.warning("%s: %s: %s", video.id, status, reason)
                 self.progress.failed[status] = self.progress.failed.get(status, 0) + 1
                 self.progress.rows_failed += shard.task.segments[position].num_rows
-                self._finish(shard, position)
+                self._finish(event.item)
             case Finished():
-                self._finish(shard, position)
+                self._finish(event.item)
         self._commit_if_complete(shard)
 
-    def _finish(self, shard: _OpenShard, position: int) -> None:
+    def _finish(self, item: int) -> None:
+        shard, position = self._slots.pop(item)
         shard.finished.add(position)
         self.progress.videos_done += 1
 
-    def _drop(self, item: int) -> None:
+    def _drop(self, shard: _OpenShard, position: int) -> None:
         """Forget what an interrupted segment has delivered so far."""
-        shard, position = self._slots[item]
-        segment = shard.task.segments[position]
-        shard.waiting_rows -= sum(row.item == item for row in self._queue)
-        self._queue = [row for row in self._queue if row.item != item]
+        kept = [row for row in self._queue if row.shard is not shard or row.position != position]
+        shard.waiting_rows -= len(self._queue) - len(kept)
+        self._queue = kept
         shard.details.pop(position, None)
-        shard.present[segment.first_row : segment.first_row + segment.num_rows] = False
+        segment = shard.task.segments[position]
+        rows = slice(segment.first_row, segment.first_row + segment.num_rows)
+        self.progress.rows_done -= int(shard.present[rows].sum())
+        shard.present[rows] = False
 
     def _encode_all(self, *, flush: bool) -> None:
         """Encode full batches; the rest too when ``flush``."""
@@ -232,33 +236,28 @@ class ShardRunner:
 
     def _encode(self, batch: list[_WaitingRow]) -> None:
         started = time.monotonic()
-        names = self._slots[batch[0].item][0].task.features
-        pixels = {size: np.stack([row.pixels[size] for row in batch]) for size in batch[0].pixels}
+        names = batch[0].shard.task.features
+        pixels = {size: np.stack([waiting.pixels[size] for waiting in batch]) for size in batch[0].pixels}
         records = encode_rows(
             [self.features[name] for name in names],
             pixels,
             encode_batch=self.generation.encode_batch,
             device=self.device,
         )
+        videos = list(dict.fromkeys(waiting.shard.task.jobs[waiting.position].video.id for waiting in batch))
         for name in names:
-            videos = sorted({self._job(waiting.item).video.id for waiting in batch})
-            where = f"{name} (among {', '.join(videos[:3])})"
+            where = f"{name!r} of {', '.join(videos[:3])}"
             stored = to_storage(records[name], self.features[name].record.dtype, where=where)
             for index, waiting in enumerate(batch):
-                shard, position = self._slots[waiting.item]
-                row = shard.task.segments[position].first_row + waiting.row
-                shard.arrays[name][row] = stored[index]
-                shard.present[row] = True
-        touched = []
+                waiting.shard.arrays[name][waiting.in_shard] = stored[index]
         for waiting in batch:
-            shard = self._slots[waiting.item][0]
-            shard.waiting_rows -= 1
-            touched.append(shard)
+            waiting.shard.present[waiting.in_shard] = True
+            waiting.shard.waiting_rows -= 1
         self.progress.rows_done += len(batch)
         self.progress.frames_done += len(batch) * next(iter(pixels.values())).shape[1]
         self.progress.encode_seconds += time.monotonic() - started
-        for shard in touched:
-            self._commit_if_complete(shard)
+        for waiting in batch:
+            self._commit_if_complete(waiting.shard)
 
     def _commit_if_complete(self, shard: _OpenShard) -> None:
         if not shard.is_complete:
@@ -281,6 +280,7 @@ class ShardRunner:
         self.progress.bytes_written += sum(array.nbytes for array in shard.arrays.values())
         shard.committed = True
         shard.arrays.clear()
+        shard.details.clear()
         shard.claim.close()
         self.progress.shards_done += 1
         self.progress.commit_seconds += time.monotonic() - started

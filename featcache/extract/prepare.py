@@ -66,7 +66,7 @@ def prepare(settings: ExtractSettings) -> Prepared:
     on_gpu = device != "cpu"
     inputs_a_row = max(sampling.num_frames if feature.backbone.kind == "image" else 1 for feature in features)
     any_video = any(feature.backbone.kind == "video" for feature in features)
-    batch = (8 if any_video else 256) if on_gpu else (1 if any_video else 16)
+    batch = (8 if any_video else 256) if on_gpu else (1 if any_video else 8)  # on CPU a batch should fit its caches
     resolved = settings.model_copy(
         update={
             "sampling": settings.sampling.model_copy(

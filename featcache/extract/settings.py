@@ -123,7 +123,7 @@ class RuntimeSettings(Settings):
     threads: int = 0
     """Threads of the forward pass on CPU; 0: all cores. Kept in the plan, because results depend on it."""
     encode_batch: int = 0
-    """Frames (image backbones) or clips (video backbones) a forward; 0: 64 or 8 on a GPU, 16 or 1 on CPU."""
+    """Rows a forward; 0: as many as make 256 frames (image) or 8 clips (video) on a GPU, 8 frames or 1 clip on CPU."""
     decode_workers: int = 0
     """Decoding processes; 0: 1 on CPU, half the cores on a GPU."""
     deadline_seconds: float = Field(default=60.0, gt=0)

@@ -108,7 +108,7 @@ class MotionSettings:
     """What the motion set holds.
 
     A clip covers the fraction ``travel`` of what the photograph allows, however many frames it has, and never turns
-    back: speed a frame is inversely proportional to ``num_frames``. With the defaults a pan moves 3 to 9 pixels a frame
+    back: speed a frame is inversely proportional to ``num_frames``. At 160 pixels a pan moves 3 to 9 pixels a frame
     at 12 frames, 0.3 to 0.75 at 128. Playback-rate tasks want long clips that are fast too: a narrow ``window`` of
     (0.15, 0.25) leaves room for 4 to 10 pixels a frame at 64 frames, 2 to 5 at 128.
 
@@ -129,7 +129,7 @@ class MotionSettings:
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
-    num_frames: int = 12
+    num_frames: int = 8
     size: int = 160
     fps: int = 12
     seed: int = 0

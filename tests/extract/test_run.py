@@ -77,6 +77,7 @@ def test_features_equal_a_plain_computation(make: Make, file_format: str) -> Non
         batch = torch.zeros((3, 2, 3, 64, 64), dtype=torch.uint8)
         batch[: len(clips)] = torch.stack(clips)
         pixels = (batch.flatten(0, 1).float() / 255 - 0.5) / 0.5
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
             maps = network.encode(pixels, [network.layers[-1]])[network.layers[-1]].map
         assert maps is not None
@@ -224,11 +225,11 @@ def test_int8_is_close(make: Make, tmp_path: Path) -> None:
 def test_frame_bank(make: Make) -> None:
     settings = make(features=(DENSE, POOLED), sampling=BANK)
     result = extract(settings)
-    assert result.rows_written == 16 * 3
+    assert result.rows_written == 16 * 2
     store = featcache.open(settings.out)
     features = store.feature("map16")
     assert features.record.axes == ("h", "w", "c")
-    np.testing.assert_array_equal(features.rows.frames[:3, 0], [0, 4, 8])
+    np.testing.assert_array_equal(features.rows.frames[:2, 0], [0, 4])
 
 
 def test_encoder_reproduces_the_rows(make: Make, listing: Path, tmp_path: Path) -> None:
