@@ -162,9 +162,12 @@ def test_locks_exclude_each_other(tmp_path):
         assert not second
         with pytest.raises(StoreError, match="in use"), io.lock(path, exclusive=False, wait_seconds=0.05):
             pass
-    with io.lock(path, exclusive=False), io.lock(path, exclusive=False, wait_seconds=0):
-        with io.try_lock(path, exclusive=True) as held:
-            assert not held
+    with (
+        io.lock(path, exclusive=False),
+        io.lock(path, exclusive=False, wait_seconds=0),
+        io.try_lock(path, exclusive=True) as held,
+    ):
+        assert not held
     with io.lock(path, exclusive=True, wait_seconds=0):
         pass
 

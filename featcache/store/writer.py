@@ -1,6 +1,7 @@
 """Writing a store: create or open it, declare features, add generations, commit shards."""
 
 import logging
+import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -70,7 +71,9 @@ class StoreWriter:
         root = Path(path)
         wanted = RootDoc(sampling=sampling, file_format=file_format)
         if not (root / paths.ROOT).exists():
-            _refuse_foreign(root)
+            _refuse_foreign(root, file_format=file_format)
+            if file_format == "zarr":
+                io.put_new(root / paths.GROUP, zarr_format.group_metadata())
             io.put_new(root / paths.ROOT, io.seal(wanted.to_json()))
         found = read_root(root)
         if difference := first_difference(found.sampling, sampling):
@@ -84,7 +87,7 @@ class StoreWriter:
             )
         with ExitStack() as stack:
             stack.enter_context(io.lock(root / paths.STORE_LOCK, exclusive=False, wait_seconds=60))
-            if file_format == "zarr":
+            if file_format == "zarr":  # heals a lost one
                 io.put_new(root / paths.GROUP, zarr_format.group_metadata())
             return cls(root, found, stack.pop_all())
 
@@ -271,17 +274,26 @@ class StoreWriter:
         return self._declared[name]
 
 
-def _refuse_foreign(root: Path) -> None:
+def _refuse_foreign(root: Path, *, file_format: FileFormat) -> None:
     """A new store goes into no folder or an empty one (left-overs of a creation that was killed do not count)."""
     if root.is_dir():
-        foreign = [path.name for path in root.iterdir() if not io.is_temp(path.name)]
+        foreign = [
+            path.name
+            for path in root.iterdir()
+            if not io.is_temp(path.name) and not (file_format == "zarr" and _is_group(path))
+        ]
         if foreign:
             raise StoreError(
                 f"{root} is not a featcache store and not empty (it holds {sorted(foreign)[0]!r}); "
                 "choose an empty folder"
             )
-    elif root.exists():
+    elif os.path.lexists(root):
         raise StoreError(f"{root} is a file, not a folder; choose an empty folder")
+
+
+def _is_group(path: Path) -> bool:
+    """Whether a file is the root group that is published just before the store's description."""
+    return path.name == paths.GROUP and path.is_file() and path.read_bytes() == zarr_format.group_metadata()
 
 
 def check_shard(

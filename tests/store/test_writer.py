@@ -17,6 +17,7 @@ from featcache.errors import (
     UnknownNameError,
 )
 from featcache.recipes import SamplingRecipe
+from featcache.store import zarr_format
 from featcache.store.plan import Segment
 from featcache.store.writer import StoreWriter
 from featcache.testing.stores import (
@@ -58,6 +59,9 @@ def test_a_folder_that_is_no_store_is_refused(tmp_path):
 
 def test_a_creation_that_was_killed_is_no_obstacle(tmp_path):
     (tmp_path / ".featcache.json.0011223344556677.tmp").write_bytes(b"half")
+    (tmp_path / "zarr.json").write_bytes(zarr_format.group_metadata())
+    with pytest.raises(StoreError, match="not empty"):
+        open_writer(tmp_path, file_format="hdf5")
     open_writer(tmp_path).close()
     assert (tmp_path / ".featcache.json.0011223344556677.tmp").exists()
 
