@@ -190,6 +190,7 @@ class StoreWriter:
 
     def committed(self, generation: Generation, feature: str) -> set[int]:
         """Shards of a feature that have a valid record, and files of the recorded size."""
+        self._feature(feature)  # an unknown name is an error, not a feature without shards
         return {
             shard
             for shard in recorded_shards(generation, feature)
