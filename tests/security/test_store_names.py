@@ -98,9 +98,8 @@ def test_documents_of_other_shapes_are_errors_not_crashes(path, members):
 def test_sizes_and_offsets_that_lie_never_lead_outside_the_file(path, field, value):
     record = path / "g000" / "commits" / "a" / "00000.json"
     data = json.loads(record.read_bytes())["data"]
-    tamper(record, data={**data, field: value})
-    if data[field] == value:
-        pytest.skip("that is the true value")
+    lie = 1 if data[field] == value else value
+    tamper(record, data={**data, field: lie})
     with pytest.raises(FeatcacheError):
         read(path)
     assert not verify(path).ok

@@ -1,6 +1,6 @@
 """Both formats pass the conformance suite."""
 
-from featcache.testing.stores import StoreConformance
+from featcache.testing.store_suite import StoreConformance
 
 
 class TestZarr(StoreConformance):
