@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True, highlight=False)
 
 
@@ -29,11 +30,11 @@ def print_json(data: Any) -> None:
     print(json.dumps(_finite(data), indent=2, ensure_ascii=False, default=str))  # noqa: T201
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on stdout; every column but the first is right-aligned."""
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, num_text: int = 1) -> None:
+    """A table on stdout; the first ``num_text`` columns are left-aligned, the others are numbers."""
     table = Table(title=title, title_justify="left", show_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        table.add_column(column, justify="left" if index < num_text else "right", overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     out.print(table)

@@ -37,7 +37,7 @@ def backbones(as_json: Json = False) -> None:
         (entry["name"], entry["summary"], entry["input_size"] or "by name", entry["num_frames"] or "by name")
         for entry in entries
     ]
-    print_table("backbones", ("name", "what it is", "pixels", "frames"), rows)
+    print_table("backbones", ("name", "what it is", "pixels", "frames"), rows, num_text=2)
 
 
 def doctor(as_json: Json = False) -> None:
@@ -49,4 +49,4 @@ def doctor(as_json: Json = False) -> None:
         print_json([finding.to_dict() for finding in findings])
         return
     rows = [(finding.part, finding.state, finding.note) for finding in findings]
-    print_table("doctor", ("part", "state", "note"), rows)
+    print_table("doctor", ("part", "state", "note"), rows, num_text=3)

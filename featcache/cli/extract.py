@@ -275,7 +275,7 @@ def print_extraction(result: "Extraction") -> None:
     print_facts(facts)
     if result.failures:
         rows = [(video, status, reason) for video, status, reason in result.failures[:20]]
-        print_table(f"{len(result.failures)} videos failed", ("video", "status", "reason"), rows)
+        print_table(f"{len(result.failures)} videos failed", ("video", "status", "reason"), rows, num_text=3)
 
 
 def print_estimate(result: "Estimate") -> None:

@@ -73,6 +73,7 @@ def run_quickstart(settings: "QuickstartSettings", *, as_json: bool = False) -> 
         "top-1 accuracy in percent [95 % interval]",
         ("label", "feature", "probe", "split", "top-1", "chance", "coverage"),
         rows,
+        num_text=4,
     )
     out.print(
         "Averaged frames know the picture, not the motion: that gap is what temporal modules are for.\n"

@@ -99,7 +99,7 @@ def test_clip_l14_has_256_by_1024_maps(shared: Path, tmp_path: Path) -> None:
     cli("extract", shared / "data/videos/hmdb51/wave", "--backbone", "clip-l14", "--weights", "random",
         "--output", "map", "--clips", 1, "--frames", 1, "--out", out, "--device", "cpu")  # fmt: skip
     features = featcache.open(out).feature()
-    assert features.record.shape == (1, 16, 16, 1024)
+    assert features.record.shape == (16, 16, 1024)
     assert features.num_rows == 3
 
 
