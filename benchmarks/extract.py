@@ -75,8 +75,9 @@ def main() -> None:
         rows = [{"what": what, "seconds": median(values)} for what, values in seconds.items()]
         rows.append({"what": "extract / (decode + forward)", "seconds": ratio})
         notes = [
-            f"{args.videos} videos of {args.frames} frames at {args.size} px, {result.rows_written} rows, {args.backbone}",
-            f"extract is the whole call: backbone built, workers started, shards written; scan apart: {scan_seconds:.2f} s",
+            f"{args.videos} videos, {args.frames} frames, {args.size} px, {result.rows_written} rows, {args.backbone}",
+            "extract is the whole call: backbone built, workers started, shards written",
+            f"the scan (hashes, frame counts) apart: {scan_seconds:.2f} s",
             f"bottleneck named by the run: {result.bottleneck}",
         ]
         report("extract", rows, as_json=args.json, notes=notes)

@@ -1,6 +1,7 @@
 """``doctor``: what works on this machine, one finding a part, with the fix where something does not."""
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -56,10 +57,21 @@ def _libraries() -> Iterator[Finding]:
 def _gpu() -> Iterator[Finding]:
     import torch
 
-    if torch.cuda.is_available():
-        yield Finding(part="gpu", state="ok", note=torch.cuda.get_device_name())
-    else:
+    if not torch.cuda.is_available():
         yield Finding(part="gpu", state="absent", note="torch sees no GPU; everything runs on CPU")
+        return
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        note = f"{torch.cuda.get_device_name(index)}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+        yield Finding(part=f"gpu {index}", state="ok", note=note)
+    if importlib.util.find_spec("pynvml") is None:
+        yield Finding(part="gpu driver", state="absent", note="its version is read with: pip install featcache[gpu]")
+        return
+    import pynvml
+
+    pynvml.nvmlInit()
+    yield Finding(part="gpu driver", state="ok", note=str(pynvml.nvmlSystemGetDriverVersion()))
+    pynvml.nvmlShutdown()
 
 
 def _decoders() -> Iterator[Finding]:

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from featcache.evaluation.tables import read_data
-
 from featcache.commands import QuickstartSettings
 from featcache.config import to_yaml
 from featcache.evaluation.run import run_probe
+from featcache.evaluation.tables import read_data
 from featcache.extract.progress import OnProgress, ignore
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings, SamplingSettings
