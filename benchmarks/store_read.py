@@ -135,14 +135,14 @@ def take_turns(readers: dict[str, Reader], batches: list[np.ndarray]) -> dict[st
 
 def first_touch_cost(path: Path) -> tuple[float, float]:
     """Seconds a GB of one pass in order over a freshly opened feature, with and without checking blocks."""
-    taken = []
-    for verify in (False, True):
+    taken: dict[bool, list[float]] = {True: [], False: []}
+    for verify in [True, False] * 3:
         features = open_store(path).feature(verify=verify)
         started = time.perf_counter()
         for first in range(0, features.num_rows, 512):
             features.gather(np.arange(first, min(first + 512, features.num_rows)))
-        taken.append((time.perf_counter() - started) / (features.num_rows * features.record.num_bytes / 1e9))
-    return taken[1], taken[0]
+        taken[verify].append((time.perf_counter() - started) / (features.num_rows * features.record.num_bytes / 1e9))
+    return median(taken[True]), median(taken[False])
 
 
 def library_readers(workload: Workload, folder: Path) -> dict[str, Reader]:
