@@ -220,7 +220,8 @@ def read_parquet(path: Path) -> Manifest:
         ManifestError: No such file, or not a manifest.
     """
     try:
-        table = pq.read_table(path)
+        # ParquetFile, because read_table starts threads that abort a process which ends at a bad moment
+        table = pq.ParquetFile(path).read(use_threads=False)
     except FileNotFoundError as error:
         raise ManifestError(f"manifest {path} does not exist; make it with `featcache scan`") from error
     except pa.ArrowException as error:

@@ -161,7 +161,7 @@ def _read_jsonl(listing: Path) -> Iterator[Row]:
 
 def _read_parquet(listing: Path) -> Iterator[Row]:
     try:
-        table = pq.read_table(listing)
+        table = pq.ParquetFile(listing).read(use_threads=False)
     except pa.ArrowException as error:
         raise ManifestError(f"{listing} is not a Parquet file ({error}); write it again") from error
     if "path" not in table.column_names:

@@ -27,6 +27,7 @@ class Prepared:
         threads: Threads of the forward pass.
         encode_batch: Rows a forward.
         decode_workers: Decoding processes.
+        ahead_bytes: Decoded pixels that may wait for the encoder.
     """
 
     settings: ExtractSettings
@@ -36,6 +37,7 @@ class Prepared:
     threads: int
     encode_batch: int
     decode_workers: int
+    ahead_bytes: int
 
 
 def prepare(settings: ExtractSettings) -> Prepared:
@@ -77,14 +79,18 @@ def prepare(settings: ExtractSettings) -> Prepared:
             ),
         }
     )
+    encode_batch = settings.runtime.encode_batch or max(1, batch // inputs_a_row)
+    crops = {feature.crop for feature in features}
+    row_bytes = sampling.num_frames * sum(3 * crop.size**2 for crop in crops)
     return Prepared(
         settings=resolved,
         sampling=sampling,
         features=features,
         device=device,
         threads=settings.runtime.threads or cores,
-        encode_batch=settings.runtime.encode_batch or max(1, batch // inputs_a_row),
+        encode_batch=encode_batch,
         decode_workers=settings.runtime.decode_workers or (max(1, cores // 2) if on_gpu else 1),
+        ahead_bytes=settings.runtime.ahead_megabytes * 10**6 or max(32 * 10**6, 4 * encode_batch * row_bytes),
     )
 
 

@@ -207,7 +207,7 @@ def run_pending(
         decode_segment,
         num_workers=prepared.decode_workers,
         deadline_seconds=runtime.deadline_seconds,
-        ahead_bytes=runtime.ahead_megabytes << 20,
+        ahead_bytes=prepared.ahead_bytes,
     ) as pool:
         for generation, pending in work:
             for names in sorted(set(pending.values())):

@@ -128,8 +128,8 @@ class RuntimeSettings(Settings):
     """Decoding processes; 0: 1 on CPU, half the cores on a GPU."""
     deadline_seconds: float = Field(default=60.0, gt=0)
     """A decode that yields nothing for this long is killed and ledgered as ``timeout``."""
-    ahead_megabytes: int = Field(default=256, gt=0)
-    """Decoded pixels that may wait for the encoder."""
+    ahead_megabytes: int = Field(default=0, ge=0)
+    """Decoded pixels that may wait for the encoder; 0: four batches of them, at least 32 MB."""
 
 
 class ExtractSettings(Settings):
