@@ -92,7 +92,8 @@ def _dtype(name: str) -> np.dtype[Any]:
 def table_bytes(table: pa.Table) -> bytes:
     """Parquet bytes of a table; the same table and library version give the same bytes."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_statistics=False)
+    # No dictionaries: nearly every value is its own, and building them took most of the time and made files larger.
+    pq.write_table(table, sink, compression="zstd", write_statistics=False, use_dictionary=False)
     return sink.getvalue().to_pybytes()
 
 
