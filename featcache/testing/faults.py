@@ -179,3 +179,19 @@ def small_disk(num_bytes: int) -> Generator[Path | None]:
         finally:
             if mounted:
                 subprocess.run(["umount", folder], check=True, capture_output=True)
+
+
+def decoding_workers(process: int) -> list[int]:
+    """Process ids of the decoding workers that a process has started and that have not ended; known by their command.
+
+    A worker names its parent there, so that one which outlives it is found too.
+    """
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().rstrip(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if b"featcache.data.decoding.worker" in command and command.endswith(f", {process})".encode()):
+            found.append(int(folder.name))
+    return sorted(found)
