@@ -1,23 +1,19 @@
 """Scanning: open every video of a source once and record what it is, or why it cannot be used."""
 
 import dataclasses
-import hashlib
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
 from featcache.data.decoding import available, open_video
-from featcache.data.decoding.faults import TRANSIENT
-from featcache.data.decoding.heartbeat import beat
+from featcache.data.decoding.faults import blaming_the_video
 from featcache.data.decoding.pool import Failed, Finished, Payload, WorkerPool
+from featcache.data.hashing import content_hash
 from featcache.data.manifest import Manifest
 from featcache.data.sources import list_source
 from featcache.data.types import Status, VideoRecord
 from featcache.errors import ConfigError, FeatcacheError, VideoError
-
-_CHUNK_BYTES = 1 << 22
 
 
 def scan(
@@ -90,7 +86,7 @@ def scan_file(video: VideoRecord, path: Path, *, decoder: str = "pyav") -> Itera
         OSError: The machine, not the video, is at fault.
     """
     try:
-        video = dataclasses.replace(video, num_bytes=_size_of(path), content_hash=_hash_of(path))
+        video = dataclasses.replace(video, num_bytes=_size_of(path), content_hash=content_hash(path))
         yield video
         with open_video(path, decoder=decoder) as reader:
             timeline, codec = reader.timeline, reader.codec
@@ -120,28 +116,8 @@ def _failed(video: VideoRecord, status: Status, reason: str) -> VideoRecord:
 
 
 def _size_of(path: Path) -> int:
-    with _blaming_the_video():
+    with blaming_the_video():
         about = path.stat()
     if not stat.S_ISREG(about.st_mode):
         raise VideoError("undecodable", "it is not a regular file")  # opening a pipe would wait for ever
     return about.st_size
-
-
-def _hash_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with _blaming_the_video(), path.open("rb", buffering=0) as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            beat()  # a large file on a slow disk is no hung worker
-    return f"sha256:{digest.hexdigest()}"
-
-
-@contextmanager
-def _blaming_the_video() -> Iterator[None]:
-    """A file that is not there or may not be read is ``missing``; a fault of the machine stays an OSError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in TRANSIENT:
-            raise
-        raise VideoError("missing", f"it cannot be read ({error.strerror})") from error

@@ -3,7 +3,7 @@
 import itertools
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +48,7 @@ def shard_tasks(
     generation: Generation,
     *,
     root: Path,
+    paths: Mapping[str, Path],
     pending: dict[int, tuple[str, ...]],
     writer: StoreWriter,
     features: Sequence[BoundFeature],
@@ -56,12 +57,14 @@ def shard_tasks(
 
     Args:
         generation: The plan.
-        root: Folder that the videos' paths are relative to.
+        root: Folder that relative paths of the plan start from.
+        paths: Where videos are now, by id; the plan's own path counts for the others.
         pending: Features that each unfinished shard lacks.
         writer: The open store, for its sampling recipe.
         features: All features of the run.
     """
     sizes = {feature.name: feature.crop for feature in features}
+    videos = generation.videos
     for shard, names in sorted(pending.items()):
         segments = generation.shard_segments(shard)
         yield ShardTask(
@@ -71,8 +74,8 @@ def shard_tasks(
             segments=segments,
             jobs=tuple(
                 SegmentJob(
-                    path=str(root / generation.videos[segment.video].path),
-                    video=generation.videos[segment.video],
+                    path=str(paths.get(videos[segment.video].id) or root / videos[segment.video].path),
+                    video=videos[segment.video],
                     sampling=writer.sampling,
                     first_clip=segment.first_clip,
                     num_rows=segment.num_rows,
@@ -148,17 +151,17 @@ class ShardRunner:
     on_progress: OnProgress
     _slots: dict[int, tuple[_OpenShard, int]] = field(default_factory=dict)
     _queue: list[_WaitingRow] = field(default_factory=list)
-    _started: float = field(default_factory=time.monotonic)
 
     def run(self, tasks: Iterable[ShardTask], pool: WorkerPool) -> None:
         """Run tasks that all lack the same features. A shard that another process holds is left to it."""
+        started = time.monotonic() - self.progress.elapsed_seconds  # other runners may have advanced these counters
         with ExitStack() as claims, forward_threads(self.generation.threads):
             waited = pool.wait_seconds
             for event in pool.run(self._jobs(tasks, claims)):
                 self.progress.decode_wait_seconds += pool.wait_seconds - waited
                 self._handle(event)
                 waited = pool.wait_seconds
-                self.progress.elapsed_seconds = time.monotonic() - self._started
+                self.progress.elapsed_seconds = time.monotonic() - started
                 self.on_progress(self.progress)
             self._encode_all(flush=True)
         self.on_progress(self.progress)
@@ -169,6 +172,7 @@ class ShardRunner:
         for task in tasks:
             claim = claims.enter_context(ExitStack())
             if not claim.enter_context(self.writer.shard_lock(self.generation, task.shard)):
+                claim.close()  # its file descriptor; there may be thousands of such shards
                 log.info("shard %d of generation %d is being written elsewhere", task.shard, task.generation)
                 continue
             if all(self.writer.is_committed(self.generation, task.shard, feature=name) for name in task.features):
@@ -277,7 +281,8 @@ class ShardRunner:
             outcomes=outcomes,
             provenance=self.provenance,
         )
-        self.progress.bytes_written += sum(array.nbytes for array in shard.arrays.values())
+        num_rows = int(shard.present.sum())
+        self.progress.bytes_written += sum(num_rows * self.features[name].record.num_bytes for name in shard.arrays)
         shard.committed = True
         shard.arrays.clear()
         shard.details.clear()

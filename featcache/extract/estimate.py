@@ -1,7 +1,6 @@
 """``plan``: what an extraction would take, from videos really decoded and encoded, before a byte is written."""
 
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,20 +12,21 @@ import numpy.typing as npt
 
 from featcache.data.decoding.clips import CropSize, RowBatch
 from featcache.data.manifest import Manifest
-from featcache.data.types import VideoRecord
 from featcache.errors import DiskSpaceError, VideoError
 from featcache.extract.encode import BoundFeature, encode_rows, forward_threads
 from featcache.extract.jobs import SegmentJob, decode_segment
-from featcache.extract.prepare import Prepared, prepare, rows_per_video, videos_to_add
+from featcache.extract.lacking import ids_to_retry, judge, rows_per_video, videos_to_add
+from featcache.extract.prepare import Prepared, num_cores, prepare
 from featcache.extract.settings import ExtractSettings
 from featcache.extract.source import OnScan, read_source
 from featcache.io import free_bytes
 from featcache.recipes import RecordSpec
 from featcache.store.paths import ROOT
 from featcache.store.plan import default_shard_rows, plan_segments
-from featcache.store.reader import open_store
+from featcache.store.reader import Store, open_store
 
 NUM_MEASURED = 3
+MEASURE_SECONDS = 10.0  # a video: a plan for two-hour films should take a minute too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,14 +37,18 @@ class FeatureEstimate:
         name: Name of the array.
         shape: Shape of a row.
         precision: Storage dtype.
+        videos_to_do: Usable videos with rows still to be computed.
         rows_to_do: Rows still to be computed.
+        shards_to_do: Shards that hold them.
         num_bytes: Bytes of those rows.
     """
 
     name: str
     shape: tuple[int, ...]
     precision: str
+    videos_to_do: int
     rows_to_do: int
+    shards_to_do: int
     num_bytes: int
 
 
@@ -57,7 +61,7 @@ class Estimate:
         videos_to_do: Usable videos with rows to compute.
         videos_unusable: Videos that the scan ledgered.
         rows_to_do: Rows to compute.
-        num_shards: Shards they fill.
+        num_shards: Shards to write.
         num_bytes: Bytes to write.
         free_bytes: Bytes free where the store is or will be.
         decode_rows_a_second: Measured, of one process; NaN if nothing could be measured.
@@ -96,28 +100,23 @@ def estimate(settings: ExtractSettings, *, on_scan: OnScan = lambda done, total:
     """
     prepared = prepare(settings)
     manifest = read_source(settings, on_scan=on_scan)
+    manifest = Manifest(root=manifest.root, videos=judge(manifest.videos, prepared.sampling))
     store = Path(settings.out)
-    sizes = missing_sizes(prepared, manifest.videos, store=store)
-    rows_to_do = max((size.rows_to_do for size in sizes), default=0)
-    counts = rows_per_video(manifest.videos, prepared.sampling)
-    mean_rows = sum(counts) / max(1, sum(count > 0 for count in counts))
-    shard_rows = settings.shard_rows or default_shard_rows(
-        [feature.record.num_bytes for feature in prepared.features],
-        typical_rows_per_video=max(1, round(mean_rows)),
-    )
+    sizes = missing_sizes(prepared, manifest, store=store)
+    rows_to_do = max(size.rows_to_do for size in sizes)
     decode_rate, encode_rate, measured = measure(prepared, manifest)
     decode_seconds, encode_seconds = rows_to_do / decode_rate, rows_to_do / encode_rate
-    workers, cores = prepared.decode_workers, os.cpu_count() or 1
+    workers = prepared.decode_workers
     # On CPU the decoder takes its share of the cores that the encoder counts on.
-    shared = decode_seconds / cores if prepared.device == "cpu" else 0.0
+    shared = decode_seconds / num_cores() if prepared.device == "cpu" else 0.0
     num_bytes = sum(size.num_bytes for size in sizes)
     free = free_bytes(store)
     return Estimate(
         features=tuple(sizes),
-        videos_to_do=math.ceil(rows_to_do / max(mean_rows, 1)),
-        videos_unusable=sum(count == 0 for count in counts),
+        videos_to_do=max(size.videos_to_do for size in sizes),
+        videos_unusable=sum(video.status != "ok" for video in manifest.videos),
         rows_to_do=rows_to_do,
-        num_shards=plan_segments(counts, shard_rows=shard_rows)[1],
+        num_shards=max(size.shards_to_do for size in sizes),
         num_bytes=num_bytes,
         free_bytes=free,
         decode_rows_a_second=decode_rate,
@@ -131,40 +130,64 @@ def estimate(settings: ExtractSettings, *, on_scan: OnScan = lambda done, total:
     )
 
 
-def missing_sizes(prepared: Prepared, videos: Sequence[VideoRecord], *, store: Path) -> list[FeatureEstimate]:
-    """Rows and bytes that each feature still lacks in the store (all of them where there is no store)."""
-    counts = rows_per_video(videos, prepared.sampling)
-    stored: dict[str, VideoRecord] = {}
-    present: dict[str, int] = {}
-    if (store / ROOT).exists():
-        opened = open_store(store)
-        stored = opened.videos
-        present = {name: opened.feature(name, partially=True).num_rows for name in opened.features}
-    new = {video.id for video in videos_to_add(videos, stored, retry=frozenset())}
-    added = sum(count for video, count in zip(videos, counts, strict=True) if video.id in new)
-    known = sum(rows_per_video(list(stored.values()), prepared.sampling))
+def missing_sizes(prepared: Prepared, manifest: Manifest, *, store: Path) -> list[FeatureEstimate]:
+    """What each feature still lacks in the store (everything where there is no store)."""
+    opened = open_store(store) if (store / ROOT).exists() else None
+    scanned = {video.id: video for video in manifest.videos}
+    paths = {video.id: manifest.path_of(video) for video in manifest.videos}
+    retry = ids_to_retry(opened, scanned, paths=paths, prepared=prepared) if opened else frozenset[str]()
+    added = videos_to_add(manifest.videos, opened.videos if opened else {}, retry=retry)
+    counts = rows_per_video(added, prepared.sampling)
+    segments, num_shards = plan_segments(counts, shard_rows=choose_shard_rows(prepared, counts))
+    added_videos = len({segment.video for segment in segments})
     sizes = []
     for feature in prepared.features:
-        rows = added + max(0, known - present.get(feature.name, 0))
+        videos, rows, shards = pending_work(opened, feature.name, prepared) if opened else (0, 0, 0)
         sizes.append(
             FeatureEstimate(
                 name=feature.name,
                 shape=feature.record.shape,
                 precision=feature.record.dtype,
-                rows_to_do=rows,
-                num_bytes=rows * feature.record.num_bytes,
+                videos_to_do=added_videos + videos,
+                rows_to_do=sum(counts) + rows,
+                shards_to_do=num_shards + shards,
+                num_bytes=(sum(counts) + rows) * feature.record.num_bytes,
             )
         )
     return sizes
 
 
-def check_disk(prepared: Prepared, videos: Sequence[VideoRecord], *, store: Path) -> None:
+def pending_work(opened: Store, name: str, prepared: Prepared) -> tuple[int, int, int]:
+    """Videos, rows and shards that the store's plans give a feature and that are not extracted yet."""
+    done, failed = 0, frozenset[str]()
+    shards = sum(generation.num_shards for generation in opened.generations)
+    if name in opened.features:
+        done = opened.feature(name, partially=True).num_rows
+        failed = frozenset(failure.id for failure in opened.coverage(name).failures)
+        shards -= opened.info()["features"][name]["num_committed_shards"]
+    if not shards:
+        return 0, 0, 0
+    planned = [video for video in opened.videos.values() if video.status == "ok" and video.id not in failed]
+    videos = opened.coverage(name).pending if name in opened.features else len(planned)
+    return videos, max(0, sum(rows_per_video(planned, prepared.sampling)) - done), shards
+
+
+def choose_shard_rows(prepared: Prepared, rows_per_video: Sequence[int]) -> int:
+    """Row capacity of a new generation's shards, from the rows of its videos."""
+    usable = sorted(count for count in rows_per_video if count)
+    return prepared.settings.shard_rows or default_shard_rows(
+        [feature.record.num_bytes for feature in prepared.features],
+        typical_rows_per_video=usable[len(usable) // 2] if usable else 1,
+    )
+
+
+def check_disk(prepared: Prepared, manifest: Manifest, *, store: Path) -> None:
     """Refuse a plan that would fill the disk.
 
     Raises:
         DiskSpaceError: Names the size, the free space, and the next smaller setting with its size.
     """
-    sizes = missing_sizes(prepared, videos, store=store)
+    sizes = missing_sizes(prepared, manifest, store=store)
     free = free_bytes(store)
     if sum(size.num_bytes for size in sizes) > prepared.settings.disk_fraction * free:
         raise DiskSpaceError(disk_advice(prepared, sizes, free=free))
@@ -191,7 +214,7 @@ def next_smaller(feature: BoundFeature) -> tuple[str, int] | None:
     record = feature.record
     values = math.prod(record.shape)
     if record.dtype == "float32":
-        return "precision float16", values * 2
+        return "--precision float16", values * 2
     if "h" in record.axes:
         side = record.shape[record.axes.index("h")]
         divisors = [size for size in range(1, side) if side % size == 0]
@@ -199,7 +222,7 @@ def next_smaller(feature: BoundFeature) -> tuple[str, int] | None:
             return f"--grid {divisors[-1]}", values * record.itemsize * divisors[-1] ** 2 // side**2
     if {"h", "n"} & set(record.axes):
         return "--output mean", _vector_bytes(record)
-    return ("precision int8", values) if record.dtype == "float16" else None
+    return ("--precision int8", values) if record.dtype == "float16" else None
 
 
 def _vector_bytes(record: RecordSpec) -> int:
@@ -209,14 +232,15 @@ def _vector_bytes(record: RecordSpec) -> int:
 def measure(prepared: Prepared, manifest: Manifest) -> tuple[float, float, int]:
     """Decode a few videos and encode their rows, as ``(rows decoded a second, rows encoded a second, videos)``.
 
-    Videos that fail are left out; with none left both rates are NaN.
+    Of a long video only the first seconds of work count. Videos that fail are left out; with none left both rates are
+    NaN.
     """
     counts = rows_per_video(manifest.videos, prepared.sampling)
     usable = [index for index, count in enumerate(counts) if count]
     chosen = [usable[round(position)] for position in np.linspace(0, len(usable) - 1, min(NUM_MEASURED, len(usable)))]
     crops = tuple(dict.fromkeys(feature.crop for feature in prepared.features))
-    limit = max(2 * prepared.encode_batch, 8)
-    decoded, decode_seconds, rows, measured = 0, 0.0, list[dict[CropSize, npt.NDArray[np.uint8]]](), 0
+    decoded, decode_seconds, measured = 0, 0.0, 0
+    rows: list[dict[CropSize, npt.NDArray[np.uint8]]] = []
     for index in dict.fromkeys(chosen):
         video = manifest.videos[index]
         job = SegmentJob(
@@ -227,19 +251,23 @@ def measure(prepared: Prepared, manifest: Manifest) -> tuple[float, float, int]:
             num_rows=counts[index],
             sizes=crops,
         )
-        started = time.perf_counter()
+        started, before = time.perf_counter(), decoded
         try:
-            batches = [batch for batch in decode_segment(job) if isinstance(batch, RowBatch)]
+            for batch in decode_segment(job):
+                if isinstance(batch, RowBatch):
+                    decoded += len(batch.rows)
+                    room = max(0, prepared.encode_batch - len(rows))  # one batch is all that is encoded
+                    rows += [
+                        {size: values[row] for size, values in batch.pixels.items()}
+                        for row in range(min(room, len(batch.rows)))
+                    ]
+                    if time.perf_counter() - started > MEASURE_SECONDS:
+                        break
         except VideoError:
-            continue  # a plan only predicts; the extraction itself ledgers the video
+            decoded = before  # a plan only predicts; the extraction itself ledgers the video
+            continue
         decode_seconds += time.perf_counter() - started
-        decoded += counts[index]
         measured += 1
-        rows += [
-            {size: values[row] for size, values in batch.pixels.items()}
-            for batch in batches
-            for row in range(len(batch.rows))
-        ][: max(0, limit - len(rows))]
     if not measured:
         return math.nan, math.nan, 0
     return decoded / decode_seconds, _encode_rate(prepared, rows), measured
@@ -247,12 +275,11 @@ def measure(prepared: Prepared, manifest: Manifest) -> tuple[float, float, int]:
 
 def _encode_rate(prepared: Prepared, rows: Sequence[dict[CropSize, npt.NDArray[np.uint8]]]) -> float:
     """Rows encoded a second, after a warm-up of one batch."""
-    batch = rows[: prepared.encode_batch]
-    pixels = {size: np.stack([row[size] for row in batch]) for size in batch[0]}
+    pixels = {size: np.stack([row[size] for row in rows]) for size in rows[0]}
     best = math.inf
     with forward_threads(prepared.threads):
         for _ in range(3):
             started = time.perf_counter()
             encode_rows(prepared.features, pixels, encode_batch=prepared.encode_batch, device=prepared.device)
             best = min(best, time.perf_counter() - started)
-    return len(batch) / best
+    return len(rows) / best

@@ -1,6 +1,5 @@
 """What a decoding process does for one segment: check the file, sample its rows, read them in one pass."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy.typing as npt
 
 from featcache.data.decoding import open_video
 from featcache.data.decoding.clips import CropSize, RowBatch, decode_rows
+from featcache.data.hashing import content_hash
 from featcache.data.sampling import clip_times, sample_rows
 from featcache.data.types import ClipSpec, Timeline, VideoRecord
 from featcache.errors import VideoError
@@ -90,13 +90,10 @@ def check_unchanged(path: Path, video: VideoRecord) -> None:
     """Refuse a file whose bytes are not those that were scanned.
 
     A decoder is no integrity check: most flipped bits decode to wrong pixels without an error.
+
+    Raises:
+        VideoError: ``missing`` or ``changed``.
+        OSError: The machine is at fault.
     """
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError as error:
-        raise VideoError("missing", f"{path.name} is gone since the scan") from error
-    except PermissionError as error:
-        raise VideoError("missing", f"{path.name} cannot be read: permission denied") from error
-    if f"sha256:{digest}" != video.content_hash:
+    if content_hash(path) != video.content_hash:
         raise VideoError("changed", f"{path.name} has changed since the scan; scan again to use the new file")

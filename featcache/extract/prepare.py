@@ -2,17 +2,18 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from featcache.backbones import Backbone, build_backbone
 from featcache.backbones.outputs import record_spec, resolve_recipe
-from featcache.data.sampling import count_rows
-from featcache.data.types import VideoRecord
-from featcache.errors import ConfigError
+from featcache.errors import ConfigError, RecipeMismatchError
 from featcache.extract.encode import BoundFeature, resolve_device
 from featcache.extract.settings import ExtractSettings, FeatureSettings
-from featcache.recipes import SamplingRecipe
+from featcache.recipes import SamplingRecipe, first_difference
+from featcache.store.paths import ROOT
+from featcache.store.reader import open_store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,7 @@ def prepare(settings: ExtractSettings) -> Prepared:
         UnknownNameError: No such backbone or layer.
         WeightsError: Weights that are not at hand.
         ConfigError: Settings at odds with each other or with a backbone.
+        RecipeMismatchError: The store has another sampling recipe; names the field.
     """
     device = resolve_device(settings.runtime.device)
     built: dict[tuple[str, str], Backbone] = {}
@@ -54,17 +56,26 @@ def prepare(settings: ExtractSettings) -> Prepared:
         key = (feature.backbone, feature.weights)
         if key not in built:
             built[key] = build_backbone(feature.backbone, weights=feature.weights).to(device)
+    stored = stored_sampling(Path(settings.out))
     first = built[settings.features[0].backbone, settings.features[0].weights].card
     sampling = settings.sampling.resolve(
-        num_frames=first.num_frames, frame_stride=first.frame_stride, crop_fraction=first.crop_fraction
+        num_frames=first.num_frames,
+        frame_stride=first.frame_stride,
+        crop_fraction=first.crop_fraction,
+        stored=stored,
     )
+    if stored is not None and (difference := first_difference(stored, sampling)):
+        raise RecipeMismatchError(
+            f"{settings.out} was made with another sampling recipe: {difference}; "
+            "use the store's settings or choose another folder"
+        )
     features = tuple(
         bind_feature(feature, built[feature.backbone, feature.weights], sampling) for feature in settings.features
     )
     names = [feature.name for feature in features]
     if duplicate := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"two features are named {duplicate!r}; give one of them a name of its own")
-    cores = os.cpu_count() or 1
+    cores = num_cores()
     on_gpu = device != "cpu"
     inputs_a_row = max(sampling.num_frames if feature.backbone.kind == "image" else 1 for feature in features)
     any_video = any(feature.backbone.kind == "video" for feature in features)
@@ -127,35 +138,14 @@ def bind_feature(feature: FeatureSettings, backbone: Backbone, sampling: Samplin
     return BoundFeature(name=name, recipe=recipe, record=record, backbone=backbone)
 
 
-def rows_per_video(videos: Sequence[VideoRecord], sampling: SamplingRecipe) -> list[int]:
-    """Rows each video gets; 0 where it cannot be used."""
-    return [
-        count_rows(sampling, num_frames=video.num_frames, duration_seconds=video.duration_seconds)
-        if video.status == "ok"
-        else 0
-        for video in videos
-    ]
+def stored_sampling(store: Path) -> SamplingRecipe | None:
+    """The recipe of the store at a path, or ``None`` if there is no store yet."""
+    return open_store(store).sampling if (store / ROOT).exists() else None
 
 
-def videos_to_add(
-    scanned: Sequence[VideoRecord], stored: Mapping[str, VideoRecord], *, retry: frozenset[str]
-) -> list[VideoRecord]:
-    """The videos that need a new generation: new ones, changed ones, and failed ones that are to be tried again.
-
-    A stored video that the scan no longer finds stays as it is: its features outlive the file.
-    """
-    added = []
-    for video in scanned:
-        known = stored.get(video.id)
-        if known is None:
-            is_due = True
-        elif video.status == "ok":
-            is_due = video.id in retry or known.status != "ok" or known.content_hash != video.content_hash
-        else:
-            is_due = video.id in retry and known.status != "ok"
-        if is_due:
-            added.append(video)
-    return added
+def num_cores() -> int:
+    """Cores that this process may use, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _slug(text: str) -> str:

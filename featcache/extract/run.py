@@ -2,24 +2,27 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from featcache.config import to_yaml
 from featcache.data.decoding.pool import WorkerPool
-from featcache.data.types import VideoRecord
+from featcache.data.manifest import Manifest
+from featcache.errors import FeatcacheError
 from featcache.extract.engine import ShardRunner, shard_tasks
-from featcache.extract.estimate import check_disk
+from featcache.extract.estimate import check_disk, choose_shard_rows
 from featcache.extract.jobs import decode_segment
-from featcache.extract.prepare import Prepared, prepare, rows_per_video, videos_to_add
+from featcache.extract.lacking import ids_to_retry, judge, rows_per_video, videos_to_add, warn_of_labels
+from featcache.extract.prepare import Prepared, prepare
 from featcache.extract.progress import OnProgress, Progress, ignore
 from featcache.extract.provenance import provenance
 from featcache.extract.settings import ExtractSettings
 from featcache.extract.source import OnScan, read_source
 from featcache.io import put_new
-from featcache.store.plan import default_shard_rows, plan_segments
+from featcache.store.plan import plan_segments
 from featcache.store.reader import open_store
 from featcache.store.writer import Generation, StoreWriter
 
@@ -90,16 +93,25 @@ def extract(
     started = time.monotonic()
     prepared = prepare(settings)  # first: a typo in a name should not wait for a scan
     manifest = read_source(settings, on_scan=on_scan)
+    manifest = Manifest(root=manifest.root, videos=judge(manifest.videos, prepared.sampling))
+    paths = {video.id: manifest.path_of(video) for video in manifest.videos}
     store = Path(settings.out)
-    check_disk(prepared, manifest.videos, store=store)
+    check_disk(prepared, manifest, store=store)
     progress = Progress()
     with StoreWriter.open(store, sampling=prepared.sampling, file_format=settings.file_format) as writer:
         for feature in prepared.features:
             writer.declare_feature(feature.name, recipe=feature.recipe, record=feature.record)
         config = write_config(store, settings=prepared.settings)
         with writer.planning_lock():
-            add_generation(writer, manifest.videos, prepared=prepared)
-        run_pending(writer, root=Path(manifest.root), prepared=prepared, progress=progress, on_progress=on_progress)
+            add_generation(writer, manifest, paths=paths, prepared=prepared)
+        run_pending(
+            writer,
+            root=Path(manifest.root),
+            paths=paths,
+            prepared=prepared,
+            progress=progress,
+            on_progress=on_progress,
+        )
         elsewhere = sum(len(pending_shards(writer, generation, prepared)) for generation in writer.generations())
     opened = open_store(store)
     coverages = {feature.name: opened.coverage(feature.name) for feature in prepared.features}
@@ -136,24 +148,27 @@ def write_config(store: Path, *, settings: ExtractSettings) -> Path:
     """Keep the resolved YAML in the store, named by its content."""
     data = to_yaml(settings).encode()
     path = store / "config" / f"extract-{hashlib.sha256(data).hexdigest()[:12]}.yaml"
-    path.parent.mkdir(exist_ok=True)
     put_new(path, data)
     return path
 
 
-def add_generation(writer: StoreWriter, scanned: Sequence[VideoRecord], *, prepared: Prepared) -> None:
-    """Plan a new generation for the videos that the store lacks, if there are any."""
-    stored = {video.id: video for generation in writer.generations() for video in generation.videos}
-    retry = failed_ids(writer.root, prepared=prepared)
-    added = videos_to_add(scanned, stored, retry=retry)
+def add_generation(writer: StoreWriter, manifest: Manifest, *, paths: Mapping[str, Path], prepared: Prepared) -> None:
+    """Plan a new generation for the videos that the store lacks, if there are any.
+
+    Args:
+        writer: The open store, its planning lock held.
+        manifest: Videos of the source.
+        paths: Where each of them is.
+        prepared: What is computed.
+    """
+    opened = open_store(writer.root)
+    retry = ids_to_retry(opened, {video.id: video for video in manifest.videos}, paths=paths, prepared=prepared)
+    added = videos_to_add(manifest.videos, opened.videos, retry=retry)
+    warn_of_labels(manifest.videos, {**opened.videos, **{video.id: video for video in added}})
     if not added:
         return
     rows = rows_per_video(added, prepared.sampling)
-    usable = [count for count in rows if count]
-    shard_rows = prepared.settings.shard_rows or default_shard_rows(
-        [feature.record.num_bytes for feature in prepared.features],
-        typical_rows_per_video=sorted(usable)[len(usable) // 2] if usable else 1,
-    )
+    shard_rows = choose_shard_rows(prepared, rows)
     segments, num_shards = plan_segments(rows, shard_rows=shard_rows)
     writer.add_generation(
         added,
@@ -165,24 +180,6 @@ def add_generation(writer: StoreWriter, scanned: Sequence[VideoRecord], *, prepa
     )
 
 
-def failed_ids(root: Path, *, prepared: Prepared) -> frozenset[str]:
-    """Stored videos that are worth another try if the scan finds them usable.
-
-    A file that was missing or being replaced when its turn came is always tried again; what was undecodable or hung is
-    tried again only on request.
-    """
-    opened = open_store(root)
-    every = prepared.settings.retry_failed
-    failures = [
-        failure
-        for feature in prepared.features
-        for failure in opened.coverage(feature.name).failures
-        if every or failure.status in ("missing", "changed")
-    ]
-    unusable = [video.id for video in opened.videos.values() if video.status != "ok"] if every else []
-    return frozenset([*(failure.id for failure in failures), *unusable])
-
-
 def pending_shards(writer: StoreWriter, generation: Generation, prepared: Prepared) -> dict[int, tuple[str, ...]]:
     """The features that each unfinished shard of a generation lacks."""
     done = {feature.name: writer.committed(generation, feature.name) for feature in prepared.features}
@@ -191,9 +188,19 @@ def pending_shards(writer: StoreWriter, generation: Generation, prepared: Prepar
 
 
 def run_pending(
-    writer: StoreWriter, *, root: Path, prepared: Prepared, progress: Progress, on_progress: OnProgress
+    writer: StoreWriter,
+    *,
+    root: Path,
+    paths: Mapping[str, Path],
+    prepared: Prepared,
+    progress: Progress,
+    on_progress: OnProgress,
 ) -> None:
-    """Run every unfinished shard, generation after generation."""
+    """Run every unfinished shard, generation after generation.
+
+    Raises:
+        FeatcacheError: The machine failed while a video was read; no video is blamed for it.
+    """
     work = [(generation, pending_shards(writer, generation, prepared)) for generation in writer.generations()]
     for generation, pending in work:
         segments = [segment for segment in generation.segments if segment.shard in pending]
@@ -203,12 +210,13 @@ def run_pending(
     if not progress.num_shards:
         return
     runtime = prepared.settings.runtime
-    with WorkerPool(
+    pool = WorkerPool(
         decode_segment,
         num_workers=prepared.decode_workers,
         deadline_seconds=runtime.deadline_seconds,
         ahead_bytes=prepared.ahead_bytes,
-    ) as pool:
+    )
+    with blaming_the_machine(), pool:
         for generation, pending in work:
             for names in sorted(set(pending.values())):
                 runner = ShardRunner(
@@ -222,6 +230,27 @@ def run_pending(
                 )
                 lacking = {shard: lacked for shard, lacked in pending.items() if lacked == names}
                 runner.run(
-                    shard_tasks(generation, root=root, pending=lacking, writer=writer, features=prepared.features),
+                    shard_tasks(
+                        generation,
+                        root=root,
+                        paths=paths,
+                        pending=lacking,
+                        writer=writer,
+                        features=prepared.features,
+                    ),
                     pool,
                 )
+
+
+@contextmanager
+def blaming_the_machine() -> Iterator[None]:
+    """Turn an I/O error that is no video's fault into a sentence."""
+    try:
+        yield
+    except FeatcacheError:
+        raise
+    except OSError as error:
+        raise FeatcacheError(
+            f"the extraction stopped at {error.filename} ({error.strerror}): the machine failed, not the video; "
+            "mend that and run the same command again"
+        ) from error

@@ -1,7 +1,7 @@
 """Settings of ``extract``: where videos come from, which rows are read, which features are stored, and how."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -13,7 +13,7 @@ FileFormat = Literal["zarr", "hdf5"]
 
 
 class SamplingSettings(Settings):
-    """Which rows a video gets. ``null`` is filled from the first backbone's card; see ``SamplingRecipe``."""
+    """Which rows a video gets; see ``SamplingRecipe``. Null is filled from the store, else from the first backbone."""
 
     layout: Layout = "clips"
     """``clips``: a row is a clip. ``frames``: a row is one frame of a frame bank."""
@@ -50,36 +50,34 @@ class SamplingSettings(Settings):
     decoder: str = "pyav"
     """``pyav`` (frame-exact), ``torchcodec`` or ``decord``."""
 
-    def resolve(self, *, num_frames: int, frame_stride: int, crop_fraction: float) -> SamplingRecipe:
-        """Fill what is null from a backbone's card.
+    def resolve(
+        self, *, num_frames: int, frame_stride: int, crop_fraction: float, stored: SamplingRecipe | None = None
+    ) -> SamplingRecipe:
+        """Fill what is null: from the store that is to be extended, else from a backbone's card.
 
         Args:
             num_frames: The card's frames a clip; 1 for an image backbone.
             frame_stride: The card's distance of frames.
             crop_fraction: The card's crop over the shorter side.
+            stored: The store's recipe, if there is one. It fills in only where layout and crops are as asked for.
+
+        Raises:
+            ConfigError: Settings at odds with each other.
         """
         bank = self.layout == "frames"
         image = num_frames == 1
-        default_stride = 1 if bank else 4 if image else frame_stride
-        return SamplingRecipe(
-            layout=self.layout,
-            temporal=self.temporal or ("bank" if bank else "uniform"),
-            num_clips=1 if bank else self.num_clips,
-            num_frames=self.num_frames or (1 if bank else 8 if image else num_frames),
-            frame_stride=self.frame_stride or default_stride,
-            target_fps=self.target_fps,
-            start_seconds=self.start_seconds,
-            end_seconds=self.end_seconds,
-            short_videos=self.short_videos,
-            spatial=self.spatial or ("center" if self.num_crops == 1 else "views"),
-            num_crops=self.num_crops,
-            crop_fraction=self.crop_fraction or crop_fraction,
-            scale=self.scale,
-            ratio=self.ratio,
-            flip_probability=self.flip_probability,
-            seed=self.seed,
-            decoder=self.decoder,
-        )
+        defaults: dict[str, Any] = {
+            "temporal": "bank" if bank else "uniform",
+            "num_frames": 1 if bank else 8 if image else num_frames,
+            "frame_stride": 1 if bank else 4 if image else frame_stride,
+            "spatial": "center" if self.num_crops == 1 else "views",
+            "crop_fraction": crop_fraction,
+        }
+        if stored is not None and (stored.layout, stored.num_crops) == (self.layout, self.num_crops):
+            defaults = {name: getattr(stored, name) for name in defaults}
+        given = {name: getattr(self, name) for name in type(self).model_fields}
+        open_ = {name: value for name, value in defaults.items() if given[name] is None}
+        return SamplingRecipe(**{**given, **open_, "num_clips": 1 if bank else self.num_clips})
 
 
 class FeatureSettings(Settings):
@@ -120,13 +118,13 @@ class RuntimeSettings(Settings):
 
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
-    threads: int = 0
+    threads: int = Field(default=0, ge=0)
     """Threads of the forward pass on CPU; 0: all cores. Kept in the plan, because results depend on it."""
-    encode_batch: int = 0
+    encode_batch: int = Field(default=0, ge=0)
     """Rows a forward; 0: as many as make 256 frames (image) or 8 clips (video) on a GPU, 8 frames or 1 clip on CPU."""
-    decode_workers: int = 0
+    decode_workers: int = Field(default=0, ge=0)
     """Decoding processes; 0: 1 on CPU, half the cores on a GPU."""
-    deadline_seconds: float = Field(default=60.0, gt=0)
+    deadline_seconds: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     """A decode that yields nothing for this long is killed and ledgered as ``timeout``."""
     ahead_megabytes: int = Field(default=0, ge=0)
     """Decoded pixels that may wait for the encoder; 0: four batches of them, at least 32 MB."""

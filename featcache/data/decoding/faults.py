@@ -1,6 +1,8 @@
 """Whose fault is it: the video's (a ledger row) or the machine's (an error that stops the run)?"""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from featcache.errors import VideoError
@@ -15,6 +17,17 @@ TRANSIENT = frozenset(
     )
     if hasattr(errno, name)
 )
+
+
+@contextmanager
+def blaming_the_video() -> Iterator[None]:
+    """A file that is not there or may not be read is ``missing``; a fault of the machine stays an OSError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in TRANSIENT:
+            raise
+        raise VideoError("missing", f"it cannot be read ({error.strerror})") from error
 
 
 def check_readable(path: Path) -> None:

@@ -1,0 +1,102 @@
+"""Which videos of a source a store still lacks: new ones, changed ones, and failed ones worth another try."""
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from featcache.data.sampling import count_rows
+from featcache.data.types import VideoRecord
+from featcache.extract.prepare import Prepared
+from featcache.recipes import SamplingRecipe
+from featcache.store.reader import Store
+
+log = logging.getLogger(__name__)
+
+
+def judge(videos: Sequence[VideoRecord], sampling: SamplingRecipe) -> tuple[VideoRecord, ...]:
+    """The videos of a scan; one that ends before the frame bank begins has no row and becomes ``too_short``."""
+    reason = f"it ends before the frame bank begins at {sampling.start_seconds} seconds"
+    return tuple(
+        replace(video, status="too_short", reason=reason) if video.status == "ok" and not rows else video
+        for video, rows in zip(videos, rows_per_video(videos, sampling), strict=True)
+    )
+
+
+def rows_per_video(videos: Sequence[VideoRecord], sampling: SamplingRecipe) -> list[int]:
+    """Rows each video gets; 0 where it cannot be used."""
+    return [
+        count_rows(sampling, num_frames=video.num_frames, duration_seconds=video.duration_seconds)
+        if video.status == "ok"
+        else 0
+        for video in videos
+    ]
+
+
+def videos_to_add(
+    scanned: Sequence[VideoRecord], stored: Mapping[str, VideoRecord], *, retry: frozenset[str]
+) -> list[VideoRecord]:
+    """The videos that need a new generation: new ones, changed ones, and failed ones that are to be tried again.
+
+    A stored video that the scan no longer finds stays as it is: its features outlive the file.
+    """
+    added = []
+    for video in scanned:
+        known = stored.get(video.id)
+        if known is None:
+            is_due = True
+        elif video.status == "ok":
+            is_due = video.id in retry or known.status != "ok" or known.content_hash != video.content_hash
+        else:
+            is_due = video.id in retry and known.status != "ok"
+        if is_due:
+            added.append(video)
+    return added
+
+
+def ids_to_retry(
+    opened: Store, scanned: Mapping[str, VideoRecord], *, paths: Mapping[str, Path], prepared: Prepared
+) -> frozenset[str]:
+    """Stored videos that failed and are worth another try.
+
+    A file that was missing or being replaced when its turn came is tried again once it is back as it was scanned (a
+    manifest may be older than the files, and a retry that must fail again would add a generation each time); what was
+    undecodable or hung is tried again only on request.
+    """
+    names = [feature.name for feature in prepared.features if feature.name in opened.features]
+    failures = [failure for name in names for failure in opened.coverage(name).failures]
+    if prepared.settings.retry_failed:
+        unusable = [video.id for video in opened.videos.values() if video.status != "ok"]
+        return frozenset([*(failure.id for failure in failures), *unusable])
+    return frozenset(
+        failure.id
+        for failure in failures
+        if failure.status in ("missing", "changed")
+        and failure.id in scanned
+        and is_back(paths[failure.id], scanned[failure.id])
+    )
+
+
+def is_back(path: Path, video: VideoRecord) -> bool:
+    """Whether a file is there, may be read, and has the size that was scanned; its hash is checked when it is read."""
+    try:
+        return path.stat().st_size == video.num_bytes and os.access(path, os.R_OK)
+    except OSError:
+        return False
+
+
+def warn_of_labels(scanned: Iterable[VideoRecord], stored: Mapping[str, VideoRecord]) -> None:
+    """Say that labels and splits are kept as they were when a video was added, where the source has others now."""
+    others = [
+        video.id
+        for video in scanned
+        if (video.labels, video.split) != (stored[video.id].labels, stored[video.id].split)
+    ]
+    if others:
+        log.warning(
+            "%d videos, %r among them, have other labels or another split in the source than in the store, which keeps "
+            "its own; extract to a new store to change them",
+            len(others),
+            others[0],
+        )
