@@ -11,11 +11,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 
 def configure_logging() -> None:
@@ -31,20 +32,20 @@ def print_json(data: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, num_text: int = 1) -> None:
-    """A table on stdout; the first ``num_text`` columns are left-aligned, the others are numbers."""
-    table = Table(title=title, title_justify="left", show_edge=False)
+    """A table on stdout; the first ``num_text`` columns are left-aligned, the others are numbers. Brackets are text."""
+    table = Table(title=escape(title), title_justify="left", show_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < num_text else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(escape(str(cell)) for cell in row))
     out.print(table)
 
 
 def print_facts(facts: Mapping[str, object]) -> None:
-    """Aligned ``name  value`` lines on stdout."""
+    """Aligned ``name  value`` lines on stdout. Brackets are text."""
     width = max(len(name) for name in facts)
     for name, value in facts.items():
-        out.print(f"[dim]{name:<{width}}[/dim]  {value}", markup=True)
+        out.print(f"[dim]{name:<{width}}[/dim]  {escape(str(value))}")
 
 
 def gigabytes(num_bytes: float) -> str:

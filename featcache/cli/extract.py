@@ -295,7 +295,7 @@ def print_estimate(result: "Estimate") -> None:
         }
     )
     if result.advice:
-        err.print(result.advice)
+        err.print(result.advice, markup=False)
 
 
 RUNNERS = {"scan": run_scan, "extract": run_extract}

@@ -3,6 +3,7 @@
 import sys
 
 import typer
+from rich.markup import escape
 
 from featcache.cli import doctor, extract, pipeline, probe, store
 from featcache.cli.console import configure_logging, err
@@ -31,15 +32,11 @@ def main() -> None:
     try:
         app()
     except FeatcacheError as error:
-        err.print(f"[bold red]error:[/bold red] {_plain(str(error))}", soft_wrap=True)
+        err.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         err.print("interrupted; what was committed is safe, run the same command again to go on")
         sys.exit(130)
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 if __name__ == "__main__":

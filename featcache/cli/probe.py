@@ -128,7 +128,7 @@ def _run(name: str, settings: "KnnProbeSettings | LinearProbeSettings", own: obj
         print_json({**json.loads(result.to_json()), "out": str(folder)})
     else:
         print_result(result)
-        out.print(f"[dim]written to {folder}[/dim]")
+        out.print(f"written to {folder}", markup=False, style="dim")
 
 
 def print_result(result: "ProbeResult") -> None:
@@ -148,7 +148,7 @@ def print_result(result: "ProbeResult") -> None:
     )
     print_table(title, ("split", *names, "coverage"), rows)
     for note in result.notes:
-        out.print(f"[dim]{note}[/dim]")
+        out.print(note, markup=False, style="dim")
 
 
 RUNNERS = {"probe-knn": run_knn, "probe-linear": run_linear}
