@@ -141,10 +141,10 @@ def kill_at_random(expected, forks, tmp_path, *, kills, kills_in_a_row) -> int:
         folder = tmp_path / f"chain{chain}"
         folder.mkdir()
         rng = rng_for(0, "kill", chain)
-        for _ in range(kills_in_a_row):
+        while done < min(kills, (chain + 1) * kills_in_a_row) and num_files(folder) < len(expected.files):
             started_with = num_files(folder)
             by_time = done % 2 == 1
-            wanted = int(rng.integers(started_with, len(expected.files))) + 1
+            wanted = int(rng.integers(started_with, len(expected.files), endpoint=True))
             seconds = float(rng.random()) * (expected.seconds if by_time else 0.02)
             command = forks.start(expected.command, cwd=folder)
             while command.is_running() and not by_time and num_files(folder) < wanted:
