@@ -9,15 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from featcache.commands import QuickstartSettings
+from featcache.commands import QuickstartSettings, load
 from featcache.config import to_yaml
+from featcache.errors import ConfigError
 from featcache.evaluation.run import run_probe
 from featcache.evaluation.tables import read_data
 from featcache.extract.progress import OnProgress, ignore
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings, SamplingSettings
 from featcache.io import canonical_json, put_replace
-from featcache.testing.motion import MOTIONS, PHOTOGRAPHS, make_motion_set
+from featcache.store.reader import open_store
+from featcache.testing.motion import LISTING_NAME, MOTIONS, PHOTOGRAPHS, MotionSettings, make_motion_set, motion_clips
 
 BACKBONE = "timm/tf_efficientnet_lite0"
 OnStage = Callable[[str, float, float], None]
@@ -31,6 +33,9 @@ def run(
 ) -> dict[str, Any]:
     """Make the motion set, extract, delete the clips, probe both labels.
 
+    A second run in the same folder makes the same clips, finds their features in the store, and probes again; a run
+    that was killed is taken up where it stopped.
+
     Args:
         settings: Everything that can be chosen.
         on_stage: Called with (stage, done, total).
@@ -38,11 +43,15 @@ def run(
 
     Returns:
         JSON-ready results: one row a (label, feature, probe, split).
+
+    Raises:
+        ConfigError: The folder holds something else.
     """
     started = time.monotonic()
     out = Path(settings.out)
     videos, store = out / "videos", out / "store"
-    out.mkdir(parents=True, exist_ok=True)
+    check_former_run(out, settings)
+    remove_left_over_clips(videos, settings.motion)
     put_replace(out / "config.yaml", to_yaml(settings).encode())
 
     listing = make_motion_set(videos, settings.motion, progress=lambda done, total: on_stage("clips", done, total))
@@ -57,6 +66,7 @@ def run(
         shutil.rmtree(videos)
 
     chances = {"picture": 1 / (len(PHOTOGRAPHS) - settings.motion.num_unseen_pictures), "motion": 1 / len(MOTIONS)}
+    splits = open_store(store).splits
     questions = [
         (label, feature, probe, own)
         for label in chances
@@ -68,8 +78,9 @@ def run(
         on_stage("probe", done, len(questions))
         data = read_data(store, feature=feature, label=label)
         # Nothing can be said of photographs that are in no training clip.
-        splits = ("test_seen",) if label == "picture" else ("test_seen", "test_unseen")
-        result = run_probe(probe, data, own, intervals=settings.intervals, test_splits=splits).to_dict()
+        wanted = ("test_seen",) if label == "picture" else ("test_seen", "test_unseen")
+        asked = tuple(split for split in wanted if split in splits)
+        result = run_probe(probe, data, own, intervals=settings.intervals, test_splits=asked).to_dict()
         results += [
             {
                 "label": label,
@@ -93,6 +104,24 @@ def run(
     }
     put_replace(out / "result.json", canonical_json(summary))
     return summary
+
+
+def check_former_run(out: Path, settings: QuickstartSettings) -> None:
+    """Refuse a folder that holds anything but a quickstart of the same clips: its store could not be continued."""
+    if not (out / "config.yaml").exists():
+        return
+    former = load(out / "config.yaml")
+    if not isinstance(former, QuickstartSettings):
+        raise ConfigError(f"{out} holds the results of another command; choose another --out")
+    if (former.motion, former.file_format) != (settings.motion, settings.file_format):
+        raise ConfigError(f"{out} holds a quickstart with other clips or files; choose another --out, or delete it")
+
+
+def remove_left_over_clips(videos: Path, motion: MotionSettings) -> None:
+    """Make way for new clips where the folder holds nothing but clips of the same set, whole or not."""
+    ours = {videos / clip.path for clip in motion_clips(motion)} | {videos / LISTING_NAME}
+    if videos.is_dir() and all(path in ours for path in videos.rglob("*") if not path.is_dir()):
+        shutil.rmtree(videos)
 
 
 def extract_settings(settings: QuickstartSettings, *, listing: Path, store: Path) -> ExtractSettings:

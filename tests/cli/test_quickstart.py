@@ -1,0 +1,77 @@
+"""The quickstart as people run it: twice, after a kill, with other settings, in a folder of their own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from featcache.commands import QuickstartSettings
+from featcache.config import parse
+from featcache.errors import ConfigError, FeatcacheError
+from featcache.extract.progress import Progress
+from featcache.shipped import load_pipeline
+
+SMALL: dict[str, Any] = {
+    "motion": {
+        "size": 64,
+        "num_unseen_pictures": 20,
+        "train_per_picture_motion": 1,
+        "test_seen_per_picture_motion": 1,
+        "test_unseen_per_picture_motion": 0,
+    },
+    "runtime": {"device": "cpu", "threads": 1},
+    "linear": {"lrs": [0.01], "optimizers": ["sgd"], "batch_norms": [True], "seeds": [0], "epochs": 3},
+    "intervals": {"num_resamples": 50},
+}
+quickstart = load_pipeline("quickstart")
+
+
+def settings(out: Path, **changes: Any) -> QuickstartSettings:
+    return parse(QuickstartSettings, {**SMALL, "out": str(out), **changes})
+
+
+def test_killed_resumed_and_run_again(tmp_path: Path) -> None:
+    out = tmp_path / "quickstart"
+
+    def interrupt(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quickstart.run(settings(out), on_progress=interrupt)
+    assert list((out / "videos").rglob("*.mp4"))
+
+    first = quickstart.run(settings(out))
+    assert first["extract"]["videos_ok"] == first["num_videos"] == 32
+    assert not (out / "videos").exists()
+    questions = {(row["label"], row["feature"], row["probe"], row["split"]) for row in first["results"]}
+    assert questions == {
+        (label, feature, probe, "test_seen")
+        for label in ("picture", "motion")
+        for feature in ("map16", "pooled")
+        for probe in ("knn", "linear")
+    }
+    assert json.loads((out / "result.json").read_text())["results"] == first["results"]
+
+    again = quickstart.run(settings(out))
+    assert again["extract"]["rows_written"] == 0
+    assert again["results"] == first["results"]
+
+
+def test_a_quickstart_of_other_clips_needs_another_folder(tmp_path: Path) -> None:
+    quickstart.put_replace(tmp_path / "config.yaml", quickstart.to_yaml(settings(tmp_path)).encode())
+    with pytest.raises(ConfigError, match="choose another --out"):
+        quickstart.run(settings(tmp_path, motion={**SMALL["motion"], "num_frames": 16}))
+    (tmp_path / "config.yaml").write_text("command: scan\nsource: a\nout: b.parquet\n")
+    with pytest.raises(ConfigError, match="results of another command"):
+        quickstart.run(settings(tmp_path))
+
+
+def test_videos_of_the_user_are_never_removed(tmp_path: Path) -> None:
+    mine = tmp_path / "videos" / "holiday.mp4"
+    mine.parent.mkdir()
+    mine.write_bytes(b"precious")
+    for _ in range(2):
+        with pytest.raises(FeatcacheError, match="is not empty"):
+            quickstart.run(settings(tmp_path))
+    assert mine.read_bytes() == b"precious"
