@@ -56,10 +56,10 @@ class Forks:
         return self.start(arguments, cwd=cwd).wait()
 
     def run_with_fault(self, arguments: Sequence[object], *, cwd: Path, syscall: str, when: int, fault: str) -> Outcome:
-        """As :func:`featcache.testing.faults.run_with_fault`; threads and child processes count their own calls."""
+        """As :func:`featcache.testing.faults.run_with_fault`, but only for the main thread: the one that publishes."""
         command = self.start(arguments, cwd=cwd, stopped=True)
         inject = ["-e", f"trace={syscall}", "-e", f"inject={syscall}:{fault}:when={when}"]
-        with subprocess.Popen(["strace", "-f", "-qq", "-o", os.devnull, *inject, "-p", str(command.process)]) as strace:
+        with subprocess.Popen(["strace", "-qq", "-o", os.devnull, *inject, "-p", str(command.process)]) as strace:
             while "TracerPid:\t0" in Path(f"/proc/{command.process}/status").read_text():
                 assert strace.poll() is None, "strace cannot attach"
                 time.sleep(0.002)
