@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from featcache.config import Settings, apply_overrides, parse, read_mapping
 from featcache.errors import ConfigError, unknown_name
 from featcache.evaluation.settings import IntervalSettings, KnnSettings, LinearSettings
@@ -24,11 +26,16 @@ class ScanSettings(Settings):
     source: str
     """A folder of videos, or a CSV, JSONL or Parquet listing."""
     out: str
-    """The manifest to write (Parquet)."""
+    """The manifest to write; it ends in ``.parquet``, by which ``extract`` knows it."""
     decoder: str = "pyav"
     """Decoder that counts the frames."""
-    deadline_seconds: float = 60.0
-    """A file that takes longer is recorded as ``timeout``."""
+    deadline_seconds: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    """A file that shows no sign of life for so long is recorded as ``timeout``."""
+
+    def model_post_init(self, context: object) -> None:
+        """Check that the manifest will be found again."""
+        if Path(self.out).suffix != ".parquet":
+            raise ConfigError(f"out is {self.out!r}; give the manifest a name that ends in .parquet")
 
 
 class ProbeTarget(Settings):
@@ -131,7 +138,7 @@ def load(path: Path, *, assignments: Sequence[str] = ()) -> Settings:
     if "command" not in data:
         raise ConfigError(f"{str(path)!r} has no key 'command'; add one of: {', '.join(COMMANDS)}")
     name = data["command"]
-    if name not in COMMANDS:
+    if not isinstance(name, str) or name not in COMMANDS:
         raise unknown_name("command", str(name), COMMANDS)
     return parse(COMMANDS[name].settings, data)
 

@@ -3,6 +3,7 @@
 The settings of each command live in :mod:`featcache.commands`; this module is the machinery they share.
 """
 
+import copy
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -70,7 +71,7 @@ def apply_overrides(data: Mapping[str, Any], assignments: Iterable[str]) -> dict
     Raises:
         ConfigError: An assignment without ``=``, or a path through something that has no keys.
     """
-    result: dict[str, Any] = json.loads(json.dumps(data))
+    result: dict[str, Any] = copy.deepcopy(dict(data))
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key:

@@ -5,7 +5,6 @@ import importlib.util
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,9 +68,12 @@ def _gpu() -> Iterator[Finding]:
         return
     import pynvml
 
-    pynvml.nvmlInit()
-    yield Finding(part="gpu driver", state="ok", note=str(pynvml.nvmlSystemGetDriverVersion()))
-    pynvml.nvmlShutdown()
+    try:
+        pynvml.nvmlInit()
+        yield Finding(part="gpu driver", state="ok", note=str(pynvml.nvmlSystemGetDriverVersion()))
+        pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        yield Finding(part="gpu driver", state="broken", note=f"{error}; check nvidia-smi")
 
 
 def _decoders() -> Iterator[Finding]:
@@ -83,7 +85,7 @@ def _decoders() -> Iterator[Finding]:
         if problem is None:
             yield Finding(part=f"decoder {info.name}", state="ok", note=f"{exact}: {info.note}")
         else:
-            installed = info.name in sys.modules
+            installed = importlib.util.find_spec(info.name) is not None
             yield Finding(part=f"decoder {info.name}", state="broken" if installed else "absent", note=problem)
 
 

@@ -111,6 +111,22 @@ def test_a_file_that_is_no_mapping_is_an_error(tmp_path: Path, text: str) -> Non
         load(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("command: [scan]", "unknown command"),
+        ("command: scan\nsource: 2024-01-01\nout: a.parquet", "source: .* string"),
+        ("command: scan\nsource: &a [*a]\nout: a.parquet", "source: .* string"),
+        ("command: scan\nsource: a\nout: a.csv", "ends in .parquet"),
+        ("command: scan\nsource: a\nout: a.parquet\ndeadline_seconds: .inf", "deadline_seconds"),
+    ],
+)
+def test_yaml_values_that_no_setting_has_are_one_sentence(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(FeatcacheError, match=message):
+        load(tmp_path / "a.yaml", assignments=["decoder=pyav"])
+
+
 def test_the_command_must_be_known(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("command: extrakt\n")

@@ -1,5 +1,6 @@
 """What commands print: summaries to stdout, progress and warnings to stderr, JSON on request."""
 
+import io
 import json
 import logging
 import math
@@ -24,6 +25,8 @@ def configure_logging() -> None:
     handler = RichHandler(console=err, show_path=False, show_time=False, markup=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("featcache").setLevel(logging.INFO)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file name need not be text in the terminal's encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def print_json(data: Any) -> None:

@@ -25,11 +25,11 @@ Weights = Annotated[
     list[str],
     typer.Option("--weights", "-w", help="`default`, `random` or a file; one for all, or one a backbone."),
 ]
-Layer = Annotated[str, typer.Option(help="Layer name; `last` is the backbone's default.")]
-Output = Annotated[str, typer.Option(help="`mean` or `cls` vectors, `tokens` or dense `map`.")]
+Layer = Annotated[str | None, typer.Option(help="Layer name.  [default: the backbone's last]")]
+Output = Annotated[str | None, typer.Option(help="`mean` or `cls` vectors, `tokens` or dense `map`.  [default: mean]")]
 Grid = Annotated[int | None, typer.Option(help="Pool maps to this side when writing.")]
 Channels = Annotated[int | None, typer.Option(help="Pool neighbouring channels to this many when writing.")]
-Precision = Annotated[str, typer.Option(help="`float16`, `float32` or `int8`.")]
+Precision = Annotated[str | None, typer.Option(help="`float16`, `float32` or `int8`.  [default: float16]")]
 Feature = Annotated[
     list[str],
     typer.Option(
@@ -72,8 +72,9 @@ def scan(
 ) -> None:
     """List videos into a manifest: content hash, frames, rate, codec, label, and why a file cannot be used."""
     from featcache.commands import ScanSettings
+    from featcache.config import parse
 
-    run_scan(ScanSettings(source=source, out=str(out), decoder=decoder), as_json=as_json)
+    run_scan(parse(ScanSettings, {"source": source, "out": str(out), "decoder": decoder}), as_json=as_json)
 
 
 def extract(
@@ -81,11 +82,11 @@ def extract(
     out: Out,
     backbone: Backbone = [],
     weights: Weights = [],
-    layer: Layer = "last",
-    output: Output = "mean",
+    layer: Layer = None,
+    output: Output = None,
     grid: Grid = None,
     channels: Channels = None,
-    precision: Precision = "float16",
+    precision: Precision = None,
     feature: Feature = [],
     layout: LayoutOption = "clips",
     clips: Clips = None,
@@ -119,11 +120,11 @@ def plan(
     out: Out,
     backbone: Backbone = [],
     weights: Weights = [],
-    layer: Layer = "last",
-    output: Output = "mean",
+    layer: Layer = None,
+    output: Output = None,
     grid: Grid = None,
     channels: Channels = None,
-    precision: Precision = "float16",
+    precision: Precision = None,
     feature: Feature = [],
     layout: LayoutOption = "clips",
     clips: Clips = None,
@@ -145,10 +146,10 @@ def plan(
 
 
 def _settings(
-    source: str, out: str, backbones: list[str], weights: list[str], layer: str, output: str, grid: int | None,
-    channels: int | None, precision: str, features: list[str], layout: str, clips: int | None, frames: int | None,
-    stride: int | None, crops: int | None, file_format: str, device: str, retry_failed: bool, disk_fraction: float,
-    assignments: list[str],
+    source: str, out: str, backbones: list[str], weights: list[str], layer: str | None, output: str | None,
+    grid: int | None, channels: int | None, precision: str | None, features: list[str], layout: str, clips: int | None,
+    frames: int | None, stride: int | None, crops: int | None, file_format: str, device: str, retry_failed: bool,
+    disk_fraction: float, assignments: list[str],
 ) -> "ExtractSettings":  # fmt: skip
     """Settings from flags; only what was given is set, so that defaults live in one place."""
     from featcache.config import apply_overrides, parse
@@ -156,7 +157,11 @@ def _settings(
 
     if len(weights) > 1 and len(weights) != len(backbones):
         raise ConfigError(f"{len(weights)} --weights for {len(backbones)} --backbone; give one, or one a backbone")
-    shared = {"layer": layer, "output": output, "grid": grid, "channels": channels, "precision": precision}
+    flags = {"layer": layer, "output": output, "grid": grid, "channels": channels, "precision": precision}
+    shared = {key: value for key, value in flags.items() if value is not None}
+    if features and not backbones and (shared or weights):
+        name = next(iter(shared), "weights")
+        raise ConfigError(f"--{name} belongs to --backbone, and none is given; write {name}=... inside --feature")
     listed: list[dict[str, Any]] = [
         {"backbone": name, **shared, **({"weights": weights[index % len(weights)]} if weights else {})}
         for index, name in enumerate(backbones)
@@ -182,9 +187,13 @@ def _feature(text: str) -> dict[str, Any]:
     import yaml
 
     pairs = [part.partition("=") for part in text.split(",")]
+    usage = f"cannot read --feature {text!r}; write key=value pairs, e.g. backbone=i3d,output=map,grid=7"
     if any(not equals for _, equals, _ in pairs):
-        raise ConfigError(f"cannot read --feature {text!r}; write key=value pairs, e.g. backbone=i3d,output=map,grid=7")
-    return {key.strip(): yaml.safe_load(value) for key, _, value in pairs}
+        raise ConfigError(usage)
+    try:
+        return {key.strip(): yaml.safe_load(value) for key, _, value in pairs}
+    except yaml.YAMLError as error:
+        raise ConfigError(usage) from error
 
 
 def _print_config(settings: "ExtractSettings") -> None:
@@ -208,7 +217,6 @@ def run_scan(settings: "ScanSettings", *, as_json: bool = False) -> None:
             progress=lambda done, total: drawn.update("scan", done, total),
         )
     target = Path(settings.out)
-    target.parent.mkdir(parents=True, exist_ok=True)
     write_parquet(manifest, target)
     put_replace(target.with_suffix(".yaml"), to_yaml(settings).encode())
     summary = {"manifest": str(target), **manifest.summary()}
@@ -264,7 +272,8 @@ def print_extraction(result: "Extraction") -> None:
     """The summary of an extraction."""
     facts: dict[str, object] = {
         "store": result.store,
-        "videos": f"{result.videos_ok} ok, {result.videos_failed} failed, {result.videos_total} in all",
+        "videos": f"{result.videos_ok} ok, {result.videos_failed} failed, "
+        f"{f'{result.videos_pending} pending, ' if result.videos_pending else ''}{result.videos_total} in all",
         "rows": f"{result.rows_written} written now",
         "features": ", ".join(result.features),
         "written": gigabytes(result.bytes_written),

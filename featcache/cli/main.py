@@ -28,10 +28,10 @@ def _configure() -> None:
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done, 1 a user error, 2 unusable arguments, 130 interrupted."""
+    """Entry point. Exit codes: 0 done, 1 a user or system error, 2 unusable arguments, 130 interrupted."""
     try:
         app()
-    except FeatcacheError as error:
+    except (FeatcacheError, OSError) as error:  # the system's own errors say what and where too
         err.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -121,7 +121,6 @@ def _run(name: str, settings: "KnnProbeSettings | LinearProbeSettings", own: obj
     text = to_yaml(resolved)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     folder = Path(settings.out or Path("runs") / Path(settings.store).name / f"{name}-{digest}")
-    folder.mkdir(parents=True, exist_ok=True)
     put_replace(folder / "config.yaml", text.encode())
     put_replace(folder / "result.json", result.to_json().encode())
     if as_json:

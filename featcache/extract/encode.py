@@ -12,7 +12,7 @@ from featcache.backbones import Backbone
 from featcache.backbones.outputs import to_records
 from featcache.data.decoding.clips import CropSize
 from featcache.data.transforms import normalise
-from featcache.errors import FeatcacheError
+from featcache.errors import ConfigError
 from featcache.recipes import FeatureRecipe, RecordSpec
 
 Pixels = Mapping[CropSize, npt.NDArray[np.uint8]]
@@ -41,11 +41,18 @@ class BoundFeature:
 
 
 def resolve_device(name: str) -> str:
-    """``auto`` becomes ``cuda`` where there is a GPU, else ``cpu``; an absent device is an error."""
+    """``auto`` becomes ``cuda`` where there is a GPU, else ``cpu``; an absent device is an error.
+
+    Raises:
+        ConfigError: No such device.
+    """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise FeatcacheError(f"runtime.device is {name!r} but torch sees no GPU; use --device cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
+        raise ConfigError(f"runtime.device is {name!r}; give auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and int(number or 0) >= (num_gpus := torch.cuda.device_count()):
+        raise ConfigError(f"runtime.device is {name!r} but torch sees {num_gpus} GPUs; use --device cpu")
     return name
 
 

@@ -1,5 +1,6 @@
 """``encoder(store)``: the exact pipeline of a store, for a video it has never seen."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,15 @@ from featcache.config import parse, read_mapping
 from featcache.data.decoding import open_video
 from featcache.data.decoding.clips import CropSize, RowBatch, decode_rows
 from featcache.data.sampling import sample_rows
-from featcache.errors import RecipeMismatchError, unknown_name
+from featcache.errors import ConfigError, RecipeMismatchError, StoreError, unknown_name
 from featcache.extract.encode import BoundFeature, encode_rows, forward_threads, resolve_device
 from featcache.extract.jobs import MAX_BATCH_BYTES, RowDetails, describe_rows
 from featcache.extract.settings import ExtractSettings
 from featcache.recipes import SamplingRecipe
 from featcache.store.precision import staging_dtype, to_storage
 from featcache.store.reader import open_store
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +104,13 @@ def encoder(store: str | Path, *, weights: Mapping[str, str] | None = None, devi
     Raises:
         RecipeMismatchError: Weights at hand differ from the store's.
         WeightsError: Weights are not at hand.
+        StoreError: No store, or one that an extraction has not planned yet.
         UnknownNameError: ``weights`` names a backbone that the store does not use.
     """
     root, device = Path(store), resolve_device(device)
     opened = open_store(root)
+    if not opened.generations:
+        raise StoreError(f"{root} has no plan yet; run `featcache extract` first")
     declared, plan = opened.features, opened.generations[-1]
     used = {recipe.backbone for recipe, _ in declared.values()}
     if unknown := sorted(set(weights or {}) - used):
@@ -137,6 +143,13 @@ def _weights_given(root: Path) -> dict[str, str]:
     """What the extractions of a store were told about weights, by feature; only a hint, the hash decides."""
     given: dict[str, str] = {}
     for path in sorted((root / "config").glob("extract-*.yaml")):
-        settings = parse(ExtractSettings, read_mapping(path))
-        given |= {feature.name: feature.weights for feature in settings.features if feature.name is not None}
+        try:
+            settings = parse(ExtractSettings, read_mapping(path))
+        except ConfigError as error:  # written by another version, or by hand
+            log.warning("no hint about weights in %s: %s", path, error)
+            continue
+        for feature in settings.features:
+            is_gone = feature.weights not in ("default", "random") and not Path(feature.weights).is_file()
+            if feature.name is not None and not (is_gone and feature.name in given):
+                given[feature.name] = feature.weights
     return given

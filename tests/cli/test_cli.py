@@ -143,6 +143,15 @@ def test_plan_writes_nothing(listing: Path, tmp_path: Path) -> None:
         ("extract VIDEOS --backbone i3d --weights random --output maps --out OUT", "features.0.output"),
         ("extract VIDEOS -b i3d --set sampling.num_clip=3 --out OUT", "did you mean 'num_clips'?"),
         ("extract VIDEOS -b i3d -b clip-b16 -w a -w b -w c --out OUT", "3 --weights for 2 --backbone"),
+        ("extract VIDEOS -f backbone=i3d --weights random --out OUT", "write weights=... inside --feature"),
+        ("extract VIDEOS -f backbone=i3d --output map --out OUT", "write output=... inside --feature"),
+        ("extract VIDEOS -f 'backbone=i3d,name=[' --out OUT", "cannot read --feature"),
+        ("extract VIDEOS -b i3d --device gpu --out OUT", "give auto, cpu, cuda or cuda:N"),
+        ("extract VIDEOS -b i3d -w random --frames 0 --out OUT", "sampling.num_frames is 0"),
+        ("extract VIDEOS -b i3d --set runtime.threads=-1 --out OUT", "runtime.threads"),
+        ("scan VIDEOS --out OUT.csv", "ends in .parquet"),
+        ("quickstart --out FILE/deep", "Not a directory"),
+        ("info FILE/deep", "is not a featcache store"),
         ("extract VIDEOS -f i3d --out OUT", "write key=value pairs"),
         ("info VIDEOS", "is not a featcache store"),
         ("probe knn OUT", "is not a featcache store"),
@@ -150,7 +159,7 @@ def test_plan_writes_nothing(listing: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_sentence(listing: Path, tmp_path: Path, arguments: str, sentence: str) -> None:
-    places = {"VIDEOS": str(listing.parent), "OUT": str(tmp_path / "out")}
+    places = {"VIDEOS": str(listing.parent), "OUT": str(tmp_path / "out"), "FILE/deep": f"{listing}/deep"}
     done = run(*(places.get(word, word) for word in shlex.split(arguments)), check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

@@ -14,10 +14,12 @@ from torchvision.transforms.v2 import functional as F  # noqa: N812
 
 import featcache
 from featcache.backbones import build_backbone
-from featcache.errors import ConfigError, DiskSpaceError, FeatcacheError, RecipeMismatchError
+from featcache.errors import ConfigError, DiskSpaceError, FeatcacheError, RecipeMismatchError, StoreError
 from featcache.extract.progress import Progress
 from featcache.extract.run import extract
 from featcache.extract.settings import FeatureSettings, RuntimeSettings, SamplingSettings
+from featcache.recipes import SamplingRecipe
+from featcache.store.writer import StoreWriter
 from tests.extract.conftest import LITE0, Make
 
 DENSE = FeatureSettings(name="map16", backbone=LITE0, weights="random", layer="blocks.4", output="map", input_size=64)
@@ -263,6 +265,16 @@ def test_encoder_refuses_other_weights(make: Make, tmp_path: Path) -> None:
         featcache.encoder(settings.out, weights={LITE0: "default"}, device="cpu")
     with pytest.raises(FeatcacheError, match="did you mean"):
         featcache.encoder(settings.out, weights={"timm/tf_efficientnet_lite1": "random"}, device="cpu")
+    # What the store's own settings say about weights is a hint, and one that cannot be read is no obstacle.
+    (Path(settings.out) / "config" / "extract-newer.yaml").write_text("command: extract\nunheard_of: 1\n")
+    assert featcache.encoder(settings.out, device="cpu").features[0].name == "pooled"
+
+
+def test_encoder_of_a_store_without_a_plan(tmp_path: Path) -> None:
+    with StoreWriter.open(tmp_path / "store", sampling=SamplingRecipe()):
+        pass
+    with pytest.raises(StoreError, match="has no plan yet"):
+        featcache.encoder(tmp_path / "store")
 
 
 def test_video_backbones_cannot_fill_a_frame_bank(make: Make) -> None:
