@@ -15,11 +15,16 @@ def read_source(settings: ExtractSettings, *, on_scan: OnScan) -> Manifest:
     """List the source: a manifest that ``scan`` wrote is read as it is, anything else is scanned.
 
     Raises:
-        ManifestError: There are no videos.
+        ManifestError: There are no videos, or the folder of a manifest is gone.
     """
     source = Path(settings.source)
     if source.suffix == ".parquet" and is_manifest(source):
         manifest = read_parquet(source)
+        if not Path(manifest.root).is_dir() and any(not Path(video.path).is_absolute() for video in manifest.videos):
+            raise ManifestError(
+                f"{settings.source!r} lists videos of {manifest.root!r}, which is not there; "
+                "mount or restore that folder, or scan the videos where they are now"
+            )
     else:
         manifest = scan(
             source,

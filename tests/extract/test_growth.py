@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import featcache
-from featcache.data.manifest import write_parquet
+from featcache.data.manifest import Manifest, write_parquet
 from featcache.data.scan import scan
+from featcache.data.types import VideoRecord
 from featcache.errors import FeatcacheError
 from featcache.extract.estimate import estimate
 from featcache.extract.progress import Progress
@@ -52,6 +53,14 @@ def test_a_manifest_older_than_its_files_adds_one_generation(make: Make, listing
     assert (planned.videos_to_do, planned.rows_to_do, planned.num_shards) == (1, 2, 1)
     assert extract(settings).videos_failed == 1
     assert len(featcache.open(settings.out).generations) == 2
+
+
+def test_a_manifest_of_a_folder_that_is_gone_blames_no_video(make: Make, tmp_path: Path) -> None:
+    videos = (VideoRecord(id="a", path="a.mp4", num_frames=8, duration_seconds=1.0),)
+    write_parquet(Manifest(root=str(tmp_path / "unmounted"), videos=videos), tmp_path / "videos.parquet")
+    with pytest.raises(FeatcacheError, match="mount or restore that folder"):
+        extract(make(source=str(tmp_path / "videos.parquet")))
+    assert not (tmp_path / "store").exists()
 
 
 def test_other_labels_are_told_and_not_taken(
