@@ -191,16 +191,15 @@ class Store:
 
         Raises:
             UnknownNameError: No such feature, or several and no name.
-            StoreError: Shards are still to be extracted.
+            StoreError: Videos are still to be extracted.
             CorruptStoreError: A record is damaged or swapped.
         """
         document = self._document(name)
         committed = self._read_committed(document)
-        num_shards = sum(generation.num_shards for generation in self.generations)
-        num_committed = sum(len(one.records) for one in committed)
-        if num_committed < num_shards and not partially:
+        # By videos, not shards: a retried video may have rows in an older generation whatever this one still lacks.
+        if not partially and (pending := self.coverage(document.name).pending):
             raise StoreError(
-                f"feature {document.name!r} of {self.path} has {num_committed} of {num_shards} shards; "
+                f"feature {document.name!r} of {self.path} still lacks {pending} of {len(self.videos)} videos; "
                 "run the same `featcache extract` again to finish it"
             )
         ids = [one.generation.video_ids for one in committed]

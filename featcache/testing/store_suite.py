@@ -184,7 +184,7 @@ class StoreConformance:
         self.write(tmp_path / "s", plan)
         (tmp_path / "s" / "g000" / "commits" / "pooled" / "00001.json").unlink()
         store = open_store(tmp_path / "s")
-        assert "2 of 3 shards" in refusal(StoreError, lambda: store.feature("pooled"))
+        assert "still lacks 2 of 6 videos" in refusal(StoreError, lambda: store.feature("pooled"))
         assert store.feature("pooled", partially=True).num_rows == 16
         coverage = store.coverage("pooled")
         assert (coverage.ok, coverage.pending, coverage.total, coverage.is_complete) == (4, 2, 6, False)
