@@ -19,7 +19,8 @@ from featcache.data.manifest import read_parquet, write_parquet
 from featcache.data.scan import scan
 from featcache.extract.encode import encode_rows, forward_threads
 from featcache.extract.jobs import SegmentJob, decode_segment
-from featcache.extract.prepare import Prepared, prepare, rows_per_video
+from featcache.extract.lacking import rows_per_video
+from featcache.extract.prepare import Prepared, prepare
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
 from featcache.testing.motion import MotionSettings, make_motion_set
