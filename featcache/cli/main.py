@@ -9,6 +9,8 @@ from featcache.cli import doctor, extract, pipeline, probe, store
 from featcache.cli.console import configure_logging, err
 from featcache.errors import FeatcacheError
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="featcache",
     no_args_is_help=True,
@@ -34,9 +36,10 @@ def main() -> None:
     except (FeatcacheError, OSError) as error:  # the system's own errors say what and where too
         err.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("interrupted; what was committed is safe, run the same command again to go on")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # what Typer makes of Ctrl-C, without a word
+            err.print("interrupted; what was committed is safe, run the same command again to go on")
+        raise
 
 
 if __name__ == "__main__":
