@@ -1,5 +1,5 @@
 """The command line in copies of one process that has imported everything: a command starts at once, and is a process
-of its own that may be killed, stopped and traced.
+of its own that may be killed and traced.
 
 Importing torch and timm takes longer than the small extractions of these tests, and nothing worth killing happens then.
 """
@@ -43,10 +43,10 @@ class Forks:
         self._server.wait()
         self._server.stdout.close()
 
-    def start(self, arguments: Sequence[object], *, cwd: Path, stopped: bool = False) -> "Command":
-        """Begin ``featcache ARGUMENTS`` in the folder ``cwd``; ``stopped``: it waits for ``SIGCONT``."""
+    def start(self, arguments: Sequence[object], *, cwd: Path, traced: bool = False) -> "Command":
+        """Begin ``featcache ARGUMENTS`` in the folder ``cwd``; ``traced``: it waits until a tracer has come."""
         printed = self.log / "stderr"
-        request = {"argv": [*map(str, arguments)], "cwd": str(cwd), "stderr": str(printed), "stopped": stopped}
+        request = {"argv": [*map(str, arguments)], "cwd": str(cwd), "stderr": str(printed), "traced": traced}
         self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
         return Command(int(self._server.stdout.readline()), self._server.stdout, printed)
@@ -57,13 +57,9 @@ class Forks:
 
     def run_with_fault(self, arguments: Sequence[object], *, cwd: Path, syscall: str, when: int, fault: str) -> Outcome:
         """As :func:`featcache.testing.faults.run_with_fault`, but only for the main thread: the one that publishes."""
-        command = self.start(arguments, cwd=cwd, stopped=True)
+        command = self.start(arguments, cwd=cwd, traced=True)
         inject = ["-e", f"trace={syscall}", "-e", f"inject={syscall}:{fault}:when={when}"]
-        with subprocess.Popen(["strace", "-qq", "-o", os.devnull, *inject, "-p", str(command.process)]) as strace:
-            while "TracerPid:\t0" in Path(f"/proc/{command.process}/status").read_text():
-                assert strace.poll() is None, "strace cannot attach"
-                time.sleep(0.002)
-            os.kill(command.process, signal.SIGCONT)
+        with subprocess.Popen(["strace", "-qq", "-o", os.devnull, *inject, "-p", str(command.process)]):
             return command.wait()
 
 
@@ -125,8 +121,8 @@ def serve() -> None:
         for target, descriptor in ((0, nothing), (1, nothing), (2, printed)):
             os.dup2(descriptor, target)
         os.chdir(request["cwd"])
-        if request["stopped"]:
-            os.kill(os.getpid(), signal.SIGSTOP)
+        while request["traced"] and "TracerPid:\t0\n" in Path("/proc/self/status").read_text():
+            time.sleep(0.002)
         sys.argv = ["featcache", *request["argv"]]
         main.main()
         sys.exit(0)

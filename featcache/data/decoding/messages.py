@@ -1,6 +1,7 @@
 """Messages between a pool and its workers: a pickle whose large buffers travel raw behind it."""
 
 import pickle
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import numpy as np
 
 _HEAD = struct.Struct("<II")  # pickle bytes, number of raw buffers
 _SIZE = struct.Struct("<Q")
+_NUM_WAITS = 10
 
 Parts = list[bytes | memoryview]
 
@@ -44,7 +46,7 @@ def receive(channel: socket.socket, *, make_room: Callable[[int], None] = lambda
 
     Raises:
         EOFError: The other side is gone.
-        TimeoutError: No byte came for as long as the channel's timeout.
+        TimeoutError: No byte came for as long as the channel's timeout, while this process ran.
     """
     size, num_buffers = _HEAD.unpack(_exactly(channel, _HEAD.size))
     sizes = [number for (number,) in _SIZE.iter_unpack(_exactly(channel, _SIZE.size * num_buffers))]
@@ -58,6 +60,7 @@ def _exactly(channel: socket.socket, num_bytes: int) -> memoryview:
     buffer = np.empty(num_bytes, np.uint8).data
     view = buffer
     while view:
+        _wait(channel)
         try:
             count = channel.recv_into(view)
         except ConnectionResetError as error:
@@ -66,3 +69,20 @@ def _exactly(channel: socket.socket, num_bytes: int) -> memoryview:
             raise EOFError("the other side is gone")
         view = view[count:]
     return buffer
+
+
+def _wait(channel: socket.socket) -> None:
+    """Wait for bytes or the end of the stream, in short waits that add up to the channel's timeout.
+
+    A machine that is suspended, a paused container or Ctrl-Z makes one of them longer, and leaves the other side, which
+    may have been stopped as well, the time of those to come: silence is only what this process was awake to hear.
+    """
+    seconds = channel.gettimeout()
+    if seconds is None:
+        return  # reading waits for ever
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    for _ in range(_NUM_WAITS):
+        if poll.poll(1000 * seconds / _NUM_WAITS):
+            return
+    raise TimeoutError(f"no byte came for {seconds:g} seconds")

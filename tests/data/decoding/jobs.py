@@ -59,7 +59,7 @@ def misbehave(item: tuple[str, str]) -> Iterator[Any]:
 
 
 def process_id(item: Any) -> Iterator[Any]:
-    """The worker's process id, then a long wait if asked."""
+    """The worker's process id, then a long wait if asked, or one of so many seconds."""
     yield os.getpid()
-    if item == "wait":
-        time.sleep(600)
+    if isinstance(item, float) or item == "wait":
+        time.sleep(600 if item == "wait" else item)

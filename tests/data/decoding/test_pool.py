@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -260,19 +260,21 @@ import sys
 from featcache.data.decoding.pool import WorkerPool
 from tests.data.decoding import jobs
 
-pool = WorkerPool(jobs.process_id, num_workers=2)
-run = pool.run(["wait", "wait"])
+pool = WorkerPool(jobs.process_id, num_workers=2, deadline_seconds={deadline_seconds})
+run = pool.run([{item!r}, {item!r}])
 print(next(run).value, next(run).value, flush=True)
 {then}
 """
 
 
 @contextmanager
-def parent_process(then: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+def parent_process(
+    then: str, *, item: object = "wait", deadline_seconds: float = 60.0
+) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """A process with a pool of two busy workers, and the workers' process ids."""
     root = Path(__file__).parents[3]
     with subprocess.Popen(
-        [sys.executable, "-c", PARENT.format(then=then)],
+        [sys.executable, "-c", PARENT.format(then=then, item=item, deadline_seconds=deadline_seconds)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=root,
@@ -291,6 +293,22 @@ def test_workers_die_with_a_parent_that_is_killed():
         assert len(processes) == 2
         parent.kill()
         wait_until(lambda: all(gone(process) for process in processes))
+
+
+def test_a_suspended_machine_is_no_hung_decoder():
+    """All processes stop for longer than the deadline, and the parent is the first to wake up."""
+    then = "print([type(event).__name__ for event in run])"
+    with parent_process(then, item=1.0, deadline_seconds=3.0) as (parent, processes):
+        stopped = [parent.pid, *processes]
+        for process in stopped:
+            os.kill(process, signal.SIGSTOP)
+        time.sleep(4)
+        for process in stopped:
+            with suppress(ProcessLookupError):  # the parent may have killed it already
+                os.kill(process, signal.SIGCONT)
+            time.sleep(0.3)
+        out, error = parent.communicate(timeout=60)
+    assert (out, error) == ("['Finished', 'Finished']\n", "")
 
 
 def test_an_interrupt_is_the_parent_s_to_handle():
