@@ -1,0 +1,1 @@
+"""Methods: objectives that the training loop runs, one folder a method."""

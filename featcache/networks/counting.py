@@ -1,0 +1,32 @@
+"""Parameters and operations of a network, counted without running it on real data."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def count_parameters(modules: Iterable[nn.Module] | nn.Module, *, of: tuple[type[nn.Module], ...] | None = None) -> int:
+    """Parameters of a module, or of its submodules of some types alone (e.g. convolutions, without BatchNorm)."""
+    roots = [modules] if isinstance(modules, nn.Module) else list(modules)
+    if of is None:
+        return sum(parameter.numel() for root in roots for parameter in root.parameters())
+    return sum(
+        parameter.numel()
+        for root in roots
+        for module in root.modules()
+        if isinstance(module, of)
+        for parameter in module.parameters(recurse=False)
+    )
+
+
+def count_macs(module: nn.Module, *inputs: Tensor) -> int:
+    """Multiply-accumulates of one forward: convolutions, matrix products and attention.
+
+    Half of what torch's counter gives as operations. Inputs and module may lie on the ``meta`` device.
+    """
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(*inputs)
+    total: int = counter.get_total_flops()
+    return total // 2

@@ -1,0 +1,1 @@
+"""Training: one loop for every method, its optimisers, schedules, checkpoints and logs."""

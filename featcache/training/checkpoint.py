@@ -1,0 +1,119 @@
+"""Checkpoints: one safetensors file by content, and a sealed JSON that names it; never pickled.
+
+The JSON is the commit point. It is replaced atomically after the tensors are on disk, so a kill at any instant leaves
+the former checkpoint whole.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from featcache.errors import CorruptStoreError, RecipeMismatchError
+from featcache.io import put_new, put_replace, read_bytes, read_sealed, remove, safe_join, seal, sha256_bytes
+
+NAME = "checkpoint.json"
+_FORMAT = "featcache-checkpoint"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """The state of a run after ``step`` steps.
+
+    Attributes:
+        step: Optimiser steps done.
+        identity: What must be equal for the run to go on, e.g. a hash of settings and data.
+        tensors: ``module.*``, ``ema.*`` and ``optimiser.*`` by name, on CPU.
+        facts: JSON-ready values for the reader, e.g. the network's settings.
+    """
+
+    step: int
+    identity: str
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, Any]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors under ``prefix.``, without it."""
+        start = f"{prefix}."
+        return {name.removeprefix(start): tensor for name, tensor in self.tensors.items() if name.startswith(start)}
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Publish a checkpoint in a folder and remove the one before it."""
+    former = _tensors_name(folder) if (folder / NAME).exists() else None
+    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()})
+    digest = sha256_bytes(data)
+    name = f"checkpoint-{digest[:16]}.safetensors"
+    put_new(folder / name, data)
+    document = {
+        "format": _FORMAT,
+        "version": 1,
+        "step": checkpoint.step,
+        "identity": checkpoint.identity,
+        "facts": dict(checkpoint.facts),
+        "tensors": name,
+        "sha256": digest,
+    }
+    put_replace(folder / NAME, seal(document))
+    if former is not None and former != name:
+        remove(folder / former)
+
+
+def read_checkpoint(folder: Path, *, identity: str | None = None) -> Checkpoint | None:
+    """The checkpoint of a folder, or ``None`` if there is none.
+
+    Args:
+        folder: Of one run.
+        identity: What it must be a checkpoint of; ``None`` accepts any.
+
+    Raises:
+        CorruptStoreError: A damaged, missing or swapped file.
+        RecipeMismatchError: A checkpoint of other settings or data.
+    """
+    if not (folder / NAME).exists():
+        return None
+    document = read_sealed(folder / NAME, what="checkpoint")
+    if document.get("format") != _FORMAT:
+        raise CorruptStoreError(f"{folder / NAME} is no checkpoint; choose another folder")
+    if identity is not None and document["identity"] != identity:
+        raise RecipeMismatchError(
+            f"{folder} holds a run of other settings or another store; choose another --out, or delete it to start anew"
+        )
+    path = safe_join(folder, document["tensors"])
+    data = read_bytes(path, what="checkpoint")
+    if sha256_bytes(data) != document["sha256"]:
+        raise CorruptStoreError(f"checkpoint {path} is damaged; restore it, or delete {folder / NAME} to start anew")
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise CorruptStoreError(f"checkpoint {path} cannot be read ({error}); delete {folder / NAME}") from error
+    return Checkpoint(step=document["step"], identity=document["identity"], tensors=tensors, facts=document["facts"])
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as ``<parameter number>.<name>``; groups are settings and are not saved."""
+    return {
+        f"{number}.{name}": value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+        for number, state in optimiser.state_dict()["state"].items()
+        for name, value in state.items()
+        if value is not None
+    }
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what :func:`optimiser_tensors` gave."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        number, _, name = key.partition(".")
+        state.setdefault(int(number), {})[name] = tensor
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _tensors_name(folder: Path) -> str:
+    name: str = read_sealed(folder / NAME, what="checkpoint")["tensors"]
+    return name

@@ -1,0 +1,51 @@
+"""Logs of a run: one JSON line an epoch, and TensorBoard events beside them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch.utils.tensorboard import SummaryWriter
+
+from featcache.io import put_replace
+
+NAME = "log.jsonl"
+
+
+class RunLog:
+    """Appends to ``log.jsonl``; lines of steps that a resumed run repeats are dropped first."""
+
+    def __init__(self, folder: Path, *, first_step: int, tensorboard: bool) -> None:
+        self._path = folder / NAME
+        kept = [line for line in read_log(folder) if line["step"] <= first_step]
+        put_replace(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None) if tensorboard else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Add the values of one epoch."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """All lines of a run's log; a last line that a kill cut short is left out."""
+    path = folder / NAME
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]

@@ -1,0 +1,53 @@
+"""What a method gives the loop: a module, batches by number, and a loss."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from torch import Tensor, nn
+
+B = TypeVar("B")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """A scalar to go down, and what to write beside it.
+
+    Attributes:
+        total: Scalar with a graph.
+        metrics: Detached scalars, averaged over the epoch for the log.
+    """
+
+    total: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(Protocol[B]):
+    """A training task.
+
+    A batch is a pure function of the objective's seed, the epoch and the batch's number in it. So a run that was killed
+    goes on in the middle of an epoch with the very batches it would have seen, and nothing but the module and the
+    optimiser has to be saved.
+
+    Attributes:
+        module: Everything with state: trained parameters, buffers, a teacher (``requires_grad`` off). Its
+            ``state_dict`` is the checkpoint.
+        num_batches: Batches an epoch.
+        num_items: Items an epoch, for rates.
+    """
+
+    module: nn.Module
+    num_batches: int
+    num_items: int
+
+    def parts(self, epoch: int, batch: int) -> list[B]:
+        """The parts of one batch, on CPU; called ahead of time in another thread.
+
+        Gradients of the parts are summed before the step: several parts need less memory than one.
+        """
+
+    def loss(self, part: B) -> Loss:
+        """Forward one part; moves it to the module's device. The loss of a batch is the sum over its parts."""
+
+    def after_step(self, progress: float) -> None:
+        """Called after each step with the share of the run that is done, e.g. to move a teacher."""

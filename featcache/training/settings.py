@@ -1,0 +1,91 @@
+"""Settings of the training loop, without torch: what every ``train`` command shares."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from featcache.config import Settings
+from featcache.errors import ConfigError
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class OptimiserSettings(Settings):
+    """Which optimiser, and how strongly it pulls."""
+
+    name: Literal["adamw", "sgd", "lars"] = "adamw"
+    """``adamw``, ``sgd`` (with plain momentum) or ``lars``."""
+    lr: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    """Peak learning rate at ``lr_batch`` items a step."""
+    lr_batch: int | None = Field(default=None, ge=1)
+    """Items a step at which ``lr`` holds: the rate is scaled by batch / lr_batch; null: not scaled."""
+    weight_decay: float = Field(default=0.05, ge=0, allow_inf_nan=False)
+    """Decoupled for AdamW, as ``torch.optim`` and timm apply it otherwise."""
+    decay_all: bool = False
+    """Decay biases, norms and other one-dimensional parameters too."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Of AdamW."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of SGD and LARS."""
+
+
+class ScheduleSettings(Settings):
+    """The learning rate over fractional epochs."""
+
+    kind: Literal["cosine", "constant", "step"] = "cosine"
+    """``cosine`` to ``final_factor``, ``constant``, or ``step``: times ``step_factor`` at each of ``step_epochs``."""
+    warmup_epochs: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Linear warm-up over so many epochs."""
+    warmup_factor: float = Field(default=0.0, ge=0, le=1)
+    """Share of the peak where the warm-up begins."""
+    final_factor: float = Field(default=0.0, ge=0, le=1)
+    """Share of the peak where the cosine ends."""
+    step_epochs: tuple[float, ...] = ()
+    """Epochs of the steps."""
+    step_factor: float = Field(default=0.1, gt=0, le=1)
+    """What a step multiplies the rate with."""
+
+    def model_post_init(self, context: object) -> None:
+        """Check what no single field can."""
+        if (self.kind == "step") != bool(self.step_epochs):
+            raise ConfigError(f"schedule {self.kind!r} with step_epochs {list(self.step_epochs)}; give both or neither")
+
+
+class TrainingSettings(Settings):
+    """One run of the loop."""
+
+    epochs: int = Field(default=50, ge=1)
+    """Passes over the training videos."""
+    batch_size: int = Field(default=32, ge=1)
+    """Videos a step."""
+    optimiser: OptimiserSettings = OptimiserSettings()
+    """The optimiser."""
+    schedule: ScheduleSettings = ScheduleSettings()
+    """The learning rate over time."""
+    precision: Precision = "float32"
+    """Dtype of forward and backward; parameters stay float32."""
+    accumulate: int = Field(default=1, ge=1)
+    """Batches whose mean gradient makes one step."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Largest norm of the gradient; null: as it comes."""
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    """Keep an exponential average of the weights too, and evaluate it."""
+    seeds: tuple[int, ...] = (0,)
+    """One run a seed; every draw of a run is a function of its seed."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    threads: int = Field(default=0, ge=0)
+    """Threads on CPU; 0: all cores. The same number gives the same bits."""
+    checkpoint_seconds: float = Field(default=300.0, ge=0, allow_inf_nan=False)
+    """Longest time between checkpoints; there is one at the end of a run in any case."""
+    tensorboard: bool = True
+    """Write TensorBoard events beside ``log.jsonl``."""
+
+    def model_post_init(self, context: object) -> None:
+        """Check what no single field can."""
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"seeds is {list(self.seeds)}; give one or more different numbers")
+        if self.schedule.warmup_epochs >= self.epochs and self.schedule.kind != "constant":
+            raise ConfigError(
+                f"schedule.warmup_epochs is {self.schedule.warmup_epochs} of {self.epochs} epochs; make it shorter"
+            )
