@@ -10,17 +10,86 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from featcache.errors import ConfigError
 
 Layout = Literal["clips", "frames"]
-Temporal = Literal["uniform", "random", "bank"]
-Spatial = Literal["center", "views", "random_resized"]
+Temporal = Literal["uniform", "uniform_open", "random", "bank", "imported"]
+Spatial = Literal["center", "views", "random_resized", "random_short_side", "center_and_random", "imported"]
 ShortVideos = Literal["loop", "clamp"]
 Output = Literal["cls", "mean", "tokens", "map"]
 Precision = Literal["float16", "float32", "int8"]
 Interpolation = Literal["bilinear", "bicubic"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColorRecipe:
+    """How the colours of random rows vary; one draw a row, the same for all its frames.
+
+    In this order: jitter (brightness, contrast, saturation and hue in random order), grey, blur.
+
+    Attributes:
+        probability: Chance that a row is jittered.
+        brightness: Factor uniform in ``[max(0, 1 - brightness), 1 + brightness]``.
+        contrast: Factor, likewise.
+        saturation: Factor, likewise.
+        hue: Shift uniform in ``[-hue, hue]`` turns of the hue circle, at most 0.5.
+        grey_probability: Chance that a row loses its colours.
+        blur_probability: Chance that a row is blurred.
+        blur_sigma: Range of the Gaussian's sigma, in pixels of the resized crop.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    probability: float = 0.8
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    grey_probability: float = 0.0
+    blur_probability: float = 0.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+
+    def __post_init__(self) -> None:
+        for name in ("probability", "grey_probability", "blur_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"sampling.color.{name} is {getattr(self, name)}; it must be in [0, 1]")
+        for name in ("brightness", "contrast", "saturation"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ConfigError(f"sampling.color.{name} is {getattr(self, name)}; it must be at least 0")
+        if not 0 <= self.hue <= 0.5:
+            raise ConfigError(f"sampling.color.hue is {self.hue}; it must be in [0, 0.5]")
+        low, high = self.blur_sigma
+        if not (0 < low <= high and math.isfinite(high)):
+            raise ConfigError(f"sampling.color.blur_sigma is {self.blur_sigma}; it must be an increasing pair above 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlainViews:
+    """Rows of the videos that are not trained on: fixed views, never mirrored, colours as they are.
+
+    Attributes:
+        train_splits: Splits whose videos get the recipe's own rows, as do videos without a split; all others get these.
+        temporal: As in :class:`SamplingRecipe`: ``uniform`` or ``uniform_open`` for clips, ``bank`` for a frame bank.
+        num_clips: Temporal clips a video; ignored by ``bank``.
+        spatial: ``center`` or ``views``.
+        num_crops: Boxes a clip or frame; 1 for ``center``.
+        crop_fraction: Side of a square box as a fraction of the shorter side.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    train_splits: tuple[str, ...] = ("train",)
+    temporal: Literal["uniform", "uniform_open", "bank"] = "uniform"
+    num_clips: int = 5
+    spatial: Literal["center", "views"] = "views"
+    num_crops: int = 3
+    crop_fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.train_splits or not all(self.train_splits):
+            raise ConfigError(f"sampling.test.train_splits is {list(self.train_splits)}; name at least one split")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +101,11 @@ class SamplingRecipe:
     Attributes:
         layout: ``clips``: a row is a clip of ``num_frames`` frames. ``frames``: a row is one frame (a frame bank).
         temporal: ``uniform``: ``num_clips`` clips whose starts are equally spaced from the first to the last possible
-            start. ``random``: ``num_clips`` independent uniform starts, seeded by the video id. ``bank``: every
-            ``frame_stride``-th frame, each its own row (layout ``frames`` only).
+            start. ``uniform_open``: clip i starts at i / ``num_clips`` of the way to the last possible start, which is
+            left out (PySlowFast's test clips). ``random``: ``num_clips`` independent uniform starts, seeded by the
+            video id. ``bank``: every ``frame_stride``-th frame, each its own row (layout ``frames`` only).
+            ``imported``: sampled elsewhere, any number of rows a video; their times are in the row table where they are
+            known, and what else this recipe says of time means nothing.
         num_clips: Temporal clips a video; ignored by ``bank``.
         num_frames: Frames a clip; 1 for ``bank``.
         frame_stride: Distance of neighbouring frames of a clip, or of a bank, in frames at ``target_fps``.
@@ -45,6 +117,10 @@ class SamplingRecipe:
             (``clamp``).
         spatial: ``center``: one centred square. ``views``: ``num_crops`` squares spread over the longer side (3 =
             left, centre, right). ``random_resized``: ``num_crops`` random boxes of area ``scale`` and aspect ``ratio``.
+            ``random_short_side``: ``num_crops`` random squares of ``side_range``. ``center_and_random``: the centred
+            square, plain (neither mirrored nor recoloured), then ``num_crops - 1`` boxes of ``box_fraction`` at random
+            places. In a frame bank a random crop is one draw a video: all its frames share box, flip and colours.
+            ``imported``: sampled elsewhere; their boxes are in the row table where they are known.
         num_crops: Boxes a clip or frame; 1 for ``center``.
         crop_fraction: Side of a square box as a fraction of the shorter side (224/256 = 0.875).
         scale: Area range of ``random_resized``, as a fraction of the frame.
@@ -52,6 +128,12 @@ class SamplingRecipe:
         flip_probability: Chance that a row is mirrored left to right.
         seed: Seed of all random draws, together with the video id.
         decoder: Which decoder produced the frames.
+        side_range: For ``random_short_side``: range of the square's side over the shorter side, its inverse uniform.
+            A crop of 224 out of a short side uniform in [256, 320] is (0.7, 0.875).
+        box_fraction: For ``center_and_random``: height and width of the random boxes over those of the frame. A crop of
+            224 out of a frame resized to a height of 256 and a width of 320 is (0.875, 0.7).
+        color: How the colours of rows vary; ``None``: they do not.
+        test: What videos of other than training splits get instead; ``None``: all get the same.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -73,12 +155,16 @@ class SamplingRecipe:
     flip_probability: float = 0.0
     seed: int = 0
     decoder: str = "pyav"
+    side_range: tuple[float, float] | None = None
+    box_fraction: tuple[float, float] | None = None
+    color: ColorRecipe | None = None
+    test: PlainViews | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_clips", "num_frames", "frame_stride", "num_crops"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"sampling.{name} is {getattr(self, name)}; it must be at least 1")
-        if (self.layout == "frames") != (self.temporal == "bank"):
+        if self.temporal != "imported" and (self.layout == "frames") != (self.temporal == "bank"):
             raise ConfigError(
                 f"sampling.layout {self.layout!r} does not go with sampling.temporal {self.temporal!r}; "
                 "a frame bank is layout 'frames' with temporal 'bank', clips are 'uniform' or 'random'"
@@ -103,6 +189,56 @@ class SamplingRecipe:
             raise ConfigError("sampling.start_seconds and end_seconds belong to temporal 'bank'; remove them")
         if start < 0 or (end is not None and end <= start):
             raise ConfigError(f"sampling window [{start}, {end}) seconds is empty; end must be after start")
+        for name, spatial in (("side_range", "random_short_side"), ("box_fraction", "center_and_random")):
+            value = getattr(self, name)
+            if (value is not None) != (self.spatial == spatial):
+                raise ConfigError(
+                    f"sampling.{name} is {value} with sampling.spatial {self.spatial!r}; "
+                    f"it belongs to {spatial!r}, which needs it"
+                )
+            if value is not None and not all(0 < fraction <= 1 for fraction in value):
+                raise ConfigError(f"sampling.{name} is {value}; both must be in (0, 1]")
+        if self.side_range is not None and self.side_range[0] > self.side_range[1]:
+            raise ConfigError(f"sampling.side_range is {self.side_range}; it must be an increasing pair")
+        if self.test is not None:
+            if (self.test.temporal == "bank") != (self.temporal == "bank"):
+                raise ConfigError(
+                    f"sampling.test.temporal {self.test.temporal!r} does not go with sampling.temporal "
+                    f"{self.temporal!r}; a store is a frame bank for all its videos or for none"
+                )
+            self._plain(self.test)  # its counts and fractions are checked like the recipe's own
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether rows were sampled elsewhere, so that none can be sampled by this recipe."""
+        return "imported" in (self.temporal, self.spatial)
+
+    def for_split(self, split: str) -> Self:
+        """The recipe by which a video of a split is sampled; its part ``test`` applied or dropped.
+
+        Args:
+            split: Split of the video; empty if it has none.
+        """
+        if self.test is None:
+            return self
+        if not split or split in self.test.train_splits:
+            return dataclasses.replace(self, test=None)
+        return self._plain(self.test)
+
+    def _plain(self, views: PlainViews) -> Self:
+        return dataclasses.replace(
+            self,
+            temporal=views.temporal,
+            num_clips=views.num_clips,
+            spatial=views.spatial,
+            num_crops=views.num_crops,
+            crop_fraction=views.crop_fraction,
+            flip_probability=0.0,
+            side_range=None,
+            box_fraction=None,
+            color=None,
+            test=None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,11 +320,15 @@ class RecordSpec:
 
 Recipe = SamplingRecipe | FeatureRecipe
 
+_PARTS = {"color": ColorRecipe, "test": PlainViews}
+# Written only where they are used, so that recipes that know nothing of them keep their hash.
+_OPTIONAL = ("side_range", "box_fraction", *_PARTS)
+
 
 def to_dict(value: Recipe | RecordSpec) -> dict[str, Any]:
-    """A JSON-ready dict with tuples as lists."""
+    """A JSON-ready dict with tuples as lists; parts of a sampling recipe that are not used are left out."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(value)))
-    return plain
+    return {name: member for name, member in plain.items() if not (name in _OPTIONAL and member is None)}
 
 
 def from_dict(kind: type[Any], data: dict[str, Any]) -> Any:
@@ -196,7 +336,13 @@ def from_dict(kind: type[Any], data: dict[str, Any]) -> Any:
     names = {field.name for field in dataclasses.fields(kind)}
     if unknown := sorted(set(data) - names):
         raise ConfigError(f"{kind.__name__} has no field {unknown[0]!r}; it was written by a newer featcache, upgrade")
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+    return kind(**{key: _from_json(key, value) for key, value in data.items()})
+
+
+def _from_json(name: str, value: Any) -> Any:
+    if name in _PARTS and isinstance(value, dict):
+        return from_dict(_PARTS[name], value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def recipe_hash(recipe: Recipe) -> str:

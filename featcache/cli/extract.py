@@ -8,6 +8,7 @@ import typer
 
 from featcache.cli.console import Bars, bars, duration, err, gigabytes, out, print_facts, print_json, print_table
 from featcache.errors import ConfigError
+from featcache.extract.presets import PRESETS, with_preset
 
 if TYPE_CHECKING:
     from featcache.commands import ScanSettings
@@ -36,7 +37,15 @@ Feature = Annotated[
         "--feature", "-f", help="An array with settings of its own: `backbone=i3d,layer=Mixed_4f,output=map,grid=7`."
     ),
 ]
-LayoutOption = Annotated[str, typer.Option("--layout", help="`clips`: a row is a clip; `frames`: a frame bank.")]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help=f"The views of a paper, which other flags override: {', '.join(f'`{name}`' for name in PRESETS)}."
+    ),
+]
+LayoutOption = Annotated[
+    str | None, typer.Option("--layout", help="`clips`: a row is a clip; `frames`: a frame bank.  [default: clips]")
+]
 Clips = Annotated[int | None, typer.Option("--clips", help="Temporal clips a video.  [default: 4]")]
 Frames = Annotated[int | None, typer.Option("--frames", help="Frames a clip.  [default: the backbone's, or 8]")]
 Stride = Annotated[int | None, typer.Option("--stride", help="Frame stride.  [default: the backbone's]")]
@@ -88,7 +97,8 @@ def extract(
     channels: Channels = None,
     precision: Precision = None,
     feature: Feature = [],
-    layout: LayoutOption = "clips",
+    preset: Preset = None,
+    layout: LayoutOption = None,
     clips: Clips = None,
     frames: Frames = None,
     stride: Stride = None,
@@ -104,8 +114,8 @@ def extract(
 ) -> None:
     """Compute features of videos into a store; run it again to resume, add videos or add a backbone."""
     settings = _settings(
-        source, out, backbone, weights, layer, output, grid, channels, precision, feature, layout, clips, frames,
-        stride, crops, file_format, device, retry_failed, disk_fraction, set_,
+        source, out, backbone, weights, layer, output, grid, channels, precision, feature, preset, layout, clips,
+        frames, stride, crops, file_format, device, retry_failed, disk_fraction, set_,
     )  # fmt: skip
     if print_config:
         _print_config(settings)
@@ -126,7 +136,8 @@ def plan(
     channels: Channels = None,
     precision: Precision = None,
     feature: Feature = [],
-    layout: LayoutOption = "clips",
+    preset: Preset = None,
+    layout: LayoutOption = None,
     clips: Clips = None,
     frames: Frames = None,
     stride: Stride = None,
@@ -139,17 +150,17 @@ def plan(
 ) -> None:
     """Say what an extraction would take, from a few videos really decoded and encoded; writes nothing."""
     settings = _settings(
-        source, out, backbone, weights, layer, output, grid, channels, precision, feature, layout, clips, frames,
-        stride, crops, file_format, device, False, disk_fraction, set_,
+        source, out, backbone, weights, layer, output, grid, channels, precision, feature, preset, layout, clips,
+        frames, stride, crops, file_format, device, False, disk_fraction, set_,
     )  # fmt: skip
     run_plan(settings, as_json=as_json)
 
 
 def _settings(
     source: str, out: str, backbones: list[str], weights: list[str], layer: str | None, output: str | None,
-    grid: int | None, channels: int | None, precision: str | None, features: list[str], layout: str, clips: int | None,
-    frames: int | None, stride: int | None, crops: int | None, file_format: str, device: str, retry_failed: bool,
-    disk_fraction: float, assignments: list[str],
+    grid: int | None, channels: int | None, precision: str | None, features: list[str], preset: str | None,
+    layout: str | None, clips: int | None, frames: int | None, stride: int | None, crops: int | None,
+    file_format: str, device: str, retry_failed: bool, disk_fraction: float, assignments: list[str],
 ) -> "ExtractSettings":  # fmt: skip
     """Settings from flags; only what was given is set, so that defaults live in one place."""
     from featcache.config import apply_overrides, parse
@@ -169,18 +180,21 @@ def _settings(
     listed += [_feature(text) for text in features]
     if not listed and not any(text.startswith("features.") for text in assignments):
         raise ConfigError("no backbone given; add --backbone NAME (`featcache backbones` lists them)")
-    sampling = {"num_clips": clips, "num_frames": frames, "frame_stride": stride, "num_crops": crops}
+    sampling = {
+        "layout": layout, "num_clips": clips, "num_frames": frames, "frame_stride": stride, "num_crops": crops
+    }  # fmt: skip
     data = {
         "source": source,
         "out": out,
         "file_format": file_format,
         "features": listed,
-        "sampling": {"layout": layout, **{key: value for key, value in sampling.items() if value is not None}},
+        "sampling": {key: value for key, value in sampling.items() if value is not None},
         "runtime": {"device": device},
         "disk_fraction": disk_fraction,
         "retry_failed": retry_failed,
     }
-    return parse(ExtractSettings, apply_overrides(data, assignments))
+    given = apply_overrides(data, assignments)
+    return parse(ExtractSettings, with_preset(preset, given) if preset is not None else given)
 
 
 def _feature(text: str) -> dict[str, Any]:

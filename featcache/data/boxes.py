@@ -1,4 +1,4 @@
-"""Spatial sampling: which box of the frame a row is read from.
+"""Spatial sampling: which box of the frame a row is read from, whether it is mirrored, how its colours change.
 
 Boxes are in whole source pixels, lie inside the frame and hold at least one pixel, whatever the frame's size.
 """
@@ -7,11 +7,12 @@ import math
 
 import numpy as np
 
-from featcache.data.types import Box
+from featcache.data.types import Box, ColorName, ColorStep
 from featcache.recipes import SamplingRecipe
 from featcache.seeding import rng_for
 
 _NUM_TRIES = 10
+_JITTER: tuple[ColorName, ...] = ("brightness", "contrast", "saturation", "hue")
 
 
 def square_side(*, height: int, width: int, fraction: float) -> int:
@@ -73,30 +74,108 @@ def random_resized_box(
     return Box(y0=y0, x0=x0, y1=y0 + h, x1=x0 + w)
 
 
+def random_short_side_box(rng: np.random.Generator, *, height: int, width: int, side_range: tuple[float, float]) -> Box:
+    """A random square by the law of PySlowFast's random short side and random crop.
+
+    There the frame is resized to a short side uniform in ``[low, high]`` and a square of fixed side is cut at a uniform
+    place; in source pixels that is a square whose side has a uniform inverse. PySlowFast rounds the short side to whole
+    pixels first, here the square is rounded instead.
+
+    Args:
+        rng: Source of the draws.
+        height: Frame height in pixels.
+        width: Frame width in pixels.
+        side_range: Range of the square's side as a fraction of the shorter side.
+    """
+    fraction = 1 / rng.uniform(1 / side_range[1], 1 / side_range[0])
+    side = square_side(height=height, width=width, fraction=min(fraction, side_range[1]))
+    return _place(rng, side, side, height=height, width=width)
+
+
+def random_placed_box(rng: np.random.Generator, *, height: int, width: int, box_fraction: tuple[float, float]) -> Box:
+    """A box of fixed size at a uniform place: what a random crop of a frame resized without its aspect cuts out.
+
+    Args:
+        rng: Source of the draws.
+        height: Frame height in pixels.
+        width: Frame width in pixels.
+        box_fraction: Height and width of the box as fractions of the frame's.
+    """
+    h, w = (
+        max(1, math.floor(fraction * size + 0.5)) for fraction, size in zip(box_fraction, (height, width), strict=True)
+    )
+    return _place(rng, h, w, height=height, width=width)
+
+
+def _place(rng: np.random.Generator, h: int, w: int, *, height: int, width: int) -> Box:
+    y0, x0 = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+    return Box(y0=y0, x0=x0, y1=y0 + h, x1=x0 + w)
+
+
 def sample_boxes(recipe: SamplingRecipe, *, height: int, width: int, video_id: str, temporal_index: int) -> list[Box]:
     """The ``num_crops`` boxes of one clip or frame, in crop order.
 
-    Random boxes are a function of (``recipe.seed``, ``video_id``, ``temporal_index``, crop index) alone.
+    Random boxes are a function of (``recipe.seed``, ``video_id``, ``temporal_index``, crop index) alone; in a frame
+    bank they are the same at every ``temporal_index``.
     """
     if recipe.spatial == "center":
         return [center_box(height=height, width=width, fraction=recipe.crop_fraction)]
     if recipe.spatial == "views":
         return view_boxes(height=height, width=width, num_views=recipe.num_crops, fraction=recipe.crop_fraction)
-    return [
-        random_resized_box(
-            rng_for(recipe.seed, "box", video_id, temporal_index, crop),
-            height=height,
-            width=width,
-            scale=recipe.scale,
-            ratio=recipe.ratio,
-        )
-        for crop in range(recipe.num_crops)
-    ]
+    boxes = []
+    for crop in range(recipe.num_crops):
+        rng = _rng(recipe, "box", video_id, temporal_index, crop)
+        if is_plain(recipe, crop=crop):
+            boxes.append(center_box(height=height, width=width, fraction=recipe.crop_fraction))
+        elif recipe.side_range is not None:
+            boxes.append(random_short_side_box(rng, height=height, width=width, side_range=recipe.side_range))
+        elif recipe.box_fraction is not None:
+            boxes.append(random_placed_box(rng, height=height, width=width, box_fraction=recipe.box_fraction))
+        else:
+            boxes.append(random_resized_box(rng, height=height, width=width, scale=recipe.scale, ratio=recipe.ratio))
+    return boxes
 
 
 def sample_flip(recipe: SamplingRecipe, *, video_id: str, temporal_index: int, crop: int) -> bool:
     """Whether the row is mirrored; a function of the seed, the video and the row's two indices alone."""
-    if recipe.flip_probability == 0:
+    if recipe.flip_probability == 0 or is_plain(recipe, crop=crop):
         return False
-    draw = rng_for(recipe.seed, "flip", video_id, temporal_index, crop).random()
+    draw = _rng(recipe, "flip", video_id, temporal_index, crop).random()
     return bool(draw < recipe.flip_probability)
+
+
+def sample_color(recipe: SamplingRecipe, *, video_id: str, temporal_index: int, crop: int) -> tuple[ColorStep, ...]:
+    """What is done to a row's colours, in order; a function of the seed, the video and the row's two indices alone.
+
+    Every amount is drawn whether it is used or not, so that another probability leaves the amounts alone.
+    """
+    color = recipe.color
+    if color is None or is_plain(recipe, crop=crop):
+        return ()
+    rng = _rng(recipe, "color", video_id, temporal_index, crop)
+    chances = np.array([color.probability, color.grey_probability, color.blur_probability])
+    is_jittered, is_grey, is_blurred = (rng.random(3) < chances).tolist()
+    order, uniform = rng.permutation(4), rng.random(5)
+    jitter: list[ColorStep] = []
+    if is_jittered:
+        for index in order.tolist():
+            name = _JITTER[index]
+            extent: float = getattr(color, name)
+            low, high = (-extent, extent) if name == "hue" else (max(0.0, 1 - extent), 1 + extent)
+            if extent:
+                jitter.append(ColorStep(name, float(low + (high - low) * uniform[index])))
+    low, high = color.blur_sigma
+    grey = [ColorStep("grey", 1.0)] if is_grey else []
+    blur = [ColorStep("blur", float(low + (high - low) * uniform[4]))] if is_blurred else []
+    return (*jitter, *grey, *blur)
+
+
+def is_plain(recipe: SamplingRecipe, *, crop: int) -> bool:
+    """Whether a crop is the fixed one among random ones."""
+    return recipe.spatial == "center_and_random" and crop == 0
+
+
+def _rng(recipe: SamplingRecipe, what: str, video_id: str, temporal_index: int, crop: int) -> np.random.Generator:
+    # Frames of a bank are put together to clips later, which must be consistent over time.
+    draw = 0 if recipe.layout == "frames" else temporal_index
+    return rng_for(recipe.seed, what, video_id, draw, crop)

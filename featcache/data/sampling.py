@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from featcache.data.boxes import sample_boxes, sample_flip
+from featcache.data.boxes import sample_boxes, sample_color, sample_flip
 from featcache.data.types import ClipSpec, Timeline
+from featcache.errors import ConfigError
 from featcache.recipes import SamplingRecipe
 from featcache.seeding import rng_for
 
@@ -64,14 +65,19 @@ def count_rows(recipe: SamplingRecipe, *, num_frames: int, duration_seconds: flo
 def sample_rows(recipe: SamplingRecipe, timeline: Timeline, video_id: str) -> list[ClipSpec]:
     """All rows of one video, time-major: row = temporal index x ``num_crops`` + crop index.
 
-    A pure function of its arguments; random starts, boxes and flips are keyed by the seed, the video id and the row's
-    two indices.
+    A pure function of its arguments; random starts, boxes, flips and colours are keyed by the seed, the video id and
+    the row's two indices.
 
     Args:
-        recipe: Which clips and boxes.
+        recipe: Which clips and boxes; of a store, the one that its ``for_split`` gives for the video's split.
         timeline: Timestamps and size of the video.
         video_id: Keys the random draws.
+
+    Raises:
+        ConfigError: The recipe is that of an imported store.
     """
+    if recipe.is_imported:
+        raise ConfigError("rows of an imported store were sampled elsewhere; no video can be sampled as they were")
     if timeline.num_frames == 0:
         return []
     frames = _bank_frames(recipe, timeline) if recipe.temporal == "bank" else _clip_frames(recipe, timeline, video_id)
@@ -86,7 +92,8 @@ def sample_rows(recipe: SamplingRecipe, timeline: Timeline, video_id: str) -> li
         )
         for crop, box in enumerate(boxes):
             flip = sample_flip(recipe, video_id=video_id, temporal_index=temporal_index, crop=crop)
-            rows.append(ClipSpec(index=len(rows), frames=tuple(taken), box=box, flip=flip))
+            color = sample_color(recipe, video_id=video_id, temporal_index=temporal_index, crop=crop)
+            rows.append(ClipSpec(index=len(rows), frames=tuple(taken), box=box, flip=flip, color=color))
     return rows
 
 
@@ -214,6 +221,9 @@ def _clip_frames(recipe: SamplingRecipe, timeline: Timeline, video_id: str) -> I
             [rng_for(recipe.seed, "start", video_id, clip).integers(num_starts) for clip in range(recipe.num_clips)]
         )
     else:
-        fractions = np.linspace(0.0, 1.0, recipe.num_clips) if recipe.num_clips > 1 else np.array([0.5])
+        if recipe.temporal == "uniform_open":
+            fractions = np.arange(recipe.num_clips) / recipe.num_clips
+        else:
+            fractions = np.linspace(0.0, 1.0, recipe.num_clips) if recipe.num_clips > 1 else np.array([0.5])
         starts = np.minimum(nearest_frames(pts, fractions * max(last_start, 0.0)), num_starts - 1)
     return nearest_frames(pts, pts[starts][:, None] + offsets)

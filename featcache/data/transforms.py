@@ -1,16 +1,18 @@
-"""Pixels: the one definition of crop, resize, flip and normalisation, for extraction and for new videos alike.
+"""Pixels: the one definition of crop, resize, flip, colour and normalisation, for extraction and new videos alike.
 
 The resize is torch's own antialiased filter on uint8, which is what ``torchvision.transforms.v2`` calls (the tests hold
-the two equal). torchvision itself is not imported: it costs every decoding process seconds and 300 MB.
+the two equal). torchvision itself is imported only where a recipe varies colours: it costs every decoding process
+seconds and 300 MB.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from featcache.data.types import Box
+from featcache.data.types import Box, ColorStep
 from featcache.recipes import Interpolation
 
 
@@ -38,6 +40,40 @@ def crop_resize(image: Tensor, box: Box, *, size: int, interpolation: Interpolat
         part = interpolate(part, (size, size), mode=interpolation, antialias=True, align_corners=False)
     resized = part[0]
     return resized.flip(-1) if flip else resized
+
+
+def recolor(pixels: Tensor, steps: Sequence[ColorStep]) -> Tensor:
+    """Change colours step by step with ``torchvision.transforms.v2.functional``, rounding to uint8 after each.
+
+    Contrast turns about each image's own mean. The blur is a Gaussian cut off at 4 sigma, its border reflected.
+
+    Args:
+        pixels: uint8 [..., 3, H, W], RGB.
+        steps: What to do, in order; none returns ``pixels``.
+
+    Returns:
+        uint8, same shape.
+    """
+    if not steps:
+        return pixels
+    from torchvision.transforms.v2 import functional
+
+    for name, amount in steps:
+        match name:
+            case "brightness":
+                pixels = functional.adjust_brightness(pixels, amount)
+            case "contrast":
+                pixels = functional.adjust_contrast(pixels, amount)
+            case "saturation":
+                pixels = functional.adjust_saturation(pixels, amount)
+            case "hue":
+                pixels = functional.adjust_hue(pixels, amount)
+            case "grey":
+                pixels = functional.rgb_to_grayscale(pixels, num_output_channels=3)
+            case "blur":
+                radius = min(math.ceil(4 * amount), *(side - 1 for side in pixels.shape[-2:]))  # it can reflect no more
+                pixels = functional.gaussian_blur(pixels, [2 * radius + 1], [amount])
+    return pixels
 
 
 def normalise(pixels: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:

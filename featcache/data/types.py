@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -85,6 +85,22 @@ class Box:
     x1: int
 
 
+ColorName = Literal["brightness", "contrast", "saturation", "hue", "grey", "blur"]
+
+
+class ColorStep(NamedTuple):
+    """One change of a row's colours.
+
+    Attributes:
+        name: What is changed.
+        amount: Factor of brightness, contrast or saturation; turns of the hue circle; sigma of the blur in pixels; of
+            grey 1.
+    """
+
+    name: ColorName
+    amount: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipSpec:
     """One row to be read: ordered frames of one video from one box.
@@ -94,12 +110,14 @@ class ClipSpec:
         frames: Frame indices in presentation order, one a frame of the clip (repeats where a short video loops).
         box: Where in the frame.
         flip: Whether it is mirrored left to right.
+        color: What is done to its colours, in order, after the resize.
     """
 
     index: int
     frames: tuple[int, ...]
     box: Box
     flip: bool
+    color: tuple[ColorStep, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ class SegmentJob:
     Attributes:
         path: The file.
         video: Its manifest row.
-        sampling: Which rows the video gets.
+        sampling: The store's recipe.
         first_clip: Ordinal of the segment's first row within the video.
         num_rows: Rows of the segment.
         sizes: Sizes to which each box is resized, one a distinct preprocessing.
@@ -80,7 +80,8 @@ def decode_segment(job: SegmentJob) -> Iterator[RowDetails | RowBatch]:
                 f"{job.sampling.decoder} finds {timeline.num_frames} frames where the scan found "
                 f"{job.video.num_frames}; use the decoder of the scan",
             )
-        specs = sample_rows(job.sampling, timeline, job.video.id)[job.first_clip : job.first_clip + job.num_rows]
+        sampling = job.sampling.for_split(job.video.split)
+        specs = sample_rows(sampling, timeline, job.video.id)[job.first_clip : job.first_clip + job.num_rows]
         assert len(specs) == job.num_rows, f"{job.video.id}: {len(specs)} rows sampled, {job.num_rows} planned"
         yield describe_rows(specs, timeline)
         yield from decode_rows(reader, specs, job.sizes, max_batch_bytes=MAX_BATCH_BYTES)

@@ -27,7 +27,9 @@ def judge(videos: Sequence[VideoRecord], sampling: SamplingRecipe) -> tuple[Vide
 def rows_per_video(videos: Sequence[VideoRecord], sampling: SamplingRecipe) -> list[int]:
     """Rows each video gets; 0 where it cannot be used."""
     return [
-        count_rows(sampling, num_frames=video.num_frames, duration_seconds=video.duration_seconds)
+        count_rows(
+            sampling.for_split(video.split), num_frames=video.num_frames, duration_seconds=video.duration_seconds
+        )
         if video.status == "ok"
         else 0
         for video in videos

@@ -7,7 +7,18 @@ from pydantic import Field
 
 from featcache.config import Settings
 from featcache.errors import ConfigError
-from featcache.recipes import Interpolation, Layout, Output, Precision, SamplingRecipe, ShortVideos, Spatial, Temporal
+from featcache.recipes import (
+    ColorRecipe,
+    Interpolation,
+    Layout,
+    Output,
+    PlainViews,
+    Precision,
+    SamplingRecipe,
+    ShortVideos,
+    Spatial,
+    Temporal,
+)
 
 FileFormat = Literal["zarr", "hdf5"]
 
@@ -18,7 +29,7 @@ class SamplingSettings(Settings):
     layout: Layout = "clips"
     """``clips``: a row is a clip. ``frames``: a row is one frame of a frame bank."""
     temporal: Temporal | None = None
-    """``uniform``, ``random`` or ``bank``; null: ``uniform`` for clips, ``bank`` for frames."""
+    """``uniform``, ``uniform_open``, ``random`` or ``bank``; null: ``uniform`` for clips, ``bank`` for frames."""
     num_clips: int = 4
     """Temporal clips a video."""
     num_frames: int | None = None
@@ -34,7 +45,8 @@ class SamplingSettings(Settings):
     short_videos: ShortVideos = "loop"
     """What a clip longer than its video does: ``loop`` or ``clamp``."""
     spatial: Spatial | None = None
-    """``center``, ``views`` or ``random_resized``; null: ``center`` for one crop, ``views`` for more."""
+    """``center``, ``views``, ``random_resized``, ``random_short_side`` or ``center_and_random``; null: ``center`` for
+    one crop, ``views`` for more."""
     num_crops: int = 1
     """Boxes a clip or frame."""
     crop_fraction: float | None = None
@@ -49,6 +61,14 @@ class SamplingSettings(Settings):
     """Seed of all random draws."""
     decoder: str = "pyav"
     """``pyav`` (frame-exact), ``torchcodec`` or ``decord``."""
+    side_range: tuple[float, float] | None = None
+    """Side of ``random_short_side`` over the shorter side; null: 224 out of 256 to 320."""
+    box_fraction: tuple[float, float] | None = None
+    """Height and width of ``center_and_random`` boxes over the frame's; null: 224 out of 256 and 320."""
+    color: ColorRecipe | None = None
+    """How the colours of rows vary; null: they do not."""
+    test: PlainViews | None = None
+    """What videos of other than training splits get instead; null: all get the same."""
 
     def resolve(
         self, *, num_frames: int, frame_stride: int, crop_fraction: float, stored: SamplingRecipe | None = None
@@ -72,6 +92,8 @@ class SamplingSettings(Settings):
             "frame_stride": 1 if bank else 4 if image else frame_stride,
             "spatial": "center" if self.num_crops == 1 else "views",
             "crop_fraction": crop_fraction,
+            "side_range": (0.7, 0.875) if self.spatial == "random_short_side" else None,
+            "box_fraction": (0.875, 0.7) if self.spatial == "center_and_random" else None,
         }
         if stored is not None and (stored.layout, stored.num_crops) == (self.layout, self.num_crops):
             defaults = {name: getattr(stored, name) for name in defaults}

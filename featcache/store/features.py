@@ -36,6 +36,7 @@ class Features:
         video_ids: Ids of the V videos that have rows, in row order.
         video_index: int32 [num_rows], index into ``video_ids``.
         video_start: int64 [V + 1], first row of each video, then ``num_rows``.
+        num_crops: int64 [V], crops of each video: its crop k at moment t is row ``video_start + t * num_crops + k``.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Features:
         self.video_ids = index.video_ids
         self.video_index = index.video
         self.video_start = index.video_start
+        self.num_crops = index.num_crops
         self._index = index
         self._reopen = reopen
         self._lock = threading.Lock()
@@ -160,16 +162,30 @@ class Features:
         index = np.where(index < 0, index + self.num_rows, index)
         return self.gather(index.reshape(-1)).reshape(*index.shape, *self.record.shape)
 
-    def rows_of(self, video_id: str) -> npt.NDArray[np.int64]:
+    def rows_of(self, video_id: str, *, crop: int | None = None) -> npt.NDArray[np.int64]:
         """Rows of a video, in order.
+
+        Where and when they were taken is ``features.rows.select(rows)``; rows ``[B, T]`` of one crop of a frame bank
+        make clips through :meth:`clips`.
+
+        Args:
+            video_id: The video.
+            crop: Only the rows of this crop, one a moment.
 
         Raises:
             UnknownNameError: No such video among those with rows.
+            IndexError: The video has no such crop.
         """
         if video_id not in self._video_numbers:
             raise unknown_name(f"video of feature {self.name}", video_id, self.video_ids)
         number = self._video_numbers[video_id]
-        return np.arange(self.video_start[number], self.video_start[number + 1])
+        rows = np.arange(self.video_start[number], self.video_start[number + 1])
+        if crop is None:
+            return rows
+        num_crops = int(self.num_crops[number])
+        if not 0 <= crop < num_crops:
+            raise IndexError(f"crop {crop} of {video_id!r} is not in [0, {num_crops})")
+        return rows[crop::num_crops]
 
     def video(self, video_id: str) -> npt.NDArray[Any]:
         """All rows of a video, [n, *record]."""

@@ -107,6 +107,7 @@ class RowIndex:
         block_crc32c: uint32 [blocks].
         video_ids: Ids of the V visible videos, in row order.
         video_start: int64 [V + 1], first row of each video, then the number of rows.
+        num_crops: int64 [V], rows that each moment of a video has.
         video: int32 [rows], index into ``video_ids``.
     """
 
@@ -119,6 +120,7 @@ class RowIndex:
     block_crc32c: npt.NDArray[np.uint32]
     video_ids: tuple[str, ...]
     video_start: Ints
+    num_crops: Ints
     video: npt.NDArray[np.int32]
 
 
@@ -186,14 +188,25 @@ def build_index(
     visible: list[Mask],
     ids: list[list[str]],
     *,
+    num_crops: list[Ints],
     feature: FeatureDoc,
     file_format: FileFormat,
 ) -> RowIndex:
-    """Address every visible row of a feature."""
+    """Address every visible row of a feature.
+
+    Args:
+        committed: Records of the feature, a generation each.
+        visible: Which videos of each generation are read.
+        ids: Ids of each generation's videos.
+        num_crops: Rows that each moment of each generation's videos has.
+        feature: Its description.
+        file_format: Of its data files.
+    """
     builder = _Builder(feature, file_format)
     video_ids: list[str] = []
     video_rows: list[int] = []
-    for generation, mask, names in zip(committed, visible, ids, strict=True):
+    crops: list[Ints] = [np.zeros(0, np.int64)]
+    for generation, mask, names, generation_crops in zip(committed, visible, ids, num_crops, strict=True):
         columns = generation.generation.segment_columns
         shown = mask[columns["video"]]
         for shard, record in generation.records.items():
@@ -207,11 +220,13 @@ def build_index(
             changes = np.flatnonzero(np.diff(order, prepend=-1))  # windows of a long video follow each other
             video_rows += np.add.reduceat(columns["num_rows"][shown], changes).tolist()
             video_ids += [names[index] for index in order[changes].tolist()]
+            crops.append(generation_crops[order[changes]])
     joined: dict[str, Any] = {name: np.concatenate(parts) for name, parts in builder.columns.items()}
     return RowIndex(
         files=tuple(builder.files),
         video_ids=tuple(video_ids),
         video_start=np.concatenate([[0], np.cumsum(video_rows, dtype=np.int64)]).astype(np.int64),
+        num_crops=np.concatenate(crops),
         video=np.repeat(np.arange(len(video_rows), dtype=np.int32), video_rows),
         **joined,
     )

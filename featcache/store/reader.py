@@ -7,6 +7,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from featcache.data.types import STATUSES, Status, VideoRecord
 from featcache.errors import StoreError, unknown_name
 from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe, recipe_hash, to_dict
@@ -204,7 +207,12 @@ class Store:
             )
         ids = [one.generation.video_ids for one in committed]
         index = build_index(
-            committed, visible_videos(committed, ids), ids, feature=document, file_format=self.file_format
+            committed,
+            visible_videos(committed, ids),
+            ids,
+            num_crops=[self._num_crops(one.generation) for one in committed],
+            feature=document,
+            file_format=self.file_format,
         )
         return Features(
             document,
@@ -267,6 +275,14 @@ class Store:
                 "by_status": dict(coverage.by_status),
             },
         }
+
+    def _num_crops(self, generation: Generation) -> npt.NDArray[np.int64]:
+        """Rows that each moment of each video of a generation has, int64 [videos]."""
+        if self.sampling.test is None:
+            return np.full(generation.plan.num_videos, self.sampling.num_crops, np.int64)
+        splits = [video.split for video in generation.videos]
+        crops = {split: self.sampling.for_split(split).num_crops for split in set(splits)}
+        return np.array([crops[split] for split in splits], np.int64)
 
     def _document(self, name: str | None) -> FeatureDoc:
         if name is None and len(self._features) == 1:

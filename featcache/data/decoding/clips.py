@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 
 from featcache.data.decoding.base import VideoReader
-from featcache.data.transforms import crop_resize
-from featcache.data.types import Box, ClipSpec
+from featcache.data.transforms import crop_resize, recolor
+from featcache.data.types import Box, ClipSpec, ColorStep
 from featcache.recipes import Interpolation
 
 
@@ -54,8 +54,9 @@ def decode_rows(
 ) -> Iterator[RowBatch]:
     """Decode each needed frame once and yield the rows of all ``specs``, for all ``sizes``, as they are complete.
 
-    A row's pixels are defined by :func:`featcache.data.transforms.crop_resize` of its frames; what several rows share
-    (frame, box, size, flip) is computed once. Memory holds one frame, the rows begun and not finished, and one batch.
+    A row's pixels are defined by :func:`featcache.data.transforms.crop_resize` and ``recolor`` of its frames; what
+    several rows share (frame, box, flip, colours, size) is computed once. Memory holds one frame, the rows begun and
+    not finished, and one batch.
 
     Args:
         reader: An open video.
@@ -82,7 +83,7 @@ def decode_rows(
     row_bytes = sum(3 * size.size**2 for size in sizes) * (len(specs[0].frames) if specs else 0)
     for frame, picture in reader.read(sorted(needs)):
         image = torch.from_numpy(picture).permute(2, 0, 1)
-        shared: dict[tuple[Box, bool, CropSize], npt.NDArray[np.uint8]] = {}
+        shared: dict[tuple[Box, bool, tuple[ColorStep, ...], CropSize], npt.NDArray[np.uint8]] = {}
         for row in needs[frame]:
             spec = specs[row]
             if row not in open_rows:
@@ -91,7 +92,7 @@ def decode_rows(
                 }
             places = [place for place, wanted in enumerate(spec.frames) if wanted == frame]
             for size in sizes:
-                key = (spec.box, spec.flip, size)
+                key = (spec.box, spec.flip, spec.color, size)
                 if key not in shared:
                     shared[key] = _crop(image, spec, size)
                 open_rows[row][size][places] = shared[key]
@@ -118,6 +119,7 @@ def _crop(image: torch.Tensor, spec: ClipSpec, size: CropSize) -> npt.NDArray[np
     """One crop of one frame, uint8 [3, S, S]."""
     with _one_thread():
         crop = crop_resize(image, spec.box, size=size.size, interpolation=size.interpolation, flip=spec.flip)
+        crop = recolor(crop, spec.color)
     pixels: npt.NDArray[np.uint8] = crop.numpy()
     return pixels
 
