@@ -4,6 +4,7 @@
 cache, the hub. ``random`` is asked for by name and never a fall-back. Reading a file never runs code.
 """
 
+import argparse
 import hashlib
 import os
 import pickle
@@ -12,6 +13,7 @@ import urllib.request
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import huggingface_hub
@@ -23,8 +25,8 @@ from torch import Tensor, nn
 from featcache.errors import WeightsError
 from featcache.seeding import seed_for
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-_NESTED_UNDER = ("state_dict", "model")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pyth")
+NESTED_UNDER = ("state_dict", "model", "module")
 _HUB_ANSWER_SECONDS = 3.0
 
 
@@ -51,6 +53,7 @@ def locate(
     packaged: Path | None = None,
     hub: Sequence[tuple[str, str]] = (),
     origin: str = "",
+    published: str = "",
 ) -> Path | None:
     """Find the weights file that ``weights`` means.
 
@@ -58,9 +61,10 @@ def locate(
         weights: ``default``, ``random`` or a path.
         backbone: For the message.
         stems: File names without suffix to look for in the weights folder.
-        packaged: A file that an installed package carries.
+        packaged: A file that an installed package carries, or that its library has downloaded before.
         hub: ``(repository, file name)`` pairs on the Hugging Face hub, best first.
         origin: Where else to get the file, for the message.
+        published: Name of the file as it is published there, for the message; ``<first stem>.safetensors`` if empty.
 
     Returns:
         The file, or ``None`` for ``random``.
@@ -82,7 +86,8 @@ def locate(
         if candidate.is_file():
             return candidate
     from_there = f" ({origin})" if origin else ""
-    remedy = f"put {stems[0]}.safetensors{from_there} into {folder}, or pass --weights with a file's path (or random)"
+    file_name = published or f"{stems[0]}.safetensors"
+    remedy = f"put {file_name}{from_there} into {folder}, or pass --weights with a file's path (or random)"
     if not hub:
         raise WeightsError(f"no weights for {backbone} at hand and none to download; {remedy}")
     found = _from_hub(hub)
@@ -123,11 +128,15 @@ def _first_line(error: Exception) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read tensors by name from a ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file, on the CPU.
+def read_state_dict(path: Path, *, nested_under: Sequence[str] = NESTED_UNDER) -> dict[str, Tensor]:
+    """Read tensors by name from a file with one of :data:`SUFFIXES`, on the CPU.
 
-    A PyTorch file may hold the state dict itself or nest it under ``state_dict`` or ``model``. Nothing but tensors and
-    plain containers is unpickled.
+    A PyTorch file may hold the state dict itself or nest it under a key. Nothing but tensors and plain containers is
+    unpickled.
+
+    Args:
+        path: The file.
+        nested_under: Keys to look under; the first that is there counts.
 
     Raises:
         WeightsError: Unknown suffix, unreadable file, or no state dict inside.
@@ -137,19 +146,21 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # Only the zip format (PyTorch 1.6 and later) can be mapped.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        # Only the zip format (PyTorch 1.6 and later) can be mapped. Training scripts leave their parsed arguments
+        # beside the tensors: a Namespace holds values and runs nothing.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
         raise WeightsError(
             f"weights file {path} cannot be read ({_first_line(error)}); give a safetensors file or a plain state dict"
         ) from error
-    for key in _NESTED_UNDER:
+    for key in nested_under:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise WeightsError(
-            f"weights file {path} holds no state dict, neither itself nor under {' or '.join(_NESTED_UNDER)}; "
+            f"weights file {path} holds no state dict, neither itself nor under {' or '.join(nested_under)}; "
             "save module.state_dict() and give that file"
         )
     return dict(content)
@@ -174,14 +185,26 @@ def match_in_order(module: nn.Module, state: Mapping[str, Tensor], *, source: st
     return {name: tensor for (name, _), (_, tensor) in zip(ours, theirs, strict=True)}
 
 
-def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+def load_strict(
+    module: nn.Module, state: Mapping[str, Tensor], *, source: str, may_lack: Sequence[str] = ()
+) -> tuple[str, ...]:
     """Load every tensor of ``module`` from ``state``; batch counters may be absent.
+
+    Args:
+        module: The network.
+        state: Tensors under the network's names.
+        source: What ``state`` is, for the message.
+        may_lack: Patterns (:mod:`fnmatch`) of names that may be absent too, and then stay as they are.
+
+    Returns:
+        The names that stayed, without batch counters.
 
     Raises:
         WeightsError: Names that are missing or unexpected, or shapes that differ; the first few and how many.
     """
     wanted = module.state_dict()
-    missing = [name for name in wanted if name not in state and not _is_counter(name)]
+    absent = [name for name in wanted if name not in state and not _is_counter(name)]
+    missing = [name for name in absent if not any(fnmatchcase(name, pattern) for pattern in may_lack)]
     unexpected = [name for name in state if name not in wanted and not _is_counter(name)]
     shapes = [
         f"{name} {tuple(state[name].shape)} against {tuple(tensor.shape)}"
@@ -196,6 +219,7 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, source: str) 
     if problems:
         raise WeightsError(f"{source} does not fit the network: {', '.join(problems)}; give a file made for it")
     module.load_state_dict({name: state.get(name, tensor) for name, tensor in wanted.items()})
+    return tuple(absent)
 
 
 def freeze(module: nn.Module) -> nn.Module:
