@@ -115,8 +115,7 @@ def _place(rng: np.random.Generator, h: int, w: int, *, height: int, width: int)
 def sample_boxes(recipe: SamplingRecipe, *, height: int, width: int, video_id: str, temporal_index: int) -> list[Box]:
     """The ``num_crops`` boxes of one clip or frame, in crop order.
 
-    Random boxes are a function of (``recipe.seed``, ``video_id``, ``temporal_index``, crop index) alone; in a frame
-    bank they are the same at every ``temporal_index``.
+    Random boxes are a function of (``recipe.seed``, ``video_id``, ``temporal_index``, crop index) alone.
     """
     if recipe.spatial == "center":
         return [center_box(height=height, width=width, fraction=recipe.crop_fraction)]
@@ -124,7 +123,7 @@ def sample_boxes(recipe: SamplingRecipe, *, height: int, width: int, video_id: s
         return view_boxes(height=height, width=width, num_views=recipe.num_crops, fraction=recipe.crop_fraction)
     boxes = []
     for crop in range(recipe.num_crops):
-        rng = _rng(recipe, "box", video_id, temporal_index, crop)
+        rng = rng_for(recipe.seed, "box", video_id, temporal_index, crop)
         if is_plain(recipe, crop=crop):
             boxes.append(center_box(height=height, width=width, fraction=recipe.crop_fraction))
         elif recipe.side_range is not None:
@@ -140,7 +139,7 @@ def sample_flip(recipe: SamplingRecipe, *, video_id: str, temporal_index: int, c
     """Whether the row is mirrored; a function of the seed, the video and the row's two indices alone."""
     if recipe.flip_probability == 0 or is_plain(recipe, crop=crop):
         return False
-    draw = _rng(recipe, "flip", video_id, temporal_index, crop).random()
+    draw = rng_for(recipe.seed, "flip", video_id, temporal_index, crop).random()
     return bool(draw < recipe.flip_probability)
 
 
@@ -152,7 +151,7 @@ def sample_color(recipe: SamplingRecipe, *, video_id: str, temporal_index: int, 
     color = recipe.color
     if color is None or is_plain(recipe, crop=crop):
         return ()
-    rng = _rng(recipe, "color", video_id, temporal_index, crop)
+    rng = rng_for(recipe.seed, "color", video_id, temporal_index, crop)
     chances = np.array([color.probability, color.grey_probability, color.blur_probability])
     is_jittered, is_grey, is_blurred = (rng.random(3) < chances).tolist()
     order, uniform = rng.permutation(4), rng.random(5)
@@ -173,9 +172,3 @@ def sample_color(recipe: SamplingRecipe, *, video_id: str, temporal_index: int, 
 def is_plain(recipe: SamplingRecipe, *, crop: int) -> bool:
     """Whether a crop is the fixed one among random ones."""
     return recipe.spatial == "center_and_random" and crop == 0
-
-
-def _rng(recipe: SamplingRecipe, what: str, video_id: str, temporal_index: int, crop: int) -> np.random.Generator:
-    # Frames of a bank are put together to clips later, which must be consistent over time.
-    draw = 0 if recipe.layout == "frames" else temporal_index
-    return rng_for(recipe.seed, what, video_id, draw, crop)

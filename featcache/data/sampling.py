@@ -7,12 +7,13 @@ exactly. M temporal x N spatial views (5x3, 2x3, 10x3) are temporal ``uniform`` 
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from featcache.data.boxes import sample_boxes, sample_color, sample_flip
-from featcache.data.types import ClipSpec, Timeline
+from featcache.data.types import Box, ClipSpec, ColorStep, Timeline
 from featcache.errors import ConfigError
 from featcache.recipes import SamplingRecipe
 from featcache.seeding import rng_for
@@ -66,7 +67,7 @@ def sample_rows(recipe: SamplingRecipe, timeline: Timeline, video_id: str) -> li
     """All rows of one video, time-major: row = temporal index x ``num_crops`` + crop index.
 
     A pure function of its arguments; random starts, boxes, flips and colours are keyed by the seed, the video id and
-    the row's two indices.
+    the row's two indices; all frames of a bank share the draws of index 0.
 
     Args:
         recipe: Which clips and boxes; of a store, the one that its ``for_split`` gives for the video's split.
@@ -82,19 +83,26 @@ def sample_rows(recipe: SamplingRecipe, timeline: Timeline, video_id: str) -> li
         return []
     frames = _bank_frames(recipe, timeline) if recipe.temporal == "bank" else _clip_frames(recipe, timeline, video_id)
     rows: list[ClipSpec] = []
+    views: list[tuple[Box, bool, tuple[ColorStep, ...]]] = []
     for temporal_index, taken in enumerate(frames.tolist()):
-        boxes = sample_boxes(
-            recipe,
-            height=timeline.height,
-            width=timeline.width,
-            video_id=video_id,
-            temporal_index=temporal_index,
-        )
-        for crop, box in enumerate(boxes):
-            flip = sample_flip(recipe, video_id=video_id, temporal_index=temporal_index, crop=crop)
-            color = sample_color(recipe, video_id=video_id, temporal_index=temporal_index, crop=crop)
+        # Frames of a bank are put together to clips later, whose frames must share one draw.
+        if not views or recipe.layout == "clips":
+            views = _draw_views(recipe, timeline, video_id, temporal_index)
+        for box, flip, color in views:
             rows.append(ClipSpec(index=len(rows), frames=tuple(taken), box=box, flip=flip, color=color))
     return rows
+
+
+def _draw_views(
+    recipe: SamplingRecipe, timeline: Timeline, video_id: str, temporal_index: int
+) -> list[tuple[Box, bool, tuple[ColorStep, ...]]]:
+    """Box, flip and colours of each crop."""
+    place: dict[str, Any] = {"video_id": video_id, "temporal_index": temporal_index}
+    boxes = sample_boxes(recipe, height=timeline.height, width=timeline.width, **place)
+    return [
+        (box, sample_flip(recipe, crop=crop, **place), sample_color(recipe, crop=crop, **place))
+        for crop, box in enumerate(boxes)
+    ]
 
 
 def clip_times(spec: ClipSpec, timeline: Timeline) -> tuple[float, float]:
