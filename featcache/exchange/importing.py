@@ -1,0 +1,367 @@
+"""``import``: arrays that others made into a store, under a recipe that says what is declared and what is not known."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from featcache.config import to_yaml
+from featcache.data.types import Status, VideoOutcome, VideoRecord
+from featcache.errors import ExchangeError
+from featcache.exchange.listing import VIDEOS, read_listing
+from featcache.exchange.outgoing import Step
+from featcache.exchange.sample import Sample, row_columns, video_record
+from featcache.exchange.settings import DeclaredFeature, ImportSettings
+from featcache.io import put_new
+from featcache.recipes import FeatureRecipe, Output, Precision, RecordSpec, SamplingRecipe
+from featcache.store.generation import Generation
+from featcache.store.plan import Segment, default_shard_rows, plan_segments
+from featcache.store.precision import staging_dtype, to_storage
+from featcache.store.reader import open_store
+from featcache.store.rows import RowTable
+from featcache.store.writer import StoreWriter
+
+_READERS = {"npy": "npy", "webdataset": "tar", "hf": "tables"}
+_AXES = {1: ("c",), 2: ("n", "c"), 3: ("h", "w", "c"), 4: ("t", "h", "w", "c")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """What an import did and what the store now holds of its feature.
+
+    Attributes:
+        store: The store.
+        feature: Name of the array.
+        config: The YAML that repeats the command.
+        videos_total: Videos of the store.
+        videos_ok: Videos with rows.
+        videos_failed: The others.
+        failures: (video, status, reason) of each.
+        rows_total: Rows of the feature.
+        rows_written: Rows that this call wrote.
+        not_listed: Arrays of the source that its listing does not name; they were left out.
+        dtype: Stored dtype.
+        unknown: Fields of the recipe of which nothing is known.
+    """
+
+    store: str
+    feature: str
+    config: str
+    videos_total: int
+    videos_ok: int
+    videos_failed: int
+    failures: tuple[tuple[str, str, str], ...]
+    rows_total: int
+    rows_written: int
+    not_listed: int
+    dtype: str
+    unknown: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)
+
+
+def import_features(settings: ImportSettings, *, on_progress: Step = lambda done, total: None) -> Imported:
+    """Store the arrays of a source; the same call resumes, and adds videos or another array to the store.
+
+    A file that cannot be read is a failed video (``undecodable``), an empty array one that is ``too_short``, a video
+    that a listing names and the source lacks one that is ``missing``. An array that can be read and does not fit (other
+    shape or dtype, NaN, infinity, overflow) stops the import.
+
+    Args:
+        settings: What to import, and what is known of it.
+        on_progress: Called with (rows written, rows in all).
+
+    Raises:
+        ExchangeError: A source or array that does not fit; names it.
+        NonFiniteFeatureError: Values that are not finite or overflow; names the file.
+        RecipeMismatchError: The store was made with another recipe.
+        ManifestError: An id that cannot be one, or twice the same.
+    """
+    samples: list[Sample] = import_module(f"featcache.exchange.{_READERS[settings.format]}").read(settings)
+    samples, not_listed = _listed(samples, settings)
+    record = choose_record(samples, settings.feature)
+    recipe = settings.feature.recipe(precision=record.dtype, output=_output(settings.feature, record))
+    name = settings.feature.name or _slug(f"{recipe.backbone}-{recipe.layer}-{recipe.output}")
+    videos = [video_record(sample) for sample in samples]
+    check_counts(samples, videos, settings.sampling)
+    with StoreWriter.open(settings.out, sampling=settings.sampling, file_format=settings.file_format) as writer:
+        writer.declare_feature(name, recipe, record)
+        config = _write_config(Path(settings.out), settings)
+        by_id = {sample.id: sample for sample in samples}
+        with writer.planning_lock():
+            _check_aligned(writer, by_id)
+            _add_generation(writer, videos, by_id, record=record, settings=settings)
+        importer = _Importer(writer, by_id, name=name, recipe=recipe, record=record, settings=settings)
+        rows_written = importer.run(on_progress)
+    store = open_store(settings.out)
+    coverage = store.coverage(name)
+    return Imported(
+        store=settings.out,
+        feature=name,
+        config=str(config),
+        videos_total=coverage.total,
+        videos_ok=coverage.ok,
+        videos_failed=coverage.failed,
+        failures=tuple((failure.id, failure.status, failure.reason) for failure in coverage.failures),
+        rows_total=store.feature(name, partially=True).num_rows,
+        rows_written=rows_written,
+        not_listed=not_listed,
+        dtype=record.dtype,
+        unknown=tuple(settings.feature.unknown_fields()),
+    )
+
+
+def _listed(samples: Sequence[Sample], settings: ImportSettings) -> tuple[list[Sample], int]:
+    """The samples that the listing names, in its order, with its facts; and how many it does not name."""
+    source = Path(settings.source)
+    default = (source if source.is_dir() else source.parent) / VIDEOS
+    path = Path(settings.listing) if settings.listing is not None else default if default.is_file() else None
+    if path is None:
+        folders = {sample.id: {"label": label} for sample in samples if (label := _folder_label(sample))}
+        return [replace(sample, facts={**sample.facts, **folders.get(sample.id, {})}) for sample in samples], 0
+    listed = read_listing(path)
+    by_id = {sample.id: sample for sample in samples}
+    chosen = []
+    for video_id, facts in listed.items():
+        sample = by_id.get(video_id) or Sample(id=video_id, where=f"{path}, id {video_id!r}")
+        labels = {**(sample.facts.get("labels") or {}), **facts["labels"]}
+        chosen.append(replace(sample, facts={**sample.facts, **facts, "labels": labels}))
+    if not any(sample.num_rows for sample in chosen):
+        known = ", ".join(map(repr, list(by_id)[:3]))
+        raise ExchangeError(f"no array of {source} is named in {path}; its ids look like {known}")
+    return chosen, len(set(by_id) - set(listed))
+
+
+def _folder_label(sample: Sample) -> str:
+    has_own = "labels" in sample.facts or "label" in sample.facts
+    return "" if has_own else str(sample.facts.get("folder", ""))
+
+
+def choose_record(samples: Sequence[Sample], feature: DeclaredFeature) -> RecordSpec:
+    """Shape, axes and dtype that all arrays share.
+
+    Raises:
+        ExchangeError: One differs from the first, holds no floats, or the axes do not fit.
+    """
+    filled = [sample for sample in samples if sample.num_rows and sample.dtype is not None]
+    if not filled:
+        raise ExchangeError("no array of the source has rows; nothing can be imported")
+    first = filled[0]
+    assert first.shape is not None, "a sample with rows has a shape"
+    for sample in filled:
+        assert sample.shape is not None, "a sample with rows has a shape"
+        if sample.shape[1:] != first.shape[1:] or sample.dtype != first.dtype:
+            raise ExchangeError(
+                f"{sample.where} has rows of {sample.dtype}{list(sample.shape[1:])}, {first.where} of "
+                f"{first.dtype}{list(first.shape[1:])}; a feature has one shape and dtype, import them apart"
+            )
+    shape = first.shape[1:]
+    axes = feature.axes or _AXES.get(len(shape))
+    if axes is None or len(axes) != len(shape) or not all(shape):
+        raise ExchangeError(
+            f"{first.where} has rows of shape {list(shape)}, which the axes {' '.join(axes or ('none',))} do not fit; "
+            "name one axis for each in feature.axes"
+        )
+    return RecordSpec(shape=tuple(shape), axes=tuple(axes), dtype=_precision(first, feature.precision))
+
+
+def _precision(sample: Sample, asked: Precision | None) -> Precision:
+    dtype = str(sample.dtype)
+    if dtype not in ("float16", "float32", "float64"):
+        raise ExchangeError(f"{sample.where} holds {dtype}; features are float16 or float32, convert them first")
+    if dtype == "float64" and asked is None:
+        raise ExchangeError(
+            f"{sample.where} holds float64, which a store does not; add --precision float32 (or float16) to round it"
+        )
+    return asked or ("float16" if dtype == "float16" else "float32")
+
+
+def _output(feature: DeclaredFeature, record: RecordSpec) -> Output:
+    if feature.output is not None:
+        return feature.output
+    return "mean" if len(record.shape) == 1 else "tokens" if len(record.shape) == 2 else "map"
+
+
+def check_counts(samples: Sequence[Sample], videos: Sequence[VideoRecord], sampling: SamplingRecipe) -> None:
+    """A recipe that fixes the rows of a video is believed only if every video has that many.
+
+    Raises:
+        ExchangeError: Naming the first that has not.
+    """
+    for sample, video in zip(samples, videos, strict=True):
+        recipe = sampling.for_split(video.split)
+        expected = recipe.num_clips * recipe.num_crops
+        if video.status != "ok" or recipe.temporal in ("imported", "bank") or sample.num_rows == expected:
+            continue
+        raise ExchangeError(
+            f"{sample.where} has {sample.num_rows} rows, and sampling {recipe.temporal!r} gives a video {expected}; "
+            "declare sampling.temporal 'imported', or mend the recipe"
+        )
+
+
+def _write_config(store: Path, settings: ImportSettings) -> Path:
+    data = to_yaml(settings).encode()
+    path = store / "config" / f"import-{hashlib.sha256(data).hexdigest()[:12]}.yaml"
+    put_new(path, data)
+    return path
+
+
+def _check_aligned(writer: StoreWriter, samples: Mapping[str, Sample]) -> None:
+    """Rows of all features align, so an array for a planned video has as many rows as its plan."""
+    for generation in writer.generations():
+        planned: dict[int, int] = {}
+        for segment in generation.segments:
+            planned[segment.video] = planned.get(segment.video, 0) + segment.num_rows
+        for number, num_rows in planned.items():
+            sample = samples.get(generation.video_ids[number])
+            if sample is not None and sample.num_rows not in (0, num_rows):
+                raise ExchangeError(
+                    f"{sample.where} has {sample.num_rows} rows, and {writer.root} has {num_rows} of video "
+                    f"{sample.id!r}; features of one store align row for row, import into a store of its own"
+                )
+
+
+def _add_generation(
+    writer: StoreWriter,
+    videos: Sequence[VideoRecord],
+    samples: Mapping[str, Sample],
+    *,
+    record: RecordSpec,
+    settings: ImportSettings,
+) -> None:
+    """Plan the videos that the store lacks, and those that failed and now have rows."""
+    stored = open_store(writer.root).videos
+    added = [
+        video
+        for video in videos
+        if video.id not in stored or (video.status == "ok" and stored[video.id].status != "ok")
+    ]
+    if not added:
+        return
+    rows = [samples[video.id].num_rows if video.status == "ok" else 0 for video in added]
+    typical = int(median([count for count in rows if count] or [1]))
+    shard_rows = settings.shard_rows or default_shard_rows([record.num_bytes], typical)
+    segments, num_shards = plan_segments(rows, shard_rows=shard_rows)
+    writer.add_generation(
+        added,
+        segments,
+        num_shards,
+        shard_rows=shard_rows,
+        encode_batch=settings.encode_batch,
+        threads=settings.threads,
+    )
+
+
+class _Importer:
+    """Fills the shards that lack the feature."""
+
+    def __init__(
+        self,
+        writer: StoreWriter,
+        samples: Mapping[str, Sample],
+        *,
+        name: str,
+        recipe: FeatureRecipe,
+        record: RecordSpec,
+        settings: ImportSettings,
+    ) -> None:
+        self.writer = writer
+        self.samples = samples
+        self.name = name
+        self.record = record
+        self.settings = settings
+        self.provenance = {
+            "featcache": version("featcache"),
+            "imported": settings.format,
+            "unknown": settings.feature.unknown_fields(),
+        }
+
+    def run(self, on_progress: Step) -> int:
+        """Write them all; returns the rows written."""
+        work = [
+            (generation, shard)
+            for generation in self.writer.generations()
+            for shard in sorted(set(range(generation.num_shards)) - self.writer.committed(generation, self.name))
+        ]
+        total = sum(generation.planned_rows(shard) for generation, shard in work)
+        done = 0
+        on_progress(0, total)
+        for generation, shard in work:
+            with self.writer.shard_lock(generation, shard) as claimed:
+                if claimed and not self.writer.is_committed(generation, shard, feature=self.name):
+                    self.fill(generation, shard)
+            done += generation.planned_rows(shard)
+            on_progress(done, total)
+        return done
+
+    def fill(self, generation: Generation, shard: int) -> None:
+        """Read and commit one shard."""
+        segments = generation.shard_segments(shard)
+        array = np.zeros((generation.shard_rows, *self.record.shape), staging_dtype(self.record.dtype))
+        present = np.zeros(generation.shard_rows, bool)
+        tables: list[RowTable] = []
+        outcomes: list[VideoOutcome] = []
+        for segment in segments:
+            sample = self.samples.get(generation.video_ids[segment.video])
+            status, reason = _outcome(sample)
+            if status == "ok":
+                assert sample is not None, "an ok outcome has a sample"
+                where = slice(segment.first_row, segment.first_row + segment.num_rows)
+                array[where] = self._values(sample, segment)
+                present[where] = True
+                tables.append(self._rows(sample, segment))
+            outcomes.append(
+                VideoOutcome(
+                    id=generation.video_ids[segment.video],
+                    status=status,
+                    reason=reason,
+                    first_row=segment.first_row,
+                    num_rows=segment.num_rows,
+                )
+            )
+        num_frames = self.settings.sampling.num_frames
+        self.writer.commit_shard(
+            generation,
+            shard,
+            features={self.name: array},
+            present=present,
+            rows=RowTable.concatenate(tables) if tables else RowTable.empty(num_frames=num_frames),
+            outcomes=outcomes,
+            provenance=self.provenance,
+        )
+
+    def _values(self, sample: Sample, segment: Segment) -> Any:
+        assert sample.read is not None, "a sample with rows can be read"
+        values = sample.read(segment.first_clip, segment.first_clip + segment.num_rows)
+        return to_storage(values, self.record.dtype, where=f"{self.name!r} in {sample.where}")
+
+    def _rows(self, sample: Sample, segment: Segment) -> RowTable:
+        columns = row_columns(sample, self.settings.timing, num_frames=self.settings.sampling.num_frames)
+        part = slice(segment.first_clip, segment.first_clip + segment.num_rows)
+        counts = np.arange(segment.num_rows, dtype=np.int32)
+        return RowTable(
+            video=np.full(segment.num_rows, segment.video, np.int32),
+            row=counts + np.int32(segment.first_row),
+            clip=counts + np.int32(segment.first_clip),
+            **{name: column[part] for name, column in columns.items()},
+        )
+
+
+def _outcome(sample: Sample | None) -> tuple[Status, str]:
+    """What becomes of a planned video: failed, if this source has no array for it."""
+    if sample is None:
+        return "missing", "the import of this feature has no array for it"
+    video = video_record(sample)
+    return video.status, video.reason
+
+
+def _slug(text: str) -> str:
+    return "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in text)

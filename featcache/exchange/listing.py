@@ -1,0 +1,93 @@
+"""The listing beside arrays: a CSV of one row a video, and the recipe file of an export."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from featcache.config import read_mapping
+from featcache.data.manifest import label_column, label_name
+from featcache.data.types import VideoRecord
+from featcache.errors import ConfigError, ExchangeError, unknown_name
+
+VIDEOS = "videos.csv"
+RECIPE = "recipe.yaml"
+
+_FIELDS = (
+    "path", "num_bytes", "content_hash", "num_frames", "fps", "duration_seconds", "height", "width", "codec",
+)  # fmt: skip
+_RECIPE_KEYS = ("feature", "sampling", "plan", "note")
+
+
+def write_videos(videos: Iterable[VideoRecord], num_rows: Mapping[str, int]) -> bytes:
+    """A CSV of ``id, status, reason, split, num_rows``, the labels, and the fields of the manifest.
+
+    Floats are written so that reading gives the same ones; bytes of a name that are not UTF-8 stay those bytes.
+    """
+    videos = list(videos)
+    labels = sorted({name for video in videos for name in video.labels}, key=lambda name: (name != "label", name))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    header = ("id", "status", "reason", "split", "num_rows", *map(label_column, labels), *_FIELDS)
+    writer.writerow(header)
+    for video in videos:
+        cells = [video.labels.get(name, "") for name in labels]
+        known = [getattr(video, name) for name in _FIELDS]
+        writer.writerow([video.id, video.status, video.reason, video.split, num_rows.get(video.id, 0), *cells, *known])
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def read_listing(path: Path) -> dict[str, dict[str, Any]]:
+    """The facts of each video of a listing, by id, in its order; empty cells are absent.
+
+    Raises:
+        ExchangeError: No such file, no column ``id``, or a row that cannot be used; names the line.
+    """
+    listed: dict[str, dict[str, Any]] = {}
+    try:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            header = reader.fieldnames or []
+            if "id" not in header:
+                raise ExchangeError(f"{path} has no column 'id' (it has {', '.join(header) or 'none'}); add one")
+            for row in reader:
+                place = f"{path}, line {reader.line_num}"
+                if None in row or None in row.values():
+                    raise ExchangeError(f"{place}: not as many cells as the header has; quote cells with commas")
+                filled = {name: cell for name, cell in row.items() if cell != ""}
+                cells = {name: cell for name, cell in filled.items() if label_name(name) is None}
+                labels = {name: cell for column, cell in filled.items() if (name := label_name(column)) is not None}
+                if not cells.get("id"):
+                    raise ExchangeError(f"{place}: no id; every row needs one")
+                if cells["id"] in listed:
+                    raise ExchangeError(f"{place}: id {cells['id']!r} occurs twice; remove one")
+                listed[cells["id"]] = {**cells, "labels": labels}
+    except FileNotFoundError as error:
+        raise ExchangeError(f"listing {path} does not exist; give a CSV with a column 'id', or leave it out") from error
+    except csv.Error as error:
+        raise ExchangeError(f"{path}: {error}; mend the file") from error
+    return listed
+
+
+def write_recipe(document: Mapping[str, Any]) -> bytes:
+    """YAML of ``feature``, ``sampling``, ``plan`` and ``note``."""
+    text: str = yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True, width=100)
+    return text.encode()
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The parts of a recipe file, as ``import`` takes them.
+
+    Raises:
+        ConfigError: No YAML, or a key that is not known.
+    """
+    data = read_mapping(path)
+    if strangers := sorted(set(map(str, data)) - set(_RECIPE_KEYS)):
+        raise unknown_name("key", strangers[0], _RECIPE_KEYS, hint=f"(in {path})")
+    for name in ("feature", "sampling", "plan"):
+        if not isinstance(data.get(name, {}), dict):
+            raise ConfigError(f"{path}: {name!r} holds {type(data[name]).__name__}, not a mapping")
+    return data

@@ -1,0 +1,191 @@
+"""Format ``npy``: a folder with one ``.npy`` file a video, [N, …], and if wanted one ``.json`` of facts beside it.
+
+The id is the path below the folder without ``.npy``; the label, where no listing gives one, is the file's own folder.
+"""
+
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from featcache.data.manifest import default_id
+from featcache.errors import ExchangeError
+from featcache.exchange.outgoing import Outgoing, Step
+from featcache.exchange.sample import Array, Sample, facts_of
+from featcache.exchange.settings import ExportSettings, ImportSettings
+
+_MAX_JSON_BYTES = 256 << 20
+
+
+class UnreadableError(Exception):
+    """Bytes that are no array; the message is the end of a sentence."""
+
+
+def read(settings: ImportSettings) -> list[Sample]:
+    """List the arrays of a folder by their headers.
+
+    Raises:
+        ExchangeError: No folder, no array in it, or a link that leads out of it.
+    """
+    root = Path(settings.source)
+    if not root.is_dir():
+        raise ExchangeError(f"{root} is no folder; format npy takes a folder of .npy files")
+    samples = [_sample(root, path) for path in _walk(root)]
+    if not any(sample.shape for sample in samples):
+        raise ExchangeError(f"{root} holds no .npy file that can be read; check the folder and --format")
+    return samples
+
+
+def write(out: Outgoing, folder: Path, settings: ExportSettings, step: Step) -> dict[str, Any]:
+    """One ``<id>.npy`` and ``<id>.json`` a video; a video that failed has the ``.json`` alone."""
+    for number, video in enumerate(out.videos):
+        target = folder / f"{video.id}.npy"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        facts = facts_of(video, out.rows_of(video.id))
+        target.with_suffix(".json").write_text(json.dumps(facts, allow_nan=False), encoding="ascii")
+        if out.num_rows(video.id):
+            with target.open("xb") as file:
+                np.lib.format.write_array(file, out.values(video.id), allow_pickle=False)
+        step(number + 1, len(out.videos))
+    return {}
+
+
+def array_at(path: Path, *, offset: int, num_bytes: int) -> tuple[tuple[int, ...], np.dtype[Any], "Reader"]:
+    """Shape, dtype and reader of an array that stands in a file; nothing but its header is read.
+
+    Args:
+        path: The file.
+        offset: Where the ``.npy`` bytes begin.
+        num_bytes: How many they are.
+
+    Raises:
+        UnreadableError: They are no array, or fewer than its header says.
+        ExchangeError: An array of something else than numbers.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        shape, is_fortran, dtype, length = _header(file, limit=num_bytes)
+    if not shape:
+        raise UnreadableError("holds a single number, not rows")
+    if dtype.hasobject:
+        raise ExchangeError(f"{path} holds Python objects, which are never loaded; save plain arrays of floats")
+    expected = length + dtype.itemsize * int(np.prod(shape, dtype=object))
+    if expected > num_bytes:
+        raise UnreadableError(f"has {num_bytes} bytes, its header says {expected}")
+    is_columns = is_fortran and len(shape) > 1
+    reader = Reader(path=path, offset=offset + length, shape=shape, dtype=dtype, is_fortran=is_columns)
+    return (shape if len(shape) != 1 else (1, *shape)), dtype.newbyteorder("="), reader
+
+
+class Reader:
+    """Rows of an array in a file, read when asked for."""
+
+    def __init__(
+        self, *, path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], is_fortran: bool
+    ) -> None:
+        self._path, self._offset, self._dtype, self._is_fortran = path, offset, dtype, is_fortran
+        self._shape = shape if len(shape) != 1 else (1, *shape)
+
+    def __call__(self, first: int, last: int) -> Array:
+        """Rows ``first`` to ``last``, in native byte order."""
+        num, record = self._shape[0], self._shape[1:]
+        first, last, start, stop = (0, num, first, last) if self._is_fortran else (first, last, 0, last - first)
+        size = int(np.prod(record, dtype=np.int64))
+        values = np.fromfile(
+            self._path,
+            self._dtype,
+            count=(last - first) * size,
+            offset=self._offset + first * size * self._dtype.itemsize,
+        )
+        if len(values) != (last - first) * size:
+            raise ExchangeError(f"{self._path} was cut short while it was imported; restore it, then run again")
+        if self._is_fortran:
+            values = np.ascontiguousarray(values.reshape(self._shape, order="F")[start:stop])
+        return values.reshape(-1, *record).astype(self._dtype.newbyteorder("="), copy=False)
+
+
+def _header(file: BinaryIO, *, limit: int) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Shape, order, dtype and length of a ``.npy`` header."""
+    head = io.BytesIO(file.read(min(limit, 1 << 16)))
+    try:
+        version = np.lib.format.read_magic(head)
+        reader = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
+        shape, is_fortran, dtype = reader(head)
+    except KeyError as error:
+        raise UnreadableError(f"is .npy of version {version[0]}, and 1 and 2 can be read") from error
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+        raise UnreadableError(f"is no .npy file ({' '.join(str(error).split())[:200]})") from error
+    if any(size < 0 for size in shape):
+        raise UnreadableError(f"says it has shape {shape}")
+    return shape, is_fortran, dtype, head.tell()
+
+
+def read_json(data: bytes, where: str) -> Mapping[str, Any]:
+    """The object in a sidecar.
+
+    Raises:
+        ExchangeError: No JSON, or something else than an object.
+    """
+    try:
+        facts = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ExchangeError(f"{where} is no JSON ({error}); mend it or remove it") from error
+    if not isinstance(facts, dict):
+        raise ExchangeError(f"{where} holds {type(facts).__name__}; expected an object of facts about its video")
+    return facts
+
+
+def _sample(root: Path, path: Path) -> Sample:
+    relative = path.relative_to(root)
+    sidecar = path.with_suffix(".json")
+    facts: dict[str, Any] = {}
+    if sidecar.is_file():
+        _check_inside(root, sidecar)
+        if sidecar.stat().st_size > _MAX_JSON_BYTES:
+            raise ExchangeError(f"{sidecar} has {sidecar.stat().st_size} bytes; facts about one video are smaller")
+        facts = dict(read_json(sidecar.read_bytes(), str(sidecar)))
+    if relative.parent.name:
+        facts["folder"] = default_id(relative.parent.name)
+    video_id = str(facts.get("id") or default_id(relative.with_suffix("").as_posix()))
+    if path.suffix == ".json":
+        return Sample(id=video_id, where=str(path), facts=facts)
+    facts.setdefault("path", relative.as_posix())
+    try:
+        shape, dtype, reader = array_at(path, offset=0, num_bytes=path.stat().st_size)
+    except UnreadableError as problem:
+        return Sample(id=video_id, where=str(path), facts=facts, problem=f"{relative.as_posix()} {problem}")
+    return Sample(id=video_id, where=str(path), shape=shape, dtype=dtype, read=reader, facts=facts)
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """All arrays, and the sidecars of videos that say they failed, sorted."""
+    found: list[Path] = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in (*folders, *files):
+            if (Path(folder) / name).is_symlink():
+                _check_inside(root, Path(folder) / name)
+        arrays = {name for name in files if name.endswith(".npy") and not name.startswith(".")}
+        alone = {name for name in files if name.endswith(".json") and name[: -len(".json")] + ".npy" not in arrays}
+        found += [Path(folder) / name for name in arrays]
+        found += [Path(folder) / name for name in alone if _is_failure(Path(folder) / name)]
+    return iter(sorted(found))
+
+
+def _is_failure(sidecar: Path) -> bool:
+    """Whether a JSON file without an array is the ledger entry of a video, not something else's."""
+    data = sidecar.read_bytes() if sidecar.is_file() and sidecar.stat().st_size < 1 << 20 else b""
+    try:
+        facts = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(facts, dict) and "id" in facts and "status" in facts
+
+
+def _check_inside(root: Path, path: Path) -> None:
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise ExchangeError(f"{path} is a link that leads out of {root}; copy the file in, or import its own folder")

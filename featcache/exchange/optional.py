@@ -1,0 +1,22 @@
+"""Libraries that only an extra installs."""
+
+from importlib import import_module
+from typing import Any
+
+from featcache.errors import FeatcacheError
+
+
+def optional(module: str, *, extra: str) -> Any:
+    """A library of an extra, imported when it is needed.
+
+    Raises:
+        FeatcacheError: It is not installed; names the extra.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:
+            raise
+        raise FeatcacheError(
+            f"{module} is not installed; add it with `pip install 'featcache[{extra}]'` and run the same command again"
+        ) from error

@@ -1,0 +1,123 @@
+"""What every export starts from: one feature of a store, its videos with their status, and the rows of each."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.data.types import VideoRecord
+from featcache.errors import ExchangeError
+from featcache.exchange.settings import ExportSettings
+from featcache.recipes import RecordSpec, SamplingRecipe, to_dict
+from featcache.store.features import Features
+from featcache.store.reader import Store
+from featcache.store.rows import RowTable
+
+Step = Callable[[int, int], None]
+
+DEQUANTISED = "int8 values times their scales, as float32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """One feature on its way out.
+
+    Attributes:
+        features: Its rows.
+        videos: The chosen videos in the store's order, each with its status in this feature.
+        places: First row and end (exclusive) of the videos that have rows.
+        table: Where and when each row was taken.
+        record: Shape, axes and dtype of a row as it is written: int8 goes out as float32.
+        sampling: The store's recipe.
+        recipe: What :func:`featcache.exchange.listing.write_recipe` writes.
+    """
+
+    features: Features
+    videos: tuple[VideoRecord, ...]
+    places: dict[str, tuple[int, int]]
+    table: RowTable
+    record: RecordSpec
+    sampling: SamplingRecipe
+    recipe: dict[str, Any]
+
+    @property
+    def total_rows(self) -> int:
+        """Rows of the chosen videos."""
+        return sum(last - first for first, last in self.places.values())
+
+    def num_rows(self, video_id: str) -> int:
+        """Rows of a video; 0 for one that failed."""
+        first, last = self.places.get(video_id, (0, 0))
+        return last - first
+
+    def values(self, video_id: str, first: int = 0, last: int | None = None) -> npt.NDArray[Any]:
+        """Rows ``first`` to ``last`` of a video, [n, *record]."""
+        start, end = self.places[video_id]
+        rows = np.arange(start, end)[first:last]
+        return self.features.gather(rows, dequantised=self.features.record.dtype == "int8")
+
+    def rows_of(self, video_id: str) -> RowTable:
+        """The row table of a video; empty for one that failed."""
+        return self.table.select(slice(*self.places.get(video_id, (0, 0))))
+
+    def chunks(self, num_bytes: int) -> Iterator[tuple[VideoRecord, int, int]]:
+        """Every row in order, as (video, first, last) of at most ``num_bytes``, at least a row each."""
+        step = max(1, num_bytes // self.record.num_bytes)
+        for video in self.videos:
+            for first in range(0, self.num_rows(video.id), step):
+                yield video, first, min(first + step, self.num_rows(video.id))
+
+
+def choose(store: Store, settings: ExportSettings) -> Outgoing:
+    """The feature and videos that settings name.
+
+    Raises:
+        UnknownNameError: No such feature, split or video.
+        StoreError: Shards are still to be extracted.
+        ExchangeError: No video is left.
+    """
+    features = store.feature(settings.feature)
+    wanted = set(store.video_ids(split=settings.split))
+    if settings.videos is not None:
+        from featcache.errors import unknown_name
+
+        if strangers := [name for name in settings.videos if name not in wanted]:
+            raise unknown_name("video", strangers[0], wanted)
+        wanted = set(settings.videos)
+    failures = {failure.id: failure for failure in store.coverage(features.name).failures}
+    videos = []
+    for video in store.videos.values():
+        if video.id in wanted:
+            failure = failures.get(video.id)
+            status, reason = (failure.status, failure.reason) if failure else ("ok", "")
+            videos.append(replace(video, status=status, reason=reason))
+    if not videos:
+        raise ExchangeError(f"{store.path} has no video to export; check --split and --video")
+    start = features.video_start.tolist()
+    places = {
+        name: (start[number], start[number + 1]) for number, name in enumerate(features.video_ids) if name in wanted
+    }
+    is_int8 = features.record.dtype == "int8"
+    record = replace(features.record, dtype="float32") if is_int8 else features.record
+    plan = store.generations[-1].plan
+    recipe = {
+        "feature": {
+            "name": features.name,
+            **to_dict(replace(features.recipe, precision=record.dtype)),
+            "axes": list(record.axes),
+        },
+        "sampling": to_dict(store.sampling),
+        "plan": {"encode_batch": plan.encode_batch, "threads": plan.threads},
+        **({"note": DEQUANTISED} if is_int8 else {}),
+    }
+    return Outgoing(
+        features=features,
+        videos=tuple(videos),
+        places=places,
+        table=features.rows,
+        record=record,
+        sampling=store.sampling,
+        recipe=recipe,
+    )
