@@ -22,6 +22,10 @@ class ConfigError(FeatcacheError, ValueError):
     """A setting that is unknown, of the wrong type, or at odds with another."""
 
 
+class ClipLengthError(ConfigError):
+    """Clips of so many frames that a video backbone cannot take them."""
+
+
 class ManifestError(FeatcacheError, ValueError):
     """A source that cannot be listed: no videos, duplicate ids, unusable ids, missing columns."""
 
@@ -49,6 +53,10 @@ class RecipeMismatchError(StoreError, ValueError):
 
 class CorruptStoreError(StoreError, OSError):
     """A store file that is missing, short, swapped or whose checksum does not match."""
+
+
+class ExchangeError(FeatcacheError, ValueError):
+    """Arrays that cannot be imported as they are, or a store that does not fit the format it is exported to."""
 
 
 class DiskSpaceError(FeatcacheError, OSError):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from featcache.backbones import Backbone, build_backbone
 from featcache.backbones.outputs import record_spec, resolve_recipe
-from featcache.errors import ConfigError, RecipeMismatchError
+from featcache.errors import ClipLengthError, ConfigError, RecipeMismatchError
 from featcache.extract.encode import BoundFeature, resolve_device
 from featcache.extract.settings import ExtractSettings, FeatureSettings
 from featcache.recipes import SamplingRecipe, first_difference
@@ -70,7 +70,8 @@ def prepare(settings: ExtractSettings) -> Prepared:
             "use the store's settings or choose another folder"
         )
     features = tuple(
-        bind_feature(feature, built[feature.backbone, feature.weights], sampling) for feature in settings.features
+        _bind(feature, built[feature.backbone, feature.weights], sampling, origin=_origin_of_clips(settings, stored))
+        for feature in settings.features
     )
     names = [feature.name for feature in features]
     if duplicate := next((name for name in names if names.count(name) > 1), None):
@@ -136,6 +137,21 @@ def bind_feature(feature: FeatureSettings, backbone: Backbone, sampling: Samplin
     record = record_spec(backbone, recipe, num_frames=sampling.num_frames, layout=sampling.layout)
     name = feature.name or _slug(f"{feature.backbone}-{recipe.layer}-{recipe.output}")
     return BoundFeature(name=name, recipe=recipe, record=record, backbone=backbone)
+
+
+def _bind(feature: FeatureSettings, backbone: Backbone, sampling: SamplingRecipe, *, origin: str) -> BoundFeature:
+    """:func:`bind_feature`; a backbone that refuses the clips is told whose they are."""
+    try:
+        return bind_feature(feature, backbone, sampling)
+    except ClipLengthError as error:
+        raise ClipLengthError(f"{error} (the clips have the frames of {origin})") from error
+
+
+def _origin_of_clips(settings: ExtractSettings, stored: SamplingRecipe | None) -> str:
+    """What decided how many frames a clip has."""
+    if settings.sampling.num_frames is not None:
+        return "sampling.num_frames"
+    return settings.out if stored is not None else f"{settings.features[0].backbone!r}, the first backbone"
 
 
 def stored_sampling(store: Path) -> SamplingRecipe | None:

@@ -1,0 +1,149 @@
+"""torchvision's video networks behind the protocol; imported when one is built, because torchvision takes seconds.
+
+Layers have torchvision's module names: ``stem`` and ``layer1`` to ``layer4`` of the ResNets, the last module of each
+stage of S3D (``features.15`` is the last), the stages of Video Swin before their tokens are merged
+(``features.0, .2, .4, .6``) and ``norm``, ``blocks.0`` to ``blocks.15`` and ``norm`` of MViT, which has a class token.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.models import get_model, get_model_weights
+
+from featcache.backbones._video import VideoBackbone, tap
+from featcache.backbones.base import LayerOutput
+from featcache.backbones.branches import load_branch
+from featcache.backbones.torchvision import card_of
+from featcache.backbones.weights import locate, read_state_dict, seeded_init
+from featcache.errors import ClipLengthError, ConfigError
+
+# The last module of each stride, and the first one.
+S3D_STAGES = ("features.0", "features.3", "features.6", "features.12", "features.15")
+SWIN_STAGES = ("features.0", "features.2", "features.4", "features.6")
+# Frames and pixels below which S3D's pooling has nothing left to pool, and those of its classifier.
+S3D_MIN_FRAMES, S3D_CLASSIFIER_FRAMES, S3D_CLASSIFIER_SIZE = 5, 13, 193
+
+
+def build(name: str, weights: str) -> VideoBackbone:
+    """Build a network.
+
+    Raises:
+        WeightsError: The weights are not at hand or do not fit.
+    """
+    published = get_model_weights(name).DEFAULT
+    file_name = Path(published.url).name
+    path = locate(
+        weights,
+        backbone=name,
+        stems=[Path(file_name).stem, name],
+        packaged=Path(torch.hub.get_dir()) / "checkpoints" / file_name,
+        origin=published.url,
+        published=file_name,
+    )
+    with seeded_init(name):
+        network = get_model(name)
+    keys = None
+    if path is not None:
+        keys = load_branch(network, read_state_dict(path), source=f"weights file {path} of {name}", dropped=())
+    layers, read = _READERS[name](network)
+    logits = partial(_s3d_logits, network) if name == "s3d" else network
+    return VideoBackbone(
+        network,
+        name=name,
+        card=card_of(name),
+        layers=layers,
+        run=lambda pixels, wanted: read(_channels_first(pixels), wanted),
+        keys=keys,
+        classes=published.meta["categories"],
+        logits=lambda pixels: logits(_channels_first(pixels)),
+    )
+
+
+Reader = tuple[tuple[str, ...], Callable[[Tensor, frozenset[str]], dict[str, LayerOutput]]]
+
+
+def _channels_first(pixels: Tensor) -> Tensor:
+    return pixels.transpose(1, 2).contiguous()
+
+
+def _resnet(network: Any) -> Reader:
+    layers = ("stem", "layer1", "layer2", "layer3", "layer4")
+    steps = [(layer, network.get_submodule(layer)) for layer in layers]
+    return layers, lambda x, wanted: _maps(tap(x, steps, wanted), channels_first=True)
+
+
+def _s3d(network: Any) -> Reader:
+    steps = _children(network, "features")
+
+    def read(x: Tensor, wanted: frozenset[str]) -> dict[str, LayerOutput]:
+        if x.shape[2] < S3D_MIN_FRAMES:
+            raise ClipLengthError(
+                f"s3d takes clips of at least {S3D_MIN_FRAMES} frames, not {x.shape[2]}; set sampling.num_frames"
+            )
+        return _maps(tap(x, steps, wanted), channels_first=True)
+
+    return S3D_STAGES, read
+
+
+def _s3d_logits(network: Any, x: Tensor) -> Tensor:
+    """Logits [B, 400] of clips [B, 3, T, S, S].
+
+    Raises:
+        ConfigError: Clips that its pooling over 2 x 7 x 7 does not fit into.
+    """
+    if x.shape[2] < S3D_CLASSIFIER_FRAMES or min(x.shape[-2:]) < S3D_CLASSIFIER_SIZE:
+        raise ConfigError(
+            f"s3d classifies clips of at least {S3D_CLASSIFIER_FRAMES} frames and {S3D_CLASSIFIER_SIZE} pixels a side, "
+            f"not {x.shape[2]} frames of {tuple(x.shape[-2:])}; take longer or larger clips"
+        )
+    logits: Tensor = network(x)
+    return logits
+
+
+def _swin(network: Any) -> Reader:
+    steps = [("patch_embed", network.patch_embed), *_children(network, "features"), ("norm", network.norm)]
+    return (*SWIN_STAGES, "norm"), lambda x, wanted: _maps(tap(x, steps, wanted), channels_first=False)
+
+
+def _mvit(network: Any) -> Reader:
+    blocks = [(f"blocks.{index}", _on_grid(block)) for index, block in enumerate(network.blocks)]
+    steps = [*blocks, ("norm", lambda state: (network.norm(state[0]), state[1]))]
+
+    def read(x: Tensor, wanted: frozenset[str]) -> dict[str, LayerOutput]:
+        patches = network.conv_proj(x)
+        tokens = network.pos_encoding(patches.flatten(2).transpose(1, 2))  # positions are relative, in the blocks
+        return {
+            layer: LayerOutput(map=values[:, 1:].unflatten(1, grid), cls=values[:, 0])
+            for layer, (values, grid) in tap((tokens, tuple(patches.shape[2:])), steps, wanted).items()
+        }
+
+    return tuple(name for name, _ in steps), read
+
+
+def _on_grid(block: Callable[[Tensor, tuple[int, ...]], Any]) -> Callable[[tuple[Tensor, tuple[int, ...]]], Any]:
+    """A block of MViT as a step from (tokens, grid) to (tokens, grid)."""
+    return lambda state: block(*state)
+
+
+def _children(network: Any, name: str) -> list[tuple[str, Any]]:
+    return [(f"{name}.{child}", module) for child, module in network.get_submodule(name).named_children()]
+
+
+def _maps(kept: Mapping[str, Tensor], *, channels_first: bool) -> dict[str, LayerOutput]:
+    return {
+        layer: LayerOutput(map=x.permute(0, 2, 3, 4, 1) if channels_first else x, cls=None) for layer, x in kept.items()
+    }
+
+
+_READERS: Mapping[str, Callable[[Any], Reader]] = {
+    "r3d_18": _resnet,
+    "mc3_18": _resnet,
+    "r2plus1d_18": _resnet,
+    "s3d": _s3d,
+    "swin3d_t": _swin,
+    "mvit_v2_s": _mvit,
+}
