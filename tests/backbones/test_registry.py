@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from featcache.backbones import backbone_entries, base, build_backbone
+from featcache.backbones.vit import SHORT_NAMES
 from featcache.errors import UnknownNameError, WeightsError
 from featcache.testing import backbones as suite
 
@@ -21,7 +22,10 @@ def registry(monkeypatch):
 
 def test_what_is_registered():
     names = [entry.name for entry in backbone_entries()]
-    assert names == ["clip-b16", "clip-b32", "clip-l14", "i3d", "open_clip/<arch>:<tag>", "timm/<name>"]
+    assert {"clip-b16", "clip-b32", "clip-l14", "i3d", "open_clip/<arch>:<tag>", "timm/<name>", *SHORT_NAMES} <= {
+        *names
+    }
+    assert len(set(names)) == len(names)
     assert all(entry.summary for entry in backbone_entries())
 
 
@@ -51,7 +55,10 @@ def test_a_name_is_taken_once(registry):
         base.register_family("timm/", pattern="", summary="", example="")(lambda *_: None)
 
 
-@pytest.mark.parametrize(("name", "guess"), [("clip-l41", "clip-l14"), ("I3D", "i3d"), ("clip_b32", "clip-b32")])
+@pytest.mark.parametrize(
+    ("name", "guess"),
+    [("clip-l41", "clip-l14"), ("I3D", "i3d"), ("clip_b32", "clip-b32"), ("dinov2-m14", "dinov2-s14")],
+)
 def test_did_you_mean(name, guess):
     with pytest.raises(UnknownNameError, match=rf"unknown backbone '{name}'; did you mean '{guess}'\?"):
         build_backbone(name)

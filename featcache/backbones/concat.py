@@ -1,0 +1,198 @@
+"""Several image backbones side by side: ``clip-l14+dinov2-l14`` concatenates their features on channels, in order.
+
+AdViSe's Table 4 joins two image models without saying how. Here, maps of a smaller grid are resized bilinearly
+(``align_corners=False``) to the largest before they are concatenated, so that MAE's 14 x 14 meets CLIP's 16 x 16; grids
+that agree are left as they are.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from featcache.backbones.base import (
+    JOIN,
+    Backbone,
+    LayerOutput,
+    Statistics,
+    WeightsCard,
+    build_backbone,
+    find_entry,
+    register_family,
+)
+from featcache.errors import ConfigError, FeatcacheError, WeightsError
+
+_EACH_OR_ALL = ("default", "random")
+
+
+class ConcatBackbone:
+    """Image backbones whose channels are concatenated; see :class:`featcache.backbones.base.Backbone`.
+
+    Layers pair the members' layers from the last backwards, as far as the shortest list goes: for ``clip-l14`` and
+    ``dinov2-l14`` they are ``blocks.0+blocks.0`` to ``blocks.23+blocks.23`` and, the default, ``post+norm``.
+
+    Pixels arrive with the first member's mean and std (or those that the recipe sets in their place) and are taken
+    from the first card's statistics to each other member's own. A recipe's mean and std therefore shift all alike.
+
+    Attributes:
+        name: The members' names joined by ``+``.
+        members: The backbones, in order of channels.
+    """
+
+    kind: Literal["image", "video"] = "image"
+    classes: tuple[str, ...] | None = None
+
+    def __init__(self, members: Sequence[Backbone], *, names: Sequence[str]) -> None:
+        self.name = JOIN.join(names)
+        self.members = tuple(members)
+        self.card = _joint_card(names, [member.card for member in members])
+        self.weights_hash = _joint_hash(names, [member.weights_hash for member in members])
+        depth = min(len(member.layers) for member in members)
+        combinations = list(zip(*(member.layers[-depth:] for member in members), strict=True))
+        self.layers = tuple(JOIN.join(layers) for layers in combinations)
+        self._parts = dict(zip(self.layers, combinations, strict=True))
+
+    @torch.inference_mode()
+    def encode(self, pixels: Tensor, layers: Sequence[str]) -> Mapping[str, LayerOutput]:
+        """Run each member once.
+
+        Args:
+            pixels: float [B, 3, S, S], normalised with the first member's statistics.
+            layers: Layer names.
+
+        Returns:
+            Maps [B, h, w, sum of channels], of the largest grid; class tokens [B, sum of channels] where all members
+            have one at that layer.
+        """
+        encoded = []
+        for index, member in enumerate(self.members):
+            own = _restated(pixels, of=self.card, to=member.card)
+            encoded.append(member.encode(own, list(dict.fromkeys(self._parts[layer][index] for layer in layers))))
+        return {
+            layer: _side_by_side([outputs[part] for outputs, part in zip(encoded, self._parts[layer], strict=True)])
+            for layer in layers
+        }
+
+    def classify(self, pixels: Tensor) -> Tensor:
+        """Not available: the members have a classifier each, or none.
+
+        Raises:
+            FeatcacheError: Always.
+        """
+        raise FeatcacheError(f"{self.name} has no classifier; classify with one of its members")
+
+    def to(self, device: str) -> "ConcatBackbone":
+        """Move to a device; returns itself."""
+        for member in self.members:
+            member.to(device)
+        return self
+
+
+@register_family(
+    JOIN,
+    pattern="<name>+<name>",
+    summary="image backbones side by side, channels concatenated, e.g. clip-l14+dinov2-l14",
+    example="timm/test_vit+timm/test_resnet",
+)
+def build_concat(name: str, weights: str) -> ConcatBackbone:
+    """Build the members of ``a+b`` (two or more) and check that they can stand side by side.
+
+    Args:
+        name: Registry names joined by ``+``.
+        weights: ``default`` or ``random`` for all, or ``default``, ``random`` or a file for each, joined by ``+``.
+
+    Raises:
+        UnknownNameError: No such member.
+        ConfigError: A member is a video backbone, or cannot take the first member's input size.
+        WeightsError: Weights that are not at hand, do not fit, or are not one a member.
+    """
+    names = name.split(JOIN)
+    for member in names:
+        find_entry(member)  # before any of them is built, which may take a while
+    each = [weights] * len(names) if weights in _EACH_OR_ALL else weights.split(JOIN)
+    if len(each) != len(names):
+        raise WeightsError(
+            f"weights {weights!r} of {name} are {len(each)} for {len(names)} backbones; "
+            f"give default, random, or one for each joined by {JOIN}"
+        )
+    members: list[Backbone] = []
+    for member, source in zip(names, each, strict=True):
+        built = build_backbone(member, weights=source)
+        if built.kind != "image":
+            raise ConfigError(
+                f"{member} in {name} is a video backbone; {JOIN} joins image backbones, so extract it apart"
+            )
+        if members:
+            _check_size(built, member, first=members[0], first_name=names[0])
+        members.append(built)
+    return ConcatBackbone(members, names=names)
+
+
+def _check_size(member: Backbone, name: str, *, first: Backbone, first_name: str) -> None:
+    """Refuse a member that was made for another input size than the first and cannot take that one."""
+    size = first.card.input_size
+    if member.card.input_size == size:
+        return
+    try:
+        member.encode(torch.zeros((1, 3, size, size)), [member.layers[-1]])
+    except (AssertionError, RuntimeError, ConfigError) as error:
+        raise ConfigError(
+            f"{name} takes {member.card.input_size} pixels a side and not the {size} of {first_name}; "
+            f"join backbones of one input size, or put {name} first"
+        ) from error
+
+
+def _joint_card(names: Sequence[str], cards: Sequence[WeightsCard]) -> WeightsCard:
+    """Preprocessing of the first; sources, licences and papers of all."""
+    first = cards[0]
+    return WeightsCard(
+        source="; ".join(f"{name}: {card.source}" for name, card in zip(names, cards, strict=True)),
+        license=", ".join(dict.fromkeys(card.license for card in cards)),
+        paper=", ".join(dict.fromkeys(card.paper for card in cards if card.paper)),
+        file_name=JOIN.join(card.file_name for card in cards),
+        input_size=first.input_size,
+        crop_fraction=first.crop_fraction,
+        interpolation=first.interpolation,
+        mean=first.mean,
+        std=first.std,
+    )
+
+
+def _joint_hash(names: Sequence[str], hashes: Sequence[str]) -> str:
+    digest = hashlib.sha256("".join(f"{name}\0{value}\0" for name, value in zip(names, hashes, strict=True)).encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _restated(pixels: Tensor, *, of: WeightsCard, to: WeightsCard) -> Tensor:
+    """Pixels [B, 3, S, S] normalised with one card's mean and std, as another's; the same tensor where they agree."""
+    if (of.mean, of.std) == (to.mean, to.std):
+        return pixels
+    old_mean, old_std = _columns(of.mean, pixels), _columns(of.std, pixels)
+    new_mean, new_std = _columns(to.mean, pixels), _columns(to.std, pixels)
+    return pixels * (old_std / new_std) + (old_mean - new_mean) / new_std
+
+
+def _columns(values: Statistics, like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device).view(3, 1, 1)
+
+
+def _side_by_side(outputs: Sequence[LayerOutput]) -> LayerOutput:
+    """Concatenate on channels, where all have them: maps, resized to the largest grid, and class tokens."""
+    maps = [output.map for output in outputs if output.map is not None]
+    tokens = [output.cls for output in outputs if output.cls is not None]
+    joint_map = None
+    if len(maps) == len(outputs):
+        height, width = max(x.shape[1] for x in maps), max(x.shape[2] for x in maps)
+        joint_map = torch.cat([_resized(x, height, width) for x in maps], dim=-1)
+    return LayerOutput(map=joint_map, cls=torch.cat(tokens, dim=-1) if len(tokens) == len(outputs) else None)
+
+
+def _resized(x: Tensor, height: int, width: int) -> Tensor:
+    """A map [B, h, w, C] at another grid."""
+    if x.shape[1:3] == (height, width):
+        return x
+    resized = functional.interpolate(x.permute(0, 3, 1, 2), (height, width), mode="bilinear", align_corners=False)
+    return resized.permute(0, 2, 3, 1)
