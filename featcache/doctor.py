@@ -1,16 +1,28 @@
-"""``doctor``: what works on this machine, one finding a part, with the fix where something does not."""
+"""``doctor``: what works on this machine, one finding a part, with the fix where something does not.
 
+Whatever may crash, hang or fail when it is imported is tried in a process of its own, with a deadline; the doctor
+itself imports none of it.
+"""
+
+import contextlib
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 State = Literal["ok", "absent", "broken"]
+
+DEADLINE_SECONDS = 60.0
+_FEW_BYTES = 10**9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,80 +31,229 @@ class Finding:
 
     Attributes:
         part: What was examined.
-        state: ``ok``; ``absent`` (optional, not installed); ``broken`` (installed, but does not work).
-        note: Version, or the fix.
+        state: ``ok``; ``absent`` (optional, not there); ``broken`` (needed and not there, or there and not working).
+        note: Version, amount, or what is wrong.
+        fix: What to do; empty where all is well.
     """
 
     part: str
     state: State
     note: str
+    fix: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return asdict(self)
 
 
-def examine() -> list[Finding]:
-    """Examine the interpreter, libraries, GPU, decoders, weights and disk."""
-    parts: list[Callable[[], Iterator[Finding]]] = [_machine, _libraries, _gpu, _decoders, _weights]
-    return [finding for part in parts for finding in part()]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """Something to try in a child process.
+
+    Attributes:
+        part: What is examined.
+        module: Without it the part is absent.
+        fix: What to do where it is absent or broken, unless the child knows better.
+        code: What the child runs. It prints the note, a line ``absent`` where there is nothing, and what to do as a
+            line ``fix: ...``; it fails where the part is broken.
+        package: The distribution whose version is given; empty if the note says it all.
+        optional: Whether featcache does without it.
+    """
+
+    part: str
+    module: str
+    fix: str
+    code: str
+    package: str = ""
+    optional: bool = True
+
+
+def _library(package: str, *, module: str = "", extra: str = "", code: str = "", optional: bool = True) -> Trial:
+    module = module or package
+    return Trial(
+        part=package,
+        module=module,
+        fix=f"pip install 'featcache[{extra}]'" if extra else f"pip install {package}",
+        code=code or f"import {module}",
+        package=package,
+        optional=optional,
+    )
+
+
+def _decoder(name: str, package: str) -> Trial:
+    code = f"""
+import sys
+from featcache.data.decoding import available, decoder_info
+problem, _, fix = (available({name!r}) or "").partition("; ")
+if problem:
+    print("fix: " + fix)
+    sys.exit(problem)
+info = decoder_info({name!r})
+print(("frame-exact" if info.exact else "not frame-exact") + ": " + info.note)
+"""
+    fix = "pip install av" if name == "pyav" else f"pip install 'featcache[{name}]'"
+    return Trial(part=f"decoder {name}", module=package, fix=fix, code=code, package=package, optional=name != "pyav")
+
+
+_GATE = """
+import importlib.util, sys
+if importlib.util.find_spec({module!r}) is None:
+    print("absent", {module!r} + " is not installed", "fix: " + {fix!r}, sep=chr(10))
+    sys.exit()
+"""
+_FAISS = """
+import numpy, faiss
+index = faiss.IndexFlatIP(4)
+index.add(numpy.eye(4, dtype="float32"))
+assert index.search(numpy.eye(4, dtype="float32"), 1)[1].ravel().tolist() == [0, 1, 2, 3], "a search went wrong"
+"""
+_FFMPEG = """
+import av
+print(f"{av.ffmpeg_version_info} inside PyAV; no ffmpeg program is needed")
+"""
+_CUDA = """
+import torch
+if not torch.cuda.is_available():
+    print("absent")
+    print(f"torch {torch.__version__} sees no GPU; everything runs on CPU")
+    built = torch.version.cuda
+    print("fix: " + ("look at nvidia-smi and the driver if there is one" if built else
+          "this torch is built without CUDA; install one with it if there is a GPU"))
+for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+    ones = torch.ones((64, 64), device=f"cuda:{index}")
+    assert bool((ones @ ones == 64).all()), f"GPU {index} multiplies wrongly"
+    free, total = torch.cuda.mem_get_info(index)
+    print(f"{index}: {torch.cuda.get_device_name(index)}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free")
+"""
+_NVML = """
+import pynvml
+try:
+    pynvml.nvmlInit()
+except pynvml.NVMLError_LibraryNotFound:
+    print("absent")
+    print("there is no NVIDIA driver")
+    print("fix: install it if there is a GPU")
+else:
+    print(f"driver {pynvml.nvmlSystemGetDriverVersion()}, {pynvml.nvmlDeviceGetCount()} GPUs")
+"""
+_WEIGHTS = """
+import sys
+from featcache.backbones.weights import weights_folder
+folder = weights_folder()
+if not folder.is_dir():
+    print("absent", f"there is no folder {folder}", f"fix: mkdir -p {folder}, and put files there", sep=chr(10))
+    sys.exit()
+files = sorted(path.name for path in folder.iterdir() if path.is_file())
+print(f"{folder}: {', '.join(files) or 'empty; files put there are found by name'}")
+"""
+
+REQUIRED = ("torch", "torchvision", "timm", "open-clip-torch", "av", "zarr", "h5py", "pyarrow", "scikit-learn")
+TRIALS: tuple[Trial, ...] = (
+    _library("faiss-cpu", module="faiss", code=_FAISS, optional=False),
+    Trial(part="ffmpeg", module="av", fix="pip install --force-reinstall av", code=_FFMPEG, optional=False),
+    _decoder("pyav", "av"),
+    _decoder("torchcodec", "torchcodec"),
+    _decoder("decord", "decord"),
+    _library("transformers", extra="video", code="from transformers import VideoMAEModel"),
+    _library("datasets", extra="exchange"),
+    _library("webdataset", extra="exchange"),
+    _library("fiftyone", extra="fiftyone"),
+    Trial(part="cuda", module="torch", fix="look at nvidia-smi, then at the build of torch", code=_CUDA),
+    Trial(part="nvidia-ml", module="pynvml", fix="pip install 'featcache[gpu]'", code=_NVML, package="nvidia-ml-py"),
+    Trial(part="weights", module="torch", fix="make the folder readable, or set FEATCACHE_WEIGHTS", code=_WEIGHTS),
+)
+
+
+def examine(trials: Sequence[Trial] = TRIALS, *, deadline_seconds: float = DEADLINE_SECONDS) -> list[Finding]:
+    """Examine the interpreter, libraries, decoders, GPU, weights and disk.
+
+    Args:
+        trials: What to try in child processes, several at a time.
+        deadline_seconds: How long one may take.
+    """
+    with ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1))) as pool:
+        tried = list(pool.map(lambda trial: attempt(trial, deadline_seconds=deadline_seconds), trials))
+    return [*_machine(), *_required(), *tried, _disk()]
+
+
+def attempt(trial: Trial, *, deadline_seconds: float = DEADLINE_SECONDS) -> Finding:
+    """Run a trial in a child process and say how it went; whatever the child does, this returns in time."""
+    # Files, not pipes: a grandchild that survives would keep a pipe open and the reader waiting.
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
+        child = subprocess.Popen(
+            # -P: a folder "datasets" in the current one is not the library.
+            [sys.executable, "-P", "-c", _GATE.format(module=trial.module, fix=trial.fix) + trial.code],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=complained,
+            start_new_session=True,  # a group that can be ended as one
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        try:
+            code: int | None = child.wait(deadline_seconds)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            _end_group(child)
+        lines, complaint = _lines(said), _lines(complained)
+    fix = next((line.removeprefix("fix: ") for line in lines if line.startswith("fix: ")), "")
+    notes = [line for line in lines if line != "absent" and not line.startswith("fix: ")]
+    state: State = "ok"
+    if code == 0 and "absent" in lines:
+        state = "absent" if trial.optional else "broken"
+    elif code != 0:
+        state, notes = "broken", [_ending(code, complaint, deadline_seconds)]
+        # What is installed and does not work is installed anew.
+        fix = fix or trial.fix.replace("pip install ", "pip install --force-reinstall ", 1)
+    version = _version(trial.package) if trial.package else ""
+    return Finding(part=trial.part, state=state, note=", ".join(filter(None, [version, "; ".join(notes)])), fix=fix)
+
+
+def _ending(code: int | None, complaint: list[str], deadline_seconds: float) -> str:
+    """How a child ended that did not end well."""
+    if code is None:
+        return f"gives no answer within {deadline_seconds:g} seconds"
+    if code < 0:
+        return f"crashes the interpreter ({signal.Signals(-code).name})"
+    return complaint[-1] if complaint else f"ends with exit code {code}"
+
+
+def _lines(file: IO[bytes]) -> list[str]:
+    file.seek(0)
+    return [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _end_group(child: subprocess.Popen[bytes]) -> None:
+    """End the child and whatever it has started, and collect it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody left
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
 
 
 def _machine() -> Iterator[Finding]:
     yield Finding(part="python", state="ok", note=f"{platform.python_version()} on {platform.platform()}")
     yield Finding(part="cores", state="ok", note=str(os.cpu_count()))
+
+
+def _required() -> Iterator[Finding]:
+    """Libraries that every command needs: whether one works shows at once, so only their versions are told."""
+    for name in REQUIRED:
+        version = _version(name)
+        state: State = "ok" if version else "broken"
+        fix = "" if version else f"pip install {name}"
+        yield Finding(part=name, state=state, note=version or "is not installed", fix=fix)
+
+
+def _disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free
-    yield Finding(part="disk", state="ok", note=f"{free / 1e9:.1f} GB free in the current folder")
-
-
-def _libraries() -> Iterator[Finding]:
-    for name in ("torch", "torchvision", "timm", "open-clip-torch", "av", "zarr", "h5py", "faiss-cpu", "scikit-learn"):
-        try:
-            yield Finding(part=name, state="ok", note=importlib.metadata.version(name))
-        except importlib.metadata.PackageNotFoundError:
-            yield Finding(part=name, state="broken", note=f"not installed; pip install {name}")
-
-
-def _gpu() -> Iterator[Finding]:
-    import torch
-
-    if not torch.cuda.is_available():
-        yield Finding(part="gpu", state="absent", note="torch sees no GPU; everything runs on CPU")
-        return
-    for index in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(index)
-        note = f"{torch.cuda.get_device_name(index)}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
-        yield Finding(part=f"gpu {index}", state="ok", note=note)
-    if importlib.util.find_spec("pynvml") is None:
-        yield Finding(part="gpu driver", state="absent", note="its version is read with: pip install featcache[gpu]")
-        return
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        yield Finding(part="gpu driver", state="ok", note=str(pynvml.nvmlSystemGetDriverVersion()))
-        pynvml.nvmlShutdown()
-    except pynvml.NVMLError as error:
-        yield Finding(part="gpu driver", state="broken", note=f"{error}; check nvidia-smi")
-
-
-def _decoders() -> Iterator[Finding]:
-    from featcache.data.decoding import available, decoder_info, decoder_names
-
-    for name in decoder_names():
-        info, problem = decoder_info(name), available(name)
-        exact = "frame-exact" if info.exact else "not frame-exact"
-        if problem is None:
-            yield Finding(part=f"decoder {info.name}", state="ok", note=f"{exact}: {info.note}")
-        else:
-            installed = importlib.util.find_spec(info.name) is not None
-            yield Finding(part=f"decoder {info.name}", state="broken" if installed else "absent", note=problem)
-
-
-def _weights() -> Iterator[Finding]:
-    from featcache.backbones.weights import weights_folder
-
-    folder = weights_folder()
-    files = sorted(path.name for path in folder.glob("*") if path.is_file()) if folder.is_dir() else []
-    note = f"{folder}: {', '.join(files) if files else 'empty; files put here are found by name'}"
-    yield Finding(part="weights", state="ok", note=note)
+    note = f"{free / 1e9:.1f} GB free in the current folder"
+    if free < _FEW_BYTES:
+        return Finding(part="disk", state="broken", note=note, fix="write the store elsewhere, or make room")
+    return Finding(part="disk", state="ok", note=note)

@@ -48,5 +48,8 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         print_json([finding.to_dict() for finding in findings])
         return
-    rows = [(finding.part, finding.state, finding.note) for finding in findings]
-    print_table("doctor", ("part", "state", "note"), rows, num_text=3)
+    rows = [
+        (finding.part, finding.state, finding.note + (f"; fix: {finding.fix}" if finding.fix else ""))
+        for finding in findings
+    ]
+    print_table("doctor", ("part", "state", "version, and the fix"), rows, num_text=3)
