@@ -12,9 +12,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from featcache.config import Settings, apply_overrides, parse, read_mapping
+from featcache.data.selection import Selection
 from featcache.errors import ConfigError, unknown_name
 from featcache.evaluation.settings import IntervalSettings, KnnSettings, LinearSettings
-from featcache.extract.settings import ExtractSettings, FileFormat, RuntimeSettings
+from featcache.extract.settings import ExtractSettings, FileFormat, RuntimeSettings, check_source
 from featcache.testing.motion import MotionSettings
 
 
@@ -23,8 +24,14 @@ class ScanSettings(Settings):
 
     command: Literal["scan"] = "scan"
     """The command this file repeats."""
-    source: str
-    """A folder of videos, or a CSV, JSONL or Parquet listing."""
+    source: str | None = None
+    """A folder of videos, or a CSV, JSONL or Parquet listing; null where ``dataset`` is given."""
+    dataset: str | None = None
+    """A public data set by its official lists, e.g. ``ucf101``; null where ``source`` is given."""
+    root: str | None = None
+    """Folder with the videos and the lists of ``dataset``."""
+    selection: Selection = Selection()
+    """Which split counts, and what is taken of the listed videos."""
     out: str
     """The manifest to write; it ends in ``.parquet``, by which ``extract`` knows it."""
     decoder: str = "pyav"
@@ -33,7 +40,8 @@ class ScanSettings(Settings):
     """A file that shows no sign of life for so long is recorded as ``timeout``."""
 
     def model_post_init(self, context: object) -> None:
-        """Check that the manifest will be found again."""
+        """Check where videos come from, and that the manifest will be found again."""
+        check_source(self.source, self.dataset, self.root)
         if Path(self.out).suffix != ".parquet":
             raise ConfigError(f"out is {self.out!r}; give the manifest a name that ends in .parquet")
 
@@ -47,6 +55,8 @@ class ProbeTarget(Settings):
     """Name of the array; null where the store has one."""
     label: str = "label"
     """Label column."""
+    split_column: str | None = None
+    """Label column with the split, e.g. ``split2``; null: ``split_<label>`` if there is one, else the store's own."""
     train_split: str = "train"
     """Split to learn from; a store without splits is probed by leaving videos out."""
     test_splits: tuple[str, ...] | None = None

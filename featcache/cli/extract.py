@@ -7,6 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featcache.cli.console import Bars, bars, duration, err, gigabytes, out, print_facts, print_json, print_table
+from featcache.cli.source import (
+    Dataset,
+    GroupBy,
+    LowShot,
+    Root,
+    Source,
+    SplitColumn,
+    Subset,
+    TestFraction,
+    selected,
+)
 from featcache.errors import ConfigError
 from featcache.extract.presets import PRESETS, with_preset
 
@@ -17,7 +28,6 @@ if TYPE_CHECKING:
     from featcache.extract.run import Extraction
     from featcache.extract.settings import ExtractSettings
 
-Source = Annotated[str, typer.Argument(help="A folder of videos, or a CSV, JSONL or Parquet listing.")]
 Out = Annotated[str, typer.Option("--out", "-o", help="The store to create, resume or extend.")]
 Backbone = Annotated[
     list[str], typer.Option("--backbone", "-b", help="Backbone; repeat for several. `featcache backbones` lists them.")
@@ -74,21 +84,36 @@ def register(app: typer.Typer) -> None:
 
 
 def scan(
-    source: Source,
+    source: Source = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The manifest to write.")] = Path("videos.parquet"),
     decoder: Annotated[str, typer.Option(help="Decoder that counts the frames.")] = "pyav",
+    dataset: Dataset = None,
+    root: Root = None,
+    split_column: SplitColumn = None,
+    test_fraction: TestFraction = None,
+    group_by: GroupBy = None,
+    subset: Subset = None,
+    low_shot: LowShot = None,
     as_json: Json = False,
 ) -> None:
     """List videos into a manifest: content hash, frames, rate, codec, label, and why a file cannot be used."""
     from featcache.commands import ScanSettings
     from featcache.config import parse
 
-    run_scan(parse(ScanSettings, {"source": source, "out": str(out), "decoder": decoder}), as_json=as_json)
+    where = selected(source, dataset, root, split_column, test_fraction, group_by, subset, low_shot)
+    run_scan(parse(ScanSettings, {**where, "out": str(out), "decoder": decoder}), as_json=as_json)
 
 
 def extract(
-    source: Source,
     out: Out,
+    source: Source = None,
+    dataset: Dataset = None,
+    root: Root = None,
+    split_column: SplitColumn = None,
+    test_fraction: TestFraction = None,
+    group_by: GroupBy = None,
+    subset: Subset = None,
+    low_shot: LowShot = None,
     backbone: Backbone = [],
     weights: Weights = [],
     layer: Layer = None,
@@ -113,8 +138,9 @@ def extract(
     as_json: Json = False,
 ) -> None:
     """Compute features of videos into a store; run it again to resume, add videos or add a backbone."""
+    where = selected(source, dataset, root, split_column, test_fraction, group_by, subset, low_shot)
     settings = _settings(
-        source, out, backbone, weights, layer, output, grid, channels, precision, feature, preset, layout, clips,
+        where, out, backbone, weights, layer, output, grid, channels, precision, feature, preset, layout, clips,
         frames, stride, crops, file_format, device, retry_failed, disk_fraction, set_,
     )  # fmt: skip
     if print_config:
@@ -126,8 +152,15 @@ def extract(
 
 
 def plan(
-    source: Source,
     out: Out,
+    source: Source = None,
+    dataset: Dataset = None,
+    root: Root = None,
+    split_column: SplitColumn = None,
+    test_fraction: TestFraction = None,
+    group_by: GroupBy = None,
+    subset: Subset = None,
+    low_shot: LowShot = None,
     backbone: Backbone = [],
     weights: Weights = [],
     layer: Layer = None,
@@ -149,15 +182,16 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say what an extraction would take, from a few videos really decoded and encoded; writes nothing."""
+    where = selected(source, dataset, root, split_column, test_fraction, group_by, subset, low_shot)
     settings = _settings(
-        source, out, backbone, weights, layer, output, grid, channels, precision, feature, preset, layout, clips,
+        where, out, backbone, weights, layer, output, grid, channels, precision, feature, preset, layout, clips,
         frames, stride, crops, file_format, device, False, disk_fraction, set_,
     )  # fmt: skip
     run_plan(settings, as_json=as_json)
 
 
 def _settings(
-    source: str, out: str, backbones: list[str], weights: list[str], layer: str | None, output: str | None,
+    where: dict[str, Any], out: str, backbones: list[str], weights: list[str], layer: str | None, output: str | None,
     grid: int | None, channels: int | None, precision: str | None, features: list[str], preset: str | None,
     layout: str | None, clips: int | None, frames: int | None, stride: int | None, crops: int | None,
     file_format: str, device: str, retry_failed: bool, disk_fraction: float, assignments: list[str],
@@ -184,7 +218,7 @@ def _settings(
         "layout": layout, "num_clips": clips, "num_frames": frames, "frame_stride": stride, "num_crops": crops
     }  # fmt: skip
     data = {
-        "source": source,
+        **where,
         "out": out,
         "file_format": file_format,
         "features": listed,
@@ -220,12 +254,15 @@ def run_scan(settings: "ScanSettings", *, as_json: bool = False) -> None:
     """Carry out ``scan`` and print its summary."""
     from featcache.config import to_yaml
     from featcache.data.manifest import write_parquet
-    from featcache.data.scan import scan as scan_source
+    from featcache.data.scan import scan_listed
+    from featcache.extract.source import list_videos
     from featcache.io import put_replace
 
     with bars(quiet=as_json) as drawn:
-        manifest = scan_source(
-            Path(settings.source),
+        manifest = scan_listed(
+            list_videos(
+                source=settings.source, dataset=settings.dataset, root=settings.root, selection=settings.selection
+            ),
             decoder=settings.decoder,
             deadline_seconds=settings.deadline_seconds,
             progress=lambda done, total: drawn.update("scan", done, total),

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 StorePath = Annotated[str, typer.Argument(help="A store.")]
 Feature = Annotated[str | None, typer.Option("--feature", "-f", help="Name of the array, where there are several.")]
 Label = Annotated[str, typer.Option("--label", "-l", help="Label column.")]
+SplitColumn = Annotated[
+    str | None,
+    typer.Option(help="Label column with the split, e.g. `split2`.  [default: `split_<label>`, or the store's own]"),
+]
 TrainSplit = Annotated[str, typer.Option(help="Split to learn from.")]
 TestSplit = Annotated[list[str], typer.Option(help="Split to score; repeat for several.  [default: all others]")]
 Device = Annotated[str, typer.Option(help="`cpu` or `cuda`.")]
@@ -33,6 +37,7 @@ def knn(
     label: Label = "label",
     k: Annotated[list[int], typer.Option("-k", help="Neighbours; repeat for several, the first is reported.")] = [],
     temperature: Annotated[float, typer.Option(help="A neighbour of cosine s votes exp(s / temperature).")] = 0.07,
+    split_column: SplitColumn = None,
     train_split: TrainSplit = "train",
     test_split: TestSplit = [],
     device: Device = "cpu",
@@ -45,7 +50,7 @@ def knn(
     from featcache.config import apply_overrides, parse
 
     own: dict[str, Any] = {"temperature": temperature, **({"ks": k} if k else {})}
-    data = {**_target(store, feature, label, train_split, test_split, device, out), "knn": own}
+    data = {**_target(store, feature, label, split_column, train_split, test_split, device, out), "knn": own}
     run_knn(parse(KnnProbeSettings, apply_overrides(data, set_)), as_json=as_json)
 
 
@@ -55,6 +60,7 @@ def linear(
     feature: Feature = None,
     label: Label = "label",
     epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.  [default: 30]")] = None,
+    split_column: SplitColumn = None,
     train_split: TrainSplit = "train",
     test_split: TestSplit = [],
     device: Device = "cpu",
@@ -67,7 +73,7 @@ def linear(
     from featcache.config import apply_overrides, parse
 
     own: dict[str, Any] = {} if epochs is None else {"epochs": epochs}
-    data = {**_target(store, feature, label, train_split, test_split, device, out), "linear": own}
+    data = {**_target(store, feature, label, split_column, train_split, test_split, device, out), "linear": own}
     run_linear(parse(LinearProbeSettings, apply_overrides(data, set_)), as_json=as_json)
 
 
@@ -75,6 +81,7 @@ def _target(
     store: str,
     feature: str | None,
     label: str,
+    split_column: str | None,
     train_split: str,
     test_splits: list[str],
     device: str,
@@ -84,6 +91,7 @@ def _target(
         "store": store,
         "feature": feature,
         "label": label,
+        "split_column": split_column,
         "train_split": train_split,
         "test_splits": test_splits or None,
         "device": device,
@@ -107,8 +115,10 @@ def _run(name: str, settings: "KnnProbeSettings | LinearProbeSettings", own: obj
     from featcache.evaluation.tables import read_data
     from featcache.io import put_replace
 
-    data = read_data(Path(settings.store), feature=settings.feature, label=settings.label)
-    resolved = settings.model_copy(update={"feature": data.feature})
+    data = read_data(
+        Path(settings.store), feature=settings.feature, label=settings.label, split_column=settings.split_column
+    )
+    resolved = settings.model_copy(update={"feature": data.feature, "split_column": data.split_column})
     result = run_probe(
         name,
         data,

@@ -44,29 +44,56 @@ def scan(
         FeatcacheError: The decoder does not work here, or the machine failed (disk error, too many open files):
             that is no video's fault and is not recorded as such.
     """
+    return scan_listed(
+        list_source(source),
+        decoder=decoder,
+        num_workers=num_workers,
+        deadline_seconds=deadline_seconds,
+        progress=progress,
+    )
+
+
+def scan_listed(
+    listed: Manifest,
+    *,
+    decoder: str = "pyav",
+    num_workers: int = 2,
+    deadline_seconds: float = 60.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Manifest:
+    """As :func:`scan`, of videos that are listed already; a row that is not ``ok`` stays as it is, unopened.
+
+    Returns:
+        All videos, in the order of the list.
+
+    Raises:
+        UnknownNameError: No such decoder.
+        FeatcacheError: As :func:`scan`.
+    """
     if num_workers < 1:
         raise ConfigError(f"num_workers is {num_workers}; scanning needs at least 1 worker process")
     if problem := available(decoder):
         raise FeatcacheError(problem)
-    listed = list_source(source)
     videos = list(listed.videos)
+    places = [place for place, video in enumerate(videos) if video.status == "ok"]
     num_done = 0
-    items = [(video, listed.path_of(video), decoder) for video in videos]
+    items = [(videos[place], listed.path_of(videos[place]), decoder) for place in places]
     try:
         with WorkerPool(_job, num_workers=num_workers, deadline_seconds=deadline_seconds) as pool:
             for event in pool.run(items):
                 if isinstance(event, Payload):
-                    videos[event.item] = event.value
+                    videos[places[event.item]] = event.value
                 elif isinstance(event, Failed):
-                    videos[event.item] = _failed(videos[event.item], event.status, event.reason)
+                    place = places[event.item]
+                    videos[place] = _failed(videos[place], event.status, event.reason)
                 if isinstance(event, (Finished, Failed)):
                     num_done += 1
                     if progress is not None:
-                        progress(num_done, len(videos))
+                        progress(num_done, len(places))
     except OSError as error:
         raise FeatcacheError(
-            f"scanning {source} stopped at {error.filename} ({error.strerror}): the machine failed, not the video; "
-            "mend that and scan again"
+            f"scanning {listed.root} stopped at {error.filename} ({error.strerror}): the machine failed, not the "
+            "video; mend that and scan again"
         ) from error
     return Manifest(root=listed.root, videos=tuple(videos))
 

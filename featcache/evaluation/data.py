@@ -48,6 +48,7 @@ class ProbeData:
         store: Where the features come from, for messages and results.
         feature: Name of the array.
         label: Name of the label column.
+        split_column: Label column that the splits are from; ``None``: the splits of the store itself.
     """
 
     features: npt.NDArray[np.float32]
@@ -60,6 +61,7 @@ class ProbeData:
     store: str
     feature: str
     label: str
+    split_column: str | None = None
 
     def __post_init__(self) -> None:
         num_rows, num_videos = len(self.row_video), len(self.videos)
@@ -115,6 +117,7 @@ def make_data(
     store: str = "arrays",
     feature: str = "features",
     label: str = "label",
+    split_column: str | None = None,
 ) -> ProbeData:
     """Build :class:`ProbeData` from arrays in any row order.
 
@@ -128,6 +131,7 @@ def make_data(
         store: Where they come from.
         feature: Name of the array.
         label: Name of the label column.
+        split_column: Label column that the splits are from; ``None``: the splits of the store itself.
 
     Raises:
         NonFiniteFeatureError: A row holds NaN or infinity.
@@ -162,4 +166,5 @@ def make_data(
         store=store,
         feature=feature,
         label=label,
+        split_column=split_column,
     )

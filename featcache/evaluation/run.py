@@ -173,7 +173,7 @@ def run_probe(
         store=data.store,
         feature=data.feature,
         label=data.label,
-        protocol=outcome.protocol if not plan.has_splits else f"trained on split {train_split!r}",
+        protocol=_of_splits(data, train_split) if plan.has_splits else outcome.protocol,
         num_classes=num_classes,
         train=plan.train_coverage,
         splits=splits,
@@ -187,6 +187,11 @@ def run_probe(
         notes=tuple(dict.fromkeys(notes)),
         seconds=time.perf_counter() - started,
     )
+
+
+def _of_splits(data: ProbeData, train_split: str) -> str:
+    where = f" of column {data.split_column!r}" if data.split_column else ""
+    return f"trained on split {train_split!r}{where}"
 
 
 def _plan(data: ProbeData, train_split: str, test_splits: Sequence[str] | None) -> _Plan:

@@ -14,13 +14,17 @@ from featcache.store.reader import Store, open_store
 BYTES_AT_ONCE = 64 << 20
 
 
-def read_data(store: Store | Path | str, *, feature: str | None = None, label: str = "label") -> ProbeData:
+def read_data(
+    store: Store | Path | str, *, feature: str | None = None, label: str = "label", split_column: str | None = None
+) -> ProbeData:
     """Read a feature and a label column of a store into memory.
 
     Args:
         store: An open store, or its folder.
         feature: Name of the feature; may be left out where the store has one.
         label: Label column.
+        split_column: Label column that holds the split of each video, e.g. ``split2``. ``None`` is ``split_<label>``
+            where the store has it (tasks of one data set with different splits), else the store's own split.
 
     Raises:
         UnknownNameError: No such feature or label column; names the closest.
@@ -37,6 +41,9 @@ def read_data(store: Store | Path | str, *, feature: str | None = None, label: s
             "list them in a CSV with a label column, and extract again"
         )
     labels = store.labels(label)
+    if split_column is None and f"split_{label}" in store.label_names:
+        split_column = f"split_{label}"
+    splits = store.labels(split_column) if split_column is not None else {v.id: v.split for v in store.videos.values()}
     with store.feature(feature) as features:
         if not features.num_rows:
             raise StoreError(
@@ -50,11 +57,12 @@ def read_data(store: Store | Path | str, *, feature: str | None = None, label: s
             row_video=features.video_index.astype(np.int64),
             videos=features.video_ids,
             labels=[labels.get(video.id) for video in videos],
-            splits=[video.split for video in videos],
-            failed=Counter(store.videos[failure.id].split for failure in failures),
+            splits=[splits.get(video.id, "") for video in videos],
+            failed=Counter(splits.get(failure.id, "") for failure in failures),
             store=str(store.path),
             feature=features.name,
             label=label,
+            split_column=split_column,
         )
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from featcache.config import Settings
+from featcache.data.selection import Selection
 from featcache.errors import ConfigError
 from featcache.recipes import (
     ColorRecipe,
@@ -152,13 +153,35 @@ class RuntimeSettings(Settings):
     """Decoded pixels that may wait for the encoder; 0: four batches of them, at least 32 MB."""
 
 
+def check_source(source: str | None, dataset: str | None, root: str | None) -> None:
+    """Check that videos come from exactly one place.
+
+    Raises:
+        ConfigError: Neither or both of ``source`` and ``dataset`` are given, or half of a data set.
+    """
+    if source is not None and (dataset is not None or root is not None):
+        given = f"dataset {dataset!r}" if dataset is not None else f"root {root!r}"
+        raise ConfigError(f"source {source!r} and {given} are both given; name a source, or --dataset with --root")
+    if source is None and (dataset is None or root is None):
+        half = "dataset without root" if dataset is not None else "root without dataset" if root is not None else ""
+        raise ConfigError(
+            f"{half or 'no source'} is given; name a folder or listing of videos, or --dataset NAME with --root DIR"
+        )
+
+
 class ExtractSettings(Settings):
     """Settings of ``featcache extract``."""
 
     command: Literal["extract"] = "extract"
     """The command this file repeats."""
-    source: str
-    """A folder of videos, or a CSV, JSONL or Parquet listing."""
+    source: str | None = None
+    """A folder of videos, or a CSV, JSONL or Parquet listing; null where ``dataset`` is given."""
+    dataset: str | None = None
+    """A public data set by its official lists, e.g. ``ucf101``; null where ``source`` is given."""
+    root: str | None = None
+    """Folder with the videos and the lists of ``dataset``."""
+    selection: Selection = Selection()
+    """Which split counts, and what is taken of the listed videos."""
     out: str
     """The store to create, resume or extend."""
     file_format: FileFormat = "zarr"
@@ -178,6 +201,7 @@ class ExtractSettings(Settings):
 
     def model_post_init(self, context: object) -> None:
         """Check what no single field can."""
+        check_source(self.source, self.dataset, self.root)
         if not self.features:
             raise ConfigError("features is empty; name at least one backbone")
         if not (math.isfinite(self.disk_fraction) and self.disk_fraction > 0):

@@ -1,33 +1,60 @@
-"""The videos of an extraction: a manifest that ``scan`` wrote, or a source to be scanned now."""
+"""The videos of an extraction: a manifest that ``scan`` wrote, or a source or data set to be scanned now."""
 
 from collections.abc import Callable
 from pathlib import Path
 
+from featcache.data.importers import list_dataset
 from featcache.data.manifest import Manifest, is_manifest, read_parquet
-from featcache.data.scan import scan
+from featcache.data.scan import scan_listed
+from featcache.data.selection import Selection, select
+from featcache.data.sources import list_source
 from featcache.errors import ManifestError
 from featcache.extract.settings import ExtractSettings
 
 OnScan = Callable[[int, int], None]
 
 
+def list_videos(*, source: str | None, dataset: str | None, root: str | None, selection: Selection) -> Manifest:
+    """List a source or a data set and take the selection of it, without opening a video.
+
+    Raises:
+        ManifestError: The source or a list of the data set cannot be read.
+        UnknownNameError: No such data set or column.
+        ConfigError: A selection that the videos do not allow.
+    """
+    if source is not None:
+        return select(list_source(Path(source)), selection)
+    assert dataset is not None, "settings name either a source or a data set"
+    assert root is not None, "settings name a data set with its root"
+    listed = list_dataset(dataset, root=Path(root))
+    if all(video.status == "missing" for video in listed.videos):
+        raise ManifestError(
+            f"none of the {len(listed)} videos that the lists of {dataset} name is below {root!r}, e.g. "
+            f"{listed.videos[0].path!r}; give --root the folder that holds both"
+        )
+    return select(listed, selection)
+
+
 def read_source(settings: ExtractSettings, *, on_scan: OnScan) -> Manifest:
-    """List the source: a manifest that ``scan`` wrote is read as it is, anything else is scanned.
+    """List the videos: a manifest that ``scan`` wrote is read as it is, anything else is scanned.
 
     Raises:
         ManifestError: There are no videos, or the folder of a manifest is gone.
     """
-    source = Path(settings.source)
-    if source.suffix == ".parquet" and is_manifest(source):
+    source = Path(settings.source) if settings.source is not None else None
+    if source is not None and source.suffix == ".parquet" and is_manifest(source):
         manifest = read_parquet(source)
         if not Path(manifest.root).is_dir() and any(not Path(video.path).is_absolute() for video in manifest.videos):
             raise ManifestError(
                 f"{settings.source!r} lists videos of {manifest.root!r}, which is not there; "
                 "mount or restore that folder, or scan the videos where they are now"
             )
+        manifest = select(manifest, settings.selection)
     else:
-        manifest = scan(
-            source,
+        manifest = scan_listed(
+            list_videos(
+                source=settings.source, dataset=settings.dataset, root=settings.root, selection=settings.selection
+            ),
             decoder=settings.sampling.decoder,
             deadline_seconds=settings.runtime.deadline_seconds,
             progress=on_scan,

@@ -1,0 +1,60 @@
+"""HMDB51 (Kuehne et al., ICCV 2011): 51 classes, three official splits of 70 + 30 clips a class.
+
+``<class>_test_split<N>.txt`` has a line ``<file>.avi <number>`` a clip: 1 trains, 2 tests, 0 is in neither and has no
+entry in the column of that split. File names hold ``#``, ``!``, ``&``, brackets and parentheses.
+"""
+
+import re
+from collections.abc import Iterator
+
+from featcache.data.importers.base import make_row, register_dataset
+from featcache.data.importers.files import DatasetFiles, bad_row, read_lines, stem_of
+from featcache.data.types import VideoRecord
+from featcache.errors import ManifestError
+
+SPLIT_COLUMNS = ("split1", "split2", "split3")
+_SPLITS = {"1": "train", "2": "test", "0": ""}
+_LIST = re.compile(r"(.+)_test_split([123])\.txt", re.IGNORECASE)
+
+
+@register_dataset(
+    "hmdb51",
+    summary="51 actions, 6,766 clips, 3 splits of 3,570 + 1,530; group: clips of one source",
+    layout="videos/<class>/<file>.avi; testTrainMulti_7030_splits/<class>_test_split{1,2,3}.txt",
+    split_columns=SPLIT_COLUMNS,
+)
+def list_hmdb51(files: DatasetFiles) -> Iterator[VideoRecord]:
+    """Union of the splits' lists, class after class; ids are ``<class>/<file name without suffix>``."""
+    labels: dict[str, dict[str, str]] = {}
+    expected: dict[str, str] = {}
+    seen: set[tuple[str, str]] = set()
+    for path in sorted(files.find_lists(_LIST.pattern), key=lambda path: path.name):
+        match = _LIST.fullmatch(path.name)
+        assert match, f"{path.name} was found by this very pattern"
+        name, number = match[1], match[2]
+        if (name, number) in seen:
+            raise ManifestError(f"{files.root} holds {path.name!r} twice; leave the one that counts")
+        seen.add((name, number))
+        for place, line in read_lines(path):
+            file, _, kind = line.rpartition(" ")
+            if kind not in _SPLITS or not file.strip():
+                raise bad_row(path, place, f"{line!r} is no <file> followed by 0, 1 or 2")
+            stem = stem_of(file.strip())
+            row = labels.setdefault(f"{name}/{stem}", {"label": name, "group": _group(stem, name)})
+            if (split := _SPLITS[kind]) and row.setdefault(f"split{number}", split) != split:
+                raise bad_row(path, place, f"{file!r} is there twice, to train and to test")
+            expected.setdefault(f"{name}/{stem}", f"videos/{name}/{file.strip()}")
+    if not labels:
+        raise ManifestError(
+            f"{files.root} holds no '<class>_test_split1.txt'; put the folder testTrainMulti_7030_splits there"
+        )
+    for video_id, row in labels.items():
+        stem = video_id.rpartition("/")[2]
+        # Two classes may have a file of the same name, so the folder counts.
+        yield make_row(video_id, found=files.video(stem, only_in=row["label"]), expected=expected[video_id], labels=row)
+
+
+def _group(stem: str, name: str) -> str:
+    """What stands before the class in ``<source>_<class>_<body part>_…_<clip number>``."""
+    source, found, _ = stem.partition(f"_{name}_")
+    return source if found else stem

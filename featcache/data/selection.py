@@ -1,0 +1,146 @@
+"""What is taken of the listed videos, and which of them train: official splits, group-aware splits, subsets.
+
+All of it happens before a video is opened, on the rows of the lists, so that the choice does not depend on which files
+are there.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from featcache.data.manifest import Manifest
+from featcache.data.subsets import group_split, low_shot, nested_subset
+from featcache.data.types import VideoRecord
+from featcache.errors import ConfigError, ManifestError, unknown_name
+
+GROUP = "group"
+"""Label column that names what belongs together."""
+
+TRAIN = "train"
+_UCF101_NAME = re.compile(r"(.*/)?v_\w+_g\d\d_c\d\d(\.\w+)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What is taken of a source. The default takes every video as it is listed.
+
+    Attributes:
+        split_column: Label column with the split, e.g. ``split2``; ``None``: the listed split.
+        test_fraction: Make a train and a test split of this size, where the source has none.
+        group_by: Label column of which no value may be in both, with ``test_fraction``.
+        subset: Keep so many training videos, balanced over the column ``label``; smaller subsets of one seed are
+            contained in larger ones. Where the classes do not divide it, classes differ by one video; a class with
+            fewer videos gives them all and the others make up for it.
+        low_shot: Keep the first ``max(1, floor(low_shot * n))`` of the n training videos of each class, in the order
+            of the list (SCALE, §4.2, with 0.1).
+        seed: Of the split and the subset.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    split_column: str | None = None
+    test_fraction: float | None = None
+    group_by: str | None = None
+    subset: int | None = None
+    low_shot: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.group_by is not None and self.test_fraction is None:
+            raise ConfigError(f"group_by is {self.group_by!r}; it belongs to test_fraction, which is not given")
+        if self.test_fraction is not None and self.split_column is not None:
+            raise ConfigError("split_column and test_fraction both choose the split; give one of them")
+        if self.subset is not None and self.low_shot is not None:
+            raise ConfigError("subset and low_shot both choose training videos; give one of them")
+        if self.test_fraction is not None and not 0 < self.test_fraction < 1:
+            raise ConfigError(f"test_fraction is {self.test_fraction}; it must be between 0 and 1, e.g. 0.3")
+        if self.low_shot is not None and not 0 < self.low_shot <= 1:
+            raise ConfigError(f"low_shot is {self.low_shot}; it must be in (0, 1], e.g. 0.1")
+        if self.subset is not None and self.subset < 1:
+            raise ConfigError(f"subset is {self.subset}; keep at least 1 training video")
+
+
+def select(manifest: Manifest, selection: Selection) -> Manifest:
+    """Apply a selection to listed or scanned videos; the order stays.
+
+    Training videos are those of split ``train``, or all where the source has no splits; those of other splits are kept.
+
+    Raises:
+        UnknownNameError: No such column.
+        ConfigError: A random split that would leak, or a subset larger than there are videos.
+        ManifestError: A training video without label, or a video without group.
+    """
+    videos = list(manifest.videos)
+    if selection.split_column is not None:
+        _check_column(videos, selection.split_column)
+        videos = [replace(video, split=video.labels.get(selection.split_column, "")) for video in videos]
+    if selection.test_fraction is not None:
+        videos = _split(videos, selection)
+    if selection.subset is not None or selection.low_shot is not None:
+        videos = _reduce(videos, selection)
+    return replace(manifest, videos=tuple(videos))
+
+
+def _split(videos: Sequence[VideoRecord], selection: Selection) -> list[VideoRecord]:
+    fraction, column = selection.test_fraction, selection.group_by
+    assert fraction is not None, "only called with a fraction"
+    if any(video.split for video in videos) and not _keeps_its_splits(videos):
+        raise ConfigError("the source has splits of its own, which a random one would replace; remove test_fraction")
+    if column is None:
+        if any(GROUP in video.labels for video in videos):
+            raise ConfigError(
+                f"a random split would leak: clips of one group share scene and people, and this source has the column "
+                f"{GROUP!r} that names them; add group_by {GROUP!r} (--group-by {GROUP}) or use the official splits"
+            )
+        if sum(_UCF101_NAME.fullmatch(video.id) is not None for video in videos) * 2 > len(videos):
+            raise ConfigError(
+                "a random split would leak: these are clips of UCF101 by their names (v_<Class>_gNN_cNN), and clips "
+                "of one group share scene and people; use --dataset ucf101, for its splits or with --group-by group"
+            )
+        groups = [video.id for video in videos]
+    else:
+        _check_column(videos, column)
+        if lacking := next((video for video in videos if column not in video.labels), None):
+            raise ManifestError(f"video {lacking.id!r} has no {column!r}, so no side can be chosen; give it one")
+        groups = [video.labels[column] for video in videos]
+    _, test = group_split(groups, test_fraction=fraction, seed=selection.seed)
+    tested = set(test.tolist())
+    split = [replace(video, split="test" if i in tested else TRAIN) for i, video in enumerate(videos)]
+    sides = {(video.labels[GROUP], video.split) for video in split if GROUP in video.labels}
+    if twice := [group for group, count in Counter(group for group, _ in sides).items() if count > 1]:
+        raise ConfigError(
+            f"grouped by {column!r}, {len(twice)} groups, {twice[0]!r} among them, would be in train and test, and "
+            f"clips of one group share scene and people; group by {GROUP!r}"
+        )
+    return split
+
+
+def _keeps_its_splits(videos: Sequence[VideoRecord]) -> bool:
+    """Whether the official splits stay readable in columns of their own."""
+    return any(name.startswith("split") for video in videos for name in video.labels)
+
+
+def _reduce(videos: list[VideoRecord], selection: Selection) -> list[VideoRecord]:
+    _check_column(videos, "label")
+    has_splits = any(video.split for video in videos)
+    train = [index for index, video in enumerate(videos) if video.split == TRAIN or not has_splits]
+    if not train:
+        raise ConfigError(f"no video is in the split {TRAIN!r}, so there is nothing to keep a part of")
+    if lacking := next((videos[index] for index in train if "label" not in videos[index].labels), None):
+        raise ManifestError(f"training video {lacking.id!r} has no label, so no class can be balanced; give it one")
+    labels = [videos[index].labels["label"] for index in train]
+    if selection.subset is not None:
+        chosen = nested_subset(labels, num_items=selection.subset, seed=selection.seed)
+    else:
+        assert selection.low_shot is not None, "one of the two is given"
+        chosen = low_shot(labels, fraction=selection.low_shot, order="first")
+    dropped = set(train) - {train[index] for index in chosen.tolist()}
+    return [video for index, video in enumerate(videos) if index not in dropped]
+
+
+def _check_column(videos: Sequence[VideoRecord], column: str) -> None:
+    known = {name for video in videos for name in video.labels}
+    if column not in known:
+        raise unknown_name("label column", column, known)
