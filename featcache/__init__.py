@@ -6,7 +6,7 @@
 >>> encode = featcache.encoder("stores/mine")              # doctest: +SKIP
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,8 +29,14 @@ def open(path: str | Path) -> "Store":  # noqa: A001  featcache.open is the name
     return open_store(path)
 
 
-def encoder(store: str | Path, *, weights: Mapping[str, str] | None = None, device: str = "auto") -> "Encoder":
+def encoder(
+    store: str | Path,
+    *,
+    features: Sequence[str] | None = None,
+    weights: Mapping[str, str] | None = None,
+    device: str = "auto",
+) -> "Encoder":
     """Rebuild the exact pipeline of a store for new videos; see :func:`featcache.extract.encoder.encoder`."""
     from featcache.extract.encoder import encoder as build
 
-    return build(store, weights=weights, device=device)
+    return build(store, features=features, weights=weights, device=device)

@@ -90,6 +90,50 @@ class LinearProbeSettings(ProbeTarget):
 
 
 class QuickstartSettings(Settings):
+class SearchSettings(Settings):
+    """Settings of ``featcache search``."""
+
+    command: Literal["search"] = "search"
+    """The command this file repeats."""
+    store: str
+    """The store."""
+    video: str | None = None
+    """Find what is like this file."""
+    text: str | None = None
+    """Find what fits these words; for stores of CLIP's layer ``proj`` alone."""
+    feature: str | None = None
+    """Name of the array; null where the store has one."""
+    by: Literal["clip", "video"] = "clip"
+    """``clip``: every row counts for itself. ``video``: the mean of each video's rows."""
+    k: int = Field(default=10, ge=1)
+    """Hits."""
+    engine: Literal["exact", "faiss"] = "exact"
+    """``exact`` (torch, block by block) or ``faiss`` (flat index, all in memory)."""
+    exclude_self: bool = False
+    """Leave out videos whose file has the same bytes as the query's."""
+    label: str = "label"
+    """Label column to show."""
+    sheet: str | None = None
+    """Picture of the hits to draw; PNG or JPEG by its suffix."""
+    videos: str | None = None
+    """Folder of the videos for the picture; null: where they were extracted from."""
+    weights: str | None = None
+    """Weights of the feature's backbone, where those that the store was made with have moved."""
+    device: str = "auto"
+    """Where the query is encoded."""
+
+    def model_post_init(self, context: object) -> None:
+        """Check what no single field can."""
+        if (self.video is None) == (self.text is None):
+            raise ConfigError("give either --video FILE or --text WORDS, not both")
+        if self.text is not None and not self.text.strip():
+            raise ConfigError("--text is empty; give some words")
+        if self.text is not None and self.exclude_self:
+            raise ConfigError("--exclude-self leaves out the query's own file, and a text has none; drop it")
+        if self.sheet is not None and Path(self.sheet).suffix.lower() not in (".png", ".jpg", ".jpeg"):
+            raise ConfigError(f"sheet is {self.sheet!r}; give the picture a name that ends in .png or .jpg")
+
+
     """Settings of ``featcache quickstart``."""
 
     command: Literal["quickstart"] = "quickstart"
@@ -131,6 +175,9 @@ COMMANDS: Mapping[str, Command] = {
     "probe-knn": Command(settings=KnnProbeSettings, module="featcache.cli.probe"),
     "probe-linear": Command(settings=LinearProbeSettings, module="featcache.cli.probe"),
     "quickstart": Command(settings=QuickstartSettings, module="featcache.cli.pipeline"),
+    "search": Command(settings=SearchSettings, module="featcache.cli.search"),
+    "import": Command(settings=ImportSettings, module="featcache.cli.exchange"),
+    "export": Command(settings=ExportSettings, module="featcache.cli.exchange"),
 }
 
 

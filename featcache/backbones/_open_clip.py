@@ -4,12 +4,12 @@ Layers of a vision transformer are ``proj`` (the vector in the space shared with
 ``blocks.N-1`` and ``post`` (tokens after the final normalisation, before the projection: what AdViSe takes), which is
 the default. Other towers have ``proj`` and their stages.
 
-Only the image tower is built. A text tower for search comes from the same file: its tensors are those outside
-``visual.``, and :func:`parse_name` gives the architecture to build.
+Only the image tower is built. The text tower comes from the same file: see :mod:`featcache.backbones._open_clip_text`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import open_clip
@@ -178,6 +178,15 @@ def _hub_files(clip: ClipName) -> list[tuple[str, str]]:
     return [(repository, name) for name in names]
 
 
+def find_weights(name: str, clip: ClipName, weights: str) -> Path | None:
+    """The file of both towers that ``weights`` means, or ``None`` for ``random``.
+
+    Raises:
+        WeightsError: Nothing found; says which file to put where.
+    """
+    return locate(weights, backbone=name, stems=[_stem(name)], hub=_hub_files(clip))
+
+
 def card_of(name: str, clip: ClipName) -> WeightsCard:
     """What open_clip's tables say of the weights."""
     published = open_clip.get_pretrained_cfg(clip.architecture, clip.tag)
@@ -204,7 +213,7 @@ def build(name: str, weights: str) -> ClipBackbone:
         WeightsError: The weights are not at hand or do not fit.
     """
     clip = parse_name(name)
-    path = locate(weights, backbone=name, stems=[_stem(name)], hub=_hub_files(clip))
+    path = find_weights(name, clip, weights)
     config = open_clip.get_model_config(clip.architecture)
     vision = {**config["vision_cfg"], "timm_model_pretrained": False}
     with seeded_init(name):

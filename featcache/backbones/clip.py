@@ -19,6 +19,11 @@ def build_clip(name: str, weights: str) -> Backbone:
     return build(name, weights)
 
 
+def is_clip(name: str) -> bool:
+    """Whether a registry name is one of open_clip's towers."""
+    return name in OPENAI or name.startswith(PREFIX)
+
+
 for _name, _architecture in OPENAI.items():
     register_backbone(
         _name,

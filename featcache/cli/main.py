@@ -5,7 +5,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from featcache.cli import datasets, doctor, extract, pipeline, probe, store
+from featcache.cli import datasets, doctor, extract, pipeline, probe, search, store
 from featcache.cli.console import configure_logging, err
 from featcache.errors import FeatcacheError
 
@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Extract video features once into a store that can be trusted; probe it again and again without the videos.",
 )
-for room in (pipeline, extract, store, datasets, doctor):
+for room in (pipeline, extract, store, search, datasets, doctor):
     room.register(app)
 app.add_typer(probe.app, name="probe")
 

@@ -66,12 +66,21 @@ def read_data(
         )
 
 
-def read_vectors(features: Features) -> npt.NDArray[np.float32]:
-    """All rows as vectors, float32 [num_rows, C]: maps and tokens are averaged over all their positions."""
-    *positions, _ = range(1, len(features.shape))
-    vectors = np.empty((features.num_rows, features.shape[-1]), np.float32)
+def read_vectors(features: Features, *, first: int = 0, last: int | None = None) -> npt.NDArray[np.float32]:
+    """Rows ``first`` to ``last`` (exclusive; ``None``: all) as vectors, float32 [n, C].
+
+    Maps and tokens are averaged over all their positions.
+    """
+    last = features.num_rows if last is None else last
+    vectors = np.empty((last - first, features.shape[-1]), np.float32)
     step = max(1, BYTES_AT_ONCE // features.record.num_bytes)
-    for first in range(0, features.num_rows, step):
-        rows = np.arange(first, min(first + step, features.num_rows))
-        vectors[rows] = features.gather(rows, dequantised=True).mean(axis=tuple(positions))
+    for start in range(first, last, step):
+        rows = np.arange(start, min(start + step, last))
+        vectors[rows - first] = pooled(features.gather(rows, dequantised=True))
+    return vectors
+
+
+def pooled(records: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Records [n, ..., C] as vectors float32 [n, C]: the mean over all positions between."""
+    vectors: npt.NDArray[np.float32] = records.mean(axis=tuple(range(1, records.ndim - 1)))
     return vectors

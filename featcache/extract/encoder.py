@@ -1,7 +1,7 @@
 """``encoder(store)``: the exact pipeline of a store, for a video it has never seen."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,7 @@ class Encoder:
         encode_batch: Rows a forward, as in the store's last plan.
         threads: Threads of the forward, as in the store's last plan.
         device: Where the backbones are.
+        weights: Where each feature's weights were found: ``default``, ``random`` or a file.
     """
 
     sampling: SamplingRecipe
@@ -54,6 +55,7 @@ class Encoder:
     encode_batch: int
     threads: int
     device: str
+    weights: Mapping[str, str]
 
     def __call__(self, video: str | Path, *, video_id: str | None = None) -> EncodedVideo:
         """Sample, decode and encode one file.
@@ -92,12 +94,19 @@ class Encoder:
                 arrays[feature.name][rows] = to_storage(records[feature.name], feature.record.dtype, where=feature.name)
 
 
-def encoder(store: str | Path, *, weights: Mapping[str, str] | None = None, device: str = "auto") -> Encoder:
+def encoder(
+    store: str | Path,
+    *,
+    features: Sequence[str] | None = None,
+    weights: Mapping[str, str] | None = None,
+    device: str = "auto",
+) -> Encoder:
     """Rebuild the pipeline of a store.
 
     Args:
         store: The store.
         weights: Weights by backbone name (``default``, ``random`` or a file), where those that the store was made with
+        features: Arrays to compute; all if not given.
             have moved.
         device: ``auto``, ``cpu`` or ``cuda``. Bit-identity needs the kind that the store was made on.
 
@@ -105,19 +114,24 @@ def encoder(store: str | Path, *, weights: Mapping[str, str] | None = None, devi
         RecipeMismatchError: Weights at hand differ from the store's.
         WeightsError: Weights are not at hand.
         StoreError: No store, or one that an extraction has not planned yet.
-        UnknownNameError: ``weights`` names a backbone that the store does not use.
+        UnknownNameError: No such feature, or ``weights`` names a backbone that the features do not use.
     """
     root, device = Path(store), resolve_device(device)
     opened = open_store(root)
     if not opened.generations:
         raise StoreError(f"{root} has no plan yet; run `featcache extract` first")
-    declared, plan = opened.features, opened.generations[-1]
+    for name in features or ():
+        if name not in opened.features:
+            raise unknown_name("feature", name, opened.features)
+    declared = {name: opened.features[name] for name in (opened.features if features is None else features)}
+    plan = opened.generations[-1]
     used = {recipe.backbone for recipe, _ in declared.values()}
     if unknown := sorted(set(weights or {}) - used):
         raise unknown_name("backbone", unknown[0], used, hint=f"({root} uses these.)")
     given = _weights_given(root)
     built: dict[tuple[str, str], Backbone] = {}
-    features = []
+    bound = []
+    sources = {}
     for name, (recipe, record) in declared.items():
         source = (weights or {}).get(recipe.backbone) or given.get(name, "default")
         key = (recipe.backbone, source)
@@ -129,14 +143,16 @@ def encoder(store: str | Path, *, weights: Mapping[str, str] | None = None, devi
                 f"({built[key].weights_hash[:19]} against {recipe.weights_hash[:19]}); "
                 f"pass weights={{{recipe.backbone!r}: PATH}}"
             )
-        features.append(BoundFeature(name=name, recipe=recipe, record=record, backbone=built[key]))
+        bound.append(BoundFeature(name=name, recipe=recipe, record=record, backbone=built[key]))
+        sources[name] = source
     return Encoder(
         sampling=opened.sampling,
-        features=tuple(features),
+        features=tuple(bound),
         encode_batch=plan.encode_batch,
         threads=plan.threads,
         device=device,
     )
+        weights=sources,
 
 
 def _weights_given(root: Path) -> dict[str, str]:

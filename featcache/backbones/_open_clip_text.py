@@ -1,0 +1,82 @@
+"""The text towers of open_clip, for search: the other half of the space that the layer ``proj`` shares with text.
+
+A tower comes from the same file as the image tower: its tensors are those outside ``visual.``.
+"""
+
+from collections.abc import Sequence
+
+import open_clip
+import torch
+from open_clip.model import _build_text_tower, convert_to_custom_text_state_dict
+from torch import Tensor, nn
+
+from featcache.backbones._open_clip import find_weights, parse_name
+from featcache.backbones.weights import freeze, load_strict, read_state_dict, seeded_init
+from featcache.errors import FeatcacheError, WeightsError
+
+_PREFIX = "text."
+_SIGLIP = "siglip"  # the architectures whose tokeniser open_clip tells by their name
+
+
+class ClipText:
+    """A frozen text tower.
+
+    Attributes:
+        name: Registry name of the image tower it belongs to.
+        text: The tower.
+    """
+
+    def __init__(self, text: nn.Module, *, name: str, architecture: str) -> None:
+        self.name = name
+        self.text = freeze(text)
+        self._tokenise = open_clip.get_tokenizer(architecture)
+        self._device = torch.device("cpu")
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Vectors in the joint space, float32 [len(texts), joint], on the CPU, not normalised.
+
+        A text longer than the tower's context (77 tokens for CLIP) is cut, as in training.
+        """
+        vectors: Tensor = self.text(self._tokenise(list(texts)).to(self._device))
+        return vectors.float().cpu()
+
+    def to(self, device: str) -> "ClipText":
+        """Move to a device; returns itself."""
+        self._device = torch.device(device)
+        self.text.to(self._device)
+        return self
+
+
+def build_text(name: str, weights: str) -> ClipText:
+    """Build the text tower of ``clip-*`` or ``open_clip/<arch>:<tag>``.
+
+    Args:
+        name: Registry name of the image tower.
+        weights: What the image tower was built with: ``default``, ``random`` (seeded by the name) or a file.
+
+    Raises:
+        FeatcacheError: The tower is a language model of the hub or has its tokeniser there.
+        WeightsError: The weights are not at hand, hold no text tower or do not fit.
+    """
+    clip = parse_name(name)
+    config = open_clip.get_model_config(clip.architecture)
+    about = config["text_cfg"]
+    if about.get("hf_model_name") or about.get("hf_tokenizer_name") or _SIGLIP in clip.architecture.lower():
+        raise FeatcacheError(
+            f"the text tower of {name!r} is not CLIP's own but needs a model or tokeniser of the hub, which is not "
+            "supported; search by --video, or extract with a CLIP backbone such as clip-b16"
+        )
+    path = find_weights(name, clip, weights)
+    with seeded_init(f"{name} text"):
+        text = _build_text_tower(config["embed_dim"], {**about, "output_tokens": False}, quick_gelu=clip.quick_gelu)
+    if path is not None:
+        state = convert_to_custom_text_state_dict(read_state_dict(path))
+        tower = {key.removeprefix(_PREFIX): tensor for key, tensor in state.items() if key.startswith(_PREFIX)}
+        if not tower:
+            raise WeightsError(
+                f"weights file {path} of {name} holds the image tower alone; for search by text pass "
+                "--weights with the file that the publisher gives, which holds both towers"
+            )
+        load_strict(text, tower, source=f"text tower of weights file {path} of {name}")
+    return ClipText(text, name=name, architecture=clip.architecture)

@@ -1,0 +1,77 @@
+"""Exact nearest neighbours by cosine over blocks of vectors, so that a store need not fit into memory.
+
+With several query vectors an item's similarity is its best over them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Engine = Literal["exact", "faiss"]
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Blocks = Iterable[tuple[Ints, Floats]]
+"""Item numbers int64 [n] and their vectors float32 [n, D], each item once."""
+
+
+def nearest(blocks: Blocks, queries: Floats, *, k: int, engine: Engine = "exact") -> tuple[Floats, Ints]:
+    """The ``k`` items most similar to any of the queries.
+
+    Args:
+        blocks: Items, block after block; vectors need not have unit length, zero vectors have similarity 0.
+        queries: float32 [Q, D].
+        k: Items wanted, at least 1.
+        engine: ``exact``: torch, one block in memory. ``faiss``: its flat inner-product index, all items in memory.
+
+    Returns:
+        Cosines float32 [n] that fall, of equals the lower item first, and item numbers int64 [n]; n is ``k``, or the
+        number of items where there are fewer.
+    """
+    assert k >= 1, f"k is {k}"
+    assert queries.ndim == 2, f"queries {queries.shape} is not [Q, D]"
+    return _ENGINES[engine](blocks, unit(queries), k)
+
+
+def unit(vectors: Floats) -> Floats:
+    """Rows of unit length; zero rows stay zero."""
+    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)  # float64: no scale under- or overflows
+    return np.ascontiguousarray(vectors / np.where(norms > 0, norms, 1), dtype=np.float32)
+
+
+def _exact(blocks: Blocks, queries: Floats, k: int) -> tuple[Floats, Ints]:
+    """Matrix products block by block, the best so far kept."""
+    best, items = np.zeros(0, np.float32), np.zeros(0, np.int64)
+    table = torch.from_numpy(queries)
+    for numbers, vectors in blocks:
+        similarity = (torch.from_numpy(unit(vectors)) @ table.T).amax(dim=1).numpy()
+        best, items = _best(np.concatenate([best, similarity]), np.concatenate([items, numbers]), k)
+    return best, items
+
+
+def _faiss(blocks: Blocks, queries: Floats, k: int) -> tuple[Floats, Ints]:
+    """The same through faiss: the best items over all queries are among the best of some query."""
+    import faiss  # an engine that is chosen, and slow to import
+
+    index = faiss.IndexFlatIP(queries.shape[1])
+    numbers = [np.zeros(0, np.int64)]
+    for items, vectors in blocks:
+        index.add(unit(vectors))
+        numbers.append(items)
+    similarity, places = index.search(queries, k)
+    found = places >= 0  # -1 where there are fewer than k items
+    similarity, found_items = similarity[found], np.concatenate(numbers)[places[found]]
+    order = np.lexsort((found_items, -similarity))
+    _, first = np.unique(found_items[order], return_index=True)
+    return _best(similarity[order][first], found_items[order][first], k)
+
+
+def _best(similarity: Floats, items: Ints, k: int) -> tuple[Floats, Ints]:
+    """The first ``k`` by falling similarity, then by rising item."""
+    order = np.lexsort((items, -similarity))[:k]
+    return similarity[order], items[order]
+
+
+_ENGINES: Mapping[Engine, Callable[[Blocks, Floats, int], tuple[Floats, Ints]]] = {"exact": _exact, "faiss": _faiss}

@@ -1,0 +1,261 @@
+"""``search``: which clips or videos of a store are most like a video or a text."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.backbones.clip import is_clip
+from featcache.data.hashing import content_hash
+from featcache.errors import ConfigError, FeatcacheError, StoreError, unknown_name
+from featcache.evaluation.tables import pooled, read_vectors
+from featcache.extract.encoder import encoder
+from featcache.retrieval.nearest import Blocks, Engine, Floats, nearest
+from featcache.store.features import Features
+from featcache.store.reader import Coverage, Store, open_store
+
+By = Literal["clip", "video"]
+BLOCK_ROWS = 1 << 15
+
+
+@dataclass(frozen=True, slots=True)
+class VideoQuery:
+    """A video file, read and encoded as the store's own videos were; its name seeds random clips."""
+
+    path: str | Path
+
+
+@dataclass(frozen=True, slots=True)
+class TextQuery:
+    """A text, for stores that hold CLIP's joint vectors."""
+
+    text: str
+
+
+Query = VideoQuery | TextQuery | Floats
+"""What to search for; an array is the vectors themselves, float [D] or [Q, D]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """One clip or video that was found.
+
+    Attributes:
+        rank: From 1.
+        video: Its id.
+        score: Cosine with the query.
+        start_seconds: Where the clip, or the first clip of the video, begins; ``None`` where the store has no times.
+        end_seconds: Where the clip, or the last clip of the video, ends.
+        label: Of the label column, or empty.
+        row: The row; of a video the one in its middle.
+        frame: The frame in the middle of that row.
+    """
+
+    rank: int
+    video: str
+    score: float
+    start_seconds: float | None
+    end_seconds: float | None
+    label: str
+    row: int
+    frame: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        store: The store.
+        feature: Name of the array.
+        by: Whether hits are clips or videos.
+        engine: What searched.
+        excluded: Videos left out, because they are the query itself.
+        coverage: Videos with features, failed, pending and in all: what a search can find, and what it cannot.
+        hits: Best first.
+    """
+
+    store: str
+    feature: str
+    by: By
+    engine: Engine
+    excluded: tuple[str, ...]
+    coverage: Coverage
+    hits: tuple[Hit, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        coverage = self.coverage
+        counts = {"ok": coverage.ok, "failed": coverage.failed, "pending": coverage.pending, "total": coverage.total}
+        shallow = {name: getattr(self, name) for name in ("store", "feature", "by", "engine", "excluded")}
+        return {**shallow, "coverage": counts, "hits": [asdict(hit) for hit in self.hits]}
+
+
+def search(
+    store: Store | str | Path,
+    query: Query,
+    *,
+    feature: str | None = None,
+    by: By = "clip",
+    k: int = 10,
+    engine: Engine = "exact",
+    exclude_self: bool = False,
+    label: str = "label",
+    weights: Mapping[str, str] | None = None,
+    device: str = "auto",
+) -> SearchResult:
+    """Find what is most like ``query``, by cosine.
+
+    Maps and tokens are averaged over their positions. A clip's score is its best over the query's clips; a video's is
+    that of the mean of its rows with the mean of the query's rows.
+
+    Args:
+        store: An open store, or its folder.
+        query: A :class:`VideoQuery`, a :class:`TextQuery` or vectors.
+        feature: Name of the array; may be left out where the store has one.
+        by: ``clip``: every row counts for itself. ``video``: the mean of each video's rows.
+        k: Hits wanted.
+        engine: ``exact`` or ``faiss``; both are exact.
+        exclude_self: Leave out videos whose file has the same bytes as the query's.
+        label: Label column to show.
+        weights: Weights by backbone name, where those that the store was made with have moved.
+        device: Where the query is encoded.
+
+    Raises:
+        ConfigError: ``k`` is no positive number, vectors of another width, or ``exclude_self`` without a video.
+        UnknownNameError: No such feature or label column.
+        FeatcacheError: A text for a feature that shares no space with text.
+        VideoError: The query cannot be read.
+        WeightsError: The weights of the store's backbone are not at hand.
+        StoreError: Nothing to search.
+    """
+    store = store if isinstance(store, Store) else open_store(store)
+    if k < 1:
+        raise ConfigError(f"k is {k}; ask for at least 1 hit")
+    if exclude_self and not isinstance(query, VideoQuery):
+        raise ConfigError("exclude_self leaves out the query's own file, and the query is no file; drop it")
+    if feature is None and len(store.features) > 1:
+        names = ", ".join(sorted(store.features))
+        raise unknown_name("feature", "", store.features, hint=f"{store.path} has several: name one of {names}.")
+    labels = store.labels(label) if label in store.label_names or label != "label" else {}
+    with store.feature(feature) as features:
+        if not features.num_rows:
+            raise StoreError(
+                f"no video of {store.path} has features, so there is nothing to find; see `featcache info`"
+            )
+        queries = _vectors_of(store, query, features, weights=weights, device=device)
+        if queries.shape[1] != features.shape[-1]:
+            raise ConfigError(
+                f"the query has {queries.shape[1]} channels, feature {features.name!r} has {features.shape[-1]}; "
+                "encode it with featcache.encoder"
+            )
+        if by == "video":
+            queries = queries.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
+        excluded = _same_file(store, features, query) if exclude_self and isinstance(query, VideoQuery) else ()
+        scores, found = nearest(_blocks(features, by=by, excluded=excluded), queries, k=k, engine=engine)
+        hits = tuple(
+            _hit(features, by=by, rank=rank, item=item, score=score, labels=labels)
+            for rank, (item, score) in enumerate(zip(found.tolist(), scores.tolist(), strict=True), start=1)
+        )
+        return SearchResult(
+            store=str(store.path),
+            feature=features.name,
+            by=by,
+            engine=engine,
+            excluded=excluded,
+            coverage=store.coverage(features.name),
+            hits=hits,
+        )
+
+
+def _vectors_of(
+    store: Store, query: Query, features: Features, *, weights: Mapping[str, str] | None, device: str
+) -> Floats:
+    """The query's vectors, float32 [Q, C]."""
+    match query:
+        case VideoQuery(path=path):
+            encode = encoder(store.path, features=(features.name,), weights=weights, device=device)
+            return pooled(encode(path).features[features.name].astype(np.float32))
+        case TextQuery(text=text):
+            return _text_vectors(store, text, features, weights=weights, device=device)
+        case _:
+            return np.atleast_2d(np.asarray(query, np.float32))
+
+
+def _text_vectors(
+    store: Store, text: str, features: Features, *, weights: Mapping[str, str] | None, device: str
+) -> Floats:
+    recipe = features.recipe
+    if not (is_clip(recipe.backbone) and recipe.layer == "proj" and recipe.channels is None):
+        raise FeatcacheError(
+            f"feature {features.name!r} ({recipe.backbone}, layer {recipe.layer}) shares no space with text; extract "
+            "one with a CLIP backbone and --layer proj --output cls, or search by --video"
+        )
+    from featcache.backbones._open_clip_text import build_text  # open_clip takes seconds to import
+
+    # Through the image tower first: its hash says whether these are the weights that the store was made with.
+    encode = encoder(store.path, features=(features.name,), weights=weights, device=device)
+    tower = build_text(recipe.backbone, encode.weights[features.name]).to(encode.device)
+    vectors: npt.NDArray[np.float32] = tower.encode([text]).numpy()
+    return vectors
+
+
+def _same_file(store: Store, features: Features, query: VideoQuery) -> tuple[str, ...]:
+    """Ids of the videos whose file had the bytes of the query's."""
+    own = content_hash(Path(query.path))
+    return tuple(video_id for video_id in features.video_ids if store.videos[video_id].content_hash == own)
+
+
+def _blocks(features: Features, *, by: By, excluded: tuple[str, ...]) -> Blocks:
+    """Rows, or videos as the means of their rows, without those of the videos ``excluded``."""
+    left_out = np.isin(np.array(features.video_ids), excluded)
+    for first_video, last_video in _video_ranges(features):
+        first, last = int(features.video_start[first_video]), int(features.video_start[last_video])
+        vectors = read_vectors(features, first=first, last=last)
+        if by == "video":
+            starts = features.video_start[first_video:last_video] - first
+            counts = np.diff(features.video_start[first_video : last_video + 1])[:, None]
+            vectors = (np.add.reduceat(vectors, starts, axis=0, dtype=np.float64) / counts).astype(np.float32)
+            items, kept = np.arange(first_video, last_video), ~left_out[first_video:last_video]
+        else:
+            items, kept = np.arange(first, last), ~left_out[features.video_index[first:last]]
+        yield items[kept], vectors[kept]
+
+
+def _video_ranges(features: Features) -> Iterator[tuple[int, int]]:
+    """Whole videos, as many as make :data:`BLOCK_ROWS` rows."""
+    first, num_videos = 0, len(features.video_ids)
+    while first < num_videos:
+        last = int(np.searchsorted(features.video_start, features.video_start[first] + BLOCK_ROWS, side="right")) - 1
+        last = max(first + 1, last)
+        yield first, last
+        first = last
+
+
+def _hit(features: Features, *, by: By, rank: int, item: int, score: float, labels: Mapping[str, str]) -> Hit:
+    rows = features.rows
+    video = item if by == "video" else int(features.video_index[item])
+    video_id = features.video_ids[video]
+    first, last = (item, item + 1)
+    if by == "video":
+        first, last = features.video_start[video : video + 2].tolist()
+    middle = (first + last - 1) // 2
+    frames = rows.frames[middle]
+    return Hit(
+        rank=rank,
+        video=video_id,
+        score=score,
+        start_seconds=_or_none(float(rows.t0[first:last].min())),
+        end_seconds=_or_none(float(rows.t1[first:last].max())),
+        label=labels.get(video_id, ""),
+        row=middle,
+        frame=int(frames[len(frames) // 2]) if len(frames) else -1,
+    )
+
+
+def _or_none(seconds: float) -> float | None:
+    return seconds if math.isfinite(seconds) else None

@@ -1,0 +1,153 @@
+"""The contact sheet: one picture of the hits' middle frames, read from the source videos where they still are."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from featcache.config import parse, read_mapping
+from featcache.data.decoding import open_video
+from featcache.data.decoding.pool import Failed, Payload, WorkerPool
+from featcache.data.hashing import content_hash
+from featcache.data.manifest import is_manifest, read_parquet
+from featcache.errors import ConfigError, ManifestError, VideoError
+from featcache.extract.settings import ExtractSettings
+from featcache.retrieval.run import Hit, SearchResult
+from featcache.store.reader import Store, open_store
+
+log = logging.getLogger(__name__)
+
+TILE_WIDTH, TILE_HEIGHT = 240, 180
+COLUMNS = 5
+_FONT_SIZE = 13
+_LINES = 3
+_CAPTION_HEIGHT = 6 + _LINES * (_FONT_SIZE + 3)
+_BACKGROUND, _GREY, _INK = (255, 255, 255), (190, 190, 190), (20, 20, 20)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameJob:
+    """One frame to read in a worker process; picklable.
+
+    Attributes:
+        paths: Where the file may be.
+        content_hash: Of the file that was extracted; another file is not shown.
+        decoder: The store's.
+        frame: Index of the frame.
+    """
+
+    paths: tuple[str, ...]
+    content_hash: str
+    decoder: str
+    frame: int
+
+
+def contact_sheet(
+    result: SearchResult, *, videos: str | Path | None = None, deadline_seconds: float = 60.0
+) -> Image.Image:
+    """Draw the hits, best first, with rank, score, id, times and label; a grey tile where the video is gone.
+
+    Args:
+        result: What a search found.
+        videos: Folder that the videos' paths start from; ``None``: where they were extracted from.
+        deadline_seconds: A video that shows no sign of life for so long gets a grey tile.
+    """
+    store = open_store(result.store)
+    roots = [Path(videos)] if videos is not None else source_roots(store)
+    jobs = [
+        FrameJob(
+            paths=tuple(str(root / store.videos[hit.video].path) for root in roots),
+            content_hash=store.videos[hit.video].content_hash,
+            decoder=store.sampling.decoder,
+            frame=hit.frame,
+        )
+        for hit in result.hits
+    ]
+    pictures: list[Image.Image] = [_grey("video gone")] * len(jobs)
+    with WorkerPool(read_tile, deadline_seconds=deadline_seconds) as pool:
+        for event in pool.run(jobs):
+            if isinstance(event, Payload):
+                pictures[event.item] = Image.fromarray(event.value)
+            elif isinstance(event, Failed):
+                pictures[event.item] = _grey("video gone" if event.status == "missing" else f"video {event.status}")
+    return _arrange(pictures, result.hits)
+
+
+def source_roots(store: Store) -> list[Path]:
+    """Folders from which the extractions of a store read their videos, the latest written first."""
+    written = sorted(
+        (store.path / "config").glob("extract-*.yaml"), key=lambda path: path.stat().st_mtime_ns, reverse=True
+    )
+    roots: dict[Path, None] = {}
+    for path in written:
+        try:
+            source = Path(parse(ExtractSettings, read_mapping(path)).source)
+            if source.suffix == ".parquet" and is_manifest(source):
+                source = Path(read_parquet(source).root)
+        except (ConfigError, ManifestError) as error:  # written by another version, or by hand
+            log.warning("no hint about the place of videos in %s: %s", path, error)
+            continue
+        roots[source if source.is_dir() else source.parent] = None
+    return list(roots)
+
+
+def read_tile(job: FrameJob) -> Iterator[npt.NDArray[np.uint8]]:
+    """The frame as a thumbnail, uint8 RGB [h, w, 3] that fits a tile.
+
+    Raises:
+        VideoError: ``missing``, ``changed`` or ``undecodable``.
+    """
+    path = next((Path(path) for path in job.paths if Path(path).is_file()), None)
+    if path is None:
+        raise VideoError("missing", "there is no such file any more")
+    if job.content_hash and content_hash(path) != job.content_hash:
+        raise VideoError("changed", f"{path.name} is another file than the one that was extracted")
+    with open_video(path, decoder=job.decoder) as reader:
+        for _, frame in reader.read([max(0, job.frame)]):
+            image = Image.fromarray(frame)
+            image.thumbnail((TILE_WIDTH, TILE_HEIGHT))
+            yield np.asarray(image)
+
+
+def _grey(words: str) -> Image.Image:
+    tile = Image.new("RGB", (TILE_WIDTH, TILE_HEIGHT), _GREY)
+    ImageDraw.Draw(tile).text(
+        (TILE_WIDTH / 2, TILE_HEIGHT / 2), words, fill=_INK, anchor="mm", font=ImageFont.load_default(_FONT_SIZE)
+    )
+    return tile
+
+
+def _arrange(pictures: Sequence[Image.Image], hits: Sequence[Hit]) -> Image.Image:
+    columns = max(1, min(COLUMNS, len(hits)))
+    rows = max(1, -(-len(hits) // columns))
+    sheet = Image.new("RGB", (columns * TILE_WIDTH, rows * (TILE_HEIGHT + _CAPTION_HEIGHT)), _BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    for number, (picture, hit) in enumerate(zip(pictures, hits, strict=True)):
+        left, top = number % columns * TILE_WIDTH, number // columns * (TILE_HEIGHT + _CAPTION_HEIGHT)
+        sheet.paste(picture, (left + (TILE_WIDTH - picture.width) // 2, top + (TILE_HEIGHT - picture.height) // 2))
+        font = ImageFont.load_default(_FONT_SIZE)
+        lines = [_fitting(draw, line, font) for line in caption(hit)]
+        draw.text((left + 4, top + TILE_HEIGHT + 3), "\n".join(lines), fill=_INK, font=font, spacing=3)
+    return sheet
+
+
+def caption(hit: Hit) -> tuple[str, str, str]:
+    """Three lines: rank and score, the video, its label and times."""
+    times = (
+        ""
+        if hit.start_seconds is None or hit.end_seconds is None
+        else (f"{hit.start_seconds:.1f}-{hit.end_seconds:.1f} s")
+    )
+    return f"{hit.rank}.  {hit.score:.3f}", hit.video, "  ".join(part for part in (hit.label, times) if part)
+
+
+def _fitting(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The end of a text that is too long for a tile: it tells more than the beginning of a path."""
+    shown = text
+    while draw.textlength(shown, font=font) > TILE_WIDTH - 8:
+        shown = "…" + shown[2:] if shown.startswith("…") else "…" + shown[1:]
+    return shown
