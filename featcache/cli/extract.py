@@ -36,7 +36,10 @@ Weights = Annotated[
     list[str],
     typer.Option("--weights", "-w", help="`default`, `random` or a file; one for all, or one a backbone."),
 ]
-Layer = Annotated[str | None, typer.Option(help="Layer name.  [default: the backbone's last]")]
+Layer = Annotated[
+    list[str],
+    typer.Option(help="Layer name; repeat for several arrays of one forward.  [default: the backbone's last]"),
+]
 Output = Annotated[str | None, typer.Option(help="`mean` or `cls` vectors, `tokens` or dense `map`.  [default: mean]")]
 Grid = Annotated[int | None, typer.Option(help="Pool maps to this side when writing.")]
 Channels = Annotated[int | None, typer.Option(help="Pool neighbouring channels to this many when writing.")]
@@ -116,7 +119,7 @@ def extract(
     low_shot: LowShot = None,
     backbone: Backbone = [],
     weights: Weights = [],
-    layer: Layer = None,
+    layer: Layer = [],
     output: Output = None,
     grid: Grid = None,
     channels: Channels = None,
@@ -163,7 +166,7 @@ def plan(
     low_shot: LowShot = None,
     backbone: Backbone = [],
     weights: Weights = [],
-    layer: Layer = None,
+    layer: Layer = [],
     output: Output = None,
     grid: Grid = None,
     channels: Channels = None,
@@ -191,7 +194,7 @@ def plan(
 
 
 def _settings(
-    where: dict[str, Any], out: str, backbones: list[str], weights: list[str], layer: str | None, output: str | None,
+    where: dict[str, Any], out: str, backbones: list[str], weights: list[str], layers: list[str], output: str | None,
     grid: int | None, channels: int | None, precision: str | None, features: list[str], preset: str | None,
     layout: str | None, clips: int | None, frames: int | None, stride: int | None, crops: int | None,
     file_format: str, device: str, retry_failed: bool, disk_fraction: float, assignments: list[str],
@@ -202,14 +205,15 @@ def _settings(
 
     if len(weights) > 1 and len(weights) != len(backbones):
         raise ConfigError(f"{len(weights)} --weights for {len(backbones)} --backbone; give one, or one a backbone")
-    flags = {"layer": layer, "output": output, "grid": grid, "channels": channels, "precision": precision}
+    flags = {"output": output, "grid": grid, "channels": channels, "precision": precision}
     shared = {key: value for key, value in flags.items() if value is not None}
-    if features and not backbones and (shared or weights):
-        name = next(iter(shared), "weights")
+    if features and not backbones and (shared or layers or weights):
+        name = "layer" if layers else next(iter(shared), "weights")
         raise ConfigError(f"--{name} belongs to --backbone, and none is given; write {name}=... inside --feature")
     listed: list[dict[str, Any]] = [
-        {"backbone": name, **shared, **({"weights": weights[index % len(weights)]} if weights else {})}
+        {"backbone": name, **one, **shared, **({"weights": weights[index % len(weights)]} if weights else {})}
         for index, name in enumerate(backbones)
+        for one in ([{"layer": layer} for layer in layers] or [{}])
     ]
     listed += [_feature(text) for text in features]
     if not listed and not any(text.startswith("features.") for text in assignments):
