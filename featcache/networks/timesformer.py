@@ -302,7 +302,8 @@ class TimeSformer(nn.Module):
             is_kept = torch.rand((rows, 1, 1), generator=generator, device=device) >= rate
             return is_kept.to(device=patches.device, dtype=patches.dtype) / (1 - rate)
 
-        rates = torch.linspace(0, self.config.drop_path, self.config.depth).tolist()
+        last = max(self.config.depth - 1, 1)
+        rates = [self.config.drop_path * index / last for index in range(self.config.depth)]
         return [
             (draw(rate, counts[0]), draw(rate, counts[1]), draw(rate, counts[2])) if self.training and rate else None
             for rate in rates
