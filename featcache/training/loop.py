@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from featcache.errors import FeatcacheError
-from featcache.seeding import seed_for
 from featcache.training.checkpoint import (
     Checkpoint,
     optimiser_tensors,
@@ -22,6 +21,7 @@ from featcache.training.checkpoint import (
     restore_optimiser,
     write_checkpoint,
 )
+from featcache.training.generators import seeded_torch
 from featcache.training.logs import RunLog
 from featcache.training.objective import Loss, Objective
 from featcache.training.optimisers import build_optimiser, peak_lr
@@ -71,7 +71,7 @@ def train(
     identity: str,
     facts: Mapping[str, Any],
     on_progress: OnProgress = ignore,
-) -> None:
+) -> nn.Module:
     """Train ``objective.module`` in place; a folder with a checkpoint of the same run is taken up where it stopped.
 
     On CPU with the same threads, killed and resumed equals straight, bit for bit. Random layers (dropout, drop path)
@@ -85,6 +85,9 @@ def train(
         identity: What a checkpoint must have been made with.
         facts: Kept in the checkpoint for those who load it.
         on_progress: Called after each step.
+
+    Returns:
+        The module to use, in evaluation mode: the averaged one where ``ema_decay`` is set, else the trained one.
 
     Raises:
         DivergedError: The loss is not finite; the last checkpoint is kept.
@@ -108,8 +111,9 @@ def train(
         restore_optimiser(optimiser, saved.part("optimiser"))
         if average is not None:
             average.load_state_dict(saved.part("ema"))
+    result: nn.Module = module if average is None else average.module
     if first >= num_steps:
-        return
+        return result.eval()
 
     def save(step: int) -> None:
         tensors = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
@@ -129,7 +133,7 @@ def train(
             factor = learning_rate_factor(step / steps_an_epoch, epochs=settings.epochs, schedule=settings.schedule)
             for group in optimiser.param_groups:
                 group["lr"] = lr * factor
-            with _step_generator(seed, step, device):
+            with seeded_torch(seed, "step", step, device=device):
                 for _ in range(settings.accumulate):
                     waiting = time.monotonic()
                     parts = next(batches)
@@ -179,7 +183,7 @@ def train(
             if due or done == num_steps:
                 save(done)
                 saved_at = time.monotonic()
-    module.eval()
+    return result.eval()
 
 
 def trained_state(folder: Path) -> Checkpoint:
@@ -253,19 +257,6 @@ def _batches(objective: Objective[B], first: int, stop: int, settings: TrainingS
         finally:
             for future in pending:
                 future.cancel()
-
-
-@contextmanager
-def _step_generator(seed: int, step: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's generators for one step and leave them as they were."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        number = seed_for(seed, "step", step)
-        torch.default_generator.manual_seed(number)
-        if devices:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(number)
-        yield
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,1 @@
+"""AdViSe: a temporal module over frozen dense maps, pre-trained on playback rate and fine-tuned on labels."""

@@ -1,0 +1,203 @@
+"""Fine-tuning a temporal module on labels, and scoring test clips.
+
+Source: AdViSe §3.2 and §4. The backbone stays frozen; the module goes on from its pretext training, the head is new.
+
+Differs from the paper: learning rate, weight decay, epochs and stride of this stage are not stated there; the defaults
+are ours. Test crops are those the store holds (three with ``spatial: views``), where the released code draws them.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from featcache.errors import ConfigError
+from featcache.methods.advise.clips import playback_clip, spread_clip, view_starts
+from featcache.methods.advise.pretext import LabelledClips
+from featcache.methods.advise.settings import TmmFineTuneSettings
+from featcache.methods.bank import ClipSource
+from featcache.networks.tmm import TmmClassifier
+from featcache.seeding import rng_for
+from featcache.training.objective import Loss
+
+ORDERS = ("true", "reversed", "shuffled", "one frame")
+"""Orders in which the frames of a test clip are shown."""
+
+_BYTES_AT_ONCE = 64 << 20
+
+
+class FineTuneObjective:
+    """See :class:`featcache.training.objective.Objective`.
+
+    Attributes:
+        module: The temporal module with a head of one output a class.
+        num_batches: Batches an epoch; an incomplete last one is left out.
+        num_items: Clips an epoch.
+    """
+
+    def __init__(
+        self,
+        source: ClipSource,
+        videos: npt.NDArray[np.int64],
+        labels: npt.NDArray[np.int64],
+        settings: TmmFineTuneSettings,
+        *,
+        module: TmmClassifier,
+        seed: int,
+    ) -> None:
+        self.module: nn.Module = module
+        self._source = source
+        self._videos = videos
+        self._labels = labels
+        self._settings = settings
+        self._seed = seed
+        self._batch_size = min(settings.training.batch_size, len(videos))
+        if self._batch_size * settings.num_clips < 2:
+            raise ConfigError("BatchNorm needs two clips at once; give more videos, or raise num_clips")
+        self.num_batches = len(videos) // self._batch_size
+        self.num_items = self.num_batches * self._batch_size * settings.num_clips
+
+    def parts(self, epoch: int, batch: int) -> list[LabelledClips]:
+        """One part with all clips of the batch."""
+        order = rng_for(self._seed, "videos", epoch).permutation(len(self._videos))
+        chosen = np.repeat(order[batch * self._batch_size : (batch + 1) * self._batch_size], self._settings.num_clips)
+        positions, crops = [], []
+        for place, number in enumerate(chosen):
+            video = int(self._videos[number])
+            rng = rng_for(self._seed, "clip", self._source.video_ids[video], epoch, place % self._settings.num_clips)
+            positions.append(self._draw(video, rng))
+            crops.append(int(rng.integers(2**31)))
+        return [
+            LabelledClips(
+                maps=self._source.clips(self._videos[chosen], np.stack(positions), crops),
+                labels=torch.from_numpy(self._labels[chosen]),
+            )
+        ]
+
+    def loss(self, part: LabelledClips) -> Loss:
+        """Cross-entropy."""
+        device = next(self.module.parameters()).device
+        labels = part.labels.to(device)
+        logits = self.module(part.maps.to(device).float())
+        total = functional.cross_entropy(logits.float(), labels)
+        return Loss(total=total, metrics={"accuracy": (logits.argmax(dim=1) == labels).float().mean()})
+
+    def after_step(self, progress: float) -> None:
+        """Nothing to move."""
+
+    def _draw(self, video: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        settings, source = self._settings, self._source
+        length = int(source.num_source_frames[video])
+        if settings.sampler == "spread":
+            return spread_clip(
+                length,
+                num_frames=settings.num_frames,
+                first_draw=rng.random(),
+                last_draw=rng.random(),
+                bank_stride=source.bank_stride,
+            )
+        return playback_clip(
+            length,
+            start=int(rng.integers(length)),
+            rate=1,
+            jitter=1.0,
+            num_frames=settings.num_frames,
+            base_stride=settings.stride,
+            bank_stride=source.bank_stride,
+        )
+
+
+def clip_views(
+    source: ClipSource, video: int, settings: TmmFineTuneSettings
+) -> tuple[npt.NDArray[np.int64], list[int]]:
+    """Positions int64 [views, T] and crop of each test view of a video: its clips times its crops."""
+    length = int(source.num_source_frames[video])
+    if settings.sampler == "spread":
+        # The middle of the training law, shifted by less than one interval a clip.
+        shifts = (np.arange(settings.test_clips) + 0.5) / settings.test_clips
+        clips = [
+            spread_clip(
+                length, num_frames=settings.num_frames, first_draw=shift, last_draw=1 - shift,
+                bank_stride=source.bank_stride,
+            )
+            for shift in shifts
+        ]  # fmt: skip
+    else:
+        starts = view_starts(
+            length, num_clips=settings.test_clips, num_frames=settings.num_frames, stride=settings.stride
+        )
+        clips = [
+            playback_clip(
+                length, start=start, rate=1, jitter=1.0, num_frames=settings.num_frames, base_stride=settings.stride,
+                bank_stride=source.bank_stride,
+            )
+            for start in starts.tolist()
+        ]  # fmt: skip
+    crops = list(range(source.num_crops(video)))
+    return np.stack([clip for clip in clips for _ in crops]), crops * len(clips)
+
+
+def reorder(positions: npt.NDArray[np.int64], order: str, *, seed: int) -> npt.NDArray[np.int64]:
+    """The frames of clips in another order: int64 [views, T] to the same.
+
+    ``shuffled``: one fixed permutation a seed, never the identity; ``one frame``: the middle one, repeated.
+    """
+    num_frames = positions.shape[1]
+    if order == "reversed":
+        return positions[:, ::-1]
+    if order == "shuffled":
+        return positions[:, _derangement(num_frames, seed=seed)]
+    if order == "one frame":
+        return np.repeat(positions[:, num_frames // 2 : num_frames // 2 + 1], num_frames, axis=1)
+    assert order == "true", f"order {order!r}"
+    return positions
+
+
+@torch.inference_mode()
+def video_logits(
+    module: TmmClassifier,
+    source: ClipSource,
+    videos: npt.NDArray[np.int64],
+    settings: TmmFineTuneSettings,
+    *,
+    order: str = "true",
+    seed: int = 0,
+) -> npt.NDArray[np.float64]:
+    """Mean logits over each video's views, float64 [len(videos), num_classes]."""
+    device = next(module.parameters()).device
+    module.eval()
+    logits: list[npt.NDArray[np.float64]] = []
+    for number in _chunks(source, videos, settings):
+        views = [clip_views(source, int(video), settings) for video in number]
+        counts = [len(crops) for _, crops in views]
+        positions = reorder(np.concatenate([clips for clips, _ in views]), order, seed=seed)
+        maps = source.clips(np.repeat(number, counts), positions, [crop for _, crops in views for crop in crops])
+        scores: Tensor = module(maps.to(device).float()).double().cpu()
+        logits += [part.mean(dim=0).numpy() for part in torch.split(scores, counts)]
+    return np.stack(logits)
+
+
+def _chunks(
+    source: ClipSource, videos: npt.NDArray[np.int64], settings: TmmFineTuneSettings
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Videos whose views fit a batch."""
+    height, width, depth = source.shape
+    most = max(source.num_crops(int(video)) for video in videos)
+    view_bytes = settings.num_frames * height * width * depth * 4
+    step = max(1, _BYTES_AT_ONCE // (view_bytes * settings.test_clips * most))
+    for first in range(0, len(videos), step):
+        yield videos[first : first + step]
+
+
+def _derangement(length: int, *, seed: int) -> npt.NDArray[np.int64]:
+    """A permutation of ``length`` that is not the identity."""
+    if length < 2:
+        return np.arange(length)
+    for attempt in range(1000):
+        order = rng_for(seed, "shuffle", attempt).permutation(length)
+        if not np.array_equal(order, np.arange(length)):
+            return order
+    raise AssertionError("a thousand draws gave the identity")

@@ -1,0 +1,123 @@
+"""The playback-rate pretext task on a frame bank.
+
+Source: AdViSe §3.1, after PRP (Yao et al., CVPR 2020), its discriminative branch: which of the rates was a clip played
+at? Clips are gathers over stored rows, drawn anew every epoch.
+
+Differs from the paper: a crop is one of those that the bank stores, not a fresh one with fresh colours; a video shorter
+than a clip wraps, and is not replaced by another; the order of videos is another one each epoch, where the released
+code seeds every epoch alike.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from featcache.data.sampling import bank_supports_stride
+from featcache.errors import ConfigError
+from featcache.methods.advise.clips import playback_clip, pretext_start
+from featcache.methods.advise.settings import PretextClipSettings, max_bank_stride
+from featcache.methods.bank import ClipSource
+from featcache.networks.tmm import TmmClassifier
+from featcache.seeding import rng_for
+from featcache.training.objective import Loss
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledClips:
+    """Maps floating [B, T, h, w, C] and classes int64 [B]."""
+
+    maps: Tensor
+    labels: Tensor
+
+
+class PlaybackRateObjective:
+    """See :class:`featcache.training.objective.Objective`.
+
+    Attributes:
+        module: The temporal module with a head of one output a rate.
+        num_batches: Batches an epoch; an incomplete last one is left out.
+        num_items: Clips an epoch.
+    """
+
+    def __init__(
+        self,
+        source: ClipSource,
+        videos: npt.NDArray[np.int64],
+        settings: PretextClipSettings,
+        *,
+        module: TmmClassifier,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        if not bank_supports_stride(source.bank_stride, settings.base_stride, settings.speed_jitter):
+            finest = max_bank_stride(base_stride=settings.base_stride, speed_jitter=settings.speed_jitter)
+            raise ConfigError(
+                f"the bank holds every {source.bank_stride}th frame, too few for clips of base stride "
+                f"{settings.base_stride} slowed by {settings.speed_jitter:.0%}: repeated rows would tell the rate; "
+                f"extract with --stride {finest}, or raise clips.base_stride"
+            )
+        self.module: nn.Module = module
+        self._source = source
+        self._videos = videos
+        self._settings = settings
+        self._seed = seed
+        self._batch_size = min(batch_size, len(videos))
+        if self._batch_size * (1 if settings.sequential else settings.num_clips) < 2:
+            raise ConfigError("BatchNorm needs two clips at once; give more videos, or set clips.sequential=false")
+        self.num_batches = len(videos) // self._batch_size
+        self.num_items = self.num_batches * self._batch_size * settings.num_clips
+
+    def parts(self, epoch: int, batch: int) -> list[LabelledClips]:
+        """One part a clip index where clips go one after another, else a single part."""
+        order = rng_for(self._seed, "videos", epoch).permutation(self._videos)
+        chosen = order[batch * self._batch_size : (batch + 1) * self._batch_size]
+        settings = self._settings
+        if settings.sequential:
+            return [self._clips(chosen, np.full(len(chosen), clip), epoch) for clip in range(settings.num_clips)]
+        return [
+            self._clips(
+                np.repeat(chosen, settings.num_clips), np.tile(np.arange(settings.num_clips), len(chosen)), epoch
+            )
+        ]
+
+    def loss(self, part: LabelledClips) -> Loss:
+        """Cross-entropy over the rates with label smoothing."""
+        device = next(self.module.parameters()).device
+        labels = part.labels.to(device)
+        logits = self.module(part.maps.to(device).float())
+        total = functional.cross_entropy(logits.float(), labels, label_smoothing=self._settings.label_smoothing)
+        return Loss(total=total, metrics={"accuracy": (logits.argmax(dim=1) == labels).float().mean()})
+
+    def after_step(self, progress: float) -> None:
+        """Nothing to move."""
+
+    def _clips(self, videos: npt.NDArray[np.int64], clips: npt.NDArray[np.int64], epoch: int) -> LabelledClips:
+        drawn = [self._draw(int(video), int(clip), epoch) for video, clip in zip(videos, clips, strict=True)]
+        positions = np.stack([position for position, _, _ in drawn])
+        return LabelledClips(
+            maps=self._source.clips(videos, positions, [crop for _, _, crop in drawn]),
+            labels=torch.tensor([label for _, label, _ in drawn]),
+        )
+
+    def _draw(self, video: int, clip: int, epoch: int) -> tuple[npt.NDArray[np.int64], int, int]:
+        """Positions, class and crop of one clip."""
+        settings, source = self._settings, self._source
+        rng = rng_for(self._seed, "playback", source.video_ids[video], epoch, clip)
+        label = int(rng.integers(len(settings.rates)))
+        length = int(source.num_source_frames[video])
+        positions = playback_clip(
+            length,
+            start=pretext_start(
+                length, num_frames=settings.num_frames, base_stride=settings.base_stride, draw=rng.random()
+            ),
+            rate=settings.rates[label],
+            jitter=rng.uniform(1 - settings.speed_jitter, 1 + settings.speed_jitter),
+            num_frames=settings.num_frames,
+            base_stride=settings.base_stride,
+            bank_stride=source.bank_stride,
+        )
+        return positions, label, int(rng.integers(2**31))

@@ -1,0 +1,110 @@
+"""Settings of AdViSe's two stages, without torch."""
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from featcache.config import Settings
+from featcache.errors import ConfigError
+from featcache.methods.bank_settings import BankSettings
+from featcache.networks.tmm_settings import TmmSettings
+from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
+
+
+class PretextClipSettings(Settings):
+    """Clips of the playback-rate task (PRP's discriminative branch as AdViSe uses it)."""
+
+    rates: tuple[int, ...] = (1, 2, 4, 8)
+    """Playback rates; the class is the position in this list."""
+    num_frames: int = Field(default=8, ge=2)
+    """Frames a clip."""
+    base_stride: int = Field(default=2, ge=1)
+    """Distance of frames at rate 1, in source frames."""
+    speed_jitter: float = Field(default=0.2, ge=0, lt=1)
+    """Each clip's speed is multiplied by a factor from 1 - jitter to 1 + jitter."""
+    num_clips: int = Field(default=4, ge=1)
+    """Clips a video and step, each with its own rate."""
+    label_smoothing: float = Field(default=0.05, ge=0, lt=1)
+    """Of the cross-entropy."""
+    sequential: bool = True
+    """Forward and backward one clip a video at a time, gradients summed; else all clips at once."""
+
+    def model_post_init(self, context: object) -> None:
+        """Check what no single field can."""
+        if len(self.rates) < 2 or len(set(self.rates)) < len(self.rates) or min(self.rates) < 1:
+            raise ConfigError(f"clips.rates is {list(self.rates)}; give two or more different rates of at least 1")
+
+
+class AdviseSettings(Settings):
+    """Settings of ``featcache train advise``: the playback-rate pretext on a temporal module."""
+
+    command: Literal["train-advise"] = "train-advise"
+    """The command this file repeats."""
+    bank: BankSettings
+    """Where maps come from."""
+    tmm: TmmSettings = TmmSettings()
+    """The temporal module; the default is the released one."""
+    clips: PretextClipSettings = PretextClipSettings()
+    """Clips and their rates."""
+    training: TrainingSettings = TrainingSettings(
+        epochs=800,
+        batch_size=32,
+        optimiser=OptimiserSettings(lr=1e-3, lr_batch=64, weight_decay=1e-6, decay_all=True),
+        schedule=ScheduleSettings(warmup_epochs=5.0),
+    )
+    """The loop; the defaults are the released configuration for UCF101."""
+    out: str | None = None
+    """Folder of the run; null: ``runs/<store>/advise-<hash>``."""
+
+
+class TmmFineTuneSettings(Settings):
+    """Settings of ``featcache train tmm``: a temporal module and a new head trained on labels, then tested."""
+
+    command: Literal["train-tmm"] = "train-tmm"
+    """The command this file repeats."""
+    bank: BankSettings
+    """Where maps come from."""
+    label: str = "label"
+    """Label column."""
+    init: str | None = None
+    """Folder of a ``train advise`` run whose module to start from; null: from scratch."""
+    tmm: TmmSettings | None = None
+    """The temporal module; null: that of ``init``, or the released one."""
+    compare_scratch: bool = False
+    """With ``init``: train from scratch too, with the same seeds, and report the difference (the paper's Delta)."""
+    sampler: Literal["random", "spread"] = "random"
+    """Training clips: ``random``: from a random start at ``stride``; ``spread``: over the whole video (Diving48)."""
+    num_frames: int = Field(default=8, ge=1)
+    """Frames a clip."""
+    stride: int = Field(default=8, ge=1)
+    """Distance of a clip's frames, in source frames."""
+    num_clips: int = Field(default=1, ge=1)
+    """Training clips a video and step."""
+    labels_per_class: int | None = Field(default=None, ge=1)
+    """Use so many training videos of each class, the same for all runs; null: all."""
+    test_clips: int = Field(default=10, ge=1)
+    """Test clips a video, equally spaced; times the store's crops of a test frame they are the views."""
+    test_splits: tuple[str, ...] | None = None
+    """Splits to score; null: all others."""
+    order_test: bool = True
+    """Score test clips with frames reversed, shuffled, and one frame repeated too."""
+    training: TrainingSettings = TrainingSettings(
+        epochs=50,
+        batch_size=32,
+        optimiser=OptimiserSettings(lr=1e-3, lr_batch=64, weight_decay=0.05, decay_all=True),
+        schedule=ScheduleSettings(warmup_epochs=5.0),
+    )
+    """The loop. The paper does not state the optimisation of this stage; these are our choice."""
+    out: str | None = None
+    """Folder of the run; null: ``runs/<store>/tmm-<hash>``."""
+
+    def model_post_init(self, context: object) -> None:
+        """Check what no single field can."""
+        if self.compare_scratch and self.init is None:
+            raise ConfigError("compare_scratch needs init: without it every run is from scratch")
+
+
+def max_bank_stride(*, base_stride: int, speed_jitter: float) -> int:
+    """The coarsest bank that plays the slowest clip without repeating rows."""
+    return max(1, math.floor(base_stride * (1 - speed_jitter) + 1e-9))

@@ -1,0 +1,26 @@
+"""What a method reads of a frame bank, without torch."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from featcache.config import Settings
+
+
+class BankSettings(Settings):
+    """What is read of a store's frame bank."""
+
+    store: str
+    """A store of layout ``frames`` with maps."""
+    feature: str | None = None
+    """Name of the array; null where the store has one map."""
+    grid: int | None = Field(default=None, ge=1)
+    """Spatial side after average pooling at read (SFU); null: as stored."""
+    channels: int | None = Field(default=None, ge=1)
+    """Channels after average pooling of neighbours at read (SFU); null: as stored."""
+    storage: Literal["auto", "mmap", "ram"] = "auto"
+    """Where rows are read from; ``auto``: memory if they take less than half of what is free."""
+    train_split: str = "train"
+    """Split to learn from; a store without splits is used whole."""
+    split_column: str | None = None
+    """Label column that holds the split; null: the store's own splits."""
