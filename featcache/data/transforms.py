@@ -72,7 +72,7 @@ def recolor(pixels: Tensor, steps: Sequence[ColorStep]) -> Tensor:
                 pixels = functional.rgb_to_grayscale(pixels, num_output_channels=3)
             case "blur":
                 radius = min(math.ceil(4 * amount), *(side - 1 for side in pixels.shape[-2:]))  # it can reflect no more
-                pixels = functional.gaussian_blur(pixels, [2 * radius + 1], [amount])
+                pixels = functional.gaussian_blur(pixels, [2 * radius + 1] * 2, [amount] * 2)
     return pixels
 
 

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.transforms import v2
 
-from featcache.data.boxes import center_box, random_resized_box, sample_boxes, sample_flip, square_side, view_boxes
+from featcache.data.boxes import (
+    center_box,
+    random_placed_box,
+    random_resized_box,
+    random_short_side_box,
+    sample_boxes,
+    sample_flip,
+    square_side,
+    view_boxes,
+)
 from featcache.data.types import Box
 from featcache.recipes import SamplingRecipe
 
@@ -111,6 +120,62 @@ def test_the_law_is_torchvisions():
         grid = np.concatenate([mine, reference])
         gap = np.abs(np.searchsorted(mine, grid, "right") - np.searchsorted(reference, grid, "right")).max() / draws
         assert gap < 2.47 * math.sqrt(2 / draws)
+
+
+ranges = st.tuples(st.floats(0.001, 1.0), st.floats(0.001, 1.0)).map(lambda pair: tuple(sorted(pair)))
+
+
+@given(sizes, sizes, ranges, st.integers(0, 9))
+def test_short_side_boxes_are_squares_inside_of_a_side_in_range(height, width, side_range, seed):
+    rng = np.random.default_rng(seed)
+    box = random_short_side_box(rng, height=height, width=width, side_range=side_range)
+    assert is_inside(box, height=height, width=width)
+    low, high = (square_side(height=height, width=width, fraction=fraction) for fraction in side_range)
+    assert low <= box.y1 - box.y0 == box.x1 - box.x0 <= high
+
+
+def test_the_short_side_law_is_pyslowfasts():
+    height, width, draws = 2400, 3200, 4000  # large, so that rounding to pixels does not matter
+    rng = np.random.default_rng(0)
+    boxes = [random_short_side_box(rng, height=height, width=width, side_range=(0.7, 0.875)) for _ in range(draws)]
+    sides = np.array([box.y1 - box.y0 for box in boxes])
+    short_side = 224 * height / sides  # of the resized frame out of which 224 are cut
+    places = np.array([[box.y0 / (height - s), box.x0 / (width - s)] for box, s in zip(boxes, sides, strict=True)])
+    for values, low, high in ((short_side, 256, 320), (places[:, 0], 0, 1), (places[:, 1], 0, 1)):
+        unit = np.sort((values - low) / (high - low))
+        # One-sample Kolmogorov-Smirnov against the uniform law at about 1e-5.
+        assert np.abs(unit - (np.arange(draws) + 0.5) / draws).max() < 2.47 / math.sqrt(draws)
+
+
+@given(sizes, sizes, st.tuples(fractions, fractions), st.integers(0, 9))
+def test_placed_boxes_have_one_size_and_lie_inside(height, width, box_fraction, seed):
+    box = random_placed_box(np.random.default_rng(seed), height=height, width=width, box_fraction=box_fraction)
+    assert is_inside(box, height=height, width=width)
+    for side, fraction, size in ((box.y1 - box.y0, box_fraction[0], height), (box.x1 - box.x0, box_fraction[1], width)):
+        assert abs(side - fraction * size) <= 0.5 or side == 1
+
+
+def test_placed_boxes_reach_every_place_alike():
+    rng = np.random.default_rng(0)
+    boxes = [random_placed_box(rng, height=256, width=320, box_fraction=(0.875, 0.7)) for _ in range(4000)]
+    assert {(box.y1 - box.y0, box.x1 - box.x0) for box in boxes} == {(224, 224)}
+    for offsets, num_places in (([box.y0 for box in boxes], 33), ([box.x0 for box in boxes], 97)):
+        counts = np.bincount(offsets, minlength=num_places)
+        assert len(counts) == num_places
+        expected = 4000 / num_places
+        degrees = num_places - 1
+        assert np.sum((counts - expected) ** 2 / expected) < degrees + 5 * math.sqrt(2 * degrees)
+
+
+def test_a_bank_has_the_centre_and_nested_random_boxes():
+    def boxes(num_crops: int) -> list[Box]:
+        recipe = random_recipe(spatial="center_and_random", num_crops=num_crops, box_fraction=(0.875, 0.7))
+        return sample_boxes(recipe, height=240, width=320, video_id="v", temporal_index=0)
+
+    assert boxes(1) == [center_box(height=240, width=320, fraction=0.875)]
+    assert boxes(5)[:3] == boxes(3)
+    assert {(box.y1 - box.y0, box.x1 - box.x0) for box in boxes(5)[1:]} == {(210, 224)}
+    assert len(set(boxes(5))) == 5
 
 
 def random_recipe(**changes: object) -> SamplingRecipe:

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import math
 
@@ -16,7 +17,7 @@ from featcache.data.sampling import (
     sample_rows,
 )
 from featcache.data.types import Box, ClipSpec, Timeline
-from featcache.recipes import SamplingRecipe
+from featcache.recipes import ColorRecipe, SamplingRecipe
 
 FRAME_RATES = [5.0, 10.0, 12.5, 15.0, 24000 / 1001, 24.0, 25.0, 30000 / 1001, 30.0, 50.0, 60000 / 1001, 120.0]
 
@@ -40,18 +41,25 @@ timelines = st.one_of(
 )
 spaces = st.fixed_dictionaries(
     {
-        "spatial": st.sampled_from(["views", "random_resized"]),
+        "spatial": st.sampled_from(["views", "random_resized", "random_short_side", "center_and_random"]),
         "num_crops": st.integers(1, 3),
         "flip_probability": st.sampled_from([0.0, 0.5]),
         "seed": st.integers(0, 3),
         "frame_stride": st.integers(1, 9),
         "target_fps": st.sampled_from([None, 0.7, 4.0, 10.0, 16.0, 29.97, 100.0]),
+        "color": st.sampled_from([None, ColorRecipe(brightness=0.4, hue=0.1, blur_probability=0.5)]),
+    }
+).map(
+    lambda space: {
+        **space,
+        "side_range": (0.5, 0.9) if space["spatial"] == "random_short_side" else None,
+        "box_fraction": (0.9, 0.6) if space["spatial"] == "center_and_random" else None,
     }
 )
 clip_recipes = st.builds(
     lambda space, **rest: SamplingRecipe(**space, **rest),
     spaces,
-    temporal=st.sampled_from(["uniform", "random"]),
+    temporal=st.sampled_from(["uniform", "uniform_open", "random"]),
     num_clips=st.integers(1, 6),
     num_frames=st.integers(1, 20),
     short_videos=st.sampled_from(["loop", "clamp"]),
@@ -134,7 +142,7 @@ def test_nearest_frame_ties_to_the_earlier_whatever_the_rounding():
     st.integers(1, 7),
     st.integers(1, 16),
     st.integers(1, 9),
-    st.sampled_from(["uniform", "random"]),
+    st.sampled_from(["uniform", "uniform_open", "random"]),
 )
 def test_constant_rate_is_integer_arithmetic(num_frames, fps, tick, num_clips, length, stride, temporal):
     timeline = constant(num_frames, fps, start=0.5, tick=tick)
@@ -145,8 +153,10 @@ def test_constant_rate_is_integer_arithmetic(num_frames, fps, tick, num_clips, l
     for frames in clips:
         assert list(frames) == [frames[0] + stride * j for j in range(length)]
         assert frames[0] <= last_start
-    if temporal == "uniform" and not tick:
+    if temporal != "random" and not tick:
         wanted = [last_start * k / (num_clips - 1) for k in range(num_clips)] if num_clips > 1 else [last_start / 2]
+        if temporal == "uniform_open":
+            wanted = [last_start * k / num_clips for k in range(num_clips)]
         assert [frames[0] for frames in clips] == [math.ceil(place - 0.5 - 1e-6) for place in wanted]
 
 
@@ -158,6 +168,33 @@ def test_uniform_clips_golden():
     assert frames_of(middle, constant(47, 25.0)) == [(20, 22, 24, 26)]
     single_frames = SamplingRecipe(num_clips=3, num_frames=1)
     assert frames_of(single_frames, constant(9, 30.0)) == [(0,), (4,), (8,)]
+
+
+def test_open_uniform_clips_golden():
+    recipe = SamplingRecipe(temporal="uniform_open", num_clips=5, num_frames=4, frame_stride=2)
+    assert [frames[0] for frames in frames_of(recipe, constant(47, 25.0))] == [0, 8, 16, 24, 32]
+    assert frames_of(recipe, constant(3, 25.0)) == [(0, 2, 1, 0)] * 5
+
+
+@given(bank_recipes, timelines)
+def test_a_crop_of_a_bank_is_one_draw_a_video(recipe, timeline):
+    rows = sample_rows(recipe, timeline, "v")
+    for crop in range(recipe.num_crops):
+        assert len({(row.box, row.flip, row.color) for row in rows[crop :: recipe.num_crops]}) <= 1
+    more = sample_rows(dataclasses.replace(recipe, frame_stride=1), timeline, "v")
+    if rows and recipe.spatial != "views":
+        assert {row.box for row in rows} == {row.box for row in more}, "windows and strides leave the draws alone"
+
+
+def test_clips_draw_for_themselves():
+    recipe = SamplingRecipe(
+        num_clips=40, num_frames=2, spatial="random_resized", num_crops=2, flip_probability=0.5,
+        color=ColorRecipe(probability=1.0, brightness=0.5),
+    )  # fmt: skip
+    rows = sample_rows(recipe, constant(100, 25.0), "v")
+    assert len({row.box for row in rows}) > 70
+    assert len({row.color for row in rows}) == 80
+    assert {row.flip for row in rows} == {False, True}
 
 
 def test_strides_count_at_the_target_rate():

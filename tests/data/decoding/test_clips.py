@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional
 
 from featcache.data.decoding import clips, open_video
 from featcache.data.decoding.clips import CropSize, RowBatch, decode_rows
-from featcache.data.types import Box, ClipSpec, Timeline
+from featcache.data.types import Box, ClipSpec, ColorStep, Timeline
 from featcache.errors import VideoError
 from featcache.testing.videos import sequential_frames
 
@@ -51,7 +51,10 @@ def reference(frames, spec: ClipSpec, size: CropSize) -> np.ndarray:
         part = image[:, box.y0 : box.y1, box.x0 : box.x1].contiguous()
         mode = InterpolationMode(size.interpolation)
         part = functional.resize(part, [size.size, size.size], interpolation=mode, antialias=True)
-        out.append(functional.horizontal_flip(part) if spec.flip else part)
+        part = functional.horizontal_flip(part) if spec.flip else part
+        for name, amount in spec.color:
+            part = functional.adjust_hue(part, amount) if name == "hue" else functional.adjust_contrast(part, amount)
+        out.append(part)
     return torch.stack(out).numpy()
 
 
@@ -75,7 +78,11 @@ def row_plans(draw):
         y1, x1 = draw(st.integers(y0 + 1, HEIGHT)), draw(st.integers(x0 + 1, WIDTH))
         frames = draw(st.lists(st.integers(0, NUM_FRAMES - 1), min_size=num_frames, max_size=num_frames))
         flip = draw(st.booleans())
-        specs.append(ClipSpec(index=index, frames=tuple(frames), box=Box(y0=y0, x0=x0, y1=y1, x1=x1), flip=flip))
+        color = draw(
+            st.sampled_from([(), (ColorStep("hue", 0.2),), (ColorStep("contrast", 0.5), ColorStep("hue", -0.1))])
+        )
+        box = Box(y0=y0, x0=x0, y1=y1, x1=x1)
+        specs.append(ClipSpec(index=index, frames=tuple(frames), box=box, flip=flip, color=color))
     return specs
 
 
