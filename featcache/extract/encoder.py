@@ -57,12 +57,13 @@ class Encoder:
     device: str
     weights: Mapping[str, str]
 
-    def __call__(self, video: str | Path, *, video_id: str | None = None) -> EncodedVideo:
+    def __call__(self, video: str | Path, *, video_id: str | None = None, split: str = "") -> EncodedVideo:
         """Sample, decode and encode one file.
 
         Args:
             video: The file.
-            video_id: Its id, which seeds random clips and boxes; the file's name if not given.
+            video_id: Its id, which seeds random clips, boxes and colours; the file's name if not given.
+            split: Its split, where the store keeps other views of test videos; without one it counts as training.
 
         Raises:
             VideoError: The file cannot be read.
@@ -71,7 +72,7 @@ class Encoder:
         sizes = tuple(dict.fromkeys(feature.crop for feature in self.features))
         with open_video(path, decoder=self.sampling.decoder) as reader:
             timeline = reader.timeline
-            specs = sample_rows(self.sampling, timeline, video_id or path.name)
+            specs = sample_rows(self.sampling.for_split(split), timeline, video_id or path.name)
             details = describe_rows(specs, timeline)
             arrays = {
                 feature.name: np.zeros((len(specs), *feature.record.shape), dtype=staging_dtype(feature.record.dtype))
@@ -105,8 +106,8 @@ def encoder(
 
     Args:
         store: The store.
-        weights: Weights by backbone name (``default``, ``random`` or a file), where those that the store was made with
         features: Arrays to compute; all if not given.
+        weights: Weights by backbone name (``default``, ``random`` or a file), where those that the store was made with
             have moved.
         device: ``auto``, ``cpu`` or ``cuda``. Bit-identity needs the kind that the store was made on.
 
@@ -151,8 +152,8 @@ def encoder(
         encode_batch=plan.encode_batch,
         threads=plan.threads,
         device=device,
-    )
         weights=sources,
+    )
 
 
 def _weights_given(root: Path) -> dict[str, str]:
