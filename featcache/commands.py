@@ -15,7 +15,9 @@ from featcache.config import Settings, apply_overrides, parse, read_mapping
 from featcache.data.selection import Selection
 from featcache.errors import ConfigError, unknown_name
 from featcache.evaluation.settings import IntervalSettings, KnnSettings, LinearSettings
+from featcache.exchange.settings import ExportSettings, ImportSettings
 from featcache.extract.settings import ExtractSettings, FileFormat, RuntimeSettings, check_source
+from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings
 from featcache.testing.motion import MotionSettings
 
 
@@ -89,7 +91,6 @@ class LinearProbeSettings(ProbeTarget):
     """How intervals are drawn."""
 
 
-class QuickstartSettings(Settings):
 class SearchSettings(Settings):
     """Settings of ``featcache search``."""
 
@@ -134,6 +135,7 @@ class SearchSettings(Settings):
             raise ConfigError(f"sheet is {self.sheet!r}; give the picture a name that ends in .png or .jpg")
 
 
+class QuickstartSettings(Settings):
     """Settings of ``featcache quickstart``."""
 
     command: Literal["quickstart"] = "quickstart"
@@ -174,10 +176,12 @@ COMMANDS: Mapping[str, Command] = {
     "extract": Command(settings=ExtractSettings, module="featcache.cli.extract"),
     "probe-knn": Command(settings=KnnProbeSettings, module="featcache.cli.probe"),
     "probe-linear": Command(settings=LinearProbeSettings, module="featcache.cli.probe"),
-    "quickstart": Command(settings=QuickstartSettings, module="featcache.cli.pipeline"),
+    "train-advise": Command(settings=AdviseSettings, module="featcache.cli.train"),
+    "train-tmm": Command(settings=TmmFineTuneSettings, module="featcache.cli.train"),
     "search": Command(settings=SearchSettings, module="featcache.cli.search"),
     "import": Command(settings=ImportSettings, module="featcache.cli.exchange"),
     "export": Command(settings=ExportSettings, module="featcache.cli.exchange"),
+    "quickstart": Command(settings=QuickstartSettings, module="featcache.cli.pipeline"),
 }
 
 

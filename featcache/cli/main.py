@@ -5,7 +5,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from featcache.cli import datasets, doctor, extract, pipeline, probe, search, store
+from featcache.cli import datasets, doctor, exchange, extract, pipeline, probe, search, store, train
 from featcache.cli.console import configure_logging, err
 from featcache.errors import FeatcacheError
 
@@ -19,9 +19,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Extract video features once into a store that can be trusted; probe it again and again without the videos.",
 )
-for room in (pipeline, extract, store, search, datasets, doctor):
+for room in (pipeline, extract, store, exchange, search, datasets, doctor):
     room.register(app)
 app.add_typer(probe.app, name="probe")
+app.add_typer(train.app, name="train")
 
 
 @app.callback()

@@ -1,0 +1,182 @@
+"""``train``: temporal modules on a stored frame bank, without the videos."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featcache.cli.console import bars, out, print_facts, print_json, print_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from featcache.evaluation.temporal import TemporalResult
+    from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings
+    from featcache.training.loop import Progress
+
+StorePath = Annotated[str, typer.Argument(help="A store of layout `frames` with maps.")]
+Feature = Annotated[str | None, typer.Option("--feature", "-f", help="Name of the array, where there are several.")]
+Preset = Annotated[
+    str | None, typer.Option(help="A module's size: `release` (the default), `ablation-256` or `ablation-2048`.")
+]
+Kernel = Annotated[
+    int | None, typer.Option("--temporal-kernel", help="Frames that a block sees; 1, as released, mixes none.")
+]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the training videos.")]
+BatchSize = Annotated[int | None, typer.Option(help="Videos a step.")]
+Seeds = Annotated[list[int], typer.Option("--seed", help="Seed of a run; repeat for several.  [default: 0]")]
+Device = Annotated[str, typer.Option(help="`auto`, `cpu` or `cuda`.")]
+OutFolder = Annotated[str | None, typer.Option("--out", "-o", help="Folder of the run.  [default: runs/<store>/…]")]
+Set = Annotated[
+    list[str], typer.Option("--set", help="Any other setting by its key, e.g. `training.optimiser.lr=1e-3`.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+app = typer.Typer(no_args_is_help=True, help="Train on a store: AdViSe's pretext and its temporal modules.")
+
+
+@app.command(epilog="Example: `featcache train advise stores/ucf101 --epochs 200 --set clips.num_clips=2`")
+def advise(
+    store: StorePath,
+    feature: Feature = None,
+    preset: Preset = None,
+    temporal_kernel: Kernel = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    seed: Seeds = [],
+    device: Device = "auto",
+    out: OutFolder = None,
+    set_: Set = [],
+    as_json: Json = False,
+) -> None:
+    """Pre-train a temporal module: at which rate was a clip played?"""
+    from featcache.config import parse
+    from featcache.methods.advise.settings import AdviseSettings
+
+    data = _data(AdviseSettings, store, feature, preset, temporal_kernel, epochs, batch_size, seed, device, out, set_)
+    run_advise(parse(AdviseSettings, data), as_json=as_json)
+
+
+@app.command(
+    epilog="Example: `featcache train tmm stores/ucf101 --init runs/ucf101/advise-… --seed 0 --seed 1 --seed 2`"
+)
+def tmm(
+    store: StorePath,
+    feature: Feature = None,
+    label: Annotated[str, typer.Option("--label", "-l", help="Label column.")] = "label",
+    init: Annotated[str | None, typer.Option(help="A `train advise` run to start from; `none`: from scratch.")] = None,
+    compare_scratch: Annotated[bool, typer.Option("--compare-scratch", help="Train from scratch too.")] = False,
+    preset: Preset = None,
+    temporal_kernel: Kernel = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    seed: Seeds = [],
+    device: Device = "auto",
+    out: OutFolder = None,
+    set_: Set = [],
+    as_json: Json = False,
+) -> None:
+    """Train a temporal module and a head on labels, then score test clips, in order and out of it."""
+    from featcache.config import parse
+    from featcache.methods.advise.settings import TmmFineTuneSettings
+
+    kind = TmmFineTuneSettings
+    data = _data(kind, store, feature, preset, temporal_kernel, epochs, batch_size, seed, device, out, set_)
+    given = {"label": label, "init": None if init in (None, "none") else init, "compare_scratch": compare_scratch}
+    run_tmm(parse(kind, {**given, **data}), as_json=as_json)
+
+
+def _data(
+    kind: "type[AdviseSettings | TmmFineTuneSettings]", store: str, feature: str | None, preset: str | None,
+    kernel: int | None, epochs: int | None, batch_size: int | None, seeds: list[int], device: str, out: str | None,
+    assignments: list[str],
+) -> dict[str, Any]:  # fmt: skip
+    """Settings from flags; training keeps the defaults of its command where nothing is given."""
+    import dataclasses
+
+    from featcache.config import apply_overrides
+    from featcache.errors import unknown_name
+    from featcache.networks.tmm_settings import PRESETS
+
+    if preset is not None and preset not in PRESETS:
+        raise unknown_name("preset", preset, PRESETS)
+    training: dict[str, Any] = kind.model_fields["training"].default.model_dump(mode="json")
+    given = {"epochs": epochs, "batch_size": batch_size, "seeds": seeds or None, "device": device}
+    training |= {name: value for name, value in given.items() if value is not None}
+    warmup = training["schedule"]["warmup_epochs"]
+    training["schedule"]["warmup_epochs"] = min(warmup, training["epochs"] / 10)
+    data: dict[str, Any] = {"bank": {"store": store, "feature": feature}, "training": training, "out": out}
+    if preset is not None or kernel is not None:
+        data["tmm"] = dataclasses.asdict(PRESETS[preset or "release"])
+        data["tmm"] |= {} if kernel is None else {"temporal_kernel": kernel}
+    return apply_overrides(data, assignments)
+
+
+def run_advise(settings: "AdviseSettings", *, as_json: bool = False) -> None:
+    """Carry out ``train advise`` and print its summary."""
+    from featcache.methods.advise.run import pretrain
+
+    with bars(quiet=as_json) as drawn:
+        result = pretrain(settings, on_progress=drawer(drawn.update))
+    if as_json:
+        print_json(result.to_dict())
+        return
+    rows = [
+        (str(seed), f"{line['loss']:.3f}", f"{100 * line['accuracy']:.1f}", f"{line['items_per_second']:.0f}")
+        for seed, line in result.seeds.items()
+    ]
+    print_table("pretext, last epoch", ("seed", "loss", "rate accuracy", "clips/s"), rows)
+    print_facts({"videos": result.num_videos, "parameters": f"{result.num_parameters:,}", "run": result.folder})
+    out.print(f"next: featcache train tmm {settings.bank.store} --init {result.folder}", markup=False, style="dim")
+
+
+def run_tmm(settings: "TmmFineTuneSettings", *, as_json: bool = False) -> None:
+    """Carry out ``train tmm`` and print its tables."""
+    from featcache.evaluation.temporal import run_temporal
+
+    with bars(quiet=as_json) as drawn:
+        result = run_temporal(settings, on_progress=drawer(drawn.update))
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        print_temporal(result)
+
+
+def drawer(update: "Callable[[str, float, float, str], None]") -> "Callable[[int, Progress], None]":
+    """Draw a run's progress as one bar a seed."""
+
+    def draw(seed: int, progress: "Progress") -> None:
+        note = f"loss {progress.loss:.3f} {progress.items_per_second:.0f} clips/s wait {progress.wait_share:.0%}"
+        update(f"seed {seed}", progress.epoch, progress.epochs, note)
+
+    return draw
+
+
+def print_temporal(result: "TemporalResult") -> None:
+    """Accuracies by arm, split and order of frames."""
+    rows = [
+        (
+            arm, split, order,
+            *(f"{100 * metric.value:.1f} [{100 * metric.low:.1f}, {100 * metric.high:.1f}]" for metric in
+              metrics.values()),
+            f"{result.coverage[split].ok}/{result.coverage[split].total}",
+        )
+        for arm, splits in result.metrics.items()
+        for split, orders in splits.items()
+        for order, metrics in orders.items()
+    ]  # fmt: skip
+    names = next(iter(next(iter(next(iter(result.metrics.values())).values())).values()))
+    title = (
+        f"{result.label!r}: {result.num_classes} classes, {result.protocol}, {result.num_train} training videos, "
+        f"{result.num_views} views, {len(result.seeds)} seeds"
+    )
+    print_table(title, ("module", "split", "frames", *names, "coverage"), rows, num_text=3)
+    for split, delta in result.delta.items():
+        out.print(
+            f"pretrained - scratch on {split}: {100 * delta.value:+.1f} "
+            f"[{100 * delta.low:+.1f}, {100 * delta.high:+.1f}] points",
+            markup=False,
+        )
+    out.print(f"written to {result.folder}", markup=False, style="dim")
+
+
+RUNNERS = {"train-advise": run_advise, "train-tmm": run_tmm}
