@@ -154,7 +154,7 @@ def open_bank(settings: BankSettings, *, store: Store | None = None) -> FrameBan
         )
     rows = np.diff(features.video_start)
     videos = [store.videos[video_id] for video_id in features.video_ids]
-    crops = np.array([store.sampling.num_crops for _ in videos], np.int64)
+    crops = features.num_crops
     stride = store.sampling.frame_stride
     positions = rows // crops
     share = 1.0
