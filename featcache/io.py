@@ -154,6 +154,54 @@ def put_replace(path: Path, data: Bytes | Iterable[Bytes]) -> None:
         sync_folder(path.parent)
 
 
+@contextmanager
+def new_folder(path: Path) -> Generator[Path]:
+    """Fill a folder that gets its name only when the block has ended well.
+
+    Args:
+        path: Final name; nothing or an empty folder may be there.
+
+    Yields:
+        A temporary folder beside it. If the block raises, it is removed; that of a killed process stays.
+
+    Raises:
+        StoreError: The name is taken, or the file system refuses.
+        DiskSpaceError: The disk or quota is full.
+    """
+    if path.is_dir() and not path.is_symlink():
+        if first := next(iter(sorted(entry.name for entry in path.iterdir())), None):
+            raise StoreError(f"{path} is not empty (it holds {first!r}); choose an empty folder or a new name")
+    elif os.path.lexists(path):
+        raise StoreError(f"{path} is a file or a link; choose an empty folder or a new name")
+    ensure_folder(path.parent)
+    temp = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}{TEMP_SUFFIX}")
+    with _explained(path, "write"):
+        temp.mkdir()
+    try:
+        yield temp
+        with _explained(path, "write"):
+            for folder, _, files in os.walk(temp, topdown=False):
+                for name in files:
+                    _sync_file(Path(folder) / name)
+                sync_folder(Path(folder))
+            temp.rename(path)  # replaces an empty folder, and nothing else
+            sync_folder(path.parent)
+    except BaseException as error:
+        shutil.rmtree(temp, ignore_errors=True)  # the error on its way out matters more than a left-over
+        if isinstance(error, OSError) and error.errno in _FULL:
+            with _explained(path, "write"):
+                raise
+        raise
+
+
+def _sync_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def remove(path: Path) -> None:
     """Remove a file, if there is one, and make that durable."""
     with _explained(path, "remove"):

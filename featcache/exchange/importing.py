@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from featcache.config import to_yaml
+from featcache.data.manifest import id_problem
 from featcache.data.types import Status, VideoOutcome, VideoRecord
-from featcache.errors import ExchangeError
+from featcache.errors import ExchangeError, ManifestError
 from featcache.exchange.listing import VIDEOS, read_listing
 from featcache.exchange.outgoing import Step
 from featcache.exchange.sample import Sample, row_columns, video_record
@@ -86,6 +87,7 @@ def import_features(settings: ImportSettings, *, on_progress: Step = lambda done
         ManifestError: An id that cannot be one, or twice the same.
     """
     samples: list[Sample] = import_module(f"featcache.exchange.{_READERS[settings.format]}").read(settings)
+    check_ids(samples)
     samples, not_listed = _listed(samples, settings)
     record = choose_record(samples, settings.feature)
     recipe = settings.feature.recipe(precision=record.dtype, output=_output(settings.feature, record))
@@ -117,6 +119,21 @@ def import_features(settings: ImportSettings, *, on_progress: Step = lambda done
         dtype=record.dtype,
         unknown=tuple(settings.feature.unknown_fields()),
     )
+
+
+def check_ids(samples: Sequence[Sample]) -> None:
+    """Ids are checked before anything is looked up by them.
+
+    Raises:
+        ManifestError: One that cannot be an id, or that two arrays have; names where.
+    """
+    seen: dict[str, str] = {}
+    for sample in samples:
+        if problem := id_problem(sample.id):
+            raise ManifestError(f"{sample.where}: video id {sample.id!r} {problem}; give it another")
+        if sample.id in seen:
+            raise ManifestError(f"{sample.where}: video id {sample.id!r} is that of {seen[sample.id]} too; rename one")
+        seen[sample.id] = sample.where
 
 
 def _listed(samples: Sequence[Sample], settings: ImportSettings) -> tuple[list[Sample], int]:

@@ -12,6 +12,7 @@ from featcache.config import read_mapping
 from featcache.data.manifest import label_column, label_name
 from featcache.data.types import VideoRecord
 from featcache.errors import ConfigError, ExchangeError, unknown_name
+from featcache.exchange.columns import label_names
 
 VIDEOS = "videos.csv"
 RECIPE = "recipe.yaml"
@@ -28,7 +29,7 @@ def write_videos(videos: Iterable[VideoRecord], num_rows: Mapping[str, int]) -> 
     Floats are written so that reading gives the same ones; bytes of a name that are not UTF-8 stay those bytes.
     """
     videos = list(videos)
-    labels = sorted({name for video in videos for name in video.labels}, key=lambda name: (name != "label", name))
+    labels = label_names(videos)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     header = ("id", "status", "reason", "split", "num_rows", *map(label_column, labels), *_FIELDS)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.data.types import VideoRecord
-from featcache.errors import ExchangeError
+from featcache.errors import ExchangeError, unknown_name
 from featcache.exchange.settings import ExportSettings
 from featcache.recipes import RecordSpec, SamplingRecipe, to_dict
 from featcache.store.features import Features
@@ -52,22 +52,55 @@ class Outgoing:
         first, last = self.places.get(video_id, (0, 0))
         return last - first
 
-    def values(self, video_id: str, first: int = 0, last: int | None = None) -> npt.NDArray[Any]:
-        """Rows ``first`` to ``last`` of a video, [n, *record]."""
-        start, end = self.places[video_id]
-        rows = np.arange(start, end)[first:last]
+    def values(self, video_id: str) -> npt.NDArray[Any]:
+        """All rows of a video, [n, *record]."""
+        rows = np.arange(*self.places[video_id])
         return self.features.gather(rows, dequantised=self.features.record.dtype == "int8")
 
     def rows_of(self, video_id: str) -> RowTable:
         """The row table of a video; empty for one that failed."""
         return self.table.select(slice(*self.places.get(video_id, (0, 0))))
 
-    def chunks(self, num_bytes: int) -> Iterator[tuple[VideoRecord, int, int]]:
-        """Every row in order, as (video, first, last) of at most ``num_bytes``, at least a row each."""
-        step = max(1, num_bytes // self.record.num_bytes)
+    def chunks(self, num_bytes: int) -> Iterator["Chunk"]:
+        """Every row in order, in chunks of at most ``num_bytes`` of features, or one row."""
+        most = max(1, num_bytes // self.record.num_bytes)
+        videos: list[VideoRecord] = []
+        rows: list[npt.NDArray[np.int64]] = []
+        room = most
         for video in self.videos:
-            for first in range(0, self.num_rows(video.id), step):
-                yield video, first, min(first + step, self.num_rows(video.id))
+            first, last = self.places.get(video.id, (0, 0))
+            while first < last:
+                taken = min(room, last - first)
+                videos.append(video)
+                rows.append(np.arange(first, first + taken))
+                first, room = first + taken, room - taken
+                if not room:
+                    yield self._chunk(videos, rows)
+                    videos, rows, room = [], [], most
+        if videos:
+            yield self._chunk(videos, rows)
+
+    def _chunk(self, videos: list[VideoRecord], rows: list[npt.NDArray[np.int64]]) -> "Chunk":
+        index = np.concatenate(rows)
+        values = self.features.gather(index, dequantised=self.features.record.dtype == "int8")
+        return Chunk(videos=tuple(videos), counts=tuple(map(len, rows)), table=self.table.select(index), values=values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Chunk:
+    """Consecutive rows of an export.
+
+    Attributes:
+        videos: Whose they are, in order.
+        counts: How many each has here.
+        table: Where and when they were taken.
+        values: [sum(counts), *record].
+    """
+
+    videos: tuple[VideoRecord, ...]
+    counts: tuple[int, ...]
+    table: RowTable
+    values: npt.NDArray[Any]
 
 
 def choose(store: Store, settings: ExportSettings) -> Outgoing:
@@ -81,8 +114,6 @@ def choose(store: Store, settings: ExportSettings) -> Outgoing:
     features = store.feature(settings.feature)
     wanted = set(store.video_ids(split=settings.split))
     if settings.videos is not None:
-        from featcache.errors import unknown_name
-
         if strangers := [name for name in settings.videos if name not in wanted]:
             raise unknown_name("video", strangers[0], wanted)
         wanted = set(settings.videos)

@@ -141,8 +141,9 @@ def unknown_mask(column: Array) -> npt.NDArray[np.bool_]:
     """Which rows of a row table's column are not known, bool [N]."""
     if column.dtype == np.bool_:
         return np.zeros(len(column), bool)
-    unknown: npt.NDArray[np.bool_] = np.isnan(column) if column.dtype.kind == "f" else np.equal(column, -1)
-    return unknown.reshape(len(unknown), -1).all(axis=1)
+    unknown: Array = np.asarray(np.isnan(column) if column.dtype.kind == "f" else column == -1)
+    every: npt.NDArray[np.bool_] = np.logical_and.reduce(unknown.reshape(len(unknown), -1), axis=1)
+    return every
 
 
 def _list(column: Array) -> list[Any] | None:

@@ -1,0 +1,220 @@
+"""Formats ``actionformer`` and ``opentad``: what two libraries of temporal action localisation read.
+
+Both see a video as ``[T, C]`` whose row i stands for one moment. With ``s`` = ``feat_stride`` (ActionFormer) or
+``feature_stride`` (OpenTAD) and ``o`` = ``num_frames / 2`` or ``offset_frames``, a time of ``x`` seconds is at row
+``(x * fps - o) / s`` (ActionFormer, ``libs/datasets/thumos14.py``; OpenTAD, ``opentad/datasets/thumos.py``, where
+``fps`` is ``frame / duration``). So the middle of row i must be at ``(o + i * s) / fps`` seconds, and ``s`` and ``o``
+must be the same for all videos. They are found from the times in the row table and checked against every row.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from featcache.data.types import VideoRecord
+from featcache.errors import ExchangeError
+from featcache.exchange.outgoing import Outgoing, Step
+from featcache.exchange.settings import ExportSettings
+
+Seconds = npt.NDArray[np.float64]
+
+_FRAMES = 0.5 + 1e-6  # a row may be off its place by half a frame, which is what timestamps are rounded to
+FEATURES = "features"
+ANNOTATIONS = "annotations.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Track:
+    """When the rows of one video were taken.
+
+    Attributes:
+        id: Of the video.
+        middle: float64 [T], the middle of each row in seconds, increasing.
+        fps: Frames a second of the video; 0 if not known.
+    """
+
+    id: str
+    middle: Seconds
+    fps: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Where rows lie: the middle of row i is at ``(offset_frames + i * stride_frames) / fps`` seconds.
+
+    Attributes:
+        stride_frames: Frames from one row to the next.
+        offset_frames: Frames from the beginning of a video to the middle of its first row.
+        fps: Frames a second of the grid, the same for all videos; ``None``: each video's own.
+    """
+
+    stride_frames: float
+    offset_frames: float
+    fps: float | None
+
+    def fps_of(self, track: Track) -> float:
+        """Frames a second of a video on this grid."""
+        return track.fps if self.fps is None else self.fps
+
+    def error_frames(self, track: Track) -> float:
+        """By how many frames the worst row of a video is off its place."""
+        places = self.offset_frames + np.arange(len(track.middle)) * self.stride_frames
+        return float(np.abs(track.middle * self.fps_of(track) - places).max())
+
+
+def find_grid(tracks: Iterable[Track], *, target_fps: float | None) -> Grid:
+    """The one grid on which the rows of all videos lie: of their own frame rates, else of one rate for all.
+
+    Args:
+        tracks: The videos, at least one.
+        target_fps: The sampling recipe's, if it has one: strides are then counted at that rate.
+
+    Raises:
+        ExchangeError: There is none; names a video and says what to do.
+    """
+    tracks = list(tracks)
+    longest = max(tracks, key=lambda track: len(track.middle))
+    if len(longest.middle) < 2:
+        raise ExchangeError(
+            "every video has a single row, and a stride takes two; extract a frame bank (--layout frames) or more clips"
+        )
+    rates: list[float | None] = [None] if all(track.fps > 0 for track in tracks) else []
+    rates += [target_fps] if target_fps is not None else [longest.fps] if longest.fps > 0 else []
+    worst: tuple[float, Track] | None = None
+    for rate in rates:
+        grid = _grid_of(longest, rate)
+        found = max(((grid.error_frames(track), track) for track in tracks), key=lambda pair: pair[0])
+        if found[0] <= _FRAMES:
+            return grid
+        worst = min(worst, found, key=lambda pair: pair[0]) if worst is not None else found
+    if worst is None:
+        raise ExchangeError(
+            "the frame rate of no video is known, and strides are counted in frames; import it with --fps, or with a "
+            "column fps in the listing"
+        )
+    raise ExchangeError(
+        f"rows are not equally spaced by one stride: those of {longest.id!r} lie on a grid from which rows of "
+        f"{worst[1].id!r} are off by up to {worst[0]:.3g} frames; extract a frame bank (--layout frames), whose stride "
+        "is the same in all videos"
+    )
+
+
+def _grid_of(track: Track, rate: float | None) -> Grid:
+    fps = track.fps if rate is None else rate
+    intervals = len(track.middle) - 1
+    stride = float(track.middle[-1] - track.middle[0]) / intervals * fps
+    if abs(round(stride) - stride) * intervals <= 0.5:  # timestamps are rounded, strides are mostly whole
+        stride = float(round(stride))
+    offset = float(track.middle[0]) * fps
+    if abs(round(2 * offset) / 2 - offset) < 1e-2:
+        offset = round(2 * offset) / 2
+    return Grid(stride_frames=stride, offset_frames=offset, fps=rate)
+
+
+def write_actionformer(out: Outgoing, folder: Path, settings: ExportSettings, step: Step) -> dict[str, Any]:
+    """``features/<id>.npy`` [T, C], ``annotations.json`` and ``config.yaml`` with the keys of ActionFormer's dataset.
+
+    ``num_frames`` is twice the offset: the length of a clip, if the first one begins with the video.
+    """
+    grid, written = _write(out, folder, step)
+    config = {
+        "dataset": {
+            "json_file": ANNOTATIONS,
+            "feat_folder": FEATURES,
+            "file_prefix": None,
+            "file_ext": ".npy",
+            "input_dim": out.record.shape[0],
+            "feat_stride": _plain(grid.stride_frames),
+            "num_frames": _plain(2 * grid.offset_frames),
+            "default_fps": None,
+            "downsample_rate": 1,
+        }
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    return {**_summary(grid), "num_frames": _plain(2 * grid.offset_frames), "videos_written": written}
+
+
+def write_opentad(out: Outgoing, folder: Path, settings: ExportSettings, step: Step) -> dict[str, Any]:
+    """``features/<id>.npy`` [T, C], ``annotations.json`` and ``config.yaml`` with the keys of OpenTAD's datasets."""
+    grid, written = _write(out, folder, step)
+    config = {
+        "ann_file": ANNOTATIONS,
+        "data_path": FEATURES,
+        "feature_stride": _plain(grid.stride_frames),
+        "sample_stride": 1,
+        "offset_frames": _plain(grid.offset_frames),
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    return {**_summary(grid), "offset_frames": _plain(grid.offset_frames), "videos_written": written}
+
+
+def _summary(grid: Grid) -> dict[str, Any]:
+    return {"feat_stride": _plain(grid.stride_frames), "fps": "each video's own" if grid.fps is None else grid.fps}
+
+
+def _write(out: Outgoing, folder: Path, step: Step) -> tuple[Grid, int]:
+    """Arrays and annotations, and the grid that both libraries need."""
+    if len(out.record.shape) != 1:
+        raise ExchangeError(
+            f"a row of feature {out.features.name!r} is {list(out.record.shape)}; localisation reads one vector a row, "
+            "export a pooled feature (output mean or cls)"
+        )
+    usable = [video for video in out.videos if out.num_rows(video.id)]
+    if not usable:
+        raise ExchangeError(f"no video of feature {out.features.name!r} has rows; nothing can be exported")
+    tracks = [track(out, video) for video in usable]
+    grid = find_grid(tracks, target_fps=out.sampling.target_fps)
+    database = {}
+    for number, (video, one) in enumerate(zip(usable, tracks, strict=True)):
+        path = folder / FEATURES / f"{video.id}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            np.lib.format.write_array(file, out.values(video.id), allow_pickle=False)
+        fps = grid.fps_of(one)
+        duration = video.duration_seconds or float(out.rows_of(video.id).t1[-1])
+        database[video.id] = {
+            "subset": video.split,
+            "duration": duration,
+            "fps": fps,
+            "frame": _plain(duration * fps),
+            "annotations": [],
+            "labels": dict(video.labels),
+        }
+        step(number + 1, len(usable))
+    document = {"version": "featcache", "database": database}
+    (folder / ANNOTATIONS).write_text(json.dumps(document, indent=1), encoding="ascii")
+    return grid, len(usable)
+
+
+def track(out: Outgoing, video: VideoRecord) -> Track:
+    """The times of one video's rows.
+
+    Raises:
+        ExchangeError: They are not known, or rows do not follow each other in time.
+    """
+    rows = out.rows_of(video.id)
+    middle = (rows.t0 + rows.t1) / 2
+    if np.isnan(middle).any():
+        raise ExchangeError(
+            f"the times of rows of {video.id!r} are not known, so nothing says where they lie; import the features "
+            "with --fps, --stride and --clip-frames"
+        )
+    if (np.diff(middle) <= 0).any():
+        crops = out.sampling.num_crops
+        raise ExchangeError(
+            f"rows of {video.id!r} do not follow each other in time"
+            f"{f' (there are {crops} crops a time)' if crops > 1 else ''}; localisation reads one row a time, extract "
+            "a frame bank with one crop"
+        )
+    return Track(id=video.id, middle=middle, fps=video.fps)
+
+
+def _plain(number: float) -> int | float:
+    """A whole number as such, anything else as it is."""
+    return round(number) if abs(number - round(number)) < 1e-6 else number
