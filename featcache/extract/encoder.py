@@ -114,7 +114,8 @@ def encoder(
     Raises:
         RecipeMismatchError: Weights at hand differ from the store's.
         WeightsError: Weights are not at hand.
-        StoreError: No store, or one that an extraction has not planned yet.
+        StoreError: No store, one that an extraction has not planned yet, or features that were imported without
+            all that it takes to compute them.
         UnknownNameError: No such feature, or ``weights`` names a backbone that the features do not use.
     """
     root, device = Path(store), resolve_device(device)
@@ -125,6 +126,12 @@ def encoder(
         if name not in opened.features:
             raise unknown_name("feature", name, opened.features)
     declared = {name: opened.features[name] for name in (opened.features if features is None else features)}
+    for name, (recipe, _) in declared.items():
+        if opened.sampling.is_imported or not recipe.weights_hash.startswith("sha256:"):
+            raise StoreError(
+                f"feature {name!r} of {root} was imported and its recipe does not say all that it takes to compute it; "
+                "encode with the program that made it, or extract the feature from the videos"
+            )
     plan = opened.generations[-1]
     used = {recipe.backbone for recipe, _ in declared.values()}
     if unknown := sorted(set(weights or {}) - used):

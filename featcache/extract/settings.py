@@ -100,7 +100,13 @@ class SamplingSettings(Settings):
             defaults = {name: getattr(stored, name) for name in defaults}
         given = {name: getattr(self, name) for name in type(self).model_fields}
         open_ = {name: value for name, value in defaults.items() if given[name] is None}
-        return SamplingRecipe(**{**given, **open_, "num_clips": 1 if bank else self.num_clips})
+        recipe = SamplingRecipe(**{**given, **open_, "num_clips": 1 if bank else self.num_clips})
+        if recipe.is_imported:
+            raise ConfigError(
+                "sampling is 'imported': nothing says which clips its rows were, so none can be decoded for it; "
+                "extract into a store of its own"
+            )
+        return recipe
 
 
 class FeatureSettings(Settings):

@@ -259,6 +259,7 @@ class Store:
             "backbone": document.recipe.backbone,
             "layer": document.recipe.layer,
             "output": document.recipe.output,
+            "weights_hash": document.recipe.weights_hash,
             "recipe_hash": recipe_hash(document.recipe),
             "record_shape": list(document.record.shape),
             "axes": list(document.record.axes),

@@ -29,6 +29,8 @@ VERBS = [
     "gc",
     "backbones",
     "doctor",
+    "import",
+    "export",
     "probe knn",
     "probe linear",
 ]
