@@ -25,7 +25,7 @@ Epochs = Annotated[int | None, typer.Option(help="Passes over the training video
 BatchSize = Annotated[int | None, typer.Option(help="Videos a step.")]
 Seeds = Annotated[list[int], typer.Option("--seed", help="Seed of a run; repeat for several.  [default: 0]")]
 Device = Annotated[str, typer.Option(help="`auto`, `cpu` or `cuda`.")]
-OutFolder = Annotated[str | None, typer.Option("--out", "-o", help="Folder of the run.  [default: runs/<store>/…]")]
+OutFolder = Annotated[str | None, typer.Option("--out", "-o", help="Folder of the run.  [default: runs/STORE/…]")]
 Set = Annotated[
     list[str], typer.Option("--set", help="Any other setting by its key, e.g. `training.optimiser.lr=1e-3`.")
 ]

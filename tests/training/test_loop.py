@@ -1,0 +1,190 @@
+"""The loop against a plain one, and a killed run against a straight one."""
+
+import itertools
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from featcache.errors import CorruptStoreError, RecipeMismatchError
+from featcache.seeding import seed_for
+from featcache.training.checkpoint import NAME, read_checkpoint
+from featcache.training.generators import seeded_torch
+from featcache.training.logs import read_log
+from featcache.training.loop import DivergedError, Progress, train
+from featcache.training.objective import Loss
+from featcache.training.schedules import learning_rate_factor
+from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
+
+
+class Toy:
+    """Regression through dropout and BatchNorm, so that generators and buffers matter."""
+
+    num_batches = 4
+    num_items = 4 * 8
+
+    def __init__(self, *, poisoned_from: int | None = None) -> None:
+        with seeded_torch(0, "toy"):
+            self.module: nn.Module = nn.Sequential(
+                nn.Linear(5, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 1)
+            )
+        self._poisoned_from = poisoned_from
+
+    def parts(self, epoch, batch):
+        generator = torch.Generator().manual_seed(seed_for(0, epoch, batch))
+        x = torch.randn(8, 5, generator=generator)
+        if self._poisoned_from is not None and epoch >= self._poisoned_from:
+            x = x * float("nan")
+        return [x[:4], x[4:]]
+
+    def loss(self, part):
+        target = part.sum(dim=1, keepdim=True)
+        output = self.module(part)
+        return Loss(total=functional.mse_loss(output, target), metrics={"size": output.detach().abs().mean()})
+
+    def after_step(self, progress):
+        self.progress = progress
+
+
+SETTINGS = TrainingSettings(
+    epochs=6,
+    optimiser=OptimiserSettings(lr=0.02, weight_decay=0.1),
+    schedule=ScheduleSettings(warmup_epochs=1),
+    clip_norm=1.0,
+    tensorboard=False,
+)
+
+
+def run(folder, settings=SETTINGS, *, objective=None, on_progress=lambda progress: None, identity="toy"):
+    objective = objective or Toy()
+    return train(
+        objective, settings, folder=folder, seed=3, identity=identity, facts={"kind": "toy"}, on_progress=on_progress
+    )
+
+
+def equal(mine, theirs):
+    left, right = mine.state_dict(), theirs.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_equals_a_plain_loop(tmp_path):
+    toy = Toy()
+    decayed = [parameter for parameter in toy.module.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in toy.module.parameters() if parameter.ndim <= 1]
+    optimiser = torch.optim.AdamW(
+        [{"params": others, "weight_decay": 0.0}, {"params": decayed, "weight_decay": 0.1}], lr=0.02
+    )
+    toy.module.train()
+    for step, (epoch, batch) in enumerate(itertools.product(range(6), range(4))):
+        factor = learning_rate_factor(step / 4, epochs=6, schedule=SETTINGS.schedule)
+        for group in optimiser.param_groups:
+            group["lr"] = 0.02 * factor
+        optimiser.zero_grad()
+        with seeded_torch(3, "step", step):
+            for part in toy.parts(epoch, batch):
+                toy.loss(part).total.backward()
+        nn.utils.clip_grad_norm_(toy.module.parameters(), 1.0)
+        optimiser.step()
+    assert equal(run(tmp_path), toy.module)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, SETTINGS.model_copy(update={"ema_decay": 0.9, "accumulate": 2})])
+def test_killed_and_resumed_equals_straight_bit_for_bit(tmp_path, settings):
+    straight = run(tmp_path / "straight", settings)
+    often = settings.model_copy(update={"checkpoint_seconds": 0.0})
+    for kill_after in (1, 2, 3, 5):
+        steps = itertools.count(1)
+
+        def kill(progress: Progress, steps=steps, kill_after=kill_after) -> None:
+            if next(steps) > kill_after:
+                raise Killed
+
+        with pytest.raises(Killed):
+            run(tmp_path / "killed", often, on_progress=kill)
+    assert equal(run(tmp_path / "killed", often), straight)
+    logs = [
+        [{name: line[name] for name in ("step", "epoch", "lr")} for line in read_log(tmp_path / folder)]
+        for folder in ("straight", "killed")
+    ]
+    assert logs[0] == logs[1]
+    assert len(logs[0]) == settings.epochs
+    assert equal(run(tmp_path / "killed", often), straight)  # a finished run is read, not trained again
+
+
+def test_the_average_follows_the_weights(tmp_path):
+    settings = SETTINGS.model_copy(update={"ema_decay": 0.5, "epochs": 2})
+    toy = Toy()
+    averaged = run(tmp_path, settings, objective=toy)
+    assert not equal(averaged, toy.module)
+    assert not averaged.training
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path):
+    settings = SETTINGS.model_copy(update={"checkpoint_seconds": 0.0})
+    with pytest.raises(DivergedError, match="not finite"):
+        run(tmp_path, settings, objective=Toy(poisoned_from=2))
+    checkpoint = read_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.step == 2 * Toy.num_batches
+    assert all(torch.isfinite(tensor.float()).all() for tensor in checkpoint.tensors.values())
+
+
+def test_another_run_is_refused(tmp_path):
+    run(tmp_path, SETTINGS.model_copy(update={"epochs": 2}))
+    with pytest.raises(RecipeMismatchError, match="other settings"):
+        run(tmp_path, identity="another")
+
+
+def test_damage_is_found(tmp_path):
+    run(tmp_path, SETTINGS.model_copy(update={"epochs": 2}))
+    path = next(tmp_path.glob("*.safetensors"))
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptStoreError, match="damaged"):
+        read_checkpoint(tmp_path)
+    path.unlink()
+    with pytest.raises(CorruptStoreError):
+        read_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_that_points_outside_is_refused(tmp_path):
+    run(tmp_path, SETTINGS.model_copy(update={"epochs": 2}))
+    document = json.loads((tmp_path / NAME).read_text())
+    document["tensors"] = "../elsewhere.safetensors"
+    (tmp_path / NAME).write_text(json.dumps(document))
+    with pytest.raises(CorruptStoreError):
+        read_checkpoint(tmp_path)
+
+
+def test_one_checkpoint_is_kept(tmp_path):
+    run(tmp_path, SETTINGS.model_copy(update={"checkpoint_seconds": 0.0}))
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+
+
+def test_tensorboard_events_are_written(tmp_path):
+    run(tmp_path, SETTINGS.model_copy(update={"epochs": 2, "tensorboard": True}))
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars"])
+def test_other_optimisers_resume_too(tmp_path, name):
+    settings = SETTINGS.model_copy(
+        update={"epochs": 3, "checkpoint_seconds": 0.0, "optimiser": OptimiserSettings(name=name, lr=0.01)}
+    )
+    straight = run(tmp_path / "straight", settings)
+    steps = itertools.count(1)
+
+    def kill(progress: Progress) -> None:
+        if next(steps) > 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", settings, on_progress=kill)
+    assert equal(run(tmp_path / "killed", settings), straight)

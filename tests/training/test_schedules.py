@@ -1,0 +1,51 @@
+"""Learning rates by fractional epoch, against values by hand."""
+
+import math
+
+import pytest
+
+from featcache.config import parse
+from featcache.errors import ConfigError
+from featcache.training.schedules import cosine, learning_rate_factor
+from featcache.training.settings import ScheduleSettings, TrainingSettings
+
+
+@pytest.mark.parametrize(
+    ("epoch", "factor"),
+    [(0, 0.0), (2.5, 0.5), (5, 1.0), (5 + 95 / 2, 0.5), (5 + 95 / 4, 0.5 * (1 + math.cos(math.pi / 4))), (100, 0.0)],
+)
+def test_warm_up_then_half_a_cosine(epoch, factor):
+    schedule = ScheduleSettings(warmup_epochs=5)
+    assert learning_rate_factor(epoch, epochs=100, schedule=schedule) == pytest.approx(factor, abs=1e-12)
+
+
+def test_a_cosine_may_begin_and_end_above_zero():
+    schedule = ScheduleSettings(warmup_epochs=10, warmup_factor=0.1, final_factor=0.2)
+    assert learning_rate_factor(0, epochs=30, schedule=schedule) == pytest.approx(0.1)
+    assert learning_rate_factor(5, epochs=30, schedule=schedule) == pytest.approx(0.55)
+    assert learning_rate_factor(30, epochs=30, schedule=schedule) == pytest.approx(0.2)
+
+
+def test_steps():
+    schedule = ScheduleSettings(kind="step", step_epochs=(6, 8))
+    factors = [learning_rate_factor(epoch, epochs=10, schedule=schedule) for epoch in (0, 5.99, 6, 7.99, 8, 10)]
+    assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_momentum_of_a_teacher():
+    assert cosine(0.996, 1.0, 0.0) == pytest.approx(0.996)
+    assert cosine(0.996, 1.0, 0.5) == pytest.approx(0.998)
+    assert cosine(0.996, 1.0, 1.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"schedule": {"kind": "step"}}, "step_epochs"),
+        ({"schedule": {"warmup_epochs": 60}}, "warmup_epochs"),
+        ({"seeds": [1, 1]}, "seeds"),
+    ],
+)
+def test_settings_at_odds_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(TrainingSettings, settings)
