@@ -25,7 +25,7 @@ from featcache.errors import ClipLengthError, ConfigError
 S3D_STAGES = ("features.0", "features.3", "features.6", "features.12", "features.15")
 SWIN_STAGES = ("features.0", "features.2", "features.4", "features.6")
 # Frames and pixels below which S3D's pooling has nothing left to pool, and those of its classifier.
-S3D_MIN_FRAMES, S3D_CLASSIFIER_FRAMES, S3D_CLASSIFIER_SIZE = 5, 13, 193
+S3D_MIN_FRAMES, S3D_CLASSIFIER_FRAMES, S3D_CLASSIFIER_SIZE = 5, 13, 209
 
 
 def build(name: str, weights: str) -> VideoBackbone:
@@ -50,7 +50,7 @@ def build(name: str, weights: str) -> VideoBackbone:
     if path is not None:
         keys = load_branch(network, read_state_dict(path), source=f"weights file {path} of {name}", dropped=())
     layers, read = _READERS[name](network)
-    logits = partial(_s3d_logits, network) if name == "s3d" else network
+    logits = partial(_LOGITS[name], network) if name in _LOGITS else network
     return VideoBackbone(
         network,
         name=name,
@@ -124,6 +124,13 @@ def _mvit(network: Any) -> Reader:
     return tuple(name for name, _ in steps), read
 
 
+def _mvit_logits(network: Any, x: Tensor) -> Tensor:
+    """Logits [B, 400] of clips [B, 3, T, S, S]; the network's own forward takes 16 frames of 224 pixels alone."""
+    _, read = _mvit(network)
+    logits: Tensor = network.head(read(x, frozenset({"norm"}))["norm"].cls)
+    return logits
+
+
 def _on_grid(block: Callable[[Tensor, tuple[int, ...]], Any]) -> Callable[[tuple[Tensor, tuple[int, ...]]], Any]:
     """A block of MViT as a step from (tokens, grid) to (tokens, grid)."""
     return lambda state: block(*state)
@@ -147,3 +154,5 @@ _READERS: Mapping[str, Callable[[Any], Reader]] = {
     "swin3d_t": _swin,
     "mvit_v2_s": _mvit,
 }
+# Networks whose own forward does not classify all clips that their layers take.
+_LOGITS: Mapping[str, Callable[[Any, Tensor], Tensor]] = {"s3d": _s3d_logits, "mvit_v2_s": _mvit_logits}
