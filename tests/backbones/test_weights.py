@@ -1,5 +1,6 @@
 """Weight files: where they are looked for, what is refused, and the hash that identifies them."""
 
+import argparse
 import hashlib
 import struct
 import urllib.error
@@ -121,7 +122,7 @@ class TestLocate:
 
 
 class TestRead:
-    @pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin"])
+    @pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".pyth"])
     @pytest.mark.parametrize("zipped", [True, False])
     @pytest.mark.parametrize("nested", [None, "state_dict", "model"])
     def test_torch_files(self, tmp_path, suffix, zipped, nested):
@@ -132,6 +133,21 @@ class TestRead:
         read = read_state_dict(file)
         assert list(read) == list(state)
         assert all(torch.equal(read[name], state[name]) for name in state)
+
+    def test_nested_where_the_caller_says(self, tmp_path):
+        state, file = network().state_dict(), tmp_path / "w.pth"
+        torch.save({"student": {"a": torch.ones(1)}, "teacher": state, "args": argparse.Namespace(lr=0.1)}, file)
+        read = read_state_dict(file, nested_under=("ema", "teacher"))
+        assert list(read) == list(state)
+        assert list(read_state_dict(file, nested_under=("student", "teacher"))) == ["a"]
+        with pytest.raises(WeightsError, match="neither itself nor under ema or model; save"):
+            read_state_dict(file, nested_under=("ema", "model"))
+
+    def test_arguments_beside_the_tensors_may_not_hold_code(self, tmp_path):
+        file = tmp_path / "w.pth"
+        torch.save({"model": {"a": torch.ones(1)}, "args": argparse.Namespace(path=tmp_path)}, file)
+        with pytest.raises(WeightsError, match="cannot be read"):
+            read_state_dict(file)
 
     def test_code_in_a_file_is_not_run(self, tmp_path):
         class Bomb:
@@ -181,6 +197,18 @@ class TestLoad:
     def test_batch_counters_may_be_absent(self):
         state = {name: value for name, value in network().state_dict().items() if "num_batches" not in name}
         load_strict(network(), state, source="w")
+
+    def test_what_may_be_absent_stays(self):
+        source, target = network(), network()
+        nn.init.constant_(source[0].weight, 3.0)
+        nn.init.constant_(target[1].weight, 5.0)
+        state = {name: value for name, value in source.state_dict().items() if name not in ("1.weight", "1.bias")}
+        assert load_strict(target, state, source="w", may_lack=("1.*",)) == ("1.weight", "1.bias")
+        assert (target[0].weight == 3).all()
+        assert (target[1].weight == 5).all()
+        assert load_strict(target, source.state_dict(), source="w", may_lack=("1.*",)) == ()
+        with pytest.raises(WeightsError, match=r"1 missing \(1.bias\)"):
+            load_strict(network(), state, source="w", may_lack=("1.weight",))
 
     def test_half_precision_files_are_widened(self):
         net = network()
