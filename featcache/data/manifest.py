@@ -254,17 +254,21 @@ def _path_problem(path: str) -> str | None:
         path.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         return "contains half a surrogate pair; no file has that name"
-    if ".." in PurePosixPath(path).parts and not path.startswith("/"):
+    if ".." in path and ".." in PurePosixPath(path).parts and not path.startswith("/"):
         return "leaves the manifest's root; write it as an absolute path"
     return None
 
 
 def _escape(text: str) -> str:
+    if text.isascii() and "\\" not in text:  # nearly every text, and ten times faster
+        return text
     raw = text.replace("\\", "\\\\").encode("utf-8", "surrogateescape")
     return raw.decode("utf-8", "backslashreplace")
 
 
 def _unescape(text: str) -> str:
+    if "\\" not in text:
+        return text
     raw = re.sub(rb"\\(\\|x([0-9a-f]{2}))", _unescape_match, text.encode())
     return raw.decode("utf-8", "surrogateescape")
 
