@@ -1,0 +1,168 @@
+"""What the two stages draw, and that they learn what can be learnt."""
+
+import numpy as np
+import pytest
+import torch
+
+from featcache.errors import ConfigError
+from featcache.methods.advise.finetune import FineTuneObjective, clip_views, reorder, video_logits
+from featcache.methods.advise.pretext import PlaybackRateObjective
+from featcache.methods.advise.settings import PretextClipSettings, TmmFineTuneSettings
+from featcache.methods.bank_settings import BankSettings
+from featcache.networks.tmm import TmmClassifier
+from featcache.networks.tmm_settings import TmmSettings
+from featcache.training.generators import seeded_torch
+from featcache.training.logs import read_log
+from featcache.training.loop import train
+from featcache.training.settings import OptimiserSettings, TrainingSettings
+from tests.methods.advise.helpers import MemoryBank, counting_bank, moving_bank
+
+SMALL = TmmSettings(hidden=8, out=16, num_blocks=1, head_hidden=16, temporal_kernel=3)
+
+
+def module(bank, *, num_classes=4, settings=SMALL):
+    with seeded_torch(0, "module"):
+        return TmmClassifier(settings, width_in=bank.shape[2], grid=bank.shape[0], num_classes=num_classes)
+
+
+def pretext(bank, **clips):
+    settings = PretextClipSettings(**clips)
+    return PlaybackRateObjective(
+        bank, np.arange(len(bank.video_ids)), settings, module=module(bank), batch_size=4, seed=0
+    )
+
+
+def test_clips_play_at_the_rate_of_their_label():
+    bank = counting_bank(num_frames=1000)
+    objective = pretext(bank, speed_jitter=0.0, num_clips=3)
+    seen = set()
+    for epoch in range(8):
+        for part in objective.parts(epoch, 0):
+            frames = part.maps[:, :, 0, 0, 1].numpy()
+            rates = np.diff(frames, axis=1) % 1000 / 2
+            assert (rates == 2.0 ** part.labels.numpy()[:, None]).all()
+            seen |= set(part.labels.tolist())
+    assert seen == {0, 1, 2, 3}
+
+
+def test_speed_varies_within_the_jitter():
+    bank = counting_bank(num_frames=1000)
+    part = pretext(bank, speed_jitter=0.2, sequential=False, num_clips=8).parts(0, 0)[0]
+    frames = part.maps[:, :, 0, 0, 1].numpy()
+    whole = (frames[:, -1] - frames[:, 0]) % 1000 / 7 / 2 / 2.0 ** part.labels.numpy()
+    assert whole.min() >= 0.8 - 0.1
+    assert whole.max() <= 1.2 + 0.1
+    assert whole.std() > 0.05
+
+
+def test_a_clip_keeps_to_one_video_and_one_crop():
+    part = pretext(counting_bank(crops=3), sequential=False).parts(2, 0)[0]
+    for name, axis in (("video", 0), ("crop", 2)):
+        values = part.maps[:, :, 0, 0, axis]
+        assert (values == values[:, :1]).all(), name
+    assert len(part.maps[:, 0, 0, 0, 2].unique()) > 1
+
+
+def test_batches_are_a_function_of_their_number_and_cover_the_videos():
+    bank = counting_bank(num_videos=8)
+    first, second = pretext(bank), pretext(bank)
+    assert first.num_batches == 2
+    for epoch in (0, 1):
+        videos = []
+        for batch in (1, 0):
+            ours, theirs = first.parts(epoch, batch), second.parts(epoch, batch)
+            assert all(
+                torch.equal(a.maps, b.maps) and torch.equal(a.labels, b.labels)
+                for a, b in zip(ours, theirs, strict=True)
+            )
+            videos += ours[0].maps[:, 0, 0, 0, 0].tolist()
+        assert sorted(videos) == list(range(8))
+    assert not torch.equal(first.parts(0, 0)[0].maps, first.parts(1, 0)[0].maps)
+
+
+def test_a_bank_that_would_tell_the_rate_is_refused():
+    coarse = MemoryBank(torch.zeros(4, 20, 1, 1, 1, 3), bank_stride=2)
+    with pytest.raises(ConfigError, match="--stride 1"):
+        pretext(coarse)
+    pretext(coarse, base_stride=3)
+
+
+def test_the_rate_is_learnt_with_a_kernel_of_three(tmp_path):
+    bank = moving_bank()
+    objective = PlaybackRateObjective(
+        bank,
+        np.arange(32),
+        PretextClipSettings(sequential=False),
+        module=module(bank),
+        batch_size=16,
+        seed=0,
+    )
+    settings = TrainingSettings(epochs=40, batch_size=16, optimiser=OptimiserSettings(lr=0.01), tensorboard=False)
+    train(objective, settings, folder=tmp_path, seed=0, identity="", facts={})
+    log = read_log(tmp_path)
+    assert log[-1]["accuracy"] > 0.6 > log[0]["accuracy"]
+
+
+def fine_tuning(**settings):
+    return TmmFineTuneSettings(
+        bank=BankSettings(store="none"), training=TrainingSettings(batch_size=4, tensorboard=False), **settings
+    )
+
+
+def test_training_clips_and_their_labels():
+    bank = counting_bank(num_frames=100)
+    labels = np.array([3, 1, 0, 2, 1, 3])
+    objective = FineTuneObjective(
+        bank, np.arange(6), labels, fine_tuning(num_clips=2, stride=5), module=module(bank), seed=0
+    )
+    (part,) = objective.parts(0, 0)
+    videos = part.maps[:, 0, 0, 0, 0].numpy().astype(int)
+    assert np.array_equal(part.labels.numpy(), labels[videos])
+    frames = part.maps[:, :, 0, 0, 1].numpy()
+    assert (np.diff(frames, axis=1) % 100 == 5).all()
+    assert len(part.maps) == 8
+    assert (frames[::2] != frames[1::2]).any()
+
+
+def test_views_are_clips_times_crops():
+    bank = counting_bank(num_frames=100, crops=3)
+    positions, crops = clip_views(bank, 0, fine_tuning(test_clips=10, stride=8))
+    assert positions.shape == (30, 8)
+    assert crops == [0, 1, 2] * 10
+    assert (positions[::3] == positions[1::3]).all()
+    assert positions[::3, 0].tolist() == [0, 3, 7, 11, 15, 19, 23, 27, 31, 35]
+
+
+def test_logits_are_averaged_over_views_whatever_the_chunks(monkeypatch):
+    bank = MemoryBank(torch.randn(5, 30, 2, 2, 2, 6, generator=torch.Generator().manual_seed(0)))
+    network = module(bank).eval()
+    settings = fine_tuning(test_clips=3, stride=2)
+    together = video_logits(network, bank, np.arange(5), settings)
+    plain = []
+    with torch.no_grad():
+        for video in range(5):
+            positions, crops = clip_views(bank, video, settings)
+            maps = torch.stack([bank.values[video, clip, crop] for clip, crop in zip(positions, crops, strict=True)])
+            plain.append(network(maps).double().mean(dim=0).numpy())
+    assert np.allclose(together, plain, atol=1e-6)
+    monkeypatch.setattr("featcache.methods.advise.finetune._BYTES_AT_ONCE", 1)
+    assert np.allclose(video_logits(network, bank, np.arange(5), settings), together, atol=1e-6)
+
+
+def test_orders():
+    positions = np.arange(16).reshape(2, 8)
+    assert np.array_equal(reorder(positions, "true", seed=0), positions)
+    assert np.array_equal(reorder(positions, "reversed", seed=0)[0], np.arange(8)[::-1])
+    assert set(reorder(positions, "one frame", seed=0)[1]) == {12}
+    shuffled = reorder(positions, "shuffled", seed=0)
+    assert not np.array_equal(shuffled, positions)
+    assert np.array_equal(np.sort(shuffled, axis=1), positions)
+    assert all(
+        not np.array_equal(reorder(positions[:, :2], "shuffled", seed=seed), positions[:, :2]) for seed in range(9)
+    )
+
+
+def test_too_few_videos_for_batch_norm_are_a_sentence():
+    bank = counting_bank(num_videos=1)
+    with pytest.raises(ConfigError, match="BatchNorm"):
+        pretext(bank)
