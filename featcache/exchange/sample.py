@@ -120,7 +120,7 @@ def _timed(sample: Sample, timing: TimingSettings) -> tuple[Array, Array]:
     clip = given["clip_frames"] or timing.clip_frames
     offset = timing.offset_frames if given["offset_frames"] is None else given["offset_frames"]
     unknown = np.full(sample.num_rows, math.nan)
-    if not fps or (not stride and sample.num_rows > 1):
+    if not fps or not (stride or (clip and sample.num_rows == 1)):  # a frame rate alone places no row
         return unknown, unknown.copy()
     first = offset + np.arange(sample.num_rows) * (stride or 0.0)
     return first / fps, (first + clip) / fps if clip else unknown
