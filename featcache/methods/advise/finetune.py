@@ -116,14 +116,17 @@ def clip_views(
     """Positions int64 [views, T] and crop of each test view of a video: its clips times its crops."""
     length = int(source.num_source_frames[video])
     if settings.sampler == "spread":
-        # The middle of the training law, shifted by less than one interval a clip.
-        shifts = (np.arange(settings.test_clips) + 0.5) / settings.test_clips
+        # One view runs from the first frame to the last; several, each as long as the training law's mean, slide.
+        ends = [(0.0, 0.0)]
+        if settings.test_clips > 1:
+            ends = [(place, 1 - place) for place in np.linspace(0, 1, settings.test_clips).tolist()]
         clips = [
             spread_clip(
-                length, num_frames=settings.num_frames, first_draw=shift, last_draw=1 - shift,
+                length, num_frames=settings.num_frames, first_draw=min(first, 1 - 1e-9),
+                last_draw=min(last, 1 - 1e-9),
                 bank_stride=source.bank_stride,
             )
-            for shift in shifts
+            for first, last in ends
         ]  # fmt: skip
     else:
         starts = view_starts(
