@@ -188,9 +188,9 @@ def _suffix(path: str) -> str:
 
 
 def _num_folders(path: str, folders: Sequence[str]) -> int:
-    """How many of ``folders`` a path goes through; ``train`` is also ``train_video`` and ``train_256``."""
-    parts = [plain(part) for part in PurePosixPath(path).parts[:-1]]
-    return sum(any(part == name or part.startswith(f"{name} ") for part in parts) for name in map(plain, folders))
+    """How many of ``folders`` a path goes through; ``train`` is also ``train_video`` and ``kinetics_400_train``."""
+    parts = [f" {plain(part)} " for part in PurePosixPath(path).parts[:-1]]
+    return sum(any(f" {name} " in part for part in parts) for name in map(plain, folders))
 
 
 def _below(root: Path, path: Path) -> str:

@@ -229,9 +229,15 @@ def test_kinetics_without_a_split_column_goes_by_the_list(tmp_path):
 def test_kinetics_prefers_the_folder_of_label_and_split(tmp_path):
     clip = "aaaaaaaaaaa_000000_000010.mp4"
     kinetics(tmp_path, "riding a bike,aaaaaaaaaaa,0,10,train")
-    touch(tmp_path, f"all/{clip}", f"train_256/riding_a_bike/{clip}", f"val/riding a bike/{clip}", f"train/z/{clip}")
+    touch(
+        tmp_path,
+        f"all/{clip}",
+        f"kinetics_400_train/riding_a_bike/{clip}",
+        f"val/riding a bike/{clip}",
+        f"train/z/{clip}",
+    )
     listing = read_listing("kinetics400", root=tmp_path)
-    assert listing.manifest.videos[0].path == f"train_256/riding_a_bike/{clip}"
+    assert listing.manifest.videos[0].path == f"kinetics_400_train/riding_a_bike/{clip}"
     assert len(listing.unlisted) == 3
 
 
