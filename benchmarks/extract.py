@@ -109,19 +109,19 @@ def time_decoding(prepared: Prepared) -> tuple[float, list[RowBatch]]:
 
 def time_forward(prepared: Prepared, batches: list[RowBatch]) -> float:
     """Encode the decoded rows, batch after batch, as the engine does."""
-    size = prepared.features[0].crop
-    pixels = np.concatenate([batch.pixels[size] for batch in batches])
+    sizes = {feature.crop for feature in prepared.features}
+    pixels = {size: np.concatenate([batch.pixels[size] for batch in batches]) for size in sizes}
+    num_rows = sum(len(batch.rows) for batch in batches)
+
+    def encode(start: int) -> None:
+        part = {size: values[start : start + prepared.encode_batch] for size, values in pixels.items()}
+        encode_rows(prepared.features, part, encode_batch=prepared.encode_batch, device=prepared.device)
+
     with forward_threads(prepared.threads):
-        encode_rows(
-            prepared.features,
-            {size: pixels[: prepared.encode_batch]},
-            encode_batch=prepared.encode_batch,
-            device=prepared.device,
-        )
+        encode(0)  # warm up
         started = time.perf_counter()
-        for start in range(0, len(pixels), prepared.encode_batch):
-            part = {size: pixels[start : start + prepared.encode_batch]}
-            encode_rows(prepared.features, part, encode_batch=prepared.encode_batch, device=prepared.device)
+        for start in range(0, num_rows, prepared.encode_batch):
+            encode(start)
         return time.perf_counter() - started
 
 

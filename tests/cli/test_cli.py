@@ -124,6 +124,32 @@ def test_print_config_is_the_same_as_the_flags(listing: Path, tmp_path: Path) ->
     assert not (tmp_path / "x").exists()
 
 
+def test_flags_override_a_preset(listing: Path, tmp_path: Path) -> None:
+    options = ("--preset", "advise", "--crops", 2, "--precision", "float32", "--set", "sampling.test.num_crops=1")
+    printed = run("extract", listing, *LITE0, *options, "--out", tmp_path / "x", "--print-config").stdout
+    data = yaml.safe_load(printed)
+    assert (data["sampling"]["layout"], data["sampling"]["num_crops"]) == ("frames", 2)
+    assert data["sampling"]["test"]["num_crops"] == 1
+    assert data["sampling"]["test"]["spatial"] == "views"
+    assert (data["features"][0]["output"], data["features"][0]["precision"]) == ("map", "float32")
+    assert data["features"][0]["input_size"] == 64
+
+
+def test_layers_and_backbones_multiply() -> None:
+    """Every layer of every backbone is an array; weights go by backbone."""
+    flags = "-b clip-b16 -b mae-b16+dinov2-b14 -w a.pth -w b.pth+c.pth --layer blocks.5 --layer last --output cls"
+    shift = "--set 'features.1.mean=[0.4, 0.5, 0.6]'"
+    printed = CliRunner().invoke(app, shlex.split(f"extract videos -o out {flags} {shift} --print-config"))
+    features = yaml.safe_load(printed.stdout)["features"]
+    assert [(one["backbone"], one["weights"], one["layer"], one["output"]) for one in features] == [
+        ("clip-b16", "a.pth", "blocks.5", "cls"),
+        ("clip-b16", "a.pth", "last", "cls"),
+        ("mae-b16+dinov2-b14", "b.pth+c.pth", "blocks.5", "cls"),
+        ("mae-b16+dinov2-b14", "b.pth+c.pth", "last", "cls"),
+    ]
+    assert [one["mean"] for one in features] == [None, [0.4, 0.5, 0.6], None, None]
+
+
 def test_plan_writes_nothing(listing: Path, tmp_path: Path) -> None:
     options = (listing, *LITE0, *QUICK, "--out", tmp_path / "planned", "--json")
     planned = json.loads(run("plan", *options).stdout)
@@ -144,8 +170,14 @@ def test_plan_writes_nothing(listing: Path, tmp_path: Path) -> None:
         ("extract nowhere --backbone i3d --weights random --out OUT", "nowhere"),
         ("extract VIDEOS --backbone i3d --weights random --output maps --out OUT", "features.0.output"),
         ("extract VIDEOS -b i3d --set sampling.num_clip=3 --out OUT", "did you mean 'num_clips'?"),
+        ("extract VIDEOS -b i3d --preset scle --out OUT", "unknown preset 'scle'; did you mean 'scale'?"),
         ("extract VIDEOS -b i3d -b clip-b16 -w a -w b -w c --out OUT", "3 --weights for 2 --backbone"),
         ("extract VIDEOS -f backbone=i3d --weights random --out OUT", "write weights=... inside --feature"),
+        ("extract VIDEOS -f backbone=i3d --layer Mixed_4f --out OUT", "write layer=... inside --feature"),
+        (
+            "extract VIDEOS -b clip-l14+dinov2-l41 --out OUT",
+            "unknown backbone 'dinov2-l41'; did you mean 'dinov2-l14'?",
+        ),
         ("extract VIDEOS -f backbone=i3d --output map --out OUT", "write output=... inside --feature"),
         ("extract VIDEOS -f 'backbone=i3d,name=[' --out OUT", "cannot read --feature"),
         ("extract VIDEOS -b i3d --device gpu --out OUT", "give auto, cpu, cuda or cuda:N"),
