@@ -18,6 +18,7 @@ from featcache.evaluation.settings import IntervalSettings, KnnSettings, LinearS
 from featcache.exchange.settings import ExportSettings, ImportSettings
 from featcache.extract.settings import ExtractSettings, FileFormat, RuntimeSettings, check_source
 from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings
+from featcache.report.settings import PipelineSettings, SweepSettings
 from featcache.testing.motion import MotionSettings
 
 
@@ -181,6 +182,8 @@ COMMANDS: Mapping[str, Command] = {
     "search": Command(settings=SearchSettings, module="featcache.cli.search"),
     "import": Command(settings=ImportSettings, module="featcache.cli.exchange"),
     "export": Command(settings=ExportSettings, module="featcache.cli.exchange"),
+    "pipeline": Command(settings=PipelineSettings, module="featcache.cli.report"),
+    "sweep": Command(settings=SweepSettings, module="featcache.cli.report"),
     "quickstart": Command(settings=QuickstartSettings, module="featcache.cli.pipeline"),
 }
 

@@ -1,0 +1,1 @@
+"""Reports: tables of runs with published numbers beside ours, and plots of them."""

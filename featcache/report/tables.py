@@ -1,0 +1,132 @@
+"""Tables of a sweep: values out of the runs' ``result.json``, published numbers beside them, Markdown and a plot."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache.errors import ConfigError, unknown_name
+from featcache.io import canonical_json, put_replace
+from featcache.report.settings import SweepRow, SweepSettings
+
+PERCENT = 100.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One value of a table.
+
+    Attributes:
+        value: Ours.
+        low: Lower end of its interval; ``None`` where there is none.
+        high: Upper end.
+        published: What the source prints; ``None`` where it prints nothing.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    published: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table of a sweep.
+
+    Attributes:
+        title: What it reproduces.
+        columns: Names of the values.
+        rows: ``(name, x, note, cells by column)``.
+        x_label: Name of ``x``.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, float | None, str, Mapping[str, Cell]], ...]
+    x_label: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {
+            "title": self.title,
+            "columns": list(self.columns),
+            "rows": [
+                {
+                    "name": name,
+                    "x": x,
+                    "note": note,
+                    **{
+                        column: {key: getattr(cell, key) for key in ("value", "low", "high", "published")}
+                        for column, cell in cells.items()
+                    },
+                }
+                for name, x, note, cells in self.rows
+            ],
+        }
+
+    def to_markdown(self) -> str:
+        """Ours with its interval, and what was published behind it."""
+        lines = [
+            f"# {self.title}",
+            "",
+            f"| | {' | '.join(self.columns)} | |",
+            f"|---|{'---|' * (len(self.columns) + 1)}",
+        ]
+        lines += [
+            f"| {name} | {' | '.join(cell_text(cells[column]) for column in self.columns)} | {note} |"
+            for name, _, note, cells in self.rows
+        ]
+        return "\n".join([*lines, "", "Ours [95 % interval]; (published).", ""])
+
+
+def cell_text(cell: Cell) -> str:
+    """``12.3 [10.1, 14.2] (15.0)``."""
+    interval = "" if cell.low is None or cell.high is None else f" [{_short(cell.low)}, {_short(cell.high)}]"
+    published = "" if cell.published is None else f" ({_short(cell.published)})"
+    return f"{_short(cell.value)}{interval}{published}"
+
+
+def value_at(result: Mapping[str, Any], path: Sequence[str], *, where: str) -> Cell:
+    """The number at a path of a result; a metric (value, low, high) is a share and becomes percent.
+
+    Raises:
+        UnknownNameError: No such key on the way; names the closest.
+        ConfigError: Something else than a number is there.
+    """
+    node: Any = result
+    for part in path:
+        if not isinstance(node, Mapping) or part not in node:
+            known = node if isinstance(node, Mapping) else {}
+            raise unknown_name(f"key of {where}", part, [str(key) for key in known])
+        node = node[part]
+    if isinstance(node, Mapping) and {"value", "low", "high"} <= set(node):
+        return Cell(value=PERCENT * node["value"], low=PERCENT * node["low"], high=PERCENT * node["high"])
+    if isinstance(node, bool) or not isinstance(node, int | float):
+        raise ConfigError(f"{'.'.join(path)!r} of {where} is {type(node).__name__} and not a number; name a number")
+    return Cell(value=float(node))
+
+
+def read_row(settings: SweepSettings, row: SweepRow, folders: Sequence[str]) -> dict[str, Cell]:
+    """The cells of one row, from the results of its steps."""
+    cells = {}
+    for column, place in settings.columns.items():
+        number, *path = place.split(".")
+        file = Path(folders[int(number)]) / "result.json"
+        ours = value_at(json.loads(file.read_text(encoding="utf-8")), path, where=str(file))
+        cells[column] = Cell(value=ours.value, low=ours.low, high=ours.high, published=row.published.get(column))
+    return cells
+
+
+def write_table(table: Table, folder: Path) -> None:
+    """Write ``table.json``, ``table.md`` and, where rows have an ``x``, ``plot.png``."""
+    put_replace(folder / "table.json", canonical_json(table.to_dict()))
+    put_replace(folder / "table.md", table.to_markdown().encode())
+    if any(x is not None for _, x, _, _ in table.rows):
+        from featcache.report.plots import plot_table
+
+        put_replace(folder / "plot.png", plot_table(table))
+
+
+def _short(value: float) -> str:
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
