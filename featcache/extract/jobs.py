@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from featcache.data.decoding import open_video
 from featcache.data.decoding.clips import CropSize, RowBatch, decode_rows
+from featcache.data.decoding.faults import blaming_the_video
 from featcache.data.hashing import content_hash
 from featcache.data.sampling import clip_times, sample_rows
 from featcache.data.types import ClipSpec, Timeline, VideoRecord
@@ -96,5 +97,7 @@ def check_unchanged(path: Path, video: VideoRecord) -> None:
         VideoError: ``missing`` or ``changed``.
         OSError: The machine is at fault.
     """
-    if content_hash(path) != video.content_hash:
+    with blaming_the_video():
+        is_file = path.is_file() or not path.exists()  # opening a pipe that took its place would wait for ever
+    if not is_file or content_hash(path) != video.content_hash:
         raise VideoError("changed", f"{path.name} has changed since the scan; scan again to use the new file")

@@ -85,7 +85,8 @@ def source_roots(store: Store) -> list[Path]:
     roots: dict[Path, None] = {}
     for path in written:
         try:
-            source = Path(parse(ExtractSettings, read_mapping(path)).source)
+            settings = parse(ExtractSettings, read_mapping(path))
+            source = Path(settings.source or settings.root or "")
             if source.suffix == ".parquet" and is_manifest(source):
                 source = Path(read_parquet(source).root)
         except (ConfigError, ManifestError) as error:  # written by another version, or by hand

@@ -5,7 +5,7 @@ never mistaken for the right one.
 """
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -62,6 +62,7 @@ def write_video(
     fps: int = FPS,
     container_options: Mapping[str, str] | None = None,
     edit_packets: Callable[[list[VideoPacket]], list[VideoPacket]] = lambda packets: packets,
+    pictures: Sequence[Picture] | None = None,
 ) -> None:
     """Encode ``num_frames`` frames to ``path`` with PyAV.
 
@@ -78,7 +79,12 @@ def write_video(
         fps: Nominal frame rate.
         container_options: Muxer options.
         edit_packets: Changes the packets (in decoding order) before they are written.
+        pictures: Frames to encode instead, uint8 RGB [height, width, 3] each; they set number and size.
     """
+    if pictures is None:
+        pictures = [picture(index, width=width, height=height) for index in range(num_frames)]
+    elif pictures:
+        height, width = pictures[0].shape[:2]
     with av.open(str(path), "w", container_options=dict(container_options or {})) as container:
         stream = container.add_stream(codec, rate=fps, options=dict(options or {}))
         assert isinstance(stream, VideoStream), f"{codec} is no video encoder"
@@ -86,8 +92,8 @@ def write_video(
         stream.codec_context.time_base = time_base
         stream.codec_context.thread_count = 1
         packets: list[VideoPacket] = []
-        for index in range(num_frames):
-            frame = VideoFrame.from_ndarray(picture(index, width=width, height=height), format="rgb24")
+        for index, shown in enumerate(pictures):
+            frame = VideoFrame.from_ndarray(shown, format="rgb24")
             frame.pts, frame.time_base = pts(index), time_base
             packets.extend(stream.encode(frame))
         packets.extend(stream.encode(None))

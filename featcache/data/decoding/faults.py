@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from featcache.data.decoding.memory import is_capped, too_much
 from featcache.errors import VideoError
 
 # Faults of the machine: they propagate as OSError and are never recorded as bad videos.
@@ -17,6 +18,9 @@ TRANSIENT = frozenset(
     )
     if hasattr(errno, name)
 )
+
+# What reading the file once more would not show.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 @contextmanager
@@ -52,7 +56,8 @@ def check_readable(path: Path) -> None:
 def blame(path: Path, error: Exception, what: str) -> VideoError | OSError:
     """The exception to raise for a library's ``error``: ``undecodable`` unless the machine is at fault.
 
-    Decoders report a failing disk as invalid data, so the file is read through once before the video is blamed.
+    A decoder's word is no evidence: it reports a failing disk as invalid data, a Matroska file that is cut as an I/O
+    error and a giant raw picture as a busy device. So the file is read through once, which tells whose fault it is.
 
     Args:
         path: The file.
@@ -62,7 +67,9 @@ def blame(path: Path, error: Exception, what: str) -> VideoError | OSError:
     code = getattr(error, "errno", None)
     if isinstance(error, MemoryError):
         code = errno.ENOMEM
-    if code in TRANSIENT:
+    if code == errno.ENOMEM and is_capped():
+        return VideoError("undecodable", too_much())
+    if code in _EXHAUSTED:
         return OSError(code, str(getattr(error, "strerror", None) or error), str(path))
     try:
         check_readable(path)

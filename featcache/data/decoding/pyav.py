@@ -33,6 +33,7 @@ from featcache.data.decoding.access import is_random_access
 from featcache.data.decoding.base import DecoderInfo, check_indices, register_decoder
 from featcache.data.decoding.faults import blame, check_readable
 from featcache.data.decoding.heartbeat import beat
+from featcache.data.decoding.memory import MAX_PIXELS
 from featcache.data.decoding.timestamps import duration_seconds, presentation_seconds
 from featcache.data.types import Timeline
 from featcache.errors import VideoError
@@ -42,8 +43,14 @@ _TIMED_CONTAINERS = {"mov", "mp4", "matroska", "webm"}
 _INDEXED_CONTAINERS = {"mov", "mp4"}  # and those whose index says how many packets there should be
 _ONE_FRAME_A_PACKET = {"h264", "hevc", "vp9", "av1", "mjpeg"}
 _PROGRESSIVE = (0, 1)  # AV_FIELD_UNKNOWN, AV_FIELD_PROGRESSIVE
-# Files that name other files: what they would open is no part of the video.
-_PLAYLISTS = {"hls", "dash", "concat", "sdp", "rtsp", "imf", "applehttp"}
+# What may be opened: containers and streams of moving pictures. Anything else is refused before its first byte is
+# interpreted: playlists (hls, dash, concat, sdp, imf), which would open other files or the network, formats that open
+# the files beside them (image2, vobsub, mlv), pictures, texts and sound.
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,asf_o,flv,live_flv,kux,mpeg,mpegts,mpegvideo,ogg,rm,mxf,gxf,nut,nuv,"
+    "nsv,dv,wtv,pva,dhav,lmlm4,vivo,swf,ty,r3d,m4v,h261,h263,h264,hevc,vvc,evc,av1,obu,ivf,vc1,vc1test,avs2,avs3,"
+    "cavsvideo,dirac,dnxhd,mjpeg,mjpeg_2000,yuv4mpegpipe,gif,apng,bink,smk,film_cpk,flic,roq,ea,4xm,thp,xmv,cine"
+)
 # A seek flushes the decoder's reordering delay; skipping fewer frames than this gains nothing.
 _SEEK_GAIN_FRAMES = 8
 # Counted streams keep their decoded (YUV) frames up to this size, so that a short clip is decoded once, not twice.
@@ -143,11 +150,16 @@ class PyAVReader:
             self._container = av.open(
                 f"file:{self._path}",  # a name such as 12:30.mp4 is no protocol
                 metadata_errors="ignore",  # metadata that is not UTF-8 must not keep anyone from the pictures
-                container_options={"protocol_whitelist": "file"},
+                container_options={"protocol_whitelist": "file", "format_whitelist": _FORMATS},
             )
             self._stream = _best_stream(self._container)
+            _check_size(self._stream)
+        except av.error.ArgumentError as error:  # so FFmpeg refuses a format that may not be opened
+            what = "cannot be opened as a video (damaged, or another kind of file, such as a picture or a playlist)"
+            raise blame(self._path, error, what) from error
         except (av.error.FFmpegError, OSError) as error:
             raise blame(self._path, error, "cannot be opened as a video") from error
+        self._stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         self._stream.codec_context.thread_count = self._threads
         self._stream.codec_context.thread_type = "AUTO" if self._threads > 1 else "NONE"
         for other in self._container.streams:
@@ -349,8 +361,6 @@ class PyAVReader:
 
 def _best_stream(container: InputContainer) -> VideoStream:
     """The video stream to read: FFmpeg's choice, but never the cover art of an audio file."""
-    if _PLAYLISTS & set(container.format.name.split(",")):
-        raise VideoError("undecodable", f"it is a playlist ({container.format.name}), not a video")
     pictures = Disposition.attached_pic | Disposition.timed_thumbnails
     streams = [stream for stream in container.streams.video if not stream.disposition & pictures]
     if not streams:
@@ -362,6 +372,15 @@ def _best_stream(container: InputContainer) -> VideoStream:
     if stream.codec_context is None:
         raise VideoError("undecodable", "this FFmpeg has no decoder for its video stream")
     return stream
+
+
+def _check_size(stream: VideoStream) -> None:
+    """Refuse what no camera makes, before a frame of it is allocated."""
+    if stream.width * stream.height > MAX_PIXELS:
+        raise VideoError(
+            "undecodable",
+            f"its header claims pictures of {stream.width}x{stream.height}, more than {MAX_PIXELS} pixels",
+        )
 
 
 @register_decoder(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from featcache.data.decoding.heartbeat import listen
+from featcache.data.decoding.memory import cap_memory, is_capped, too_much
 from featcache.data.decoding.messages import Parts, pack, receive, send
 from featcache.errors import VideoError
 
@@ -40,6 +41,7 @@ def _serve(channel: socket.socket) -> None:
     except (ImportError, AttributeError) as error:
         send(channel, pack(_failure(error)))
         return
+    cap_memory()
     send(channel, pack(("ready", None)))
     listen(_Beats(channel))
     while True:
@@ -54,6 +56,8 @@ def _messages(job: Callable[[Any], Iterator[Any]], item: object) -> Iterator[tup
             yield "payload", payload
     except VideoError as error:
         yield "failed", (error.status, error.reason)
+    except MemoryError as error:
+        yield ("failed", ("undecodable", too_much())) if is_capped() else _failure(error)
     except Exception as error:
         yield _failure(error)
     else:
