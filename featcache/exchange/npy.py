@@ -15,7 +15,7 @@ import numpy as np
 from featcache.data.manifest import default_id
 from featcache.errors import ExchangeError
 from featcache.exchange.outgoing import Outgoing, Step
-from featcache.exchange.sample import Array, Sample, facts_of
+from featcache.exchange.sample import Array, Sample, facts_of, id_of
 from featcache.exchange.settings import ExportSettings, ImportSettings
 
 _MAX_JSON_BYTES = 256 << 20
@@ -150,7 +150,7 @@ def _sample(root: Path, path: Path) -> Sample:
         facts = dict(read_json(sidecar.read_bytes(), str(sidecar)))
     if relative.parent.name:
         facts["folder"] = default_id(relative.parent.name)
-    video_id = str(facts.get("id") or default_id(relative.with_suffix("").as_posix()))
+    video_id = id_of(facts, default_id(relative.with_suffix("").as_posix()), str(path))
     if path.suffix == ".json":
         return Sample(id=video_id, where=str(path), facts=facts)
     facts.setdefault("path", relative.as_posix())

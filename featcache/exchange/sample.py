@@ -53,6 +53,15 @@ class Sample:
         return 0 if self.shape is None else self.shape[0]
 
 
+def id_of(facts: Mapping[str, Any], default: str, where: str) -> str:
+    """The id that facts give, else ``default``.
+
+    Raises:
+        ExchangeError: It is neither text nor a number.
+    """
+    return _text(facts, "id", where) or default
+
+
 def video_record(sample: Sample) -> VideoRecord:
     """The record of a sample; one that has no rows is a failure with its reason.
 

@@ -18,7 +18,7 @@ from featcache.errors import ExchangeError
 from featcache.exchange.npy import UnreadableError, array_at, read_json
 from featcache.exchange.optional import optional
 from featcache.exchange.outgoing import Outgoing, Step
-from featcache.exchange.sample import Sample, facts_of
+from featcache.exchange.sample import Sample, facts_of, id_of
 from featcache.exchange.settings import ExportSettings, ImportSettings
 
 _LABELS = {"cls": "label", "txt": "text"}
@@ -74,7 +74,8 @@ def read(settings: ImportSettings) -> list[Sample]:
 def write(out: Outgoing, folder: Path, settings: ExportSettings, step: Step) -> dict[str, Any]:
     """Shards of at most ``shard_megabytes`` (or one video): ``<number>.npy`` and ``<number>.json`` with id and facts.
 
-    Keys are numbers, because a webdataset key ends at the first dot of a name and ids have dots.
+    Keys are numbers, because a webdataset key ends at the first dot of a name and ids have dots. Labels are in the
+    JSON, because a ``.cls`` is a class number to that library.
     """
     webdataset = optional("webdataset", extra="exchange")
     pattern = str(folder).replace("%", "%%") + "/shard-%06d.tar"
@@ -87,8 +88,6 @@ def write(out: Outgoing, folder: Path, settings: ExportSettings, step: Step) -> 
                 array = io.BytesIO()
                 np.lib.format.write_array(array, out.values(video.id), allow_pickle=False)
                 members["npy"] = array.getvalue()
-            if "label" in video.labels:
-                members["cls"] = video.labels["label"].encode("utf-8", "surrogateescape")
             writer.write(members)
             step(number + 1, len(out.videos))
     return {"shards": len(list(folder.glob("*.tar")))}
@@ -127,8 +126,8 @@ def _sample(one: _Members, npy: str) -> Sample:
     facts = {**one.facts}
     if one.labels:
         facts["labels"] = {**one.labels, **(facts.get("labels") or {})}
-    video_id = str(facts.get("id") or one.key)
     where = f"{one.shard}, key {one.key!r}"
+    video_id = id_of(facts, one.key, where)
     facts.setdefault("path", f"{one.shard.name}/{one.key}.{npy}")
     if one.array is None:
         pickled = [extension for extension in one.others if extension.rpartition(".")[2] in _PICKLES]
