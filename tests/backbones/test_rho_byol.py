@@ -14,11 +14,12 @@ BN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
 def make(width=4, seed=0):
+    """A network whose batch norms are not the identity."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = SlowR50(SlowR50Config(width=width)).eval()
         for tensor in network.state_dict().values():
-            if tensor.is_floating_point():
+            if tensor.ndim == 1:
                 tensor += 0.1 * torch.rand_like(tensor)
     return network
 
@@ -55,6 +56,7 @@ def assert_is(backbone, network, clip):
         want = network.forward_stages(clip, network.stages)
         pooled = network(clip)
     assert tuple(got) == ("s2", "s3", "s4", "s5")
+    assert pooled.isfinite().all()
     for layer, output in got.items():
         assert torch.equal(output.map, want[layer])
         assert output.cls is None
@@ -150,4 +152,4 @@ def test_the_published_file_at_its_size(tmp_path):
     momentum, file = make(width=64, seed=2), tmp_path / CARD.file_name
     save(published(make(width=64), momentum), file)
     backbone = build_backbone("rho-byol-r50", weights=str(file))
-    assert_is(backbone, momentum, pixels(num_frames=16, side=96))
+    assert_is(backbone, momentum, pixels(num_frames=4, side=64))
