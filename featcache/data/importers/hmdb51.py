@@ -36,14 +36,14 @@ def list_hmdb51(files: DatasetFiles) -> Iterator[VideoRecord]:
             raise ManifestError(f"{files.root} holds {path.name!r} twice; leave the one that counts")
         seen.add((name, number))
         for place, line in read_lines(path):
-            file, _, kind = line.rpartition(" ")
-            if kind not in _SPLITS or not file.strip():
+            file, kind = line.rsplit(maxsplit=1) if len(line.split()) > 1 else (line, "")
+            if kind not in _SPLITS:
                 raise bad_row(path, place, f"{line!r} is no <file> followed by 0, 1 or 2")
-            stem = stem_of(file.strip())
+            stem = stem_of(file)
             row = labels.setdefault(f"{name}/{stem}", {"label": name, "group": _group(stem, name)})
             if (split := _SPLITS[kind]) and row.setdefault(f"split{number}", split) != split:
                 raise bad_row(path, place, f"{file!r} is there twice, to train and to test")
-            expected.setdefault(f"{name}/{stem}", f"videos/{name}/{file.strip()}")
+            expected.setdefault(f"{name}/{stem}", f"videos/{name}/{file}")
     if not labels:
         raise ManifestError(
             f"{files.root} holds no '<class>_test_split1.txt'; put the folder testTrainMulti_7030_splits there"

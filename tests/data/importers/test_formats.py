@@ -184,6 +184,15 @@ def test_hmdb51_unused_clips_are_in_no_split(tmp_path):
     assert ["split1" in video.labels for video in videos] == [True, False, True, True, True]
 
 
+def test_hmdb51_lines_may_hold_tabs_and_names_spaces(tmp_path):
+    put_list(tmp_path, "wave_test_split1.txt", ["a b_wave_f_0.avi\t2\t", "c_wave_f_0.avi  1 "], end="\r\n")
+    touch(tmp_path, "hmdb51_org/wave/a b_wave_f_0.avi")
+    assert rows("hmdb51", tmp_path) == {
+        "wave/a b_wave_f_0": ("hmdb51_org/wave/a b_wave_f_0.avi", "wave", "test"),
+        "wave/c_wave_f_0": ("missing", "wave", "train"),
+    }
+
+
 @pytest.mark.parametrize("line", ["a.avi", "a.avi 3", "a.avi one", " 1"])
 def test_hmdb51_rows_that_cannot_be_used_are_named(tmp_path, line):
     put_list(tmp_path, "wave_test_split1.txt", ["ok.avi 1 ", line])
