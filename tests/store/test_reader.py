@@ -9,7 +9,7 @@ import pytest
 import zarr
 
 from featcache.errors import CorruptStoreError, StoreError, UnknownNameError
-from featcache.recipes import SamplingRecipe
+from featcache.recipes import PlainViews, SamplingRecipe
 from featcache.store import maps
 from featcache.store.reader import open_store
 from featcache.store.writer import StoreWriter
@@ -239,3 +239,27 @@ def test_more_shards_than_file_descriptors(tmp_path):
 @pytest.mark.slow
 def test_1200_shards_under_the_usual_limit(tmp_path):
     check_many_shards(tmp_path, num_shards=1200, limit=1024)
+
+
+def test_crops_of_training_and_test_videos(tmp_path):
+    sampling = SamplingRecipe(spatial="views", num_crops=2, test=PlainViews(num_crops=3))
+    long = StorePlan(
+        records=RECORDS, num_videos=5, rows_per_video=(12, 6, 18), unusable={1: "missing"}, failing={3: "timeout"}
+    )
+    later = StorePlan(records=RECORDS, num_videos=5, first_video=2, rows_per_video=(6,))
+    write_store(tmp_path / "store", long, later, sampling=sampling)
+    store = open_store(tmp_path / "store")
+    with store.feature("map") as features:
+        assert features.video_ids == ("v0000", *(f"v{n:04d}" for n in range(2, 7)))
+        for video_id, num_crops in zip(features.video_ids, features.num_crops.tolist(), strict=True):
+            assert num_crops == (3 if store.videos[video_id].split == "test" else 2)
+            clips = features.rows.clip[features.rows_of(video_id)]
+            assert clips.tolist() == list(range(12 if video_id == "v0000" else 6))
+            for crop in range(num_crops):
+                rows = features.rows_of(video_id, crop=crop)
+                assert features.rows.clip[rows].tolist() == clips[clips % num_crops == crop].tolist()
+            for crop in (-1, num_crops):
+                with pytest.raises(IndexError, match=f"crop {crop} of '{video_id}' is not in"):
+                    features.rows_of(video_id, crop=crop)
+    write_store(tmp_path / "plain", StorePlan(records=RECORDS), sampling=SamplingRecipe(spatial="views", num_crops=2))
+    assert open_store(tmp_path / "plain").feature("pooled").num_crops.tolist() == [2] * 10
