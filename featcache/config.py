@@ -36,14 +36,32 @@ def to_yaml(settings: Settings) -> str:
     return text
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without code, in which a key that is given twice is an error: plain YAML takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping of distinct keys."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # refused when the mapping is made
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise ConfigError(f"key {key.value!r} is given twice, the second time in line {line}; remove one")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping.
 
     Raises:
-        ConfigError: The file is missing, is no YAML, or holds something else.
+        ConfigError: The file is missing, is no YAML, gives a key twice, or holds something else.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  a SafeLoader
+    except ConfigError as error:
+        raise ConfigError(f"{str(path)!r}: {error}") from error
     except FileNotFoundError as error:
         raise ConfigError(f"no configuration file {str(path)!r}; see configs/ for the shipped ones") from error
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:

@@ -146,3 +146,26 @@ def test_shipped_configs_are_complete(path: Path) -> None:
 def test_every_command_names_itself() -> None:
     for name, command in COMMANDS.items():
         assert command.settings.model_fields["command"].default == name
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("command: scan\nout: a\nout: b\n", "key 'out' is given twice, the second time in line 3"),
+        ("sampling:\n  seed: 1\n  seed: 1\n", "key 'seed' is given twice, the second time in line 3"),
+        ("features:\n- {backbone: a, backbone: b}\n", "key 'backbone' is given twice, the second time in line 2"),
+        ("a: 1\n'a': 2\n", "key 'a' is given twice"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_an_error(tmp_path, text, sentence):
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        read_mapping(path)
+    assert "settings.yaml" in str(caught.value)
+
+
+def test_the_same_key_in_two_sections_is_none(tmp_path):
+    path = tmp_path / "settings.yaml"
+    path.write_text("a: {seed: 1}\nb: {seed: 2}\nc:\n- {seed: 3}\n- {seed: 4}\n")
+    assert read_mapping(path) == {"a": {"seed": 1}, "b": {"seed": 2}, "c": [{"seed": 3}, {"seed": 4}]}

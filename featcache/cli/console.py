@@ -51,15 +51,6 @@ def print_facts(facts: Mapping[str, object]) -> None:
         out.print(f"[dim]{name:<{width}}[/dim]  {escape(str(value))}")
 
 
-def gigabytes(num_bytes: float) -> str:
-    """Bytes for people, in powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.2f} TB"
-
-
 def duration(seconds: float) -> str:
     """Seconds for people."""
     if not math.isfinite(seconds):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.cli.console import Bars, bars, duration, err, gigabytes, out, print_facts, print_json, print_table
+from featcache.cli.console import Bars, bars, duration, err, out, print_facts, print_json, print_table
 from featcache.cli.source import (
     Dataset,
     GroupBy,
@@ -20,6 +20,7 @@ from featcache.cli.source import (
 )
 from featcache.errors import ConfigError
 from featcache.extract.presets import PRESETS, with_preset
+from featcache.units import readable_bytes
 
 if TYPE_CHECKING:
     from featcache.commands import ScanSettings
@@ -318,7 +319,7 @@ def draw_progress(drawn: Bars, progress: "Progress") -> None:
     note = (
         f"{progress.videos_done / seconds:.1f} videos/s {progress.frames_done / seconds:.0f} frames/s "
         f"wait {progress.decode_wait_seconds:.0f} s encode {progress.encode_seconds:.0f} s "
-        f"{gigabytes(progress.bytes_written)}{f' failed {failed}' if failed else ''}"
+        f"{readable_bytes(progress.bytes_written)}{f' failed {failed}' if failed else ''}"
     )
     drawn.update("extract", progress.rows_done + progress.rows_failed, progress.num_rows, note)
 
@@ -331,7 +332,7 @@ def print_extraction(result: "Extraction") -> None:
         f"{f'{result.videos_pending} pending, ' if result.videos_pending else ''}{result.videos_total} in all",
         "rows": f"{result.rows_written} written now",
         "features": ", ".join(result.features),
-        "written": gigabytes(result.bytes_written),
+        "written": readable_bytes(result.bytes_written),
         "time": f"{duration(result.seconds)} (waited {duration(result.decode_wait_seconds)} for decoding, "
         f"{duration(result.encode_seconds)} encoding; bottleneck: {result.bottleneck})",
         "settings": result.config,
@@ -345,7 +346,7 @@ def print_extraction(result: "Extraction") -> None:
 def print_estimate(result: "Estimate") -> None:
     """The plan as a table."""
     rows = [
-        (feature.name, "x".join(map(str, feature.shape)), feature.precision, gigabytes(feature.num_bytes))
+        (feature.name, "x".join(map(str, feature.shape)), feature.precision, readable_bytes(feature.num_bytes))
         for feature in result.features
     ]
     print_table("features", ("name", "shape of a row", "precision", "size"), rows)
@@ -354,7 +355,7 @@ def print_estimate(result: "Estimate") -> None:
         {
             "videos": f"{result.videos_to_do} to do, {result.videos_unusable} unusable",
             "rows": f"{result.rows_to_do} to compute in {result.num_shards} shards",
-            "disk": f"{gigabytes(result.num_bytes)} of {gigabytes(result.free_bytes)} free",
+            "disk": f"{readable_bytes(result.num_bytes)} of {readable_bytes(result.free_bytes)} free",
             "time": f"about {hours}, limited by {result.bottleneck} (measured on {result.num_measured} videos)",
         }
     )

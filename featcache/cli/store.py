@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from featcache.cli.console import bars, gigabytes, out, print_facts, print_json, print_table
+from featcache.cli.console import bars, out, print_facts, print_json, print_table
+from featcache.units import readable_bytes
 
 StorePath = Annotated[Path, typer.Argument(help="A store.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -31,7 +32,7 @@ def info(store: StorePath, as_json: Json = False) -> None:
     rows = [
         (name, "x".join(map(str, feature["record_shape"])), feature["dtype"], feature["num_rows"],
          feature["coverage"]["ok"],
-         feature["coverage"]["failed"], gigabytes(feature["num_bytes"]))
+         feature["coverage"]["failed"], readable_bytes(feature["num_bytes"]))
         for name, feature in summary["features"].items()
     ]  # fmt: skip
     print_table("features", ("name", "row", "dtype", "rows", "videos ok", "failed", "size"), rows)
@@ -59,7 +60,7 @@ def verify(
             out.print(note, markup=False, style="dim")
         pending = sum(report.num_pending.values())
         out.print(
-            f"{len(report.problems)} problems in {report.num_files} files, {gigabytes(report.num_bytes)}"
+            f"{len(report.problems)} problems in {report.num_files} files, {readable_bytes(report.num_bytes)}"
             f"{f'; {pending} shards still to be extracted' if pending else ''}"
         )
     if not report.ok:
@@ -74,4 +75,4 @@ def gc(store: StorePath, as_json: Json = False) -> None:
     if as_json:
         print_json({"removed": collected.removed, "num_bytes": collected.num_bytes})
     else:
-        out.print(f"removed {len(collected.removed)} files, {gigabytes(collected.num_bytes)}")
+        out.print(f"removed {len(collected.removed)} files, {readable_bytes(collected.num_bytes)}")

@@ -1,5 +1,6 @@
 """``plan``: what an extraction would take, from videos really decoded and encoded, before a byte is written."""
 
+import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -11,19 +12,21 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.data.decoding.clips import CropSize, RowBatch
+from featcache.data.decoding.pool import Failed, Payload, Restarted, WorkerPool
 from featcache.data.manifest import Manifest
-from featcache.errors import DiskSpaceError, VideoError
+from featcache.errors import DiskSpaceError
 from featcache.extract.encode import BoundFeature, encode_rows, forward_threads
-from featcache.extract.jobs import SegmentJob, decode_segment
+from featcache.extract.jobs import SegmentJob, timed_segment
 from featcache.extract.lacking import ids_to_retry, judge, rows_per_video, videos_to_add
 from featcache.extract.prepare import Prepared, num_cores, prepare
 from featcache.extract.settings import ExtractSettings
-from featcache.extract.source import OnScan, read_source
+from featcache.extract.source import OnScan, check_there, read_source
 from featcache.io import free_bytes
 from featcache.recipes import RecordSpec
 from featcache.store.paths import ROOT
 from featcache.store.plan import default_shard_rows, plan_segments
 from featcache.store.reader import Store, open_store
+from featcache.units import readable_bytes
 
 NUM_MEASURED = 3
 MEASURE_SECONDS = 10.0  # a video: a plan for two-hour films should take a minute too
@@ -98,6 +101,7 @@ def estimate(settings: ExtractSettings, *, on_scan: OnScan = lambda done, total:
         settings: What would be extracted.
         on_scan: Called with (files listed, files in all).
     """
+    check_there(settings)
     prepared = prepare(settings)
     manifest = read_source(settings, on_scan=on_scan)
     manifest = Manifest(root=manifest.root, videos=judge(manifest.videos, prepared.sampling))
@@ -202,10 +206,10 @@ def disk_advice(prepared: Prepared, sizes: Sequence[FeatureEstimate], *, free: i
     if smaller is not None:
         setting, num_bytes = smaller
         after = total - size.num_bytes + size.rows_to_do * num_bytes
-        hint = f"{setting} for {largest.name!r} would need {after / 1e9:.3g} GB"
+        hint = f"{setting} for {largest.name!r} would need {readable_bytes(after)}"
     return (
-        f"the features need {total / 1e9:.3g} GB and {free / 1e9:.3g} GB are free in {prepared.settings.out!r}, more "
-        f"than the allowed share of {prepared.settings.disk_fraction:g}; {hint}, or raise --disk-fraction"
+        f"the features need {readable_bytes(total)} and {readable_bytes(free)} are free in {prepared.settings.out!r}, "
+        f"more than the allowed share of {prepared.settings.disk_fraction:g}; {hint}, or raise --disk-fraction"
     )
 
 
@@ -241,36 +245,50 @@ def measure(prepared: Prepared, manifest: Manifest) -> tuple[float, float, int]:
     crops = tuple(dict.fromkeys(feature.crop for feature in prepared.features))
     decoded, decode_seconds, measured = 0, 0.0, 0
     rows: list[dict[CropSize, npt.NDArray[np.uint8]]] = []
-    for index in dict.fromkeys(chosen):
-        video = manifest.videos[index]
-        job = SegmentJob(
-            path=str(manifest.path_of(video)),
-            video=video,
-            sampling=prepared.sampling,
-            first_clip=0,
-            num_rows=counts[index],
-            sizes=crops,
-        )
-        started, before = time.perf_counter(), decoded
-        try:
-            for batch in decode_segment(job):
-                if isinstance(batch, RowBatch):
-                    decoded += len(batch.rows)
-                    room = max(0, prepared.encode_batch - len(rows))  # one batch is all that is encoded
-                    rows += [
-                        {size: values[row] for size, values in batch.pixels.items()}
-                        for row in range(min(room, len(batch.rows)))
-                    ]
-                    if time.perf_counter() - started > MEASURE_SECONDS:
-                        break
-        except VideoError:
-            decoded = before  # a plan only predicts; the extraction itself ledgers the video
-            continue
-        decode_seconds += time.perf_counter() - started
-        measured += 1
+    deadline = prepared.settings.runtime.deadline_seconds
+    with WorkerPool(timed_segment, deadline_seconds=deadline, ahead_bytes=prepared.ahead_bytes) as pool:
+        for index in dict.fromkeys(chosen):
+            video = manifest.videos[index]
+            job = SegmentJob(
+                path=str(manifest.path_of(video)),
+                video=video,
+                sampling=prepared.sampling,
+                first_clip=0,
+                num_rows=counts[index],
+                sizes=crops,
+            )
+            batches: list[RowBatch] = []
+            seconds, is_usable = 0.0, True
+            for event in pool.run([job]):
+                if isinstance(event, Payload):
+                    spent, payload = event.value
+                    seconds += spent
+                    if isinstance(payload, RowBatch):
+                        batches.append(payload)
+                elif isinstance(event, Restarted):
+                    batches, seconds = [], 0.0
+                elif isinstance(event, Failed):
+                    is_usable = False  # a plan only predicts; the extraction itself ledgers the video
+                if seconds > MEASURE_SECONDS:
+                    break
+            if is_usable:
+                decoded += sum(len(batch.rows) for batch in batches)
+                decode_seconds += seconds
+                measured += 1
+                rows += _first_rows(batches, prepared.encode_batch - len(rows))
     if not measured:
         return math.nan, math.nan, 0
     return decoded / decode_seconds, _encode_rate(prepared, rows), measured
+
+
+def _first_rows(batches: Sequence[RowBatch], count: int) -> list[dict[CropSize, npt.NDArray[np.uint8]]]:
+    """At most ``count`` rows: one batch is all that is encoded."""
+    every = (
+        {size: values[row] for size, values in batch.pixels.items()}
+        for batch in batches
+        for row in range(len(batch.rows))
+    )
+    return list(itertools.islice(every, max(0, count)))
 
 
 def _encode_rate(prepared: Prepared, rows: Sequence[dict[CropSize, npt.NDArray[np.uint8]]]) -> float:

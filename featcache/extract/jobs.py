@@ -1,5 +1,6 @@
 """What a decoding process does for one segment: check the file, sample its rows, read them in one pass."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,17 @@ def decode_segment(job: SegmentJob) -> Iterator[RowDetails | RowBatch]:
         assert len(specs) == job.num_rows, f"{job.video.id}: {len(specs)} rows sampled, {job.num_rows} planned"
         yield describe_rows(specs, timeline)
         yield from decode_rows(reader, specs, job.sizes, max_batch_bytes=MAX_BATCH_BYTES)
+
+
+def timed_segment(job: SegmentJob) -> Iterator[tuple[float, RowDetails | RowBatch]]:
+    """As :func:`decode_segment`, each payload with the seconds that it took to make."""
+    payloads = decode_segment(job)
+    while True:
+        started = time.perf_counter()
+        payload = next(payloads, None)
+        if payload is None:
+            return
+        yield time.perf_counter() - started, payload
 
 
 def check_unchanged(path: Path, video: VideoRecord) -> None:

@@ -20,7 +20,7 @@ from featcache.extract.prepare import Prepared, prepare
 from featcache.extract.progress import OnProgress, Progress, ignore
 from featcache.extract.provenance import provenance
 from featcache.extract.settings import ExtractSettings
-from featcache.extract.source import OnScan, read_source
+from featcache.extract.source import OnScan, check_there, read_source
 from featcache.io import put_new
 from featcache.store.plan import plan_segments
 from featcache.store.reader import open_store
@@ -91,6 +91,7 @@ def extract(
         FeatcacheError: A user's mistake, as one sentence; what was committed before stays.
     """
     started = time.monotonic()
+    check_there(settings)
     prepared = prepare(settings)  # first: a typo in a name should not wait for a scan
     manifest = read_source(settings, on_scan=on_scan)
     manifest = Manifest(root=manifest.root, videos=judge(manifest.videos, prepared.sampling))

@@ -35,6 +35,17 @@ def list_videos(*, source: str | None, dataset: str | None, root: str | None, se
     return select(listed, selection)
 
 
+def check_there(settings: ExtractSettings) -> None:
+    """Look whether there is anything to read, before backbones are built for it.
+
+    Raises:
+        ManifestError: There is no such source, or no such folder of a data set.
+    """
+    place = settings.source if settings.source is not None else settings.root
+    if place is not None and not Path(place).exists():
+        raise ManifestError(f"{place} does not exist; give a folder of videos or a .csv, .jsonl or .parquet listing")
+
+
 def read_source(settings: ExtractSettings, *, on_scan: OnScan) -> Manifest:
     """List the videos: a manifest that ``scan`` wrote is read as it is, anything else is scanned.
 

@@ -14,6 +14,7 @@ import featcache
 from featcache.data.manifest import default_id, write_parquet
 from featcache.data.scan import scan
 from featcache.errors import FeatcacheError, ManifestError
+from featcache.extract import estimate as estimate_module
 from featcache.extract import run as run_module
 from featcache.extract.run import Extraction, extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
@@ -211,6 +212,30 @@ def test_hung_and_crashed_decoders_cost_only_their_own_video(
     assert rows.keys() == {"a.mp4", "b.mp4", "c.mp4", "crashes_once.mp4", "d.mp4"}
     for video, found in rows.items():
         np.testing.assert_array_equal(found, expected, err_msg=video)
+
+
+@pytest.mark.parametrize("name", ["crashes.mp4", "hangs.mp4"])
+def test_a_plan_survives_a_decoder_that_does_not(folder, tmp_path, monkeypatch, name):
+    names = ["a.mp4", name, "z.mp4"]
+    for copy in names:
+        shutil.copy(folder / "h264.mp4", tmp_path / copy)
+    monkeypatch.setattr(estimate_module, "timed_segment", misbehaving.timed)
+    listing = write_listing(tmp_path / "listing.jsonl", names)
+    plan = estimate_module.estimate(settings(listing, tmp_path / "store", deadline_seconds=2))
+    assert (plan.num_measured, plan.videos_to_do, plan.rows_to_do) == (2, 3, 6)
+    assert plan.decode_rows_a_second == pytest.approx(4 / 2.0)  # two videos, of two payloads of half a second each
+    assert plan.bottleneck in ("decoding", "encoding")
+
+
+def test_a_source_that_is_not_there_is_said_before_a_backbone_is_built(tmp_path, monkeypatch):
+    built = []
+    for module in (run_module, estimate_module):
+        monkeypatch.setattr(module, "prepare", built.append)
+    for command in (extract, estimate_module.estimate):
+        with pytest.raises(ManifestError, match=r"no-such-folder does not exist; give a folder"):
+            command(settings(tmp_path / "no-such-folder", tmp_path / "store"))
+    assert built == []
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_failing_disk_is_no_bad_video(everything, folder, tmp_path, monkeypatch):

@@ -262,8 +262,12 @@ from tests.data.decoding import jobs
 
 pool = WorkerPool(jobs.process_id, num_workers=2, deadline_seconds={deadline_seconds})
 run = pool.run([{item!r}, {item!r}])
-print(next(run).value, next(run).value, flush=True)
-{then}
+try:
+    print(next(run).value, next(run).value, flush=True)
+    {then}
+except KeyboardInterrupt:
+    pool.close()
+    print("closed", flush=True)
 """
 
 
@@ -312,8 +316,7 @@ def test_a_suspended_machine_is_no_hung_decoder():
 
 
 def test_an_interrupt_is_the_parent_s_to_handle():
-    handle = "try:\n    next(run)\nexcept KeyboardInterrupt:\n    pool.close()\n    print('closed', flush=True)"
-    with parent_process(handle) as (parent, processes):
+    with parent_process("next(run)") as (parent, processes):
         parent.send_signal(signal.SIGINT)
         out, error = parent.communicate(timeout=60)
         assert (out, error) == ("closed\n", "")
@@ -321,7 +324,7 @@ def test_an_interrupt_is_the_parent_s_to_handle():
 
 
 def test_a_parent_that_forgets_to_close_ends_all_the_same():
-    with parent_process("") as (parent, processes):
+    with parent_process("pass") as (parent, processes):
         parent.communicate(timeout=60)
         assert parent.returncode == 0
         wait_until(lambda: all(gone(process) for process in processes))
