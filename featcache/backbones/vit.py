@@ -71,7 +71,7 @@ SIGLIP2 = Family(
 def _dinov2(letter: str, word: str, channels: int, *, registers: bool) -> Published:
     return Published(
         family=REGISTERS if registers else DINOV2,
-        size=f"ViT-{letter.upper()}/14",
+        size=f"ViT-{letter if letter == 'g' else letter.upper()}/14",  # ViT-G is another, larger network
         model=f"vit_{word}_patch14_{'reg4_' if registers else ''}dinov2.lvd142m",
         channels=channels,
         patch=14,

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.backbones import Backbone, build_backbone
+from featcache.backbones.base import JOIN
 from featcache.config import parse, read_mapping
 from featcache.data.decoding import open_video
 from featcache.data.decoding.clips import CropSize, RowBatch, decode_rows
@@ -173,7 +174,8 @@ def _weights_given(root: Path) -> dict[str, str]:
             log.warning("no hint about weights in %s: %s", path, error)
             continue
         for feature in settings.features:
-            is_gone = feature.weights not in ("default", "random") and not Path(feature.weights).is_file()
+            parts = feature.weights.split(JOIN) if JOIN in feature.backbone else [feature.weights]
+            is_gone = any(part not in ("default", "random") and not Path(part).is_file() for part in parts)
             if feature.name is not None and not (is_gone and feature.name in given):
                 given[feature.name] = feature.weights
     return given

@@ -11,6 +11,8 @@ from torch import Tensor
 import featcache
 from featcache.backbones import LayerOutput
 from featcache.backbones._timm import TimmBackbone
+from featcache.config import to_yaml
+from featcache.extract.encoder import _weights_given
 from featcache.extract.run import extract
 from featcache.extract.settings import FeatureSettings
 from tests.extract.conftest import LITE0, Make
@@ -102,3 +104,14 @@ def test_one_pass_for_all(
         np.testing.assert_array_equal(
             pair[:, :1280], store.feature("timm-tf_efficientnet_lite0-final-mean").video(video)
         )
+
+
+def test_weights_of_joined_backbones_are_remembered(make: Make, tmp_path: Path) -> None:
+    """What the last extraction was given, unless one of its files is gone."""
+    there, folder = tmp_path / "there.pth", tmp_path / "store" / "config"
+    folder.mkdir(parents=True)
+    there.touch()
+    for index, weights in enumerate(("default", f"random+{there}", f"{tmp_path / 'gone.pth'}+{there}")):
+        feature = FeatureSettings(name="pair", backbone=f"{LITE0}+{RESNET}", weights=weights)
+        (folder / f"extract-{index}.yaml").write_text(to_yaml(make(features=(feature,))))
+    assert _weights_given(tmp_path / "store") == {"pair": f"random+{there}"}
