@@ -29,6 +29,10 @@ OutFolder = Annotated[str | None, typer.Option("--out", "-o", help="Folder of th
 Set = Annotated[
     list[str], typer.Option("--set", help="Any other setting by its key, e.g. `training.optimiser.lr=1e-3`.")
 ]
+Online = Annotated[
+    bool,
+    typer.Option("--online", help="Decode and encode each clip anew, under fresh crops and colours, for comparison."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 app = typer.Typer(no_args_is_help=True, help="Train on a store: AdViSe's pretext and its temporal modules.")
@@ -44,6 +48,7 @@ def advise(
     batch_size: BatchSize = None,
     seed: Seeds = [],
     device: Device = "auto",
+    online: Online = False,
     out: OutFolder = None,
     set_: Set = [],
     as_json: Json = False,
@@ -52,7 +57,9 @@ def advise(
     from featcache.config import parse
     from featcache.methods.advise.settings import AdviseSettings
 
-    data = _data(AdviseSettings, store, feature, preset, temporal_kernel, epochs, batch_size, seed, device, out, set_)
+    data = _data(
+        AdviseSettings, store, feature, preset, temporal_kernel, epochs, batch_size, seed, device, online, out, set_
+    )
     run_advise(parse(AdviseSettings, data), as_json=as_json)
 
 
@@ -71,6 +78,7 @@ def tmm(
     batch_size: BatchSize = None,
     seed: Seeds = [],
     device: Device = "auto",
+    online: Online = False,
     out: OutFolder = None,
     set_: Set = [],
     as_json: Json = False,
@@ -80,15 +88,15 @@ def tmm(
     from featcache.methods.advise.settings import TmmFineTuneSettings
 
     kind = TmmFineTuneSettings
-    data = _data(kind, store, feature, preset, temporal_kernel, epochs, batch_size, seed, device, out, set_)
+    data = _data(kind, store, feature, preset, temporal_kernel, epochs, batch_size, seed, device, online, out, set_)
     given = {"label": label, "init": None if init in (None, "none") else init, "compare_scratch": compare_scratch}
     run_tmm(parse(kind, {**given, **data}), as_json=as_json)
 
 
 def _data(
     kind: "type[AdviseSettings | TmmFineTuneSettings]", store: str, feature: str | None, preset: str | None,
-    kernel: int | None, epochs: int | None, batch_size: int | None, seeds: list[int], device: str, out: str | None,
-    assignments: list[str],
+    kernel: int | None, epochs: int | None, batch_size: int | None, seeds: list[int], device: str, online: bool,
+    out: str | None, assignments: list[str],
 ) -> dict[str, Any]:  # fmt: skip
     """Settings from flags; training keeps the defaults of its command where nothing is given."""
     import dataclasses
@@ -104,7 +112,11 @@ def _data(
     training |= {name: value for name, value in given.items() if value is not None}
     warmup = training["schedule"]["warmup_epochs"]
     training["schedule"]["warmup_epochs"] = min(warmup, training["epochs"] / 10)
-    data: dict[str, Any] = {"bank": {"store": store, "feature": feature}, "training": training, "out": out}
+    data: dict[str, Any] = {
+        "bank": {"store": store, "feature": feature, "online": online},
+        "training": training,
+        "out": out,
+    }
     if preset is not None or kernel is not None:
         data["tmm"] = dataclasses.asdict(PRESETS[preset or "release"])
         data["tmm"] |= {} if kernel is None else {"temporal_kernel": kernel}

@@ -22,7 +22,8 @@ from featcache.io import put_replace
 from featcache.methods.advise.finetune import ORDERS, video_logits
 from featcache.methods.advise.run import OnSeed, fine_tune, ignore, video_splits
 from featcache.methods.advise.settings import TmmFineTuneSettings
-from featcache.methods.bank import ClipSource, open_bank
+from featcache.methods.bank import ClipSource
+from featcache.methods.online import open_source
 from featcache.seeding import rng_for
 from featcache.store.reader import Store, open_store
 from featcache.training.runs import run_folder, seed_folder
@@ -99,7 +100,7 @@ def run_temporal(
 
     Args:
         settings: Everything that can be chosen.
-        source: Where maps come from; ``None`` opens the store's bank.
+        source: Where maps come from; ``None`` opens what the settings name.
         intervals: How intervals are drawn.
         on_progress: Called with the seed and its progress.
 
@@ -109,7 +110,7 @@ def run_temporal(
     """
     started = time.monotonic()
     store = open_store(Path(settings.bank.store))
-    bank = source or open_bank(settings.bank, store=store)
+    bank = source or open_source(settings.bank, store=store, device=settings.training.device)
     labels, classes = _labels(store, bank, settings.label)
     splits = video_splits(store, settings.bank.split_column)
     assignments, protocol = _assignments(store, bank, labels, splits, settings)

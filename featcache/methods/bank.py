@@ -65,7 +65,11 @@ class _Layout:
 
 
 class FrameBank:
-    """A stored frame bank; see :class:`ClipSource`. Open it with :func:`open_bank`."""
+    """A stored frame bank; see :class:`ClipSource`. Open it with :func:`open_bank`.
+
+    Attributes:
+        feature: Name of the array.
+    """
 
     def __init__(
         self,
@@ -82,11 +86,12 @@ class FrameBank:
         self._features = features
         self._layout = layout
         self._grid, self._channels = grid, channels
+        self.feature = features.name
         self.video_ids = features.video_ids
         self.num_source_frames = num_source_frames
         self.bank_stride = bank_stride
         self.identity = identity
-        height, width, depth = self._pooled(torch.from_numpy(features.gather([0]))).shape[1:]
+        height, width, depth = self.pooled(torch.from_numpy(features.gather([0]))).shape[1:]
         self.shape = (height, width, depth)
         self._memory = self._load() if in_memory else None
 
@@ -105,30 +110,34 @@ class FrameBank:
         if self._memory is not None:
             values = self._memory[torch.from_numpy(rows.reshape(-1))]
         else:
-            values = self._pooled(self._read(rows.reshape(-1)))
+            values = self.pooled(self._read(rows.reshape(-1)))
         return values.reshape(*rows.shape, *self.shape)
 
     def num_crops(self, video: int) -> int:
         """Crops of each frame of a video."""
         return int(self._layout.crops[video])
 
-    def _read(self, rows: npt.NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(self._features.gather(rows, dequantised=self._features.record.dtype == "int8"))
+    def pooled(self, values: Tensor) -> Tensor:
+        """Rows as :meth:`clips` gives them: SFU, channels first, then space, equal to pooling before storing (§3.2).
 
-    def _pooled(self, values: Tensor) -> Tensor:
-        """SFU: channels first, then space, equal to pooling before storing (AdViSe §3.2)."""
+        Args:
+            values: Floating [n, h, w, C] as stored.
+        """
         if self._channels is not None:
             values = pool_channels(values, self._channels)
         return values if self._grid is None else pool_space(values, self._grid)
 
+    def _read(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(self._features.gather(rows, dequantised=self._features.record.dtype == "int8"))
+
     def _load(self) -> Tensor:
         num_rows = self._features.num_rows
         step = max(1, _LOAD_BYTES // self._features.record.num_bytes)
-        first = self._pooled(self._read(np.arange(min(1, num_rows))))
+        first = self.pooled(self._read(np.arange(min(1, num_rows))))
         memory = torch.empty((num_rows, *self.shape), dtype=first.dtype)
         for begin in range(0, num_rows, step):
             rows = np.arange(begin, min(begin + step, num_rows))
-            memory[begin : begin + len(rows)] = self._pooled(self._read(rows))
+            memory[begin : begin + len(rows)] = self.pooled(self._read(rows))
         self._features.close()
         return memory
 

@@ -20,6 +20,12 @@ class BankSettings(Settings):
     """Channels after average pooling of neighbours at read (SFU); null: as stored."""
     storage: Literal["auto", "mmap", "ram"] = "auto"
     """Where rows are read from; ``auto``: memory if they take less than half of what is free."""
+    online: bool = False
+    """Decode and encode every clip anew, each under a fresh crop and colours, instead of reading rows; slow."""
+    videos: str | None = None
+    """``online``: folder of the videos; null: where they were extracted from."""
+    weights: str | None = None
+    """``online``: weights of the backbone, where those that the store was made with have moved."""
     train_split: str = "train"
     """Split to learn from; a store without splits is used whole."""
     split_column: str | None = None

@@ -1,6 +1,5 @@
 """The contact sheet: one picture of the hits' middle frames, read from the source videos where they still are."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +8,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from featcache.config import parse, read_mapping
 from featcache.data.decoding import open_video
 from featcache.data.decoding.pool import Failed, Payload, WorkerPool
 from featcache.data.hashing import content_hash
-from featcache.data.manifest import is_manifest, read_parquet
-from featcache.errors import ConfigError, ManifestError, VideoError
-from featcache.extract.settings import ExtractSettings
+from featcache.errors import VideoError
+from featcache.extract.origin import source_roots
 from featcache.retrieval.run import Hit, SearchResult
-from featcache.store.reader import Store, open_store
-
-log = logging.getLogger(__name__)
+from featcache.store.reader import open_store
 
 TILE_WIDTH, TILE_HEIGHT = 240, 180
 COLUMNS = 5
@@ -75,25 +70,6 @@ def contact_sheet(
             elif isinstance(event, Failed):
                 pictures[event.item] = _grey("video gone" if event.status == "missing" else f"video {event.status}")
     return _arrange(pictures, result.hits)
-
-
-def source_roots(store: Store) -> list[Path]:
-    """Folders from which the extractions of a store read their videos, the latest written first."""
-    written = sorted(
-        (store.path / "config").glob("extract-*.yaml"), key=lambda path: path.stat().st_mtime_ns, reverse=True
-    )
-    roots: dict[Path, None] = {}
-    for path in written:
-        try:
-            settings = parse(ExtractSettings, read_mapping(path))
-            source = Path(settings.source or settings.root or "")
-            if source.suffix == ".parquet" and is_manifest(source):
-                source = Path(read_parquet(source).root)
-        except (ConfigError, ManifestError) as error:  # written by another version, or by hand
-            log.warning("no hint about the place of videos in %s: %s", path, error)
-            continue
-        roots[source if source.is_dir() else source.parent] = None
-    return list(roots)
 
 
 def read_tile(job: FrameJob) -> Iterator[npt.NDArray[np.uint8]]:

@@ -12,10 +12,12 @@ import numpy.typing as npt
 from featcache.config import to_yaml
 from featcache.errors import ConfigError, NonFiniteFeatureError, unknown_name
 from featcache.io import canonical_json, put_replace, sha256_bytes
+from featcache.methods.advise.cost import counted_cost, measured_cost
 from featcache.methods.advise.finetune import FineTuneObjective
 from featcache.methods.advise.pretext import PlaybackRateObjective
 from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings
-from featcache.methods.bank import ClipSource, open_bank
+from featcache.methods.bank import ClipSource
+from featcache.methods.online import open_source
 from featcache.networks.tmm import TmmClassifier
 from featcache.networks.tmm_settings import TmmSettings
 from featcache.store.reader import Store, open_store
@@ -40,12 +42,14 @@ class PretextResult:
         num_videos: Videos that it saw.
         num_parameters: Trained parameters, head included.
         seeds: The last line of each seed's log.
+        cost: Counts of :func:`featcache.methods.advise.cost.counted_cost` and what ``measured_cost`` says of the runs.
     """
 
     folder: str
     num_videos: int
     num_parameters: int
     seeds: Mapping[int, Mapping[str, float]]
+    cost: Mapping[str, float | None]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -59,7 +63,7 @@ def pretrain(
 
     Args:
         settings: Everything that can be chosen.
-        source: Where maps come from; ``None`` opens the store's bank.
+        source: Where maps come from; ``None`` opens what the settings name.
         on_progress: Called with the seed and its progress.
 
     Raises:
@@ -68,7 +72,7 @@ def pretrain(
     """
     device = prepare_torch(settings.training)
     store = open_store(Path(settings.bank.store))
-    bank = source or open_bank(settings.bank, store=store)
+    bank = source or open_source(settings.bank, store=store, device=settings.training.device)
     videos = training_videos(bank, video_splits(store, settings.bank.split_column), settings.bank.train_split)
     folder = run_folder(settings, out=settings.out, store=settings.bank.store, name="advise")
     put_replace(folder / "config.yaml", to_yaml(settings).encode())
@@ -93,7 +97,23 @@ def pretrain(
             on_progress=lambda progress, seed=seed: on_progress(seed, progress),  # type: ignore[misc]
         )
         logs[seed] = read_log(seed_folder(folder, seed))[-1]
-    result = PretextResult(folder=str(folder), num_videos=len(videos), num_parameters=num_parameters, seeds=logs)
+    cost = counted_cost(
+        settings.tmm, shape=bank.shape, num_frames=settings.clips.num_frames, num_classes=len(settings.clips.rates)
+    )
+    result = PretextResult(
+        folder=str(folder),
+        num_videos=len(videos),
+        num_parameters=num_parameters,
+        seeds=logs,
+        cost={
+            **cost,
+            **measured_cost(
+                list(logs.values()),
+                num_videos=min(settings.training.batch_size, len(videos)),
+                num_clips=settings.clips.num_clips,
+            ),
+        },
+    )
     put_replace(folder / "result.json", canonical_json(result.to_dict()))
     return result
 
