@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from featcache.data.decoding.heartbeat import beat
 from featcache.data.decoding.memory import is_capped, too_much
 from featcache.errors import VideoError
 
@@ -75,7 +76,7 @@ def blame(path: Path, error: Exception, what: str) -> VideoError | OSError:
         check_readable(path)
         with path.open("rb", buffering=0) as file:
             while file.read(1 << 22):
-                pass
+                beat()
     except (VideoError, OSError) as fault:
         return fault
     return VideoError("undecodable", f"{what}: {getattr(error, 'strerror', None) or error}")
