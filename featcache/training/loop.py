@@ -93,97 +93,121 @@ def train(
         DivergedError: The loss is not finite; the last checkpoint is kept.
         RecipeMismatchError: The folder holds another run.
     """
-    module = objective.module
-    lr = peak_lr(settings.optimiser, batch_size=settings.batch_size * settings.accumulate)
-    optimiser = build_optimiser(module, settings.optimiser, lr=lr)
-    average = (
-        AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)  # type: ignore[no-untyped-call]
-        if settings.ema_decay
-        else None
-    )
-    steps_an_epoch = max(1, objective.num_batches // settings.accumulate)
-    num_steps = settings.epochs * steps_an_epoch
-    device = next(module.parameters()).device
-    first = 0
-    if (saved := read_checkpoint(folder, identity=identity)) is not None:
-        first = saved.step
-        module.load_state_dict(saved.part("module"))
-        restore_optimiser(optimiser, saved.part("optimiser"))
-        if average is not None:
-            average.load_state_dict(saved.part("ema"))
-    result: nn.Module = module if average is None else average.module
-    if first >= num_steps:
-        return result.eval()
-
-    def save(step: int) -> None:
-        tensors = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
-        tensors |= {f"optimiser.{name}": tensor for name, tensor in optimiser_tensors(optimiser).items()}
-        if average is not None:
-            tensors |= {f"ema.{name}": tensor for name, tensor in average.state_dict().items()}
-        write_checkpoint(folder, Checkpoint(step=step, identity=identity, tensors=_unshared(tensors), facts=facts))
-
-    meter = _Meter(device)
-    saved_at = began = time.monotonic()
-    module.train()
+    run = _Run(objective, settings, folder=folder, seed=seed, identity=identity, facts=facts)
+    first = run.restore()
+    if first >= run.num_steps:
+        return run.result
+    run.module.train()
     with (
         RunLog(folder, first_step=first, tensorboard=settings.tensorboard) as log,
-        _batches(objective, first * settings.accumulate, num_steps * settings.accumulate, settings) as batches,
+        _batches(objective, first * settings.accumulate, run.num_steps * settings.accumulate, settings) as batches,
     ):
-        for step in range(first, num_steps):
-            factor = learning_rate_factor(step / steps_an_epoch, epochs=settings.epochs, schedule=settings.schedule)
-            for group in optimiser.param_groups:
-                group["lr"] = lr * factor
-            with seeded_torch(seed, "step", step, device=device):
-                for _ in range(settings.accumulate):
-                    waiting = time.monotonic()
-                    parts = next(batches)
-                    meter.waited += time.monotonic() - waiting
-                    for part in parts:
-                        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                            loss = objective.loss(part)
-                        (loss.total / settings.accumulate).backward()  # type: ignore[no-untyped-call]
-                        meter.add(loss, num_parts=len(parts))
-            if settings.clip_norm is not None:
-                clip_grad_norm_(module.parameters(), settings.clip_norm)
-            optimiser.step()
-            optimiser.zero_grad()
-            objective.after_step((step + 1) / num_steps)
-            if average is not None:
-                average.update_parameters(module)
-            done = step + 1
-            now = time.monotonic()
-            ends_epoch = done % steps_an_epoch == 0
-            due = now - saved_at >= settings.checkpoint_seconds
-            if ends_epoch or due or done == num_steps:
-                meter.check_finite(step=done, folder=folder)
-            seconds = now - began
-            items = objective.num_items * (done - first) / steps_an_epoch
-            if ends_epoch:
-                log.write(
-                    done,
-                    {
-                        "epoch": done / steps_an_epoch,
-                        "lr": lr * factor,
-                        **meter.means(),
-                        "items_per_second": items / seconds,
-                        "wait_share": meter.waited / seconds,
-                    },
-                )
-            on_progress(
-                Progress(
-                    epoch=done / steps_an_epoch,
-                    epochs=settings.epochs,
-                    loss=meter.last_loss,
-                    items_per_second=items / seconds,
-                    wait_share=meter.waited / seconds,
-                )
+        saved_at = began = time.monotonic()
+        for step in range(first, run.num_steps):
+            lr = run.step(step, batches)
+            done, now = step + 1, time.monotonic()
+            ends_epoch = done % run.steps_an_epoch == 0
+            is_due = now - saved_at >= settings.checkpoint_seconds or done == run.num_steps
+            if ends_epoch or is_due:
+                run.meter.check_finite(step=done, folder=folder)
+            progress = Progress(
+                epoch=done / run.steps_an_epoch,
+                epochs=settings.epochs,
+                loss=run.meter.last_loss,
+                items_per_second=objective.num_items * (done - first) / run.steps_an_epoch / (now - began),
+                wait_share=run.meter.waited_seconds / (now - began),
             )
             if ends_epoch:
-                meter.reset()
-            if due or done == num_steps:
-                save(done)
+                rates = {"items_per_second": progress.items_per_second, "wait_share": progress.wait_share}
+                log.write(done, {"epoch": progress.epoch, "lr": lr, **run.meter.means(), **rates})
+                run.meter.reset()
+            on_progress(progress)
+            if is_due:
+                run.save(done)
                 saved_at = time.monotonic()
-    return result.eval()
+    return run.result
+
+
+class _Run:
+    """What a run holds: module, optimiser, averaged module, sums for the log."""
+
+    def __init__(
+        self,
+        objective: Objective[B],
+        settings: TrainingSettings,
+        *,
+        folder: Path,
+        seed: int,
+        identity: str,
+        facts: Mapping[str, Any],
+    ) -> None:
+        self.module = objective.module
+        self._objective = objective
+        self._settings = settings
+        self._folder, self._seed, self._identity, self._facts = folder, seed, identity, facts
+        self._lr = peak_lr(settings.optimiser, batch_size=settings.batch_size * settings.accumulate)
+        self._optimiser = build_optimiser(self.module, settings.optimiser, lr=self._lr)
+        self._average: AveragedModel | None = None
+        if settings.ema_decay is not None:
+            update = get_ema_multi_avg_fn(settings.ema_decay)  # type: ignore[no-untyped-call]
+            self._average = AveragedModel(self.module, multi_avg_fn=update, use_buffers=True)
+        self._device = next(self.module.parameters()).device
+        self.steps_an_epoch = max(1, objective.num_batches // settings.accumulate)
+        self.num_steps = settings.epochs * self.steps_an_epoch
+        self.meter = _Meter(self._device)
+
+    @property
+    def result(self) -> nn.Module:
+        """The module to use, in evaluation mode."""
+        return (self.module if self._average is None else self._average.module).eval()
+
+    def restore(self) -> int:
+        """Take up the folder's checkpoint, if there is one; returns the steps done."""
+        saved = read_checkpoint(self._folder, identity=self._identity)
+        if saved is None:
+            return 0
+        self.module.load_state_dict(saved.part("module"))
+        restore_optimiser(self._optimiser, saved.part("optimiser"))
+        if self._average is not None:
+            self._average.load_state_dict(saved.part("ema"))
+        return saved.step
+
+    def save(self, step: int) -> None:
+        """Publish a checkpoint."""
+        tensors = {f"module.{name}": tensor for name, tensor in self.module.state_dict().items()}
+        tensors |= {f"optimiser.{name}": tensor for name, tensor in optimiser_tensors(self._optimiser).items()}
+        if self._average is not None:
+            tensors |= {f"ema.{name}": tensor for name, tensor in self._average.state_dict().items()}
+        write_checkpoint(
+            self._folder,
+            Checkpoint(step=step, identity=self._identity, tensors=_unshared(tensors), facts=self._facts),
+        )
+
+    def step(self, number: int, batches: Iterator[list[Any]]) -> float:
+        """One optimiser step; returns its learning rate."""
+        settings = self._settings
+        epoch = number / self.steps_an_epoch
+        lr = self._lr * learning_rate_factor(epoch, epochs=settings.epochs, schedule=settings.schedule)
+        for group in self._optimiser.param_groups:
+            group["lr"] = lr
+        with seeded_torch(self._seed, "step", number, device=self._device):
+            for _ in range(settings.accumulate):
+                waiting = time.monotonic()
+                parts = next(batches)
+                self.meter.waited_seconds += time.monotonic() - waiting
+                for part in parts:
+                    with torch.autocast(self._device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                        loss = self._objective.loss(part)
+                    (loss.total / settings.accumulate).backward()  # type: ignore[no-untyped-call]
+                    self.meter.add(loss, num_parts=len(parts))
+        if settings.clip_norm is not None:
+            clip_grad_norm_(self.module.parameters(), settings.clip_norm)
+        self._optimiser.step()
+        self._optimiser.zero_grad()
+        self._objective.after_step((number + 1) / self.num_steps)
+        if self._average is not None:
+            self._average.update_parameters(self.module)
+        return lr
 
 
 def trained_state(folder: Path) -> Checkpoint:
@@ -198,12 +222,17 @@ def trained_state(folder: Path) -> Checkpoint:
     return checkpoint
 
 
+def _peak_memory(device: torch.device) -> dict[str, float]:
+    """Most bytes that tensors took on a GPU since the run began; nothing on a CPU, where a process has one peak."""
+    return {"peak_memory_bytes": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
+
+
 class _Meter:
     """Sums of losses and metrics that stay on the device until an epoch ends."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_cpu = device.type == "cpu"
-        self.waited = 0.0
+        self.waited_seconds = 0.0
         self.last_loss = float("nan")
         self.reset()
 
