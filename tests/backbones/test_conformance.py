@@ -18,7 +18,7 @@ NUM_FRAMES = {**dict.fromkeys(VIDEO_LIBRARIES, 4), "s3d": 13, "i3d": 9, "svt-b":
 # Tiny members of families with other layouts: tokens, class and register tokens, NHWC, relative positions.
 TIMM = ["timm/test_vit", "timm/test_vit3", "timm/test_vit_relpos", "timm/test_mambaout", "timm/test_resnet"]
 NAMES = [
-    pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name
+    pytest.param(name, marks=[pytest.mark.slow, pytest.mark.timeout(1200)]) if name in HEAVY else name
     for name in [*suite.registered_examples(), *TIMM]
 ]
 
