@@ -17,9 +17,11 @@ from featcache.errors import ConfigError, unknown_name
 from featcache.evaluation.settings import IntervalSettings, KnnSettings, LinearSettings
 from featcache.exchange.settings import ExportSettings, ImportSettings
 from featcache.extract.settings import ExtractSettings, FileFormat, RuntimeSettings, check_source
-from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings
+from featcache.methods.advise.settings import AdviseSettings, R3d50Settings, TmmFineTuneSettings
+from featcache.networks.tmm_settings import TmmSettings
 from featcache.report.settings import PipelineSettings, SweepSettings
 from featcache.testing.motion import MotionSettings
+from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
 
 
 class ScanSettings(Settings):
@@ -155,6 +157,15 @@ class QuickstartSettings(Settings):
     """Settings of the linear probe."""
     intervals: IntervalSettings = IntervalSettings()
     """How intervals are drawn."""
+    tmm: TmmSettings = TmmSettings(hidden=64, out=128, num_blocks=1, temporal_kernel=3, head_hidden=128)
+    """The temporal module that learns motion from the stored maps; averaged features stand beside it."""
+    tmm_training: TrainingSettings = TrainingSettings(
+        epochs=30,
+        optimiser=OptimiserSettings(weight_decay=1.0),
+        schedule=ScheduleSettings(warmup_epochs=2.0),
+        tensorboard=False,
+    )
+    """How it is trained."""
     keep_videos: bool = False
     """Keep the clips instead of deleting them before the probes."""
 
@@ -179,6 +190,7 @@ COMMANDS: Mapping[str, Command] = {
     "probe-linear": Command(settings=LinearProbeSettings, module="featcache.cli.probe"),
     "train-advise": Command(settings=AdviseSettings, module="featcache.cli.train"),
     "train-tmm": Command(settings=TmmFineTuneSettings, module="featcache.cli.train"),
+    "train-r3d50": Command(settings=R3d50Settings, module="featcache.cli.train"),
     "search": Command(settings=SearchSettings, module="featcache.cli.search"),
     "import": Command(settings=ImportSettings, module="featcache.cli.exchange"),
     "export": Command(settings=ExportSettings, module="featcache.cli.exchange"),

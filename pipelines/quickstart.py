@@ -1,8 +1,9 @@
-"""The whole way in one script: make clips, extract features once, delete the clips, probe the store.
+"""The whole way in one script: make clips, extract features once, delete the clips, probe the store, train on it.
 
 Run it as ``featcache quickstart`` or ``featcache run configs/quickstart.yaml``.
 """
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Callable
@@ -14,10 +15,13 @@ from featcache.config import to_yaml
 from featcache.errors import ConfigError
 from featcache.evaluation.run import run_probe
 from featcache.evaluation.tables import read_data
+from featcache.evaluation.temporal import run_temporal
 from featcache.extract.progress import OnProgress, ignore
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings, SamplingSettings
 from featcache.io import canonical_json, put_replace
+from featcache.methods.advise.settings import TmmFineTuneSettings
+from featcache.methods.bank_settings import BankSettings
 from featcache.store.reader import open_store
 from featcache.testing.motion import LISTING_NAME, MOTIONS, PHOTOGRAPHS, MotionSettings, make_motion_set, motion_clips
 
@@ -94,6 +98,7 @@ def run(
             for split, numbers in result["splits"].items()
         ]
     on_stage("probe", len(questions), len(questions))
+    results += temporal_results(settings, store=store, out=out, on_stage=on_stage)
     summary = {
         "store": str(store),
         "num_videos": extraction.videos_total,
@@ -104,6 +109,42 @@ def run(
     }
     put_replace(out / "result.json", canonical_json(summary))
     return summary
+
+
+def temporal_results(
+    settings: QuickstartSettings, *, store: Path, out: Path, on_stage: OnStage
+) -> list[dict[str, Any]]:
+    """Motion from the maps: a head on averaged frames, and a temporal module that sees their order."""
+    modules = {"averaged": dataclasses.replace(settings.tmm, kind="skip"), "temporal module": settings.tmm}
+    results = []
+    for name, tmm in modules.items():
+        trained = run_temporal(
+            TmmFineTuneSettings(
+                bank=BankSettings(store=str(store), feature="map16"),
+                label="motion",
+                tmm=tmm,
+                sampler="spread",
+                test_clips=1,
+                order_test=False,
+                training=settings.tmm_training,
+                out=str(out / name.replace(" ", "-")),
+            ),
+            intervals=settings.intervals,
+            on_progress=lambda seed, progress, name=name: on_stage(name, progress.epoch, progress.epochs),  # type: ignore[misc]
+        )
+        results += [
+            {
+                "label": "motion",
+                "feature": "map16",
+                "probe": name,
+                "split": split,
+                "top1": dataclasses.asdict(orders["true"]["top1"]),
+                "chance": 1 / len(MOTIONS),
+                "coverage": dataclasses.asdict(trained.coverage[split]),
+            }
+            for split, orders in trained.metrics["scratch"].items()
+        ]
+    return results
 
 
 def check_former_run(out: Path, settings: QuickstartSettings) -> None:

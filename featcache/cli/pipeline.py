@@ -75,7 +75,7 @@ def run_quickstart(settings: "QuickstartSettings", *, as_json: bool = False) -> 
         rows,
         num_text=4,
     )
-    out.print("Averaged frames know the picture, not the motion: that gap is what temporal modules are for.")
+    out.print("Averaged frames know the picture, not the motion; a temporal module on the stored maps learns it.")
     out.print(
         f"{result['num_videos']} videos, {result['num_rows']} rows, {duration(result['seconds'])}; "
         f"store: {result['store']}; the clips are {'kept' if settings.keep_videos else 'deleted'}.",

@@ -179,7 +179,8 @@ def _vectors_of(
     match query:
         case VideoQuery(path=path):
             encode = encoder(store.path, features=(features.name,), weights=weights, device=device)
-            return pooled(encode(path).features[features.name].astype(np.float32))
+            # Plain views where the store has any: a query is no training video.
+            return pooled(encode(path, split="query").features[features.name].astype(np.float32))
         case TextQuery(text=text):
             return _text_vectors(store, text, features, weights=weights, device=device)
         case _:

@@ -23,6 +23,8 @@ SMALL: dict[str, Any] = {
     "runtime": {"device": "cpu", "threads": 1},
     "linear": {"lrs": [0.01], "optimizers": ["sgd"], "batch_norms": [True], "seeds": [0], "epochs": 3},
     "intervals": {"num_resamples": 50},
+    "tmm": {"hidden": 4, "out": 8, "num_blocks": 1, "temporal_kernel": 3, "head_hidden": 8},
+    "tmm_training": {"epochs": 1, "tensorboard": False, "threads": 1},
 }
 quickstart = load_pipeline("quickstart")
 
@@ -50,7 +52,7 @@ def test_killed_resumed_and_run_again(tmp_path: Path) -> None:
         for label in ("picture", "motion")
         for feature in ("map16", "pooled")
         for probe in ("knn", "linear")
-    }
+    } | {("motion", "map16", module, "test_seen") for module in ("averaged", "temporal module")}
     assert json.loads((out / "result.json").read_text())["results"] == first["results"]
 
     again = quickstart.run(settings(out))
