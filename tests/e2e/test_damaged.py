@@ -194,8 +194,8 @@ def test_the_whole_corpus(everything):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_what_is_left_of_a_cut_stream_is_what_it_was(everything):
-    cut = {video.id: video for video in everything.scanned.videos if video.id.startswith(("cut_avi", "cut_mkv"))}
-    left = [video for video in cut.values() if video.status == "ok"]
+    cut = [video for video in everything.scanned.videos if video.id.startswith(("cut_avi", "cut_mkv"))]
+    left = [video for video in cut if video.status == "ok" and "~sound" not in video.id]
     assert len(left) > 20
     for video in left:
         path = everything.folder / video.id
