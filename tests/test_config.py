@@ -12,7 +12,7 @@ from featcache.config import apply_overrides, parse, read_mapping, to_assignment
 from featcache.errors import ConfigError, FeatcacheError
 from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
 features = st.builds(
     FeatureSettings,

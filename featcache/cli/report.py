@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 def run_pipeline(settings: "PipelineSettings", *, as_json: bool = False) -> None:
     """Carry out the steps one after another; every step is checked before the first begins."""
     from featcache.commands import runner
+    from featcache.report.settings import pipeline_steps
 
-    for number, step in enumerate(parse_steps(settings.steps)):
+    for number, step in enumerate(parse_steps(pipeline_steps(settings))):
         if not as_json:
             out.rule(f"{number + 1}/{len(settings.steps)} {settings.steps[number]['command']}", align="left")
         runner(step)(step, as_json=as_json)

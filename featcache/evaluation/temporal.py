@@ -19,8 +19,9 @@ from featcache.evaluation.metrics import Metric, accuracies, rank_of_truth
 from featcache.evaluation.settings import IntervalSettings
 from featcache.evaluation.splits import fold_numbers
 from featcache.io import put_replace
+from featcache.methods.advise.cost import counted_cost
 from featcache.methods.advise.finetune import ORDERS, video_logits
-from featcache.methods.advise.run import OnSeed, fine_tune, ignore, video_splits
+from featcache.methods.advise.run import OnSeed, fine_tune, ignore, initial_module, video_splits
 from featcache.methods.advise.settings import TmmFineTuneSettings
 from featcache.methods.bank import ClipSource
 from featcache.methods.online import open_source
@@ -59,12 +60,14 @@ class TemporalResult:
         label: Label column.
         protocol: How training and test videos were told apart.
         num_classes: Classes.
+        classes: Their names, in the order of the head's outputs.
         num_train: Training videos.
         num_views: Clips times crops of a test video.
         seeds: Seeds, all of them in every number.
         metrics: ``arm -> split -> order -> metric``; an arm is ``pretrained`` or ``scratch``.
         delta: ``split -> difference of top-1 between pretrained and scratch``, with the interval of paired resamples.
         coverage: By split.
+        cost: Counts of :func:`featcache.methods.advise.cost.counted_cost`.
         seconds: Wall time.
     """
 
@@ -73,12 +76,14 @@ class TemporalResult:
     label: str
     protocol: str
     num_classes: int
+    classes: tuple[str, ...]
     num_train: int
     num_views: int
     seeds: tuple[int, ...]
     metrics: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Metric]]]]
     delta: Mapping[str, Metric]
     coverage: Mapping[str, Coverage]
+    cost: Mapping[str, float]
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -154,12 +159,14 @@ def run_temporal(
         metrics.setdefault(arm, {}).setdefault(split, {})[order] = accuracies(
             rank, labels[videos[split]], num_classes=len(classes), intervals=intervals
         )
+    tmm, _ = initial_module(settings, seed=settings.training.seeds[0], width_in=bank.shape[2])
     result = TemporalResult(
         folder=str(folder),
         store=str(store.path),
         label=settings.label,
         protocol=protocol,
         num_classes=len(classes),
+        classes=classes,
         num_train=max(len(assignment.train) for assignment in assignments),
         num_views=settings.test_clips * max(bank.num_crops(int(video)) for part in videos.values() for video in part),
         seeds=settings.training.seeds,
@@ -170,6 +177,7 @@ def run_temporal(
             if len(arms) > 1
         },
         coverage={split: _coverage(store, bank, splits, split, labels) for split in videos},
+        cost=counted_cost(tmm, shape=bank.shape, num_frames=settings.num_frames, num_classes=len(classes)),
         seconds=time.monotonic() - started,
     )
     put_replace(folder / "result.json", json.dumps(result.to_dict(), indent=2).encode())

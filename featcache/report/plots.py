@@ -1,6 +1,7 @@
 """Plots of tables with matplotlib, without a display."""
 
 import io
+import math
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -19,9 +20,9 @@ def plot_table(table: Table) -> bytes:
     for number, column in enumerate(table.columns):
         axes = figure.add_subplot(1, len(table.columns), number + 1)
         cells = [cells[column] for _, cells in placed]
-        values = [cell.value for cell in cells]
-        below = [cell.value - (cell.value if cell.low is None else cell.low) for cell in cells]
-        above = [(cell.value if cell.high is None else cell.high) - cell.value for cell in cells]
+        values = [math.nan if cell.value is None else cell.value for cell in cells]
+        below = [value - (value if cell.low is None else cell.low) for value, cell in zip(values, cells, strict=True)]
+        above = [(value if cell.high is None else cell.high) - value for value, cell in zip(values, cells, strict=True)]
         axes.errorbar(places, values, yerr=[below, above], marker="o", capsize=3, label="ours")
         published = [(x, cell.published) for x, cell in zip(places, cells, strict=True) if cell.published is not None]
         if published:

@@ -1,13 +1,29 @@
 """Settings of pipelines and sweeps: several commands in one file, without torch."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
 
 from featcache.config import Settings, apply_overrides
 from featcache.errors import ConfigError
+
+STORE_KEYS: Mapping[str, str] = {
+    "extract": "out",
+    "probe-knn": "store",
+    "probe-linear": "store",
+    "train-advise": "bank.store",
+    "train-tmm": "bank.store",
+}
+"""Where a command's settings name its store."""
+FEATURE_KEYS: Mapping[str, str] = {
+    "probe-knn": "feature",
+    "probe-linear": "feature",
+    "train-advise": "bank.feature",
+    "train-tmm": "bank.feature",
+}
+"""Where they name its array."""
 
 
 class PipelineSettings(Settings):
@@ -17,8 +33,12 @@ class PipelineSettings(Settings):
     """The command this file repeats."""
     title: str = ""
     """What it reproduces, e.g. a table of a paper."""
+    store: str | None = None
+    """Store of every step that names none: where ``extract`` writes, and what the others read."""
+    feature: str | None = None
+    """Array of every step after it that names none."""
     steps: tuple[dict[str, Any], ...] = Field(min_length=1)
-    """Settings of commands, each with its key ``command``."""
+    """Settings of commands, each with its key ``command``. The value ``@N`` of a key is the ``out`` of step N."""
 
 
 class SweepRow(Settings):
@@ -43,13 +63,18 @@ class SweepSettings(Settings):
     """The command this file repeats."""
     title: str
     """What it reproduces, e.g. ``AdViSe, Table 3``."""
+    store: str | None = None
+    """Store of every step that names none."""
+    feature: str | None = None
+    """Array of every step that names none; null where the store has one."""
     steps: tuple[dict[str, Any], ...] = Field(min_length=1)
     """Settings of commands, each with its key ``command``; ``out`` is set by the sweep. The value ``@N`` of a key is
     the folder of step N of the same row."""
     rows: tuple[SweepRow, ...] = Field(min_length=1)
     """Rows of the table."""
     columns: dict[str, str] = Field(min_length=1)
-    """Column to the place of its value: ``<step>.<path in result.json>``."""
+    """Column to the place of its value: ``<step>.<path in result.json>``; the part ``*`` is the only key there is, e.g.
+    the test split of any store that has one."""
     x_label: str = ""
     """Name of the horizontal axis; a plot is drawn where rows have ``x``."""
     out: str
@@ -69,6 +94,27 @@ class SweepSettings(Settings):
                 raise ConfigError(f"{place!r} names no step; begin with a number from 0 to {len(self.steps) - 1}")
 
 
+def pipeline_steps(settings: PipelineSettings) -> list[dict[str, Any]]:
+    """The steps of a pipeline with the store put in, and ``@N`` replaced by the folder of step N."""
+    steps = [with_store(step, store=settings.store, feature=settings.feature) for step in settings.steps]
+    return [
+        {key: _resolved(value, [step.get("out") for step in steps]) for key, value in step.items()} for step in steps
+    ]
+
+
+def with_store(step: Mapping[str, Any], *, store: str | None, feature: str | None) -> dict[str, Any]:
+    """A step with ``store`` and ``feature`` where it names none."""
+    filled = dict(step)
+    for value, places in ((store, STORE_KEYS), (feature, FEATURE_KEYS)):
+        section, _, name = places.get(step.get("command", ""), "").rpartition(".")
+        own = dict(filled.get(section) or {}) if section else filled
+        if value is None or not name or own.get(name) is not None:
+            continue
+        own[name] = value
+        filled = {**filled, section: own} if section else own
+    return filled
+
+
 def row_steps(settings: SweepSettings, row: SweepRow, *, folder: str) -> list[dict[str, Any]]:
     """The steps of one row: its own settings put in, ``@N`` and ``out`` replaced by folders under ``folder``."""
     folders = [f"{folder}/{number}-{step.get('command', 'step')}" for number, step in enumerate(settings.steps)]
@@ -76,14 +122,20 @@ def row_steps(settings: SweepSettings, row: SweepRow, *, folder: str) -> list[di
     for number, step in enumerate(settings.steps):
         own = {key.partition(".")[2]: value for key, value in row.set.items() if int(key.partition(".")[0]) == number}
         assignments = [f"{key}={json.dumps(value)}" for key, value in own.items()]
-        filled = apply_overrides({**step, "out": folders[number]}, assignments)
+        own_step = apply_overrides({**step, "out": folders[number]}, assignments)
+        filled = with_store(own_step, store=settings.store, feature=settings.feature)
         steps.append({key: _resolved(value, folders) for key, value in filled.items()})
     return steps
 
 
-def _resolved(value: Any, folders: list[str]) -> Any:
+def _resolved(value: Any, folders: Sequence[str | None]) -> Any:
     if isinstance(value, Mapping):
         return {key: _resolved(item, folders) for key, item in value.items()}
     if isinstance(value, str) and value.startswith("@") and value[1:].isdigit():
-        return folders[int(value[1:])]
+        number = int(value[1:])
+        if number >= len(folders) or folders[number] is None:
+            raise ConfigError(
+                f"{value!r} is the folder of a step that is not there or has no 'out'; give that step one"
+            )
+        return folders[number]
     return value

@@ -18,13 +18,13 @@ class Cell:
     """One value of a table.
 
     Attributes:
-        value: Ours.
+        value: Ours; ``None`` where a run has none, e.g. a GPU's memory on a CPU.
         low: Lower end of its interval; ``None`` where there is none.
         high: Upper end.
         published: What the source prints; ``None`` where it prints nothing.
     """
 
-    value: float
+    value: float | None
     low: float | None = None
     high: float | None = None
     published: float | None = None
@@ -81,27 +81,38 @@ class Table:
 
 
 def cell_text(cell: Cell) -> str:
-    """``12.3 [10.1, 14.2] (15.0)``."""
+    """``12.3 [10.1, 14.2] (15.0)``; a dash where there is no value of ours."""
     interval = "" if cell.low is None or cell.high is None else f" [{_short(cell.low)}, {_short(cell.high)}]"
     published = "" if cell.published is None else f" ({_short(cell.published)})"
-    return f"{_short(cell.value)}{interval}{published}"
+    return f"{'-' if cell.value is None else _short(cell.value)}{interval}{published}"
 
 
 def value_at(result: Mapping[str, Any], path: Sequence[str], *, where: str) -> Cell:
     """The number at a path of a result; a metric (value, low, high) is a share and becomes percent.
 
+    The part ``*`` is the only key there is.
+
     Raises:
         UnknownNameError: No such key on the way; names the closest.
-        ConfigError: Something else than a number is there.
+        ConfigError: Something else than a number is there, or ``*`` where there are several keys.
     """
     node: Any = result
     for part in path:
+        if part == "*" and isinstance(node, Mapping) and node:
+            if len(node) > 1:
+                raise ConfigError(
+                    f"'*' of {'.'.join(path)!r} may be any of {', '.join(map(str, node))} in {where}; name one, or let "
+                    "the step have one alone, e.g. its test_splits"
+                )
+            part = next(iter(node))
         if not isinstance(node, Mapping) or part not in node:
             known = node if isinstance(node, Mapping) else {}
             raise unknown_name(f"key of {where}", part, [str(key) for key in known])
         node = node[part]
     if isinstance(node, Mapping) and {"value", "low", "high"} <= set(node):
         return Cell(value=PERCENT * node["value"], low=PERCENT * node["low"], high=PERCENT * node["high"])
+    if node is None:
+        return Cell(value=None)
     if isinstance(node, bool) or not isinstance(node, int | float):
         raise ConfigError(f"{'.'.join(path)!r} of {where} is {type(node).__name__} and not a number; name a number")
     return Cell(value=float(node))

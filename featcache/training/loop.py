@@ -222,16 +222,14 @@ def trained_state(folder: Path) -> Checkpoint:
     return checkpoint
 
 
-def _peak_memory(device: torch.device) -> dict[str, float]:
-    """Most bytes that tensors took on a GPU since the run began; nothing on a CPU, where a process has one peak."""
-    return {"peak_memory_bytes": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
-
-
 class _Meter:
     """Sums of losses and metrics that stay on the device until an epoch ends."""
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._on_cpu = device.type == "cpu"
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         self.waited_seconds = 0.0
         self.last_loss = float("nan")
         self.reset()
@@ -251,7 +249,10 @@ class _Meter:
 
     def means(self) -> dict[str, float]:
         self.last_loss = float(self._loss) / self._batches
-        return {"loss": self.last_loss} | {name: float(value) / self._batches for name, value in self._metrics.items()}
+        means = {"loss": self.last_loss} | {name: float(value) / self._batches for name, value in self._metrics.items()}
+        if self._device.type == "cuda":  # on a CPU a process has one peak, whatever ran in it
+            means["peak_memory_bytes"] = torch.cuda.max_memory_allocated(self._device)
+        return means
 
     def check_finite(self, *, step: int, folder: Path) -> None:
         if not torch.isfinite(torch.as_tensor(self._loss)):
