@@ -1,16 +1,18 @@
-"""``train``: temporal modules on a stored frame bank, without the videos."""
+"""``train``: temporal modules on a stored frame bank, without the videos; and a baseline that needs them."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from featcache.cli.console import bars, out, print_facts, print_json, print_table
+from featcache.cli.source import Dataset, Root, Source, SplitColumn, Subset, selected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from featcache.evaluation.temporal import TemporalResult
-    from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings
+    from featcache.methods.advise.run import PretextResult
+    from featcache.methods.advise.settings import AdviseSettings, R3d50Settings, TmmFineTuneSettings
     from featcache.training.loop import Progress
 
 StorePath = Annotated[str, typer.Argument(help="A store of layout `frames` with maps.")]
@@ -35,7 +37,7 @@ Online = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
-app = typer.Typer(no_args_is_help=True, help="Train on a store: AdViSe's pretext and its temporal modules.")
+app = typer.Typer(no_args_is_help=True, help="Train on a store: AdViSe's pretext, temporal modules and baseline.")
 
 
 @app.command(epilog="Example: `featcache train advise stores/ucf101 --epochs 200 --set clips.num_clips=2`")
@@ -93,6 +95,31 @@ def tmm(
     run_tmm(parse(kind, {**given, **data}), as_json=as_json)
 
 
+@app.command(epilog="Example: `featcache train r3d50 --dataset ucf101 --root /data/ucf101 --epochs 200`")
+def r3d50(
+    source: Source = None,
+    dataset: Dataset = None,
+    root: Root = None,
+    split_column: SplitColumn = None,
+    subset: Subset = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    seed: Seeds = [],
+    device: Device = "auto",
+    out: OutFolder = None,
+    set_: Set = [],
+    as_json: Json = False,
+) -> None:
+    """Pre-train an R3D-50 on playback rate end to end, from the videos: AdViSe's costly baseline."""
+    from featcache.config import apply_overrides, parse
+    from featcache.methods.advise.settings import R3d50Settings
+
+    where = selected(source, dataset, root, split_column, None, None, subset, None)
+    training = _training(R3d50Settings, epochs, batch_size, seed, device)
+    data = apply_overrides({**where, "training": training, "out": out}, set_)
+    run_r3d50(parse(R3d50Settings, data), as_json=as_json)
+
+
 def _data(
     kind: "type[AdviseSettings | TmmFineTuneSettings]", store: str, feature: str | None, preset: str | None,
     kernel: int | None, epochs: int | None, batch_size: int | None, seeds: list[int], device: str, online: bool,
@@ -107,11 +134,7 @@ def _data(
 
     if preset is not None and preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)
-    training: dict[str, Any] = kind.model_fields["training"].default.model_dump(mode="json")
-    given = {"epochs": epochs, "batch_size": batch_size, "seeds": seeds or None, "device": device}
-    training |= {name: value for name, value in given.items() if value is not None}
-    warmup = training["schedule"]["warmup_epochs"]
-    training["schedule"]["warmup_epochs"] = min(warmup, training["epochs"] / 10)
+    training = _training(kind, epochs, batch_size, seeds, device)
     data: dict[str, Any] = {
         "bank": {"store": store, "feature": feature, "online": online},
         "training": training,
@@ -123,22 +146,57 @@ def _data(
     return apply_overrides(data, assignments)
 
 
+def _training(
+    kind: "type[AdviseSettings | TmmFineTuneSettings | R3d50Settings]",
+    epochs: int | None,
+    batch_size: int | None,
+    seeds: list[int],
+    device: str,
+) -> dict[str, Any]:
+    """The training section of a command; a short run has a short warm-up."""
+    training: dict[str, Any] = kind.model_fields["training"].default.model_dump(mode="json")
+    given = {"epochs": epochs, "batch_size": batch_size, "seeds": seeds or None, "device": device}
+    training |= {name: value for name, value in given.items() if value is not None}
+    warmup = training["schedule"]["warmup_epochs"]
+    training["schedule"]["warmup_epochs"] = min(warmup, training["epochs"] / 10)
+    return training
+
+
 def run_advise(settings: "AdviseSettings", *, as_json: bool = False) -> None:
     """Carry out ``train advise`` and print its summary."""
     from featcache.methods.advise.run import pretrain
 
     with bars(quiet=as_json) as drawn:
         result = pretrain(settings, on_progress=drawer(drawn.update))
+    print_pretext(result, as_json=as_json)
+    if not as_json:
+        out.print(f"next: featcache train tmm {settings.bank.store} --init {result.folder}", markup=False, style="dim")
+
+
+def run_r3d50(settings: "R3d50Settings", *, as_json: bool = False) -> None:
+    """Carry out ``train r3d50`` and print its summary."""
+    from featcache.methods.advise.end_to_end import pretrain_r3d50
+
+    with bars(quiet=as_json) as drawn:
+        result = pretrain_r3d50(
+            settings,
+            on_scan=lambda done, total: drawn.update("scan", done, total),
+            on_progress=drawer(drawn.update),
+        )
+    print_pretext(result, as_json=as_json)
+
+
+def print_pretext(result: "PretextResult", *, as_json: bool) -> None:
+    """The last epoch of each seed."""
     if as_json:
         print_json(result.to_dict())
         return
     rows = [
-        (str(seed), f"{line['loss']:.3f}", f"{100 * line['accuracy']:.1f}", f"{line['items_per_second']:.0f}")
+        (str(seed), f"{line['loss']:.3f}", f"{100 * line['accuracy']:.1f}", f"{line['items_per_second']:.3g}")
         for seed, line in result.seeds.items()
     ]
     print_table("pretext, last epoch", ("seed", "loss", "rate accuracy", "clips/s"), rows)
     print_facts({"videos": result.num_videos, "parameters": f"{result.num_parameters:,}", "run": result.folder})
-    out.print(f"next: featcache train tmm {settings.bank.store} --init {result.folder}", markup=False, style="dim")
 
 
 def run_tmm(settings: "TmmFineTuneSettings", *, as_json: bool = False) -> None:
@@ -191,4 +249,4 @@ def print_temporal(result: "TemporalResult") -> None:
     out.print(f"written to {result.folder}", markup=False, style="dim")
 
 
-RUNNERS = {"train-advise": run_advise, "train-tmm": run_tmm}
+RUNNERS = {"train-advise": run_advise, "train-tmm": run_tmm, "train-r3d50": run_r3d50}

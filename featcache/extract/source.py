@@ -47,29 +47,49 @@ def check_there(settings: ExtractSettings) -> None:
 
 
 def read_source(settings: ExtractSettings, *, on_scan: OnScan) -> Manifest:
+    """The videos of an extraction; see :func:`read_videos`."""
+    return read_videos(
+        source=settings.source,
+        dataset=settings.dataset,
+        root=settings.root,
+        selection=settings.selection,
+        decoder=settings.sampling.decoder,
+        deadline_seconds=settings.runtime.deadline_seconds,
+        on_scan=on_scan,
+    )
+
+
+def read_videos(
+    *,
+    source: str | None,
+    dataset: str | None,
+    root: str | None,
+    selection: Selection,
+    decoder: str,
+    deadline_seconds: float,
+    on_scan: OnScan,
+) -> Manifest:
     """List the videos: a manifest that ``scan`` wrote is read as it is, anything else is scanned.
 
     Raises:
         ManifestError: There are no videos, or the folder of a manifest is gone.
     """
-    source = Path(settings.source) if settings.source is not None else None
-    if source is not None and source.suffix == ".parquet" and is_manifest(source):
-        manifest = read_parquet(source)
+    listing = Path(source) if source is not None else None
+    if listing is not None and listing.suffix == ".parquet" and is_manifest(listing):
+        manifest = read_parquet(listing)
         if not Path(manifest.root).is_dir() and any(not Path(video.path).is_absolute() for video in manifest.videos):
             raise ManifestError(
-                f"{settings.source!r} lists videos of {manifest.root!r}, which is not there; "
+                f"{source!r} lists videos of {manifest.root!r}, which is not there; "
                 "mount or restore that folder, or scan the videos where they are now"
             )
-        manifest = select(manifest, settings.selection)
+        manifest = select(manifest, selection)
     else:
         manifest = scan_listed(
-            list_videos(
-                source=settings.source, dataset=settings.dataset, root=settings.root, selection=settings.selection
-            ),
-            decoder=settings.sampling.decoder,
-            deadline_seconds=settings.runtime.deadline_seconds,
+            list_videos(source=source, dataset=dataset, root=root, selection=selection),
+            decoder=decoder,
+            deadline_seconds=deadline_seconds,
             progress=on_scan,
         )
     if not manifest.videos:
-        raise ManifestError(f"{settings.source!r} holds no videos; give a folder of video files or a listing")
+        raise ManifestError(f"{source!r} holds no videos; give a folder of video files or a listing")
     return manifest

@@ -1,16 +1,23 @@
-"""Videos that a method decodes while it trains: their files, and fresh views of them."""
+"""Videos that a method decodes while it trains: their files, fresh views of them, and clips of pixels."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
 from featcache.data.boxes import sample_boxes, sample_color
 from featcache.data.decoding import open_video
 from featcache.data.decoding.base import VideoReader
-from featcache.data.types import Box, ColorStep, VideoRecord
+from featcache.data.decoding.clips import CropSize, decode_rows
+from featcache.data.types import Box, ClipSpec, ColorStep, VideoRecord
 from featcache.errors import ManifestError, VideoError
-from featcache.extract.jobs import check_unchanged
+from featcache.extract.jobs import MAX_BATCH_BYTES, check_unchanged
 from featcache.recipes import ColorRecipe, SamplingRecipe, recipe_hash
 
 _FRESH = SamplingRecipe(
@@ -104,3 +111,53 @@ def find_files(videos: Sequence[VideoRecord], roots: Sequence[Path], *, decoder:
         where = f" below {', '.join(str(root) for root in roots)}" if roots else ""
         raise ManifestError(f"{len(gone)} of {len(videos)} videos are not there{where}, e.g. {gone[0]!r}; {hint}")
     return VideoFiles(videos, [path for path in paths if path is not None], decoder=decoder)
+
+
+class PixelSource:
+    """A :class:`featcache.methods.bank.ClipSource` whose maps are the pixels of fresh views, uint8 [B, T, S, S, 3].
+
+    Attributes:
+        videos: Manifest rows.
+    """
+
+    def __init__(self, files: VideoFiles, *, size: int) -> None:
+        self._files = files
+        self.videos = files.videos
+        self._crop = CropSize(size=size, interpolation="bilinear")
+        self.video_ids = tuple(video.id for video in files.videos)
+        self.num_source_frames = np.array([video.num_frames for video in files.videos], np.int64)
+        self.bank_stride = 1
+        self.shape = (size, size, 3)
+        content = [FRESH_VIEW_HASH, str(size)]
+        content += [f"{video.id}\0{video.content_hash}\0{video.num_frames}" for video in files.videos]
+        self.identity = hashlib.sha256("\n".join(content).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+    def clips(self, videos: npt.NDArray[np.int64], positions: npt.NDArray[np.int64], crops: npt.ArrayLike) -> Tensor:
+        """See :meth:`featcache.methods.bank.ClipSource.clips`; one pass a video, ``crops`` draw the views.
+
+        Raises:
+            VideoError: A file that is gone, has changed, or does not decode.
+        """
+        draws = np.asarray(crops, np.int64)
+        side = self._crop.size
+        pixels = np.empty((*positions.shape, 3, side, side), np.uint8)
+        for number in np.unique(videos).tolist():
+            mine = np.flatnonzero(videos == number)
+            with self._files.open(number) as reader:
+                specs = []
+                for place in mine.tolist():
+                    view = fresh_view(
+                        self.video_ids[number],
+                        int(draws[place]),
+                        height=reader.timeline.height,
+                        width=reader.timeline.width,
+                    )
+                    frames = tuple(positions[place].tolist())
+                    specs.append(ClipSpec(index=place, frames=frames, box=view.box, flip=False, color=view.color))
+                for batch in decode_rows(reader, specs, [self._crop], max_batch_bytes=MAX_BATCH_BYTES):
+                    pixels[mine[list(batch.rows)]] = batch.pixels[self._crop]
+        return torch.from_numpy(pixels).permute(0, 1, 3, 4, 2)
+
+    def num_crops(self, video: int) -> int:
+        """One: every draw is another view."""
+        return 1

@@ -16,12 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from featcache.data.sampling import bank_supports_stride
 from featcache.errors import ConfigError
 from featcache.methods.advise.clips import playback_clip, pretext_start
 from featcache.methods.advise.settings import PretextClipSettings, max_bank_stride
 from featcache.methods.bank import ClipSource
-from featcache.networks.tmm import TmmClassifier
 from featcache.seeding import rng_for
 from featcache.training.objective import Loss
 
@@ -38,7 +36,7 @@ class PlaybackRateObjective:
     """See :class:`featcache.training.objective.Objective`.
 
     Attributes:
-        module: The temporal module with a head of one output a rate.
+        module: Clips float [B, T, h, w, C] to one logit a rate.
         num_batches: Batches an epoch; an incomplete last one is left out.
         num_items: Clips an epoch.
     """
@@ -49,18 +47,18 @@ class PlaybackRateObjective:
         videos: npt.NDArray[np.int64],
         settings: PretextClipSettings,
         *,
-        module: TmmClassifier,
+        module: nn.Module,
         batch_size: int,
         seed: int,
     ) -> None:
-        if not bank_supports_stride(source.bank_stride, settings.base_stride, settings.speed_jitter):
-            finest = max_bank_stride(base_stride=settings.base_stride, speed_jitter=settings.speed_jitter)
+        finest = max_bank_stride(base_stride=settings.base_stride, speed_jitter=settings.speed_jitter)
+        if source.bank_stride > finest:  # a bank of all frames repeats no more of them than the published sampler
             raise ConfigError(
                 f"the bank holds every {source.bank_stride}th frame, too few for clips of base stride "
                 f"{settings.base_stride} slowed by {settings.speed_jitter:.0%}: repeated rows would tell the rate; "
                 f"extract with --stride {finest}, or raise clips.base_stride"
             )
-        self.module: nn.Module = module
+        self.module = module
         self._source = source
         self._videos = videos
         self._settings = settings
@@ -85,11 +83,11 @@ class PlaybackRateObjective:
         ]
 
     def loss(self, part: LabelledClips) -> Loss:
-        """Cross-entropy over the rates with label smoothing."""
+        """Cross-entropy or logistic losses over the rates, with label smoothing."""
         device = next(self.module.parameters()).device
         labels = part.labels.to(device)
         logits = self.module(part.maps.to(device).float())
-        total = functional.cross_entropy(logits.float(), labels, label_smoothing=self._settings.label_smoothing)
+        total = rate_loss(logits.float(), labels, settings=self._settings)
         return Loss(total=total, metrics={"accuracy": (logits.argmax(dim=1) == labels).float().mean()})
 
     def after_step(self, progress: float) -> None:
@@ -111,9 +109,7 @@ class PlaybackRateObjective:
         length = int(source.num_source_frames[video])
         positions = playback_clip(
             length,
-            start=pretext_start(
-                length, num_frames=settings.num_frames, base_stride=settings.base_stride, draw=rng.random()
-            ),
+            start=_start(length, settings, draw=rng.random()),
             rate=settings.rates[label],
             jitter=rng.uniform(1 - settings.speed_jitter, 1 + settings.speed_jitter),
             num_frames=settings.num_frames,
@@ -121,3 +117,19 @@ class PlaybackRateObjective:
             bank_stride=source.bank_stride,
         )
         return positions, label, int(rng.integers(2**31))
+
+
+def rate_loss(logits: Tensor, labels: Tensor, *, settings: PretextClipSettings) -> Tensor:
+    """The mean loss of logits float32 [B, R] for classes int64 [B]: a scalar."""
+    smoothing = settings.label_smoothing
+    if settings.loss == "cross_entropy":
+        return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+    num_rates = logits.shape[1]
+    targets = functional.one_hot(labels, num_rates).float() * (1 - smoothing) + smoothing / num_rates
+    return functional.binary_cross_entropy_with_logits(logits, targets)
+
+
+def _start(num_source_frames: int, settings: PretextClipSettings, *, draw: float) -> int:
+    if settings.starts == "anywhere":
+        return int(draw * num_source_frames)
+    return pretext_start(num_source_frames, num_frames=settings.num_frames, base_stride=settings.base_stride, draw=draw)

@@ -6,7 +6,9 @@ from typing import Literal
 from pydantic import Field
 
 from featcache.config import Settings
+from featcache.data.selection import Selection
 from featcache.errors import ConfigError
+from featcache.extract.settings import check_source
 from featcache.methods.bank_settings import BankSettings
 from featcache.networks.tmm_settings import TmmSettings
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
@@ -25,8 +27,12 @@ class PretextClipSettings(Settings):
     """Each clip's speed is multiplied by a factor from 1 - jitter to 1 + jitter."""
     num_clips: int = Field(default=4, ge=1)
     """Clips a video and step, each with its own rate."""
+    starts: Literal["fitting", "anywhere"] = "fitting"
+    """First frames: ``fitting``: so that a clip at rate 1 fits its video; ``anywhere``: any frame (the baseline)."""
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    """``cross_entropy``, or ``bce``: a logistic loss a rate, averaged (the baseline)."""
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)
-    """Of the cross-entropy."""
+    """Share of each target that is spread over all rates."""
     sequential: bool = True
     """Forward and backward one clip a video at a time, gradients summed; else all clips at once."""
 
@@ -103,6 +109,50 @@ class TmmFineTuneSettings(Settings):
         """Check what no single field can."""
         if self.compare_scratch and self.init is None:
             raise ConfigError("compare_scratch needs init: without it every run is from scratch")
+
+
+class R3d50Settings(Settings):
+    """Settings of ``featcache train r3d50``: the playback-rate pretext on an R3D-50, end to end on pixels."""
+
+    command: Literal["train-r3d50"] = "train-r3d50"
+    """The command this file repeats."""
+    source: str | None = None
+    """A folder of videos, or a CSV, JSONL or Parquet listing; null where ``dataset`` is given."""
+    dataset: str | None = None
+    """A public data set by its official lists, e.g. ``ucf101``; null where ``source`` is given."""
+    root: str | None = None
+    """Folder with the videos and the lists of ``dataset``."""
+    selection: Selection = Selection()
+    """Which split counts, and what is taken of the listed videos."""
+    train_split: str = "train"
+    """Split to learn from; a source without splits is used whole."""
+    decoder: str = "pyav"
+    """Decoder of the frames."""
+    deadline_seconds: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    """While scanning, a file that shows no sign of life for so long is left out."""
+    size: int = Field(default=224, ge=32)
+    """Side of a frame in pixels."""
+    width: int = Field(default=64, ge=4)
+    """Channels of the network's stem; its stages have 4, 8, 16 and 32 times as many."""
+    head_hidden: int = Field(default=4096, ge=1)
+    """Width between the head's two layers."""
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    """Before the head's last layer."""
+    clips: PretextClipSettings = PretextClipSettings(base_stride=1, starts="anywhere", loss="bce", label_smoothing=0.0)
+    """Clips and their rates."""
+    training: TrainingSettings = TrainingSettings(
+        epochs=200,
+        batch_size=32,
+        optimiser=OptimiserSettings(name="sgd", lr=0.04, lr_batch=64, momentum=0.9, weight_decay=5e-4, decay_all=True),
+        schedule=ScheduleSettings(warmup_epochs=10.0, warmup_factor=0.025),
+    )
+    """The loop; the defaults are the released configuration of the baseline."""
+    out: str | None = None
+    """Folder of the run; null: ``runs/<source>/r3d50-<hash>``."""
+
+    def model_post_init(self, context: object) -> None:
+        """Check where videos come from."""
+        check_source(self.source, self.dataset, self.root)
 
 
 def max_bank_stride(*, base_stride: int, speed_jitter: float) -> int:
