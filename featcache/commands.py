@@ -19,6 +19,7 @@ from featcache.exchange.settings import ExportSettings, ImportSettings
 from featcache.extract.settings import ExtractSettings, FileFormat, RuntimeSettings, check_source
 from featcache.methods.advise.settings import AdviseSettings, R3d50Settings, TmmFineTuneSettings
 from featcache.networks.tmm_settings import TmmSettings
+from featcache.report.figure_settings import ActivationFigureSettings, CostFigureSettings
 from featcache.report.settings import PipelineSettings, SweepSettings
 from featcache.testing.motion import MotionSettings
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
@@ -196,6 +197,8 @@ COMMANDS: Mapping[str, Command] = {
     "export": Command(settings=ExportSettings, module="featcache.cli.exchange"),
     "pipeline": Command(settings=PipelineSettings, module="featcache.cli.report"),
     "sweep": Command(settings=SweepSettings, module="featcache.cli.report"),
+    "figure-activation": Command(settings=ActivationFigureSettings, module="featcache.cli.figure"),
+    "figure-cost": Command(settings=CostFigureSettings, module="featcache.cli.figure"),
     "quickstart": Command(settings=QuickstartSettings, module="featcache.cli.pipeline"),
 }
 

@@ -2,6 +2,8 @@
 
 import io
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -9,6 +11,7 @@ from matplotlib.figure import Figure
 from featcache.report.tables import Table
 
 INCHES = (4.2, 3.2)
+SMALLEST_AREA, LARGEST_AREA = 30.0, 1500.0  # square points
 
 
 def plot_table(table: Table) -> bytes:
@@ -32,6 +35,50 @@ def plot_table(table: Table) -> bytes:
         axes.grid(alpha=0.3)
         axes.legend()
     figure.suptitle(table.title)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostPoint:
+    """One row of a table by what it costs.
+
+    Attributes:
+        name: Of the row.
+        cost: Positive.
+        accuracy: In percent.
+        memory: What its marker's area follows; ``None``: the area of the smallest.
+    """
+
+    name: str
+    cost: float
+    accuracy: float
+    memory: float | None = None
+
+
+def plot_cost(points: Sequence[CostPoint], *, cost_label: str, accuracy_label: str, memory_label: str | None) -> bytes:
+    """Accuracy over cost, logarithmic, the markers' areas in proportion to memory (AdViSe, Fig. 1). PNG bytes."""
+    figure = Figure(figsize=(2 * INCHES[0], 1.6 * INCHES[1]), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    largest = max((point.memory or 0.0 for point in points), default=0.0)
+    areas = [LARGEST_AREA * (point.memory or 0.0) / largest if largest else 0.0 for point in points]
+    axes.scatter(
+        [point.cost for point in points],
+        [point.accuracy for point in points],
+        s=[max(SMALLEST_AREA, area) for area in areas],
+        alpha=0.6,
+    )
+    for point in points:
+        axes.annotate(point.name, (point.cost, point.accuracy), xytext=(6, 6), textcoords="offset points")
+    axes.set_xscale("log")
+    axes.margins(0.15)
+    axes.set_xlabel(cost_label)
+    axes.set_ylabel(accuracy_label)
+    if memory_label is not None and largest:
+        axes.set_title(f"area: {memory_label}, at most {largest:.3g}")
+    axes.grid(alpha=0.3, which="both")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()

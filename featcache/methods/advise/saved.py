@@ -1,0 +1,73 @@
+"""Temporal modules that were trained before: out of a run's folder, as they were."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from featcache.errors import ConfigError
+from featcache.networks.tmm import TmmClassifier
+from featcache.networks.tmm_settings import TmmSettings
+from featcache.training.loop import trained_state
+from featcache.training.runs import find_seed
+
+ARMS = ("pretrained", "scratch")
+
+
+def load_module(folder: Path, *, seed: int, shape: tuple[int, int, int]) -> TmmClassifier:
+    """The trained module and head of one run, for maps of another store or of the same.
+
+    Args:
+        folder: Of the run, or of one of its seeds.
+        seed: Which seed.
+        shape: ``(h, w, C)`` of the maps it is to take; h and w may differ from those it was trained on.
+
+    Returns:
+        The module in evaluation mode, on CPU.
+
+    Raises:
+        ConfigError: No run of a temporal module, one of another width, or one whose shape needs its own grid.
+    """
+    checkpoint = trained_state(find_seed(folder, seed))
+    if "tmm" not in checkpoint.facts:
+        raise ConfigError(
+            f"{folder} is no run of a temporal module; give one of `featcache train advise` or `train tmm`"
+        )
+    width = checkpoint.facts["width_in"]
+    if width != shape[2]:
+        raise ConfigError(
+            f"the module of {folder} was trained on {width} channels, this feature has {shape[2]}; choose a feature of "
+            "that width, or train another module"
+        )
+    state = checkpoint.part("ema.module") or checkpoint.part("module")
+    with torch.random.fork_rng(devices=[]):
+        module = TmmClassifier(
+            TmmSettings(**checkpoint.facts["tmm"]),
+            width_in=width,
+            grid=shape[0],
+            num_classes=len(state["head.fc2.bias"]),
+        )
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"the module of {folder} does not fit maps of {shape[0]} x {shape[1]}; with bank.grid, pool them to the "
+            "side it was trained on"
+        ) from error
+    return module.eval()
+
+
+def arms_of(run: Path) -> Iterator[tuple[str, Path]]:
+    """Name and folder of each arm of a run: ``pretrained`` and ``scratch``, as far as it has them.
+
+    The folder of any other run is its own and only arm, ``module``.
+
+    Raises:
+        ConfigError: No trained run there, or one trained by folds.
+    """
+    found = [(arm, run / arm / "all") for arm in ARMS if (run / arm / "all").is_dir()]
+    if not found and any((run / arm).is_dir() for arm in ARMS):
+        raise ConfigError(
+            f"{run} was trained by folds, a module each; give the run of a store with splits, or the folder of one fold"
+        )
+    yield from found or [("module", run)]

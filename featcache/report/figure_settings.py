@@ -1,0 +1,76 @@
+"""Settings of ``featcache figure``, without torch."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from featcache.config import Settings
+from featcache.errors import ConfigError
+from featcache.methods.bank_settings import BankSettings
+
+PICTURES = (".png", ".jpg", ".jpeg")
+
+
+class ActivationFigureSettings(Settings):
+    """Settings of ``featcache figure activation``."""
+
+    command: Literal["figure-activation"] = "figure-activation"
+    """The command this file repeats."""
+    bank: BankSettings
+    """Where maps come from."""
+    run: str
+    """Folder of a run of ``train advise`` or ``train tmm``."""
+    video: str
+    """Id of the video in the store."""
+    num_frames: int = Field(default=16, ge=1)
+    """Frames to show, spread over the video; the module sees them as one clip."""
+    seed: int = 0
+    """Which seed of the run."""
+    size: int = Field(default=160, ge=16)
+    """Side of a frame in the picture, in pixels."""
+    videos: str | None = None
+    """Folder of the videos; null: where they were extracted from."""
+    device: str = "cpu"
+    """Where the module runs."""
+    out: str
+    """The picture to write; PNG or JPEG by its suffix."""
+
+    def model_post_init(self, context: object) -> None:
+        """Check what no single field can."""
+        check_picture(self.out)
+        if self.bank.online:
+            raise ConfigError("the picture shows stored maps; leave bank.online out")
+
+
+class CostFigureSettings(Settings):
+    """Settings of ``featcache figure cost``."""
+
+    command: Literal["figure-cost"] = "figure-cost"
+    """The command this file repeats."""
+    tables: tuple[str, ...] = Field(min_length=1)
+    """``table.json`` files of sweeps, or their folders; rows of one name are one point."""
+    cost: str = "MACs (G)"
+    """Column on the horizontal axis, logarithmic."""
+    accuracy: str = "top-1"
+    """Column on the vertical axis."""
+    memory: str | None = None
+    """Column that the markers' area follows; null: all alike."""
+    out: str
+    """The picture to write, a PNG."""
+
+    def model_post_init(self, context: object) -> None:
+        """Check what no single field can."""
+        check_picture(self.out)
+        if Path(self.out).suffix.lower() != ".png":
+            raise ConfigError(f"out is {self.out!r}; give the plot a name that ends in .png")
+
+
+def check_picture(name: str) -> None:
+    """Refuse a picture of another kind.
+
+    Raises:
+        ConfigError: Another suffix than PNG's or JPEG's.
+    """
+    if Path(name).suffix.lower() not in PICTURES:
+        raise ConfigError(f"out is {name!r}; give the picture a name that ends in .png or .jpg")
