@@ -54,4 +54,5 @@ def test_the_command_without_the_query_itself(store: Path, shared: Path, tmp_pat
     assert found["hits"][0]["video"] == SOCCER.format(24)
     assert found["hits"][0]["label"] == "SoccerJuggling"
     assert found["hits"][1]["score"] < found["hits"][0]["score"]
-    assert Image.open(sheet).width == 5 * TILE_WIDTH
+    with Image.open(sheet) as picture:
+        assert picture.width == 5 * TILE_WIDTH
