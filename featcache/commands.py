@@ -17,6 +17,7 @@ from featcache.errors import ConfigError, unknown_name
 from featcache.evaluation.settings import IntervalSettings, KnnSettings, LinearSettings
 from featcache.exchange.settings import ExportSettings, ImportSettings
 from featcache.extract.settings import ExtractSettings, FileFormat, RuntimeSettings, check_source
+from featcache.methods.advise.plug_settings import TmmEvaluationSettings
 from featcache.methods.advise.settings import AdviseSettings, R3d50Settings, TmmFineTuneSettings
 from featcache.networks.tmm_settings import TmmSettings
 from featcache.report.figure_settings import ActivationFigureSettings, CostFigureSettings
@@ -197,6 +198,7 @@ COMMANDS: Mapping[str, Command] = {
     "export": Command(settings=ExportSettings, module="featcache.cli.exchange"),
     "pipeline": Command(settings=PipelineSettings, module="featcache.cli.report"),
     "sweep": Command(settings=SweepSettings, module="featcache.cli.report"),
+    "evaluate-tmm": Command(settings=TmmEvaluationSettings, module="featcache.cli.evaluate"),
     "figure-activation": Command(settings=ActivationFigureSettings, module="featcache.cli.figure"),
     "figure-cost": Command(settings=CostFigureSettings, module="featcache.cli.figure"),
     "quickstart": Command(settings=QuickstartSettings, module="featcache.cli.pipeline"),

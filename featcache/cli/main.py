@@ -5,7 +5,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from featcache.cli import datasets, doctor, exchange, extract, figure, pipeline, probe, search, store, train
+from featcache.cli import datasets, doctor, evaluate, exchange, extract, figure, pipeline, probe, search, store, train
 from featcache.cli.console import configure_logging, err
 from featcache.errors import FeatcacheError
 
@@ -23,6 +23,7 @@ for room in (pipeline, extract, store, exchange, search, datasets, doctor):
     room.register(app)
 app.add_typer(probe.app, name="probe")
 app.add_typer(train.app, name="train")
+app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(figure.app, name="figure")
 
 

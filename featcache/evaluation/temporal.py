@@ -176,7 +176,7 @@ def run_temporal(
             for split in videos
             if len(arms) > 1
         },
-        coverage={split: _coverage(store, bank, splits, split, labels) for split in videos},
+        coverage={split: split_coverage(store, bank, splits, split, labels) for split in videos},
         cost=counted_cost(tmm, shape=bank.shape, num_frames=settings.num_frames, num_classes=len(classes)),
         seconds=time.monotonic() - started,
     )
@@ -268,9 +268,10 @@ def _few(videos: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], per_class
     return videos[nested_subset(classes, num_items=min(len(videos), per_class * len(set(classes))))]
 
 
-def _coverage(
+def split_coverage(
     store: Store, bank: ClipSource, splits: Mapping[str, str], split: str, labels: npt.NDArray[np.int64]
 ) -> Coverage:
+    """What became of a split's videos; of all of them where there are no splits."""
     mine = [video_id for video_id in store.videos if not splits or splits.get(video_id) == split]
     place = {video_id: number for number, video_id in enumerate(bank.video_ids)}
     ok = [place[video_id] for video_id in mine if video_id in place]

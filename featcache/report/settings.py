@@ -10,6 +10,7 @@ from featcache.config import Settings, apply_overrides
 from featcache.errors import ConfigError
 
 STORE_KEYS: Mapping[str, str] = {
+    "evaluate-tmm": "bank.store",
     "extract": "out",
     "probe-knn": "store",
     "probe-linear": "store",
@@ -18,6 +19,7 @@ STORE_KEYS: Mapping[str, str] = {
 }
 """Where a command's settings name its store."""
 FEATURE_KEYS: Mapping[str, str] = {
+    "evaluate-tmm": "bank.feature",
     "probe-knn": "feature",
     "probe-linear": "feature",
     "train-advise": "bank.feature",

@@ -57,6 +57,11 @@ def load_module(folder: Path, *, seed: int, shape: tuple[int, int, int]) -> TmmC
     return module.eval()
 
 
+def module_settings(folder: Path, *, seed: int) -> TmmSettings:
+    """Shape of the module of one run."""
+    return TmmSettings(**trained_state(find_seed(folder, seed)).facts["tmm"])
+
+
 def arms_of(run: Path) -> Iterator[tuple[str, Path]]:
     """Name and folder of each arm of a run: ``pretrained`` and ``scratch``, as far as it has them.
 
