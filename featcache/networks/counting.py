@@ -26,7 +26,12 @@ def count_macs(module: nn.Module, *inputs: Tensor) -> int:
 
     Half of what torch's counter gives as operations. Inputs and module may lie on the ``meta`` device.
     """
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(*inputs)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know the fused attention of inference
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            module(*inputs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
     total: int = counter.get_total_flops()
     return total // 2

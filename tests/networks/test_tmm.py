@@ -151,3 +151,8 @@ def test_unusable_settings_are_sentences(settings):
 
     with pytest.raises(ConfigError):
         parse(Holder, {"tmm": settings})
+
+
+def test_attention_is_counted_whatever_path_inference_takes():
+    layer = nn.TransformerEncoderLayer(64, 4, 256, batch_first=True).eval()
+    assert count_macs(layer, torch.zeros(1, 10, 64)) == 10 * 64 * 64 * 4 + 2 * 10 * 10 * 64 + 2 * 10 * 64 * 256
