@@ -16,9 +16,16 @@ from featcache.data.selection import Selection
 from featcache.errors import ConfigError, unknown_name
 from featcache.evaluation.settings import IntervalSettings, KnnSettings, LinearSettings
 from featcache.exchange.settings import ExportSettings, ImportSettings
-from featcache.extract.settings import ExtractSettings, FileFormat, RuntimeSettings, check_source
+from featcache.extract.settings import (
+    ExtractSettings,
+    FeatureSettings,
+    FileFormat,
+    RuntimeSettings,
+    SamplingSettings,
+    check_source,
+)
 from featcache.methods.advise.plug_settings import TmmEvaluationSettings
-from featcache.methods.advise.settings import AdviseSettings, R3d50Settings, TmmFineTuneSettings
+from featcache.methods.advise.settings import AdviseSettings, PretextClipSettings, R3d50Settings, TmmFineTuneSettings
 from featcache.networks.tmm_settings import TmmSettings
 from featcache.report.figure_settings import ActivationFigureSettings, CostFigureSettings
 from featcache.report.settings import PipelineSettings, SweepSettings
@@ -172,6 +179,57 @@ class QuickstartSettings(Settings):
     """Keep the clips instead of deleting them before the probes."""
 
 
+class AdvisePipelineSettings(Settings):
+    """Settings of ``pipelines/advise.py``: AdViSe from videos to figures; the defaults make and use a motion set."""
+
+    command: Literal["advise"] = "advise"
+    """The command this file repeats."""
+    out: str = "advise"
+    """Folder for the store, the runs, the table and the picture."""
+    source: str | None = None
+    """A folder of videos or a listing; null: the motion set, made first and deleted at the end."""
+    motion: MotionSettings = MotionSettings(
+        num_frames=32,
+        window=(0.15, 0.25),
+        num_unseen_pictures=14,
+        train_per_picture_motion=3,
+        test_unseen_per_picture_motion=0,
+    )
+    """The clips to make where no source is given: long enough to be played at several rates."""
+    feature: FeatureSettings = FeatureSettings(
+        backbone="timm/tf_efficientnet_lite0", layer="blocks.4", output="map", input_size=160
+    )
+    """The maps to store."""
+    sampling: SamplingSettings = SamplingSettings(layout="frames", crop_fraction=1.0)
+    """The frame bank."""
+    runtime: RuntimeSettings = RuntimeSettings()
+    """How the machine is used to extract."""
+    tmm: TmmSettings = TmmSettings(hidden=64, out=128, num_blocks=1, temporal_kernel=3, head_hidden=128)
+    """The temporal module; a temporal kernel of 1, as released, mixes no frames."""
+    clips: PretextClipSettings = PretextClipSettings()
+    """Clips of the pretext task."""
+    pretext: TrainingSettings = TrainingSettings(
+        epochs=30, schedule=ScheduleSettings(warmup_epochs=2.0), tensorboard=False
+    )
+    """Pre-training on playback rate."""
+    label: str = "motion"
+    """Label column to fine-tune on."""
+    labels_per_class: int | None = Field(default=None, ge=1)
+    """Use so many training videos of each class; null: all."""
+    sampler: Literal["random", "spread"] = "spread"
+    """Fine-tuning clips, as in ``train tmm``."""
+    stride: int = Field(default=8, ge=1)
+    """Distance of their frames with ``random``."""
+    test_clips: int = Field(default=1, ge=1)
+    """Test clips a video."""
+    finetuning: TrainingSettings = TrainingSettings(
+        epochs=30, schedule=ScheduleSettings(warmup_epochs=2.0), tensorboard=False
+    )
+    """Fine-tuning, and training from scratch beside it."""
+    keep_videos: bool = False
+    """Keep the clips of the motion set."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
     """One entry of the tree.
@@ -201,6 +259,7 @@ COMMANDS: Mapping[str, Command] = {
     "evaluate-tmm": Command(settings=TmmEvaluationSettings, module="featcache.cli.evaluate"),
     "figure-activation": Command(settings=ActivationFigureSettings, module="featcache.cli.figure"),
     "figure-cost": Command(settings=CostFigureSettings, module="featcache.cli.figure"),
+    "advise": Command(settings=AdvisePipelineSettings, module="featcache.cli.report"),
     "quickstart": Command(settings=QuickstartSettings, module="featcache.cli.pipeline"),
 }
 

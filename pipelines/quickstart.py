@@ -23,7 +23,7 @@ from featcache.io import canonical_json, put_replace
 from featcache.methods.advise.settings import TmmFineTuneSettings
 from featcache.methods.bank_settings import BankSettings
 from featcache.store.reader import open_store
-from featcache.testing.motion import LISTING_NAME, MOTIONS, PHOTOGRAPHS, MotionSettings, make_motion_set, motion_clips
+from featcache.testing.motion import MOTIONS, PHOTOGRAPHS, make_motion_set, remove_motion_set
 
 BACKBONE = "timm/tf_efficientnet_lite0"
 OnStage = Callable[[str, float, float], None]
@@ -55,7 +55,7 @@ def run(
     out = Path(settings.out)
     videos, store = out / "videos", out / "store"
     check_former_run(out, settings)
-    remove_left_over_clips(videos, settings.motion)
+    remove_motion_set(videos, settings.motion)  # what a killed run left
     put_replace(out / "config.yaml", to_yaml(settings).encode())
 
     listing = make_motion_set(videos, settings.motion, progress=lambda done, total: on_stage("clips", done, total))
@@ -156,13 +156,6 @@ def check_former_run(out: Path, settings: QuickstartSettings) -> None:
         raise ConfigError(f"{out} holds the results of another command; choose another --out")
     if (former.motion, former.file_format) != (settings.motion, settings.file_format):
         raise ConfigError(f"{out} holds a quickstart with other clips or files; choose another --out, or delete it")
-
-
-def remove_left_over_clips(videos: Path, motion: MotionSettings) -> None:
-    """Make way for new clips where the folder holds nothing but clips of the same set, whole or not."""
-    ours = {videos / clip.path for clip in motion_clips(motion)} | {videos / LISTING_NAME}
-    if videos.is_dir() and all(path in ours for path in videos.rglob("*") if not path.is_dir()):
-        shutil.rmtree(videos)
 
 
 def extract_settings(settings: QuickstartSettings, *, listing: Path, store: Path) -> ExtractSettings:

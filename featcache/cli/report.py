@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.cli.console import out, print_json, print_table
+from featcache.cli.console import bars, duration, out, print_facts, print_json, print_table
 from featcache.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
+    from featcache.commands import AdvisePipelineSettings
     from featcache.config import Settings
     from featcache.report.settings import PipelineSettings, SweepSettings
 
@@ -82,4 +83,39 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-.") or "row"
 
 
-RUNNERS = {"pipeline": run_pipeline, "sweep": run_sweep}
+def run_advise(settings: "AdvisePipelineSettings", *, as_json: bool = False) -> None:
+    """Carry out ``pipelines/advise.py`` and print its table."""
+    from featcache.cli.extract import draw_progress
+    from featcache.shipped import load_pipeline
+
+    with bars(quiet=as_json) as drawn:
+        result: dict[str, Any] = load_pipeline("advise").run(
+            settings, on_stage=drawn.update, on_progress=lambda progress: draw_progress(drawn, progress)
+        )
+    if as_json:
+        print_json(result)
+        return
+    table = result["table"]
+    rows = [
+        (row["name"], *(f"{row[name]['value']:.1f} [{row[name]['low']:.1f}, {row[name]['high']:.1f}]" for name in
+         table["columns"]))
+        for row in table["rows"]
+    ]  # fmt: skip
+    print_table(f"{table['title']}, percent [95 % interval]", ("", *table["columns"]), rows)
+    accuracy = [100 * line["accuracy"] for line in result["pretext"]["seeds"].values()]
+    print_facts(
+        {
+            "playback rate": f"{sum(accuracy) / len(accuracy):.1f} % in the last epoch",
+            **{
+                f"difference, {split}": f"{100 * delta['value']:+.1f} [{100 * delta['low']:+.1f}, "
+                f"{100 * delta['high']:+.1f}] points"
+                for split, delta in result["finetuned"]["delta"].items()
+            },
+            "picture": result["picture"]["out"],
+            "store": result["store"],
+            "time": duration(result["seconds"]),
+        }
+    )
+
+
+RUNNERS = {"pipeline": run_pipeline, "sweep": run_sweep, "advise": run_advise}

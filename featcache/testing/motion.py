@@ -18,6 +18,7 @@ from which the frame is tilted by at most ``tilt_degrees``.
 import itertools
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -306,6 +307,13 @@ def encode_clip(path: Path, frames: Frames, settings: MotionSettings) -> None:
             picture = reformatter.reformat(av.VideoFrame.from_ndarray(frame, format="rgb24"), format="yuv420p")
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
+
+
+def remove_motion_set(out: Path, settings: MotionSettings) -> None:
+    """Remove a motion set, whole or not; a folder that holds any other file is left as it is."""
+    ours = {out / clip.path for clip in motion_clips(settings)} | {out / LISTING_NAME}
+    if out.is_dir() and all(path in ours for path in out.rglob("*") if not path.is_dir()):
+        shutil.rmtree(out)
 
 
 def make_motion_set(

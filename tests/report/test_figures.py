@@ -12,18 +12,17 @@ from torch.nn import functional
 from typer.testing import CliRunner
 
 from featcache.cli.main import app
-from featcache.commands import load
+from featcache.commands import AdvisePipelineSettings, load
 from featcache.config import parse, to_yaml
 from featcache.errors import ConfigError, ManifestError, UnknownNameError, VideoError
-from featcache.extract.run import extract
-from featcache.extract.settings import ExtractSettings
+from featcache.extract.settings import SamplingSettings
 from featcache.networks.tmm import Tmm
 from featcache.networks.tmm_settings import TmmSettings
 from featcache.report.activation_maps import LABEL_WIDTH, branch_maps, draw_activation, heat, montage, overlay
 from featcache.report.cost import draw_cost
 from featcache.report.figure_settings import ActivationFigureSettings, CostFigureSettings
 from featcache.report.tables import Cell, Table, write_table
-from featcache.testing.motion import MotionSettings, make_motion_set
+from featcache.shipped import load_pipeline
 
 
 def test_heat_is_the_channel_mean_scaled_frame_by_frame():
@@ -71,30 +70,40 @@ def test_a_montage_has_a_row_a_name():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Clips, their store and a run with both arms."""
+    """What ``pipelines/advise.py`` leaves: clips, their store and runs; two image models side by side."""
     folder = tmp_path_factory.mktemp("figures")
-    one_split = {"num_unseen_pictures": 20, "train_per_picture_motion": 1, "test_unseen_per_picture_motion": 0}
-    listing = make_motion_set(folder / "videos", MotionSettings(size=64, **one_split))
-    # Two image models side by side, as in AdViSe's Table 4.
-    feature = {"backbone": "timm/test_resnet+timm/test_efficientnet", "weights": "random", "output": "map"}
-    extraction = {
-        "source": str(listing),
-        "out": str(folder / "store"),
-        "features": [{**feature, "input_size": 64}],
+    quick = {"epochs": 1, "batch_size": 8, "tensorboard": False, "device": "cpu", "threads": 1}
+    load_pipeline("advise").run(parse(AdvisePipelineSettings, {
+        "out": str(folder),
+        "motion": {
+            "num_frames": 8, "size": 64, "num_unseen_pictures": 20, "train_per_picture_motion": 1,
+            "test_unseen_per_picture_motion": 0,
+        },
+        "feature": {
+            "backbone": "timm/test_resnet+timm/test_efficientnet", "weights": "random", "output": "map",
+            "input_size": 64,
+        },
         "sampling": {"layout": "frames", "num_crops": 2, "crop_fraction": 0.5},
         "runtime": {"device": "cpu", "threads": 1},
-    }
-    extract(parse(ExtractSettings, extraction))
-    quick = ["--epochs", "1", "--set", "training.tensorboard=false", "--device", "cpu"]
-    small = ["--set", "tmm={hidden: 4, out: 8, num_blocks: 1, head_hidden: 8}"]
-    for arguments in (
-        ["train", "advise", str(folder / "store"), *quick, *small, "--out", str(folder / "pretext")],
-        ["train", "tmm", str(folder / "store"), *quick, "--label", "motion", "--init", str(folder / "pretext"),
-         "--compare-scratch", "--set", "test_clips=1", "--set", "order_test=false", "--out", str(folder / "run")],
-    ):  # fmt: skip
-        result = CliRunner().invoke(app, arguments, catch_exceptions=False)
-        assert result.exit_code == 0, result.output
+        "tmm": {"hidden": 4, "out": 8, "num_blocks": 1, "head_hidden": 8},
+        "pretext": quick,
+        "finetuning": quick,
+        "keep_videos": True,
+    }))  # fmt: skip
     return folder
+
+
+def test_the_pipeline_leaves_results_table_and_picture(trained):
+    result = json.loads((trained / "result.json").read_text())
+    assert result["table"]["columns"] == ["true", "reversed", "shuffled", "one frame"]
+    assert [row["name"] for row in result["table"]["rows"]] == ["pretrained, test_seen", "scratch, test_seen"]
+    assert set(result["finetuned"]["delta"]) == {"test_seen"}
+    assert result["extract"]["videos_ok"] == 32
+    for name in ("table.md", "table.json", "activation.png", "config.yaml"):
+        assert (trained / name).stat().st_size > 0
+    own = load(trained / "config.yaml")
+    with pytest.raises(ConfigError, match="another sampling; choose another out"):
+        load_pipeline("advise").run(own.model_copy(update={"sampling": SamplingSettings(layout="frames")}))
 
 
 def settings(folder, **changes):
@@ -102,7 +111,7 @@ def settings(folder, **changes):
         ActivationFigureSettings,
         {
             "bank": {"store": str(folder / "store")},
-            "run": str(folder / "run"),
+            "run": str(folder / "finetuned"),
             "video": "train/pan_up/grass_000.mp4",
             "num_frames": 4,
             "size": 48,

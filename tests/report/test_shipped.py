@@ -9,15 +9,17 @@ from typer.testing import CliRunner
 
 from featcache.cli.main import app
 from featcache.cli.report import parse_steps
-from featcache.commands import load
-from featcache.config import parse, read_mapping
+from featcache.commands import AdvisePipelineSettings, load
+from featcache.config import parse, read_mapping, to_dict
 from featcache.extract.presets import with_preset
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings
 from featcache.methods.advise.cost import counted_cost
 from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings
 from featcache.networks.tmm_settings import PRESETS
+from featcache.recipes import SamplingRecipe
 from featcache.report.settings import PipelineSettings, SweepSettings, pipeline_steps, row_steps
+from featcache.testing import stores
 from featcache.testing.motion import MotionSettings, make_motion_set
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "advise").glob("*.yaml"))
@@ -69,6 +71,30 @@ def test_pipelines_extract_by_the_preset(path):
     assert step["sampling"] == with_preset("advise", {"features": features})["sampling"]
 
 
+def test_the_yaml_of_the_whole_way_is_complete():
+    path = next(path for path in CONFIGS if path.stem == "motion")
+    assert to_dict(load(path)) == read_mapping(path) == to_dict(AdvisePipelineSettings())
+
+
+def test_a_pipeline_runs_its_steps_on_one_store(tmp_path):
+    records = {"map": stores.make_record((2, 2, 6))}
+    bank = SamplingRecipe(layout="frames", temporal="bank", num_clips=1, num_frames=1, frame_stride=1)
+    plan = stores.StorePlan(records=records, num_videos=12, rows_per_video=(20, 17), shard_rows=32)
+    stores.write_store(tmp_path / "store", plan, sampling=bank)
+    data = small(next(path for path in PIPELINES if path.stem == "ucf101_clip-l14"), store=str(tmp_path / "store"))
+    _, advise, tmm = data["steps"]
+    steps = [{**advise, "out": str(tmp_path / "a")}, {**tmm, "init": "@0", "out": str(tmp_path / "b")}]
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump({**data, "steps": steps}))
+    result = CliRunner().invoke(app, ["run", str(tmp_path / "small.yaml")], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    scored = json.loads((tmp_path / "b" / "result.json").read_text())
+    assert set(scored["metrics"]) == {"pretrained", "scratch"}
+    assert 4 <= scored["cost"]["megaparameters"] * 1e6 <= 2000
+    measured = json.loads((tmp_path / "a" / "result.json").read_text())["cost"]
+    assert measured["seconds_an_iteration"] > 0
+    assert measured["peak_memory_gigabytes"] is None  # counted on a GPU alone
+
+
 def test_a_store_given_once_is_that_of_every_step():
     path = next(path for path in CONFIGS if path.stem == "ucf101_clip-l14")
     settings = load(path, assignments=["store=mine", "feature=map", "steps.2.bank.store=other"])
@@ -79,18 +105,20 @@ def test_a_store_given_once_is_that_of_every_step():
     assert tmm.init == advise.out
 
 
-def small(path, *, store, label):
+def small(path, *, store, label="label"):
     """A shipped sweep at sizes that run in seconds: its rows, columns and steps, small numbers."""
     data = read_mapping(path)
     data |= {"store": store, "feature": None}
     for step in data["steps"]:
+        if step["command"] == "extract":
+            continue
         step["training"] |= {"epochs": 1, "batch_size": 4, "tensorboard": False, "device": "cpu", "threads": 1}
         step["training"]["schedule"] = {"warmup_epochs": 0}
         if "tmm" in step:
             step["tmm"] |= SMALL_TMM
         if step["command"] == "train-tmm":
             step |= {"label": label, "num_clips": 1, "test_clips": 1, "stride": 2}
-    for row in data["rows"]:
+    for row in data.get("rows", ()):
         row["set"] = {key: value for key, value in row["set"].items() if not key.endswith(("bank.feature", "epochs"))}
         for key in row["set"]:
             if key.endswith("hidden"):
