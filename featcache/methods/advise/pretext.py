@@ -3,9 +3,9 @@
 Source: AdViSe §3.1, after PRP (Yao et al., CVPR 2020), its discriminative branch: which of the rates was a clip played
 at? Clips are gathers over stored rows, drawn anew every epoch.
 
-Differs from the paper: a crop is one of those that the bank stores, not a fresh one with fresh colours; a video shorter
-than a clip wraps, and is not replaced by another; the order of videos is another one each epoch, where the released
-code seeds every epoch alike.
+Differs from the paper: a crop is one of those that the bank stores, not a fresh one with fresh colours (with
+``bank.online`` it is); a video shorter than a clip wraps, and is not replaced by another; the order of videos is
+another one each epoch, where the released code seeds every epoch alike.
 """
 
 from dataclasses import dataclass
