@@ -123,6 +123,9 @@ def small(path, *, store, label="label"):
         for key in row["set"]:
             if key.endswith("hidden"):
                 row["set"][key] = max(2, row["set"][key] // 256)
+    if path.stem == "table7_ifm_time":  # the backbone in the loop: minutes a row
+        data["rows"] = data["rows"][:1]
+        data["steps"][1]["clips"]["num_clips"] = 1
     return data
 
 
