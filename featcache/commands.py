@@ -191,8 +191,8 @@ class AdvisePipelineSettings(Settings):
     motion: MotionSettings = MotionSettings(
         num_frames=32,
         window=(0.15, 0.25),
-        num_unseen_pictures=14,
-        train_per_picture_motion=3,
+        num_unseen_pictures=16,
+        train_per_picture_motion=2,
         test_unseen_per_picture_motion=0,
     )
     """The clips to make where no source is given: long enough to be played at several rates."""
