@@ -28,7 +28,7 @@ def build_optimiser(module: nn.Module, settings: OptimiserSettings, *, lr: float
         groups = param_groups_weight_decay(module, weight_decay=settings.weight_decay)
     groups = [group for group in groups if group["params"]]
     if settings.name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=settings.betas)
+        return torch.optim.AdamW(groups, lr=lr, betas=settings.betas, fused=True)
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum)
     lars: torch.optim.Optimizer = Lars(groups, lr=lr, momentum=settings.momentum)

@@ -74,7 +74,7 @@ def test_equals_a_plain_loop(tmp_path):
     decayed = [parameter for parameter in toy.module.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in toy.module.parameters() if parameter.ndim <= 1]
     optimiser = torch.optim.AdamW(
-        [{"params": others, "weight_decay": 0.0}, {"params": decayed, "weight_decay": 0.1}], lr=0.02
+        [{"params": others, "weight_decay": 0.0}, {"params": decayed, "weight_decay": 0.1}], lr=0.02, fused=True
     )
     toy.module.train()
     for step, (epoch, batch) in enumerate(itertools.product(range(6), range(4))):
