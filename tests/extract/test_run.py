@@ -207,7 +207,7 @@ def test_retry_failed_only_on_request(make: Make, listing: Path, tmp_path: Path)
 
 def test_a_plan_that_fills_the_disk_is_refused(make: Make) -> None:
     settings = make(features=(DENSE,), disk_fraction=1e-9)
-    with pytest.raises(DiskSpaceError, match=r"--grid 2 for 'map16' would need .* GB, or raise --disk-fraction"):
+    with pytest.raises(DiskSpaceError, match=r"--grid 2 for 'map16' would need 57.3 kB, or raise --disk-fraction"):
         extract(settings)
     assert not Path(settings.out).exists()
 
