@@ -16,6 +16,8 @@ from torch import Tensor
 
 from featcache.evaluation.settings import Head, LinearSettings
 from featcache.seeding import rng_for, seed_for
+from featcache.training import schedules
+from featcache.training.settings import ScheduleSettings
 
 INITIAL_DEVIATION = 0.01
 BATCH_NORM_EPS = 1e-5
@@ -74,13 +76,8 @@ class TrainedGrid:
 
 def learning_rate_factor(epoch: float, settings: LinearSettings) -> float:
     """Share of the peak learning rate at a fractional epoch: linear warm-up from 0, then cosine to 0 or constant."""
-    warmup_epochs = settings.warmup_fraction * settings.epochs
-    if epoch < warmup_epochs:
-        return epoch / warmup_epochs
-    if settings.schedule == "constant":
-        return 1.0
-    progress = (epoch - warmup_epochs) / (settings.epochs - warmup_epochs)
-    return 0.5 * (1 + math.cos(math.pi * progress))
+    schedule = ScheduleSettings(kind=settings.schedule, warmup_epochs=settings.warmup_fraction * settings.epochs)
+    return schedules.learning_rate_factor(epoch, epochs=settings.epochs, schedule=schedule)
 
 
 def epoch_batches(num_rows: int, *, batch_size: int, seed: int, epoch: int) -> list[npt.NDArray[np.int64]]:

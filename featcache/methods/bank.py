@@ -91,7 +91,7 @@ class FrameBank:
         self.num_source_frames = num_source_frames
         self.bank_stride = bank_stride
         self.identity = identity
-        height, width, depth = self.pooled(torch.from_numpy(features.gather([0]))).shape[1:]
+        height, width, depth = self.pooled(self._read(np.zeros(1, np.int64))).shape[1:]
         self.shape = (height, width, depth)
         self._memory = self._load() if in_memory else None
 

@@ -4,6 +4,7 @@ To add a decoder, write one file in this folder with an opener decorated by :fun
 frame-exactness suite in ``featcache.testing.decoders`` picks it up by name.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def check_indices(indices: Sequence[int], *, num_frames: int) -> list[int]:
         ValueError: They are negative or not strictly increasing.
     """
     wanted = [int(index) for index in indices]
-    if any(after <= before for before, after in zip([-1, *wanted], wanted, strict=False)):
+    if any(after <= before for before, after in itertools.pairwise([-1, *wanted])):
         raise ValueError("frame indices must be at least 0 and strictly increasing; sort them and drop repeats")
     if wanted and wanted[-1] >= num_frames:
         raise VideoError("undecodable", f"frame {wanted[-1]} was asked for, but only {num_frames} frames decode")
