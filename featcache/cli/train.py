@@ -1,4 +1,4 @@
-"""``train``: temporal modules on a stored frame bank, without the videos; and a baseline that needs them."""
+"""``train``: temporal modules on a stored frame bank, set predictors on stored clips; and a baseline on videos."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from featcache.evaluation.temporal import TemporalResult
     from featcache.methods.advise.run import PretextResult
     from featcache.methods.advise.settings import AdviseSettings, R3d50Settings, TmmFineTuneSettings
+    from featcache.methods.scale.run import ScaleResult
+    from featcache.methods.scale.settings import ScaleSettings
     from featcache.training.loop import Progress
 
 StorePath = Annotated[str, typer.Argument(help="A store of layout `frames` with maps.")]
@@ -37,7 +39,7 @@ Online = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
-app = typer.Typer(no_args_is_help=True, help="Train on a store: AdViSe's pretext, temporal modules and baseline.")
+app = typer.Typer(no_args_is_help=True, help="Train on a store: AdViSe's modules and baseline, SCALE's predictor.")
 
 
 @app.command(epilog="Example: `featcache train advise stores/ucf101 --epochs 200 --set clips.num_clips=2`")
@@ -120,6 +122,28 @@ def r3d50(
     run_r3d50(parse(R3d50Settings, data), as_json=as_json)
 
 
+@app.command(epilog="Example: `featcache train scale stores/ucf101-svt --epochs 200 --set loss.symmetric=true`")
+def scale(
+    store: Annotated[str, typer.Argument(help="A store of layout `clips` with vectors and coordinates.")],
+    feature: Feature = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    seed: Seeds = [],
+    device: Device = "auto",
+    out: OutFolder = None,
+    set_: Set = [],
+    as_json: Json = False,
+) -> None:
+    """Pre-train a set predictor: which clip is hidden here, and which two sets are of one video?"""
+    from featcache.config import apply_overrides, parse
+    from featcache.methods.scale.settings import WARMUP_SHARE, ScaleSettings
+
+    training = _training(ScaleSettings, epochs, batch_size, seed, device)
+    training["schedule"]["warmup_epochs"] = WARMUP_SHARE * training["epochs"]
+    data = {"sets": {"store": store, "feature": feature}, "training": training, "out": out}
+    run_scale(parse(ScaleSettings, apply_overrides(data, set_)), as_json=as_json)
+
+
 def _data(
     kind: "type[AdviseSettings | TmmFineTuneSettings]", store: str, feature: str | None, preset: str | None,
     kernel: int | None, epochs: int | None, batch_size: int | None, seeds: list[int], device: str, online: bool,
@@ -147,7 +171,7 @@ def _data(
 
 
 def _training(
-    kind: "type[AdviseSettings | TmmFineTuneSettings | R3d50Settings]",
+    kind: "type[AdviseSettings | TmmFineTuneSettings | R3d50Settings | ScaleSettings]",
     epochs: int | None,
     batch_size: int | None,
     seeds: list[int],
@@ -186,6 +210,39 @@ def run_r3d50(settings: "R3d50Settings", *, as_json: bool = False) -> None:
     print_pretext(result, as_json=as_json)
 
 
+def run_scale(settings: "ScaleSettings", *, as_json: bool = False) -> None:
+    """Carry out ``train scale`` and print its summary."""
+    from featcache.methods.scale.run import pretrain_scale
+
+    with bars(quiet=as_json) as drawn:
+        result = pretrain_scale(settings, on_progress=drawer(drawn.update, items="videos"))
+    if as_json:
+        print_json(result.to_dict())
+        return
+    print_scale(result)
+    store = settings.sets.store
+    out.print(f"next: featcache probe scale-linear {store} --model {result.folder}", markup=False, style="dim")
+
+
+def print_scale(result: "ScaleResult") -> None:
+    """The last epoch of each seed."""
+    names = ("loss", "mcm", "mcm_accuracy", "set", "set_accuracy", "items_per_second")
+    rows = [
+        (str(seed), *(f"{line[name]:.3g}" if name in line else "" for name in names))
+        for seed, line in result.seeds.items()
+    ]
+    print_table("set predictor, last epoch", ("seed", *names[:-1], "videos/s"), rows)
+    facts = {
+        "videos": result.num_videos,
+        "predictor": f"{result.num_parameters:,} parameters",
+        "heads": f"{result.num_head_parameters:,} parameters, dropped now",
+        "run": result.folder,
+    }
+    if result.num_left_out:
+        facts["left out"] = f"{result.num_left_out} videos with fewer than two clips"
+    print_facts(facts)
+
+
 def print_pretext(result: "PretextResult", *, as_json: bool) -> None:
     """The last epoch of each seed."""
     if as_json:
@@ -211,11 +268,13 @@ def run_tmm(settings: "TmmFineTuneSettings", *, as_json: bool = False) -> None:
         print_temporal(result)
 
 
-def drawer(update: "Callable[[str, float, float, str], None]") -> "Callable[[int, Progress], None]":
+def drawer(
+    update: "Callable[[str, float, float, str], None]", *, items: str = "clips"
+) -> "Callable[[int, Progress], None]":
     """Draw a run's progress as one bar a seed."""
 
     def draw(seed: int, progress: "Progress") -> None:
-        note = f"loss {progress.loss:.3f} {progress.items_per_second:.0f} clips/s wait {progress.wait_share:.0%}"
+        note = f"loss {progress.loss:.3f} {progress.items_per_second:.0f} {items}/s wait {progress.wait_share:.0%}"
         update(f"seed {seed}", progress.epoch, progress.epochs, note)
 
     return draw
@@ -249,4 +308,4 @@ def print_temporal(result: "TemporalResult") -> None:
     out.print(f"written to {result.folder}", markup=False, style="dim")
 
 
-RUNNERS = {"train-advise": run_advise, "train-tmm": run_tmm, "train-r3d50": run_r3d50}
+RUNNERS = {"train-advise": run_advise, "train-tmm": run_tmm, "train-r3d50": run_r3d50, "train-scale": run_scale}

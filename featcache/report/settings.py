@@ -15,6 +15,7 @@ STORE_KEYS: Mapping[str, str] = {
     "probe-knn": "store",
     "probe-linear": "store",
     "train-advise": "bank.store",
+    "train-scale": "sets.store",
     "train-tmm": "bank.store",
 }
 """Where a command's settings name its store."""
@@ -23,6 +24,7 @@ FEATURE_KEYS: Mapping[str, str] = {
     "probe-knn": "feature",
     "probe-linear": "feature",
     "train-advise": "bank.feature",
+    "train-scale": "sets.feature",
     "train-tmm": "bank.feature",
 }
 """Where they name its array."""

@@ -1,0 +1,64 @@
+"""SCALE's heads: projections into the space where clips and sets are compared; used in pre-training alone."""
+
+import itertools
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from featcache.methods.scale.settings import ScaleHeadSettings, ScaleLossSettings
+from featcache.networks.set_predictor import SetPredictor
+
+
+class ProjectionHead(nn.Module):
+    """Linear layers without biases, GELU between them, output of unit length; no BatchNorm (released code)."""
+
+    def __init__(self, width_in: int, *, hidden: int, width_out: int, num_layers: int) -> None:
+        super().__init__()
+        widths = [width_in, *[hidden] * (num_layers - 1), width_out]
+        self.layers = nn.ModuleList(
+            nn.Linear(before, after, bias=False) for before, after in itertools.pairwise(widths)
+        )
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Floating [..., width_in] to float32 [..., width_out] of unit length."""
+        for number, layer in enumerate(self.layers):
+            vectors = layer(functional.gelu(vectors) if number else vectors)
+        return functional.normalize(vectors.float(), dim=-1)
+
+
+class ScalePretraining(nn.Module):
+    """Everything that pre-training trains.
+
+    A head that its loss does not use is not made: it would be counted, and never trained.
+
+    Attributes:
+        predictor: The set predictor, which is kept.
+        target_head: From stored vectors.
+        clip_head: From refined clips, to predict the target of a masked one.
+        set_head: From summaries.
+        set_regressor: From one summary's projection to the other's; with ``regression`` (SimSiam).
+        prototypes: float [P, width]; with ``clustering`` (SwAV).
+    """
+
+    def __init__(self, predictor: SetPredictor, heads: ScaleHeadSettings, loss: ScaleLossSettings) -> None:
+        super().__init__()
+        width = predictor.settings.width
+        self.predictor = predictor
+        self.target_head: ProjectionHead | None = None
+        self.clip_head: ProjectionHead | None = None
+        self.set_head: ProjectionHead | None = None
+        self.set_regressor: ProjectionHead | None = None
+        self.prototypes: nn.Linear | None = None
+        if loss.mcm_weight:
+            self.target_head = ProjectionHead(
+                predictor.width_in, hidden=heads.target_hidden, width_out=heads.width, num_layers=heads.target_layers
+            )
+            self.clip_head = ProjectionHead(width, hidden=heads.hidden, width_out=heads.width, num_layers=heads.layers)
+        if loss.set_weight:
+            self.set_head = ProjectionHead(width, hidden=heads.hidden, width_out=heads.width, num_layers=heads.layers)
+            if loss.set_loss == "regression":
+                self.set_regressor = ProjectionHead(
+                    heads.width, hidden=heads.hidden, width_out=heads.width, num_layers=2
+                )
+            if loss.set_loss == "clustering":
+                self.prototypes = nn.Linear(heads.width, loss.num_prototypes, bias=False)

@@ -1,0 +1,232 @@
+"""SCALE's pre-training task: two disjoint sets of each video's clips, some of them masked.
+
+Source: SCALE §3.2 and §3.3, and the released code. The clips lie on the device; a batch is a gather of rows by number.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from featcache.errors import ConfigError
+from featcache.methods.clip_sets import ClipSets
+from featcache.methods.scale.heads import ScalePretraining
+from featcache.methods.scale.losses import (
+    Contrast,
+    masked_clip_loss,
+    set_clustering_loss,
+    set_contrast_loss,
+    set_regression_loss,
+)
+from featcache.methods.scale.settings import ScaleLossSettings
+from featcache.networks.set_predictor import SetOutput
+from featcache.seeding import rng_for
+from featcache.training.objective import Loss
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetBatch:
+    """Two sets of K clips of each of B videos: the first sets, then the second ones.
+
+    Attributes:
+        rows: int64 [2B, K], row of each clip; 0 where there is none.
+        masked: bool [2B, K].
+        present: bool [2B, K], or ``None`` where every set is full.
+        present_at: int64 [N], the clips that are there, in the flat [2B K]; ``None`` where all are.
+        masked_at: int64 [M], the masked clips, in the flat [2B K].
+        positive: int64 [M], the same among those that are there.
+        features: [2B, K, D], where the clips do not lie on the module's device.
+        positions: [2B, K, 6 or 7], likewise.
+    """
+
+    rows: Tensor
+    masked: Tensor
+    present: Tensor | None
+    present_at: Tensor | None
+    masked_at: Tensor
+    positive: Tensor
+    features: Tensor | None = None
+    positions: Tensor | None = None
+
+    def each(self, action: Callable[[Tensor], Tensor]) -> "SetBatch":
+        """The same with every tensor replaced by what ``action`` makes of it."""
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return dataclasses.replace(self, **{name: action(value) for name, value in given.items() if value is not None})
+
+
+class ScaleObjective:
+    """See :class:`featcache.training.objective.Objective`.
+
+    Attributes:
+        module: Predictor and heads.
+        num_batches: Batches an epoch; an incomplete last one is left out.
+        num_items: Videos an epoch.
+        num_left_out: Videos with fewer than two clips.
+    """
+
+    def __init__(
+        self,
+        sets: ClipSets,
+        settings: ScaleLossSettings,
+        *,
+        module: ScalePretraining,
+        clips_per_set: int,
+        batch_size: int,
+        seed: int,
+        is_compiled: bool = False,
+    ) -> None:
+        set_size = np.minimum(clips_per_set, sets.num_clips // 2)
+        self._videos = np.flatnonzero(set_size)
+        self.num_left_out = len(set_size) - len(self._videos)
+        if len(self._videos) < 2:
+            raise ConfigError(
+                f"{len(self._videos)} of {len(set_size)} training videos have two clips or more, and SCALE compares "
+                "sets of different videos; extract more clips a video (--preset scale takes 16), or more videos"
+            )
+        if batch_size < 2:
+            raise ConfigError(
+                f"training.batch_size is {batch_size}; SCALE tells the videos of a batch apart, give it 2 or more"
+            )
+        self.module: nn.Module = module
+        self._trained = module
+        self._sets = sets
+        self._set_size = set_size
+        self._settings = settings
+        self._seed = seed
+        self._device = next(module.parameters()).device
+        self._is_gathered_ahead = sets.features.device != self._device
+        self._batch_size = min(batch_size, len(self._videos))
+        self.num_batches = len(self._videos) // self._batch_size
+        self.num_items = self.num_batches * self._batch_size
+        self._order: tuple[int, Ints] = (-1, self._videos)
+        self._predict: Callable[..., SetOutput] = torch.compile(module.predictor) if is_compiled else module.predictor
+
+    def parts(self, epoch: int, batch: int) -> list[SetBatch]:
+        """One part: the whole batch."""
+        if self._order[0] != epoch:
+            self._order = (epoch, rng_for(self._seed, "videos", epoch).permutation(self._videos))
+        videos = self._order[1][batch * self._batch_size : (batch + 1) * self._batch_size]
+        part = draw_sets(
+            self._sets.video_start,
+            videos,
+            set_size=self._set_size[videos],
+            mask_ratio=self._settings.mask_ratio,
+            rng=rng_for(self._seed, "sets", epoch, batch),
+        )
+        if self._is_gathered_ahead:
+            part = self._with_clips(part)
+        return [part.each(Tensor.pin_memory) if self._device.type == "cuda" else part]
+
+    def loss(self, part: SetBatch) -> Loss:
+        """The weighted mean of MCM and SET."""
+        part = part.each(lambda tensor: tensor.to(self._device, non_blocking=True))
+        if part.features is None:
+            part = self._with_clips(part)
+        output = self._predict(part.features, part.positions, masked=part.masked, present=part.present)
+        settings = self._settings
+        total = output.summary.new_zeros((), dtype=torch.float32)
+        metrics: dict[str, Tensor] = {}
+        if settings.mcm_weight:
+            mcm = self._masked_clips(part, output)
+            total = total + settings.mcm_weight * mcm.loss
+            metrics |= {"mcm": mcm.loss.detach(), "mcm_accuracy": mcm.accuracy}
+        if settings.set_weight:
+            loss, accuracy = self._sets_of_a_video(output.summary)
+            total = total + settings.set_weight * loss
+            metrics |= {"set": loss.detach()} | ({} if accuracy is None else {"set_accuracy": accuracy})
+        return Loss(total=total / (settings.mcm_weight + settings.set_weight), metrics=metrics)
+
+    def after_step(self, progress: float) -> None:
+        """Nothing to move."""
+
+    def _masked_clips(self, part: SetBatch, output: SetOutput) -> Contrast:
+        module, settings = self._trained, self._settings
+        assert module.target_head is not None, "MCM has a target head"
+        assert module.clip_head is not None, "MCM has a clip head"
+        assert part.features is not None, "clips are gathered"
+        vectors = part.features.flatten(0, 1)
+        if part.present_at is not None:
+            vectors = vectors.index_select(0, part.present_at)
+        return masked_clip_loss(
+            module.clip_head(output.clips.flatten(0, 1).index_select(0, part.masked_at)),
+            module.target_head(vectors.to(module.predictor.project.weight.dtype)),
+            part.positive,
+            temperature=settings.mcm_temperature,
+            symmetric=settings.symmetric,
+        )
+
+    def _sets_of_a_video(self, summaries: Tensor) -> tuple[Tensor, Tensor | None]:
+        module, settings = self._trained, self._settings
+        assert module.set_head is not None, "SET has a head"
+        projected = module.set_head(summaries)
+        first, second = projected.chunk(2)
+        if settings.set_loss == "infonce":
+            result = set_contrast_loss(first, second, temperature=settings.set_temperature)
+            return result.loss, result.accuracy
+        if settings.set_loss == "regression":
+            assert module.set_regressor is not None, "regression has a regressor"
+            one, other = module.set_regressor(projected).chunk(2)
+            return set_regression_loss((one, other), (first, second)), None
+        assert module.prototypes is not None, "clustering has prototypes"
+        prototypes = functional.normalize(module.prototypes.weight, dim=-1)
+        one, other = (projected @ prototypes.T).float().chunk(2)
+        loss = set_clustering_loss(
+            one,
+            other,
+            temperature=settings.set_temperature,
+            epsilon=settings.sinkhorn_epsilon,
+            num_steps=settings.sinkhorn_steps,
+        )
+        return loss, None
+
+    def _with_clips(self, part: SetBatch) -> SetBatch:
+        """The batch with its vectors and positions, gathered where they lie."""
+        features, positions = (
+            table.index_select(0, part.rows.flatten()).view(*part.rows.shape, -1)
+            for table in (self._sets.features, self._sets.positions)
+        )
+        return dataclasses.replace(part, features=features, positions=positions)
+
+
+def draw_sets(
+    video_start: Ints, videos: Ints, *, set_size: Ints, mask_ratio: float, rng: np.random.Generator
+) -> SetBatch:
+    """Draw two disjoint sets of clips of each video, and which clips are masked.
+
+    A random order of a video's clips; the first ``set_size`` are one set, the next ``set_size`` the other. Each clip is
+    masked by its own coin, so a set may have none, or nothing but masked ones.
+
+    Args:
+        video_start: int64 [V + 1], first row of each video.
+        videos: int64 [B], videos of the batch.
+        set_size: int64 [B], clips of each of a video's two sets, at least 1; at most half of what it has.
+        mask_ratio: Chance of a clip to be masked.
+        rng: The batch's own.
+    """
+    num_clips = (video_start[videos + 1] - video_start[videos])[:, None]
+    keys = rng.random((len(videos), int(num_clips.max())), dtype=np.float32)
+    keys[np.arange(keys.shape[1]) >= num_clips] = 2.0  # behind all that are there
+    order = keys.argsort(axis=1)
+    column = np.arange(int(set_size.max()))
+    is_there = np.tile(column < set_size[:, None], (2, 1))
+    second = np.minimum(set_size[:, None] + column, order.shape[1] - 1)
+    picked = np.concatenate([order[:, : len(column)], np.take_along_axis(order, second, axis=1)])
+    rows = np.where(is_there, np.tile(video_start[videos], 2)[:, None] + picked, 0)
+    masked = (rng.random(rows.shape, dtype=np.float32) < mask_ratio) & is_there
+    masked_at = np.flatnonzero(masked)
+    is_full = bool(is_there.all())
+    return SetBatch(
+        rows=torch.from_numpy(rows),
+        masked=torch.from_numpy(masked),
+        present=None if is_full else torch.from_numpy(is_there),
+        present_at=None if is_full else torch.from_numpy(np.flatnonzero(is_there)),
+        masked_at=torch.from_numpy(masked_at),
+        positive=torch.from_numpy(masked_at if is_full else (np.cumsum(is_there) - 1)[masked_at]),
+    )

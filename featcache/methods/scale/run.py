@@ -1,0 +1,139 @@
+"""SCALE's pre-training as a function of its settings: a set predictor out of a store of clips."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from featcache.config import to_yaml
+from featcache.io import canonical_json, put_replace, sha256_bytes
+from featcache.methods.clip_sets import ClipSets, open_clip_sets, placed
+from featcache.methods.scale.heads import ScalePretraining
+from featcache.methods.scale.objective import ScaleObjective
+from featcache.methods.scale.settings import Coordinates, ScaleSettings
+from featcache.networks.set_predictor import SetPredictor
+from featcache.seeding import rng_for
+from featcache.training.generators import seeded_torch
+from featcache.training.logs import read_log
+from featcache.training.loop import Progress, train
+from featcache.training.runs import prepare_torch, run_folder, seed_folder
+
+OnSeed = Callable[[int, Progress], None]
+
+
+def ignore(seed: int, progress: Progress) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleResult:
+    """A pre-training run.
+
+    Attributes:
+        folder: Where it is.
+        num_videos: Videos that it learned from.
+        num_left_out: Training videos with fewer than two clips.
+        num_parameters: Of the predictor, which is kept.
+        num_head_parameters: Of the heads, which are not.
+        seeds: The last line of each seed's log.
+    """
+
+    folder: str
+    num_videos: int
+    num_left_out: int
+    num_parameters: int
+    num_head_parameters: int
+    seeds: Mapping[int, Mapping[str, float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {**dataclasses.asdict(self), "seeds": {str(seed): dict(line) for seed, line in self.seeds.items()}}
+
+
+def pretrain_scale(
+    settings: ScaleSettings, *, sets: ClipSets | None = None, on_progress: OnSeed = ignore
+) -> ScaleResult:
+    """Train a set predictor, once a seed; runs that are there are taken up or left as they are.
+
+    Args:
+        settings: Everything that can be chosen.
+        sets: Clips to learn from; ``None`` opens what the settings name.
+        on_progress: Called with the seed and its progress.
+
+    Raises:
+        ConfigError: A store without clips, vectors or coordinates; too few clips or videos; a batch of one video.
+        NonFiniteFeatureError: Features that are not finite.
+    """
+    device = prepare_torch(settings.training)
+    if sets is None:
+        sets = open_clip_sets(settings.sets, form=settings.predictor.position, only_training=True)
+    folder = run_folder(settings, out=settings.out, store=settings.sets.store, name="scale")
+    seen = placed(with_coordinates(sets, settings.coordinates), storage=settings.sets.storage, device=device)
+    logs: dict[int, Mapping[str, float]] = {}
+    for seed in settings.training.seeds:
+        module = build_module(settings, width_in=seen.features.shape[1], seed=seed).to(device)
+        objective = ScaleObjective(
+            seen,
+            settings.loss,
+            module=module,
+            clips_per_set=settings.clips_per_set,
+            batch_size=settings.training.batch_size,
+            seed=seed,
+            is_compiled=settings.compile,
+        )
+        put_replace(folder / "config.yaml", to_yaml(settings).encode())
+        train(
+            objective,
+            settings.training,
+            folder=seed_folder(folder, seed),
+            seed=seed,
+            identity=_identity(settings, sets, seed),
+            facts={
+                "method": "scale",
+                "predictor": dataclasses.asdict(settings.predictor),
+                "width_in": module.predictor.width_in,
+                "coordinates": settings.coordinates,
+            },
+            on_progress=lambda progress, seed=seed: on_progress(seed, progress),  # type: ignore[misc]
+        )
+        logs[seed] = read_log(seed_folder(folder, seed))[-1]
+    num_parameters = sum(parameter.numel() for parameter in module.predictor.parameters())
+    result = ScaleResult(
+        folder=str(folder),
+        num_videos=len(sets.video_ids) - objective.num_left_out,
+        num_left_out=objective.num_left_out,
+        num_parameters=num_parameters,
+        num_head_parameters=sum(parameter.numel() for parameter in module.parameters()) - num_parameters,
+        seeds=logs,
+    )
+    put_replace(folder / "result.json", canonical_json(result.to_dict()))
+    return result
+
+
+def build_module(settings: ScaleSettings, *, width_in: int, seed: int) -> ScalePretraining:
+    """Predictor and heads as a run of this seed begins, on the CPU."""
+    with seeded_torch(seed, "scale"):
+        predictor = SetPredictor(settings.predictor, width_in=width_in)
+        return ScalePretraining(predictor, settings.heads, settings.loss)
+
+
+def with_coordinates(sets: ClipSets, kind: Coordinates) -> ClipSets:
+    """The sets with true coordinates, with those of each video shuffled among its clips once, or with none."""
+    if kind == "true":
+        return sets
+    if kind == "zero":
+        return dataclasses.replace(sets, positions=torch.zeros_like(sets.positions))
+    video = np.repeat(np.arange(len(sets.video_ids)), sets.num_clips)
+    order = np.lexsort((rng_for(0, "coordinates").random(len(video)), video))
+    return dataclasses.replace(sets, positions=sets.positions[torch.from_numpy(order).to(sets.positions.device)])
+
+
+def _identity(settings: ScaleSettings, sets: ClipSets, seed: int) -> str:
+    """What a checkpoint must have been made with."""
+    document = settings.model_dump(mode="json", exclude={"out": True, "sets": {"store", "storage"}})
+    for name in ("seeds", "device", "checkpoint_seconds", "tensorboard"):
+        document["training"].pop(name)
+    return sha256_bytes(canonical_json({**document, "clips": sets.identity, "seed": seed}))[:32]

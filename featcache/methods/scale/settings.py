@@ -1,0 +1,91 @@
+"""Settings of SCALE's pre-training, without torch."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from featcache.config import Settings
+from featcache.errors import ConfigError
+from featcache.methods.clip_set_settings import ClipSetSettings
+from featcache.networks.set_predictor_settings import SetPredictorSettings
+from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
+
+WARMUP_SHARE = 0.05
+"""Share of all steps in which the learning rate rises."""
+SetLoss = Literal["infonce", "regression", "clustering"]
+Coordinates = Literal["true", "shuffled", "zero"]
+
+
+class ScaleHeadSettings(Settings):
+    """Sizes of the heads that only pre-training needs: stacks of linear layers without biases, GELU between them."""
+
+    width: int = Field(default=128, ge=1)
+    """Width of the space in which clips and sets are compared."""
+    target_hidden: int = Field(default=2048, ge=1)
+    """Hidden width of the target head, which reads stored vectors."""
+    target_layers: int = Field(default=3, ge=1)
+    """Layers of the target head."""
+    hidden: int = Field(default=4096, ge=1)
+    """Hidden width of the heads on refined clips and on the set's summary."""
+    layers: int = Field(default=2, ge=1)
+    """Layers of these two; the released code has 2, the paper says 3."""
+
+
+class ScaleLossSettings(Settings):
+    """The two losses: masked clip modelling (MCM) and the comparison of two sets of a video (SET)."""
+
+    mcm_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """Weight of MCM; 0: SET alone. The total is divided by the sum of the weights, as released."""
+    set_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """Weight of SET; 0: MCM alone."""
+    mask_ratio: float = Field(default=0.25, ge=0, le=1)
+    """Chance of each clip to be masked, whatever becomes of the others; SET sees masked sets too."""
+    mcm_temperature: float = Field(default=0.2, gt=0, allow_inf_nan=False)
+    """Temperature of MCM."""
+    symmetric: bool = False
+    """MCM in both directions, as in the paper's Eq. 3; the released code goes from predictions to targets only."""
+    set_loss: SetLoss = "infonce"
+    """``infonce``; ``regression`` to the other set's projection; ``clustering``: predict the other set's prototype."""
+    set_temperature: float = Field(default=0.2, gt=0, allow_inf_nan=False)
+    """Temperature of SET; of the prototypes' logits with ``clustering``."""
+    num_prototypes: int = Field(default=512, ge=2)
+    """``clustering``: prototypes."""
+    sinkhorn_epsilon: float = Field(default=0.05, gt=0, allow_inf_nan=False)
+    """``clustering``: smoothness of the assignment (SwAV)."""
+    sinkhorn_steps: int = Field(default=3, ge=1)
+    """``clustering``: normalisations of the assignment."""
+
+    def model_post_init(self, context: object) -> None:
+        """Check what no single field can."""
+        if self.mcm_weight + self.set_weight == 0:
+            raise ConfigError("loss.mcm_weight and loss.set_weight are both 0; give one of them a weight")
+
+
+class ScaleSettings(Settings):
+    """Settings of ``featcache train scale``: a set predictor pre-trained on a store of clips."""
+
+    command: Literal["train-scale"] = "train-scale"
+    """The command this file repeats."""
+    sets: ClipSetSettings
+    """Where clips come from."""
+    clips_per_set: int = Field(default=8, ge=1)
+    """Clips K of each of the two sets of a video; a video with fewer than 2 K gives two sets of half its clips."""
+    coordinates: Coordinates = "true"
+    """For comparison: ``shuffled`` among the clips of each video, or ``zero``."""
+    predictor: SetPredictorSettings = SetPredictorSettings()
+    """The set predictor; the default is the released one with the paper's positions."""
+    heads: ScaleHeadSettings = ScaleHeadSettings()
+    """The heads, which are dropped after pre-training."""
+    loss: ScaleLossSettings = ScaleLossSettings()
+    """The losses."""
+    training: TrainingSettings = TrainingSettings(
+        epochs=500,
+        batch_size=512,
+        optimiser=OptimiserSettings(lr=3e-4, weight_decay=1e-4),
+        schedule=ScheduleSettings(warmup_epochs=500 * WARMUP_SHARE),
+    )
+    """The loop; the defaults are the published ones, with a warm-up over 5 % of the steps."""
+    compile: bool = False
+    """Compile the predictor with ``torch.compile``; it takes a minute and pays in long runs on a GPU."""
+    out: str | None = None
+    """Folder of the run; null: ``runs/<store>/scale-<hash>``."""
