@@ -2,14 +2,15 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from featcache.errors import NonFiniteFeatureError
+from featcache.errors import ManifestError, NonFiniteFeatureError
 
 UNLABELLED = -1
+NUMBER = "number"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,10 @@ class ProbeData:
         feature: Name of the array.
         label: Name of the label column.
         split_column: Label column that the splits are from; ``None``: the splits of the store itself.
+        positions: By form (``box6``, ``code7``) float32 [N, 6] or [N, 7], where each row lies in its video; empty where
+            they were not asked for.
+        targets: float64 [M], the numbers to predict where the label column holds numbers, NaN where a video has none;
+            then there is one class, ``number``. ``None``: classes are to be told apart.
     """
 
     features: npt.NDArray[np.float32]
@@ -62,6 +67,8 @@ class ProbeData:
     feature: str
     label: str
     split_column: str | None = None
+    positions: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    targets: npt.NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         num_rows, num_videos = len(self.row_video), len(self.videos)
@@ -70,6 +77,7 @@ class ProbeData:
         assert len(self.labels) == len(self.splits) == num_videos, "one label and one split a video"
         assert np.array_equal(np.unique(self.row_video), np.arange(num_videos)), "a video without rows"
         assert np.all(np.diff(self.row_video) >= 0), "rows are not grouped by video"
+        assert all(len(table) == num_rows for table in self.positions.values()), "one position a row"
         # A sum in float64 cannot overflow, and is finite only if every value is.
         bad = np.flatnonzero(~np.isfinite(self.features.sum(axis=1, dtype=np.float64)))
         if len(bad):
@@ -118,6 +126,8 @@ def make_data(
     feature: str = "features",
     label: str = "label",
     split_column: str | None = None,
+    positions: Mapping[str, npt.NDArray[np.float32]] | None = None,
+    numbers: bool = False,
 ) -> ProbeData:
     """Build :class:`ProbeData` from arrays in any row order.
 
@@ -132,15 +142,23 @@ def make_data(
         feature: Name of the array.
         label: Name of the label column.
         split_column: Label column that the splits are from; ``None``: the splits of the store itself.
+        positions: Where each row lies in its video, by form, in the order of ``features``.
+        numbers: The labels are numbers to predict, not classes.
 
     Raises:
+        ManifestError: ``numbers``, and a label is none.
         NonFiniteFeatureError: A row holds NaN or infinity.
     """
+    targets = _numbers(labels, videos, label=label, store=store) if numbers else None
+    if numbers:
+        labels = [None if name is None else NUMBER for name in labels]
+    places = dict(positions or {})
     owner = np.asarray(row_video, dtype=np.int64)
     table = np.asarray(features, dtype=np.float32)
     if np.any(np.diff(owner) < 0):
         order = np.argsort(owner, kind="stable")
         table, owner = table[order], owner[order]
+        places = {form: place[order] for form, place in places.items()}
     classes = tuple(sorted({name for name in labels if name is not None}))
     index = {name: position for position, name in enumerate(classes)}
     names = tuple(splits) if splits is not None else ("",) * len(videos)
@@ -167,4 +185,24 @@ def make_data(
         feature=feature,
         label=label,
         split_column=split_column,
+        positions=places,
+        targets=targets,
     )
+
+
+def _numbers(labels: Sequence[str | None], videos: Sequence[str], *, label: str, store: str) -> npt.NDArray[np.float64]:
+    values = np.full(len(labels), np.nan)
+    for place, text in enumerate(labels):
+        if text is None:
+            continue
+        try:
+            value = float(text)
+        except ValueError:
+            value = np.nan
+        if not np.isfinite(value):
+            raise ManifestError(
+                f"label {text!r} of video {videos[place]!r} in column {label!r} of {store} is no number; probe the "
+                "column as classes, or name one that holds numbers"
+            )
+        values[place] = value
+    return values

@@ -1,5 +1,7 @@
 """Weighted nearest neighbours by cosine: exact, several k from one search."""
 
+import dataclasses
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -7,6 +9,7 @@ from torch import Tensor
 
 from featcache.evaluation.data import ProbeData
 from featcache.evaluation.probe import Prediction, Task, register_probe
+from featcache.evaluation.sets import saved_form, with_summaries
 from featcache.evaluation.settings import KnnSettings
 
 Neighbours = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
@@ -15,13 +18,34 @@ Neighbours = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 SIMILARITIES_AT_ONCE = 2**24
 
 
-@register_probe("knn", summary="weighted nearest neighbours by cosine", settings=KnnSettings, leaves_one_out=True)
+@register_probe(
+    "knn",
+    summary="weighted nearest neighbours by cosine",
+    settings=KnnSettings,
+    leaves_one_out=True,
+    position_form=lambda settings: None if settings.model is None else saved_form(settings),
+)
 def knn(task: Task, settings: KnnSettings, /) -> Prediction:
     """Score each test video by its nearest training rows, never by its own.
 
     Each of the k neighbours votes for its class with weight exp(cosine / temperature) (Wu et al., CVPR 2018, Sec. 3.4;
-    DINO's and SVT's evaluation). Shares of the votes are the scores; a class without a vote scores -inf.
+    DINO's and SVT's evaluation). Shares of the votes are the scores; a class without a vote scores -inf. With a model,
+    rows are [x; CLS] and each split is centred (SCALE_kNN).
     """
+    if settings.model is None:
+        return _neighbours(task, settings)
+    parts = []
+    for seed in settings.model_seeds:
+        data = with_summaries(task.data, model=settings.model, seed=seed, device=task.device)
+        parts.append(_neighbours(dataclasses.replace(task, data=data), settings))
+    return Prediction(
+        scores=np.concatenate([part.scores for part in parts]),
+        variants={name: np.concatenate([part.variants[name] for part in parts]) for name in parts[0].variants},
+        notes=parts[0].notes,
+    )
+
+
+def _neighbours(task: Task, settings: KnnSettings) -> Prediction:
     bank, bank_video = _vectors(task.data, task.train, settings)
     queries, query_video = _vectors(task.data, task.test, settings)
     search = _search_faiss if settings.backend == "faiss" else _search_torch
@@ -87,8 +111,11 @@ def _vectors(
     else:
         rows, counts = data.rows_of(videos)
         vectors, owners = data.features[rows], np.repeat(videos, counts)
-    if settings.center:
-        vectors = vectors - vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    if settings.is_centred:
+        split = np.array(data.splits)[owners]
+        for name in np.unique(split):
+            mine = split == name
+            vectors[mine] -= vectors[mine].mean(axis=0, dtype=np.float64).astype(np.float32)
     norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)  # float64: no scale under- or overflows
     return (vectors / np.where(norms > 0, norms, 1)).astype(np.float32), owners
 

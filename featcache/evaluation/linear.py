@@ -1,17 +1,15 @@
 """The linear probe: a grid of heads, the best chosen on held-out training videos, then trained on all of them."""
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from featcache.errors import ConfigError
+from featcache.evaluation.choosing import Mask, Trial, choose
 from featcache.evaluation.grid import TrainedGrid, iter_video_probabilities, train_grid
 from featcache.evaluation.metrics import rank_of_truth
 from featcache.evaluation.probe import Prediction, Task, register_probe
 from featcache.evaluation.settings import Head, LinearSettings
-from featcache.evaluation.splits import hold_out
 
 
 @register_probe("linear", summary="linear classifier; a whole grid of heads in one pass", settings=LinearSettings)
@@ -26,43 +24,26 @@ def linear(task: Task, settings: LinearSettings, /) -> Prediction:
     """
     classes, local = np.unique(task.data.labels[task.train], return_inverse=True)
     heads = settings.heads
-    notes: tuple[str, ...] = ()
-    if len(heads) == 1:
-        chosen, table = 0, [_describe(heads[0], is_chosen=True)]
-    else:
-        held = hold_out(local, fraction=settings.validation_fraction, seed=0)
-        if held.any():
-            grid = _fit(task, task.train[~held], local[~held], heads, settings)
-            accuracy, loss = _validate(grid, task, task.train[held], local[held])
-            chosen = max(range(len(heads)), key=lambda head: (accuracy[head], -loss[head]))
-            table = [
-                {
-                    **_describe(head, is_chosen=place == chosen),
-                    "validation_top1": accuracy[place],
-                    "validation_loss": loss[place] if np.isfinite(loss[place]) else None,
-                    "diverged": not bool(grid.train_loss[:, place].isfinite().all()),
-                }
-                for place, head in enumerate(heads)
-            ]
-        else:
-            chosen = len(settings.lrs) // 2
-            table = [_describe(head, is_chosen=place == chosen) for place, head in enumerate(heads)]
-            notes = (
-                "no class has two training videos, so none could be held out to choose a head; the first optimiser, "
-                f"BatchNorm and weight decay of the grid with its middle learning rate, {heads[chosen].lr:g}, is used",
-            )
 
-    final = _fit(task, task.train, local, (heads[chosen],), settings)
+    def evaluate(kept: Mask, held: Mask) -> list[Trial]:
+        grid = _fit(task, task.train[kept], local[kept], heads, settings)
+        return _validate(grid, task, task.train[held], local[held])
+
+    choice = choose(
+        heads, local, fraction=settings.validation_fraction, fallback=len(settings.lrs) // 2, evaluate=evaluate
+    )
+    chosen = heads[choice.index]
+    final = _fit(task, task.train, local, (chosen,), settings)
     rows, counts = task.data.rows_of(task.test)
     scores = np.full((len(settings.seeds), len(task.test), len(task.data.classes)), -np.inf)
     if not final.train_loss.isfinite().all():
         raise ConfigError(
-            f"the chosen head diverged ({heads[chosen].optimizer}, lr {heads[chosen].lr:g}) on feature "
+            f"the chosen head diverged ({chosen.optimizer}, lr {chosen.lr:g}) on feature "
             f"{task.data.feature!r} of {task.data.store}; give smaller learning rates or batch_norms true"
         )
     for videos, probabilities in iter_video_probabilities(final, _to_device(task, rows), counts):
         scores[:, videos, classes] = probabilities[:, :, 0].cpu().numpy()
-    return Prediction(scores=scores, table=tuple(table), notes=notes)
+    return Prediction(scores=scores, table=choice.table, notes=choice.notes)
 
 
 def _fit(
@@ -79,8 +60,8 @@ def _fit(
 
 def _validate(
     grid: TrainedGrid, task: Task, videos: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]
-) -> tuple[list[float], list[float]]:
-    """Top-1 accuracy and mean cross-entropy of each head, over seeds and videos."""
+) -> list[Trial]:
+    """Each head's numbers over seeds and videos."""
     rows, counts = task.data.rows_of(videos)
     right, loss = np.zeros(grid.num_heads), np.zeros(grid.num_heads)
     for part, probabilities in iter_video_probabilities(grid, _to_device(task, rows), counts):
@@ -89,18 +70,13 @@ def _validate(
         truth = np.take_along_axis(by_head, labels[part][None, None, :, None], axis=-1)
         loss -= np.log(np.maximum(truth, np.finfo(np.float32).tiny)).sum(axis=(0, 2, 3))  # NaN stays NaN
     share = len(videos) * len(by_head)
-    return (right / share).tolist(), np.where(np.isnan(loss), np.inf, loss / share).tolist()
+    loss = np.where(np.isnan(loss), np.inf, loss / share)
+    diverged = ~grid.train_loss.isfinite().all(dim=0).numpy()
+    return [
+        Trial(top1=float(right[head] / share), loss=float(loss[head]), diverged=bool(diverged[head]))
+        for head in range(grid.num_heads)
+    ]
 
 
 def _to_device(task: Task, rows: npt.NDArray[np.int64]) -> torch.Tensor:
     return torch.from_numpy(task.data.features[rows]).to(task.device)
-
-
-def _describe(head: Head, *, is_chosen: bool) -> dict[str, Any]:
-    return {
-        "optimizer": head.optimizer,
-        "lr": head.lr,
-        "weight_decay": head.weight_decay,
-        "batch_norm": head.batch_norm,
-        "chosen": is_chosen,
-    }

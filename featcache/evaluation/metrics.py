@@ -1,4 +1,4 @@
-"""Accuracies with bootstrap intervals over videos (and seeds)."""
+"""Accuracies and errors with bootstrap intervals over videos (and seeds)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from featcache.seeding import rng_for
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A value in [0, 1] with its interval.
+    """An accuracy in [0, 1], or an error, with its interval.
 
     Attributes:
         value: Mean over videos and seeds.
@@ -97,3 +97,24 @@ def accuracies(
         low, high = np.quantile(np.concatenate([part[name] for part in parts]), [tail, 1 - tail])
         result[name] = Metric(value=float(point[0]), low=float(low), high=float(high))
     return result
+
+
+def mean_error(errors: npt.NDArray[np.floating], *, intervals: IntervalSettings) -> Metric:
+    """The mean of errors with a percentile bootstrap interval, resampled as in :func:`accuracies`.
+
+    Args:
+        errors: float [S, M], of each video under each seed, e.g. squared.
+        intervals: Resamples, confidence and seed.
+    """
+    num_seeds, num_videos = errors.shape
+    rng = rng_for(intervals.seed, "bootstrap")
+    chunk = max(1, 2**22 // num_videos)
+    parts = []
+    for begin in range(0, intervals.num_resamples, chunk):
+        size = min(chunk, intervals.num_resamples - begin)
+        videos = rng.multinomial(num_videos, np.full(num_videos, 1 / num_videos), size=size) / num_videos
+        seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=size) / num_seeds
+        parts.append(((seeds @ errors) * videos).sum(axis=1))
+    tail = (1 - intervals.confidence) / 2
+    low, high = np.quantile(np.concatenate(parts), [tail, 1 - tail])
+    return Metric(value=float(errors.mean()), low=float(low), high=float(high))

@@ -10,12 +10,13 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 import featcache.evaluation
+from featcache.data.positions import PositionForm
 from featcache.errors import unknown_name
 from featcache.evaluation.data import ProbeData
 
@@ -44,7 +45,7 @@ class Prediction:
 
     Attributes:
         scores: float [S, B, num_classes], one slice a seed; the highest score wins; -inf for a class that the
-            training videos lack or that cannot win.
+            training videos lack or that cannot win. Where numbers are predicted: the number, [S, B, 1].
         variants: Other scores of the same shape, by name (``k=5``), reported beside the main ones.
         table: Rows about the training, such as the grid of heads, as JSON-ready values.
         notes: Sentences about what was done otherwise than asked.
@@ -78,6 +79,9 @@ class ProbeEntry:
         run: The probe.
         leaves_one_out: Whether a video's own rows never help to score it, so that a store without splits is scored
             in one call with ``test`` equal to ``train``. Other probes are trained fold by fold.
+        predicts: What labels may be: classes, numbers, or both.
+        position_form: In which form, with these settings, it looks at where clips lie in their videos; ``None`` if not
+            at all.
     """
 
     name: str
@@ -85,13 +89,26 @@ class ProbeEntry:
     settings: type[Any]
     run: Probe[Any]
     leaves_one_out: bool
+    predicts: Literal["classes", "numbers", "both"]
+    position_form: Callable[[Any], PositionForm | None]
 
 
 _ENTRIES: dict[str, ProbeEntry] = {}
 
 
+def no_positions(settings: object) -> PositionForm | None:
+    """The form of a probe that never looks at positions."""
+    return None
+
+
 def register_probe(
-    name: str, *, summary: str, settings: type[S], leaves_one_out: bool = False
+    name: str,
+    *,
+    summary: str,
+    settings: type[S],
+    leaves_one_out: bool = False,
+    predicts: Literal["classes", "numbers", "both"] = "classes",
+    position_form: Callable[[S], PositionForm | None] = no_positions,
 ) -> Callable[[Probe[S]], Probe[S]]:
     """Register a probe under ``name``; a name can be taken once."""
 
@@ -99,7 +116,13 @@ def register_probe(
         if name in _ENTRIES:
             raise ValueError(f"probe {name!r} is registered already")
         _ENTRIES[name] = ProbeEntry(
-            name=name, summary=summary, settings=settings, run=run, leaves_one_out=leaves_one_out
+            name=name,
+            summary=summary,
+            settings=settings,
+            run=run,
+            leaves_one_out=leaves_one_out,
+            predicts=predicts,
+            position_form=position_form,
         )
         return run
 

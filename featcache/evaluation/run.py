@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featcache.data import subsets
 from featcache.errors import ConfigError, ManifestError, unknown_name
 from featcache.evaluation.data import UNLABELLED, Coverage, ProbeData
-from featcache.evaluation.metrics import Metric, accuracies, rank_of_truth
+from featcache.evaluation.metrics import Metric, accuracies, mean_error, rank_of_truth
 from featcache.evaluation.probe import Prediction, ProbeEntry, Task, find_probe
 from featcache.evaluation.settings import IntervalSettings
 from featcache.evaluation.splits import fold_numbers
@@ -31,7 +32,7 @@ class SplitResult:
     """Numbers of one split.
 
     Attributes:
-        metrics: ``top1``, ``topN`` (N in the name) and ``mean_class``.
+        metrics: ``top1``, ``topN`` (N in the name) and ``mean_class``; for numbers ``mse``, lower being better.
         coverage: Of the split's videos.
         num_videos: Videos that were scored.
         num_unseen: Of these, videos whose class no training video has; counted as wrong.
@@ -53,7 +54,7 @@ class ProbeResult:
         feature: Name of the array.
         label: Name of the label column.
         protocol: How training and test videos were told apart.
-        num_classes: Classes of the training videos.
+        num_classes: Classes of the training videos; 0 where numbers are predicted.
         train: Coverage of the training videos.
         splits: Results by test split; ``all`` where the store has no splits.
         settings: Settings of the probe, complete.
@@ -120,6 +121,7 @@ def run_probe(
     test_splits: Sequence[str] | None = None,
     device: str = "cpu",
     intervals: IntervalSettings | None = None,
+    low_shot: float | None = None,
 ) -> ProbeResult:
     """Train a probe on one split and report every other.
 
@@ -134,24 +136,31 @@ def run_probe(
         test_splits: Splits to report; ``None`` for every other split.
         device: Where to compute, e.g. ``cpu`` or ``cuda``.
         intervals: How intervals are drawn; ``None`` for the defaults.
+        low_shot: Learn from the first ``max(1, floor(low_shot * n))`` of each class's n training videos, in the order
+            of the list (SCALE's 10 % protocol: 0.1); ``None``: from all.
 
     Raises:
         UnknownNameError: No such probe or split.
         ManifestError: Nothing to learn from or nothing to score.
-        ConfigError: Settings of another probe.
+        ConfigError: Settings of another probe, a probe that cannot predict what the labels are, or one that looks at
+            positions where the data have none.
     """
     started = time.perf_counter()
     entry = find_probe(name)
     chosen = entry.settings() if settings is None else settings
     if not isinstance(chosen, entry.settings):
         raise ConfigError(f"probe {name!r} takes {entry.settings.__name__}, not {type(chosen).__name__}")
+    _check_fit(entry, data, chosen)
     intervals = intervals or IntervalSettings()
-    plan = _plan(data, train_split, test_splits)
-    num_classes = len(np.unique(data.labels[plan.train]))
+    plan = _plan(data, train_split, test_splits, low_shot)
+    num_classes = 0 if data.targets is not None else len(np.unique(data.labels[plan.train]))
     outcome = _predict(entry, data, chosen, plan, device)
     place = {split: np.searchsorted(outcome.videos, videos) for split, videos in plan.splits.items()}
 
     def measure(scores: npt.NDArray[np.floating], split: str) -> Mapping[str, Metric]:
+        if data.targets is not None:
+            errors = np.square(scores[:, place[split], 0] - data.targets[plan.splits[split]])
+            return {"mse": mean_error(errors, intervals=intervals)}
         labels = data.labels[plan.splits[split]]
         ranks = rank_of_truth(scores[:, place[split]], labels)
         return accuracies(ranks, labels, num_classes=num_classes, intervals=intervals)
@@ -173,7 +182,7 @@ def run_probe(
         store=data.store,
         feature=data.feature,
         label=data.label,
-        protocol=_of_splits(data, train_split) if plan.has_splits else outcome.protocol,
+        protocol=_of_splits(data, train_split, low_shot) if plan.has_splits else outcome.protocol,
         num_classes=num_classes,
         train=plan.train_coverage,
         splits=splits,
@@ -189,12 +198,33 @@ def run_probe(
     )
 
 
-def _of_splits(data: ProbeData, train_split: str) -> str:
+def _check_fit(entry: ProbeEntry, data: ProbeData, settings: Any) -> None:
+    """Whether a probe can do what is asked of it with these data."""
+    if data.targets is not None and entry.predicts == "classes":
+        raise ConfigError(
+            f"probe {entry.name!r} tells classes apart, and column {data.label!r} was read as numbers; leave numbers "
+            "out, or use the probe ridge"
+        )
+    if data.targets is None and entry.predicts == "numbers":
+        raise ConfigError(
+            f"probe {entry.name!r} predicts numbers, and column {data.label!r} was read as classes; add --numbers, or "
+            "use the probe linear"
+        )
+    form = entry.position_form(settings)
+    if form is not None and form not in data.positions:
+        raise ConfigError(
+            f"probe {entry.name!r} looks at where clips lie in their videos, and {data.store} came without positions; "
+            f"read it by read_data(..., positions={form!r})"
+        )
+
+
+def _of_splits(data: ProbeData, train_split: str, low_shot: float | None) -> str:
     where = f" of column {data.split_column!r}" if data.split_column else ""
-    return f"trained on split {train_split!r}{where}"
+    share = "" if low_shot is None else f"the first {100 * low_shot:g} % of each class of "
+    return f"trained on {share}split {train_split!r}{where}"
 
 
-def _plan(data: ProbeData, train_split: str, test_splits: Sequence[str] | None) -> _Plan:
+def _plan(data: ProbeData, train_split: str, test_splits: Sequence[str] | None, low_shot: float | None) -> _Plan:
     is_labelled = data.labels != UNLABELLED
     if not is_labelled.any():
         raise ManifestError(
@@ -227,12 +257,20 @@ def _plan(data: ProbeData, train_split: str, test_splits: Sequence[str] | None) 
     else:
         if train_split != "train" or test_splits:
             raise ManifestError(f"{data.store} has no splits to choose from; leave the options for splits out")
+        if low_shot is not None:
+            raise ManifestError(
+                f"{data.store} has no splits, and low_shot keeps a part of the training split; give the videos splits"
+            )
         train = np.flatnonzero(is_labelled)
         splits = {"all": train}
         coverage = {"all": data.coverage[""]}
         train_coverage = data.coverage[""]
+    if low_shot is not None:
+        kept = subsets.low_shot([str(label) for label in data.labels[train]], fraction=low_shot, order="first")
+        notes.append(f"{len(kept)} of {len(train)} training videos are used: low_shot {low_shot:g}")
+        train = train[kept]
     classes = np.unique(data.labels[train])
-    if len(classes) < 2:
+    if data.targets is None and len(classes) < 2:
         raise ManifestError(
             f"all {len(train)} training videos of {data.store} have the label {data.classes[classes[0]]!r} in column "
             f"{data.label!r}; a probe needs at least two classes, so add videos or choose another column"
@@ -279,7 +317,7 @@ def _predict(entry: ProbeEntry, data: ProbeData, settings: Any, plan: _Plan, dev
     for fold in range(num_folds):
         train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         is_trained[test] = np.isin(labels[test], labels[train])
-        if len(classes := np.unique(labels[train])) > 1:
+        if len(classes := np.unique(labels[train])) > 1 or data.targets is not None:
             task = Task(data=data, train=videos[train], test=videos[test], device=device)
             prediction = entry.run(task, settings)
         else:  # a probe of one class can only say that class

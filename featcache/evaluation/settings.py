@@ -2,10 +2,14 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from featcache.errors import ConfigError
+
+if TYPE_CHECKING:
+    from featcache.evaluation.clip_settings import ClipTraining
 
 Optimizer = Literal["sgd", "adamw"]
 
@@ -45,7 +49,10 @@ class KnnSettings:
         temperature: A neighbour of cosine s votes with weight exp(s / temperature).
         views: ``mean``: one vector a video, the mean of its rows. ``vote``: every row searches among all training
             rows, and the class shares of a video's rows are averaged.
-        center: Subtract from each split its own mean vector before normalising, as SCALE does.
+        center: Subtract from each split its own mean vector before normalising, as SCALE does; ``None``: with a model.
+        model: Folder of a run of ``featcache train scale``: each row stands beside the summary of its video, [x; CLS]
+            (SCALE_kNN). ``None``: rows as they are.
+        model_seeds: Seeds of that run; each gives a score of its own. A run of one seed serves for any.
         backend: ``torch``: exact search by chunked matrix products. ``faiss``: ``IndexFlatIP``, exact too, on CPU.
     """
 
@@ -54,15 +61,24 @@ class KnnSettings:
     ks: tuple[int, ...] = (20, 1, 5, 10)
     temperature: float = 0.07
     views: Literal["mean", "vote"] = "mean"
-    center: bool = False
+    center: bool | None = None
     backend: Literal["torch", "faiss"] = "torch"
+    model: str | None = None
+    model_seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
         if not self.ks or min(self.ks) < 1 or len(set(self.ks)) < len(self.ks):
             raise ConfigError(f"ks is {self.ks}; give one or more different numbers of neighbours, e.g. 20")
+        if not self.model_seeds or len(set(self.model_seeds)) < len(self.model_seeds):
+            raise ConfigError(f"model_seeds is {self.model_seeds}; give one or more different seeds")
         # exp(s / temperature) is taken in float64, which overflows below about 0.0015.
         if not (math.isfinite(self.temperature) and self.temperature >= 0.002):
             raise ConfigError(f"temperature is {self.temperature}; it must be at least 0.002, 0.07 is usual")
+
+    @property
+    def is_centred(self) -> bool:
+        """Whether each split's own mean is subtracted."""
+        return self.model is not None if self.center is None else self.center
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +96,38 @@ class Head:
     lr: float
     weight_decay: float
     batch_norm: bool
+
+
+def check_grid(settings: "LinearSettings | ClipTraining", *, several: Sequence[str]) -> None:
+    """Check what all trained probes have in common.
+
+    Args:
+        settings: Of a probe.
+        several: Names of the fields that hold one or more different values.
+
+    Raises:
+        ConfigError: A value is out of its range; names the field.
+    """
+    for name in several:
+        values = getattr(settings, name)
+        if not values or len(set(values)) < len(values):
+            raise ConfigError(f"{name} is {values}; give one or more different values")
+    for name, known in (("optimizers", ("sgd", "adamw")), ("schedule", ("cosine", "constant"))):
+        given = getattr(settings, name)
+        if set((given,) if isinstance(given, str) else given) - set(known):
+            raise ConfigError(f"{name} is {given!r}; choose from {', '.join(known)}")
+    if not all(math.isfinite(lr) and lr > 0 for lr in settings.lrs):
+        raise ConfigError(f"lrs is {settings.lrs}; learning rates must be positive")
+    if not all(math.isfinite(decay) and decay >= 0 for decay in settings.weight_decays):
+        raise ConfigError(f"weight_decays is {settings.weight_decays}; weight decays must not be negative")
+    if settings.epochs < 1:
+        raise ConfigError(f"epochs is {settings.epochs}; it must be at least 1")
+    if not 0 <= settings.momentum < 1:
+        raise ConfigError(f"momentum is {settings.momentum}; it must be in [0, 1)")
+    if not 0 <= settings.warmup_fraction < 1:
+        raise ConfigError(f"warmup_fraction is {settings.warmup_fraction}; it must be in [0, 1)")
+    if not 0 < settings.validation_fraction < 1:
+        raise ConfigError(f"validation_fraction is {settings.validation_fraction}; it must be between 0 and 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,28 +164,9 @@ class LinearSettings:
     validation_fraction: float = 0.2
 
     def __post_init__(self) -> None:
-        for name in ("lrs", "weight_decays", "optimizers", "batch_norms", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise ConfigError(f"{name} is {values}; give one or more different values")
-        for name, known in (("optimizers", ("sgd", "adamw")), ("schedule", ("cosine", "constant"))):
-            given = getattr(self, name)
-            if set((given,) if isinstance(given, str) else given) - set(known):
-                raise ConfigError(f"{name} is {given!r}; choose from {', '.join(known)}")
-        if not all(math.isfinite(lr) and lr > 0 for lr in self.lrs):
-            raise ConfigError(f"lrs is {self.lrs}; learning rates must be positive")
-        if not all(math.isfinite(decay) and decay >= 0 for decay in self.weight_decays):
-            raise ConfigError(f"weight_decays is {self.weight_decays}; weight decays must not be negative")
-        if self.epochs < 1:
-            raise ConfigError(f"epochs is {self.epochs}; it must be at least 1")
+        check_grid(self, several=("lrs", "weight_decays", "optimizers", "batch_norms", "seeds"))
         if self.batch_size < 4:
             raise ConfigError(f"batch_size is {self.batch_size}; BatchNorm needs at least 4")
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"momentum is {self.momentum}; it must be in [0, 1)")
-        if not 0 <= self.warmup_fraction < 1:
-            raise ConfigError(f"warmup_fraction is {self.warmup_fraction}; it must be in [0, 1)")
-        if not 0 < self.validation_fraction < 1:
-            raise ConfigError(f"validation_fraction is {self.validation_fraction}; it must be between 0 and 1")
 
     @property
     def heads(self) -> tuple[Head, ...]:

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from featcache.data.positions import PositionForm
 from featcache.errors import ManifestError, StoreError, unknown_name
 from featcache.evaluation.data import ProbeData, make_data
+from featcache.methods.clip_sets import store_positions
 from featcache.store.features import Features
 from featcache.store.reader import Store, open_store
 
@@ -15,7 +17,13 @@ BYTES_AT_ONCE = 64 << 20
 
 
 def read_data(
-    store: Store | Path | str, *, feature: str | None = None, label: str = "label", split_column: str | None = None
+    store: Store | Path | str,
+    *,
+    feature: str | None = None,
+    label: str = "label",
+    split_column: str | None = None,
+    positions: PositionForm | None = None,
+    numbers: bool = False,
 ) -> ProbeData:
     """Read a feature and a label column of a store into memory.
 
@@ -25,10 +33,13 @@ def read_data(
         label: Label column.
         split_column: Label column that holds the split of each video, e.g. ``split2``. ``None`` is ``split_<label>``
             where the store has it (tasks of one data set with different splits), else the store's own split.
+        positions: Form of the positions to read beside the rows, for probes that look at them; ``None``: none.
+        numbers: The labels are numbers to predict, not classes.
 
     Raises:
+        ConfigError: ``positions``, and rows whose place in their video is not known.
         UnknownNameError: No such feature or label column; names the closest.
-        ManifestError: The store has no labels at all.
+        ManifestError: The store has no labels at all, or labels that are no numbers where these are asked for.
         StoreError: Shards are still to be extracted, or every video failed.
     """
     store = store if isinstance(store, Store) else open_store(store)
@@ -52,6 +63,7 @@ def read_data(
             )
         videos = [store.videos[video_id] for video_id in features.video_ids]
         failures = store.coverage(features.name).failures
+        rows = np.arange(features.num_rows)
         return make_data(
             read_vectors(features),
             row_video=features.video_index.astype(np.int64),
@@ -63,6 +75,8 @@ def read_data(
             feature=features.name,
             label=label,
             split_column=split_column,
+            positions={positions: store_positions(store, features, rows, form=positions)} if positions else None,
+            numbers=numbers,
         )
 
 

@@ -93,7 +93,7 @@ def open_clip_sets(
     start, stop = features.video_start[videos], features.video_start[videos + 1]
     video_start = np.concatenate([[0], np.cumsum(stop - start)]).astype(np.int64)
     rows = np.repeat(start - video_start[:-1], stop - start) + np.arange(video_start[-1])
-    positions = _positions(store, features, rows, form=form)
+    positions = store_positions(store, features, rows, form=form)
     values = _load(features, rows, where=str(store.path))
     ids = tuple(features.video_ids[video] for video in videos)
     content = [recipe_hash(features.recipe), recipe_hash(store.sampling), form]
@@ -173,9 +173,14 @@ def _videos(
     return np.flatnonzero(is_mine).astype(np.int64)
 
 
-def _positions(
+def store_positions(
     store: Store, features: Features, rows: npt.NDArray[np.int64], *, form: PositionForm
 ) -> npt.NDArray[np.float32]:
+    """Positions of rows of a store, float32 [n, 6] or [n, 7]; see :func:`featcache.data.positions.set_positions`.
+
+    Raises:
+        ConfigError: A row whose place in its video is not known.
+    """
     records = [store.videos[video_id] for video_id in features.video_ids]
     extents = VideoExtents(
         height=np.array([record.height for record in records], np.float64),

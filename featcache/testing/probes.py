@@ -9,17 +9,34 @@ own probe runs them all with::
 """
 
 import dataclasses
+import functools
 import json
+import tempfile
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pydantic import TypeAdapter, ValidationError
 
 from featcache.errors import ManifestError
+from featcache.evaluation.clip_settings import (
+    ClipTraining,
+    MlpSettings,
+    ScaleFtSettings,
+    ScaleLinearSettings,
+    TransformerSettings,
+)
 from featcache.evaluation.data import ProbeData, make_data
 from featcache.evaluation.probe import Task, find_probe
 from featcache.evaluation.run import run_probe
+from featcache.methods.clip_set_settings import ClipSetSettings
+from featcache.methods.clip_sets import ClipSets
+from featcache.methods.scale.run import pretrain_scale
+from featcache.methods.scale.settings import ScaleHeadSettings, ScaleSettings
+from featcache.networks.set_predictor_settings import SetPredictorSettings
+from featcache.training.settings import TrainingSettings
 
 NUM_CLASSES = 4
 NUM_CHANNELS = 8
@@ -32,7 +49,7 @@ def separable_data(*, splits: bool = True, spread: float = 0.05, seed: int = 0) 
     owner = np.repeat(np.arange(56), rng.integers(2, 5, size=56))
     corners = np.eye(NUM_CLASSES, NUM_CHANNELS)
     names = ["train"] * 24 + ["test_seen"] * 16 + ["test_unseen"] * 16
-    return make_data(
+    return _placed_data(
         corners[labels][owner] + spread * rng.normal(size=(len(owner), NUM_CHANNELS)),
         row_video=owner,
         videos=[f"video{index}" for index in range(56)],
@@ -41,11 +58,77 @@ def separable_data(*, splits: bool = True, spread: float = 0.05, seed: int = 0) 
     )
 
 
+def _placed_data(
+    features: npt.NDArray[np.floating],
+    *,
+    row_video: npt.NDArray[np.int64],
+    videos: Sequence[str],
+    labels: Sequence[str],
+    splits: Sequence[str] | None,
+) -> ProbeData:
+    """Rows that lie somewhere in their videos, wherever the labels and features are."""
+    rng = np.random.default_rng(7)
+    corners = np.sort(rng.random((len(features), 2, 3)), axis=1).astype(np.float32)  # (y, x, t), low then high
+    (y0, x0, t0), (y1, x1, t1) = corners[:, 0].T, corners[:, 1].T
+    box = np.stack([y0, x0, y1, x1, t0, t1], axis=1)
+    return make_data(
+        features,
+        row_video=row_video,
+        videos=videos,
+        labels=labels,
+        splits=splits,
+        positions={"box6": box, "code7": np.stack([np.zeros_like(y0), y0, x0, t0, y1, x1, t1], axis=1)},
+    )
+
+
+def small_settings(name: str) -> Any:
+    """Settings of a probe for small data: its defaults, or less to train where the defaults would take minutes."""
+    training = ClipTraining(lrs=(1e-2,), batch_sizes=(256,), seeds=(0,), epochs=30)
+    predictor = SetPredictorSettings(width=32, depth=1, position_hidden=16, dropout=0.0)
+    small: dict[str, Callable[[], Any]] = {
+        "mlp": lambda: MlpSettings(hidden=(32, 16), training=dataclasses.replace(training, lrs=(1e-4, 1e-2))),
+        "transformer": lambda: TransformerSettings(predictor=predictor, training=training),
+        "scale-linear": lambda: ScaleLinearSettings(
+            model=tiny_model(), training=dataclasses.replace(training, lrs=(0.1,), batch_norms=(False, True))
+        ),
+        "scale-ft": lambda: ScaleFtSettings(model=tiny_model(), training=training),
+    }
+    return small[name]() if name in small else find_probe(name).settings()
+
+
+@functools.cache
+def _tiny_model() -> tempfile.TemporaryDirectory[str]:
+    data = separable_data()
+    sets = ClipSets(
+        features=torch.from_numpy(data.features),
+        positions=torch.from_numpy(data.positions["box6"]),
+        video_start=np.searchsorted(data.row_video, np.arange(len(data.videos) + 1)).astype(np.int64),
+        video_ids=data.videos,
+        identity="separable",
+    )
+    folder = tempfile.TemporaryDirectory(prefix="featcache-model-")
+    settings = ScaleSettings(
+        sets=ClipSetSettings(store="separable"),
+        clips_per_set=1,
+        predictor=SetPredictorSettings(width=32, depth=1, position_hidden=16),
+        heads=ScaleHeadSettings(width=16, target_hidden=32, hidden=32),
+        training=TrainingSettings(epochs=2, batch_size=16, threads=1, tensorboard=False),
+        out=folder.name,
+    )
+    pretrain_scale(settings, sets=sets)
+    return folder
+
+
+def tiny_model() -> str:
+    """Folder of a set predictor for data of :data:`NUM_CHANNELS` channels; it is gone when the process ends."""
+    return _tiny_model().name
+
+
 def random_data(*, splits: bool, seed: int = 0) -> ProbeData:
     """600 videos of two rows whose labels have nothing to do with their features; 200 train where there are splits."""
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(600, NUM_CHANNELS))  # rows of one video are alike, so that a leak would pay
-    return make_data(
+    return _placed_data(
         np.repeat(centres, 2, axis=0) + 0.01 * rng.normal(size=(1200, NUM_CHANNELS)),
         row_video=np.repeat(np.arange(600), 2),
         videos=[f"video{index}" for index in range(600)],
@@ -61,6 +144,7 @@ def relabel(data: ProbeData, labels: Sequence[str | None], *, failed: dict[str, 
         row_video=data.row_video,
         videos=data.videos,
         labels=labels,
+        positions=data.positions,
         splits=data.splits if any(data.splits) else None,
         failed=failed,
     )
@@ -74,7 +158,7 @@ def names_of(data: ProbeData) -> list[str | None]:
 def separable_classes_are_told_apart(name: str) -> None:
     """Every split scores 1."""
     for data in (separable_data(), separable_data(splits=False)):
-        result = run_probe(name, data)
+        result = run_probe(name, data, small_settings(name))
         assert set(result.splits) == ({"test_seen", "test_unseen"} if any(data.splits) else {"all"})
         for split, numbers in result.splits.items():
             for metric, found in numbers.metrics.items():
@@ -84,7 +168,7 @@ def separable_classes_are_told_apart(name: str) -> None:
 def random_labels_give_chance(name: str) -> None:
     """Accuracy on labels without meaning is chance, with splits and without; a leak would be far above."""
     for data in (random_data(splits=True), random_data(splits=False)):
-        for split, numbers in run_probe(name, data).splits.items():
+        for split, numbers in run_probe(name, data, small_settings(name)).splits.items():
             chance = 1 / NUM_CLASSES
             deviation = (chance * (1 - chance) / numbers.num_videos) ** 0.5
             found = numbers.metrics["top1"].value
@@ -123,7 +207,7 @@ def untaught_classes_count_as_wrong(name: str) -> None:
         "new" if split == "test_seen" and label == "class0" else label
         for split, label in zip(data.splits, names_of(data), strict=True)
     ]
-    result = run_probe(name, relabel(data, odd))
+    result = run_probe(name, relabel(data, odd), small_settings(name))
     numbers = result.splits["test_seen"]
     assert (numbers.num_videos, numbers.num_unseen) == (16, 4), f"{name}: {numbers}"
     assert numbers.metrics["top1"].value == 0.75, f"{name}: {numbers.metrics}"
@@ -133,7 +217,8 @@ def untaught_classes_count_as_wrong(name: str) -> None:
 def results_repeat(name: str) -> None:
     """Two runs give the same result, time aside."""
     data = separable_data(spread=1.0)
-    one, other = (dataclasses.replace(run_probe(name, data), seconds=0.0).to_json() for _ in range(2))
+    settings = small_settings(name)
+    one, other = (dataclasses.replace(run_probe(name, data, settings), seconds=0.0).to_json() for _ in range(2))
     assert one == other, f"{name} gives another result the second time"
 
 
@@ -143,13 +228,14 @@ def row_order_hardly_matters(name: str) -> None:
     order = np.random.default_rng(1).permutation(len(data.features))
     shuffled = make_data(
         data.features[order],
+        positions={form: table[order] for form, table in data.positions.items()},
         row_video=data.row_video[order],
         videos=data.videos,
         labels=names_of(data),
         splits=data.splits,
     )
-    for split, numbers in run_probe(name, data).splits.items():
-        found = run_probe(name, shuffled).splits[split].metrics["top1"].value
+    for split, numbers in run_probe(name, data, small_settings(name)).splits.items():
+        found = run_probe(name, shuffled, small_settings(name)).splits[split].metrics["top1"].value
         expected = numbers.metrics["top1"].value
         assert abs(found - expected) <= 2 / numbers.num_videos, f"{name}: {found} against {expected} on {split}"
 
@@ -160,7 +246,7 @@ def coverage_is_carried(name: str) -> None:
     labels = names_of(data)
     labels[-1] = None
     failed = {"train": 2, "test_unseen": 3}
-    result = run_probe(name, relabel(data, labels, failed=failed))
+    result = run_probe(name, relabel(data, labels, failed=failed), small_settings(name))
     found = result.splits["test_unseen"]
     assert dataclasses.astuple(found.coverage) == (16, 3, 19, 1), f"{name}: {found.coverage}"
     assert found.num_videos == 15, f"{name}: {found.num_videos} videos scored"
@@ -172,7 +258,7 @@ def one_class_is_refused(name: str) -> None:
     data = separable_data()
     message = ""
     try:
-        run_probe(name, relabel(data, ["only"] * len(data.videos)))
+        run_probe(name, relabel(data, ["only"] * len(data.videos)), small_settings(name))
     except ManifestError as error:
         message = str(error)
     assert "'only'" in message, f"{name} accepts training videos of one class, or does not name it: {message!r}"
@@ -181,14 +267,14 @@ def one_class_is_refused(name: str) -> None:
 def one_video_a_class_is_enough(name: str) -> None:
     """The smallest training set: one video of one row a class."""
     corners = np.eye(NUM_CLASSES, NUM_CHANNELS)
-    data = make_data(
+    data = _placed_data(
         np.concatenate([corners, corners + 0.01]),
-        row_video=range(2 * NUM_CLASSES),
+        row_video=np.arange(2 * NUM_CLASSES),
         videos=[str(index) for index in range(2 * NUM_CLASSES)],
         labels=[f"class{index % NUM_CLASSES}" for index in range(2 * NUM_CLASSES)],
         splits=["train"] * NUM_CLASSES + ["test"] * NUM_CLASSES,
     )
-    found = run_probe(name, data).splits["test"].metrics["top1"].value
+    found = run_probe(name, data, small_settings(name)).splits["test"].metrics["top1"].value
     assert found == 1, f"{name}: {found} with one video a class"
 
 
@@ -210,7 +296,7 @@ def _scores(name: str, data: ProbeData) -> npt.NDArray[np.floating]:
     train = np.flatnonzero((splits == "train") & (data.labels >= 0))
     task = Task(data=data, train=train, test=np.flatnonzero(splits != "train"), device="cpu")
     entry = find_probe(name)
-    return entry.run(task, entry.settings()).scores
+    return entry.run(task, small_settings(name)).scores
 
 
 CHECKS: tuple[Callable[[str], None], ...] = (

@@ -29,7 +29,8 @@ def plain_knn(data, train, test, settings, k):
         owner = np.repeat(videos, [len(part) for part in parts])
         table = np.concatenate(parts)
         if settings.center:
-            table = table - table.mean(axis=0)
+            split = np.array(data.splits)[owner]
+            table = np.stack([row - table[split == own].mean(axis=0) for row, own in zip(table, split, strict=True)])
         return table / np.linalg.norm(table, axis=1, keepdims=True), owner
 
     bank, bank_owner = unit(train)

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from featcache.errors import ConfigError
+from featcache.methods.scale.settings import Coordinates
 from featcache.networks.set_predictor import SetPredictor
 from featcache.networks.set_predictor_settings import SetPredictorSettings
 from featcache.training.loop import trained_state
@@ -20,12 +21,14 @@ class SavedPredictor:
         predictor: In evaluation mode.
         settings: Its shape.
         width_in: Channels of a clip.
+        coordinates: What it learned from: ``true`` coordinates, ``shuffled`` or ``zero`` ones.
         identity: Changes whenever its weights could be others.
     """
 
     predictor: SetPredictor
     settings: SetPredictorSettings
     width_in: int
+    coordinates: Coordinates
     identity: str
 
 
@@ -56,6 +59,7 @@ def load_predictor(folder: Path, *, seed: int | None = None, device: torch.devic
         predictor=predictor.to(device).eval(),
         settings=settings,
         width_in=width,
+        coordinates=checkpoint.facts["coordinates"],
         identity=f"{checkpoint.identity}-{checkpoint.step}",
     )
 

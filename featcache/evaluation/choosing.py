@@ -1,0 +1,92 @@
+"""The choice from a grid of settings: by held-out training videos, never by test videos."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.evaluation.clip_settings import Candidate
+from featcache.evaluation.settings import Head
+from featcache.evaluation.splits import hold_out
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """How one setting did on the held-out videos.
+
+    Attributes:
+        top1: Accuracy over videos and seeds; 0 where numbers are predicted.
+        loss: Mean cross-entropy, or mean squared error; infinite where it is not a number.
+        diverged: Whether a seed's training loss was not finite at the end.
+    """
+
+    top1: float
+    loss: float
+    diverged: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The chosen setting.
+
+    Attributes:
+        index: Its position in the grid.
+        table: The grid with its validation numbers.
+        notes: Sentences about what was done otherwise than asked.
+    """
+
+    index: int
+    table: tuple[Mapping[str, Any], ...]
+    notes: tuple[str, ...] = ()
+
+
+def choose(
+    grid: Sequence[Head] | Sequence[Candidate],
+    labels: npt.NDArray[np.int64],
+    *,
+    fraction: float,
+    fallback: int,
+    evaluate: Callable[[Mask, Mask], Sequence[Trial]],
+) -> Choice:
+    """The setting of the highest validation accuracy, of equals that of the lower validation loss.
+
+    Args:
+        grid: Settings; one alone is taken untried.
+        labels: int64 [A], classes of the training videos.
+        fraction: Share of each class's videos to hold out.
+        fallback: Position to take where no class has two videos, so that none can be held out.
+        evaluate: Trains every setting on the videos of the first mask, bool [A], and scores it on those of the second.
+    """
+    rows = [dataclasses.asdict(setting) for setting in grid]
+    if len(grid) == 1:
+        return Choice(index=0, table=({**rows[0], "chosen": True},))
+    held = hold_out(labels, fraction=fraction, seed=0)
+    if not held.any():
+        return Choice(
+            index=fallback,
+            table=tuple({**row, "chosen": place == fallback} for place, row in enumerate(rows)),
+            notes=(
+                "no class has two training videos, so none could be held out to choose a head; the first optimiser, "
+                f"BatchNorm and weight decay of the grid with its middle learning rate, {grid[fallback].lr:g}, is used",
+            ),
+        )
+    trials = evaluate(~held, held)
+    chosen = max(range(len(grid)), key=lambda place: (trials[place].top1, -trials[place].loss))
+    return Choice(
+        index=chosen,
+        table=tuple(
+            {
+                **row,
+                "chosen": place == chosen,
+                "validation_top1": trial.top1,
+                "validation_loss": trial.loss if np.isfinite(trial.loss) else None,
+                "diverged": trial.diverged,
+            }
+            for place, (row, trial) in enumerate(zip(rows, trials, strict=True))
+        ),
+    )
