@@ -1,0 +1,91 @@
+"""What the benchmarks of SCALE count and decide, against torch's own counter and by hand."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Modules of the folder of scripts, by name."""
+    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
+    return importlib.import_module
+
+
+def test_products_are_those_that_a_step_does(benchmark):
+    products, steps = benchmark("matrix_products"), benchmark("scale_steps")
+    settings = steps.scale_settings(batch=3, threads=1)
+    objective = steps.scale_objective(steps.made_up_sets(5, width=40), settings, device="cpu")
+    (part,) = objective.parts(0, 0)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        objective.loss(part).total.backward()
+    num_masked, num_clips, space = len(part.masked_at), 48, settings.heads.width
+    counted = counter.get_total_flops() + 2 * space * (num_masked * num_clips + 2 * 3 * 3)  # addmm_ is unknown to it
+    assert num_masked
+    assert products.operations(products.step_products(settings, width_in=40, num_masked=num_masked)) == counted
+
+
+def test_a_product_is_timed_at_its_own_shape_and_layout(benchmark):
+    products = benchmark("matrix_products")
+    for form, strides in (("nn", (4, 1)), ("nt", (1, 4)), ("tn", (4, 1))):
+        product = products.Product(form=form, rows=3, inner=4 if form == "nt" else 5, columns=4, count=2)
+        left, right, result = products.factors(product, dtype=torch.float32, device="cpu")
+        assert torch.matmul(left, right).shape == result.shape == (2, 3, 4)
+        assert right.stride()[1:] == strides
+        assert left.stride()[1:] == ((1, 3) if form == "tn" else (product.inner, 1))
+        assert products.seconds_of([product, product], dtype=torch.float32, device="cpu", repeats=1) > 0
+
+
+def test_cells_that_are_too_much_are_left_out(benchmark):
+    too_much = benchmark("scale_table1").too_much
+    cell = {"seconds": 10.0, "peak_bytes": 3e9, "base_bytes": 1e9}
+    assert too_much(None, 8, budget=1, memory=1) is None
+    assert too_much((2, cell), 8, budget=80, memory=8e9) is None
+    assert too_much((2, cell), 8, budget=79, memory=8e9) == "left out: about 40 s a step"
+    assert too_much((2, cell), 8, budget=80, memory=7.9e9) == "left out: about 8 GB"
+
+
+def test_a_cell_out_of_memory_is_a_text(benchmark, capsys):
+    cells = benchmark("cells")
+
+    def work():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    cells.answer(work)
+    assert '"problem": "out of memory"' in capsys.readouterr().out
+    with pytest.raises(RuntimeError, match="shape"):
+        cells.answer(lambda: torch.zeros(2).view(3))
+
+
+def test_the_kernels_kill_is_a_cell_too(benchmark, tmp_path):
+    cells = benchmark("cells")
+    script = tmp_path / "cell.py"
+    script.write_text("import os, sys\nprint('{\"seconds\": 1}') if sys.argv[1] == 'ok' else os.kill(os.getpid(), 9)\n")
+    assert cells.measure(str(script), ["ok"]) == {"seconds": 1}
+    assert cells.measure(str(script), ["die"]) == {"problem": "out of memory"}
+
+
+def test_steps_are_counted_within_the_budget(benchmark):
+    cells = benchmark("cells")
+    done = []
+    assert cells.seconds_a_step(lambda: done.append(0), budget_seconds=-1.0, device="cpu") >= 0
+    assert len(done) == 1  # a first step beyond the budget is the only one
+    cells.seconds_a_step(lambda: done.append(0), budget_seconds=1.0, device="cpu")
+    assert len(done) == 3 + cells.MAX_STEPS
+
+
+def test_the_sparse_and_the_dense_form_differ_in_tokens_alone(benchmark):
+    pixels = benchmark("pixel_methods")
+    with torch.device("meta"):
+        encoder = pixels.MocoEncoder()
+        views = torch.empty(2, 3, pixels.NUM_FRAMES, pixels.SIZE, pixels.SIZE)
+        kept = torch.zeros(2, 157, dtype=torch.int64)
+        assert encoder(views, None).shape == encoder(views, kept).shape == (2, pixels.MOCO_OUT)
+    assert sum(parameter.numel() for parameter in encoder.blocks.parameters()) == 12 * 7_087_872
