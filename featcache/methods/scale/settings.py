@@ -59,6 +59,8 @@ class ScaleLossSettings(Settings):
         """Check what no single field can."""
         if self.mcm_weight + self.set_weight == 0:
             raise ConfigError("loss.mcm_weight and loss.set_weight are both 0; give one of them a weight")
+        if self.mcm_weight and not self.mask_ratio:
+            raise ConfigError("loss.mask_ratio is 0, and MCM learns from masked clips; raise it, or set mcm_weight=0")
 
 
 class ScaleSettings(Settings):
