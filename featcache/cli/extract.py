@@ -54,7 +54,9 @@ Feature = Annotated[
 Preset = Annotated[
     str | None,
     typer.Option(
-        help=f"The views of a paper, which other flags override: {', '.join(f'`{name}`' for name in PRESETS)}."
+        "--preset",
+        "--sampling",
+        help=f"The views of a paper, which other flags override: {', '.join(f'`{name}`' for name in PRESETS)}.",
     ),
 ]
 LayoutOption = Annotated[

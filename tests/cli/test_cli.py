@@ -124,8 +124,9 @@ def test_print_config_is_the_same_as_the_flags(listing: Path, tmp_path: Path) ->
     assert not (tmp_path / "x").exists()
 
 
-def test_flags_override_a_preset(listing: Path, tmp_path: Path) -> None:
-    options = ("--preset", "advise", "--crops", 2, "--precision", "float32", "--set", "sampling.test.num_crops=1")
+@pytest.mark.parametrize("flag", ["--preset", "--sampling"])
+def test_flags_override_a_preset(listing: Path, tmp_path: Path, flag: str) -> None:
+    options = (flag, "advise", "--crops", 2, "--precision", "float32", "--set", "sampling.test.num_crops=1")
     printed = run("extract", listing, *LITE0, *options, "--out", tmp_path / "x", "--print-config").stdout
     data = yaml.safe_load(printed)
     assert (data["sampling"]["layout"], data["sampling"]["num_crops"]) == ("frames", 2)
