@@ -112,7 +112,7 @@ def too_much(last: tuple[int, dict[str, Any]] | None, batch: int, *, budget: flo
     seconds = cell["seconds"] * batch / done
     needed = (cell["peak_bytes"] - cell["base_bytes"]) * batch / done
     if needed > memory:
-        return f"left out: about {needed / 1e9:.0f} GB"
+        return f"left out: up to {needed / 1e9:.0f} GB"
     return f"left out: about {seconds:.0f} s a step" if 2 * seconds > budget else None
 
 

@@ -49,7 +49,7 @@ def test_cells_that_are_too_much_are_left_out(benchmark):
     assert too_much(None, 8, budget=1, memory=1) is None
     assert too_much((2, cell), 8, budget=80, memory=8e9) is None
     assert too_much((2, cell), 8, budget=79, memory=8e9) == "left out: about 40 s a step"
-    assert too_much((2, cell), 8, budget=80, memory=7.9e9) == "left out: about 8 GB"
+    assert too_much((2, cell), 8, budget=80, memory=7.9e9) == "left out: up to 8 GB"
 
 
 def test_a_cell_out_of_memory_is_a_text(benchmark, capsys):
