@@ -28,6 +28,7 @@ from featcache.methods.advise.plug_settings import TmmEvaluationSettings
 from featcache.methods.advise.settings import AdviseSettings, PretextClipSettings, R3d50Settings, TmmFineTuneSettings
 from featcache.methods.scale.settings import ScaleSettings
 from featcache.networks.tmm_settings import TmmSettings
+from featcache.pipeline_settings import ScalePipelineSettings
 from featcache.report.figure_settings import ActivationFigureSettings, CostFigureSettings
 from featcache.report.settings import PipelineSettings, SweepSettings
 from featcache.testing.motion import MotionSettings
@@ -262,6 +263,7 @@ COMMANDS: Mapping[str, Command] = {
     "figure-activation": Command(settings=ActivationFigureSettings, module="featcache.cli.figure"),
     "figure-cost": Command(settings=CostFigureSettings, module="featcache.cli.figure"),
     "advise": Command(settings=AdvisePipelineSettings, module="featcache.cli.report"),
+    "scale": Command(settings=ScalePipelineSettings, module="featcache.cli.report"),
     "quickstart": Command(settings=QuickstartSettings, module="featcache.cli.pipeline"),
 }
 

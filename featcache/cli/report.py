@@ -11,6 +11,7 @@ from featcache.errors import ConfigError, unknown_name
 if TYPE_CHECKING:
     from featcache.commands import AdvisePipelineSettings
     from featcache.config import Settings
+    from featcache.pipeline_settings import ScalePipelineSettings
     from featcache.report.settings import PipelineSettings, SweepSettings
 
 
@@ -118,4 +119,34 @@ def run_advise(settings: "AdvisePipelineSettings", *, as_json: bool = False) -> 
     )
 
 
-RUNNERS = {"pipeline": run_pipeline, "sweep": run_sweep, "advise": run_advise}
+def run_scale(settings: "ScalePipelineSettings", *, as_json: bool = False) -> None:
+    """Carry out ``pipelines/scale.py`` and print its table."""
+    from featcache.cli.extract import draw_progress
+    from featcache.report.tables import Cell, cell_text
+    from featcache.shipped import load_pipeline
+
+    with bars(quiet=as_json) as drawn:
+        result: dict[str, Any] = load_pipeline("scale").run(
+            settings, on_stage=drawn.update, on_progress=lambda progress: draw_progress(drawn, progress)
+        )
+    if as_json:
+        print_json(result)
+        return
+    table = result["table"]
+    print_table(
+        f"{table['title']}, percent [95 % interval]",
+        ("", *table["columns"]),
+        [(row["name"], *(cell_text(Cell(**row[name])) for name in table["columns"])) for row in table["rows"]],
+    )
+    loss = [line["loss"] for line in result["predictor"]["seeds"].values()]
+    print_facts(
+        {
+            "pre-training": f"loss {sum(loss) / len(loss):.3f} in the last epoch",
+            "predictor": result["predictor"]["folder"],
+            "store": result["store"],
+            "time": duration(result["seconds"]),
+        }
+    )
+
+
+RUNNERS = {"pipeline": run_pipeline, "sweep": run_sweep, "advise": run_advise, "scale": run_scale}

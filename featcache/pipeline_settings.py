@@ -1,0 +1,87 @@
+"""Settings of the pipeline ``scale``, without torch."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from featcache.config import Settings
+from featcache.evaluation.clip_settings import (
+    ClipTraining,
+    MlpSettings,
+    ScaleFtSettings,
+    ScaleLinearSettings,
+    TransformerSettings,
+)
+from featcache.evaluation.settings import IntervalSettings, KnnSettings, LinearSettings
+from featcache.extract.settings import FeatureSettings, RuntimeSettings, SamplingSettings
+from featcache.methods.scale.settings import ScaleHeadSettings, ScaleLossSettings
+from featcache.networks.set_predictor_settings import SetPredictorSettings
+from featcache.recipes import PlainViews
+from featcache.testing.motion import MotionSettings
+from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
+
+SMALL_PROBE = ClipTraining(lrs=(3e-4, 1e-3), batch_sizes=(64,), seeds=(0,), epochs=20)
+"""How the probes that train a network are trained on a laptop; SCALE's take three times the epochs."""
+
+
+class ScalePipelineSettings(Settings):
+    """Settings of ``pipelines/scale.py``: SCALE from videos to figures; the defaults make and use a motion set."""
+
+    command: Literal["scale"] = "scale"
+    """The command this file repeats."""
+    out: str = "scale"
+    """Folder for the store, the run and the table."""
+    source: str | None = None
+    """A folder of videos or a listing; null: the motion set, made first and deleted after the extraction."""
+    motion: MotionSettings = MotionSettings(
+        num_frames=32, window=(0.15, 0.25), train_per_picture_motion=3, test_unseen_per_picture_motion=1
+    )
+    """The clips to make where no source is given."""
+    feature: FeatureSettings = FeatureSettings(backbone="timm/tf_efficientnet_lite0", output="mean", input_size=160)
+    """The vectors to store."""
+    sampling: SamplingSettings = SamplingSettings(
+        temporal="random",
+        num_clips=16,
+        num_frames=4,
+        frame_stride=2,
+        spatial="random_resized",
+        scale=(0.3, 0.8),
+        test=PlainViews(temporal="uniform_open", num_clips=5, num_crops=3, crop_fraction=0.75),
+    )
+    """The clips of a video: 16 random ones to train on, 5 x 3 views to test."""
+    runtime: RuntimeSettings = RuntimeSettings()
+    """How the machine is used to extract."""
+    clips_per_set: int = Field(default=8, ge=1)
+    """Clips of each of the two sets of a video."""
+    predictor: SetPredictorSettings = SetPredictorSettings()
+    """The set predictor, and the baseline "Transformer"."""
+    heads: ScaleHeadSettings = ScaleHeadSettings(target_hidden=512, hidden=1024)
+    """The heads of pre-training, a quarter of the published width: they are most of the work."""
+    loss: ScaleLossSettings = ScaleLossSettings()
+    """The losses."""
+    pretraining: TrainingSettings = TrainingSettings(
+        epochs=60,
+        batch_size=64,
+        optimiser=OptimiserSettings(lr=3e-4, weight_decay=1e-4),
+        schedule=ScheduleSettings(warmup_epochs=3.0),
+        tensorboard=False,
+    )
+    """Pre-training without labels."""
+    labels: tuple[str, ...] = Field(default=("picture", "motion"), min_length=1)
+    """Label columns to probe."""
+    knn: KnnSettings = KnnSettings(center=True)
+    """kNN on vectors, and beside the summary of their video (SCALE_kNN)."""
+    linear: LinearSettings = LinearSettings(seeds=(0,))
+    """The linear baseline on vectors."""
+    mlp: MlpSettings = MlpSettings(hidden=(512, 512, 256), training=SMALL_PROBE)
+    """The baseline "MLP"."""
+    scale_linear: ScaleLinearSettings = ScaleLinearSettings(training=SMALL_PROBE)
+    """A linear classifier beside the frozen predictor (SCALE_linear)."""
+    transformer: TransformerSettings = TransformerSettings(training=SMALL_PROBE)
+    """The predictor's shape from random weights (Transformer)."""
+    scale_ft: ScaleFtSettings = ScaleFtSettings(training=SMALL_PROBE)
+    """The pre-trained predictor trained further (SCALE_ft)."""
+    intervals: IntervalSettings = IntervalSettings()
+    """How intervals are drawn."""
+    keep_videos: bool = False
+    """Keep the clips of the motion set."""

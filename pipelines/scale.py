@@ -1,0 +1,161 @@
+"""SCALE from videos to figures: extract clips once, pre-train a set predictor, probe with it and without it.
+
+Run it as ``featcache run configs/scale/motion.yaml``, on videos of one's own with ``--set source=videos/ --set
+labels=[label]``.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from featcache.commands import load
+from featcache.config import to_yaml
+from featcache.errors import ConfigError
+from featcache.evaluation.run import run_probe
+from featcache.evaluation.tables import read_data
+from featcache.extract.encode import resolve_device
+from featcache.extract.progress import OnProgress, ignore
+from featcache.extract.run import extract
+from featcache.extract.settings import ExtractSettings
+from featcache.io import canonical_json, put_replace
+from featcache.methods.clip_set_settings import ClipSetSettings
+from featcache.methods.scale.run import pretrain_scale
+from featcache.methods.scale.settings import ScaleSettings
+from featcache.pipeline_settings import ScalePipelineSettings
+from featcache.report.tables import Cell, Table, write_table
+from featcache.testing.motion import make_motion_set, remove_motion_set
+
+OnStage = Callable[[str, float, float], None]
+
+
+def run(
+    settings: ScalePipelineSettings,
+    *,
+    on_stage: OnStage = lambda stage, done, total: None,
+    on_progress: OnProgress = ignore,
+) -> dict[str, Any]:
+    """The whole way; a second run in the same folder takes up or leaves what is there.
+
+    Args:
+        settings: Everything that can be chosen.
+        on_stage: Called with (stage, done, total).
+        on_progress: Called with the figures of the extraction.
+
+    Returns:
+        JSON-ready results.
+
+    Raises:
+        FeatcacheError: A user's mistake, as one sentence; what was done before stays.
+    """
+    started = time.monotonic()
+    out = Path(settings.out)
+    check_former_run(out, settings)
+    put_replace(out / "config.yaml", to_yaml(settings).encode())
+
+    source = settings.source
+    if source is None:
+        remove_motion_set(out / "videos", settings.motion)  # what a former run left
+        clips = make_motion_set(
+            out / "videos", settings.motion, progress=lambda done, total: on_stage("clips", done, total)
+        )
+        source = str(clips)
+
+    extraction = extract(
+        ExtractSettings(
+            source=source,
+            out=str(out / "store"),
+            features=(settings.feature,),
+            sampling=settings.sampling,
+            runtime=settings.runtime,
+        ),
+        on_scan=lambda done, total: on_stage("scan", done, total),
+        on_progress=on_progress,
+    )
+    if settings.source is None and not settings.keep_videos:  # nothing below reads a video
+        remove_motion_set(out / "videos", settings.motion)
+
+    pretrained = pretrain_scale(
+        ScaleSettings(
+            sets=ClipSetSettings(store=str(out / "store"), feature=extraction.features[0]),
+            clips_per_set=settings.clips_per_set,
+            predictor=settings.predictor,
+            heads=settings.heads,
+            loss=settings.loss,
+            training=settings.pretraining,
+            out=str(out / "predictor"),
+        ),
+        on_progress=lambda seed, progress: on_stage(f"predictor {seed}", progress.epoch, progress.epochs),
+    )
+
+    results: dict[str, dict[str, Any]] = {}
+    probes = probes_of(settings, model=pretrained.folder)
+    for number, (label, name) in enumerate((label, name) for label in settings.labels for name in probes):
+        on_stage("probes", number, len(settings.labels) * len(probes))
+        probe, own = probes[name]
+        data = read_data(
+            out / "store", feature=extraction.features[0], label=label, positions=settings.predictor.position
+        )
+        device = resolve_device(settings.pretraining.device)
+        result = run_probe(probe, data, own, intervals=settings.intervals, device=device)
+        results.setdefault(label, {})[name] = result.to_dict()
+    on_stage("probes", len(settings.labels) * len(probes), len(settings.labels) * len(probes))
+
+    table = probe_table(results)
+    write_table(table, out)
+    summary = {
+        "store": str(out / "store"),
+        "extract": extraction.to_dict(),
+        "predictor": pretrained.to_dict(),
+        "probes": results,
+        "table": table.to_dict(),
+        "seconds": time.monotonic() - started,
+    }
+    put_replace(out / "result.json", canonical_json(summary))
+    return summary
+
+
+def check_former_run(out: Path, settings: ScalePipelineSettings) -> None:
+    """Refuse a folder that holds anything but a run on the same clips: its store could not be continued."""
+    if not (out / "config.yaml").exists():
+        return
+    former = load(out / "config.yaml")
+    if not isinstance(former, ScalePipelineSettings):
+        raise ConfigError(f"{out} holds the results of another command; choose another out")
+    for name in ("source", "motion", "feature", "sampling"):
+        if getattr(former, name) != getattr(settings, name):
+            raise ConfigError(f"{out} holds a run with another {name}; choose another out, or delete it")
+
+
+def probes_of(settings: ScalePipelineSettings, *, model: str) -> dict[str, tuple[str, Any]]:
+    """The paper's probes by its names: registry name and settings; those of SCALE read the predictor of ``model``."""
+    seeds = settings.pretraining.seeds
+    return {
+        "kNN": ("knn", settings.knn),
+        "SCALE_kNN": ("knn", dataclasses.replace(settings.knn, model=model, model_seeds=seeds)),
+        "linear": ("linear", settings.linear),
+        "MLP": ("mlp", settings.mlp),
+        "SCALE_linear": ("scale-linear", dataclasses.replace(settings.scale_linear, model=model)),
+        "Transformer": ("transformer", dataclasses.replace(settings.transformer, predictor=settings.predictor)),
+        "SCALE_ft": ("scale-ft", dataclasses.replace(settings.scale_ft, model=model)),
+    }
+
+
+def probe_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
+    """Top-1 in percent by probe, a column a label and split; splits of which no class was taught are left out."""
+    places = {
+        f"{label}, {split}": (label, split)
+        for label, by_probe in results.items()
+        for result in by_probe.values()
+        for split, numbers in result["splits"].items()
+        if numbers["num_unseen"] < numbers["num_videos"]
+    }
+    names = tuple(dict.fromkeys(name for by_probe in results.values() for name in by_probe))
+
+    def cell(name: str, label: str, split: str) -> Cell:
+        top1 = results[label][name]["splits"][split]["metrics"]["top1"]
+        return Cell(value=100 * top1["value"], low=100 * top1["low"], high=100 * top1["high"])
+
+    rows = tuple((name, None, "", {column: cell(name, *place) for column, place in places.items()}) for name in names)
+    return Table(title="Top-1 by probe", columns=tuple(places), rows=rows)
