@@ -61,17 +61,18 @@ class _Contrast(torch.autograd.Function):
         num_right = queries.new_zeros(())
         with torch.autocast(queries.device.type, enabled=False):
             for begin in range(0, len(queries), rows):
-                query, own = queries[begin : begin + rows], positive[begin : begin + rows, None]
-                logits = (query @ keys.T).mul_(scale)
-                own_logit = logits.gather(1, own)
-                num_right += (own_logit[:, 0] >= logits.amax(dim=1)).sum()
-                log_sum = logits.logsumexp(dim=1, keepdim=True)
-                total += (log_sum - own_logit).sum()
+                query, own = queries[begin : begin + rows], positive[begin : begin + rows]
+                logits = (query * scale) @ keys.T
+                own_logit = logits.gather(1, own[:, None])
+                peak = logits.amax(dim=1, keepdim=True)
+                num_right += (own_logit >= peak).sum()
+                weights = logits.sub_(peak).exp_()  # in the memory of the logits
+                norm = weights.sum(dim=1, keepdim=True)
+                total += (norm.log() + peak - own_logit).sum()
                 if query_grad is not None and key_grad is not None:
-                    share = logits.sub_(log_sum).exp_()  # softmax, in the memory of the logits
-                    share.scatter_add_(1, own, torch.full_like(own_logit, -1.0))
-                    query_grad[begin : begin + rows] = share @ keys
-                    key_grad.addmm_(share.T, query)
+                    # of softmax minus the one that is right; the softmax's divisor goes to the smaller factor
+                    query_grad[begin : begin + rows] = weights @ keys / norm - keys[own]
+                    key_grad.addmm_(weights.T, query / norm).index_add_(0, own, query, alpha=-1.0)
         divisor = max(1, len(queries))
         if query_grad is not None and key_grad is not None:
             ctx.save_for_backward(query_grad.mul_(scale / divisor), key_grad.mul_(scale / divisor))
