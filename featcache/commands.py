@@ -14,7 +14,13 @@ from pydantic import Field
 from featcache.config import Settings, apply_overrides, parse, read_mapping
 from featcache.data.selection import Selection
 from featcache.errors import ConfigError, unknown_name
-from featcache.evaluation.settings import IntervalSettings, KnnSettings, LinearSettings
+from featcache.evaluation.clip_settings import (
+    MlpSettings,
+    ScaleFtSettings,
+    ScaleLinearSettings,
+    TransformerSettings,
+)
+from featcache.evaluation.settings import IntervalSettings, KnnSettings, LinearSettings, RidgeSettings
 from featcache.exchange.settings import ExportSettings, ImportSettings
 from featcache.extract.settings import (
     ExtractSettings,
@@ -65,6 +71,8 @@ class ScanSettings(Settings):
 class ProbeTarget(Settings):
     """What every probe is asked about."""
 
+    command: str
+    """The command this file repeats."""
     store: str
     """The store."""
     feature: str | None = None
@@ -77,10 +85,16 @@ class ProbeTarget(Settings):
     """Split to learn from; a store without splits is probed by leaving videos out."""
     test_splits: tuple[str, ...] | None = None
     """Splits to score; null: all others."""
+    low_shot: float | None = Field(default=None, gt=0, le=1)
+    """Learn from the first of each class's training videos, in list order: 0.1 is SCALE's 10 %; null: from all."""
+    numbers: bool = False
+    """The labels are numbers to predict (regression), not classes."""
     device: str = "cpu"
     """Where to compute."""
     out: str | None = None
     """Folder for the result and this file; null: ``runs/<store>/<probe>-<hash>``."""
+    intervals: IntervalSettings = IntervalSettings()
+    """How intervals are drawn."""
 
 
 class KnnProbeSettings(ProbeTarget):
@@ -90,8 +104,6 @@ class KnnProbeSettings(ProbeTarget):
     """The command this file repeats."""
     knn: KnnSettings = KnnSettings()
     """The probe's own settings."""
-    intervals: IntervalSettings = IntervalSettings()
-    """How intervals are drawn."""
 
 
 class LinearProbeSettings(ProbeTarget):
@@ -101,8 +113,53 @@ class LinearProbeSettings(ProbeTarget):
     """The command this file repeats."""
     linear: LinearSettings = LinearSettings()
     """The probe's own settings."""
-    intervals: IntervalSettings = IntervalSettings()
-    """How intervals are drawn."""
+
+
+class RidgeProbeSettings(ProbeTarget):
+    """Settings of ``featcache probe ridge``."""
+
+    command: Literal["probe-ridge"] = "probe-ridge"
+    """The command this file repeats."""
+    numbers: bool = True
+    """It predicts nothing else."""
+    ridge: RidgeSettings = RidgeSettings()
+    """The probe's own settings."""
+
+
+class MlpProbeSettings(ProbeTarget):
+    """Settings of ``featcache probe mlp``."""
+
+    command: Literal["probe-mlp"] = "probe-mlp"
+    """The command this file repeats."""
+    mlp: MlpSettings = MlpSettings()
+    """The probe's own settings."""
+
+
+class TransformerProbeSettings(ProbeTarget):
+    """Settings of ``featcache probe transformer``."""
+
+    command: Literal["probe-transformer"] = "probe-transformer"
+    """The command this file repeats."""
+    transformer: TransformerSettings = TransformerSettings()
+    """The probe's own settings."""
+
+
+class ScaleLinearProbeSettings(ProbeTarget):
+    """Settings of ``featcache probe scale-linear``."""
+
+    command: Literal["probe-scale-linear"] = "probe-scale-linear"
+    """The command this file repeats."""
+    scale_linear: ScaleLinearSettings = ScaleLinearSettings()
+    """The probe's own settings."""
+
+
+class ScaleFtProbeSettings(ProbeTarget):
+    """Settings of ``featcache probe scale-ft``."""
+
+    command: Literal["probe-scale-ft"] = "probe-scale-ft"
+    """The command this file repeats."""
+    scale_ft: ScaleFtSettings = ScaleFtSettings()
+    """The probe's own settings."""
 
 
 class SearchSettings(Settings):
@@ -250,6 +307,11 @@ COMMANDS: Mapping[str, Command] = {
     "extract": Command(settings=ExtractSettings, module="featcache.cli.extract"),
     "probe-knn": Command(settings=KnnProbeSettings, module="featcache.cli.probe"),
     "probe-linear": Command(settings=LinearProbeSettings, module="featcache.cli.probe"),
+    "probe-ridge": Command(settings=RidgeProbeSettings, module="featcache.cli.probe"),
+    "probe-mlp": Command(settings=MlpProbeSettings, module="featcache.cli.probe"),
+    "probe-transformer": Command(settings=TransformerProbeSettings, module="featcache.cli.probe"),
+    "probe-scale-linear": Command(settings=ScaleLinearProbeSettings, module="featcache.cli.probe"),
+    "probe-scale-ft": Command(settings=ScaleFtProbeSettings, module="featcache.cli.probe"),
     "train-advise": Command(settings=AdviseSettings, module="featcache.cli.train"),
     "train-tmm": Command(settings=TmmFineTuneSettings, module="featcache.cli.train"),
     "train-r3d50": Command(settings=R3d50Settings, module="featcache.cli.train"),

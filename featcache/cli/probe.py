@@ -10,7 +10,8 @@ import typer
 from featcache.cli.console import out, print_json, print_table
 
 if TYPE_CHECKING:
-    from featcache.commands import KnnProbeSettings, LinearProbeSettings
+    from featcache.commands import ProbeTarget
+    from featcache.evaluation.metrics import Metric
     from featcache.evaluation.run import ProbeResult
 
 StorePath = Annotated[str, typer.Argument(help="A store.")]
@@ -27,7 +28,15 @@ OutFolder = Annotated[str | None, typer.Option("--out", "-o", help="Folder for r
 Set = Annotated[list[str], typer.Option("--set", help="Any other setting by its key, e.g. `knn.center=true`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
-app = typer.Typer(no_args_is_help=True, help="Probe a store: kNN or linear, any number of times, without the videos.")
+LowShot = Annotated[
+    float | None,
+    typer.Option(help="Learn from the first of each class's training videos: `0.1` is SCALE's 10 %.  [default: all]"),
+]
+Numbers = Annotated[bool, typer.Option("--numbers", help="The labels are numbers to predict, not classes.")]
+Model = Annotated[str, typer.Option(help="Folder of a `featcache train scale` run.")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the training videos.  [default: 60]")]
+
+app = typer.Typer(no_args_is_help=True, help="Probe a store, any number of times, without the videos.")
 
 
 @app.command(epilog="Example: `featcache probe knn stores/mine -k 20 -k 5`")
@@ -37,21 +46,22 @@ def knn(
     label: Label = "label",
     k: Annotated[list[int], typer.Option("-k", help="Neighbours; repeat for several, the first is reported.")] = [],
     temperature: Annotated[float, typer.Option(help="A neighbour of cosine s votes exp(s / temperature).")] = 0.07,
+    model: Annotated[
+        str | None, typer.Option(help="Folder of a `featcache train scale` run: SCALE's kNN.  [default: none]")
+    ] = None,
     split_column: SplitColumn = None,
     train_split: TrainSplit = "train",
     test_split: TestSplit = [],
+    low_shot: LowShot = None,
     device: Device = "cpu",
     out: OutFolder = None,
     set_: Set = [],
     as_json: Json = False,
 ) -> None:
     """Weighted nearest neighbours by cosine (k = 20, votes exp(s / 0.07))."""
-    from featcache.commands import KnnProbeSettings
-    from featcache.config import apply_overrides, parse
-
-    own: dict[str, Any] = {"temperature": temperature, **({"ks": k} if k else {})}
-    data = {**_target(store, feature, label, split_column, train_split, test_split, device, out), "knn": own}
-    run_knn(parse(KnnProbeSettings, apply_overrides(data, set_)), as_json=as_json)
+    own: dict[str, Any] = {"temperature": temperature, "model": model, **({"ks": k} if k else {})}
+    target = _target(store, feature, label, split_column, train_split, test_split, low_shot, device, out)
+    _parse_and_run("knn", {**target, "knn": own}, set_, as_json=as_json)
 
 
 @app.command(epilog="Example: `featcache probe linear stores/mine --label label`")
@@ -63,18 +73,92 @@ def linear(
     split_column: SplitColumn = None,
     train_split: TrainSplit = "train",
     test_split: TestSplit = [],
+    low_shot: LowShot = None,
     device: Device = "cpu",
     out: OutFolder = None,
     set_: Set = [],
     as_json: Json = False,
 ) -> None:
     """A linear classifier: a whole grid of settings in one pass, the best chosen on held-out training videos."""
-    from featcache.commands import LinearProbeSettings
-    from featcache.config import apply_overrides, parse
-
     own: dict[str, Any] = {} if epochs is None else {"epochs": epochs}
-    data = {**_target(store, feature, label, split_column, train_split, test_split, device, out), "linear": own}
-    run_linear(parse(LinearProbeSettings, apply_overrides(data, set_)), as_json=as_json)
+    target = _target(store, feature, label, split_column, train_split, test_split, low_shot, device, out)
+    _parse_and_run("linear", {**target, "linear": own}, set_, as_json=as_json)
+
+
+@app.command(epilog="Example: `featcache probe ridge stores/lvu --label like_ratio`")
+def ridge(
+    store: StorePath,
+    feature: Feature = None,
+    label: Label = "label",
+    split_column: SplitColumn = None,
+    train_split: TrainSplit = "train",
+    test_split: TestSplit = [],
+    device: Device = "cpu",
+    out: OutFolder = None,
+    set_: Set = [],
+    as_json: Json = False,
+) -> None:
+    """Ridge regression of a column of numbers on the mean vector of each video."""
+    target = _target(store, feature, label, split_column, train_split, test_split, None, device, out)
+    _parse_and_run("ridge", target, set_, as_json=as_json)
+
+
+def _add_trained(name: str, summary: str) -> None:
+    """Add a probe that trains a network over clips."""
+
+    def command(
+        store: StorePath,
+        feature: Feature = None,
+        label: Label = "label",
+        epochs: Epochs = None,
+        split_column: SplitColumn = None,
+        train_split: TrainSplit = "train",
+        test_split: TestSplit = [],
+        low_shot: LowShot = None,
+        numbers: Numbers = False,
+        device: Device = "cpu",
+        out: OutFolder = None,
+        set_: Set = [],
+        as_json: Json = False,
+    ) -> None:
+        target = _target(store, feature, label, split_column, train_split, test_split, low_shot, device, out)
+        own = {_key(name): {"training": {} if epochs is None else {"epochs": epochs}}}
+        _parse_and_run(name, {**target, "numbers": numbers, **own}, set_, as_json=as_json)
+
+    app.command(name, help=summary, epilog=f"Example: `featcache probe {name} stores/mine`")(command)
+
+
+def _add_pretrained(name: str, summary: str) -> None:
+    """Add a probe that starts from a pre-trained set predictor."""
+
+    def command(
+        store: StorePath,
+        model: Model,
+        feature: Feature = None,
+        label: Label = "label",
+        epochs: Epochs = None,
+        split_column: SplitColumn = None,
+        train_split: TrainSplit = "train",
+        test_split: TestSplit = [],
+        low_shot: LowShot = None,
+        numbers: Numbers = False,
+        device: Device = "cpu",
+        out: OutFolder = None,
+        set_: Set = [],
+        as_json: Json = False,
+    ) -> None:
+        target = _target(store, feature, label, split_column, train_split, test_split, low_shot, device, out)
+        own = {_key(name): {"model": model, "training": {} if epochs is None else {"epochs": epochs}}}
+        _parse_and_run(name, {**target, "numbers": numbers, **own}, set_, as_json=as_json)
+
+    epilog = f"Example: `featcache probe {name} stores/mine --model runs/mine/scale-0123456789ab`"
+    app.command(name, help=summary, epilog=epilog)(command)
+
+
+_add_trained("mlp", "A classifier on each clip and an MLP of it; 8 random clips of a video a step.")
+_add_trained("transformer", "A set predictor from random weights, trained whole with a classifier of clips.")
+_add_pretrained("scale-linear", "A linear classifier on clips and the summary of their set by a frozen predictor.")
+_add_pretrained("scale-ft", "A pre-trained set predictor, trained further with a linear classifier.")
 
 
 def _target(
@@ -84,6 +168,7 @@ def _target(
     split_column: str | None,
     train_split: str,
     test_splits: list[str],
+    low_shot: float | None,
     device: str,
     out: str | None,
 ) -> dict[str, Any]:
@@ -94,29 +179,43 @@ def _target(
         "split_column": split_column,
         "train_split": train_split,
         "test_splits": test_splits or None,
+        "low_shot": low_shot,
         "device": device,
         "out": out,
     }
 
 
-def run_knn(settings: "KnnProbeSettings", *, as_json: bool = False) -> None:
-    """Carry out ``probe knn`` and print its result."""
-    _run("knn", settings, settings.knn, as_json=as_json)
+def _key(name: str) -> str:
+    """The key of a probe's own settings."""
+    return name.replace("-", "_")
 
 
-def run_linear(settings: "LinearProbeSettings", *, as_json: bool = False) -> None:
-    """Carry out ``probe linear`` and print its result."""
-    _run("linear", settings, settings.linear, as_json=as_json)
+def _parse_and_run(name: str, data: dict[str, Any], assignments: list[str], *, as_json: bool) -> None:
+    from featcache.commands import COMMANDS, ProbeTarget
+    from featcache.config import apply_overrides, parse
+
+    settings = parse(COMMANDS[f"probe-{name}"].settings, apply_overrides(data, assignments))
+    assert isinstance(settings, ProbeTarget), f"probe-{name} is a probe"
+    run(settings, as_json=as_json)
 
 
-def _run(name: str, settings: "KnnProbeSettings | LinearProbeSettings", own: object, *, as_json: bool) -> None:
+def run(settings: "ProbeTarget", *, as_json: bool = False) -> None:
+    """Carry out a probe and print its result."""
     from featcache.config import to_yaml
+    from featcache.evaluation.probe import find_probe
     from featcache.evaluation.run import run_probe
     from featcache.evaluation.tables import read_data
     from featcache.io import put_replace
 
+    name = settings.command.removeprefix("probe-")
+    own = getattr(settings, _key(name))
     data = read_data(
-        Path(settings.store), feature=settings.feature, label=settings.label, split_column=settings.split_column
+        Path(settings.store),
+        feature=settings.feature,
+        label=settings.label,
+        split_column=settings.split_column,
+        positions=find_probe(name).position_form(own),
+        numbers=settings.numbers,
     )
     resolved = settings.model_copy(update={"feature": data.feature, "split_column": data.split_column})
     result = run_probe(
@@ -127,6 +226,7 @@ def _run(name: str, settings: "KnnProbeSettings | LinearProbeSettings", own: obj
         train_split=settings.train_split,
         test_splits=settings.test_splits,
         device=settings.device,
+        low_shot=settings.low_shot,
     )
     text = to_yaml(resolved)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -145,19 +245,25 @@ def print_result(result: "ProbeResult") -> None:
     rows = [
         (
             split,
-            *(f"{100 * metric.value:.1f} [{100 * metric.low:.1f}, {100 * metric.high:.1f}]" for metric in
-              numbers.metrics.values()),
+            *(_shown(name, metric) for name, metric in numbers.metrics.items()),
             f"{numbers.coverage.ok}/{numbers.coverage.total}",
         )
         for split, numbers in result.splits.items()
-    ]  # fmt: skip
+    ]
     names = next(iter(result.splits.values())).metrics
-    title = (
-        f"{result.probe} of {result.feature!r} for {result.label!r}: {result.num_classes} classes, {result.protocol}"
-    )
+    kind = f"{result.num_classes} classes" if result.num_classes else "numbers"
+    title = f"{result.probe} of {result.feature!r} for {result.label!r}: {kind}, {result.protocol}"
     print_table(title, ("split", *names, "coverage"), rows)
     for note in result.notes:
         out.print(note, markup=False, style="dim")
 
 
-RUNNERS = {"probe-knn": run_knn, "probe-linear": run_linear}
+def _shown(name: str, metric: "Metric") -> str:
+    """Accuracies in per cent, errors as they are, with the interval."""
+    scale, digits = (1, 4) if name == "mse" else (100, 1)
+    value, low, high = (f"{scale * number:.{digits}f}" for number in (metric.value, metric.low, metric.high))
+    return f"{value} [{low}, {high}]"
+
+
+PROBES = ("knn", "linear", "ridge", "mlp", "transformer", "scale-linear", "scale-ft")
+RUNNERS = {f"probe-{name}": run for name in PROBES}

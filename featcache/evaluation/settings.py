@@ -176,3 +176,20 @@ class LinearSettings:
             Head(optimizer=optimizer, batch_norm=batch_norm, weight_decay=decay, lr=lr)
             for optimizer, batch_norm, decay, lr in grid
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RidgeSettings:
+    """Ridge regression of numbers.
+
+    Attributes:
+        alphas: Penalties to choose from, on standardised channels.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    alphas: tuple[float, ...] = (1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5)
+
+    def __post_init__(self) -> None:
+        if not self.alphas or not all(math.isfinite(alpha) and alpha > 0 for alpha in self.alphas):
+            raise ConfigError(f"alphas is {self.alphas}; give one or more positive penalties")

@@ -3,7 +3,7 @@
 Each check takes a probe's registry name and raises ``AssertionError`` with a sentence. A project that registers its
 own probe runs them all with::
 
-    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+    @pytest.mark.parametrize("check", checks_of("my_probe"), ids=lambda check: check.__name__)
     def test_my_probe(check):
         check("my_probe")
 """
@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from featcache.errors import ManifestError
+from featcache.errors import ConfigError, ManifestError
 from featcache.evaluation.clip_settings import (
     ClipTraining,
     MlpSettings,
@@ -147,6 +147,22 @@ def relabel(data: ProbeData, labels: Sequence[str | None], *, failed: dict[str, 
         positions=data.positions,
         splits=data.splits if any(data.splits) else None,
         failed=failed,
+    )
+
+
+def numbered(data: ProbeData, numbers: npt.NDArray[np.float64] | None = None) -> ProbeData:
+    """The same videos with numbers for labels; ``None``: a linear function of their mean vectors."""
+    if numbers is None:
+        means = data.video_means(np.arange(len(data.videos))).astype(np.float64)
+        numbers = means @ np.linspace(-2, 2, means.shape[1])
+    return make_data(
+        data.features,
+        row_video=data.row_video,
+        videos=data.videos,
+        labels=[repr(float(number)) for number in numbers],
+        splits=data.splits if any(data.splits) else None,
+        positions=data.positions,
+        numbers=True,
     )
 
 
@@ -278,6 +294,48 @@ def one_video_a_class_is_enough(name: str) -> None:
     assert found == 1, f"{name}: {found} with one video a class"
 
 
+def linear_numbers_are_predicted(name: str) -> None:
+    """A number that is a linear function of the mean vector is predicted with far less error than by the mean."""
+    data = numbered(separable_data(spread=0.5))
+    assert data.targets is not None
+    result = run_probe(name, data, small_settings(name))
+    assert result.num_classes == 0, f"{name}: {result.num_classes} classes of numbers"
+    for split, numbers in result.splits.items():
+        spread = float(np.var(data.targets[np.array(data.splits) == split]))
+        found = numbers.metrics["mse"]
+        assert found.low <= found.value <= found.high, f"{name}: {found}"
+        assert found.value < 0.5 * spread, f"{name}: error {found.value} on {split}, the variance is {spread}"
+
+
+def random_numbers_are_not_predicted(name: str) -> None:
+    """The error on numbers without meaning is their variance or more; a leak would be below."""
+    for data in (random_data(splits=True), random_data(splits=False)):
+        drawn = np.random.default_rng(3).normal(size=len(data.videos))
+        for split, numbers in run_probe(name, numbered(data, drawn), small_settings(name)).splits.items():
+            found = numbers.metrics["mse"].value
+            assert found > 0.8, f"{name}: error {found} on {split}, the variance is 1"
+
+
+def numbers_of_test_videos_play_no_part(name: str) -> None:
+    """Predictions do not change when the numbers of the test videos do."""
+    data = separable_data(spread=0.5)
+    drawn = np.random.default_rng(3).normal(size=len(data.videos))
+    changed = np.where(np.array(data.splits) == "train", drawn, 0.0)
+    one, other = (_scores(name, numbered(data, numbers)) for numbers in (drawn, changed))
+    assert np.array_equal(one, other), f"{name} looks at the numbers of test videos"
+    assert one.shape[1:] == (32, 1), f"{name}: predictions of shape {one.shape}"
+
+
+def numbers_are_refused(name: str) -> None:
+    """A probe of classes says that it cannot predict numbers."""
+    assert "numbers" in _refusal(name, numbered(separable_data())), f"{name} accepts numbers, or does not name them"
+
+
+def classes_are_refused(name: str) -> None:
+    """A probe of numbers says that it cannot tell classes apart."""
+    assert "numbers" in _refusal(name, separable_data()), f"{name} accepts classes, or does not say what it predicts"
+
+
 def settings_are_configuration(name: str) -> None:
     """Settings are a frozen dataclass with defaults that survives JSON and refuses unknown keys."""
     kind = find_probe(name).settings
@@ -291,6 +349,15 @@ def settings_are_configuration(name: str) -> None:
     raise AssertionError(f"{kind.__name__} accepts unknown keys; set __pydantic_config__")
 
 
+def _refusal(name: str, data: ProbeData) -> str:
+    """The sentence that a probe refuses data with; empty where it does not."""
+    try:
+        run_probe(name, data, small_settings(name))
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
 def _scores(name: str, data: ProbeData) -> npt.NDArray[np.floating]:
     splits = np.array(data.splits)
     train = np.flatnonzero((splits == "train") & (data.labels >= 0))
@@ -299,7 +366,8 @@ def _scores(name: str, data: ProbeData) -> npt.NDArray[np.floating]:
     return entry.run(task, small_settings(name)).scores
 
 
-CHECKS: tuple[Callable[[str], None], ...] = (
+Check = Callable[[str], None]
+CLASS_CHECKS: tuple[Check, ...] = (
     separable_classes_are_told_apart,
     random_labels_give_chance,
     truth_of_test_videos_plays_no_part,
@@ -310,5 +378,18 @@ CHECKS: tuple[Callable[[str], None], ...] = (
     coverage_is_carried,
     one_class_is_refused,
     one_video_a_class_is_enough,
-    settings_are_configuration,
 )
+NUMBER_CHECKS: tuple[Check, ...] = (
+    linear_numbers_are_predicted,
+    random_numbers_are_not_predicted,
+    numbers_of_test_videos_play_no_part,
+)
+
+
+def checks_of(name: str) -> tuple[Check, ...]:
+    """What a probe must pass, by what it is registered to predict."""
+    return {
+        "classes": (*CLASS_CHECKS, numbers_are_refused, settings_are_configuration),
+        "numbers": (*NUMBER_CHECKS, classes_are_refused, settings_are_configuration),
+        "both": (*CLASS_CHECKS, *NUMBER_CHECKS, settings_are_configuration),
+    }[find_probe(name).predicts]

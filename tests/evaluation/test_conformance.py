@@ -7,8 +7,14 @@ from featcache.evaluation.settings import KnnSettings
 from featcache.testing import probes as suite
 
 
-@pytest.mark.parametrize("name", probe_entries())
-@pytest.mark.parametrize("check", suite.CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        pytest.param(name, check, id=f"{check.__name__}-{name}")
+        for name in probe_entries()
+        for check in suite.checks_of(name)
+    ],
+)
 def test_probe(name, check):
     check(name)
 

@@ -25,6 +25,6 @@ def centroid(monkeypatch) -> Iterator[str]:
     return "centroid"
 
 
-@pytest.mark.parametrize("check", suite.CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", suite.CLASS_CHECKS, ids=lambda check: check.__name__)
 def test_the_example_conforms(centroid, check):
     check(centroid)

@@ -1,0 +1,28 @@
+"""The probe ``ridge``: a linear regression on the mean vector of each video."""
+
+import numpy as np
+from sklearn.linear_model import RidgeCV
+from sklearn.preprocessing import StandardScaler
+
+from featcache.evaluation.probe import Prediction, Task, register_probe
+from featcache.evaluation.settings import RidgeSettings
+
+
+@register_probe(
+    "ridge", summary="ridge regression of numbers on video means", settings=RidgeSettings, predicts="numbers"
+)
+def ridge(task: Task, settings: RidgeSettings, /) -> Prediction:
+    """Standardise the channels by the training videos, fit, and predict each test video's number.
+
+    The penalty is the one of least squared error when each training video is left out in turn, which ridge regression
+    has in closed form. A linear map of the mean vector is the mean of the map over a video's clips (LVU's protocol).
+    """
+    assert task.data.targets is not None, "run_probe gives this probe numbers alone"
+    scaler = StandardScaler()
+    train = scaler.fit_transform(task.data.video_means(task.train).astype(np.float64))
+    model = RidgeCV(alphas=settings.alphas).fit(train, task.data.targets[task.train])
+    numbers = model.predict(scaler.transform(task.data.video_means(task.test).astype(np.float64)))
+    return Prediction(
+        scores=numbers[None, :, None],
+        table=({"alpha": float(model.alpha_), "chosen": True, "left_out_mse": -float(model.best_score_)},),
+    )
