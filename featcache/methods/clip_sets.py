@@ -214,15 +214,20 @@ def _has_views(store: Store, split: str) -> bool:
 def _load(features: Features, rows: npt.NDArray[np.int64], *, where: str) -> Tensor:
     """The rows as a tensor on the CPU, each checked to be finite."""
     is_int8 = features.record.dtype == "int8"
-    dtype = torch.float16 if features.record.dtype == "float16" else torch.float32
+    dtype, wider = (
+        (torch.float16, torch.float32) if features.record.dtype == "float16" else (torch.float32, torch.float64)
+    )
     values = torch.empty((len(rows), *features.record.shape), dtype=dtype)
     step = max(1, _LOAD_BYTES // features.record.num_bytes)
     for begin in range(0, len(rows), step):
-        chunk = torch.from_numpy(features.gather(rows[begin : begin + step], dequantised=is_int8))
-        values[begin : begin + len(chunk)] = chunk
-        bad = (~chunk.isfinite().all(dim=1)).nonzero()
+        mine, chunk = rows[begin : begin + step], values[begin : begin + step]
+        if is_int8:
+            chunk.copy_(torch.from_numpy(features.gather(mine, dequantised=True)))
+        else:
+            features.gather(mine, out=chunk.numpy())
+        bad = (~chunk.sum(dim=1, dtype=wider).isfinite()).nonzero()  # in the wider dtype a sum cannot overflow
         if len(bad):
-            video = features.video_ids[features.video_index[rows[begin + int(bad[0])]]]
+            video = features.video_ids[features.video_index[mine[int(bad[0])]]]
             raise NonFiniteFeatureError(
                 f"feature {features.name!r} in {where} holds NaN or infinity, the first in video {video!r}; extract "
                 "this feature again as float32"

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from featcache.data import positions
 from featcache.data.positions import VideoExtents, set_positions
+from featcache.data.sampling import clip_times, normalised_coordinates, sample_rows
+from featcache.data.types import Timeline
 from featcache.networks import set_predictor_settings
+from featcache.recipes import SamplingRecipe
 
 
 @dataclass
@@ -142,6 +145,20 @@ def test_equals_a_plain_loop(clips, form):
     np.testing.assert_allclose(got, plain(rows, form, extents), rtol=1e-5, atol=1e-6)
     assert got[:, -6:].min() >= 0
     assert got[:, -6:].max() <= 1
+
+
+def test_equals_the_coordinates_of_the_sampled_rows():
+    recipe = SamplingRecipe(temporal="random", num_clips=9, num_frames=4, spatial="random_resized", num_crops=2)
+    pts = np.cumsum(np.linspace(0.02, 0.06, 80)) - 0.02
+    timeline = Timeline(pts_seconds=pts, duration_seconds=pts[-1] + 0.06, height=90, width=160)
+    specs = sample_rows(recipe, timeline, "video")
+    lines = [
+        (0, *clip_times(spec, timeline), spec.box.y0, spec.box.x0, spec.box.y1, spec.box.x1, spec.flip)
+        for spec in specs
+    ]
+    got = set_positions(rows_of(*lines), form="box6", extents=extents_of((90, 160, timeline.duration_seconds)))
+    t0, y0, x0, t1, y1, x1 = normalised_coordinates(specs, timeline).T
+    np.testing.assert_allclose(got, np.stack([y0, x0, y1, x1, t0, t1], axis=1), rtol=1e-5, atol=1e-6)
 
 
 def test_forms_are_those_of_the_network():

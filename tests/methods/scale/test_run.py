@@ -109,6 +109,26 @@ def test_seeds_begin_differently_and_shapes_are_the_settings(tmp_path):
     assert not torch.equal(one["predictor.project.weight"], other["predictor.project.weight"])
 
 
+def test_half_precision_learns_alike(tmp_path):
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        settings = settings_for(tmp_path / precision, training={"epochs": 3, "precision": precision})
+        losses[precision] = pretrain_scale(settings, sets=located_sets(8)).seeds[0]["loss"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
+    assert losses["bfloat16"] != losses["float32"]
+    state = load_predictor(tmp_path / "bfloat16").predictor.state_dict()
+    assert {value.dtype for value in state.values()} == {torch.float32}
+
+
+@pytest.mark.slow
+def test_compiled_equals_eager(tmp_path):
+    shape = {"predictor": {"dropout": 0.0}, "training": {"epochs": 2}}
+    eager = pretrain_scale(settings_for(tmp_path / "eager", **shape), sets=located_sets(8))
+    compiled = pretrain_scale(settings_for(tmp_path / "compiled", compile=True, **shape), sets=located_sets(8))
+    assert compiled.seeds[0]["loss"] == pytest.approx(eager.seeds[0]["loss"], rel=1e-4)
+    assert load_predictor(tmp_path / "compiled").settings == load_predictor(tmp_path / "eager").settings
+
+
 def test_released_heads_have_their_published_size():
     settings = parse(ScaleSettings, {"sets": {"store": "none"}})
     sizes = {}
