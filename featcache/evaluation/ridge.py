@@ -20,7 +20,7 @@ def ridge(task: Task, settings: RidgeSettings, /) -> Prediction:
     assert task.data.targets is not None, "run_probe gives this probe numbers alone"
     scaler = StandardScaler()
     train = scaler.fit_transform(task.data.video_means(task.train).astype(np.float64))
-    model = RidgeCV(alphas=settings.alphas).fit(train, task.data.targets[task.train])
+    model = RidgeCV(alphas=list(settings.alphas)).fit(train, task.data.targets[task.train])
     numbers = model.predict(scaler.transform(task.data.video_means(task.test).astype(np.float64)))
     return Prediction(
         scores=numbers[None, :, None],
