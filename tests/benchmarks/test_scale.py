@@ -9,6 +9,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from featcache.evaluation.data import make_data
+from featcache.methods.scale.run import with_coordinates
+
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -89,3 +92,52 @@ def test_the_sparse_and_the_dense_form_differ_in_tokens_alone(benchmark):
         kept = torch.zeros(2, 157, dtype=torch.int64)
         assert encoder(views, None).shape == encoder(views, kept).shape == (2, pixels.MOCO_OUT)
     assert sum(parameter.numel() for parameter in encoder.blocks.parameters()) == 12 * 7_087_872
+
+
+def test_student_s_interval(benchmark):
+    t_interval = benchmark("scale_positions").t_interval
+    assert t_interval([3.0]) == (3.0, 3.0, 3.0)
+    mean, low, high = t_interval([1.0, 2.0, 3.0])  # t(0.975; 2) = 4.3027, sd 1
+    assert (mean, low, high) == (2.0, pytest.approx(2 - 4.3026527 / 3**0.5), pytest.approx(2 + 4.3026527 / 3**0.5))
+
+
+def test_the_control_depends_on_places(benchmark):
+    sets = benchmark("scale_positions").control_sets(40, seed=3)
+    assert sets.num_clips.tolist() == [16] * 40
+    assert 0 <= float(sets.positions.min()) < float(sets.positions.max()) <= 1
+    assert bool((sets.positions[:, [0, 1, 4]] < sets.positions[:, [2, 3, 5]]).all())
+    vectors = sets.features.view(40, 16, -1)
+    within = (vectors - vectors.mean(dim=1, keepdim=True)).flatten(0, 1)  # what its video shows is gone
+    places = sets.positions @ torch.randn(6, 600, generator=torch.Generator().manual_seed(0)) * 4
+    waves = torch.cat([places.sin(), places.cos()], dim=1)
+    waves = (waves.view(40, 16, -1) - waves.view(40, 16, -1).mean(dim=1, keepdim=True)).flatten(0, 1)
+
+    def explained(inputs):
+        ridge = inputs[:480].T @ inputs[:480] + 10 * torch.eye(inputs.shape[1])
+        fitted = torch.linalg.solve(ridge, inputs[:480].T @ within[:480])
+        return float(1 - (within[480:] - inputs[480:] @ fitted).square().sum() / within[480:].square().sum())
+
+    shuffled = waves[torch.randperm(len(waves), generator=torch.Generator().manual_seed(1))]
+    assert explained(waves) > 0.3
+    assert explained(shuffled) < 0.05
+
+
+def test_a_probe_s_coordinates_are_those_of_pre_training(benchmark):
+    positions = benchmark("scale_positions")
+    sets = positions.control_sets(3, seed=0, num_clips=4)
+    data = make_data(
+        sets.features.numpy(),
+        row_video=[0] * 4 + [1] * 4 + [2] * 4,
+        videos=sets.video_ids,
+        labels=["a", "b", "a"],
+        positions={"box6": sets.positions.numpy()},
+    )
+    table = sets.positions.numpy()
+    assert (positions.with_probe_coordinates(data, "true").positions["box6"] == table).all()
+    assert not positions.with_probe_coordinates(data, "zero").positions["box6"].any()
+    shuffled = positions.with_probe_coordinates(data, "shuffled").positions["box6"]
+    assert (shuffled == with_coordinates(sets, "shuffled").positions.numpy()).all()
+    assert (shuffled != table).any()
+    for video in range(3):
+        rows = slice(4 * video, 4 * video + 4)
+        assert sorted(shuffled[rows, 0]) == sorted(table[rows, 0])
