@@ -1,0 +1,100 @@
+"""Every probe from the command line: a store, a model trained on it, results that a file repeats."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from featcache.cli.main import app
+from featcache.cli.probe import PROBES
+from featcache.errors import FeatcacheError
+from featcache.evaluation.probe import probe_entries
+from featcache.evaluation.tables import read_data
+from featcache.methods.clip_set_settings import ClipSetSettings
+from featcache.methods.clip_sets import open_clip_sets
+from featcache.testing import stores
+
+PLAN = stores.StorePlan(
+    records={"clips": stores.make_record((6,)), "wide": stores.make_record((9,))}, num_videos=24, rows_per_video=(4, 6)
+)
+TRAINING = {"epochs": 2, "batch_sizes": [8], "seeds": [0], "lrs": [1e-3]}
+
+
+def featcache(*words: str) -> dict:
+    done = CliRunner().invoke(app, [*words, "--json"])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def complaint(*words: str) -> str:
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, FeatcacheError), done.output
+    return str(done.exception)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("probes") / "store"
+    stores.write_store(path, PLAN)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(store) -> str:
+    small = {
+        "predictor.width": 32,
+        "predictor.depth": 1,
+        "heads.target_hidden": 16,
+        "heads.hidden": 16,
+        "clips_per_set": 2,
+        "training.epochs": 1,
+        "training.batch_size": 8,
+        "training.threads": 1,
+        "training.schedule.warmup_epochs": 0,
+        "training.tensorboard": "false",
+    }
+    settings = [word for key, value in small.items() for word in ("--set", f"{key}={value}")]
+    out = str(store.parent / "model")
+    featcache("train", "scale", str(store), "--feature", "clips", "--out", out, "--device", "cpu", *settings)
+    return out
+
+
+def test_the_commands_are_the_registered_probes():
+    assert set(PROBES) == set(probe_entries())
+
+
+@pytest.mark.parametrize("name", ["knn", "mlp", "transformer", "scale-linear", "scale-ft"])
+def test_each_probe_runs_and_its_file_repeats_it(name, store, model, tmp_path):
+    words = ["probe", name, str(store), "--feature", "clips", "--out", str(tmp_path / "one"), "--low-shot", "0.5"]
+    if name != "knn":
+        key = name.replace("-", "_")
+        words += ["--set", f"{key}.training={json.dumps(TRAINING)}"]
+    if name in ("knn", "scale-linear", "scale-ft"):
+        words += ["--model", model]
+    first = featcache(*words)
+    assert first["probe"] == name
+    assert "50 % of each class" in first["protocol"]
+    config = yaml.safe_load((tmp_path / "one" / "config.yaml").read_text())
+    assert config["command"] == f"probe-{name}"
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump({**config, "out": str(tmp_path / "two")}))
+    again = featcache("run", str(tmp_path / "again.yaml"))
+    assert again["splits"] == first["splits"]
+
+
+def test_positions_are_those_that_methods_read(store):
+    sets = open_clip_sets(ClipSetSettings(store=str(store), feature="clips"), form="code7")
+    data = read_data(store, feature="clips", positions="code7")
+    assert np.array_equal(data.positions["code7"], sets.positions.numpy())
+    assert read_data(store, feature="clips").positions == {}
+
+
+def test_another_width_another_folder_and_words_for_numbers(store, model, tmp_path):
+    scale = ("probe", "scale-linear", str(store), "--out", str(tmp_path))
+    wide = complaint(*scale, "--feature", "wide", "--model", model)
+    assert "has 9 channels and the set predictor was trained on 6" in wide
+    assert "holds no trained run" in complaint(*scale, "--feature", "clips", "--model", str(tmp_path))
+    assert "is no number" in complaint("probe", "ridge", str(store), "--feature", "clips", "--out", str(tmp_path))
+    assert not list(tmp_path.iterdir())
