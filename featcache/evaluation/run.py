@@ -220,7 +220,8 @@ def _check_fit(entry: ProbeEntry, data: ProbeData, settings: Any) -> None:
 
 def _of_splits(data: ProbeData, train_split: str, low_shot: float | None) -> str:
     where = f" of column {data.split_column!r}" if data.split_column else ""
-    share = "" if low_shot is None else f"the first {100 * low_shot:g} % of each class of "
+    part = "of" if data.targets is not None else "of each class of"
+    share = "" if low_shot is None else f"the first {100 * low_shot:g} % {part} "
     return f"trained on {share}split {train_split!r}{where}"
 
 
