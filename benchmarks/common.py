@@ -68,5 +68,11 @@ def median(values: Sequence[float]) -> float:
     return statistics.median(values)
 
 
+def cpu_seconds() -> float:
+    """User and system time of this process and the children it waited for."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
 def _cell(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)

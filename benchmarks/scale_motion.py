@@ -3,7 +3,7 @@
 Makes the motion set, extracts 16 random clips a video with EfficientNet-Lite0 (real ImageNet weights; a clip's frames
 are averaged, so one clip alone does not know which way the camera went), deletes the clips, pre-trains the set
 predictor without labels and probes both labels: which photograph, which motion. It is `pipelines/scale.py` with three
-seeds of everything; any of its settings may follow `--set`, e.g. an I3D's vectors:
+seeds of everything; any of its settings may follow `--set`, e.g. an I3D's vectors (hours on a CPU):
 
     uv run python benchmarks/scale_motion.py
     uv run python benchmarks/scale_motion.py --set feature.backbone=i3d feature.weights=FILE feature.input_size=224 \

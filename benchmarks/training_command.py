@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from common import median, parser, report
+from common import cpu_seconds, median, parser, report
 from torch import Tensor
 from torch.nn import functional
 
@@ -161,12 +161,6 @@ def plain(maps: Tensor, labels: Tensor, *, epochs: int) -> None:
             optimiser.step()
             optimiser.zero_grad()
             schedule.step()
-
-
-def cpu_seconds() -> float:
-    """User and system time of this process and the children it waited for."""
-    used = os.times()
-    return used.user + used.system + used.children_user + used.children_system
 
 
 if __name__ == "__main__":
