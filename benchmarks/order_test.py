@@ -1,7 +1,7 @@
 """Do temporal modules see time? Motion from stored maps, by module and by order of frames; PRP against scratch.
 
 Makes the motion set, extracts the stride-16 maps of EfficientNet-Lite0 (real ImageNet weights), deletes the clips and
-trains: the head on averaged features (``skip``), one r3d block with temporal kernel 1 (as released) and with kernel 3.
+trains: the head on averaged features (``skip``), r3d blocks with temporal kernel 1 (as released) and with kernel 3.
 Test frames are shown in order, backwards, shuffled, and one repeated. ``--pretext`` pre-trains kernel 3 on the playback
 rate of long clips first and fine-tunes with few labels, against scratch with the same seeds. The goals: kernel 3 at
 least 0.85 on new clips of seen photographs and 0.6 on photographs never seen; the other two at chance (0.125).
@@ -35,10 +35,11 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--folder", type=Path, help="keep the store and the runs here")
     options.add_argument("--seeds", type=int, default=3)
-    options.add_argument("--epochs", type=int, default=40)
+    options.add_argument("--epochs", type=int, default=30)
     options.add_argument("--hidden", type=int, default=64)
+    options.add_argument("--blocks", type=int, default=3, help="blocks of a module")
     options.add_argument("--lr", type=float, default=1e-3)
-    options.add_argument("--weight-decay", type=float, default=0.05)
+    options.add_argument("--weight-decay", type=float, default=1.0)
     options.add_argument("--layer", default="blocks.4")
     options.add_argument("--kernels", type=int, nargs="+", default=[1, 3])
     options.add_argument("--pretext", action="store_true", help="pre-train on playback rate, then few labels")
@@ -63,7 +64,7 @@ def order_table(folder: Path, args: argparse.Namespace) -> None:
     for name, tmm in modules.items():
         result = run_temporal(fine_tuning(store, tmm, args, folder / "runs" / name.replace(" ", "-")))
         rows += accuracy_rows(name, result, arm="scratch")
-    notes = [f"{args.seeds} seeds, {args.epochs} epochs, layer {args.layer}; top-1 with 95 % intervals, chance 12.5"]
+    notes = [f"{args.seeds} seeds, {args.epochs} epochs, {args.blocks} blocks, layer {args.layer}; top-1 with 95 % intervals, chance 12.5"]
     report("motion by module and order of frames", rows, as_json=args.json, notes=notes)
 
 
@@ -118,7 +119,7 @@ def accuracy_rows(name: str, result: TemporalResult, *, arm: str) -> list[dict[s
 def module(args: argparse.Namespace, *, kind: str = "r3d", temporal_kernel: int = 1) -> TmmSettings:
     """A small module."""
     return TmmSettings(
-        kind=kind, hidden=args.hidden, out=2 * args.hidden, num_blocks=1, temporal_kernel=temporal_kernel,
+        kind=kind, hidden=args.hidden, out=2 * args.hidden, num_blocks=args.blocks, temporal_kernel=temporal_kernel,
         head_hidden=128,
     )  # fmt: skip
 
