@@ -64,7 +64,10 @@ def order_table(folder: Path, args: argparse.Namespace) -> None:
     for name, tmm in modules.items():
         result = run_temporal(fine_tuning(store, tmm, args, folder / "runs" / name.replace(" ", "-")))
         rows += accuracy_rows(name, result, arm="scratch")
-    notes = [f"{args.seeds} seeds, {args.epochs} epochs, {args.blocks} blocks, layer {args.layer}; top-1 with 95 % intervals, chance 12.5"]
+    notes = [
+        f"{args.seeds} seeds, {args.epochs} epochs, {args.blocks} blocks, layer {args.layer}",
+        "top-1 with 95 % intervals, chance 12.5",
+    ]
     report("motion by module and order of frames", rows, as_json=args.json, notes=notes)
 
 
