@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -22,14 +23,16 @@ from featcache.training.checkpoint import (
     write_checkpoint,
 )
 from featcache.training.generators import seeded_torch
+from featcache.training.gradients import clip_each_, drop_gradients, named
 from featcache.training.logs import RunLog
 from featcache.training.objective import Loss, Objective
 from featcache.training.optimisers import build_optimiser, peak_lr
-from featcache.training.schedules import learning_rate_factor
+from featcache.training.schedules import cosine, learning_rate_factor
 from featcache.training.settings import TrainingSettings
 
 B = TypeVar("B")
 BATCHES_AHEAD = 2
+NOTHING_FROZEN: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +73,7 @@ def train(
     seed: int,
     identity: str,
     facts: Mapping[str, Any],
+    frozen_epochs: Mapping[str, float] = NOTHING_FROZEN,
     on_progress: OnProgress = ignore,
 ) -> nn.Module:
     """Train ``objective.module`` in place; a folder with a checkpoint of the same run is taken up where it stopped.
@@ -84,6 +88,8 @@ def train(
         seed: Of this run.
         identity: What a checkpoint must have been made with.
         facts: Kept in the checkpoint for those who load it.
+        frozen_epochs: How many epochs at the start leave parameters as they are, by a prefix of their names in
+            ``objective.module``, e.g. ``{"student.head.last_layer.": 1.0}`` (DINO).
         on_progress: Called after each step.
 
     Returns:
@@ -91,9 +97,18 @@ def train(
 
     Raises:
         DivergedError: The loss is not finite; the last checkpoint is kept.
+        KeyError: No trained parameter has one of the prefixes.
         RecipeMismatchError: The folder holds another run.
     """
-    run = _Run(objective, settings, folder=folder, seed=seed, identity=identity, facts=facts)
+    run = _Run(
+        objective,
+        settings,
+        folder=folder,
+        seed=seed,
+        identity=identity,
+        facts=facts,
+        frozen_epochs=frozen_epochs,
+    )
     first = run.restore()
     if first >= run.num_steps:
         return run.result
@@ -140,6 +155,7 @@ class _Run:
         seed: int,
         identity: str,
         facts: Mapping[str, Any],
+        frozen_epochs: Mapping[str, float],
     ) -> None:
         self.module = objective.module
         self._objective = objective
@@ -151,6 +167,7 @@ class _Run:
         if settings.ema_decay is not None:
             update = get_ema_multi_avg_fn(settings.ema_decay)  # type: ignore[no-untyped-call]
             self._average = AveragedModel(self.module, multi_avg_fn=update, use_buffers=True)
+        self._frozen = [(named(self.module, prefix), epochs) for prefix, epochs in frozen_epochs.items()]
         self._device = next(self.module.parameters()).device
         self.steps_an_epoch = max(1, objective.num_batches // settings.accumulate)
         self.num_steps = settings.epochs * self.steps_an_epoch
@@ -190,6 +207,9 @@ class _Run:
         lr = self._lr * learning_rate_factor(epoch, epochs=settings.epochs, schedule=settings.schedule)
         for group in self._optimiser.param_groups:
             group["lr"] = lr
+            if settings.optimiser.final_weight_decay is not None and group["weight_decay"]:
+                start, end = settings.optimiser.weight_decay, settings.optimiser.final_weight_decay
+                group["weight_decay"] = cosine(start, end, number / self.num_steps)
         with seeded_torch(self._seed, "step", number, device=self._device):
             for _ in range(settings.accumulate):
                 waiting = time.monotonic()
@@ -200,8 +220,13 @@ class _Run:
                         loss = self._objective.loss(part)
                     (loss.total / settings.accumulate).backward()  # type: ignore[no-untyped-call]
                     self.meter.add(loss, num_parts=len(parts))
+        for parameters, epochs in self._frozen:
+            if epoch < epochs:
+                drop_gradients(parameters)
         if settings.clip_norm is not None:
             clip_grad_norm_(self.module.parameters(), settings.clip_norm)
+        if settings.clip_each_norm is not None:
+            clip_each_(self.module.parameters(), settings.clip_each_norm)
         self._optimiser.step()
         self._optimiser.zero_grad()
         self._objective.after_step((number + 1) / self.num_steps)

@@ -21,12 +21,19 @@ class OptimiserSettings(Settings):
     """Items a step at which ``lr`` holds: the rate is scaled by batch / lr_batch; null: not scaled."""
     weight_decay: float = Field(default=0.05, ge=0, allow_inf_nan=False)
     """Decoupled for AdamW, as ``torch.optim`` and timm apply it otherwise."""
+    final_weight_decay: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Where half a cosine over the run takes ``weight_decay``; null: it stays."""
     decay_all: bool = False
     """Decay biases, norms and other one-dimensional parameters too."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Of AdamW."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of SGD and LARS."""
+
+    def model_post_init(self, context: object) -> None:
+        """Check what no single field can."""
+        if self.final_weight_decay is not None and not self.weight_decay:
+            raise ConfigError("optimiser.final_weight_decay needs a weight_decay above 0 to begin from; give one")
 
 
 class ScheduleSettings(Settings):
@@ -68,6 +75,8 @@ class TrainingSettings(Settings):
     """Batches whose mean gradient makes one step."""
     clip_norm: float | None = Field(default=None, gt=0)
     """Largest norm of the gradient; null: as it comes."""
+    clip_each_norm: float | None = Field(default=None, gt=0)
+    """Largest norm of the gradient of each parameter by itself (DINO); null: as it comes."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Keep an exponential average of the weights too, and evaluate it."""
     seeds: tuple[int, ...] = (0,)
@@ -89,3 +98,5 @@ class TrainingSettings(Settings):
             raise ConfigError(
                 f"schedule.warmup_epochs is {self.schedule.warmup_epochs} of {self.epochs} epochs; make it shorter"
             )
+        if self.clip_norm is not None and self.clip_each_norm is not None:
+            raise ConfigError("clip_norm and clip_each_norm are both given; keep one")

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 
 import pytest
 import torch
@@ -57,10 +58,29 @@ SETTINGS = TrainingSettings(
 )
 
 
-def run(folder, settings=SETTINGS, *, objective=None, on_progress=lambda progress: None, identity="toy"):
-    objective = objective or Toy()
+# What DINO needs: the first layer stays for two epochs and a half, decay grows, each gradient is cut by itself.
+LIKE_DINO = SETTINGS.model_copy(
+    update={
+        "clip_norm": None,
+        "clip_each_norm": 0.05,
+        "optimiser": OptimiserSettings(lr=0.02, weight_decay=0.1, final_weight_decay=0.5),
+    }
+)
+FROZEN = {"0.": 2.5}
+
+
+def run(
+    folder, settings=SETTINGS, *, objective=None, on_progress=lambda progress: None, identity="toy", frozen_epochs=None
+):
     return train(
-        objective, settings, folder=folder, seed=3, identity=identity, facts={"kind": "toy"}, on_progress=on_progress
+        objective or Toy(),
+        settings,
+        folder=folder,
+        seed=3,
+        identity=identity,
+        facts={"kind": "toy"},
+        frozen_epochs=frozen_epochs or {},
+        on_progress=on_progress,
     )
 
 
@@ -90,13 +110,54 @@ def test_equals_a_plain_loop(tmp_path):
     assert equal(run(tmp_path), toy.module)
 
 
+def test_frozen_parameters_growing_decay_and_clipping_by_parameter_equal_a_plain_loop(tmp_path):
+    toy = Toy()
+    first_layer = list(toy.module[0].parameters())
+    before = [parameter.clone() for parameter in first_layer]
+    parameters = list(toy.module.parameters())
+    groups = [{"params": [p for p in parameters if (p.ndim > 1) == decays]} for decays in (False, True)]
+    optimiser = torch.optim.AdamW(groups, lr=0.02, fused=True)
+    toy.module.train()
+    num_clipped = 0
+    for step, (epoch, batch) in enumerate(itertools.product(range(6), range(4))):
+        for group in optimiser.param_groups:
+            group["lr"] = 0.02 * learning_rate_factor(step / 4, epochs=6, schedule=SETTINGS.schedule)
+        groups = optimiser.param_groups
+        groups[0]["weight_decay"] = 0.0
+        groups[1]["weight_decay"] = 0.5 - 0.4 * (1 + math.cos(math.pi * step / 24)) / 2
+        optimiser.zero_grad()
+        with seeded_torch(3, "step", step):
+            for part in toy.parts(epoch, batch):
+                toy.loss(part).total.backward()
+        for parameter in parameters:
+            num_clipped += parameter.grad.norm() > 0.05
+            nn.utils.clip_grad_norm_([parameter], 0.05)
+        if step < 10:
+            for parameter in first_layer:
+                parameter.grad = None
+        optimiser.step()
+        assert all(map(torch.equal, before, first_layer)) == (step < 10)
+    assert 0 < num_clipped < 24 * len(parameters)
+    trained = run(tmp_path, LIKE_DINO, frozen_epochs=FROZEN)
+    for name, tensor in toy.module.state_dict().items():
+        torch.testing.assert_close(trained.state_dict()[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_a_prefix_that_freezes_nothing_is_an_error(tmp_path):
+    with pytest.raises(KeyError, match=r"begins with 'head\.'"):
+        run(tmp_path, frozen_epochs={"head.": 1.0})
+
+
 class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("settings", [SETTINGS, SETTINGS.model_copy(update={"ema_decay": 0.9, "accumulate": 2})])
-def test_killed_and_resumed_equals_straight_bit_for_bit(tmp_path, settings):
-    straight = run(tmp_path / "straight", settings)
+@pytest.mark.parametrize(
+    ("settings", "frozen_epochs"),
+    [(SETTINGS, {}), (SETTINGS.model_copy(update={"ema_decay": 0.9, "accumulate": 2}), {}), (LIKE_DINO, FROZEN)],
+)
+def test_killed_and_resumed_equals_straight_bit_for_bit(tmp_path, settings, frozen_epochs):
+    straight = run(tmp_path / "straight", settings, frozen_epochs=frozen_epochs)
     often = settings.model_copy(update={"checkpoint_seconds": 0.0})
     for kill_after in (1, 2, 3, 5):
         steps = itertools.count(1)
@@ -106,8 +167,8 @@ def test_killed_and_resumed_equals_straight_bit_for_bit(tmp_path, settings):
                 raise Killed
 
         with pytest.raises(Killed):
-            run(tmp_path / "killed", often, on_progress=kill)
-    assert equal(run(tmp_path / "killed", often), straight)
+            run(tmp_path / "killed", often, on_progress=kill, frozen_epochs=frozen_epochs)
+    assert equal(run(tmp_path / "killed", often, frozen_epochs=frozen_epochs), straight)
     logs = [
         [{name: line[name] for name in ("step", "epoch", "lr")} for line in read_log(tmp_path / folder)]
         for folder in ("straight", "killed")

@@ -44,6 +44,8 @@ def test_momentum_of_a_teacher():
         ({"schedule": {"kind": "step"}}, "step_epochs"),
         ({"schedule": {"warmup_epochs": 60}}, "warmup_epochs"),
         ({"seeds": [1, 1]}, "seeds"),
+        ({"clip_norm": 1.0, "clip_each_norm": 1.0}, "clip_each_norm"),
+        ({"optimiser": {"weight_decay": 0.0, "final_weight_decay": 0.1}}, "final_weight_decay"),
     ],
 )
 def test_settings_at_odds_are_refused(settings, message):

@@ -1,0 +1,48 @@
+"""What is done to gradients between the backward pass and the step."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+# As in torch's clip_grad_norm_ and DINO: a gradient of zeros is divided by something.
+_EPSILON = 1e-6
+
+
+def clip_each_(parameters: Iterable[Tensor], max_norm: float) -> None:
+    """Scale each parameter's gradient by itself down to ``max_norm``, in place; smaller ones stay (DINO, train code).
+
+    Nothing is read back, so a GPU does not wait. A gradient that is not finite stays so.
+
+    Args:
+        parameters: Those without a gradient are passed over.
+        max_norm: Largest Euclidean norm of one gradient.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return
+    norms = torch.stack(torch._foreach_norm(gradients))
+    factors = (max_norm / (norms + _EPSILON)).clamp_(max=1.0)
+    torch._foreach_mul_(gradients, factors.unbind())
+
+
+def named(module: nn.Module, prefix: str) -> list[nn.Parameter]:
+    """The trained parameters whose names begin with ``prefix``.
+
+    Raises:
+        KeyError: There is none.
+    """
+    found = [
+        parameter
+        for name, parameter in module.named_parameters()
+        if name.startswith(prefix) and parameter.requires_grad
+    ]
+    if not found:
+        raise KeyError(f"no trained parameter of {type(module).__name__} begins with {prefix!r}")
+    return found
+
+
+def drop_gradients(parameters: Iterable[Tensor]) -> None:
+    """Forget gradients: an optimiser passes such parameters over, so that neither they nor its state of them change."""
+    for parameter in parameters:
+        parameter.grad = None
