@@ -61,10 +61,10 @@ def test_parameters_are_named_as_in_the_published_file_and_counted():
 
 def test_initial_weights_are_those_of_the_paper():
     head = small_head(hidden=256, bottleneck=64, num_prototypes=500)
-    weight = head.mlp[2].weight
+    weight = head.mlp[2].weight.detach()
     assert weight.std() == pytest.approx(0.02, rel=0.05)
     assert all(not layer.bias.any() for layer in head.mlp if isinstance(layer, nn.Linear))
-    prototypes = head.last_layer.weight_v
+    prototypes = head.last_layer.weight_v.detach()
     assert prototypes.abs().max() <= 1 / 8
     assert prototypes.std() == pytest.approx(1 / 8 / 3**0.5, rel=0.05)
 

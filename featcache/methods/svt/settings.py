@@ -1,0 +1,219 @@
+"""Settings of SVT's pre-training, without torch."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from featcache.config import Settings
+from featcache.data.selection import Selection
+from featcache.errors import ConfigError
+from featcache.extract.settings import check_source
+from featcache.methods.svt.pairs import NUM_GLOBALS, Route, view_pairs
+from featcache.recipes import ColorRecipe
+from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
+
+Size = Literal["tiny", "small", "base"]
+Sampler = Literal["uniform", "tis"]
+PATCH_SIZE = 16
+
+
+class SvtViewSettings(Settings):
+    """Two global and several local views of a video (SVT §3.2 and the released code)."""
+
+    global_frames: tuple[int, int] = (8, 16)
+    """Frames of the two global views."""
+    local_frames: tuple[int, ...] = (2, 2, 4, 4, 8, 8, 16, 16)
+    """Frames of each local view."""
+    global_size: int = Field(default=224, ge=PATCH_SIZE, multiple_of=PATCH_SIZE)
+    """Side of a global view in pixels."""
+    local_size: int = Field(default=96, ge=PATCH_SIZE, multiple_of=PATCH_SIZE)
+    """Side of a local view in pixels."""
+    span_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Part of a longer video that all its views come from, at a random place; null: the whole video. The released
+    code decodes 256 frames at 30 fps, which is 8.533."""
+    global_time: float = Field(default=0.9, gt=0, le=1)
+    """Window of a global view, as a share of the span."""
+    local_time: float = Field(default=0.125, gt=0, le=1)
+    """Window of a local view, as a share of the span."""
+    global_scale: tuple[float, float] = (0.4, 1.0)
+    """Area of a global view's box, as a share of the frame."""
+    local_scale: tuple[float, float] = (0.05, 0.4)
+    """Area of a local view's box, as a share of the frame."""
+    ratio: tuple[float, float] = (0.75, 4 / 3)
+    """Width over height of a box."""
+    flip_probability: float = Field(default=0.5, ge=0, le=1)
+    """Chance that a view is mirrored; 0 where direction matters (SSv2, the motion set)."""
+    color: ColorRecipe | None = ColorRecipe(
+        probability=0.8, brightness=0.4, contrast=0.4, saturation=0.2, grey_probability=0.2
+    )
+    """How colours vary; its chance of a blur is given by ``blur``. Null: they do not."""
+    blur: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Chance of a blur of the first global, the second and a local view: off as released; DINO: 1, 0.1, 0.5."""
+    solarise: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Chance of solarisation, likewise: off as released; DINO: 0, 0.2, 0."""
+    consistent: bool = True
+    """One draw of box, flip and colours for all frames of a view (TCA); false: each frame draws its own (Table 7)."""
+    sampler: Sampler = "uniform"
+    """Of the global views: ``uniform``: each spread over its own window; ``tis``: at a fixed stride, their distance
+    drawn as in CVRL (Table 6)."""
+    tis_stride: int = Field(default=2, ge=1)
+    """``tis``: distance of neighbouring frames; CVRL's 2."""
+    no_spatial: bool = False
+    """Whole frames at ``global_size``, neither mirrored nor recoloured (Table 5)."""
+    no_temporal: bool = False
+    """All views from one window of ``global_time`` (Table 5)."""
+
+    @property
+    def num_frames(self) -> tuple[int, ...]:
+        """Frames of each view, globals first."""
+        return (*self.global_frames, *self.local_frames)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Side of each view in pixels, globals first."""
+        local_size = self.global_size if self.no_spatial else self.local_size
+        return (*[self.global_size] * NUM_GLOBALS, *[local_size] * len(self.local_frames))
+
+    def model_post_init(self, context: object) -> None:
+        """Check what no single field can."""
+        if min(self.num_frames) < 1:
+            raise ConfigError(f"views of {list(self.num_frames)} frames; give each at least 1")
+        for name in ("global_scale", "local_scale", "ratio"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high or (name != "ratio" and high > 1):
+                limit = "" if name == "ratio" else " and at most 1"
+                raise ConfigError(f"views.{name} is {[low, high]}; give an increasing pair above 0{limit}")
+        for name in ("blur", "solarise"):
+            if not all(0 <= chance <= 1 for chance in getattr(self, name)):
+                raise ConfigError(f"views.{name} is {list(getattr(self, name))}; chances are in [0, 1]")
+        if self.color is not None and self.color.blur_probability:
+            raise ConfigError("views.color.blur_probability is given; a view's chance of a blur is in views.blur")
+        if self.color is None and any((*self.blur, *self.solarise)):
+            raise ConfigError("views.blur or views.solarise is given without views.color; give colours, or set them 0")
+        if self.sampler == "tis" and len(set(self.global_frames)) > 1:
+            raise ConfigError(
+                f"views.sampler 'tis' draws clips of equal length, not of {list(self.global_frames)} frames; "
+                "set views.global_frames to two equal numbers"
+            )
+        if self.sampler == "tis" and self.no_temporal:
+            raise ConfigError("views.sampler 'tis' and views.no_temporal contradict each other; keep one")
+
+
+class SvtLossSettings(Settings):
+    """Self-distillation: a student predicts what its teacher sees in another view (SVT §3.3 and the released code)."""
+
+    routes: tuple[Route, ...] = ("l2g", "g2g")
+    """Which views predict which, student first: ``l2g`` is a student's local view and a teacher's global one (Table 4).
+    ``l2l`` and ``g2l`` show the teacher local views too."""
+    single_teacher: bool = False
+    """One random global view is what all others predict, and terms are summed, as the paper prints it; false: the mean
+    over all pairs, as released."""
+    student_temperature: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    """Divides the student's logits."""
+    teacher_temperature: float = Field(default=0.04, gt=0, allow_inf_nan=False)
+    """Divides the teacher's centred logits."""
+    first_teacher_temperature: float = Field(default=0.04, gt=0, allow_inf_nan=False)
+    """The same in the beginning; it reaches ``teacher_temperature`` in a straight line."""
+    teacher_warmup_epochs: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Epochs that takes (DINO: 30, from 0.04 to 0.07)."""
+    center_momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of the moving mean of the teacher's logits, which is subtracted from them."""
+
+    def model_post_init(self, context: object) -> None:
+        """Check what no single field can."""
+        if not self.routes or len(set(self.routes)) < len(self.routes):
+            raise ConfigError(f"loss.routes is {list(self.routes)}; give one or more different ones")
+        if self.single_teacher and not set(self.routes) <= {"l2g", "g2g"}:
+            raise ConfigError(
+                f"loss.single_teacher has a global view for a target, but loss.routes is {list(self.routes)}; "
+                "keep 'l2g' and 'g2g', or set loss.single_teacher=false"
+            )
+
+
+class SvtHeadSettings(Settings):
+    """DINO's projection head, which is dropped after pre-training."""
+
+    hidden: int = Field(default=2048, ge=1)
+    """Width of its hidden layers."""
+    bottleneck: int = Field(default=256, ge=1)
+    """Width in which prototypes lie."""
+    prototypes: int = Field(default=65_536, ge=2)
+    """Prototypes."""
+    frozen_epochs: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """Epochs in the beginning that leave the prototypes as they are."""
+
+
+class SvtInitSettings(Settings):
+    """What the network starts from; the head always starts at random."""
+
+    start: Literal["random", "image", "checkpoint"] = "random"
+    """``image``: a ViT of the same size trained on images, e.g. DINO's; ``checkpoint``: an SVT."""
+    weights: str | None = None
+    """Their file, e.g. ``dino_vitbase16_pretrain.pth``."""
+    copies_to_time: bool = True
+    """``image``: attention over time starts as a copy of that over space, as released; false: at random, as printed."""
+
+    def model_post_init(self, context: object) -> None:
+        """Check what no single field can."""
+        if (self.start == "random") != (self.weights is None):
+            given = "without init.weights" if self.weights is None else f"with init.weights {self.weights!r}"
+            raise ConfigError(f"init.start is {self.start!r} {given}; give both of 'image' or 'checkpoint', or neither")
+
+
+class SvtSettings(Settings):
+    """Settings of ``featcache train svt``: a video transformer trained by self-distillation, from pixels."""
+
+    command: Literal["train-svt"] = "train-svt"
+    """The command this file repeats."""
+    source: str | None = None
+    """A folder of videos, or a CSV, JSONL or Parquet listing; null where ``dataset`` is given."""
+    dataset: str | None = None
+    """A public data set by its official lists, e.g. ``kinetics400``; null where ``source`` is given."""
+    root: str | None = None
+    """Folder with the videos and the lists of ``dataset``."""
+    selection: Selection = Selection()
+    """Which split counts, and what is taken of the listed videos."""
+    train_split: str = "train"
+    """Split to learn from; a source without splits is used whole."""
+    decoder: str = "pyav"
+    """Decoder of the frames."""
+    deadline_seconds: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    """While scanning, a file that shows no sign of life for so long is left out."""
+    size: Size = "base"
+    """``tiny`` (4 blocks of width 192), ``small`` (12 of 384) or ``base`` (12 of 768)."""
+    time_positions: int = Field(default=16, ge=1)
+    """Learned positions in time, resized to each view; the paper has 16. With ``checkpoint``: those it has."""
+    drop_path: float = Field(default=0.1, ge=0, lt=1)
+    """Stochastic depth of the last block, of the teacher too."""
+    recomputes_blocks: bool = False
+    """Keep no activations inside blocks (gradient checkpointing): less memory, about a third more time."""
+    init: SvtInitSettings = SvtInitSettings()
+    """What the network starts from; the paper starts from DINO's ViT-B/16."""
+    views: SvtViewSettings = SvtViewSettings()
+    """The views; the defaults are the paper's times and the released boxes and colours."""
+    head: SvtHeadSettings = SvtHeadSettings()
+    """The projection head."""
+    loss: SvtLossSettings = SvtLossSettings()
+    """The loss."""
+    teacher_momentum: float = Field(default=0.996, ge=0, le=1)
+    """Of the teacher's moving average in the beginning; it ends at 1, in half a cosine."""
+    training: TrainingSettings = TrainingSettings(
+        epochs=20,
+        batch_size=32,
+        optimiser=OptimiserSettings(lr=5e-4, lr_batch=256, weight_decay=0.04, final_weight_decay=0.1),
+        schedule=ScheduleSettings(warmup_epochs=5.0, final_factor=0.016),
+        clip_each_norm=3.0,
+    )
+    """The loop; the defaults are the paper's, the rate scaled as released: 6.25e-5 at 32 videos, down to 1e-6."""
+    out: str | None = None
+    """Folder of the run; null: ``runs/<source>/svt-<hash>``."""
+
+    def model_post_init(self, context: object) -> None:
+        """Check where videos come from, and that there is something to predict."""
+        check_source(self.source, self.dataset, self.root)
+        num_locals = len(self.views.local_frames)
+        if not view_pairs(self.loss.routes, num_locals=num_locals):
+            raise ConfigError(
+                f"loss.routes {list(self.loss.routes)} makes no pair with {num_locals} local views; "
+                "give more views.local_frames, or add 'g2g'"
+            )
