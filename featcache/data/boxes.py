@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from featcache.data.types import Box, ColorName, ColorStep
-from featcache.recipes import SamplingRecipe
+from featcache.recipes import ColorRecipe, SamplingRecipe
 from featcache.seeding import rng_for
 
 _NUM_TRIES = 10
@@ -144,14 +144,21 @@ def sample_flip(recipe: SamplingRecipe, *, video_id: str, temporal_index: int, c
 
 
 def sample_color(recipe: SamplingRecipe, *, video_id: str, temporal_index: int, crop: int) -> tuple[ColorStep, ...]:
-    """What is done to a row's colours, in order; a function of the seed, the video and the row's two indices alone.
+    """What is done to a row's colours, in order; a function of the seed, the video and the row's two indices alone."""
+    if recipe.color is None or is_plain(recipe, crop=crop):
+        return ()
+    return draw_color(rng_for(recipe.seed, "color", video_id, temporal_index, crop), recipe.color)
+
+
+def draw_color(rng: np.random.Generator, color: ColorRecipe) -> tuple[ColorStep, ...]:
+    """A draw of colour steps, in order.
 
     Every amount is drawn whether it is used or not, so that another probability leaves the amounts alone.
+
+    Args:
+        rng: Source of the draws.
+        color: Their law.
     """
-    color = recipe.color
-    if color is None or is_plain(recipe, crop=crop):
-        return ()
-    rng = rng_for(recipe.seed, "color", video_id, temporal_index, crop)
     chances = np.array([color.probability, color.grey_probability, color.blur_probability])
     is_jittered, is_grey, is_blurred = (rng.random(3) < chances).tolist()
     order, uniform = rng.permutation(4), rng.random(5)

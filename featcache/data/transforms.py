@@ -73,6 +73,8 @@ def recolor(pixels: Tensor, steps: Sequence[ColorStep]) -> Tensor:
             case "blur":
                 radius = min(math.ceil(4 * amount), *(side - 1 for side in pixels.shape[-2:]))  # it can reflect no more
                 pixels = functional.gaussian_blur(pixels, [2 * radius + 1] * 2, [amount] * 2)
+            case "solarise":
+                pixels = functional.solarize(pixels, amount)
     return pixels
 
 

@@ -85,7 +85,7 @@ class Box:
     x1: int
 
 
-ColorName = Literal["brightness", "contrast", "saturation", "hue", "grey", "blur"]
+ColorName = Literal["brightness", "contrast", "saturation", "hue", "grey", "blur", "solarise"]
 
 
 class ColorStep(NamedTuple):
@@ -93,8 +93,8 @@ class ColorStep(NamedTuple):
 
     Attributes:
         name: What is changed.
-        amount: Factor of brightness, contrast or saturation; turns of the hue circle; sigma of the blur in pixels; of
-            grey 1.
+        amount: Factor of brightness, contrast or saturation; turns of the hue circle; sigma of the blur in pixels; the
+            value from which solarisation inverts, of 255; of grey 1.
     """
 
     name: ColorName

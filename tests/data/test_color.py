@@ -123,6 +123,7 @@ def test_steps_are_what_they_say():
     check("brightness", 1.4, plain * 1.4)
     check("contrast", 0.5, grey.mean() + 0.5 * (plain - grey.mean()))
     check("saturation", 0.3, grey + 0.3 * (plain - grey))
+    check("solarise", 128.0, np.where(plain >= 128, 255 - plain, plain))
     check("hue", 1 / 3, plain[[2, 0, 1]])  # a third of a turn: red becomes green
     check("grey", 1.0, np.broadcast_to(grey, plain.shape))
     check("blur", 1.5, gaussian_filter(plain, (0, 1.5, 1.5), mode="mirror"))

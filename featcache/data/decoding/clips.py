@@ -117,7 +117,7 @@ def _batch(
 
 def _crop(image: torch.Tensor, spec: ClipSpec, size: CropSize) -> npt.NDArray[np.uint8]:
     """One crop of one frame, uint8 [3, S, S]."""
-    with _one_thread():
+    with one_thread():
         crop = crop_resize(image, spec.box, size=size.size, interpolation=size.interpolation, flip=spec.flip)
         crop = recolor(crop, spec.color)
     pixels: npt.NDArray[np.uint8] = crop.numpy()
@@ -125,7 +125,7 @@ def _crop(image: torch.Tensor, spec: ClipSpec, size: CropSize) -> npt.NDArray[np
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Keep torch to one thread: decoders run in parallel processes, and pixels must not depend on a thread count."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,0 +1,232 @@
+"""Which frames and boxes the views of a video are made of: pure index arithmetic (SVT §3.2, CVRL for ``tis``).
+
+Views are a function of the seed, the video and the epoch. Windows are times; a view spreads its frames from the first
+to the last frame of its window, and a frame is the one whose timestamp is nearest.
+
+A view of more frames than its window holds repeats them in order, as the released code does: it never wraps, and
+reaches no further than the frames nearest to its window's ends. :func:`short_views` says which ones do.
+
+Differs from the paper: windows are times, not frame numbers, so variable frame rates are honoured. From the released
+code: globals have windows at random places (there the first and the last 5 frames of 256 are left out), and a view is
+8 or 16 frames long whatever its place in the list.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.data.boxes import draw_color, random_resized_box
+from featcache.data.sampling import nearest_frames
+from featcache.data.types import Box, ColorStep, Timeline
+from featcache.methods.svt.pairs import NUM_GLOBALS
+from featcache.methods.svt.settings import SvtViewSettings
+from featcache.seeding import rng_for
+
+SOLARISE_FROM = 128.0
+"""The value from which solarisation inverts, of 255 (DINO)."""
+# Of windows counted in frames: far above float rounding.
+_SAME_POSITION = 1e-6
+
+Indices = npt.NDArray[np.int64]
+
+
+class Window(NamedTuple):
+    """A stretch of a video.
+
+    Attributes:
+        start: Seconds after the first frame.
+        width: Seconds.
+    """
+
+    start: float
+    width: float
+
+
+class Look(NamedTuple):
+    """How a frame becomes pixels of a view: cut, resized, mirrored, recoloured."""
+
+    box: Box
+    flip: bool
+    color: tuple[ColorStep, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """One view of a video.
+
+    Attributes:
+        frames: Frame indices, ascending, with repeats where the window has too few.
+        looks: One a frame; all the same where augmentation is temporally consistent.
+        size: Side in pixels.
+    """
+
+    frames: tuple[int, ...]
+    looks: tuple[Look, ...]
+    size: int
+
+    def __post_init__(self) -> None:
+        assert len(self.frames) == len(self.looks), f"{len(self.frames)} frames but {len(self.looks)} looks"
+
+
+def draw_views(
+    settings: SvtViewSettings, timeline: Timeline, *, video_id: str, epoch: int, seed: int
+) -> tuple[View, ...]:
+    """The views of a video in one epoch: two globals, then the locals.
+
+    Args:
+        settings: Their law.
+        timeline: Timestamps and size of the video; at least one frame.
+        video_id: Keys the draws.
+        epoch: Keys the draws.
+        seed: Keys the draws.
+    """
+    windows = draw_windows(
+        settings,
+        num_frames=timeline.num_frames,
+        duration_seconds=timeline.duration_seconds,
+        video_id=video_id,
+        epoch=epoch,
+        seed=seed,
+    )
+    views = []
+    for number, (window, num_frames, size) in enumerate(zip(windows, settings.num_frames, settings.sizes, strict=True)):
+        frames = window_frames(window, timeline, num_frames=num_frames)
+        # Each frame has its own generator, and a consistent view takes the first frame's.
+        looks = [
+            draw_look(
+                settings,
+                rng_for(seed, "look", video_id, epoch, number, frame),
+                view=number,
+                height=timeline.height,
+                width=timeline.width,
+            )
+            for frame in range(1 if settings.consistent else num_frames)
+        ]
+        views.append(
+            View(
+                frames=tuple(frames.tolist()),
+                looks=tuple(looks if len(looks) == num_frames else looks * num_frames),
+                size=size,
+            )
+        )
+    return tuple(views)
+
+
+def draw_windows(
+    settings: SvtViewSettings, *, num_frames: int, duration_seconds: float, video_id: str, epoch: int, seed: int
+) -> tuple[Window, ...]:
+    """The window of each view, globals first.
+
+    Places are uniform. With ``tis`` the globals' distance is drawn by :func:`tis_distance`, and which of them comes
+    first by a coin. With ``no_temporal`` all have the first global's window.
+    """
+    widths = _window_widths(settings, num_frames=num_frames, duration_seconds=duration_seconds)
+    span = _span_seconds(settings, duration_seconds)
+    first = rng_for(seed, "span", video_id, epoch).uniform(0.0, duration_seconds - span)
+    places = [rng_for(seed, "window", video_id, epoch, view).random() for view in range(len(widths))]
+    if settings.no_temporal:
+        places = [places[0]] * len(widths)
+    starts = [first + place * (span - width) for place, width in zip(places, widths, strict=True)]
+    if settings.sampler == "tis":
+        rng = rng_for(seed, "interval", video_id, epoch)
+        room = span - widths[0]
+        distance = tis_distance(rng.random(), room=room)
+        earlier = first + rng.random() * (room - distance)
+        is_swapped = rng.random() < 0.5
+        starts[:NUM_GLOBALS] = [earlier + distance, earlier] if is_swapped else [earlier, earlier + distance]
+    return tuple(Window(start, width) for start, width in zip(starts, widths, strict=True))
+
+
+def tis_distance(uniform: float, *, room: float) -> float:
+    """The distance of two clips' starts: density ``2 (1 - d / M) / M`` on [0, M] (CVRL, temporal interval sampler).
+
+    Args:
+        uniform: A draw in [0, 1).
+        room: M, the last possible start of a clip.
+    """
+    return room * (1.0 - math.sqrt(1.0 - uniform))
+
+
+def window_frames(window: Window, timeline: Timeline, *, num_frames: int) -> Indices:
+    """Frames spread evenly from the first to the last frame of a window, int64 [num_frames]."""
+    period = timeline.duration_seconds / timeline.num_frames
+    last = max(window.start, window.start + window.width - period)
+    times = np.linspace(window.start, last, num_frames)
+    return nearest_frames(timeline.pts_seconds - timeline.pts_seconds[0], times)
+
+
+def short_views(settings: SvtViewSettings, *, num_frames: int, duration_seconds: float) -> tuple[int, ...]:
+    """Numbers of the views whose window holds fewer frames than they take, so that they repeat some.
+
+    At a constant frame rate all other views have frames that differ.
+
+    Args:
+        settings: The views.
+        num_frames: Frames of the video.
+        duration_seconds: Of the video.
+    """
+    widths = _window_widths(settings, num_frames=num_frames, duration_seconds=duration_seconds)
+    rate = num_frames / duration_seconds
+    return tuple(
+        view
+        for view, (width, wanted) in enumerate(zip(widths, settings.num_frames, strict=True))
+        if width * rate < wanted - _SAME_POSITION
+    )
+
+
+def draw_look(settings: SvtViewSettings, rng: np.random.Generator, *, view: int, height: int, width: int) -> Look:
+    """A box, a flip and colours for a view; with ``no_spatial`` the whole frame as it is.
+
+    Args:
+        settings: Their laws.
+        rng: Source of the draws.
+        view: Number of the view.
+        height: Frame height in pixels.
+        width: Frame width in pixels.
+    """
+    if settings.no_spatial:
+        return Look(box=Box(y0=0, x0=0, y1=height, x1=width), flip=False, color=())
+    flip, solarise = (rng.random(2) < (settings.flip_probability, settings.solarise[min(view, NUM_GLOBALS)])).tolist()
+    color: tuple[ColorStep, ...] = ()
+    if settings.color is not None:
+        law = dataclasses.replace(settings.color, blur_probability=settings.blur[min(view, NUM_GLOBALS)])
+        color = draw_color(rng, law) + ((ColorStep("solarise", SOLARISE_FROM),) if solarise else ())
+    scale = settings.global_scale if view < NUM_GLOBALS else settings.local_scale
+    box = random_resized_box(rng, height=height, width=width, scale=scale, ratio=settings.ratio)
+    return Look(box=box, flip=flip, color=color)
+
+
+def frames_of(views: Sequence[View]) -> Indices:
+    """The distinct frames of some views, ascending: what one pass of a decoder has to deliver, int64 [n]."""
+    return np.unique(np.fromiter(itertools.chain.from_iterable(view.frames for view in views), np.int64))
+
+
+def places_of(views: Sequence[View]) -> tuple[Indices, ...]:
+    """For each view, the places of its frames among :func:`frames_of` of all, int64 [T]."""
+    frames = frames_of(views)
+    return tuple(np.searchsorted(frames, view.frames) for view in views)
+
+
+def _span_seconds(settings: SvtViewSettings, duration_seconds: float) -> float:
+    """How much of a video its views come from."""
+    return min(settings.span_seconds or duration_seconds, duration_seconds)
+
+
+def _window_widths(settings: SvtViewSettings, *, num_frames: int, duration_seconds: float) -> tuple[float, ...]:
+    """Width of each view's window in seconds, globals first; at most the span."""
+    span = _span_seconds(settings, duration_seconds)
+    widths = [settings.global_time * span] * NUM_GLOBALS
+    widths += [(settings.global_time if settings.no_temporal else settings.local_time) * span] * len(
+        settings.local_frames
+    )
+    if settings.sampler == "tis":
+        period = duration_seconds / num_frames
+        clip = ((settings.global_frames[0] - 1) * settings.tis_stride + 1) * period
+        widths[:NUM_GLOBALS] = [min(clip, span)] * NUM_GLOBALS
+    return tuple(widths)
