@@ -27,7 +27,7 @@ class ProjectionHead(nn.Module):
 
 
 class ScalePretraining(nn.Module):
-    """Everything that pre-training trains.
+    """Everything that pre-training trains: from sets of clips to the vectors that the losses compare.
 
     A head that its loss does not use is not made: it would be counted, and never trained.
 
@@ -62,3 +62,44 @@ class ScalePretraining(nn.Module):
                 )
             if loss.set_loss == "clustering":
                 self.prototypes = nn.Linear(heads.width, loss.num_prototypes, bias=False)
+
+    def forward(
+        self,
+        features: Tensor,
+        positions: Tensor,
+        masked: Tensor,
+        masked_at: Tensor,
+        present: Tensor | None = None,
+        present_at: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Project sets: the first of B videos, then the second ones.
+
+        Args:
+            features: Floating [2B, K, D].
+            positions: float32 [2B, K, 6 or 7].
+            masked: bool [2B, K].
+            masked_at: int64 [M], the masked clips, in the flat [2B K].
+            present: bool [2B, K]; ``None``: all clips are there.
+            present_at: int64 [N], the clips that are there, in the flat [2B K]; ``None``: all.
+
+        Returns:
+            Vectors of C channels and unit length, those that the losses need: ``predictions`` [M, C] of masked clips,
+            ``targets`` [N, C] of stored vectors, ``sets`` [2B, C] of summaries, ``predicted_sets`` [2B, C] by the
+            regressor; and ``cosines`` float32 [2B, P] of ``sets`` with the prototypes.
+        """
+        summary, clips = self.predictor(features, positions, masked=masked, present=present)
+        projected: dict[str, Tensor] = {}
+        if self.clip_head is not None and self.target_head is not None:
+            vectors = features.flatten(0, 1)
+            if present_at is not None:
+                vectors = vectors.index_select(0, present_at)
+            projected["predictions"] = self.clip_head(clips.flatten(0, 1).index_select(0, masked_at))
+            projected["targets"] = self.target_head(vectors.to(self.predictor.project.weight.dtype))
+        if self.set_head is not None:
+            projected["sets"] = self.set_head(summary)
+        if self.set_regressor is not None:
+            projected["predicted_sets"] = self.set_regressor(projected["sets"])
+        if self.prototypes is not None:
+            prototypes = functional.normalize(self.prototypes.weight, dim=-1)
+            projected["cosines"] = (projected["sets"] @ prototypes.T).float()
+        return projected

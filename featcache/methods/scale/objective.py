@@ -4,27 +4,24 @@ Source: SCALE §3.2 and §3.3, and the released code. The clips lie on the devic
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from featcache.errors import ConfigError
 from featcache.methods.clip_sets import ClipSets
 from featcache.methods.scale.heads import ScalePretraining
 from featcache.methods.scale.losses import (
-    Contrast,
     masked_clip_loss,
     set_clustering_loss,
     set_contrast_loss,
     set_regression_loss,
 )
 from featcache.methods.scale.settings import ScaleLossSettings
-from featcache.networks.set_predictor import SetOutput
 from featcache.seeding import rng_for
 from featcache.training.objective import Loss
 
@@ -95,7 +92,6 @@ class ScaleObjective:
                 f"training.batch_size is {batch_size}; SCALE tells the videos of a batch apart, give it 2 or more"
             )
         self.module: nn.Module = module
-        self._trained = module
         self._sets = sets
         self._set_size = set_size
         self._settings = settings
@@ -106,7 +102,8 @@ class ScaleObjective:
         self.num_batches = len(self._videos) // self._batch_size
         self.num_items = self.num_batches * self._batch_size
         self._order: tuple[int, Ints] = (-1, self._videos)
-        self._predict: Callable[..., SetOutput] = torch.compile(module.predictor) if is_compiled else module.predictor
+        if is_compiled:
+            module.predictor.compile()
 
     def parts(self, epoch: int, batch: int) -> list[SetBatch]:
         """One part: the whole batch."""
@@ -121,78 +118,76 @@ class ScaleObjective:
             rng=rng_for(self._seed, "sets", epoch, batch),
         )
         if self._is_gathered_ahead:
-            part = self._with_clips(part)
+            part = with_clips(part, self._sets)
         return [part.each(Tensor.pin_memory) if self._device.type == "cuda" else part]
 
     def loss(self, part: SetBatch) -> Loss:
         """The weighted mean of MCM and SET."""
-        part = part.each(lambda tensor: tensor.to(self._device, non_blocking=True))
-        if part.features is None:
-            part = self._with_clips(part)
-        output = self._predict(part.features, part.positions, masked=part.masked, present=part.present)
-        settings = self._settings
-        total = output.summary.new_zeros((), dtype=torch.float32)
-        metrics: dict[str, Tensor] = {}
-        if settings.mcm_weight:
-            mcm = self._masked_clips(part, output)
-            total = total + settings.mcm_weight * mcm.loss
-            metrics |= {"mcm": mcm.loss.detach(), "mcm_accuracy": mcm.accuracy}
-        if settings.set_weight:
-            loss, accuracy = self._sets_of_a_video(output.summary)
-            total = total + settings.set_weight * loss
-            metrics |= {"set": loss.detach()} | ({} if accuracy is None else {"set_accuracy": accuracy})
-        return Loss(total=total / (settings.mcm_weight + settings.set_weight), metrics=metrics)
+        part = with_clips(part.each(lambda tensor: tensor.to(self._device, non_blocking=True)), self._sets)
+        projected = self.module(
+            part.features, part.positions, part.masked, part.masked_at, part.present, part.present_at
+        )
+        return compared(projected, part.positive, self._settings)
 
     def after_step(self, progress: float) -> None:
         """Nothing to move."""
 
-    def _masked_clips(self, part: SetBatch, output: SetOutput) -> Contrast:
-        module, settings = self._trained, self._settings
-        assert module.target_head is not None, "MCM has a target head"
-        assert module.clip_head is not None, "MCM has a clip head"
-        assert part.features is not None, "clips are gathered"
-        vectors = part.features.flatten(0, 1)
-        if part.present_at is not None:
-            vectors = vectors.index_select(0, part.present_at)
-        return masked_clip_loss(
-            module.clip_head(output.clips.flatten(0, 1).index_select(0, part.masked_at)),
-            module.target_head(vectors.to(module.predictor.project.weight.dtype)),
-            part.positive,
+
+def with_clips(part: SetBatch, sets: ClipSets) -> SetBatch:
+    """The batch with its vectors and positions, gathered where they lie; as it is if it has them."""
+    if part.features is not None:
+        return part
+    features, positions = (
+        table.index_select(0, part.rows.flatten()).view(*part.rows.shape, -1)
+        for table in (sets.features, sets.positions)
+    )
+    return dataclasses.replace(part, features=features, positions=positions)
+
+
+def compared(projected: Mapping[str, Tensor], positive: Tensor, settings: ScaleLossSettings) -> Loss:
+    """The weighted mean of MCM and SET.
+
+    Args:
+        projected: What :class:`featcache.methods.scale.heads.ScalePretraining` gives.
+        positive: int64 [M], the target of each prediction.
+        settings: Which losses.
+    """
+    parts: list[Tensor] = []
+    metrics: dict[str, Tensor] = {}
+    if settings.mcm_weight:
+        mcm = masked_clip_loss(
+            projected["predictions"],
+            projected["targets"],
+            positive,
             temperature=settings.mcm_temperature,
             symmetric=settings.symmetric,
         )
+        parts.append(settings.mcm_weight * mcm.loss)
+        metrics |= {"mcm": mcm.loss.detach(), "mcm_accuracy": mcm.accuracy}
+    if settings.set_weight:
+        loss, accuracy = _compared_sets(projected, settings)
+        parts.append(settings.set_weight * loss)
+        metrics |= {"set": loss.detach()} | ({} if accuracy is None else {"set_accuracy": accuracy})
+    return Loss(total=sum(parts[1:], parts[0]) / (settings.mcm_weight + settings.set_weight), metrics=metrics)
 
-    def _sets_of_a_video(self, summaries: Tensor) -> tuple[Tensor, Tensor | None]:
-        module, settings = self._trained, self._settings
-        assert module.set_head is not None, "SET has a head"
-        projected = module.set_head(summaries)
-        first, second = projected.chunk(2)
-        if settings.set_loss == "infonce":
-            result = set_contrast_loss(first, second, temperature=settings.set_temperature)
-            return result.loss, result.accuracy
-        if settings.set_loss == "regression":
-            assert module.set_regressor is not None, "regression has a regressor"
-            one, other = module.set_regressor(projected).chunk(2)
-            return set_regression_loss((one, other), (first, second)), None
-        assert module.prototypes is not None, "clustering has prototypes"
-        prototypes = functional.normalize(module.prototypes.weight, dim=-1)
-        one, other = (projected @ prototypes.T).float().chunk(2)
-        loss = set_clustering_loss(
-            one,
-            other,
-            temperature=settings.set_temperature,
-            epsilon=settings.sinkhorn_epsilon,
-            num_steps=settings.sinkhorn_steps,
-        )
-        return loss, None
 
-    def _with_clips(self, part: SetBatch) -> SetBatch:
-        """The batch with its vectors and positions, gathered where they lie."""
-        features, positions = (
-            table.index_select(0, part.rows.flatten()).view(*part.rows.shape, -1)
-            for table in (self._sets.features, self._sets.positions)
-        )
-        return dataclasses.replace(part, features=features, positions=positions)
+def _compared_sets(projected: Mapping[str, Tensor], settings: ScaleLossSettings) -> tuple[Tensor, Tensor | None]:
+    first, second = projected["sets"].chunk(2)
+    if settings.set_loss == "infonce":
+        result = set_contrast_loss(first, second, temperature=settings.set_temperature)
+        return result.loss, result.accuracy
+    if settings.set_loss == "regression":
+        one, other = projected["predicted_sets"].chunk(2)
+        return set_regression_loss((one, other), (first, second)), None
+    one, other = projected["cosines"].chunk(2)
+    loss = set_clustering_loss(
+        one,
+        other,
+        temperature=settings.set_temperature,
+        epsilon=settings.sinkhorn_epsilon,
+        num_steps=settings.sinkhorn_steps,
+    )
+    return loss, None
 
 
 def draw_sets(
