@@ -202,6 +202,14 @@ def draw_look(settings: SvtViewSettings, rng: np.random.Generator, *, view: int,
     return Look(box=box, flip=flip, color=color)
 
 
+def same_shapes(settings: SvtViewSettings) -> tuple[tuple[int, ...], ...]:
+    """Numbers of the views that one forward pass can take together: those of equal frames and side, globals first."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for view, shape in enumerate(zip(settings.num_frames, settings.sizes, strict=True)):
+        groups.setdefault(shape, []).append(view)
+    return tuple(tuple(group) for group in groups.values())
+
+
 def frames_of(views: Sequence[View]) -> Indices:
     """The distinct frames of some views, ascending: what one pass of a decoder has to deliver, int64 [n]."""
     return np.unique(np.fromiter(itertools.chain.from_iterable(view.frames for view in views), np.int64))

@@ -16,6 +16,7 @@ from featcache.methods.svt.views import (
     draw_windows,
     frames_of,
     places_of,
+    same_shapes,
     short_views,
     tis_distance,
     window_frames,
@@ -225,3 +226,9 @@ def test_locals_do_not_depend_on_the_sampler_of_globals():
     line = timeline()
     plain, tis = (draw_views(small_views(**changes), line, video_id="v", epoch=0, seed=0) for changes in ({}, TIS))
     assert plain[2:] == tis[2:]
+
+
+def test_views_of_one_shape():
+    assert same_shapes(SvtViewSettings()) == ((0,), (1,), (2, 3), (4, 5), (6, 7), (8, 9))
+    assert same_shapes(SvtViewSettings(no_spatial=True)) == ((0, 6, 7), (1, 8, 9), (2, 3), (4, 5))
+    assert same_shapes(SvtViewSettings(global_frames=(8, 8), local_frames=())) == ((0, 1),)
