@@ -48,3 +48,9 @@ def teacher_views(pairs: Collection[Pair]) -> tuple[int, ...]:
 def student_views(pairs: Collection[Pair]) -> tuple[int, ...]:
     """The views that the student has to see, in ascending order."""
     return tuple(sorted({pair.student for pair in pairs}))
+
+
+def positions_of(pairs: Collection[Pair]) -> tuple[Pair, ...]:
+    """The same pairs as positions among :func:`student_views` and :func:`teacher_views`, in place of view numbers."""
+    students, teachers = student_views(pairs), teacher_views(pairs)
+    return tuple(Pair(students.index(pair.student), teachers.index(pair.teacher)) for pair in pairs)

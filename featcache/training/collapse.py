@@ -1,0 +1,56 @@
+"""Whether learning without labels still tells items apart: measures that fall before a probe does."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# As in the paper of RankMe: no singular value is divided by nothing.
+_EPSILON = 1e-7
+
+
+def mean_assignment_entropy(assignments: Tensor) -> Tensor:
+    """Entropy in nats of the mean assignment; 0 where all items fall on one prototype, log P where all are used alike.
+
+    Args:
+        assignments: floating [N, P], rows summing to 1.
+    """
+    return _entropy(assignments.float().mean(dim=0))
+
+
+def assignment_entropy(assignments: Tensor) -> Tensor:
+    """Mean entropy in nats of an item's assignment; log P where assignments say nothing, the other way to collapse.
+
+    Args:
+        assignments: floating [N, P], rows summing to 1.
+    """
+    return _entropy(assignments.float()).mean()
+
+
+def feature_deviation(features: Tensor) -> Tensor:
+    """Standard deviation of a channel of features of unit length, averaged over channels, times the root of C.
+
+    About 1 where directions are spread evenly, 0 where all are the same (Chen & He, SimSiam, CVPR 2021, §4.1).
+
+    Args:
+        features: floating [N, C].
+    """
+    unit = functional.normalize(features.float(), dim=-1)
+    deviation: Tensor = unit.std(dim=0, correction=0).mean() * features.shape[1] ** 0.5
+    return deviation
+
+
+def rank_me(features: Tensor) -> Tensor:
+    """RankMe: the exponential of the entropy of the singular values, an effective rank from 1 to min(N, C).
+
+    Source: Garrido et al., ICML 2023, Eq. 1-2.
+
+    Args:
+        features: floating [N, C]; N well above C for a value that does not depend on N.
+    """
+    singular = torch.linalg.svdvals(features.float())
+    return _entropy(singular / singular.sum().clamp_min(_EPSILON) + _EPSILON).exp()
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    entropy: Tensor = torch.special.entr(probabilities).sum(dim=-1)
+    return entropy
