@@ -17,7 +17,7 @@ def build_optimiser(module: nn.Module, settings: OptimiserSettings, *, lr: float
     """An optimiser over the parameters that require gradients.
 
     Args:
-        module: What to train.
+        module: What to train; parameters that its attribute ``not_decayed`` names are not decayed either.
         settings: Which optimiser.
         lr: Peak learning rate; the loop sets the present one before each step.
     """
@@ -25,7 +25,8 @@ def build_optimiser(module: nn.Module, settings: OptimiserSettings, *, lr: float
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         groups = [{"params": trained, "weight_decay": settings.weight_decay}]
     else:
-        groups = param_groups_weight_decay(module, weight_decay=settings.weight_decay)
+        spared = getattr(module, "not_decayed", ())
+        groups = param_groups_weight_decay(module, weight_decay=settings.weight_decay, no_weight_decay_list=spared)
     groups = [group for group in groups if group["params"]]
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=settings.betas, fused=True)

@@ -63,6 +63,8 @@ class ScaleObjective:
 
     Attributes:
         module: Predictor and heads.
+        trained: The same.
+        settings: Which losses.
         num_batches: Batches an epoch; an incomplete last one is left out.
         num_items: Videos an epoch.
         num_left_out: Videos with fewer than two clips.
@@ -92,9 +94,10 @@ class ScaleObjective:
                 f"training.batch_size is {batch_size}; SCALE tells the videos of a batch apart, give it 2 or more"
             )
         self.module: nn.Module = module
+        self.trained = module
         self._sets = sets
         self._set_size = set_size
-        self._settings = settings
+        self.settings = settings
         self._seed = seed
         self._device = next(module.parameters()).device
         self._is_gathered_ahead = sets.features.device != self._device
@@ -107,27 +110,38 @@ class ScaleObjective:
 
     def parts(self, epoch: int, batch: int) -> list[SetBatch]:
         """One part: the whole batch."""
+        return [self.ahead(self.draw(epoch, batch))]
+
+    def draw(self, epoch: int, batch: int) -> SetBatch:
+        """A batch as numbers of rows, on the CPU."""
         if self._order[0] != epoch:
             self._order = (epoch, rng_for(self._seed, "videos", epoch).permutation(self._videos))
         videos = self._order[1][batch * self._batch_size : (batch + 1) * self._batch_size]
-        part = draw_sets(
+        return draw_sets(
             self._sets.video_start,
             videos,
             set_size=self._set_size[videos],
-            mask_ratio=self._settings.mask_ratio,
+            mask_ratio=self.settings.mask_ratio,
             rng=rng_for(self._seed, "sets", epoch, batch),
         )
+
+    def ahead(self, part: SetBatch) -> SetBatch:
+        """What can be done before the module's turn: clips that lie elsewhere are gathered, memory is pinned."""
         if self._is_gathered_ahead:
             part = with_clips(part, self._sets)
-        return [part.each(Tensor.pin_memory) if self._device.type == "cuda" else part]
+        return part.each(Tensor.pin_memory) if self._device.type == "cuda" else part
+
+    def arrived(self, part: SetBatch) -> SetBatch:
+        """The batch with its clips on the module's device."""
+        return with_clips(part.each(lambda tensor: tensor.to(self._device, non_blocking=True)), self._sets)
 
     def loss(self, part: SetBatch) -> Loss:
         """The weighted mean of MCM and SET."""
-        part = with_clips(part.each(lambda tensor: tensor.to(self._device, non_blocking=True)), self._sets)
+        part = self.arrived(part)
         projected = self.module(
             part.features, part.positions, part.masked, part.masked_at, part.present, part.present_at
         )
-        return compared(projected, part.positive, self._settings)
+        return compared(projected, part.positive, self.settings)
 
     def after_step(self, progress: float) -> None:
         """Nothing to move."""

@@ -11,6 +11,7 @@ import torch
 from featcache.config import to_yaml
 from featcache.io import canonical_json, put_replace, sha256_bytes
 from featcache.methods.clip_sets import ClipSets, open_clip_sets, placed
+from featcache.methods.scale.batched import train_stack
 from featcache.methods.scale.heads import ScalePretraining
 from featcache.methods.scale.objective import ScaleObjective
 from featcache.methods.scale.settings import Coordinates, ScaleSettings
@@ -72,45 +73,57 @@ def pretrain_scale(
         sets = open_clip_sets(settings.sets, form=settings.predictor.position, only_training=True)
     folder = run_folder(settings, out=settings.out, store=settings.sets.store, name="scale")
     seen = placed(with_coordinates(sets, settings.coordinates), storage=settings.sets.storage, device=device)
-    logs: dict[int, Mapping[str, float]] = {}
-    for seed in settings.training.seeds:
-        module = build_module(settings, width_in=seen.features.shape[1], seed=seed).to(device)
-        objective = ScaleObjective(
-            seen,
-            settings.loss,
-            module=module,
-            clips_per_set=settings.clips_per_set,
-            batch_size=settings.training.batch_size,
-            seed=seed,
-            is_compiled=settings.compile,
-        )
+    seeds = settings.training.seeds
+    facts = {
+        "method": "scale",
+        "predictor": dataclasses.asdict(settings.predictor),
+        "width_in": seen.features.shape[1],
+        "coordinates": settings.coordinates,
+    }
+    identities = {seed: _identity(settings, sets, seed) for seed in seeds}
+    objectives = (_objective(settings, seen, seed=seed, device=device) for seed in seeds)
+    if settings.batched_seeds and len(seeds) > 1:
+        together = dict(zip(seeds, objectives, strict=True))
         put_replace(folder / "config.yaml", to_yaml(settings).encode())
-        train(
-            objective,
-            settings.training,
-            folder=seed_folder(folder, seed),
-            seed=seed,
-            identity=_identity(settings, sets, seed),
-            facts={
-                "method": "scale",
-                "predictor": dataclasses.asdict(settings.predictor),
-                "width_in": module.predictor.width_in,
-                "coordinates": settings.coordinates,
-            },
-            on_progress=lambda progress, seed=seed: on_progress(seed, progress),  # type: ignore[misc]
+        train_stack(
+            together, settings.training, folder=folder, identities=identities, facts=facts, on_progress=on_progress
         )
-        logs[seed] = read_log(seed_folder(folder, seed))[-1]
-    num_parameters = sum(parameter.numel() for parameter in module.predictor.parameters())
+        objective = together[seeds[0]]
+    else:
+        for seed, objective in zip(seeds, objectives, strict=True):
+            put_replace(folder / "config.yaml", to_yaml(settings).encode())
+            train(
+                objective,
+                settings.training,
+                folder=seed_folder(folder, seed),
+                seed=seed,
+                identity=identities[seed],
+                facts=facts,
+                on_progress=lambda progress, seed=seed: on_progress(seed, progress),  # type: ignore[misc]
+            )
+    num_parameters = sum(parameter.numel() for parameter in objective.trained.predictor.parameters())
     result = ScaleResult(
         folder=str(folder),
         num_videos=len(sets.video_ids) - objective.num_left_out,
         num_left_out=objective.num_left_out,
         num_parameters=num_parameters,
-        num_head_parameters=sum(parameter.numel() for parameter in module.parameters()) - num_parameters,
-        seeds=logs,
+        num_head_parameters=sum(parameter.numel() for parameter in objective.trained.parameters()) - num_parameters,
+        seeds={seed: read_log(seed_folder(folder, seed))[-1] for seed in seeds},
     )
     put_replace(folder / "result.json", canonical_json(result.to_dict()))
     return result
+
+
+def _objective(settings: ScaleSettings, sets: ClipSets, *, seed: int, device: torch.device) -> ScaleObjective:
+    return ScaleObjective(
+        sets,
+        settings.loss,
+        module=build_module(settings, width_in=sets.features.shape[1], seed=seed).to(device),
+        clips_per_set=settings.clips_per_set,
+        batch_size=settings.training.batch_size,
+        seed=seed,
+        is_compiled=settings.compile,
+    )
 
 
 def build_module(settings: ScaleSettings, *, width_in: int, seed: int) -> ScalePretraining:
@@ -134,6 +147,9 @@ def with_coordinates(sets: ClipSets, kind: Coordinates) -> ClipSets:
 def _identity(settings: ScaleSettings, sets: ClipSets, seed: int) -> str:
     """What a checkpoint must have been made with."""
     document = settings.model_dump(mode="json", exclude={"out": True, "sets": {"store", "storage"}})
-    for name in ("seeds", "device", "checkpoint_seconds", "tensorboard"):
+    seeds = document["training"].pop("seeds")
+    for name in ("device", "checkpoint_seconds", "tensorboard"):
         document["training"].pop(name)
+    if document.pop("batched_seeds") and len(seeds) > 1:
+        document["seeds"] = seeds  # what dropout draws for one depends on the others
     return sha256_bytes(canonical_json({**document, "clips": sets.identity, "seed": seed}))[:32]

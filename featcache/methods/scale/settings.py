@@ -89,5 +89,24 @@ class ScaleSettings(Settings):
     """The loop; the defaults are the published ones, with a warm-up over 5 % of the steps."""
     compile: bool = False
     """Compile the predictor with ``torch.compile``; it takes a minute and pays in long runs on a GPU."""
+    batched_seeds: bool = False
+    """Train all seeds as one stack, each on its own batches; for small batches, where a step is mostly overhead."""
     out: str | None = None
     """Folder of the run; null: ``runs/<store>/scale-<hash>``."""
+
+    def model_post_init(self, context: object) -> None:
+        """Check what no single field can."""
+        if not self.batched_seeds:
+            return
+        if self.training.clip_norm is not None:
+            raise ConfigError(
+                "training.clip_norm bounds the gradient of one seed, and batched_seeds trains several as one; leave "
+                "one of them out"
+            )
+        if self.training.optimiser.name == "lars":
+            raise ConfigError(
+                "training.optimiser.name lars looks at whole layers of one seed, and batched_seeds trains several as "
+                "one; choose adamw or sgd, or leave batched_seeds out"
+            )
+        if self.compile:
+            raise ConfigError("compile and batched_seeds do not go together; leave one of them out")

@@ -1,0 +1,228 @@
+"""Several seeds trained as one: a stack of modules, each on its own batches, split into the usual folders at the end.
+
+A step on a small batch is mostly overhead, which the seeds of a stack share. The network and its heads run for all
+seeds at once (``torch.vmap`` over the stacked weights); the contrasts run seed by seed, so that no more logits are in
+memory than in a run of one.
+"""
+
+import copy
+import dataclasses
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from featcache.io import canonical_json, sha256_bytes
+from featcache.methods.scale.objective import ScaleObjective, SetBatch, compared
+from featcache.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from featcache.training.logs import RunLog, read_log
+from featcache.training.loop import Progress, train, trained_state
+from featcache.training.objective import Loss
+from featcache.training.runs import seed_folder
+from featcache.training.settings import TrainingSettings
+
+NAME = "stack"
+"""Folder of a stack that is being trained."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedsBatch:
+    """A batch of each of S seeds.
+
+    Attributes:
+        stack: Tensors of all seeds, [S, ...]; lists of clips are filled up with 0.
+        num_masked: How many masked clips each seed has.
+        num_present: How many clips each seed has.
+    """
+
+    stack: SetBatch
+    num_masked: tuple[int, ...]
+    num_present: tuple[int, ...]
+
+
+class StackObjective:
+    """The tasks of several seeds as one; the loss is their sum, so each has the gradient that it has alone.
+
+    See :class:`featcache.training.objective.Objective`.
+
+    Attributes:
+        module: The modules as one, see :func:`stacked`.
+        num_batches: Batches an epoch, the same for each seed.
+        num_items: Videos an epoch of all seeds.
+    """
+
+    def __init__(self, objectives: Mapping[int, ScaleObjective]) -> None:
+        self._objectives = dict(objectives)
+        self._first = next(iter(self._objectives.values()))
+        self.module: nn.Module = stacked([each.module for each in self._objectives.values()])
+        self.num_batches = self._first.num_batches
+        self.num_items = self._first.num_items * len(self._objectives)
+
+    def parts(self, epoch: int, batch: int) -> list[SeedsBatch]:
+        """One part: the batch that each seed has alone."""
+        joined = join([each.draw(epoch, batch) for each in self._objectives.values()])
+        return [dataclasses.replace(joined, stack=self._first.ahead(joined.stack))]
+
+    def loss(self, part: SeedsBatch) -> Loss:
+        """The sum over the seeds; the metrics of each are ``seed-N/<name>``."""
+        own = self._first.arrived(part.stack)
+        assert own.features is not None, "clips are gathered"
+        assert own.positions is not None, "positions are gathered"
+        inputs = [own.features, own.positions, own.masked, own.masked_at]
+        if own.present is not None and own.present_at is not None:
+            inputs += [own.present, own.present_at]
+
+        def project(parameters: Mapping[str, Tensor], *inputs: Tensor) -> dict[str, Tensor]:
+            projected: dict[str, Tensor] = functional_call(self.module, dict(parameters), inputs)
+            return projected
+
+        with sdpa_kernel(SDPBackend.MATH):  # the others have no rule for a batch of batches on every device
+            projected = torch.vmap(project, randomness="different")(dict(self.module.named_parameters()), *inputs)
+        totals: list[Tensor] = []
+        metrics: dict[str, Tensor] = {}
+        for place, seed in enumerate(self._objectives):
+            mine = {name: vectors[place] for name, vectors in projected.items()}
+            for name, count in (("predictions", part.num_masked), ("targets", part.num_present)):
+                if name in mine:
+                    mine[name] = mine[name][: count[place]]
+            loss = compared(mine, own.positive[place, : part.num_masked[place]], self._first.settings)
+            totals.append(loss.total)
+            named = {"loss": loss.total.detach(), **loss.metrics}
+            metrics |= {f"{_tag(seed)}{name}": value for name, value in named.items()}
+        return Loss(total=torch.stack(totals).sum(), metrics=metrics)
+
+    def after_step(self, progress: float) -> None:
+        """Nothing to move."""
+
+
+def stacked(modules: Sequence[nn.Module]) -> nn.Module:
+    """One module whose parameters are those of all modules, [S, ...] under the same names.
+
+    It runs under ``torch.vmap`` only. Its ``not_decayed`` names the parameters that were vectors, which optimisers do
+    not decay and could no longer tell by their shape.
+    """
+    parameters, buffers = stack_module_state(list(modules))
+    assert not buffers, "a predictor and its heads have no buffers"
+    stack = copy.deepcopy(modules[0])
+    for name, values in parameters.items():
+        owner, _, leaf = name.rpartition(".")
+        setattr(stack.get_submodule(owner), leaf, nn.Parameter(values.detach()))
+    stack.not_decayed = frozenset(  # type: ignore[assignment]
+        name for name, parameter in modules[0].named_parameters() if parameter.ndim <= 1
+    )
+    return stack
+
+
+def join(parts: Sequence[SetBatch]) -> SeedsBatch:
+    """Batches of several seeds as one, filled up to the largest."""
+    size = max(part.rows.shape[1] for part in parts)
+    is_full = all(part.present is None and part.rows.shape[1] == size for part in parts)
+    there = [torch.ones_like(part.masked) if part.present is None else part.present for part in parts]
+    present = torch.stack([_widened(each, size) for each in there])
+    masked = torch.stack([_widened(part.masked, size) for part in parts])
+    return SeedsBatch(
+        stack=SetBatch(
+            rows=torch.stack([_widened(part.rows, size) for part in parts]),
+            masked=masked,
+            present=None if is_full else present,
+            present_at=None if is_full else _listed([each.flatten().nonzero()[:, 0] for each in present]),
+            masked_at=_listed([each.flatten().nonzero()[:, 0] for each in masked]),
+            positive=_listed([part.positive for part in parts]),
+        ),
+        num_masked=tuple(len(part.masked_at) for part in parts),
+        num_present=tuple(int(each.sum()) for each in present),
+    )
+
+
+def train_stack(
+    objectives: Mapping[int, ScaleObjective],
+    settings: TrainingSettings,
+    *,
+    folder: Path,
+    identities: Mapping[int, str],
+    facts: Mapping[str, Any],
+    on_progress: Callable[[int, Progress], None],
+) -> None:
+    """Train several seeds as one, then write the folder of each as if it had been trained alone.
+
+    A run that was killed is taken up where it stopped, also while its folders were written.
+
+    Args:
+        objectives: By seed, their modules on the device.
+        settings: The loop.
+        folder: Of the run; a folder within holds the stack until it is split.
+        identities: By seed, what its checkpoint must have been made with.
+        facts: Kept in each checkpoint.
+        on_progress: Called for each seed after each step; the loss is the mean over the seeds.
+
+    Raises:
+        DivergedError: The loss of a seed is not finite; the last checkpoint is kept.
+        RecipeMismatchError: The folder holds another run.
+    """
+    seeds = list(objectives)
+    left = [seed for seed in seeds if read_checkpoint(seed_folder(folder, seed), identity=identities[seed]) is None]
+    if left:
+
+        def report(progress: Progress) -> None:
+            share = dataclasses.replace(
+                progress,
+                loss=progress.loss / len(seeds),
+                items_per_second=progress.items_per_second / len(seeds),
+            )
+            for seed in seeds:
+                on_progress(seed, share)
+
+        train(
+            StackObjective(objectives),
+            settings.model_copy(update={"tensorboard": False}),
+            folder=folder / NAME,
+            seed=seeds[0],
+            identity=sha256_bytes(canonical_json([identities[seed] for seed in seeds]))[:32],
+            facts=facts,
+            on_progress=report,
+        )
+        checkpoint, lines = trained_state(folder / NAME), read_log(folder / NAME)
+        for place, seed in enumerate(seeds):
+            if seed in left:
+                _write_log(seed_folder(folder, seed), lines, seed, len(seeds), tensorboard=settings.tensorboard)
+                write_checkpoint(seed_folder(folder, seed), _own(checkpoint, place, identity=identities[seed]))
+    if (folder / NAME).exists():
+        shutil.rmtree(folder / NAME)
+
+
+def _own(checkpoint: Checkpoint, place: int, *, identity: str) -> Checkpoint:
+    """The part of one seed; numbers without an axis, such as counts of steps, are everyone's."""
+    own = {name: tensor[place] if tensor.ndim else tensor for name, tensor in checkpoint.tensors.items()}
+    return dataclasses.replace(checkpoint, identity=identity, tensors=own)
+
+
+def _write_log(folder: Path, lines: list[dict[str, Any]], seed: int, num_seeds: int, *, tensorboard: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    tag = _tag(seed)
+    with RunLog(folder, first_step=0, tensorboard=tensorboard) as log:
+        for line in lines:
+            shared = {name: value for name, value in line.items() if "/" not in name and name != "step"}
+            shared["items_per_second"] /= num_seeds
+            own = {name.removeprefix(tag): value for name, value in line.items() if name.startswith(tag)}
+            log.write(line["step"], {**shared, **own})
+
+
+def _tag(seed: int) -> str:
+    return f"seed-{seed}/"
+
+
+def _widened(values: Tensor, size: int) -> Tensor:
+    """[2B, K] to [2B, ``size``], filled up with 0."""
+    return functional.pad(values, (0, size - values.shape[1]))
+
+
+def _listed(lists: Sequence[Tensor]) -> Tensor:
+    """Lists of several lengths as int64 [S, longest], filled up with 0."""
+    return nn.utils.rnn.pad_sequence(list(lists), batch_first=True)
