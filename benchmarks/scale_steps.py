@@ -4,6 +4,7 @@ import contextlib
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from featcache.methods.scale.objective import ScaleObjective
 from featcache.methods.scale.run import build_module
 from featcache.methods.scale.settings import ScaleSettings
 from featcache.training.loop import Progress, train
+from featcache.training.objective import Objective
 from featcache.training.settings import TrainingSettings
 
 CLIPS_PER_VIDEO = 16
@@ -76,7 +78,7 @@ def scale_objective(sets: ClipSets, settings: ScaleSettings, *, device: str) -> 
 
 
 def seconds_a_step_of_the_loop(
-    objective: ScaleObjective, settings: ScaleSettings, *, device: str, budget_seconds: float, warm_steps: int = 2
+    objective: Objective[Any], settings: ScaleSettings, *, device: str, budget_seconds: float, warm_steps: int = 2
 ) -> float:
     """Mean time of a step of the loop after ``warm_steps``, as many as fit the budget; at least one."""
     began = time.perf_counter()
