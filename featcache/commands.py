@@ -225,7 +225,7 @@ class QuickstartSettings(Settings):
     """Settings of the linear probe."""
     intervals: IntervalSettings = IntervalSettings()
     """How intervals are drawn."""
-    tmm: TmmSettings = TmmSettings(hidden=64, out=128, num_blocks=1, temporal_kernel=3, head_hidden=128)
+    tmm: TmmSettings = TmmSettings(hidden=64, out=128, num_blocks=2, temporal_kernel=3, head_hidden=128)
     """The temporal module that learns motion from the stored maps; averaged features stand beside it."""
     tmm_training: TrainingSettings = TrainingSettings(
         epochs=30,
