@@ -21,6 +21,8 @@ ShortVideos = Literal["loop", "clamp"]
 Output = Literal["cls", "mean", "tokens", "map"]
 Precision = Literal["float16", "float32", "int8"]
 Interpolation = Literal["bilinear", "bicubic"]
+PositionForm = Literal["box6", "code7"]
+"""How a clip's place in its video is told to a network, see :func:`featcache.data.positions.set_positions`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,13 @@
 """Where the clips of a video lie in it, as the numbers that a set predictor takes."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-PositionForm = Literal["box6", "code7"]
+from featcache.recipes import PositionForm
+
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from featcache.data.positions import PositionForm
 from featcache.evaluation.clip_settings import Candidate, ClipLoss, ClipTraining
 from featcache.evaluation.data import ProbeData
 from featcache.evaluation.grid import epoch_batches, initial_weight
 from featcache.methods.clip_sets import ClipSets
 from featcache.methods.scale.run import with_coordinates
 from featcache.methods.scale.settings import Coordinates
+from featcache.recipes import PositionForm
 from featcache.seeding import rng_for
 from featcache.training import schedules
 from featcache.training.generators import seeded_torch

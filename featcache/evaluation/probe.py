@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 import featcache.evaluation
-from featcache.data.positions import PositionForm
 from featcache.errors import unknown_name
 from featcache.evaluation.data import ProbeData
+from featcache.recipes import PositionForm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featcache.data.positions import PositionForm
 from featcache.errors import ConfigError
 from featcache.evaluation.clip_probe import probe_clips
 from featcache.evaluation.clip_settings import ScaleFtSettings, ScaleLinearSettings, TransformerSettings
@@ -22,6 +21,7 @@ from featcache.evaluation.probe import Prediction, Task, register_probe
 from featcache.methods.scale.saved import SavedPredictor, load_predictor
 from featcache.networks.set_predictor import SetPredictor
 from featcache.networks.set_predictor_settings import SetPredictorSettings
+from featcache.recipes import PositionForm
 
 
 class ModelSettings(Protocol):

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from featcache.data.positions import PositionForm
 from featcache.errors import ManifestError, StoreError, unknown_name
 from featcache.evaluation.data import ProbeData, make_data
 from featcache.methods.clip_sets import store_positions
+from featcache.recipes import PositionForm
 from featcache.store.features import Features
 from featcache.store.reader import Store, open_store
 

@@ -11,10 +11,10 @@ import psutil
 import torch
 from torch import Tensor
 
-from featcache.data.positions import PositionForm, VideoExtents, set_positions
+from featcache.data.positions import VideoExtents, set_positions
 from featcache.errors import ConfigError, NonFiniteFeatureError, StoreError, unknown_name
 from featcache.methods.clip_set_settings import ClipSetSettings
-from featcache.recipes import recipe_hash
+from featcache.recipes import PositionForm, recipe_hash
 from featcache.store.features import Features
 from featcache.store.reader import Store, open_store
 

@@ -1,11 +1,11 @@
 """Shapes of set predictors, without torch."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, get_args
 
 from featcache.errors import ConfigError
+from featcache.recipes import PositionForm
 
-PositionForm = Literal["box6", "code7"]
 NUM_NUMBERS: dict[PositionForm, int] = {"box6": 6, "code7": 7}
 HEAD_WIDTH = 32
 

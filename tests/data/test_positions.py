@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featcache.data import positions
 from featcache.data.positions import VideoExtents, set_positions
 from featcache.data.sampling import clip_times, normalised_coordinates, sample_rows
 from featcache.data.types import Timeline
-from featcache.networks import set_predictor_settings
-from featcache.recipes import SamplingRecipe
+from featcache.networks.set_predictor_settings import NUM_NUMBERS
+from featcache.recipes import PositionForm, SamplingRecipe
 
 
 @dataclass
@@ -161,5 +160,5 @@ def test_equals_the_coordinates_of_the_sampled_rows():
     np.testing.assert_allclose(got, np.stack([y0, x0, y1, x1, t0, t1], axis=1), rtol=1e-5, atol=1e-6)
 
 
-def test_forms_are_those_of_the_network():
-    assert get_args(positions.PositionForm) == get_args(set_predictor_settings.PositionForm)
+def test_the_network_knows_every_form():
+    assert set(NUM_NUMBERS) == set(get_args(PositionForm))
