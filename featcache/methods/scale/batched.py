@@ -1,8 +1,7 @@
 """Several seeds trained as one: a stack of modules, each on its own batches, split into the usual folders at the end.
 
-A step on a small batch is mostly overhead, which the seeds of a stack share. The network and its heads run for all
-seeds at once (``torch.vmap`` over the stacked weights); the contrasts run seed by seed, so that no more logits are in
-memory than in a run of one.
+The network and its heads run for all seeds at once (``torch.vmap`` over the stacked weights), so that what a step costs
+beside its arithmetic is paid once. The contrasts run seed by seed: the logits of one chunk of one seed are in memory.
 """
 
 import copy

@@ -90,7 +90,7 @@ class ScaleSettings(Settings):
     compile: bool = False
     """Compile the predictor with ``torch.compile``; it takes a minute and pays in long runs on a GPU."""
     batched_seeds: bool = False
-    """Train all seeds as one stack, each on its own batches; for small batches, where a step is mostly overhead."""
+    """Train all seeds as one stack, each on its own batches; it spares launches on a GPU and nothing on a CPU."""
     out: str | None = None
     """Folder of the run; null: ``runs/<store>/scale-<hash>``."""
 
