@@ -9,7 +9,7 @@ from torch import Tensor
 
 from featcache.evaluation.data import ProbeData
 from featcache.evaluation.probe import Prediction, Task, register_probe
-from featcache.evaluation.sets import saved_form, with_summaries
+from featcache.evaluation.sets import saved_form, with_notes, with_summaries
 from featcache.evaluation.settings import KnnSettings
 
 Neighbours = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
@@ -38,11 +38,12 @@ def knn(task: Task, settings: KnnSettings, /) -> Prediction:
     for seed in settings.model_seeds:
         data = with_summaries(task.data, model=settings.model, seed=seed, device=task.device)
         parts.append(_neighbours(dataclasses.replace(task, data=data), settings))
-    return Prediction(
+    prediction = Prediction(
         scores=np.concatenate([part.scores for part in parts]),
         variants={name: np.concatenate([part.variants[name] for part in parts]) for name in parts[0].variants},
         notes=parts[0].notes,
     )
+    return with_notes(prediction, task.data)
 
 
 def _neighbours(task: Task, settings: KnnSettings) -> Prediction:

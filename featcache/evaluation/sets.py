@@ -89,7 +89,7 @@ def transformer(task: Task, settings: TransformerSettings, /) -> Prediction:
 def scale_linear(task: Task, settings: ScaleLinearSettings, /) -> Prediction:
     """SCALE_linear: the predictor is frozen, in eval mode; its summary is of the clips drawn, in a test of all."""
     embedding = _saved_embedding(task.data, settings.model, refined=settings.refined, is_frozen=True)
-    return probe_clips(task, embedding, settings.training)
+    return with_notes(probe_clips(task, embedding, settings.training), task.data)
 
 
 @register_probe(
@@ -102,7 +102,15 @@ def scale_linear(task: Task, settings: ScaleLinearSettings, /) -> Prediction:
 def scale_ft(task: Task, settings: ScaleFtSettings, /) -> Prediction:
     """SCALE_ft: projection, positions, tokens and blocks are trained; the stored features stay as they are."""
     embedding = _saved_embedding(task.data, settings.model, refined=settings.refined, is_frozen=False)
-    return probe_clips(task, embedding, settings.training)
+    return with_notes(probe_clips(task, embedding, settings.training), task.data)
+
+
+def with_notes(prediction: Prediction, data: ProbeData) -> Prediction:
+    """What a reader of a pre-trained predictor's numbers should know beside what the prediction says already."""
+    if any(data.splits):
+        return prediction
+    note = "the store has no splits: a predictor pre-trained on it saw the scored videos too, without their labels"
+    return dataclasses.replace(prediction, notes=(*prediction.notes, note))
 
 
 def with_summaries(data: ProbeData, *, model: str, seed: int | None, device: str) -> ProbeData:

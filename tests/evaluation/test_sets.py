@@ -209,3 +209,14 @@ def test_a_model_gets_the_coordinates_that_it_was_trained_with(monkeypatch):
     nowhere = dataclasses.replace(data, positions={"box6": np.zeros_like(data.positions["box6"])})
     assert np.array_equal(blindly, with_summaries(nowhere, model=tiny_model(), seed=None, device="cpu").features)
     assert not np.array_equal(blindly, truly)
+
+
+@pytest.mark.parametrize("has_splits", [True, False])
+def test_a_store_without_splits_says_what_its_predictor_saw(has_splits):
+    data = separable_data(splits=has_splits)
+    training = dataclasses.replace(QUICK, epochs=1)
+    knn = run_probe("knn", data, KnnSettings(model=tiny_model()))
+    linear = run_probe("scale-linear", data, ScaleLinearSettings(model=tiny_model(), training=training))
+    plain = run_probe("knn", data, KnnSettings())
+    said = ["saw the scored videos too" in " ".join(result.notes) for result in (knn, linear, plain)]
+    assert said == [not has_splits, not has_splits, False]
