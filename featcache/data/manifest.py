@@ -23,7 +23,8 @@ from featcache.io import put_replace
 
 _TEXT_FIELDS = ("id", "path", "content_hash", "codec", "split", "status", "reason")
 _INT_FIELDS = ("num_bytes", "num_frames", "height", "width")
-_FLOAT_FIELDS = ("fps", "duration_seconds")
+_FLOAT_FIELDS = ("fps", "duration_seconds", "start_seconds")
+_LATER_FIELDS = {"start_seconds": 0.0}  # absent from tables of older versions
 _METADATA_KEY = b"featcache.manifest"
 _VERSION = 1
 
@@ -164,14 +165,14 @@ def table_to_videos(table: pa.Table) -> tuple[VideoRecord, ...]:
         ManifestError: A column is missing or a status is unknown.
     """
     fields = (*_TEXT_FIELDS, *_INT_FIELDS, *_FLOAT_FIELDS)
-    if missing := [name for name in fields if name not in table.column_names]:
+    if missing := [name for name in fields if name not in table.column_names and name not in _LATER_FIELDS]:
         raise ManifestError(
             f"table of videos has no column {missing[0]!r}; it was not written by featcache, scan again"
         )
     label_columns = {column: name for column in table.column_names if (name := label_name(column)) is not None}
     videos: list[VideoRecord] = []
     for row in table.to_pylist():
-        known: dict[str, Any] = {name: row[name] for name in fields} | {
+        known: dict[str, Any] = {name: row.get(name, _LATER_FIELDS.get(name)) for name in fields} | {
             name: _unescape(row[name]) for name in _TEXT_FIELDS
         }
         if known["status"] not in STATUSES:

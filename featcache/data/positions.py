@@ -12,6 +12,10 @@ Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
 
 
+# Ends of clips may round to a hair behind the video's.
+_SAME_TIME_SECONDS = 1e-6
+
+
 class ClipRows(Protocol):
     """Columns of a row table, N rows grouped by video: see :class:`featcache.store.rows.RowTable`."""
 
@@ -56,20 +60,22 @@ class VideoExtents:
         height: float64 [V], pixels; 0 where not known.
         width: float64 [V], pixels; 0 where not known.
         duration: float64 [V], seconds; 0 where not known.
+        start: float64 [V], the time of the first frame, in seconds.
         is_view: bool [V], whether a video has fixed test views, of which none is mirrored.
     """
 
     height: npt.NDArray[np.float64]
     width: npt.NDArray[np.float64]
     duration: npt.NDArray[np.float64]
+    start: npt.NDArray[np.float64]
     is_view: npt.NDArray[np.bool_]
 
 
 def set_positions(rows: ClipRows, *, form: PositionForm, extents: VideoExtents) -> npt.NDArray[np.float32]:
     """Positions of clips in their videos.
 
-    A container whose clock does not begin at 0 has clips that end after the video's duration; its clock is moved back
-    so that the last of them ends there.
+    Rows have the times of the container's clock, which need not begin at 0 with the first frame. Where clips lie
+    outside the video (imported rows, whose clock is not known) it is moved so that they lie inside.
 
     Args:
         rows: Rows whose ``video`` indexes ``extents``.
@@ -88,7 +94,9 @@ def set_positions(rows: ClipRows, *, form: PositionForm, extents: VideoExtents) 
     if form == "box6":
         first = _by_video(np.fmin, low["t"], video, num_videos)
         last = _by_video(np.fmax, high["t"], video, num_videos)
-        clock = np.where(first < 0, first, np.maximum(last - extents.duration, 0.0))
+        clock = np.where(
+            first < extents.start, first, np.maximum(last - extents.duration - _SAME_TIME_SECONDS, extents.start)
+        )
         origin = {"y": np.zeros(num_videos), "x": np.zeros(num_videos), "t": clock}
         span = {"y": extents.height, "x": extents.width, "t": extents.duration}
     else:

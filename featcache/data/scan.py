@@ -127,6 +127,7 @@ def scan_file(video: VideoRecord, path: Path, *, decoder: str = "pyav") -> Itera
             num_frames=timeline.num_frames,
             fps=timeline.fps,
             duration_seconds=timeline.duration_seconds,
+            start_seconds=float(timeline.pts_seconds[0]),
             height=timeline.height,
             width=timeline.width,
             codec=codec,

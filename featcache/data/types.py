@@ -23,6 +23,7 @@ class VideoRecord:
         num_frames: Frames that decode, counted by presentation timestamps; 0 if not ``ok``.
         fps: Mean frame rate, ``num_frames / duration_seconds``.
         duration_seconds: From the first frame's timestamp to the end of the last frame.
+        start_seconds: Timestamp of the first frame on the container's clock, which need not begin at 0.
         height: Height in pixels as shown (after rotation).
         width: Width in pixels as shown (after rotation).
         codec: Codec name, e.g. ``h264``.
@@ -39,6 +40,7 @@ class VideoRecord:
     num_frames: int = 0
     fps: float = 0.0
     duration_seconds: float = 0.0
+    start_seconds: float = 0.0
     height: int = 0
     width: int = 0
     codec: str = ""

@@ -209,7 +209,9 @@ def paired_difference(
 def _labels(store: Store, bank: ClipSource, column: str) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
     """Class of each video of the bank, -1 for none, and the class names."""
     if not store.label_names:
-        raise ManifestError(f"no video of {store.path} has a label; list them with labels and extract again")
+        raise ManifestError(
+            f"no video of {store.path} has a label; list them with a column `label` or `label.NAME` and extract again"
+        )
     named = store.labels(column)
     classes = tuple(sorted({named[video_id] for video_id in bank.video_ids if video_id in named}))
     if len(classes) < 2:

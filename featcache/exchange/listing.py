@@ -18,7 +18,8 @@ VIDEOS = "videos.csv"
 RECIPE = "recipe.yaml"
 
 _FIELDS = (
-    "path", "num_bytes", "content_hash", "num_frames", "fps", "duration_seconds", "height", "width", "codec",
+    "path", "num_bytes", "content_hash", "num_frames", "fps", "duration_seconds", "start_seconds", "height", "width",
+    "codec",
 )  # fmt: skip
 _RECIPE_KEYS = ("feature", "sampling", "plan", "note")
 

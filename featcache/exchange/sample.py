@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 _BOX = ("y0", "x0", "y1", "x1")
 _TEXTS = ("path", "content_hash", "codec", "split", "reason")
 _INTS = ("num_bytes", "num_frames", "height", "width")
-_FLOATS = ("fps", "duration_seconds")
+_FLOATS = ("fps", "duration_seconds", "start_seconds")
 _TIMING = ("fps", "stride_frames", "clip_frames", "offset_frames")
 
 

@@ -186,6 +186,7 @@ def store_positions(
         height=np.array([record.height for record in records], np.float64),
         width=np.array([record.width for record in records], np.float64),
         duration=np.array([record.duration_seconds for record in records], np.float64),
+        start=np.array([record.start_seconds for record in records], np.float64),
         is_view=np.array([_has_views(store, record.split) for record in records], bool),
     )
     table = features.rows.select(rows)

@@ -37,13 +37,14 @@ def rows_of(*lines):
     return Rows(**{name: np.array(values, kinds.get(name, np.int32)) for name, values in columns.items()})
 
 
-def extents_of(*lines, is_view=None):
+def extents_of(*lines, is_view=None, start=0.0):
     """Lines (height, width, duration)."""
     height, width, duration = np.array(lines, np.float64).T
     return VideoExtents(
         height=height,
         width=width,
         duration=duration,
+        start=np.full(len(lines), start),
         is_view=np.zeros(len(lines), bool) if is_view is None else np.array(is_view),
     )
 
@@ -77,7 +78,14 @@ def test_seven_numbers_are_shares_of_the_videos_own_clips():
 
 
 @pytest.mark.parametrize("start", [1.4, 1000.0, -0.5])
-def test_a_clock_that_begins_elsewhere_is_moved_back(start):
+def test_times_count_from_the_first_frame(start):
+    rows = rows_of((0, start + 2, start + 4, 0, 0, 10, 10, False), (0, start + 0.5, start + 2.5, 0, 0, 10, 10, False))
+    got = set_positions(rows, form="box6", extents=extents_of((10, 10, 10.0), start=start))
+    np.testing.assert_allclose(got[:, 4:], [[0.2, 0.4], [0.05, 0.25]], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("start", [1.4, 1000.0, -0.5])
+def test_an_unknown_clock_is_moved_so_that_all_clips_lie_inside(start):
     rows = rows_of((0, start, start + 2, 0, 0, 10, 10, False), (0, start + 8, start + 10, 0, 0, 10, 10, False))
     got = set_positions(rows, form="box6", extents=extents_of((10, 10, 10.0)))
     np.testing.assert_allclose(got[:, 4:], [[0, 0.2], [0.8, 1]], rtol=1e-5, atol=1e-6)
@@ -148,14 +156,15 @@ def test_equals_a_plain_loop(clips, form):
 
 def test_equals_the_coordinates_of_the_sampled_rows():
     recipe = SamplingRecipe(temporal="random", num_clips=9, num_frames=4, spatial="random_resized", num_crops=2)
-    pts = np.cumsum(np.linspace(0.02, 0.06, 80)) - 0.02
-    timeline = Timeline(pts_seconds=pts, duration_seconds=pts[-1] + 0.06, height=90, width=160)
+    pts = np.cumsum(np.linspace(0.02, 0.06, 80)) + 5.0
+    timeline = Timeline(pts_seconds=pts, duration_seconds=pts[-1] - pts[0] + 0.06, height=90, width=160)
     specs = sample_rows(recipe, timeline, "video")
     lines = [
         (0, *clip_times(spec, timeline), spec.box.y0, spec.box.x0, spec.box.y1, spec.box.x1, spec.flip)
         for spec in specs
     ]
-    got = set_positions(rows_of(*lines), form="box6", extents=extents_of((90, 160, timeline.duration_seconds)))
+    extents = extents_of((90, 160, timeline.duration_seconds), start=pts[0])
+    got = set_positions(rows_of(*lines), form="box6", extents=extents)
     t0, y0, x0, t1, y1, x1 = normalised_coordinates(specs, timeline).T
     np.testing.assert_allclose(got, np.stack([y0, x0, y1, x1, t0, t1], axis=1), rtol=1e-5, atol=1e-6)
 

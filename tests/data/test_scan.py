@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from featcache.data import scan as scan_module
+from featcache.data.decoding import open_video
 from featcache.data.manifest import read_parquet, write_parquet
 from featcache.data.scan import scan, scan_file
 from featcache.data.types import VideoRecord
 from featcache.errors import ConfigError, FeatcacheError, ManifestError, UnknownNameError
 from featcache.testing.motion import MotionSettings, encode_clip
+from featcache.testing.videos import VIDEO_KINDS
 
 
 def make_video(path: Path, *, num_frames: int = 10, size: int = 32, fps: int = 5, seed: int = 0) -> Path:
@@ -67,6 +69,15 @@ def folder(tmp_path_factory) -> Path:
     (root / "dangling.mp4").symlink_to(root / "nowhere.mp4")
     (root / "loop.mp4").symlink_to("loop.mp4")
     return root
+
+
+def test_the_clock_of_a_container_may_begin_late(tmp_path):
+    path = tmp_path / "late.mkv"
+    VIDEO_KINDS["late_start_matroska"].make(path)
+    with open_video(path) as reader:
+        first = float(reader.timeline.pts_seconds[0])
+    assert first > 1
+    assert final(path).start_seconds == first
 
 
 def test_good_videos_are_described_and_bad_ones_are_rows(folder: Path, tmp_path):

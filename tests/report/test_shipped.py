@@ -229,6 +229,6 @@ def real_store(shared, tmp_path_factory):
     folder = tmp_path_factory.mktemp("real")
     videos = shared / "data" / "videos"
     found = sorted(path for name in ("ucf101", "hmdb51") for path in (videos / name).rglob("*.avi"))
-    lines = [{"path": str(path), "label_scene": path.relative_to(videos).parts[0]} for path in found]
+    lines = [{"path": str(path), "label.scene": path.relative_to(videos).parts[0]} for path in found]
     (folder / "videos.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return extract_bank(folder / "videos.jsonl", folder / "store", end_seconds=1.0)
