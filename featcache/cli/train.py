@@ -220,8 +220,10 @@ def run_scale(settings: "ScaleSettings", *, as_json: bool = False) -> None:
         print_json(result.to_dict())
         return
     print_scale(result)
-    store = settings.sets.store
-    out.print(f"next: featcache probe scale-linear {store} --model {result.folder}", markup=False, style="dim")
+    following = f"next: featcache probe scale-linear {settings.sets.store} --model {result.folder}"
+    if len(seeds := settings.training.seeds) > 1:  # each seed of the probe takes the model of that seed
+        following += f" --set scale_linear.training.seeds={list(seeds)}".replace(", ", ",")
+    out.print(following, markup=False, style="dim")
 
 
 def print_scale(result: "ScaleResult") -> None:
