@@ -3,6 +3,10 @@ from pathlib import Path
 
 import pytest
 
+# Idle OpenMP threads sleep instead of spinning, which starves every process but one where cores are shared. It counts
+# only before the first import of torch, and for the commands that tests start.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
