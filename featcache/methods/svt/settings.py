@@ -179,6 +179,8 @@ class SvtSettings(Settings):
     """Decoder of the frames."""
     deadline_seconds: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     """While scanning, a file that shows no sign of life for so long is left out."""
+    workers: int | None = Field(default=None, ge=0)
+    """Processes that decode; 0: a thread beside the training; null: one a core. Pixels are the same."""
     size: Size = "base"
     """``tiny`` (4 blocks of width 192), ``small`` (12 of 384) or ``base`` (12 of 768)."""
     time_positions: int = Field(default=16, ge=1)
@@ -211,6 +213,8 @@ class SvtSettings(Settings):
     def model_post_init(self, context: object) -> None:
         """Check where videos come from, and that there is something to predict."""
         check_source(self.source, self.dataset, self.root)
+        if self.training.ema_decay is not None:
+            raise ConfigError("training.ema_decay is given, and the teacher is such an average; set teacher_momentum")
         num_locals = len(self.views.local_frames)
         if not view_pairs(self.loss.routes, num_locals=num_locals):
             raise ConfigError(
