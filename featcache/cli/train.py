@@ -170,10 +170,12 @@ def svt(
 ) -> None:
     """Pre-train a video transformer end to end, from the videos: what would another view of this one say?"""
     from featcache.config import apply_overrides, parse
-    from featcache.methods.svt.settings import SvtSettings
+    from featcache.methods.svt.settings import WARMUP_EPOCHS, SvtSettings
 
+    training = _training(SvtSettings, epochs, batch_size, seed, device)
+    training["schedule"]["warmup_epochs"] = min(WARMUP_EPOCHS, training["epochs"] / 4)
     data = selected(source, dataset, root, split_column, None, None, subset, None)
-    data |= {"training": _training(SvtSettings, epochs, batch_size, seed, device), "workers": workers, "out": out}
+    data |= {"training": training, "workers": workers, "out": out}
     data |= {} if size is None else {"size": size}
     data |= {} if init is None else {"init": {"start": "image", "weights": init}}
     run_svt(parse(SvtSettings, apply_overrides(data, set_)), as_json=as_json)

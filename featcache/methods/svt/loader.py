@@ -91,6 +91,8 @@ class ViewLoader:
         self._pending: dict[Batch, list[Future[Pixels]]] = {}
 
     def __enter__(self) -> Self:
+        if self._pool is not None:  # its first process takes seconds, which are no wait for videos
+            self._pool.submit(os.getpid).result()
         return self
 
     def __exit__(

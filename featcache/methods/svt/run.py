@@ -19,6 +19,7 @@ from featcache.extract.source import OnScan, read_videos
 from featcache.io import canonical_json, put_replace, sha256_bytes
 from featcache.methods.svt.loader import ViewLoader, ViewSource
 from featcache.methods.svt.module import SvtPretraining, build_module
+from featcache.methods.svt.monitor import bottleneck_sign, collapse_sign
 from featcache.methods.svt.objective import SvtObjective
 from featcache.methods.svt.settings import SvtSettings
 from featcache.methods.svt.views import short_views
@@ -32,8 +33,6 @@ log = logging.getLogger(__name__)
 
 OnSeed = Callable[[int, Progress], None]
 TEACHER = "teacher.safetensors"
-WAIT_LIMIT = 0.1
-"""Share of the time spent waiting for videos above which a run names them as its bottleneck."""
 _STEM_OF = {"tiny": "svt-tiny", "small": "svt-s", "base": "svt-b"}
 
 
@@ -126,12 +125,13 @@ def pretrain_svt(
                 identity=_identity(settings, files.videos, seed),
                 facts={"method": "svt", "size": settings.size},
                 frozen_epochs={"student.head.last_layer.": settings.head.frozen_epochs},
-                on_progress=lambda progress, seed=seed: on_progress(seed, progress),  # type: ignore[misc]
+                on_progress=_watched(on_progress, settings, folder=here, seed=seed),
             )
         logs[seed] = read_log(here)[-1]
         weights[seed] = str(here / TEACHER)
         write_teacher(here / TEACHER, module, settings, seed=seed)
-        _warn_of_waiting(logs[seed], workers=workers)
+        if sign := bottleneck_sign(logs[seed], workers=workers):
+            log.warning("%s", sign)
     num_parameters = count_parameters(module.student.backbone)
     result = SvtResult(
         folder=str(folder),
@@ -218,11 +218,22 @@ def _identity(settings: SvtSettings, videos: Sequence[VideoRecord], seed: int) -
     return sha256_bytes(canonical_json({**document, "seed": seed}))[:32]
 
 
-def _warn_of_waiting(line: Mapping[str, float], *, workers: int) -> None:
-    if line["wait_share"] > WAIT_LIMIT:
-        log.warning(
-            "%.0f%% of the time went into waiting for videos: decoding is the bottleneck, with %d workers; raise "
-            "workers, or encode the videos smaller",
-            100 * line["wait_share"],
-            workers,
-        )
+def _watched(on_progress: OnSeed, settings: SvtSettings, *, folder: Path, seed: int) -> Callable[[Progress], None]:
+    """Pass progress on, and warn once of collapse when an epoch after the warm-up ends."""
+    warned: list[str] = []
+
+    def watch(progress: Progress) -> None:
+        on_progress(seed, progress)
+        if warned or not progress.epoch.is_integer() or progress.epoch <= settings.training.schedule.warmup_epochs:
+            return
+        if sign := collapse_sign(read_log(folder)[-1], num_prototypes=settings.head.prototypes):
+            warned.append(sign)
+            log.warning(
+                "epoch %d of seed %d looks collapsed: %s; lower training.optimiser.lr or loss.teacher_temperature, or "
+                "check loss.center_momentum",
+                progress.epoch,
+                seed,
+                sign,
+            )
+
+    return watch

@@ -64,6 +64,16 @@ def straight(videos, tmp_path_factory):
     return folder, pretrain_svt(settings(videos, folder))
 
 
+def test_short_and_unusable_videos_are_counted(videos, caplog):
+    files, num_left_out = open_videos(settings(videos, "unused", views=small_views()))
+    assert (len(files.videos), num_left_out) == (5, 1)
+    assert caplog.messages == [
+        "1 of 6 videos cannot be used; `featcache scan` says why",
+        "5 of 5 videos are shorter than some of their views, which repeat frames; lower views.local_frames, or raise "
+        "views.local_time",
+    ]
+
+
 def test_a_run_says_what_it_saw(straight):
     _, result = straight
     assert (result.num_videos, result.num_left_out, result.backbone) == (5, 1, "svt-tiny")
@@ -201,6 +211,17 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(videos, tmp_path):
         pretrain_svt(settings(videos, tmp_path, training=wild))
     assert trained_state(tmp_path / "seed-0").step >= 1
     assert not (tmp_path / "seed-0" / "teacher.safetensors").exists()
+
+
+def test_a_collapse_is_warned_of_once(videos, tmp_path, caplog):
+    blunt = SvtSettings.model_fields["loss"].default.model_copy(update={"teacher_temperature": 1e3})
+    blunt = blunt.model_copy(update={"first_teacher_temperature": 1e3})
+    pretrain_svt(settings(videos, tmp_path, loss=blunt))
+    said = [record.getMessage() for record in caplog.records if "collapsed" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith(
+        "epoch 1 of seed 0 looks collapsed: assignments say nothing (entropy 3.47 of at most 3.47 nats)"
+    )
 
 
 def test_what_cannot_be_trained_is_a_sentence(videos, straight, tmp_path):
