@@ -18,13 +18,14 @@ from featcache.extract.prepare import num_cores
 from featcache.extract.source import OnScan, read_videos
 from featcache.io import canonical_json, put_replace, sha256_bytes
 from featcache.methods.svt.loader import ViewLoader, ViewSource
-from featcache.methods.svt.module import SvtPretraining, build_module
+from featcache.methods.svt.module import build_module
 from featcache.methods.svt.monitor import bottleneck_sign, collapse_sign
 from featcache.methods.svt.objective import SvtObjective
 from featcache.methods.svt.settings import SvtSettings
 from featcache.methods.svt.views import short_views
 from featcache.methods.videos import VideoFiles, find_files
 from featcache.networks.counting import count_parameters
+from featcache.networks.timesformer import TimeSformer
 from featcache.training.logs import read_log
 from featcache.training.loop import Progress, train
 from featcache.training.runs import prepare_torch, run_folder, seed_folder
@@ -110,6 +111,7 @@ def pretrain_svt(
     name = Path(settings.source or settings.dataset or "").stem
     folder = run_folder(settings, out=settings.out, store=name, name="svt")
     workers = num_cores() if settings.workers is None else settings.workers
+    recipe = _recipe(settings)
     weights, logs = {}, {}
     for seed in settings.training.seeds:
         module = build_module(settings, seed=seed).to(device)
@@ -122,14 +124,15 @@ def pretrain_svt(
                 settings.training,
                 folder=here,
                 seed=seed,
-                identity=_identity(settings, files.videos, seed),
+                identity=_identity(recipe, files.videos, seed),
                 facts={"method": "svt", "size": settings.size},
                 frozen_epochs={"student.head.last_layer.": settings.head.frozen_epochs},
                 on_progress=_watched(on_progress, settings, folder=here, seed=seed),
             )
         logs[seed] = read_log(here)[-1]
         weights[seed] = str(here / TEACHER)
-        write_teacher(here / TEACHER, module, settings, seed=seed)
+        facts = {"backbone": _STEM_OF[settings.size], "recipe": recipe, "seed": seed}
+        write_teacher(here / TEACHER, module.teacher.backbone, facts)
         if sign := bottleneck_sign(logs[seed], workers=workers):
             log.warning("%s", sign)
     num_parameters = count_parameters(module.student.backbone)
@@ -147,17 +150,11 @@ def pretrain_svt(
     return result
 
 
-def write_teacher(path: Path, module: SvtPretraining, settings: SvtSettings, *, seed: int) -> None:
-    """Publish the teacher's network as a weights file; how it was trained stands in the file's metadata."""
-    backbone = module.teacher.backbone
-    facts = {
-        "backbone": _STEM_OF[settings.size],
-        "network": dataclasses.asdict(backbone.config),
-        "seed": seed,
-        "settings": settings.model_dump(mode="json", exclude={"out", "source", "root"}),
-    }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
-    put_replace(path, save(tensors, metadata={"featcache": json.dumps(facts, sort_keys=True)}))
+def write_teacher(path: Path, network: TimeSformer, facts: Mapping[str, Any]) -> None:
+    """Publish a network as a weights file; facts and the network's sizes stand in the file's metadata as JSON."""
+    about = json.dumps({**facts, "network": dataclasses.asdict(network.config)}, sort_keys=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    put_replace(path, save(tensors, metadata={"featcache": about}))
 
 
 def open_videos(settings: SvtSettings, *, on_scan: OnScan = lambda done, total: None) -> TrainingVideos:
@@ -206,16 +203,21 @@ def _of_split(videos: Sequence[VideoRecord], split: str) -> list[VideoRecord]:
     return [video for video in videos if not splits or video.split == split]
 
 
-def _identity(settings: SvtSettings, videos: Sequence[VideoRecord], seed: int) -> str:
-    """What a checkpoint must have been made with."""
+def _recipe(settings: SvtSettings) -> dict[str, Any]:
+    """All settings on which the weights depend, a file's hash in place of its path, without where videos come from."""
     aside = {"out", "source", "dataset", "root", "selection", "train_split", "deadline_seconds", "workers"}
     document = settings.model_dump(mode="json", exclude=aside)
     for name in ("seeds", "device", "checkpoint_seconds", "tensorboard"):
         document["training"].pop(name)
     if settings.init.weights is not None:
         document["init"]["weights"] = content_hash(Path(settings.init.weights).expanduser())
-    document["videos"] = [[video.id, video.content_hash, video.num_frames] for video in videos]
-    return sha256_bytes(canonical_json({**document, "seed": seed}))[:32]
+    return document
+
+
+def _identity(recipe: Mapping[str, Any], videos: Sequence[VideoRecord], seed: int) -> str:
+    """What a checkpoint must have been made with."""
+    listed = [[video.id, video.content_hash, video.num_frames] for video in videos]
+    return sha256_bytes(canonical_json({**recipe, "videos": listed, "seed": seed}))[:32]
 
 
 def _watched(on_progress: OnSeed, settings: SvtSettings, *, folder: Path, seed: int) -> Callable[[Progress], None]:

@@ -1,6 +1,7 @@
 """SVT's pre-training whole: steps by hand, a killed run, a teacher that extracts, and what is refused."""
 
 import json
+import multiprocessing
 import shutil
 
 import numpy as np
@@ -21,6 +22,7 @@ from featcache.methods.svt.pixels import network_input
 from featcache.methods.svt.run import open_videos, pretrain_svt
 from featcache.methods.svt.settings import SvtHeadSettings, SvtInitSettings, SvtSettings
 from featcache.testing.videos import write_video
+from featcache.training.generators import seeded_torch
 from featcache.training.loop import DivergedError, trained_state
 from featcache.training.schedules import cosine
 from featcache.training.settings import OptimiserSettings, TrainingSettings
@@ -166,6 +168,20 @@ def test_loss_and_centre_are_those_of_views_seen_one_by_one(videos, single):
     assert all(parameter.grad is None for parameter in module.teacher.parameters())
 
 
+def test_low_precision_and_recomputed_blocks_change_the_loss_little(videos):
+    plain = objective_of(videos)
+    (part,) = plain.parts(0, 0)
+    losses = []
+    for objective, is_low in ((plain, False), (objective_of(videos, recomputes_blocks=True), True)):
+        with seeded_torch(0, "paths"), torch.autocast("cpu", torch.bfloat16, enabled=is_low):
+            loss = objective.loss(part)
+        loss.total.backward()
+        assert loss.total.dtype == torch.float32
+        assert all(parameter.grad.isfinite().all() for parameter in objective.trained.student.parameters())
+        losses.append(loss.total.item())
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
 def test_the_teacher_is_the_moving_average_of_its_students(videos, tmp_path):
     chosen = settings(videos, tmp_path, training=training(epochs=1))
     module = build_module(chosen, seed=0)
@@ -203,6 +219,10 @@ def test_processes_decode_the_same_pixels_and_say_which_video_changed(videos, tm
         for each in (loader, alone):
             with pytest.raises(VideoError, match=r"changed: '4\.mp4' passed the scan and cannot be used now"):
                 each.views(Batch(2, (0, 4)))
+        for process in multiprocessing.active_children():
+            process.kill()
+        with pytest.raises(FeatcacheError, match=r"a decoding process died .* '0\.mp4'.* with fewer workers"):
+            loader.views(Batch(3, (0, 1)))
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(videos, tmp_path):
