@@ -33,6 +33,7 @@ from featcache.extract.settings import (
 from featcache.methods.advise.plug_settings import TmmEvaluationSettings
 from featcache.methods.advise.settings import AdviseSettings, PretextClipSettings, R3d50Settings, TmmFineTuneSettings
 from featcache.methods.scale.settings import ScaleSettings
+from featcache.methods.svt.settings import SvtSettings
 from featcache.networks.tmm_settings import TmmSettings
 from featcache.pipeline_settings import ScalePipelineSettings
 from featcache.report.figure_settings import ActivationFigureSettings, CostFigureSettings
@@ -316,6 +317,7 @@ COMMANDS: Mapping[str, Command] = {
     "train-tmm": Command(settings=TmmFineTuneSettings, module="featcache.cli.train"),
     "train-r3d50": Command(settings=R3d50Settings, module="featcache.cli.train"),
     "train-scale": Command(settings=ScaleSettings, module="featcache.cli.train"),
+    "train-svt": Command(settings=SvtSettings, module="featcache.cli.train"),
     "search": Command(settings=SearchSettings, module="featcache.cli.search"),
     "import": Command(settings=ImportSettings, module="featcache.cli.exchange"),
     "export": Command(settings=ExportSettings, module="featcache.cli.exchange"),

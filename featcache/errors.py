@@ -38,6 +38,10 @@ class VideoError(FeatcacheError):
         self.status = status
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type["VideoError"], tuple[str, str]]:
+        """Come out of another process as it went in."""
+        return VideoError, (self.status, self.reason)
+
 
 class WeightsError(FeatcacheError):
     """Weights that are not at hand or do not fit the network."""

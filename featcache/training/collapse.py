@@ -46,8 +46,13 @@ def rank_me(features: Tensor) -> Tensor:
 
     Args:
         features: floating [N, C]; N well above C for a value that does not depend on N.
+
+    Returns:
+        Scalar; NaN where features are not finite, for which a decomposition raises.
     """
-    singular = torch.linalg.svdvals(features.float())
+    features = features.float()
+    singular = torch.linalg.svdvals(features.nan_to_num(posinf=0.0, neginf=0.0))
+    singular = singular.where(features.isfinite().all(), torch.nan)
     return _entropy(singular / singular.sum().clamp_min(_EPSILON) + _EPSILON).exp()
 
 

@@ -46,3 +46,9 @@ def test_rank():
 def test_lower_precision_is_measured_in_float32():
     assert rank_me(noise(32, 8).bfloat16()).dtype == torch.float32
     assert mean_assignment_entropy(torch.eye(3).half()).dtype == torch.float32
+
+
+def test_features_that_are_not_finite_have_no_rank():
+    broken = noise(6, 4)
+    broken[2, 1] = math.inf
+    assert rank_me(broken).isnan()

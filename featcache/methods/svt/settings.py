@@ -15,6 +15,8 @@ from featcache.training.settings import OptimiserSettings, ScheduleSettings, Tra
 Size = Literal["tiny", "small", "base"]
 Sampler = Literal["uniform", "tis"]
 PATCH_SIZE = 16
+WARMUP_EPOCHS = 5.0
+"""Epochs in which the learning rate rises, of the paper's 20."""
 
 
 class SvtViewSettings(Settings):
@@ -179,6 +181,8 @@ class SvtSettings(Settings):
     """Decoder of the frames."""
     deadline_seconds: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     """While scanning, a file that shows no sign of life for so long is left out."""
+    workers: int | None = Field(default=None, ge=0)
+    """Processes that decode; 0: a thread beside the training; null: one a core. Pixels are the same."""
     size: Size = "base"
     """``tiny`` (4 blocks of width 192), ``small`` (12 of 384) or ``base`` (12 of 768)."""
     time_positions: int = Field(default=16, ge=1)
@@ -201,7 +205,7 @@ class SvtSettings(Settings):
         epochs=20,
         batch_size=32,
         optimiser=OptimiserSettings(lr=5e-4, lr_batch=256, weight_decay=0.04, final_weight_decay=0.1),
-        schedule=ScheduleSettings(warmup_epochs=5.0, final_factor=0.016),
+        schedule=ScheduleSettings(warmup_epochs=WARMUP_EPOCHS, final_factor=0.016),
         clip_each_norm=3.0,
     )
     """The loop; the defaults are the paper's, the rate scaled as released: 6.25e-5 at 32 videos, down to 1e-6."""
@@ -211,6 +215,8 @@ class SvtSettings(Settings):
     def model_post_init(self, context: object) -> None:
         """Check where videos come from, and that there is something to predict."""
         check_source(self.source, self.dataset, self.root)
+        if self.training.ema_decay is not None:
+            raise ConfigError("training.ema_decay is given, and the teacher is such an average; set teacher_momentum")
         num_locals = len(self.views.local_frames)
         if not view_pairs(self.loss.routes, num_locals=num_locals):
             raise ConfigError(

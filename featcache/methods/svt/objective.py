@@ -1,0 +1,120 @@
+"""SVT's pre-training as batches and a loss: each view predicts what the teacher sees in others (SVT §3.3)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from featcache.errors import ConfigError
+from featcache.methods.svt.loader import Batch, ViewLoader
+from featcache.methods.svt.losses import distillation_loss, moved_center, teacher_targets, teacher_temperature
+from featcache.methods.svt.module import SvtPretraining
+from featcache.methods.svt.pairs import NUM_GLOBALS, positions_of, student_views, teacher_views, view_pairs
+from featcache.methods.svt.settings import SvtSettings
+from featcache.methods.svt.views import same_shapes
+from featcache.seeding import rng_for
+from featcache.training.collapse import assignment_entropy, feature_deviation, mean_assignment_entropy, rank_me
+from featcache.training.objective import Loss
+from featcache.training.schedules import cosine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ViewBatch:
+    """Views of some videos.
+
+    Attributes:
+        clips: One a view, uint8 [B, T, 3, S, S].
+        epoch: Fractional epoch, for the teacher's temperature.
+        teacher_view: The only view that the teacher sees; ``None``: all that pairs need.
+    """
+
+    clips: tuple[Tensor, ...]
+    epoch: float
+    teacher_view: int | None
+
+
+class SvtObjective:
+    """Self-distillation; see :class:`featcache.training.objective.Objective`.
+
+    Attributes:
+        module: Everything with state.
+        trained: The same, as what it is: student, teacher and centre.
+        num_batches: Batches an epoch; an incomplete last one is left out.
+        num_items: Videos an epoch.
+    """
+
+    def __init__(self, loader: ViewLoader, settings: SvtSettings, *, module: SvtPretraining, seed: int) -> None:
+        num_videos, self._batch_size = len(loader.source.files.videos), settings.training.batch_size
+        if num_videos < self._batch_size:
+            raise ConfigError(
+                f"{num_videos} training videos make no batch of {self._batch_size}; give more videos, or set "
+                f"training.batch_size={num_videos} or less"
+            )
+        self.module: nn.Module = module
+        self.trained = module
+        self._loader = loader
+        self._settings = settings
+        self._seed = seed
+        self._groups = same_shapes(settings.views)
+        self.num_batches = num_videos // self._batch_size
+        self.num_items = self.num_batches * self._batch_size
+
+    def parts(self, epoch: int, batch: int) -> list[ViewBatch]:
+        """A single part: the centre is a mean over the batch.
+
+        Raises:
+            VideoError: A video cannot be used any more.
+        """
+        following = self._batch(epoch, batch + 1) if batch + 1 < self.num_batches else None
+        teacher_view = None
+        if self._settings.loss.single_teacher:
+            teacher_view = int(rng_for(self._seed, "teacher", epoch, batch).integers(NUM_GLOBALS))
+        return [
+            ViewBatch(
+                clips=self._loader.views(self._batch(epoch, batch), following=following),
+                epoch=epoch + batch / self.num_batches,
+                teacher_view=teacher_view,
+            )
+        ]
+
+    def loss(self, part: ViewBatch) -> Loss:
+        """Forward student and teacher, and move the centre for the batch after this one.
+
+        Metrics are of the teacher: entropies in nats, deviation and rank of its class tokens.
+        """
+        settings = self._settings.loss
+        pairs = view_pairs(settings.routes, num_locals=len(part.clips) - NUM_GLOBALS, teacher_view=part.teacher_view)
+        clips = [clip.to(self.trained.center.device, non_blocking=True) for clip in part.clips]
+        with torch.no_grad():
+            teacher = self.trained.teacher(clips, teacher_views(pairs), groups=self._groups)
+            targets = teacher_targets(
+                teacher.logits, self.trained.center, temperature=teacher_temperature(settings, part.epoch)
+            )
+            self.trained.center.copy_(
+                moved_center(self.trained.center, teacher.logits, momentum=settings.center_momentum)
+            )
+            assignments, features = targets.flatten(0, 1), teacher.features.flatten(0, 1)
+            metrics = {
+                "entropy": assignment_entropy(assignments),
+                "mean_entropy": mean_assignment_entropy(assignments),
+                "feature_deviation": feature_deviation(features),
+                "rank": rank_me(features),
+            }
+        student = self.trained.student(clips, student_views(pairs), groups=self._groups)
+        total = distillation_loss(
+            student.logits,
+            targets,
+            positions_of(pairs),
+            temperature=settings.student_temperature,
+            sums=settings.single_teacher,
+        )
+        return Loss(total=total, metrics=metrics)
+
+    def after_step(self, progress: float) -> None:
+        """Move the teacher; its momentum grows to 1 over the run."""
+        self.trained.move_teacher(cosine(self._settings.teacher_momentum, 1.0, progress))
+
+    def _batch(self, epoch: int, batch: int) -> Batch:
+        order = rng_for(self._seed, "videos", epoch).permutation(len(self._loader.source.files.videos))
+        chosen = order[batch * self._batch_size : (batch + 1) * self._batch_size]
+        return Batch(epoch, tuple(chosen.tolist()))

@@ -1,0 +1,241 @@
+"""SVT's pre-training as a function of its settings: a video transformer out of videos."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors.torch import save
+
+from featcache.config import to_yaml
+from featcache.data.hashing import content_hash
+from featcache.data.types import VideoRecord
+from featcache.errors import ManifestError, unknown_name
+from featcache.extract.prepare import num_cores
+from featcache.extract.source import OnScan, read_videos
+from featcache.io import canonical_json, put_replace, sha256_bytes
+from featcache.methods.svt.loader import ViewLoader, ViewSource
+from featcache.methods.svt.module import build_module
+from featcache.methods.svt.monitor import bottleneck_sign, collapse_sign
+from featcache.methods.svt.objective import SvtObjective
+from featcache.methods.svt.settings import SvtSettings
+from featcache.methods.svt.views import short_views
+from featcache.methods.videos import VideoFiles, find_files
+from featcache.networks.counting import count_parameters
+from featcache.networks.timesformer import TimeSformer
+from featcache.training.logs import read_log
+from featcache.training.loop import Progress, train
+from featcache.training.runs import prepare_torch, run_folder, seed_folder
+
+log = logging.getLogger(__name__)
+
+OnSeed = Callable[[int, Progress], None]
+TEACHER = "teacher.safetensors"
+_STEM_OF = {"tiny": "svt-tiny", "small": "svt-s", "base": "svt-b"}
+
+
+class TrainingVideos(NamedTuple):
+    """The usable training videos of a source.
+
+    Attributes:
+        files: They.
+        num_left_out: Those that cannot be used.
+    """
+
+    files: VideoFiles
+    num_left_out: int
+
+
+def ignore(seed: int, progress: Progress) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SvtResult:
+    """A pre-training run.
+
+    Attributes:
+        folder: Where it is.
+        backbone: Name under which its weights can be extracted with.
+        num_videos: Videos that it learned from.
+        num_left_out: Listed videos that cannot be used.
+        num_parameters: Of the network, which is kept.
+        num_head_parameters: Of the head, which is not.
+        weights: The teacher's file of each seed.
+        seeds: The last line of each seed's log.
+    """
+
+    folder: str
+    backbone: str
+    num_videos: int
+    num_left_out: int
+    num_parameters: int
+    num_head_parameters: int
+    weights: Mapping[int, str]
+    seeds: Mapping[int, Mapping[str, float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {
+            **dataclasses.asdict(self),
+            "weights": {str(seed): path for seed, path in self.weights.items()},
+            "seeds": {str(seed): dict(line) for seed, line in self.seeds.items()},
+        }
+
+
+def pretrain_svt(
+    settings: SvtSettings, *, on_scan: OnScan = lambda done, total: None, on_progress: OnSeed = ignore
+) -> SvtResult:
+    """Train a TimeSformer without labels, once a seed; runs that are there are taken up or left as they are.
+
+    The teacher of a seed is written to ``seed-N/teacher.safetensors``, a weights file of the backbones ``svt-…``.
+
+    Args:
+        settings: Everything that can be chosen.
+        on_scan: Called with (files listed, files in all).
+        on_progress: Called with the seed and its progress.
+
+    Raises:
+        ConfigError: Fewer videos than a batch.
+        DivergedError: The loss is not finite; the last checkpoint is kept.
+        ManifestError: No usable videos.
+        UnknownNameError: No such split.
+        VideoError: A video that cannot be used any more.
+        WeightsError: Initial weights that cannot be read, or of another size.
+    """
+    device = prepare_torch(settings.training)
+    files, num_left_out = open_videos(settings, on_scan=on_scan)
+    name = Path(settings.source or settings.dataset or "").stem
+    folder = run_folder(settings, out=settings.out, store=name, name="svt")
+    workers = num_cores() if settings.workers is None else settings.workers
+    recipe = _recipe(settings)
+    weights, logs = {}, {}
+    for seed in settings.training.seeds:
+        module = build_module(settings, seed=seed).to(device)
+        here = seed_folder(folder, seed)
+        with ViewLoader(ViewSource(files, settings.views, seed=seed), workers=workers) as loader:
+            objective = SvtObjective(loader, settings, module=module, seed=seed)
+            put_replace(folder / "config.yaml", to_yaml(settings).encode())
+            train(
+                objective,
+                settings.training,
+                folder=here,
+                seed=seed,
+                identity=_identity(recipe, files.videos, seed),
+                facts={"method": "svt", "size": settings.size},
+                frozen_epochs={"student.head.last_layer.": settings.head.frozen_epochs},
+                on_progress=_watched(on_progress, settings, folder=here, seed=seed),
+            )
+        logs[seed] = read_log(here)[-1]
+        weights[seed] = str(here / TEACHER)
+        facts = {"backbone": _STEM_OF[settings.size], "recipe": recipe, "seed": seed}
+        write_teacher(here / TEACHER, module.teacher.backbone, facts)
+        if sign := bottleneck_sign(logs[seed], workers=workers):
+            log.warning("%s", sign)
+    num_parameters = count_parameters(module.student.backbone)
+    result = SvtResult(
+        folder=str(folder),
+        backbone=_STEM_OF[settings.size],
+        num_videos=len(files.videos),
+        num_left_out=num_left_out,
+        num_parameters=num_parameters,
+        num_head_parameters=count_parameters(module.student) - num_parameters,
+        weights=weights,
+        seeds=logs,
+    )
+    put_replace(folder / "result.json", canonical_json(result.to_dict()))
+    return result
+
+
+def write_teacher(path: Path, network: TimeSformer, facts: Mapping[str, Any]) -> None:
+    """Publish a network as a weights file; facts and the network's sizes stand in the file's metadata as JSON."""
+    about = json.dumps({**facts, "network": dataclasses.asdict(network.config)}, sort_keys=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    put_replace(path, save(tensors, metadata={"featcache": about}))
+
+
+def open_videos(settings: SvtSettings, *, on_scan: OnScan = lambda done, total: None) -> TrainingVideos:
+    """List the training videos; those that cannot be used are left out, and short ones repeat frames: both are logged.
+
+    Raises:
+        ManifestError: None is usable, or a file of a manifest is gone.
+        UnknownNameError: No such split.
+    """
+    manifest = read_videos(
+        source=settings.source,
+        dataset=settings.dataset,
+        root=settings.root,
+        selection=settings.selection,
+        decoder=settings.decoder,
+        deadline_seconds=settings.deadline_seconds,
+        on_scan=on_scan,
+    )
+    videos = _of_split(manifest.videos, settings.train_split)
+    usable = [video for video in videos if video.status == "ok"]
+    if not usable:
+        raise ManifestError(f"none of {len(videos)} videos can be used, e.g. {videos[0].id!r} ({videos[0].reason})")
+    num_left_out = len(videos) - len(usable)
+    if num_left_out:
+        log.warning("%d of %d videos cannot be used; `featcache scan` says why", num_left_out, len(videos))
+    num_short = sum(
+        bool(short_views(settings.views, num_frames=video.num_frames, duration_seconds=video.duration_seconds))
+        for video in usable
+    )
+    if num_short:
+        log.warning(
+            "%d of %d videos are shorter than some of their views, which repeat frames; lower views.local_frames, or "
+            "raise views.local_time",
+            num_short,
+            len(usable),
+        )
+    files = find_files(usable, [Path(manifest.root)], decoder=settings.decoder, hint="scan the videos again")
+    return TrainingVideos(files, num_left_out)
+
+
+def _of_split(videos: Sequence[VideoRecord], split: str) -> list[VideoRecord]:
+    """The videos of a split, or all where there are no splits."""
+    splits = {video.split for video in videos} - {""}
+    if splits and split not in splits:
+        raise unknown_name("split", split, splits)
+    return [video for video in videos if not splits or video.split == split]
+
+
+def _recipe(settings: SvtSettings) -> dict[str, Any]:
+    """All settings on which the weights depend, a file's hash in place of its path, without where videos come from."""
+    aside = {"out", "source", "dataset", "root", "selection", "train_split", "deadline_seconds", "workers"}
+    document = settings.model_dump(mode="json", exclude=aside)
+    for name in ("seeds", "device", "checkpoint_seconds", "tensorboard"):
+        document["training"].pop(name)
+    if settings.init.weights is not None:
+        document["init"]["weights"] = content_hash(Path(settings.init.weights).expanduser())
+    return document
+
+
+def _identity(recipe: Mapping[str, Any], videos: Sequence[VideoRecord], seed: int) -> str:
+    """What a checkpoint must have been made with."""
+    listed = [[video.id, video.content_hash, video.num_frames] for video in videos]
+    return sha256_bytes(canonical_json({**recipe, "videos": listed, "seed": seed}))[:32]
+
+
+def _watched(on_progress: OnSeed, settings: SvtSettings, *, folder: Path, seed: int) -> Callable[[Progress], None]:
+    """Pass progress on, and warn once of collapse when an epoch after the warm-up ends."""
+    warned: list[str] = []
+
+    def watch(progress: Progress) -> None:
+        on_progress(seed, progress)
+        if warned or not progress.epoch.is_integer() or progress.epoch <= settings.training.schedule.warmup_epochs:
+            return
+        if sign := collapse_sign(read_log(folder)[-1], num_prototypes=settings.head.prototypes):
+            warned.append(sign)
+            log.warning(
+                "epoch %d of seed %d looks collapsed: %s; lower training.optimiser.lr or loss.teacher_temperature, or "
+                "check loss.center_momentum",
+                progress.epoch,
+                seed,
+                sign,
+            )
+
+    return watch
