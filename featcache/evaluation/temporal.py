@@ -124,7 +124,8 @@ def run_temporal(
 
     arms = {PRETRAINED if settings.init else SCRATCH: settings}
     if settings.compare_scratch:
-        arms[SCRATCH] = settings.model_copy(update={"init": None, "compare_scratch": False})
+        shape, _ = initial_module(settings, seed=settings.training.seeds[0], width_in=bank.shape[2])
+        arms[SCRATCH] = settings.model_copy(update={"init": None, "compare_scratch": False, "tmm": shape})
     orders = ORDERS if settings.order_test else ORDERS[:1]
     scored = {split for assignment in assignments for split in assignment.tests}
     videos = {

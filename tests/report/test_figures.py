@@ -23,6 +23,7 @@ from featcache.report.cost import draw_cost
 from featcache.report.figure_settings import ActivationFigureSettings, CostFigureSettings
 from featcache.report.tables import Cell, Table, write_table
 from featcache.shipped import load_pipeline
+from featcache.training.loop import trained_state
 
 
 def test_heat_is_the_channel_mean_scaled_frame_by_frame():
@@ -98,6 +99,10 @@ def test_the_pipeline_leaves_results_table_and_picture(trained):
     assert result["table"]["columns"] == ["true", "reversed", "shuffled", "one frame"]
     assert [row["name"] for row in result["table"]["rows"]] == ["pretrained, test_seen", "scratch, test_seen"]
     assert set(result["finetuned"]["delta"]) == {"test_seen"}
+    arms = [trained / "finetuned" / arm / "all" / "seed-0" for arm in ("pretrained", "scratch")]
+    shapes = [trained_state(arm).facts["tmm"] for arm in arms]
+    assert shapes[0] == shapes[1]
+    assert shapes[0]["hidden"] == 4
     assert result["extract"]["videos_ok"] == 32
     for name in ("table.md", "table.json", "activation.png", "config.yaml"):
         assert (trained / name).stat().st_size > 0
