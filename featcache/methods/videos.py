@@ -2,7 +2,8 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,6 +92,23 @@ class VideoFiles:
                 f"{video.num_frames}; use the decoder of the scan",
             )
         return reader
+
+    @contextmanager
+    def open_scanned(self, number: int) -> Iterator[VideoReader]:
+        """Open a video for a block of a run that must not go on without it.
+
+        Raises:
+            VideoError: It could be used when it was scanned, and cannot now; names it.
+        """
+        try:
+            with self.open(number) as reader:
+                yield reader
+        except VideoError as error:
+            raise VideoError(
+                error.status,
+                f"{self.videos[number].id!r} passed the scan and cannot be used now ({error.reason}); restore it and "
+                "run the same command again, or take it out of the source and start anew",
+            ) from error
 
 
 def find_files(videos: Sequence[VideoRecord], roots: Sequence[Path], *, decoder: str, hint: str) -> VideoFiles:

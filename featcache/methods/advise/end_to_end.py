@@ -3,26 +3,23 @@
 Differs from the paper: as :mod:`featcache.methods.advise.pretext`, but crops and colours are fresh for every clip.
 """
 
-import logging
 from pathlib import Path
 
 from featcache.config import to_yaml
-from featcache.errors import ManifestError
-from featcache.extract.source import OnScan, read_videos
+from featcache.extract.source import OnScan
 from featcache.io import canonical_json, put_replace
 from featcache.methods.advise.cost import MEGA, measured_cost
 from featcache.methods.advise.pretext import PlaybackRateObjective
 from featcache.methods.advise.run import OnSeed, PretextResult, ignore, run_identity, training_videos
 from featcache.methods.advise.settings import R3d50Settings
-from featcache.methods.videos import PixelSource, find_files
+from featcache.methods.listing import list_videos, open_usable
+from featcache.methods.videos import PixelSource
 from featcache.networks.counting import count_parameters
 from featcache.networks.r3d50 import R3d50
 from featcache.training.generators import seeded_torch
 from featcache.training.logs import read_log
 from featcache.training.loop import train
 from featcache.training.runs import prepare_torch, run_folder, seed_folder
-
-log = logging.getLogger(__name__)
 
 
 def pretrain_r3d50(
@@ -92,22 +89,6 @@ def open_pixels(settings: R3d50Settings, *, on_scan: OnScan = lambda done, total
     Raises:
         ManifestError: None is usable, or a file of a manifest is gone.
     """
-    manifest = read_videos(
-        source=settings.source,
-        dataset=settings.dataset,
-        root=settings.root,
-        selection=settings.selection,
-        decoder=settings.decoder,
-        deadline_seconds=settings.deadline_seconds,
-        on_scan=on_scan,
-    )
-    usable = manifest.select(status="ok").videos
-    if not usable:
-        first = manifest.videos[0]
-        raise ManifestError(f"none of {len(manifest)} videos can be used, e.g. {first.id!r} ({first.reason})")
-    if len(usable) < len(manifest):
-        log.warning(
-            "%d of %d videos cannot be used; `featcache scan` says why", len(manifest) - len(usable), len(manifest)
-        )
-    files = find_files(usable, [Path(manifest.root)], decoder=settings.decoder, hint="scan the videos again")
-    return PixelSource(files, size=settings.size)
+    manifest = list_videos(settings, on_scan=on_scan)
+    usable = open_usable(manifest.videos, root=manifest.root, decoder=settings.decoder)
+    return PixelSource(usable.files, size=settings.size)

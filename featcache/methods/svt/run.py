@@ -6,24 +6,24 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from safetensors.torch import save
 
 from featcache.config import to_yaml
 from featcache.data.hashing import content_hash
 from featcache.data.types import VideoRecord
-from featcache.errors import ManifestError, unknown_name
 from featcache.extract.prepare import num_cores
-from featcache.extract.source import OnScan, read_videos
+from featcache.extract.source import OnScan
 from featcache.io import canonical_json, put_replace, sha256_bytes
-from featcache.methods.svt.loader import ViewLoader, ViewSource
+from featcache.methods.listing import UsableVideos, list_videos, of_split, open_usable
+from featcache.methods.loader import ViewLoader
 from featcache.methods.svt.module import build_module
 from featcache.methods.svt.monitor import bottleneck_sign, collapse_sign
 from featcache.methods.svt.objective import SvtObjective
 from featcache.methods.svt.settings import SvtSettings
+from featcache.methods.svt.source import SvtViewSource
 from featcache.methods.svt.views import short_views
-from featcache.methods.videos import VideoFiles, find_files
 from featcache.networks.counting import count_parameters
 from featcache.networks.timesformer import TimeSformer
 from featcache.training.logs import read_log
@@ -35,18 +35,6 @@ log = logging.getLogger(__name__)
 OnSeed = Callable[[int, Progress], None]
 TEACHER = "teacher.safetensors"
 _STEM_OF = {"tiny": "svt-tiny", "small": "svt-s", "base": "svt-b"}
-
-
-class TrainingVideos(NamedTuple):
-    """The usable training videos of a source.
-
-    Attributes:
-        files: They.
-        num_left_out: Those that cannot be used.
-    """
-
-    files: VideoFiles
-    num_left_out: int
 
 
 def ignore(seed: int, progress: Progress) -> None:
@@ -116,7 +104,7 @@ def pretrain_svt(
     for seed in settings.training.seeds:
         module = build_module(settings, seed=seed).to(device)
         here = seed_folder(folder, seed)
-        with ViewLoader(ViewSource(files, settings.views, seed=seed), workers=workers) as loader:
+        with ViewLoader(SvtViewSource(files, settings.views, seed=seed), workers=workers) as loader:
             objective = SvtObjective(loader, settings, module=module, seed=seed)
             put_replace(folder / "config.yaml", to_yaml(settings).encode())
             train(
@@ -157,50 +145,28 @@ def write_teacher(path: Path, network: TimeSformer, facts: Mapping[str, Any]) ->
     put_replace(path, save(tensors, metadata={"featcache": about}))
 
 
-def open_videos(settings: SvtSettings, *, on_scan: OnScan = lambda done, total: None) -> TrainingVideos:
+def open_videos(settings: SvtSettings, *, on_scan: OnScan = lambda done, total: None) -> UsableVideos:
     """List the training videos; those that cannot be used are left out, and short ones repeat frames: both are logged.
 
     Raises:
         ManifestError: None is usable, or a file of a manifest is gone.
         UnknownNameError: No such split.
     """
-    manifest = read_videos(
-        source=settings.source,
-        dataset=settings.dataset,
-        root=settings.root,
-        selection=settings.selection,
-        decoder=settings.decoder,
-        deadline_seconds=settings.deadline_seconds,
-        on_scan=on_scan,
-    )
-    videos = _of_split(manifest.videos, settings.train_split)
-    usable = [video for video in videos if video.status == "ok"]
-    if not usable:
-        raise ManifestError(f"none of {len(videos)} videos can be used, e.g. {videos[0].id!r} ({videos[0].reason})")
-    num_left_out = len(videos) - len(usable)
-    if num_left_out:
-        log.warning("%d of %d videos cannot be used; `featcache scan` says why", num_left_out, len(videos))
+    manifest = list_videos(settings, on_scan=on_scan)
+    videos = of_split(manifest.videos, settings.train_split)
+    usable = open_usable(videos, root=manifest.root, decoder=settings.decoder)
     num_short = sum(
         bool(short_views(settings.views, num_frames=video.num_frames, duration_seconds=video.duration_seconds))
-        for video in usable
+        for video in usable.files.videos
     )
     if num_short:
         log.warning(
             "%d of %d videos are shorter than some of their views, which repeat frames; lower views.local_frames, or "
             "raise views.local_time",
             num_short,
-            len(usable),
+            len(usable.files.videos),
         )
-    files = find_files(usable, [Path(manifest.root)], decoder=settings.decoder, hint="scan the videos again")
-    return TrainingVideos(files, num_left_out)
-
-
-def _of_split(videos: Sequence[VideoRecord], split: str) -> list[VideoRecord]:
-    """The videos of a split, or all where there are no splits."""
-    splits = {video.split for video in videos} - {""}
-    if splits and split not in splits:
-        raise unknown_name("split", split, splits)
-    return [video for video in videos if not splits or video.split == split]
+    return usable
 
 
 def _recipe(settings: SvtSettings) -> dict[str, Any]:

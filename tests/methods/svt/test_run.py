@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from featcache.backbones import build_backbone
 from featcache.config import parse
 from featcache.errors import ConfigError, FeatcacheError, ManifestError, VideoError, WeightsError
-from featcache.methods.svt.loader import Batch, ViewLoader, ViewSource
+from featcache.methods.loader import Batch, ViewLoader
 from featcache.methods.svt.losses import distillation_loss, teacher_targets
 from featcache.methods.svt.module import build_module
 from featcache.methods.svt.objective import SvtObjective
@@ -21,6 +21,7 @@ from featcache.methods.svt.pairs import positions_of, view_pairs
 from featcache.methods.svt.pixels import network_input
 from featcache.methods.svt.run import open_videos, pretrain_svt
 from featcache.methods.svt.settings import SvtHeadSettings, SvtInitSettings, SvtSettings
+from featcache.methods.svt.source import SvtViewSource
 from featcache.testing.videos import write_video
 from featcache.training.generators import seeded_torch
 from featcache.training.loop import DivergedError, trained_state
@@ -124,7 +125,7 @@ def test_a_trained_teacher_is_a_backbone(videos, straight):
 
 def objective_of(videos, **changes):
     chosen = settings(videos, "unused", **changes)
-    loader = ViewLoader(ViewSource(open_videos(chosen).files, chosen.views, seed=0), workers=0)
+    loader = ViewLoader(SvtViewSource(open_videos(chosen).files, chosen.views, seed=0), workers=0)
     return SvtObjective(loader, chosen, module=build_module(chosen, seed=0), seed=0)
 
 
@@ -208,7 +209,7 @@ def test_the_teacher_is_the_moving_average_of_its_students(videos, tmp_path):
 def test_processes_decode_the_same_pixels_and_say_which_video_changed(videos, tmp_path):
     folder = shutil.copytree(videos, tmp_path / "videos")
     chosen = settings(folder, "unused")
-    source = ViewSource(open_videos(chosen).files, chosen.views, seed=0)
+    source = SvtViewSource(open_videos(chosen).files, chosen.views, seed=0)
     batches = [Batch(0, (3, 1)), Batch(0, (0, 2)), Batch(1, (3, 1))]
     alone = ViewLoader(source, workers=0)
     with ViewLoader(source, workers=2) as loader:

@@ -1,6 +1,6 @@
 """The pixels of batches of videos, decoded in processes beside the training, in the order asked for.
 
-Views are functions of seed, video and epoch, so it makes no difference which process decodes what.
+What is decoded of a video is a function of seed, video and epoch, so it makes no difference which process does it.
 """
 
 import multiprocessing
@@ -11,17 +11,14 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from featcache.errors import FeatcacheError, VideoError
-from featcache.methods.svt.pixels import read_views
-from featcache.methods.svt.settings import SvtViewSettings
-from featcache.methods.svt.views import draw_views
+from featcache.errors import FeatcacheError
 from featcache.methods.videos import VideoFiles
 
 Pixels = tuple[npt.NDArray[np.uint8], ...]
@@ -39,35 +36,21 @@ class Batch(NamedTuple):
     videos: tuple[int, ...]
 
 
-class ViewSource:
+class ViewSource(Protocol):
     """Views of videos by number; can be sent to another process.
 
     Attributes:
         files: The videos.
     """
 
-    def __init__(self, files: VideoFiles, settings: SvtViewSettings, *, seed: int) -> None:
-        self.files = files
-        self._settings = settings
-        self._seed = seed
+    files: VideoFiles
 
     def pixels(self, video: int, epoch: int) -> Pixels:
-        """All views of one video, uint8 [T, 3, S, S] each.
+        """All views of one video, each of a shape that all videos share, e.g. uint8 [T, 3, S, S].
 
         Raises:
             VideoError: It could be used when it was scanned, and cannot now.
         """
-        name = self.files.videos[video].id
-        try:
-            with self.files.open(video) as reader:
-                views = draw_views(self._settings, reader.timeline, video_id=name, epoch=epoch, seed=self._seed)
-                return tuple(clip.numpy() for clip in read_views(reader, views))
-        except VideoError as error:
-            raise VideoError(
-                error.status,
-                f"{name!r} passed the scan and cannot be used now ({error.reason}); restore it and run the same "
-                "command again, or take it out of the source and start anew",
-            ) from error
 
 
 class ViewLoader:
@@ -86,7 +69,7 @@ class ViewLoader:
         if workers:
             # Children of a process that has imported torch once for all, and has neither threads nor a GPU.
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload([__name__, "torchvision.transforms.v2.functional"])
+            context.set_forkserver_preload([type(source).__module__, "torchvision.transforms.v2.functional"])
             self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(source,))
         self._pending: dict[Batch, list[Future[Pixels]]] = {}
 
@@ -107,7 +90,7 @@ class ViewLoader:
             self._pending[batch] = [self._pool.submit(_pixels, video, batch.epoch) for video in batch.videos]
 
     def views(self, batch: Batch, *, following: Batch | None = None) -> tuple[Tensor, ...]:
-        """One tensor a view, uint8 [B, T, 3, S, S].
+        """One tensor a view, e.g. uint8 [B, T, 3, S, S].
 
         Args:
             batch: Which videos.
