@@ -93,7 +93,8 @@ class FrameBank:
         self.identity = identity
         height, width, depth = self.pooled(self._read(np.zeros(1, np.int64))).shape[1:]
         self.shape = (height, width, depth)
-        self._memory = self._load() if in_memory else None
+        # an array: torch's own indexing would bring a second team of threads against those that train
+        self._memory = self._load().numpy() if in_memory else None
 
     @property
     def is_in_memory(self) -> bool:
@@ -108,7 +109,7 @@ class FrameBank:
         assert (positions < self._layout.positions[videos][:, None]).all(), "a position lies behind its video"
         rows = self._layout.first[videos][:, None] + positions * per_frame + crop
         if self._memory is not None:
-            values = self._memory[torch.from_numpy(rows.reshape(-1))]
+            values = torch.from_numpy(self._memory[rows.reshape(-1)])
         else:
             values = self.pooled(self._read(rows.reshape(-1)))
         return values.reshape(*rows.shape, *self.shape)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from featcache.errors import FeatcacheError
+from featcache.errors import ConfigError, FeatcacheError
 from featcache.training.checkpoint import (
     Checkpoint,
     optimiser_tensors,
@@ -29,6 +29,8 @@ from featcache.training.objective import Loss, Objective
 from featcache.training.optimisers import build_optimiser, peak_lr
 from featcache.training.schedules import cosine, learning_rate_factor
 from featcache.training.settings import TrainingSettings
+from featcache.training.shared import SharedLoss
+from featcache.training.world import ALONE, World
 
 B = TypeVar("B")
 BATCHES_AHEAD = 2
@@ -74,12 +76,17 @@ def train(
     identity: str,
     facts: Mapping[str, Any],
     frozen_epochs: Mapping[str, float] = NOTHING_FROZEN,
+    world: World = ALONE,
     on_progress: OnProgress = ignore,
 ) -> nn.Module:
     """Train ``objective.module`` in place; a folder with a checkpoint of the same run is taken up where it stopped.
 
     On CPU with the same threads, killed and resumed equals straight, bit for bit. Random layers (dropout, drop path)
-    draw from torch's generators, seeded at each step by the run's seed and the step.
+    draw from torch's generators, seeded at each step by the run's seed and the step, and by the rank of other processes
+    than the first.
+
+    Processes that share a run all call this, each with its own objective. The first one writes; the numbers in the log
+    are means over all. A run may go on with another number of processes than it began with.
 
     Args:
         objective: The task, its module on the device already.
@@ -90,12 +97,14 @@ def train(
         facts: Kept in the checkpoint for those who load it.
         frozen_epochs: How many epochs at the start leave parameters as they are, by a prefix of their names in
             ``objective.module``, e.g. ``{"student.head.last_layer.": 1.0}`` (DINO).
-        on_progress: Called after each step.
+        world: The processes that share the run; ``objective`` gives this one's share of each batch.
+        on_progress: Called after each step, in the first process.
 
     Returns:
         The module to use, in evaluation mode: the averaged one where ``ema_decay`` is set, else the trained one.
 
     Raises:
+        ConfigError: Processes find different checkpoints.
         DivergedError: The loss is not finite; the last checkpoint is kept.
         KeyError: No trained parameter has one of the prefixes.
         RecipeMismatchError: The folder holds another run.
@@ -108,13 +117,14 @@ def train(
         identity=identity,
         facts=facts,
         frozen_epochs=frozen_epochs,
+        world=world,
     )
     first = run.restore()
     if first >= run.num_steps:
         return run.result
     run.module.train()
     with (
-        RunLog(folder, first_step=first, tensorboard=settings.tensorboard) as log,
+        _log(folder, settings, first_step=first, world=world) as log,
         _batches(objective, first * settings.accumulate, run.num_steps * settings.accumulate, settings) as batches,
     ):
         saved_at = began = time.monotonic()
@@ -122,7 +132,8 @@ def train(
             lr = run.step(step, batches)
             done, now = step + 1, time.monotonic()
             ends_epoch = done % run.steps_an_epoch == 0
-            is_due = now - saved_at >= settings.checkpoint_seconds or done == run.num_steps
+            # Clocks differ, and all have to take the same turn.
+            is_due = world.any(now - saved_at >= settings.checkpoint_seconds or done == run.num_steps)
             if ends_epoch or is_due:
                 run.meter.check_finite(step=done, folder=folder)
             progress = Progress(
@@ -133,13 +144,19 @@ def train(
                 wait_share=run.meter.waited_seconds / (now - began),
             )
             if ends_epoch:
-                rates = {"items_per_second": progress.items_per_second, "wait_share": progress.wait_share}
-                log.write(done, {"epoch": progress.epoch, "lr": lr, **run.meter.means(), **rates})
+                wait_share = float(world.mean_(torch.tensor(progress.wait_share, dtype=torch.float64)))
+                rates = {"items_per_second": progress.items_per_second, "wait_share": wait_share}
+                line = {"epoch": progress.epoch, "lr": lr, **run.meter.means(), **rates}
+                if log is not None:
+                    log.write(done, line)
                 run.meter.reset()
-            on_progress(progress)
+            if world.is_first:
+                on_progress(progress)
             if is_due:
-                run.save(done)
+                if world.is_first:
+                    run.save(done)
                 saved_at = time.monotonic()
+    world.barrier()  # what the first has written is there for all
     return run.result
 
 
@@ -156,9 +173,11 @@ class _Run:
         identity: str,
         facts: Mapping[str, Any],
         frozen_epochs: Mapping[str, float],
+        world: World,
     ) -> None:
         self.module = objective.module
         self._objective = objective
+        self._world = world
         self._settings = settings
         self._folder, self._seed, self._identity, self._facts = folder, seed, identity, facts
         self._lr = peak_lr(settings.optimiser, batch_size=settings.batch_size * settings.accumulate)
@@ -171,7 +190,8 @@ class _Run:
         self._device = next(self.module.parameters()).device
         self.steps_an_epoch = max(1, objective.num_batches // settings.accumulate)
         self.num_steps = settings.epochs * self.steps_an_epoch
-        self.meter = _Meter(self._device)
+        self.meter = _Meter(self._device, world)
+        self._loss = SharedLoss(objective, world)
 
     @property
     def result(self) -> nn.Module:
@@ -181,6 +201,12 @@ class _Run:
     def restore(self) -> int:
         """Take up the folder's checkpoint, if there is one; returns the steps done."""
         saved = read_checkpoint(self._folder, identity=self._identity)
+        steps = self._world.gather(torch.tensor([0 if saved is None else saved.step])).tolist()
+        if len(set(steps)) > 1:
+            raise ConfigError(
+                f"processes find {self._folder} at different steps, {steps}; put the run on a disk that all "
+                "machines share"
+            )
         if saved is None:
             return 0
         self.module.load_state_dict(saved.part("module"))
@@ -210,16 +236,14 @@ class _Run:
             if settings.optimiser.final_weight_decay is not None and group["weight_decay"]:
                 start, end = settings.optimiser.weight_decay, settings.optimiser.final_weight_decay
                 group["weight_decay"] = cosine(start, end, number / self.num_steps)
-        with seeded_torch(self._seed, "step", number, device=self._device):
-            for _ in range(settings.accumulate):
+        with seeded_torch(self._seed, "step", number, *self._world.keys, device=self._device):
+            for batch in range(settings.accumulate):
                 waiting = time.monotonic()
                 parts = next(batches)
                 self.meter.waited_seconds += time.monotonic() - waiting
-                for part in parts:
-                    with torch.autocast(self._device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                        loss = self._objective.loss(part)
-                    (loss.total / settings.accumulate).backward()  # type: ignore[no-untyped-call]
-                    self.meter.add(loss, num_parts=len(parts))
+                for place, part in enumerate(parts):
+                    is_last = batch == settings.accumulate - 1 and place == len(parts) - 1
+                    self.meter.add(self._pass(part, is_last=is_last), num_parts=len(parts))
         for parameters, epochs in self._frozen:
             if epoch < epochs:
                 drop_gradients(parameters)
@@ -233,6 +257,24 @@ class _Run:
         if self._average is not None:
             self._average.update_parameters(self.module)
         return lr
+
+    def _pass(self, part: Any, *, is_last: bool) -> Loss:
+        """Forward and backward; after the last part of a step gradients are means over all processes."""
+        is_low = self._settings.precision == "bfloat16"
+        with self._loss.passing(is_last=is_last):
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=is_low):
+                loss = self._loss(part)
+            (loss.total / self._settings.accumulate).backward()  # type: ignore[no-untyped-call]
+        return loss
+
+
+def _log(
+    folder: Path, settings: TrainingSettings, *, first_step: int, world: World
+) -> AbstractContextManager[RunLog | None]:
+    """The log of a run, in the first process."""
+    if not world.is_first:
+        return nullcontext()
+    return RunLog(folder, first_step=first_step, tensorboard=settings.tensorboard)
 
 
 def trained_state(folder: Path) -> Checkpoint:
@@ -250,8 +292,9 @@ def trained_state(folder: Path) -> Checkpoint:
 class _Meter:
     """Sums of losses and metrics that stay on the device until an epoch ends."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, world: World) -> None:
         self._device = device
+        self._world = world
         self._on_cpu = device.type == "cpu"
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -265,12 +308,21 @@ class _Meter:
         self._batches = 0.0
 
     def add(self, loss: Loss, *, num_parts: int) -> None:
-        self._loss = self._loss + loss.total.detach() / num_parts
-        for name, value in loss.metrics.items():
+        total, metrics = self._over_all(loss)
+        self._loss = self._loss + total / num_parts
+        for name, value in metrics.items():
             self._metrics[name] = self._metrics.get(name, torch.zeros_like(value)) + value / num_parts
         self._batches += 1 / num_parts
         if self._on_cpu:  # elsewhere reading it would wait for the device
             self.last_loss = float(self._loss) / max(self._batches, 1e-9)
+
+    def _over_all(self, loss: Loss) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Loss and metrics as means over all processes; in one message, and no GPU is waited for."""
+        total = loss.total.detach()
+        if self._world.size == 1:
+            return total, loss.metrics
+        mean, *means = self._world.mean_(torch.stack([total, *loss.metrics.values()])).unbind()
+        return mean, dict(zip(loss.metrics, means, strict=True))
 
     def means(self) -> dict[str, float]:
         self.last_loss = float(self._loss) / self._batches
