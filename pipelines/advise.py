@@ -5,13 +5,10 @@ label=label``.
 """
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from featcache.commands import AdvisePipelineSettings, load
-from featcache.config import to_yaml
-from featcache.errors import ConfigError
+from featcache.commands import AdvisePipelineSettings
 from featcache.evaluation.temporal import TemporalResult, run_temporal
 from featcache.extract.progress import OnProgress, ignore
 from featcache.extract.run import extract
@@ -20,13 +17,12 @@ from featcache.io import canonical_json, put_replace
 from featcache.methods.advise.run import pretrain
 from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings
 from featcache.methods.bank_settings import BankSettings
+from featcache.pipeline_start import OnStage, claim_folder, find_videos
 from featcache.report.activation_maps import draw_activation
 from featcache.report.figure_settings import ActivationFigureSettings
 from featcache.report.tables import Cell, Table, write_table
 from featcache.store.reader import open_store
-from featcache.testing.motion import make_motion_set, remove_motion_set
-
-OnStage = Callable[[str, float, float], None]
+from featcache.testing.motion import remove_motion_set
 
 
 def run(
@@ -50,16 +46,8 @@ def run(
     """
     started = time.monotonic()
     out = Path(settings.out)
-    check_former_run(out, settings)
-    put_replace(out / "config.yaml", to_yaml(settings).encode())
-
-    source = settings.source
-    if source is None:
-        remove_motion_set(out / "videos", settings.motion)  # what a former run left
-        clips = make_motion_set(
-            out / "videos", settings.motion, progress=lambda done, total: on_stage("clips", done, total)
-        )
-        source = str(clips)
+    claim_folder(out, settings, fixed=("source", "motion", "feature", "sampling"))
+    source = find_videos(settings.source, folder=out / "videos", motion=settings.motion, on_stage=on_stage)
 
     extraction = extract(
         ExtractSettings(
@@ -120,18 +108,6 @@ def run(
     }
     put_replace(out / "result.json", canonical_json(summary))
     return summary
-
-
-def check_former_run(out: Path, settings: AdvisePipelineSettings) -> None:
-    """Refuse a folder that holds anything but a run on the same maps: its store could not be continued."""
-    if not (out / "config.yaml").exists():
-        return
-    former = load(out / "config.yaml")
-    if not isinstance(former, AdvisePipelineSettings):
-        raise ConfigError(f"{out} holds the results of another command; choose another out")
-    for name in ("source", "motion", "feature", "sampling"):
-        if getattr(former, name) != getattr(settings, name):
-            raise ConfigError(f"{out} holds a run with another {name}; choose another out, or delete it")
 
 
 def test_video(store: Path, bank: BankSettings) -> str:

@@ -6,13 +6,9 @@ labels=[label]``.
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from featcache.commands import load
-from featcache.config import to_yaml
-from featcache.errors import ConfigError
 from featcache.evaluation.run import run_probe
 from featcache.evaluation.tables import read_data
 from featcache.extract.encode import resolve_device
@@ -24,10 +20,9 @@ from featcache.methods.clip_set_settings import ClipSetSettings
 from featcache.methods.scale.run import pretrain_scale
 from featcache.methods.scale.settings import ScaleSettings
 from featcache.pipeline_settings import ScalePipelineSettings
-from featcache.report.tables import Cell, Table, write_table
-from featcache.testing.motion import make_motion_set, remove_motion_set
-
-OnStage = Callable[[str, float, float], None]
+from featcache.pipeline_start import OnStage, claim_folder, find_videos
+from featcache.report.tables import probe_table, write_table
+from featcache.testing.motion import remove_motion_set
 
 
 def run(
@@ -51,16 +46,8 @@ def run(
     """
     started = time.monotonic()
     out = Path(settings.out)
-    check_former_run(out, settings)
-    put_replace(out / "config.yaml", to_yaml(settings).encode())
-
-    source = settings.source
-    if source is None:
-        remove_motion_set(out / "videos", settings.motion)  # what a former run left
-        clips = make_motion_set(
-            out / "videos", settings.motion, progress=lambda done, total: on_stage("clips", done, total)
-        )
-        source = str(clips)
+    claim_folder(out, settings, fixed=("source", "motion", "feature", "sampling"))
+    source = find_videos(settings.source, folder=out / "videos", motion=settings.motion, on_stage=on_stage)
 
     extraction = extract(
         ExtractSettings(
@@ -116,18 +103,6 @@ def run(
     return summary
 
 
-def check_former_run(out: Path, settings: ScalePipelineSettings) -> None:
-    """Refuse a folder that holds anything but a run on the same clips: its store could not be continued."""
-    if not (out / "config.yaml").exists():
-        return
-    former = load(out / "config.yaml")
-    if not isinstance(former, ScalePipelineSettings):
-        raise ConfigError(f"{out} holds the results of another command; choose another out")
-    for name in ("source", "motion", "feature", "sampling"):
-        if getattr(former, name) != getattr(settings, name):
-            raise ConfigError(f"{out} holds a run with another {name}; choose another out, or delete it")
-
-
 def probes_of(settings: ScalePipelineSettings, *, model: str) -> dict[str, tuple[str, Any]]:
     """The paper's probes by its names: registry name and settings; those of SCALE read the predictor of ``model``."""
     seeds = settings.pretraining.seeds
@@ -140,22 +115,3 @@ def probes_of(settings: ScalePipelineSettings, *, model: str) -> dict[str, tuple
         "Transformer": ("transformer", dataclasses.replace(settings.transformer, predictor=settings.predictor)),
         "SCALE_ft": ("scale-ft", dataclasses.replace(settings.scale_ft, model=model)),
     }
-
-
-def probe_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
-    """Top-1 in percent by probe, a column a label and split; splits of which no class was taught are left out."""
-    places = {
-        f"{label}, {split}": (label, split)
-        for label, by_probe in results.items()
-        for result in by_probe.values()
-        for split, numbers in result["splits"].items()
-        if numbers["num_unseen"] < numbers["num_videos"]
-    }
-    names = tuple(dict.fromkeys(name for by_probe in results.values() for name in by_probe))
-
-    def cell(name: str, label: str, split: str) -> Cell:
-        top1 = results[label][name]["splits"][split]["metrics"]["top1"]
-        return Cell(value=100 * top1["value"], low=100 * top1["low"], high=100 * top1["high"])
-
-    rows = tuple((name, None, "", {column: cell(name, *place) for column, place in places.items()}) for name in names)
-    return Table(title="Top-1 by probe", columns=tuple(places), rows=rows)

@@ -1,6 +1,7 @@
 """Settings of pipelines and sweeps: several commands in one file, without torch."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -38,6 +39,7 @@ FEATURE_KEYS: Mapping[str, str] = {
     "train-tmm": "bank.feature",
 }
 """Where they name its array."""
+_FOLDER_OF_STEP = re.compile(r"@(?P<step>\d+)(?P<file>(/.+)?)")
 
 
 class PipelineSettings(Settings):
@@ -52,7 +54,8 @@ class PipelineSettings(Settings):
     feature: str | None = None
     """Array of every step after it that names none."""
     steps: tuple[dict[str, Any], ...] = Field(min_length=1)
-    """Settings of commands, each with its key ``command``. The value ``@N`` of a key is the ``out`` of step N."""
+    """Settings of commands, each with its key ``command``. The value ``@N`` of a key is the ``out`` of step N, and
+    ``@N/FILE`` a file in it."""
 
 
 class SweepRow(Settings):
@@ -82,8 +85,8 @@ class SweepSettings(Settings):
     feature: str | None = None
     """Array of every step that names none; null where the store has one."""
     steps: tuple[dict[str, Any], ...] = Field(min_length=1)
-    """Settings of commands, each with its key ``command``; ``out`` is set by the sweep. The value ``@N`` of a key is
-    the folder of step N of the same row."""
+    """Settings of commands, each with its key ``command``; ``out`` is set by the sweep, where no row sets it. The value
+    ``@N`` of a key is the folder of step N of the same row, and ``@N/FILE`` a file in it."""
     rows: tuple[SweepRow, ...] = Field(min_length=1)
     """Rows of the table."""
     columns: dict[str, str] = Field(min_length=1)
@@ -130,26 +133,31 @@ def with_store(step: Mapping[str, Any], *, store: str | None, feature: str | Non
 
 
 def row_steps(settings: SweepSettings, row: SweepRow, *, folder: str) -> list[dict[str, Any]]:
-    """The steps of one row: its own settings put in, ``@N`` and ``out`` replaced by folders under ``folder``."""
-    folders = [f"{folder}/{number}-{step.get('command', 'step')}" for number, step in enumerate(settings.steps)]
-    steps = []
+    """The steps of one row: its own settings put in, ``@N`` and ``out`` replaced by folders under ``folder``.
+
+    A row that sets ``N.out`` has step N there, so that rows of several tables can share one training.
+    """
+    filled = []
     for number, step in enumerate(settings.steps):
         own = {key.partition(".")[2]: value for key, value in row.set.items() if int(key.partition(".")[0]) == number}
         assignments = [f"{key}={json.dumps(value)}" for key, value in own.items()]
-        own_step = apply_overrides({**step, "out": folders[number]}, assignments)
-        filled = with_store(own_step, store=settings.store, feature=settings.feature)
-        steps.append({key: _resolved(value, folders) for key, value in filled.items()})
-    return steps
+        own_step = apply_overrides({**step, "out": f"{folder}/{number}-{step.get('command', 'step')}"}, assignments)
+        filled.append(with_store(own_step, store=settings.store, feature=settings.feature))
+    folders = [step["out"] for step in filled]
+    return [{key: _resolved(value, folders) for key, value in step.items()} for step in filled]
 
 
 def _resolved(value: Any, folders: Sequence[str | None]) -> Any:
+    """``value`` with every ``@N`` and ``@N/file`` in it as a path."""
     if isinstance(value, Mapping):
         return {key: _resolved(item, folders) for key, item in value.items()}
-    if isinstance(value, str) and value.startswith("@") and value[1:].isdigit():
-        number = int(value[1:])
+    if isinstance(value, list | tuple):
+        return [_resolved(item, folders) for item in value]
+    if isinstance(value, str) and (found := _FOLDER_OF_STEP.fullmatch(value)):
+        number = int(found["step"])
         if number >= len(folders) or folders[number] is None:
             raise ConfigError(
                 f"{value!r} is the folder of a step that is not there or has no 'out'; give that step one"
             )
-        return folders[number]
+        return f"{folders[number]}{found['file']}"
     return value

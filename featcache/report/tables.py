@@ -129,6 +129,32 @@ def read_row(settings: SweepSettings, row: SweepRow, folders: Sequence[str]) -> 
     return cells
 
 
+def probe_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
+    """Top-1 in percent by probe, a column a label and split; splits of which no class was taught are left out.
+
+    Args:
+        results: By label and name of the probe: what :class:`featcache.evaluation.run.ProbeResult` is as JSON. A label
+            that a probe was not asked about has no value.
+    """
+    places = {
+        f"{label}, {split}": (label, split)
+        for label, by_probe in results.items()
+        for result in by_probe.values()
+        for split, numbers in result["splits"].items()
+        if numbers["num_unseen"] < numbers["num_videos"]
+    }
+    names = tuple(dict.fromkeys(name for by_probe in results.values() for name in by_probe))
+
+    def cell(name: str, label: str, split: str) -> Cell:
+        if split not in results[label].get(name, {}).get("splits", {}):
+            return Cell(value=None)
+        top1 = results[label][name]["splits"][split]["metrics"]["top1"]
+        return Cell(value=PERCENT * top1["value"], low=PERCENT * top1["low"], high=PERCENT * top1["high"])
+
+    rows = tuple((name, None, "", {column: cell(name, *place) for column, place in places.items()}) for name in names)
+    return Table(title="Top-1 by probe", columns=tuple(places), rows=rows)
+
+
 def write_table(table: Table, folder: Path) -> None:
     """Write ``table.json``, ``table.md`` and, where rows have an ``x``, ``plot.png``."""
     put_replace(folder / "table.json", canonical_json(table.to_dict()))

@@ -9,9 +9,8 @@ from typer.testing import CliRunner
 from featcache.cli.main import app
 from featcache.commands import load
 from featcache.config import read_mapping, to_dict
-from featcache.errors import ConfigError
 from featcache.pipeline_settings import ScalePipelineSettings
-from featcache.shipped import load_pipeline
+from featcache.report.tables import probe_table
 from featcache.store.reader import open_store
 
 MOTION = Path(__file__).parents[2] / "configs" / "scale" / "motion.yaml"
@@ -55,22 +54,11 @@ def test_splits_of_which_nothing_was_taught_are_no_columns():
         "picture": {"kNN": {"splits": {"seen": split(0.5, 1), "unseen": split(0.0, 4)}}},
         "motion": {"kNN": {"splits": {"seen": split(0.25, 0), "unseen": split(0.75, 0)}}},
     }
-    table = load_pipeline("scale").probe_table(results)
+    table = probe_table(results)
     assert table.columns == ("picture, seen", "motion, seen", "motion, unseen")
     ((name, _, _, cells),) = table.rows
     assert name == "kNN"
     assert (cells["motion, unseen"].value, cells["motion, unseen"].low, cells["picture, seen"].high) == (75, 37.5, 100)
-
-
-def test_a_folder_of_something_else_is_refused(tmp_path):
-    settings = ScalePipelineSettings(out=str(tmp_path))
-    pipeline = load_pipeline("scale")
-    (tmp_path / "config.yaml").write_text("command: quickstart\n")
-    with pytest.raises(ConfigError, match="another command"):
-        pipeline.check_former_run(tmp_path, settings)
-    (tmp_path / "config.yaml").write_text("command: scale\nsource: mine\n")
-    with pytest.raises(ConfigError, match="another source"):
-        pipeline.check_former_run(tmp_path, settings)
 
 
 @pytest.mark.slow

@@ -118,3 +118,22 @@ def test_a_pipeline_names_the_step_that_is_wrong(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, ["run", "p.yaml"])
     assert "step 1 (train-tmm)" in str(result.exception)
     assert "bank" in str(result.exception)
+
+
+def test_files_of_a_step_and_a_folder_that_rows_share():
+    steps = [
+        {"command": "train-svt", "source": "videos"},
+        {"command": "extract", "source": "videos", "features": [{"backbone": "svt-b", "weights": "@0/seed-0/t.pth"}]},
+        {"command": "probe-knn", "store": "@1"},
+    ]
+    rows = [{"name": "own"}, {"name": "shared", "set": {"0.out": "runs/one"}}]
+    settings = parse(SweepSettings, {**SWEEP, "steps": steps, "rows": rows, "columns": {"top-1": "2.splits.*.top1"}})
+    own, shared = (row_steps(settings, row, folder=row.name) for row in settings.rows)
+    assert own[1]["features"] == [{"backbone": "svt-b", "weights": "own/0-train-svt/seed-0/t.pth"}]
+    assert own[2]["store"] == own[1]["out"] == "own/1-extract"
+    assert shared[0]["out"] == "runs/one"
+    assert shared[1]["features"][0]["weights"] == "runs/one/seed-0/t.pth"
+    assert shared[2]["store"] == "shared/1-extract"
+    beyond = [*steps[:2], {"command": "probe-knn", "store": "@3/x"}]
+    with pytest.raises(ConfigError, match="'@3/x' is the folder of a step that is not there"):
+        row_steps(settings.model_copy(update={"steps": tuple(beyond)}), settings.rows[0], folder="out")
