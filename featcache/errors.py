@@ -11,6 +11,10 @@ class FeatcacheError(Exception):
     """Base of every error that is the user's to mend."""
 
 
+class StoppedError(FeatcacheError):
+    """One of several processes of a run stops because another did, whose error says why."""
+
+
 class UnknownNameError(FeatcacheError, KeyError):
     """A name that no registry entry, field, feature or label column has."""
 

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,10 +22,10 @@ err = Console(stderr=True, highlight=False, emoji=False)
 
 
 def configure_logging() -> None:
-    """Send the package's log lines to stderr."""
+    """Send the package's log lines to stderr; of several processes of a run, all but the first only warn."""
     handler = RichHandler(console=err, show_path=False, show_time=False, markup=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
-    logging.getLogger("featcache").setLevel(logging.INFO)
+    logging.getLogger("featcache").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file name need not be text in the terminal's encoding
         sys.stdout.reconfigure(errors="backslashreplace")
 

@@ -29,11 +29,16 @@ class Objective(Protocol[B]):
     goes on in the middle of an epoch with the very batches it would have seen, and nothing but the module and the
     optimiser has to be saved.
 
+    An objective whose batches can be shared is built with the :class:`featcache.training.world.World` that it is in. A
+    batch is then the same for any number of processes: ``parts`` gives this process's ``World.share`` of it, in as many
+    parts as in the others, and the mean of the processes' losses is the loss of the batch. ``loss`` may be collective,
+    buffers stay the same in all processes, and every trained parameter takes part in every loss.
+
     Attributes:
         module: Everything with state: trained parameters, buffers, a teacher (``requires_grad`` off). Its
             ``state_dict`` is the checkpoint.
         num_batches: Batches an epoch.
-        num_items: Items an epoch, for rates.
+        num_items: Items an epoch of all processes, for rates.
     """
 
     module: nn.Module

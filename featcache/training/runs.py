@@ -6,10 +6,11 @@ from pathlib import Path
 import torch
 
 from featcache.config import Settings, to_yaml
-from featcache.errors import ConfigError
+from featcache.errors import ConfigError, StoppedError
 from featcache.extract.encode import resolve_device
 from featcache.extract.prepare import num_cores
 from featcache.training.settings import TrainingSettings
+from featcache.training.world import World, find_world
 
 
 def run_folder(settings: Settings, *, out: str | None, store: str, name: str) -> Path:
@@ -46,7 +47,43 @@ def find_seed(folder: Path, seed: int) -> Path:
     )
 
 
-def prepare_torch(settings: TrainingSettings) -> torch.device:
-    """Fix the threads and return the device of a run."""
-    torch.set_num_threads(settings.threads or num_cores())
-    return torch.device(resolve_device(settings.device))
+def prepare_torch(settings: TrainingSettings, *, world: World | None = None) -> torch.device:
+    """Fix the threads and return the device of a run, each process its own.
+
+    Args:
+        settings: Device and threads.
+        world: The processes that share the run; ``None`` where a run cannot be shared.
+
+    Raises:
+        ConfigError: No such device, one for several processes, or several processes for a run that cannot be shared.
+        StoppedError: The first process raises the last.
+    """
+    if world is None:
+        world = find_world()
+        if not world.is_first:
+            raise StoppedError("the first process says why it stopped")
+        if world.size > 1:
+            raise ConfigError(
+                f"torchrun started {world.size} processes and this command trains in one, since its loss or its norms "
+                "are over a whole batch; start it without torchrun"
+            )
+    torch.set_num_threads(settings.threads or cores_of(world))
+    device = torch.device(resolve_device(settings.device))
+    return device if world.size == 1 or device.type == "cpu" else _own_gpu(settings.device, world)
+
+
+def cores_of(world: World) -> int:
+    """Cores for this process where those of a machine are divided among its processes; at least one."""
+    return max(1, num_cores() // world.local_size)
+
+
+def _own_gpu(device: str, world: World) -> torch.device:
+    if device.startswith("cuda:"):
+        raise ConfigError(f"device {device!r} is one for {world.size} processes; give 'cuda', and each takes its own")
+    if world.local_size > (num_gpus := torch.cuda.device_count()):
+        raise ConfigError(
+            f"torchrun started {world.local_size} processes where torch sees {num_gpus} GPUs; start {num_gpus} or fewer"
+        )
+    own = torch.device("cuda", world.local_rank)
+    torch.cuda.set_device(own)
+    return own

@@ -64,7 +64,7 @@ class TrainingSettings(Settings):
     epochs: int = Field(default=50, ge=1)
     """Passes over the training videos."""
     batch_size: int = Field(default=32, ge=1)
-    """Videos a step."""
+    """Videos a step, of all processes together."""
     optimiser: OptimiserSettings = OptimiserSettings()
     """The optimiser."""
     schedule: ScheduleSettings = ScheduleSettings()
@@ -84,7 +84,7 @@ class TrainingSettings(Settings):
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     threads: int = Field(default=0, ge=0)
-    """Threads on CPU; 0: all cores. The same number gives the same bits."""
+    """Threads of a process on CPU; 0: all cores, divided among processes. The same number gives the same bits."""
     checkpoint_seconds: float = Field(default=300.0, ge=0, allow_inf_nan=False)
     """Longest time between checkpoints; there is one at the end of a run in any case."""
     tensorboard: bool = True

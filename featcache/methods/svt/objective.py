@@ -16,6 +16,7 @@ from featcache.seeding import rng_for
 from featcache.training.collapse import assignment_entropy, feature_deviation, mean_assignment_entropy, rank_me
 from featcache.training.objective import Loss
 from featcache.training.schedules import cosine
+from featcache.training.world import ALONE, World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,6 +37,8 @@ class ViewBatch:
 class SvtObjective:
     """Self-distillation; see :class:`featcache.training.objective.Objective`.
 
+    Processes that share it have one centre: it moves by the mean over all. Metrics are of whole batches too.
+
     Attributes:
         module: Everything with state.
         trained: The same, as what it is: student, teacher and centre.
@@ -43,13 +46,17 @@ class SvtObjective:
         num_items: Videos an epoch.
     """
 
-    def __init__(self, loader: ViewLoader, settings: SvtSettings, *, module: SvtPretraining, seed: int) -> None:
+    def __init__(
+        self, loader: ViewLoader, settings: SvtSettings, *, module: SvtPretraining, seed: int, world: World = ALONE
+    ) -> None:
         num_videos, self._batch_size = len(loader.source.files.videos), settings.training.batch_size
         if num_videos < self._batch_size:
             raise ConfigError(
                 f"{num_videos} training videos make no batch of {self._batch_size}; give more videos, or set "
                 f"training.batch_size={num_videos} or less"
             )
+        self._share = world.share(self._batch_size)
+        self._world = world
         self.module: nn.Module = module
         self.trained = module
         self._loader = loader
@@ -60,7 +67,7 @@ class SvtObjective:
         self.num_items = self.num_batches * self._batch_size
 
     def parts(self, epoch: int, batch: int) -> list[ViewBatch]:
-        """A single part: the centre is a mean over the batch.
+        """A single part, this process's share: the centre is a mean over the batch.
 
         Raises:
             VideoError: A video cannot be used any more.
@@ -90,13 +97,14 @@ class SvtObjective:
             targets = teacher_targets(
                 teacher.logits, self.trained.center, temperature=teacher_temperature(settings, part.epoch)
             )
-            self.trained.center.copy_(
-                moved_center(self.trained.center, teacher.logits, momentum=settings.center_momentum)
-            )
-            assignments, features = targets.flatten(0, 1), teacher.features.flatten(0, 1)
+            assignments = targets.flatten(0, 1)
+            means = torch.stack([teacher.logits.flatten(0, 1).mean(dim=0), assignments.mean(dim=0)])
+            logits_mean, assigned_mean = self._world.mean_(means).chunk(2)
+            features = self._world.gather(teacher.features.flatten(0, 1).float())
+            self.trained.center.copy_(moved_center(self.trained.center, logits_mean, momentum=settings.center_momentum))
             metrics = {
                 "entropy": assignment_entropy(assignments),
-                "mean_entropy": mean_assignment_entropy(assignments),
+                "mean_entropy": mean_assignment_entropy(assigned_mean),
                 "feature_deviation": feature_deviation(features),
                 "rank": rank_me(features),
             }
@@ -117,4 +125,4 @@ class SvtObjective:
     def _batch(self, epoch: int, batch: int) -> Batch:
         order = rng_for(self._seed, "videos", epoch).permutation(len(self._loader.source.files.videos))
         chosen = order[batch * self._batch_size : (batch + 1) * self._batch_size]
-        return Batch(epoch, tuple(chosen.tolist()))
+        return Batch(epoch, tuple(chosen[self._share].tolist()))

@@ -13,7 +13,6 @@ from safetensors.torch import save
 from featcache.config import to_yaml
 from featcache.data.hashing import content_hash
 from featcache.data.types import VideoRecord
-from featcache.extract.prepare import num_cores
 from featcache.extract.source import OnScan
 from featcache.io import canonical_json, put_replace, sha256_bytes
 from featcache.methods.listing import UsableVideos, list_videos, of_split, open_usable
@@ -28,7 +27,8 @@ from featcache.networks.counting import count_parameters
 from featcache.networks.timesformer import TimeSformer
 from featcache.training.logs import read_log
 from featcache.training.loop import Progress, train
-from featcache.training.runs import prepare_torch, run_folder, seed_folder
+from featcache.training.runs import cores_of, prepare_torch, run_folder, seed_folder
+from featcache.training.world import World, join_world
 
 log = logging.getLogger(__name__)
 
@@ -81,32 +81,42 @@ def pretrain_svt(
 
     The teacher of a seed is written to ``seed-N/teacher.safetensors``, a weights file of the backbones ``svt-…``.
 
+    Processes that torchrun starts share each batch: the run is the same for any number of them, up to rounding and to
+    what stochastic depth draws, and may go on with another number. The first lists the videos, writes and calls back.
+
     Args:
         settings: Everything that can be chosen.
         on_scan: Called with (files listed, files in all).
         on_progress: Called with the seed and its progress.
 
     Raises:
-        ConfigError: Fewer videos than a batch.
+        ConfigError: Fewer videos than a batch, or processes that cannot share it equally.
         DivergedError: The loss is not finite; the last checkpoint is kept.
         ManifestError: No usable videos.
+        StoppedError: Another process raises what is wrong.
         UnknownNameError: No such split.
         VideoError: A video that cannot be used any more.
         WeightsError: Initial weights that cannot be read, or of another size.
     """
-    device = prepare_torch(settings.training)
-    files, num_left_out = open_videos(settings, on_scan=on_scan)
+    with join_world() as world:
+        return _pretrain(settings, world, on_scan=on_scan, on_progress=on_progress)
+
+
+def _pretrain(settings: SvtSettings, world: World, *, on_scan: OnScan, on_progress: OnSeed) -> SvtResult:
+    device = prepare_torch(settings.training, world=world)
+    files, num_left_out = world.from_first(lambda: open_videos(settings, on_scan=on_scan))
     name = Path(settings.source or settings.dataset or "").stem
     folder = run_folder(settings, out=settings.out, store=name, name="svt")
-    workers = num_cores() if settings.workers is None else settings.workers
+    workers = cores_of(world) if settings.workers is None else settings.workers
     recipe = _recipe(settings)
     weights, logs = {}, {}
     for seed in settings.training.seeds:
         module = build_module(settings, seed=seed).to(device)
         here = seed_folder(folder, seed)
         with ViewLoader(SvtViewSource(files, settings.views, seed=seed), workers=workers) as loader:
-            objective = SvtObjective(loader, settings, module=module, seed=seed)
-            put_replace(folder / "config.yaml", to_yaml(settings).encode())
+            objective = SvtObjective(loader, settings, module=module, seed=seed, world=world)
+            if world.is_first:
+                put_replace(folder / "config.yaml", to_yaml(settings).encode())
             train(
                 objective,
                 settings.training,
@@ -115,14 +125,16 @@ def pretrain_svt(
                 identity=_identity(recipe, files.videos, seed),
                 facts={"method": "svt", "size": settings.size},
                 frozen_epochs={"student.head.last_layer.": settings.head.frozen_epochs},
+                world=world,
                 on_progress=_watched(on_progress, settings, folder=here, seed=seed),
             )
-        logs[seed] = read_log(here)[-1]
+        logs[seed] = world.from_first(lambda here=here: read_log(here)[-1])  # type: ignore[misc]
         weights[seed] = str(here / TEACHER)
         facts = {"backbone": _STEM_OF[settings.size], "recipe": recipe, "seed": seed}
-        write_teacher(here / TEACHER, module.teacher.backbone, facts)
-        if sign := bottleneck_sign(logs[seed], workers=workers):
-            log.warning("%s", sign)
+        if world.is_first:
+            write_teacher(here / TEACHER, module.teacher.backbone, facts)
+            if sign := bottleneck_sign(logs[seed], workers=workers):
+                log.warning("%s", sign)
     num_parameters = count_parameters(module.student.backbone)
     result = SvtResult(
         folder=str(folder),
@@ -134,7 +146,8 @@ def pretrain_svt(
         weights=weights,
         seeds=logs,
     )
-    put_replace(folder / "result.json", canonical_json(result.to_dict()))
+    if world.is_first:
+        put_replace(folder / "result.json", canonical_json(result.to_dict()))
     return result
 
 

@@ -1,0 +1,51 @@
+"""An objective's loss whose gradients are means over all processes."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Generic, TypeVar
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from featcache.training.objective import Loss, Objective
+from featcache.training.world import World
+
+B = TypeVar("B")
+
+
+class SharedLoss(Generic[B]):
+    """The loss of an objective; alone it is that and nothing more.
+
+    With others, every process begins with the first one's parameters, and the backward pass of the last part of a step
+    leaves the mean of all processes' gradients in each. Every trained parameter must take part in every loss.
+    """
+
+    def __init__(self, objective: Objective[B], world: World) -> None:
+        self._objective = objective
+        # Buffers are the objective's business: a centre is the same everywhere without being sent.
+        self._parallel = (
+            DistributedDataParallel(_Forward(objective), broadcast_buffers=False) if world.size > 1 else None
+        )
+
+    def __call__(self, part: B) -> Loss:
+        """Forward one part."""
+        if self._parallel is None:
+            return self._objective.loss(part)
+        loss: Loss = self._parallel(part)
+        return loss
+
+    def passing(self, *, is_last: bool) -> AbstractContextManager[None]:
+        """A block for one part's forward and backward pass; only the last one of a step sends gradients."""
+        return nullcontext() if self._parallel is None or is_last else self._parallel.no_sync()
+
+
+class _Forward(nn.Module, Generic[B]):
+    """A loss as the forward pass of a module, between whose two ends torch looks for parameters."""
+
+    def __init__(self, objective: Objective[B]) -> None:
+        super().__init__()
+        self.module = objective.module
+        self._loss = objective.loss
+
+    def forward(self, part: B) -> Loss:
+        """The objective's loss."""
+        return self._loss(part)

@@ -1,0 +1,192 @@
+"""The processes that share a run, as torchrun starts them: a GPU each, and a share of every batch.
+
+What is on the CPU goes between them through gloo, so that deciding something together does not wait for a GPU; what is
+on a GPU goes through NCCL.
+"""
+
+import datetime
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
+
+from featcache.errors import ConfigError, FeatcacheError, StoppedError
+
+T = TypeVar("T")
+
+# The others wait while the first lists the videos, which can take hours. Who waits for a process that died is not left
+# waiting: torchrun ends it.
+_PATIENCE = datetime.timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """The processes of a run, seen from one of them; by default it is alone, and every method costs nothing.
+
+    Methods that say so are collective: all processes call them, in the same order.
+
+    Attributes:
+        rank: Number of this process.
+        size: Processes in all.
+        local_rank: Number of this process on its machine, which is that of its GPU.
+        local_size: Processes on this machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.rank < self.size, f"process {self.rank} of {self.size}"
+        assert 0 <= self.local_rank < self.local_size, f"process {self.local_rank} of {self.local_size} of a machine"
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
+        return self.rank == 0
+
+    @property
+    def keys(self) -> tuple[str | int, ...]:
+        """What names this process among the keys of a draw; nothing for the first, which draws as one alone does."""
+        return () if self.is_first else ("rank", self.rank)
+
+    def share(self, batch_size: int) -> slice:
+        """The places of a batch that are this process's: equal parts, one after the other.
+
+        Raises:
+            ConfigError: Processes cannot share the batch equally.
+        """
+        each, rest = divmod(batch_size, self.size)
+        if rest:
+            raise ConfigError(
+                f"training.batch_size is {batch_size}, which {self.size} processes cannot share equally; set "
+                f"training.batch_size={(each + 1) * self.size}, or start another number of processes"
+            )
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+    def mean_(self, tensor: Tensor) -> Tensor:
+        """Replace a floating tensor by its mean over all processes, and return it; collective."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+            tensor /= self.size
+        return tensor
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The tensors [N, ...] of all processes as one [size * N, ...], by rank, without a gradient; collective."""
+        if self.size == 1:
+            return tensor
+        every = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(every, tensor.contiguous())
+        return torch.cat(every)
+
+    def any(self, condition: bool) -> bool:
+        """Whether it is so in one process at least; collective, and none goes on before all have come."""
+        if self.size == 1:
+            return condition
+        flag = torch.tensor(int(condition))
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return bool(flag)
+
+    def barrier(self) -> None:
+        """Wait for all processes; collective."""
+        self.any(condition=False)
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What the first process makes, sent to the others; collective.
+
+        Args:
+            make: Called in the first process only.
+
+        Raises:
+            StoppedError: In the others, where the first could not make it.
+        """
+        if self.size == 1:
+            return make()
+        made: list[T | None] = [None]
+        failure: FeatcacheError | OSError | None = None
+        if self.is_first:
+            try:
+                made[0] = make()
+            except (FeatcacheError, OSError) as error:
+                failure = error
+        if self.any(failure is not None):
+            raise failure or StoppedError("the first process of the run stopped, whose own message says why")
+        dist.broadcast_object_list(made, device=torch.device("cpu"))
+        return cast("T", made[0])
+
+
+ALONE = World()
+
+
+def find_world(environment: Mapping[str, str] = os.environ) -> World:
+    """What torchrun says of the processes that it started; :data:`ALONE` where it started none, or one.
+
+    Raises:
+        ConfigError: Something else started several processes, and leaves out which is which.
+    """
+    size = int(environment.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return ALONE
+    missing = [name for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE") if name not in environment]
+    if missing:
+        raise ConfigError(
+            f"WORLD_SIZE is {size} and {', '.join(missing)} is not set; start the processes with torchrun, or unset "
+            "WORLD_SIZE"
+        )
+    return World(
+        rank=int(environment["RANK"]),
+        size=size,
+        local_rank=int(environment["LOCAL_RANK"]),
+        local_size=int(environment["LOCAL_WORLD_SIZE"]),
+    )
+
+
+@contextmanager
+def join_world() -> Iterator[World]:
+    """Meet the other processes that torchrun started, for the length of a block; alone, nothing happens.
+
+    An error of the user's that several processes find is raised in one of them, and is a :class:`StoppedError` in the
+    others.
+
+    Raises:
+        ConfigError: See :func:`find_world`.
+        StoppedError: Another process raises the same error, or is gone.
+    """
+    world = find_world()
+    if world.size == 1:
+        yield world
+        return
+    everything, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
+    # A process may join again, and must not find what it left behind.
+    store = dist.PrefixStore(f"joined {everything.add(f'joined by {rank}', 1)}", everything)  # type: ignore[attr-defined]
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    try:
+        yield world
+    except StoppedError:
+        raise
+    except FeatcacheError as error:
+        if store.add(f"told: {error}", 1) > 1:
+            raise StoppedError(str(error)) from error
+        raise
+    except RuntimeError as error:
+        if not _is_loss(error):
+            raise
+        raise StoppedError(
+            f"process {world.rank} of {world.size} lost another one, whose own message says why; the last checkpoint "
+            "is good, run the same command again to go on"
+        ) from error
+    finally:
+        dist.destroy_process_group()
+
+
+def _is_loss(error: RuntimeError) -> bool:
+    """Whether a collective failed because a process is gone; gloo has no class for it."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
