@@ -25,6 +25,7 @@ from featcache.training.checkpoint import (
 from featcache.training.generators import seeded_torch
 from featcache.training.gradients import clip_each_, drop_gradients, named
 from featcache.training.logs import RunLog
+from featcache.training.memory import keep_freed_memory
 from featcache.training.objective import Loss, Objective
 from featcache.training.optimisers import build_optimiser, peak_lr
 from featcache.training.schedules import cosine, learning_rate_factor
@@ -188,6 +189,7 @@ class _Run:
             self._average = AveragedModel(self.module, multi_avg_fn=update, use_buffers=True)
         self._frozen = [(named(self.module, prefix), epochs) for prefix, epochs in frozen_epochs.items()]
         self._device = next(self.module.parameters()).device
+        keep_freed_memory(self._device)
         self.steps_an_epoch = max(1, objective.num_batches // settings.accumulate)
         self.num_steps = settings.epochs * self.steps_an_epoch
         self.meter = _Meter(self._device, world)
