@@ -1,15 +1,18 @@
 """The ``featcache`` command: assembles the verbs and turns user errors into one sentence."""
 
 import sys
+import time
 
 import typer
 from rich.markup import escape
 
 from featcache.cli import datasets, doctor, evaluate, exchange, extract, figure, pipeline, probe, search, store, train
 from featcache.cli.console import configure_logging, err
-from featcache.errors import FeatcacheError
+from featcache.errors import FeatcacheError, StoppedError
 
 INTERRUPTED = 130
+GRACE_SECONDS = 10.0
+"""How long a process that stops because of another one waits for that one to say why."""
 
 app = typer.Typer(
     name="featcache",
@@ -37,6 +40,9 @@ def main() -> None:
     try:
         app()
     except (FeatcacheError, OSError) as error:  # the system's own errors say what and where too
+        if isinstance(error, StoppedError):
+            # Once the process that says why has ended, torchrun ends this one; the other way round nobody would speak.
+            time.sleep(GRACE_SECONDS)
         err.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
     except SystemExit as stop:

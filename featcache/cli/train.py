@@ -285,13 +285,17 @@ def print_scale(result: "ScaleResult") -> None:
 def run_svt(settings: "SvtSettings", *, as_json: bool = False) -> None:
     """Carry out ``train svt`` and print its summary."""
     from featcache.methods.svt.run import pretrain_svt
+    from featcache.training.world import find_world
 
-    with bars(quiet=as_json) as drawn:
+    is_first = find_world().is_first
+    with bars(quiet=as_json or not is_first) as drawn:
         result = pretrain_svt(
             settings,
             on_scan=lambda done, total: drawn.update("scan", done, total),
             on_progress=drawer(drawn.update, items="videos"),
         )
+    if not is_first:
+        return
     if as_json:
         print_json(result.to_dict())
         return
