@@ -25,10 +25,10 @@ from featcache.io import put_replace
 from featcache.methods.advise.cost import counted_cost
 from featcache.methods.advise.finetune import ORDERS, video_logits
 from featcache.methods.advise.plug_settings import TmmEvaluationSettings
-from featcache.methods.advise.run import video_splits
 from featcache.methods.advise.saved import arms_of, load_module, module_settings
 from featcache.methods.advise.settings import TmmFineTuneSettings
 from featcache.methods.bank import open_bank
+from featcache.methods.choice import video_splits
 from featcache.store.reader import open_store
 from featcache.training.runs import run_folder
 

@@ -21,9 +21,10 @@ from featcache.evaluation.splits import fold_numbers
 from featcache.io import put_replace
 from featcache.methods.advise.cost import counted_cost
 from featcache.methods.advise.finetune import ORDERS, video_logits
-from featcache.methods.advise.run import OnSeed, fine_tune, ignore, initial_module, video_splits
+from featcache.methods.advise.run import OnSeed, fine_tune, ignore, initial_module
 from featcache.methods.advise.settings import TmmFineTuneSettings
 from featcache.methods.bank import ClipSource
+from featcache.methods.choice import video_splits
 from featcache.methods.online import open_source
 from featcache.seeding import rng_for
 from featcache.store.reader import Store, open_store

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from featcache.backbones.outputs import pool_channels, pool_space
-from featcache.errors import ConfigError, StoreError, unknown_name
+from featcache.errors import ConfigError, StoreError
 from featcache.methods.bank_settings import BankSettings
+from featcache.methods.choice import MAPS, choose_feature
 from featcache.recipes import recipe_hash
 from featcache.store.features import Features
 from featcache.store.reader import Store, open_store
@@ -157,7 +158,7 @@ def open_bank(settings: BankSettings, *, store: Store | None = None) -> FrameBan
             f"{store.path} holds clips, and this method draws its own clips from a frame bank; extract again with "
             "--layout frames --output map"
         )
-    features = store.feature(_map_feature(store, settings.feature))
+    features = store.feature(choose_feature(store, settings.feature, MAPS))
     if not features.num_rows:
         raise StoreError(
             f"no video of {store.path} has rows of {features.name!r}; see `featcache info` for the reasons"
@@ -189,21 +190,3 @@ def open_bank(settings: BankSettings, *, store: Store | None = None) -> FrameBan
         in_memory=in_memory,
         identity=hashlib.sha256("\n".join(content).encode()).hexdigest()[:16],
     )
-
-
-def _map_feature(store: Store, name: str | None) -> str:
-    maps = [name for name, (_, record) in store.features.items() if record.axes == ("h", "w", "c")]
-    if name is None:
-        if len(maps) == 1:
-            return maps[0]
-        if not maps:
-            raise ConfigError(f"no feature of {store.path} holds maps; extract one with --layout frames --output map")
-        raise unknown_name("feature", "", maps, hint=f"{store.path} has several maps: name one with --feature.")
-    if name not in store.features:
-        raise unknown_name("feature", name, store.features)
-    if name not in maps:
-        raise ConfigError(
-            f"feature {name!r} of {store.path} has no positions (rows of {store.features[name][1].shape}); "
-            f"{f'use {maps[0]!r}' if maps else 'extract one with --output map'}"
-        )
-    return name

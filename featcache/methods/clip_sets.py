@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from featcache.data.positions import VideoExtents, set_positions
-from featcache.errors import ConfigError, NonFiniteFeatureError, StoreError, unknown_name
+from featcache.errors import ConfigError, NonFiniteFeatureError, StoreError
+from featcache.methods.choice import VECTORS, choose_feature, training_videos, video_splits
 from featcache.methods.clip_set_settings import ClipSetSettings
 from featcache.recipes import PositionForm, recipe_hash
 from featcache.store.features import Features
@@ -88,8 +89,13 @@ def open_clip_sets(
             f"{store.path} holds a frame bank, and this method learns from sets of clips; extract again with "
             "--preset scale, or with --layout clips"
         )
-    features = store.feature(_vector_feature(store, settings.feature))
-    videos = _videos(store, features, settings, only_training=only_training)
+    features = store.feature(choose_feature(store, settings.feature, VECTORS))
+    if not features.num_rows:
+        raise StoreError(
+            f"no video of {store.path} has rows of {features.name!r}; see `featcache info` for the reasons"
+        )
+    splits = video_splits(store, settings.split_column) if only_training else {}
+    videos = training_videos(features.video_ids, splits, settings.train_split)
     start, stop = features.video_start[videos], features.video_start[videos + 1]
     video_start = np.concatenate([[0], np.cumsum(stop - start)]).astype(np.int64)
     rows = np.repeat(start - video_start[:-1], stop - start) + np.arange(video_start[-1])
@@ -126,51 +132,6 @@ def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return int(psutil.virtual_memory().available)
-
-
-def _vector_feature(store: Store, name: str | None) -> str:
-    vectors = [name for name, (_, record) in store.features.items() if record.axes == ("c",)]
-    if name is None:
-        if len(vectors) == 1:
-            return vectors[0]
-        if not vectors:
-            raise ConfigError(
-                f"no feature of {store.path} holds one vector a clip; extract one with --output cls or --output mean"
-            )
-        raise unknown_name("feature", "", vectors, hint=f"{store.path} has several: name one with --feature.")
-    if name not in store.features:
-        raise unknown_name("feature", name, store.features)
-    if name not in vectors:
-        raise ConfigError(
-            f"feature {name!r} of {store.path} has rows of shape {list(store.features[name][1].shape)}, and a set is "
-            f"made of vectors; {f'use {vectors[0]!r}' if vectors else 'extract one with --output cls or --output mean'}"
-        )
-    return name
-
-
-def _videos(
-    store: Store, features: Features, settings: ClipSetSettings, *, only_training: bool
-) -> npt.NDArray[np.int64]:
-    """Numbers of the videos to read, int64 [V]."""
-    if not features.num_rows:
-        raise StoreError(
-            f"no video of {store.path} has rows of {features.name!r}; see `featcache info` for the reasons"
-        )
-    everything = np.arange(len(features.video_ids))
-    if not only_training:
-        return everything
-    column = settings.split_column
-    splits = {video.id: video.split for video in store.videos.values() if video.split}
-    if column is not None:
-        splits = store.labels(column)
-    if not splits:
-        return everything
-    if settings.train_split not in splits.values():
-        raise unknown_name("split", settings.train_split, set(splits.values()))
-    is_mine = [splits.get(video_id) == settings.train_split for video_id in features.video_ids]
-    if not any(is_mine):
-        raise ConfigError(f"no video of split {settings.train_split!r} has rows; see `featcache info` for the reasons")
-    return np.flatnonzero(is_mine).astype(np.int64)
 
 
 def store_positions(

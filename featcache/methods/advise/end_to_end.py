@@ -10,8 +10,9 @@ from featcache.extract.source import OnScan
 from featcache.io import canonical_json, put_replace
 from featcache.methods.advise.cost import MEGA, measured_cost
 from featcache.methods.advise.pretext import PlaybackRateObjective
-from featcache.methods.advise.run import OnSeed, PretextResult, ignore, run_identity, training_videos
+from featcache.methods.advise.run import OnSeed, PretextResult, ignore, run_identity
 from featcache.methods.advise.settings import R3d50Settings
+from featcache.methods.choice import training_videos
 from featcache.methods.listing import list_videos, open_usable
 from featcache.methods.videos import PixelSource
 from featcache.networks.counting import count_parameters
@@ -40,7 +41,7 @@ def pretrain_r3d50(
     device = prepare_torch(settings.training)
     source = open_pixels(settings, on_scan=on_scan)
     splits = {video.id: video.split for video in source.videos if video.split}
-    videos = training_videos(source, splits, settings.train_split)
+    videos = training_videos(source.video_ids, splits, settings.train_split)
     name = Path(settings.source or settings.dataset or "").stem
     folder = run_folder(settings, out=settings.out, store=name, name="r3d50")
     put_replace(folder / "config.yaml", to_yaml(settings).encode())

@@ -10,17 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.config import to_yaml
-from featcache.errors import ConfigError, NonFiniteFeatureError, unknown_name
+from featcache.errors import ConfigError, NonFiniteFeatureError
 from featcache.io import canonical_json, put_replace, sha256_bytes
 from featcache.methods.advise.cost import counted_cost, measured_cost
 from featcache.methods.advise.finetune import FineTuneObjective
 from featcache.methods.advise.pretext import PlaybackRateObjective
 from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings
 from featcache.methods.bank import ClipSource
+from featcache.methods.choice import training_videos, video_splits
 from featcache.methods.online import open_source
 from featcache.networks.tmm import TmmClassifier
 from featcache.networks.tmm_settings import TmmSettings
-from featcache.store.reader import Store, open_store
+from featcache.store.reader import open_store
 from featcache.training.generators import seeded_torch
 from featcache.training.logs import read_log
 from featcache.training.loop import Progress, train, trained_state
@@ -73,7 +74,7 @@ def pretrain(
     device = prepare_torch(settings.training)
     store = open_store(Path(settings.bank.store))
     bank = source or open_source(settings.bank, store=store, device=settings.training.device)
-    videos = training_videos(bank, video_splits(store, settings.bank.split_column), settings.bank.train_split)
+    videos = training_videos(bank.video_ids, video_splits(store, settings.bank.split_column), settings.bank.train_split)
     folder = run_folder(settings, out=settings.out, store=settings.bank.store, name="advise")
     put_replace(folder / "config.yaml", to_yaml(settings).encode())
     logs, num_parameters = {}, 0
@@ -193,30 +194,6 @@ def initial_module(
     module = checkpoint.part("ema.module") or checkpoint.part("module")
     state = {name.removeprefix(prefix): value for name, value in module.items() if name.startswith(prefix)}
     return settings.tmm or tmm, state
-
-
-def video_splits(store: Store, column: str | None) -> dict[str, str]:
-    """Video id to split: the store's own, or those of a label column; empty where there are none."""
-    if column is not None:
-        return store.labels(column)
-    return {video.id: video.split for video in store.videos.values() if video.split}
-
-
-def training_videos(bank: ClipSource, splits: Mapping[str, str], train_split: str) -> npt.NDArray[np.int64]:
-    """Numbers of the training videos: those of a split, or all where there are no splits.
-
-    Raises:
-        UnknownNameError: No such split.
-        ConfigError: None of its videos has rows.
-    """
-    if not splits:
-        return np.arange(len(bank.video_ids))
-    if train_split not in splits.values():
-        raise unknown_name("split", train_split, set(splits.values()))
-    chosen = [number for number, video_id in enumerate(bank.video_ids) if splits.get(video_id) == train_split]
-    if not chosen:
-        raise ConfigError(f"no video of split {train_split!r} has rows; see `featcache info` for the reasons")
-    return np.array(chosen, np.int64)
 
 
 def check_finite(objective: PlaybackRateObjective | FineTuneObjective, bank: ClipSource) -> None:
