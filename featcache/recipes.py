@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, Self
 from featcache.errors import ConfigError
 
 Layout = Literal["clips", "frames"]
-Temporal = Literal["uniform", "uniform_open", "random", "bank", "imported"]
+Temporal = Literal["uniform", "uniform_open", "random", "spread", "spread_random", "bank", "imported"]
 Spatial = Literal["center", "views", "random_resized", "random_short_side", "center_and_random", "imported"]
 ShortVideos = Literal["loop", "clamp"]
 Output = Literal["cls", "mean", "tokens", "map"]
@@ -73,7 +73,8 @@ class PlainViews:
 
     Attributes:
         train_splits: Splits whose videos get the recipe's own rows, as do videos without a split; all others get these.
-        temporal: As in :class:`SamplingRecipe`: ``uniform`` or ``uniform_open`` for clips, ``bank`` for a frame bank.
+        temporal: As in :class:`SamplingRecipe`: ``uniform``, ``uniform_open`` or ``spread`` for clips, ``bank`` for a
+            frame bank.
         num_clips: Temporal clips a video; ignored by ``bank``.
         spatial: ``center`` or ``views``.
         num_crops: Boxes a clip or frame; 1 for ``center``.
@@ -83,7 +84,7 @@ class PlainViews:
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     train_splits: tuple[str, ...] = ("train",)
-    temporal: Literal["uniform", "uniform_open", "bank"] = "uniform"
+    temporal: Literal["uniform", "uniform_open", "spread", "bank"] = "uniform"
     num_clips: int = 5
     spatial: Literal["center", "views"] = "views"
     num_crops: int = 3
@@ -105,7 +106,11 @@ class SamplingRecipe:
         temporal: ``uniform``: ``num_clips`` clips whose starts are equally spaced from the first to the last possible
             start. ``uniform_open``: clip i starts at i / ``num_clips`` of the way to the last possible start, which is
             left out (PySlowFast's test clips). ``random``: ``num_clips`` independent uniform starts, seeded by the
-            video id. ``bank``: every ``frame_stride``-th frame, each its own row (layout ``frames`` only).
+            video id. ``spread``: each clip runs over the whole video, whatever its length: its frames lie at the same
+            place in each of ``num_frames`` equal parts, clip i at (i + 0.5) / ``num_clips`` of a part;
+            ``frame_stride``, ``target_fps`` and ``short_videos`` mean nothing. ``spread_random``: likewise, at a
+            uniform place, seeded by the video id. ``bank``: every ``frame_stride``-th frame, each its own row (layout
+            ``frames`` only).
             ``imported``: sampled elsewhere, any number of rows a video; their times are in the row table where they are
             known, and what else this recipe says of time means nothing.
         num_clips: Temporal clips a video; ignored by ``bank``.

@@ -6,6 +6,7 @@ from featcache.backbones import (  # noqa: F401 importing a module registers wha
     i3d,
     rho_byol,
     svt,
+    svt_slowfast,
     timm,
     torchvision,
     videomae,

@@ -68,7 +68,7 @@ class ClipBackbone:
 
     Attributes:
         name: Registry name.
-        visual: The frozen tower.
+        network: The frozen tower.
     """
 
     kind: Literal["image", "video"] = "image"
@@ -76,7 +76,7 @@ class ClipBackbone:
 
     def __init__(self, visual: nn.Module, *, name: str, card: WeightsCard) -> None:
         self.name = name
-        self.visual = freeze(visual)
+        self.network = freeze(visual)
         self.card = card
         self.weights_hash = state_hash(visual)
         self._stages = _stage_names(visual)
@@ -86,7 +86,6 @@ class ClipBackbone:
         self.layers = ("proj", *self._stages, *(("post",) if self._has_post else ()))
         self._device = torch.device("cpu")
 
-    @torch.inference_mode()
     def encode(self, pixels: Tensor, layers: Sequence[str]) -> Mapping[str, LayerOutput]:
         """Run once, no further than the last of ``layers``.
 
@@ -107,7 +106,7 @@ class ClipBackbone:
         wanted = {index for index, stage in enumerate(self._stages) if stage in layers}
         # All of them for the joint vector: the residual towers stop at the last stage asked for.
         indices = list(range(last + 1)) if whole else sorted(wanted | ({last} if "post" in layers else set()))
-        result: dict[str, Any] = self.visual.forward_intermediates(  # type: ignore[operator]
+        result: dict[str, Any] = self.network.forward_intermediates(  # type: ignore[operator]
             pixels.to(self._device),
             indices=indices,
             stop_early=not whole,
@@ -136,13 +135,13 @@ class ClipBackbone:
     def to(self, device: str) -> "ClipBackbone":
         """Move to a device; returns itself."""
         self._device = torch.device(device)
-        self.visual.to(self._device)
+        self.network.to(self._device)
         return self
 
     def _normalised(self, tokens: LayerOutput) -> LayerOutput:
         assert tokens.map is not None, "a transformer's block has a map"
         assert tokens.cls is not None, "a transformer's block has a class token"
-        norm: nn.Module = self.visual.ln_post  # type: ignore[assignment]
+        norm: nn.Module = self.network.ln_post  # type: ignore[assignment]
         return LayerOutput(map=norm(tokens.map), cls=norm(tokens.cls))
 
 

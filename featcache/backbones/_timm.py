@@ -41,7 +41,7 @@ class TimmBackbone:
 
     Attributes:
         name: Registry name.
-        model: The frozen model, head included.
+        network: The frozen model, head included.
     """
 
     kind: Literal["image", "video"] = "image"
@@ -56,7 +56,7 @@ class TimmBackbone:
             patch: For a model that interpolates its position embeddings: the number that input sizes are multiples of.
         """
         self.name = name
-        self.model = freeze(model)
+        self.network = freeze(model)
         self.card = card
         self.weights_hash = state_hash(model)
         self.classes = _class_names(model)
@@ -78,7 +78,6 @@ class TimmBackbone:
         self._patch = patch or 1
         self._device = torch.device("cpu")
 
-    @torch.inference_mode()
     def encode(self, pixels: Tensor, layers: Sequence[str]) -> Mapping[str, LayerOutput]:
         """Run once, no further than the last of ``layers``.
 
@@ -100,7 +99,7 @@ class TimmBackbone:
             for index, intermediate in zip(indices, intermediates, strict=True):
                 outputs[self._stages[index]] = self._as_stage(intermediate)
         elif wants_final:
-            features = self.model.forward_features(pixels)  # type: ignore[operator]
+            features = self.network.forward_features(pixels)  # type: ignore[operator]
         if wants_final:
             outputs[self._final] = self._as_final(features)
         return {layer: outputs[layer] for layer in layers}
@@ -114,13 +113,13 @@ class TimmBackbone:
         """
         if self.classes is None:
             raise FeatcacheError(f"{self.name} has no classifier; choose a model with an ImageNet head")
-        logits: Tensor = self.model(self._accept(pixels))
+        logits: Tensor = self.network(self._accept(pixels))
         return logits
 
     def to(self, device: str) -> "TimmBackbone":
         """Move to a device; returns itself."""
         self._device = torch.device(device)
-        self.model.to(self._device)
+        self.network.to(self._device)
         return self
 
     def _accept(self, pixels: Tensor) -> Tensor:
@@ -139,7 +138,7 @@ class TimmBackbone:
 
     def _intermediates(self, pixels: Tensor, indices: list[int], *, whole: bool) -> tuple[Any, list[Any]]:
         options = {"return_prefix_tokens": True} if self._splits_prefix else {}
-        result = self.model.forward_intermediates(  # type: ignore[operator]
+        result = self.network.forward_intermediates(  # type: ignore[operator]
             pixels, indices=indices, stop_early=not whole, intermediates_only=not whole, **options
         )
         return result if whole else (None, result)
@@ -154,7 +153,7 @@ class TimmBackbone:
         # Models of several branches or scales return one tensor each; the last is the coarsest.
         x: Tensor = features[-1] if isinstance(features, list | tuple) else features
         if x.ndim == 4:
-            channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+            channels_last = getattr(self.network, "output_fmt", "NCHW") == "NHWC"
             return LayerOutput(map=x if channels_last else x.permute(0, 2, 3, 1), cls=None)
         cls = x[:, 0] if self._has_class_token else None
         patches = x[:, self._num_prefix :]

@@ -70,7 +70,6 @@ class VideoBackbone:
         self._logits = logits
         self._device = torch.device("cpu")
 
-    @torch.inference_mode()
     def encode(self, pixels: Tensor, layers: Sequence[str]) -> Mapping[str, LayerOutput]:
         """Run once, no further than the last of ``layers``.
 

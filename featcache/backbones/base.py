@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from featcache.errors import unknown_name
 from featcache.recipes import Interpolation
@@ -67,6 +67,9 @@ class LayerOutput:
 class Backbone(Protocol):
     """A frozen encoder in evaluation mode.
 
+    Its network requires no gradients, so that encoding makes no graph. Whoever trains it further turns gradients and
+    training mode of :attr:`network` on.
+
     Attributes:
         kind: ``image``: takes [B, 3, S, S]. ``video``: takes [B, T, 3, S, S].
         card: Where the weights come from and the preprocessing they expect.
@@ -80,6 +83,10 @@ class Backbone(Protocol):
     layers: tuple[str, ...]
     weights_hash: str
     classes: tuple[str, ...] | None
+
+    @property
+    def network(self) -> nn.Module:
+        """All that has weights; its state dict, written to a file, is a weights file of this backbone."""
 
     def encode(self, pixels: Tensor, layers: Sequence[str]) -> Mapping[str, LayerOutput]:
         """Run once and return each of ``layers``.

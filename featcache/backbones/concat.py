@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from featcache.backbones.base import (
@@ -55,7 +55,11 @@ class ConcatBackbone:
         self.layers = tuple(JOIN.join(layers) for layers in combinations)
         self._parts = dict(zip(self.layers, combinations, strict=True))
 
-    @torch.inference_mode()
+    @property
+    def network(self) -> nn.Module:
+        """Those of the members; there is no weights file of them together."""
+        return nn.ModuleList(member.network for member in self.members)
+
     def encode(self, pixels: Tensor, layers: Sequence[str]) -> Mapping[str, LayerOutput]:
         """Run each member once.
 

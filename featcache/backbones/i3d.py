@@ -44,7 +44,6 @@ class I3DBackbone:
         self.classes: tuple[str, ...] | None = kinetics400_classes()
         self._device = torch.device("cpu")
 
-    @torch.inference_mode()
     def encode(self, pixels: Tensor, layers: Sequence[str]) -> Mapping[str, LayerOutput]:
         """Run once, no further than the last of ``layers``.
 

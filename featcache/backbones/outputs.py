@@ -120,6 +120,21 @@ def record_spec(backbone: Backbone, recipe: FeatureRecipe, *, num_frames: int, l
     return RecordSpec(shape=tuple(record.shape[1:]), axes=axes, dtype=recipe.precision)
 
 
+def has_class_token(backbone: Backbone, recipe: FeatureRecipe, *, num_frames: int) -> bool:
+    """Whether the recipe's layer gives a class token or another vector beside its map.
+
+    Args:
+        backbone: The built backbone, on any device.
+        recipe: Names layer and input size.
+        num_frames: Frames a row.
+
+    Raises:
+        ConfigError: The backbone cannot take such input.
+    """
+    frames = num_frames if backbone.kind == "video" else 1
+    return _probe(backbone, recipe, num_frames=frames)[recipe.layer][1] is not None
+
+
 def to_records(output: LayerOutput, recipe: FeatureRecipe, *, num_frames: int) -> Tensor:
     """Turn one layer's output into the rows to store.
 
@@ -259,7 +274,7 @@ def _probe(backbone: Backbone, recipe: FeatureRecipe, *, num_frames: int) -> _Sh
     if key not in known:
         blank = torch.zeros((1, num_frames, 3, size, size) if backbone.kind == "video" else (1, 3, size, size))
         try:
-            with torch.inference_mode():
+            with torch.no_grad():  # not inference mode: what a network keeps may be trained with later
                 outputs = backbone.encode(blank, backbone.layers)
         except (AssertionError, RuntimeError) as error:
             if size == backbone.card.input_size:

@@ -53,7 +53,6 @@ class RhoBYOLBackbone:
         self.layers: tuple[str, ...] = network.stages
         self._device = torch.device("cpu")
 
-    @torch.inference_mode()
     def encode(self, pixels: Tensor, layers: Sequence[str]) -> Mapping[str, LayerOutput]:
         """Run once, no further than the last of ``layers``.
 

@@ -65,7 +65,6 @@ class SVTBackbone:
         self._name = name
         self._device = torch.device("cpu")
 
-    @torch.inference_mode()
     def encode(self, pixels: Tensor, layers: Sequence[str]) -> Mapping[str, LayerOutput]:
         """Run once, no further than the last of ``layers``.
 
@@ -138,8 +137,8 @@ def load_image_weights(
     return load_branch(network, state, source=source, dropped=(), may_lack=may_lack)
 
 
-def build_svt(name: str, weights: str) -> SVTBackbone:
-    """Build one of :data:`CARDS`.
+def load_network(name: str, weights: str) -> tuple[TimeSformer, KeyReport | None]:
+    """The network of one of :data:`CARDS`, and what was taken from the weights file; ``None`` for random weights.
 
     Raises:
         WeightsError: The weights are not at hand or do not fit.
@@ -152,9 +151,19 @@ def build_svt(name: str, weights: str) -> SVTBackbone:
     with seeded_init(name):
         network = TimeSformer(config_of(size, state))
     if path is None:
-        return SVTBackbone(network, name=name, keys=None)
+        return network, None
     keys = load_branch(network, state, source=f"weights file {path} of {name}", dropped=dropped)
     log.info("%s", keys)
+    return network, keys
+
+
+def build_svt(name: str, weights: str) -> SVTBackbone:
+    """Build one of :data:`CARDS`.
+
+    Raises:
+        WeightsError: The weights are not at hand or do not fit.
+    """
+    network, keys = load_network(name, weights)
     return SVTBackbone(network, name=name, keys=keys)
 
 

@@ -6,6 +6,7 @@ cache, the hub. ``random`` is asked for by name and never a fall-back. Reading a
 
 import argparse
 import hashlib
+import json
 import os
 import pickle
 import urllib.error
@@ -15,14 +16,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from featcache.errors import WeightsError
+from featcache.io import put_replace
 from featcache.seeding import seed_for
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pyth")
@@ -248,3 +251,15 @@ def _identity_tensors(module: nn.Module) -> Iterable[tuple[str, Tensor]]:
 
 def _is_counter(name: str) -> bool:
     return name.rpartition(".")[2] == "num_batches_tracked"
+
+
+def write_weights(path: Path, network: nn.Module, *, facts: Mapping[str, Any]) -> None:
+    """Publish a network as a weights file that :func:`read_state_dict` reads.
+
+    Args:
+        path: Ends in ``.safetensors``.
+        network: All its parameters and buffers are written.
+        facts: JSON-ready; they stand in the file's metadata.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    put_replace(path, save(tensors, metadata={"featcache": json.dumps(facts, sort_keys=True)}))

@@ -213,6 +213,8 @@ def _clip_frames(recipe: SamplingRecipe, timeline: Timeline, video_id: str) -> I
 
     A clip begins at a frame; the others are those nearest to that frame's timestamp plus multiples of the stride.
     """
+    if recipe.temporal in ("spread", "spread_random"):
+        return _spread_frames(recipe, timeline, video_id)
     pts, duration = timeline.pts_seconds - timeline.pts_seconds[0], timeline.duration_seconds
     rate = _rate(recipe, num_frames=timeline.num_frames, duration_seconds=duration)
     offsets = np.arange(recipe.num_frames) * (recipe.frame_stride / rate)
@@ -235,3 +237,17 @@ def _clip_frames(recipe: SamplingRecipe, timeline: Timeline, video_id: str) -> I
             fractions = np.linspace(0.0, 1.0, recipe.num_clips) if recipe.num_clips > 1 else np.array([0.5])
         starts = np.minimum(nearest_frames(pts, fractions * max(last_start, 0.0)), num_starts - 1)
     return nearest_frames(pts, pts[starts][:, None] + offsets)
+
+
+def _spread_frames(recipe: SamplingRecipe, timeline: Timeline, video_id: str) -> Indices:
+    """Frames of clips over the whole video, int64 [num_clips, num_frames]: what is shown at a place of each equal part.
+
+    A video of fewer frames than a clip repeats each as long as it is shown; no clip wraps.
+    """
+    if recipe.temporal == "spread":
+        places = (np.arange(recipe.num_clips) + 0.5) / recipe.num_clips
+    else:
+        places = np.array([rng_for(recipe.seed, "start", video_id, clip).random() for clip in range(recipe.num_clips)])
+    times = (np.arange(recipe.num_frames) + places[:, None]) * (timeline.duration_seconds / recipe.num_frames)
+    shown = np.searchsorted(timeline.pts_seconds - timeline.pts_seconds[0], times + _SAME_TIME_SECONDS, side="right")
+    return (shown - 1).astype(np.int64)

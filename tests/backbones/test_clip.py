@@ -64,7 +64,7 @@ def test_post_is_the_tokens_before_the_projection(whole, backbone):
     whole.visual.output_tokens = False
     post = backbone.encode(PIXELS, ["post"])["post"]
     assert torch.equal(post.map.flatten(1, 2), tokens)
-    assert torch.equal(post.cls @ backbone.visual.proj, pooled)
+    assert torch.equal(post.cls @ backbone.network.proj, pooled)
 
 
 def test_blocks_are_the_residual_blocks(whole, backbone):
@@ -101,7 +101,7 @@ def test_openai_weights_want_quick_gelu(name):
 def test_quick_gelu_follows_the_weights(backbone):
     assert not clip.parse_name("open_clip/ViT-B-32:laion2b_s34b_b79k").quick_gelu
     assert clip.parse_name("open_clip/ViT-B-32-quickgelu:openai").quick_gelu
-    activations = {type(module).__name__ for module in backbone.visual.modules()}
+    activations = {type(module).__name__ for module in backbone.network.modules()}
     assert "QuickGELU" in activations
     assert "GELU" not in activations
 

@@ -124,7 +124,7 @@ def test_all_members_move():
 def test_weights_for_each(tmp_path):
     vit, resnet = (make_subject(name).backbone for name in PAIR.split("+"))
     file = tmp_path / "resnet.pth"
-    torch.save({name: value + 1 for name, value in resnet.model.state_dict().items()}, file)
+    torch.save({name: value + 1 for name, value in resnet.network.state_dict().items()}, file)
     mixed = build_backbone(PAIR, weights=f"random+{file}")
     assert mixed.members[0].weights_hash == vit.weights_hash
     assert mixed.members[1].weights_hash != resnet.weights_hash

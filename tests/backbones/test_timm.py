@@ -75,9 +75,9 @@ class TestLite0:
         pixels = photograph("coffee", lite0.card)
         mean = lite0.encode(pixels, ["final"])["final"].map.mean(dim=(1, 2))
         with torch.inference_mode():
-            features = lite0.model.forward_features(pixels)
-            assert torch.equal(mean, lite0.model.forward_head(features, pre_logits=True))
-            assert torch.equal(lite0.model.classifier(mean), lite0.classify(pixels))
+            features = lite0.network.forward_features(pixels)
+            assert torch.equal(mean, lite0.network.forward_head(features, pre_logits=True))
+            assert torch.equal(lite0.network.classifier(mean), lite0.classify(pixels))
 
 
 @pytest.mark.parametrize(
@@ -115,11 +115,11 @@ def test_tokens_are_told_apart():
     pixels = noise(2, 3, 224, 224)
     outputs = backbone.encode(pixels, ["blocks.3", "norm"])
     with torch.inference_mode():
-        sequence = backbone.model.forward_features(pixels)
+        sequence = backbone.network.forward_features(pixels)
     assert torch.equal(outputs["norm"].cls, sequence[:, 0])
     assert torch.equal(outputs["norm"].map.flatten(1, 2), sequence[:, 2:])
     seen = []
-    handle = backbone.model.blocks[3].register_forward_hook(lambda *args: seen.append(args[2]))
+    handle = backbone.network.blocks[3].register_forward_hook(lambda *args: seen.append(args[2]))
     backbone.encode(pixels, ["blocks.3"])
     handle.remove()
     assert torch.equal(outputs["blocks.3"].cls, seen[0][:, 0])
@@ -146,9 +146,9 @@ def test_it_stops_early():
     backbone = build_backbone("timm/test_resnet", weights="random")
     ran = []
     for stage in ("layer2", "layer3"):
-        getattr(backbone.model, stage).register_forward_hook(lambda module, *_: ran.append(module))
+        getattr(backbone.network, stage).register_forward_hook(lambda module, *_: ran.append(module))
     backbone.encode(noise(1, 3, 64, 64), ["layer2"])
-    assert ran == [backbone.model.layer2]
+    assert ran == [backbone.network.layer2]
 
 
 def test_weights_from_a_file_and_from_the_folder(tmp_path, monkeypatch):

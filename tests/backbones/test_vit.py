@@ -73,10 +73,10 @@ def test_layers_and_shapes(name):
 def test_positions_are_interpolated_from_the_published_grid(size):
     """As timm does when it loads the same weights into a model of that size; at 518 pixels there is nothing to do."""
     backbone = make_subject("dinov2-s14").backbone
-    assert backbone.model.pos_embed.shape == (1, 1 + 37 * 37, 384)
+    assert backbone.network.pos_embed.shape == (1, 1 + 37 * 37, 384)
     sized = timm.create_model("vit_small_patch14_dinov2", img_size=size).eval()
     convert = timm.models.vision_transformer.checkpoint_filter_fn
-    sized.load_state_dict(convert(backbone.model.state_dict(), sized))
+    sized.load_state_dict(convert(backbone.network.state_dict(), sized))
     with torch.inference_mode():
         want = sized.forward_features(noise(size))
     got = backbone.encode(noise(size), ["norm"])["norm"]
@@ -88,7 +88,7 @@ def test_registers_are_dropped():
     backbone = build_backbone("dinov2reg-s14", weights="random")
     pixels = noise(112)
     with torch.inference_mode():
-        sequence = backbone.model.forward_features(pixels)
+        sequence = backbone.network.forward_features(pixels)
     norm = backbone.encode(pixels, ["norm"])["norm"]
     assert sequence.shape == (1, 1 + 4 + 64, 384)
     assert torch.equal(norm.cls, sequence[:, 0])

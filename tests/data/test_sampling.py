@@ -59,7 +59,7 @@ spaces = st.fixed_dictionaries(
 clip_recipes = st.builds(
     lambda space, **rest: SamplingRecipe(**space, **rest),
     spaces,
-    temporal=st.sampled_from(["uniform", "uniform_open", "random"]),
+    temporal=st.sampled_from(["uniform", "uniform_open", "random", "spread", "spread_random"]),
     num_clips=st.integers(1, 6),
     num_frames=st.integers(1, 20),
     short_videos=st.sampled_from(["loop", "clamp"]),
@@ -286,6 +286,50 @@ def test_a_video_without_frames_has_no_rows():
     empty = Timeline(pts_seconds=np.empty(0), duration_seconds=0.0, height=0, width=0)
     assert sample_rows(SamplingRecipe(), empty, "v") == []
     assert count_rows(SamplingRecipe(), num_frames=0, duration_seconds=0.0) == 0
+
+
+@given(timelines, st.integers(1, 20), st.integers(1, 5), st.booleans())
+def test_a_spread_clip_has_a_frame_of_each_part_of_the_video(timeline, num_frames, num_clips, is_random):
+    temporal = "spread_random" if is_random else "spread"
+    recipe = SamplingRecipe(temporal=temporal, num_clips=num_clips, num_frames=num_frames, frame_stride=7)
+    ends = np.append(timeline.pts_seconds[1:], timeline.pts_seconds[0] + timeline.duration_seconds)
+    part = timeline.duration_seconds / num_frames
+    for frames in frames_of(recipe, timeline):
+        assert list(frames) == sorted(frames)
+        for place, frame in enumerate(frames):  # it is shown at some time of its part
+            shown = (timeline.pts_seconds[frame], ends[frame]) - timeline.pts_seconds[0]
+            assert shown[0] <= (place + 1) * part + 1e-5
+            assert shown[1] >= place * part - 1e-5
+
+
+@pytest.mark.parametrize("fps", FRAME_RATES)
+@pytest.mark.parametrize("num_clips", [1, 2, 3])
+def test_spread_clips_golden(num_clips, fps):
+    def spread(num_frames, length):
+        recipe = SamplingRecipe(temporal="spread", num_clips=num_clips, num_frames=num_frames)
+        return frames_of(recipe, constant(length, fps, start=1.4))
+
+    assert spread(8, 8) == [tuple(range(8))] * num_clips
+    assert (
+        spread(4, 24)
+        == {
+            1: [(3, 9, 15, 21)],
+            2: [(1, 7, 13, 19), (4, 10, 16, 22)],
+            3: [(1, 7, 13, 19), (3, 9, 15, 21), (5, 11, 17, 23)],
+        }[num_clips]
+    )
+    assert all(set(frames) == set(range(3)) for frames in spread(9, 3))
+
+
+def test_random_places_of_spread_clips_are_keyed_and_cover_each_part():
+    recipe = SamplingRecipe(temporal="spread_random", num_clips=200, num_frames=4)
+    clips = frames_of(recipe, constant(24, 25.0))
+    assert clips == frames_of(recipe, constant(24, 25.0))
+    assert {frames[0] for frames in clips} == set(range(6))
+    assert all(np.diff(frames).tolist() == [6, 6, 6] for frames in clips)
+    assert clips != frames_of(dataclasses.replace(recipe, seed=1), constant(24, 25.0))
+    assert clips != frames_of(recipe, constant(24, 25.0), "another")
+    assert clips[:50] == frames_of(dataclasses.replace(recipe, num_clips=50), constant(24, 25.0))
 
 
 def test_one_frame_fills_any_clip():
