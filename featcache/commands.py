@@ -32,6 +32,7 @@ from featcache.extract.settings import (
 )
 from featcache.methods.advise.plug_settings import TmmEvaluationSettings
 from featcache.methods.advise.settings import AdviseSettings, PretextClipSettings, R3d50Settings, TmmFineTuneSettings
+from featcache.methods.finetune.settings import FinetuneSettings
 from featcache.methods.scale.settings import ScaleSettings
 from featcache.methods.svt.settings import SvtSettings
 from featcache.networks.tmm_settings import TmmSettings
@@ -318,6 +319,7 @@ COMMANDS: Mapping[str, Command] = {
     "train-r3d50": Command(settings=R3d50Settings, module="featcache.cli.train"),
     "train-scale": Command(settings=ScaleSettings, module="featcache.cli.train"),
     "train-svt": Command(settings=SvtSettings, module="featcache.cli.train"),
+    "train-finetune": Command(settings=FinetuneSettings, module="featcache.cli.finetune"),
     "search": Command(settings=SearchSettings, module="featcache.cli.search"),
     "import": Command(settings=ImportSettings, module="featcache.cli.exchange"),
     "export": Command(settings=ExportSettings, module="featcache.cli.exchange"),

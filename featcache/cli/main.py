@@ -6,7 +6,20 @@ import time
 import typer
 from rich.markup import escape
 
-from featcache.cli import datasets, doctor, evaluate, exchange, extract, figure, pipeline, probe, search, store, train
+from featcache.cli import (
+    datasets,
+    doctor,
+    evaluate,
+    exchange,
+    extract,
+    figure,
+    finetune,
+    pipeline,
+    probe,
+    search,
+    store,
+    train,
+)
 from featcache.cli.console import configure_logging, err
 from featcache.errors import FeatcacheError, StoppedError
 
@@ -24,6 +37,7 @@ app = typer.Typer(
 )
 for room in (pipeline, extract, store, exchange, search, datasets, doctor):
     room.register(app)
+finetune.register(train.app)
 app.add_typer(probe.app, name="probe")
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="evaluate")

@@ -42,7 +42,8 @@ Online = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 app = typer.Typer(
-    no_args_is_help=True, help="Train on a store or on videos: AdViSe's modules and baseline, SCALE's predictor, SVT."
+    no_args_is_help=True,
+    help="Train on a store or on videos: AdViSe's modules and baseline, SCALE's predictor, SVT, fine-tuning.",
 )
 
 

@@ -1,0 +1,146 @@
+"""Which videos teach and which are scored, and their classes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.data.manifest import Manifest
+from featcache.data.types import VideoRecord
+from featcache.errors import ManifestError, unknown_name
+from featcache.extract.source import OnScan
+from featcache.methods.finetune.settings import FinetuneSettings
+from featcache.methods.listing import list_videos, open_usable
+from featcache.methods.videos import VideoFiles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LabelledVideos:
+    """The videos of a split that can be used and have a label.
+
+    Attributes:
+        files: They.
+        labels: int64 [M], position of each one's class in :attr:`FinetuneData.classes`.
+        num_failed: Videos of the split that cannot be used.
+        num_unlabelled: Those that can, without a label.
+    """
+
+    files: VideoFiles
+    labels: npt.NDArray[np.int64]
+    num_failed: int
+    num_unlabelled: int
+
+    def __post_init__(self) -> None:
+        assert len(self.files.videos) == len(self.labels), f"{len(self.labels)} labels of {len(self.files.videos)}"
+
+    def __repr__(self) -> str:
+        return f"LabelledVideos({len(self.labels)}, {self.num_failed} failed, {self.num_unlabelled} unlabelled)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FinetuneData:
+    """Labelled videos of a source.
+
+    Attributes:
+        classes: Names; first those that the training videos teach, sorted, then those that occur in tests alone.
+        num_taught: How many are taught.
+        train: What is learned from.
+        tests: What is scored, by split.
+    """
+
+    classes: tuple[str, ...]
+    num_taught: int
+    train: LabelledVideos
+    tests: Mapping[str, LabelledVideos]
+
+    @property
+    def num_left_out(self) -> int:
+        """Videos of all these splits that cannot be used."""
+        return sum(part.num_failed for part in (self.train, *self.tests.values()))
+
+
+def read_data(settings: FinetuneSettings, *, on_scan: OnScan = lambda done, total: None) -> FinetuneData:
+    """List the videos, and sort them by split and class; how many cannot be used is logged.
+
+    Args:
+        settings: Source, splits and label column.
+        on_scan: Called with (files listed, files in all).
+
+    Raises:
+        ManifestError: No splits, no labels, one class, or nothing to learn from or to score.
+        UnknownNameError: No such split or label column.
+    """
+    manifest = list_videos(settings, on_scan=on_scan)
+    where = settings.source or settings.dataset
+    columns = {column for video in manifest.videos for column in video.labels}
+    if not columns:
+        raise ManifestError(
+            f"no video of {where} has a label; put the videos of a class into a folder of its name, or list them with "
+            "a column `label`"
+        )
+    if settings.label not in columns:
+        raise unknown_name("label column", settings.label, columns)
+    splits = {video.split for video in manifest.videos} - {""}
+    if not splits:
+        raise ManifestError(
+            f"the videos of {where} have no splits, and accuracy is of videos not learned from; split them with "
+            "--test-fraction 0.3, or list them with a column `split`"
+        )
+    for split in (settings.train_split, *(settings.test_splits or ())):
+        if split not in splits:
+            raise unknown_name("split", split, splits)
+    tests = settings.test_splits or sorted(splits - {settings.train_split})
+    by_split = {
+        split: [video for video in manifest.videos if video.split == split] for split in (settings.train_split, *tests)
+    }
+    classes, num_taught = _classes(by_split, settings, where=str(where))
+    parts = {split: _labelled(by_split[split], settings, classes, manifest) for split in by_split}
+    scored = {split: part for split in tests if (part := parts[split]) is not None}
+    train = parts[settings.train_split]
+    assert train is not None, "classes are those of its videos"
+    if not scored:
+        raise ManifestError(
+            f"{where} has no usable test video with a label in column {settings.label!r} outside of split "
+            f"{settings.train_split!r}; `featcache scan` says why videos cannot be used"
+        )
+    return FinetuneData(classes=classes, num_taught=num_taught, train=train, tests=scored)
+
+
+def _classes(
+    by_split: Mapping[str, Sequence[VideoRecord]], settings: FinetuneSettings, *, where: str
+) -> tuple[tuple[str, ...], int]:
+    """Names of classes, taught ones first, and how many are taught."""
+    named = {
+        split: {video.labels[settings.label] for video in _usable(videos) if settings.label in video.labels}
+        for split, videos in by_split.items()
+    }
+    taught = named[settings.train_split]
+    if len(taught) < 2:
+        raise ManifestError(
+            f"the usable training videos of {where} (split {settings.train_split!r}) have {len(taught)} class in "
+            f"column {settings.label!r}; training needs at least two"
+        )
+    return (*sorted(taught), *sorted(set().union(*named.values()) - taught)), len(taught)
+
+
+def _labelled(
+    videos: Sequence[VideoRecord], settings: FinetuneSettings, classes: Sequence[str], manifest: Manifest
+) -> LabelledVideos | None:
+    """The usable ones with a label; ``None`` if there are none."""
+    labelled = [video for video in _usable(videos) if settings.label in video.labels]
+    if not labelled:
+        return None
+    failed = [video for video in videos if video.status != "ok"]
+    usable = open_usable([*labelled, *failed], root=manifest.root, decoder=settings.decoder)
+    index = {name: place for place, name in enumerate(classes)}
+    return LabelledVideos(
+        files=usable.files,
+        labels=np.array([index[video.labels[settings.label]] for video in usable.files.videos], np.int64),
+        num_failed=usable.num_left_out,
+        num_unlabelled=len(videos) - len(failed) - len(labelled),
+    )
+
+
+def _usable(videos: Sequence[VideoRecord]) -> list[VideoRecord]:
+    return [video for video in videos if video.status == "ok"]

@@ -1,0 +1,69 @@
+"""Scores of test videos: logits of each view, averaged over the views of a video."""
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from featcache.methods.finetune.clips import RecipeSource
+from featcache.methods.finetune.module import VideoClassifier
+from featcache.methods.loader import Batch, ViewLoader
+from featcache.training.settings import Precision
+
+Scores = npt.NDArray[np.float64]
+_BYTES_AT_ONCE = 64 << 20
+
+
+def video_scores(
+    module: VideoClassifier,
+    source: RecipeSource,
+    *,
+    workers: int,
+    clips_at_once: int,
+    average: Literal["softmax", "logits"],
+    precision: Precision = "float32",
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Scores:
+    """Score all videos of a source; as many are decoded ahead as fit some memory.
+
+    Args:
+        module: In evaluation mode afterwards.
+        source: The views of each video.
+        workers: Processes that decode; 0: this one.
+        clips_at_once: Clips of a forward pass.
+        average: ``softmax``: of class probabilities; ``logits``: of what they are made from.
+        precision: Dtype of the forward pass.
+        on_progress: Called with (videos done, videos in all).
+
+    Returns:
+        float64 [M, num_classes].
+
+    Raises:
+        VideoError: A video cannot be used any more.
+    """
+    device = next(module.parameters()).device
+    module.eval()
+    scores: list[Scores] = []
+    batches = list(_batches(source, at_least=workers))
+    with ViewLoader(source, workers=workers) as loader, torch.no_grad():
+        for batch, following in zip(batches, [*batches[1:], None], strict=True):
+            (views,) = loader.views(batch, following=following)
+            parts = []
+            for clips in torch.split(views.flatten(0, 1), clips_at_once):
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                    parts.append(module(clips.to(device, non_blocking=True)).double())
+            logits = torch.cat(parts)
+            values = logits.softmax(dim=1) if average == "softmax" else logits
+            scores.append(torch.unflatten(values, 0, views.shape[:2]).mean(dim=1).cpu().numpy())
+            on_progress(sum(map(len, scores)), len(source.files.videos))
+    return np.concatenate(scores)
+
+
+def _batches(source: RecipeSource, *, at_least: int) -> Iterator[Batch]:
+    """Videos whose views fit the memory, but enough that each process has one."""
+    size = max(1, at_least, _BYTES_AT_ONCE // source.video_bytes)
+    numbers = range(len(source.files.videos))
+    for first in range(0, len(numbers), size):
+        yield Batch(0, tuple(numbers[first : first + size]))

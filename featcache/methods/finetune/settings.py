@@ -1,0 +1,131 @@
+"""Settings of fine-tuning a backbone on labelled videos, without torch."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from featcache.config import Settings
+from featcache.data.selection import Selection
+from featcache.errors import ConfigError
+from featcache.extract.settings import check_source
+from featcache.recipes import ColorRecipe, ShortVideos
+from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
+
+FULL = TrainingSettings(
+    epochs=15,
+    batch_size=32,
+    optimiser=OptimiserSettings(name="sgd", lr=5e-3, momentum=0.9, weight_decay=1e-4, decay_all=True),
+    schedule=ScheduleSettings(kind="step", step_epochs=(11.0, 14.0), step_factor=0.1),
+)
+"""All of a backbone, as SVT §3.5 and TimeSformer's configuration have it."""
+LINEAR = TrainingSettings(
+    epochs=20,
+    batch_size=32,
+    optimiser=OptimiserSettings(name="sgd", lr=8e-3, momentum=0.9, weight_decay=0.0),
+    schedule=ScheduleSettings(),
+)
+"""The head alone, on augmented clips (SVT §3.5); the rate is taken as the paper prints it."""
+
+
+class FinetuneClipSettings(Settings):
+    """Training clips, one a video and epoch; time and place are drawn anew each time."""
+
+    num_frames: int | None = Field(default=None, ge=1)
+    """Frames a clip; null: the backbone's, or 8 for an image backbone."""
+    frame_stride: int | None = Field(default=None, ge=1)
+    """Distance of a clip's frames at ``target_fps``; null: clips are spread over the whole video (``spread_random`` of
+    the sampling recipe, ``spread`` in tests). SVT's published probe has 32 at 30 frames a second."""
+    target_fps: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Rate at which ``frame_stride`` is counted; null: the video's own."""
+    short_videos: ShortVideos = "clamp"
+    """With ``frame_stride``: a clip longer than its video repeats the last frame (``clamp``) or wraps (``loop``)."""
+    side_range: tuple[float, float] = (0.7, 0.875)
+    """Side of the random square over the shorter side of the frame: 224 out of 320 to 256."""
+    flip_probability: float = Field(default=0.5, ge=0, le=1)
+    """Chance that a clip is mirrored; 0 where direction matters (SSv2, the motion set)."""
+    color: ColorRecipe | None = None
+    """How colours vary; null: they do not, as in the paper."""
+
+    def model_post_init(self, context: object) -> None:
+        """Check what no single field can."""
+        low, high = self.side_range
+        if not 0 < low <= high <= 1:
+            raise ConfigError(f"clips.side_range is {[low, high]}; give an increasing pair above 0 and at most 1")
+        if self.target_fps is not None and self.frame_stride is None:
+            raise ConfigError("clips.target_fps is given without clips.frame_stride, which it counts; give both")
+
+
+class FinetuneTestSettings(Settings):
+    """Views of a test video, as many as ``num_clips`` times ``num_crops``."""
+
+    num_clips: int = Field(default=1, ge=1)
+    """Clips, equally spaced; a single one lies in the middle."""
+    num_crops: int = Field(default=3, ge=1)
+    """Squares spread over the longer side; 1: the centre."""
+    crop_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Side of a square over the shorter side."""
+    average: Literal["softmax", "logits"] = "softmax"
+    """What is averaged over the views of a video."""
+
+
+class FinetuneSettings(Settings):
+    """Settings of ``featcache train finetune``: a backbone and a linear head on labelled videos, then tested."""
+
+    command: Literal["train-finetune"] = "train-finetune"
+    """The command this file repeats."""
+    source: str | None = None
+    """A folder of videos, or a CSV, JSONL or Parquet listing; null where ``dataset`` is given."""
+    dataset: str | None = None
+    """A public data set by its official lists, e.g. ``ucf101``; null where ``source`` is given."""
+    root: str | None = None
+    """Folder with the videos and the lists of ``dataset``."""
+    selection: Selection = Selection()
+    """Which split counts, and what is taken of the listed videos."""
+    label: str = "label"
+    """Label column."""
+    train_split: str = "train"
+    """Split to learn from."""
+    test_splits: tuple[str, ...] | None = None
+    """Splits to score; null: all others."""
+    decoder: str = "pyav"
+    """Decoder of the frames."""
+    deadline_seconds: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    """While scanning, a file that shows no sign of life for so long is left out."""
+    workers: int | None = Field(default=None, ge=0)
+    """Processes that decode; 0: a thread beside the training; null: one a core. Pixels are the same."""
+    backbone: str
+    """Registry name, e.g. ``svt-b`` or ``svt-b-slowfast``; image backbones are averaged over frames."""
+    weights: str = "default"
+    """``default``, ``random`` (the same for every seed) or the path of a file."""
+    layer: str = "last"
+    """Layer that the head reads; ``last`` is the backbone's default."""
+    output: Literal["cls", "mean"] | None = None
+    """What it reads of it: the class token, or the mean over its map; null: the class token where there is one."""
+    input_size: int | None = Field(default=None, ge=1)
+    """Side in pixels; null: the backbone's."""
+    mean: tuple[float, float, float] | None = None
+    """RGB means; null: the backbone's. SVT's published probes read it with 0.45 for each."""
+    std: tuple[float, float, float] | None = None
+    """RGB deviations; null: the backbone's. SVT's published probes read it with 0.225 for each."""
+    frozen: bool = False
+    """Train the head alone: the backbone stays as it is, in evaluation mode."""
+    head_dropout: float = Field(default=0.5, ge=0, lt=1)
+    """Dropout before the head."""
+    clips: FinetuneClipSettings = FinetuneClipSettings()
+    """Training clips."""
+    test: FinetuneTestSettings = FinetuneTestSettings()
+    """Test views."""
+    training: TrainingSettings = FULL
+    """The loop; the defaults are SVT's."""
+    out: str | None = None
+    """Folder of the run; null: ``runs/<source>/finetune-<hash>``."""
+
+    def model_post_init(self, context: object) -> None:
+        """Check where videos come from, and what is trained."""
+        check_source(self.source, self.dataset, self.root)
+        if self.training.ema_decay is not None:
+            raise ConfigError("training.ema_decay is given, and fine-tuning keeps no average; leave it out")
+        if "+" in self.backbone:
+            raise ConfigError(
+                f"backbone {self.backbone!r} joins several, whose weights go into no one file; fine-tune one of them"
+            )

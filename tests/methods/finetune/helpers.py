@@ -1,0 +1,51 @@
+"""Tiny videos of two classes that any colour tells apart, and quick settings."""
+
+import numpy as np
+
+from featcache.methods.finetune.settings import FinetuneClipSettings, FinetuneSettings, FinetuneTestSettings
+from featcache.seeding import rng_for
+from featcache.testing.videos import write_video
+from featcache.training.settings import OptimiserSettings, TrainingSettings
+
+CLASSES = {"blue": (60, 60, 220), "red": (220, 60, 60)}
+
+
+def write_classes(folder, counts):
+    """Noisy videos of one colour a class, and a listing of them; returns the listing.
+
+    Args:
+        folder: Where to.
+        counts: Split to videos a class.
+    """
+    rows = ["path,split,label,label.number"]
+    for split, count in counts.items():
+        for name, color in CLASSES.items():
+            for number in range(count):
+                path = f"{split}-{name}-{number}.mp4"
+                noise = rng_for(0, path).integers(-40, 40, (9 + number, 36, 48, 3))
+                pictures = list(np.clip(np.array(color) + noise, 0, 255).astype(np.uint8))
+                write_video(folder / path, pictures=pictures)
+                rows.append(f"{path},{split},{name},{number}")
+    (folder / "videos.csv").write_text("\n".join(rows) + "\n")
+    return folder / "videos.csv"
+
+
+def training(**changes):
+    given = {"epochs": 2, "batch_size": 3, "device": "cpu", "threads": 1, "tensorboard": False}
+    optimiser = OptimiserSettings(name="sgd", lr=0.05, weight_decay=1e-4, decay_all=True)
+    return TrainingSettings(**{"optimiser": optimiser, "checkpoint_seconds": 0, **given, **changes})
+
+
+def settings(source, out, **changes):
+    given = {
+        "source": str(source),
+        "backbone": "svt-tiny",
+        "weights": "random",
+        "input_size": 32,
+        "workers": 0,
+        "clips": FinetuneClipSettings(num_frames=2),
+        "test": FinetuneTestSettings(num_clips=2, num_crops=3),
+        "training": training(),
+        "out": str(out),
+    }
+    return FinetuneSettings(**{**given, **changes})
