@@ -15,16 +15,14 @@ B = TypeVar("B")
 class SharedLoss(Generic[B]):
     """The loss of an objective; alone it is that and nothing more.
 
-    With others, every process begins with the first one's parameters, and the backward pass of the last part of a step
-    leaves the mean of all processes' gradients in each. Every trained parameter must take part in every loss.
+    With others, every process begins with the first one's parameters and follows its buffers, and the backward pass of
+    the last part of a step leaves the mean of all processes' gradients in each. Every trained parameter must take part
+    in every loss.
     """
 
     def __init__(self, objective: Objective[B], world: World) -> None:
         self._objective = objective
-        # Buffers are the objective's business: a centre is the same everywhere without being sent.
-        self._parallel = (
-            DistributedDataParallel(_Forward(objective), broadcast_buffers=False) if world.size > 1 else None
-        )
+        self._parallel = DistributedDataParallel(_Forward(objective)) if world.size > 1 else None
 
     def __call__(self, part: B) -> Loss:
         """Forward one part."""
