@@ -36,8 +36,8 @@ from featcache.methods.finetune.settings import FinetuneSettings
 from featcache.methods.scale.settings import ScaleSettings
 from featcache.methods.svt.settings import SvtSettings
 from featcache.networks.tmm_settings import TmmSettings
-from featcache.pipeline_settings import ScalePipelineSettings
-from featcache.report.figure_settings import ActivationFigureSettings, CostFigureSettings
+from featcache.pipeline_settings import ScalePipelineSettings, SvtPipelineSettings
+from featcache.report.figure_settings import ActivationFigureSettings, AttentionFigureSettings, CostFigureSettings
 from featcache.report.settings import PipelineSettings, SweepSettings
 from featcache.testing.motion import MotionSettings
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
@@ -327,9 +327,11 @@ COMMANDS: Mapping[str, Command] = {
     "sweep": Command(settings=SweepSettings, module="featcache.cli.report"),
     "evaluate-tmm": Command(settings=TmmEvaluationSettings, module="featcache.cli.evaluate"),
     "figure-activation": Command(settings=ActivationFigureSettings, module="featcache.cli.figure"),
+    "figure-attention": Command(settings=AttentionFigureSettings, module="featcache.cli.figure"),
     "figure-cost": Command(settings=CostFigureSettings, module="featcache.cli.figure"),
     "advise": Command(settings=AdvisePipelineSettings, module="featcache.cli.report"),
     "scale": Command(settings=ScalePipelineSettings, module="featcache.cli.report"),
+    "svt": Command(settings=SvtPipelineSettings, module="featcache.cli.report"),
     "quickstart": Command(settings=QuickstartSettings, module="featcache.cli.pipeline"),
 }
 

@@ -1,10 +1,11 @@
-"""Settings of the pipeline ``scale``, without torch."""
+"""Settings of the pipelines ``scale`` and ``svt``, without torch."""
 
 from typing import Literal
 
 from pydantic import Field
 
 from featcache.config import Settings
+from featcache.data.selection import Selection
 from featcache.evaluation.clip_settings import (
     ClipTraining,
     MlpSettings,
@@ -14,7 +15,16 @@ from featcache.evaluation.clip_settings import (
 )
 from featcache.evaluation.settings import IntervalSettings, KnnSettings, LinearSettings
 from featcache.extract.settings import FeatureSettings, RuntimeSettings, SamplingSettings
+from featcache.methods.finetune.settings import FinetuneClipSettings, FinetuneTestSettings
 from featcache.methods.scale.settings import ScaleHeadSettings, ScaleLossSettings
+from featcache.methods.svt.settings import (
+    PATCH_SIZE,
+    Size,
+    SvtHeadSettings,
+    SvtInitSettings,
+    SvtLossSettings,
+    SvtViewSettings,
+)
 from featcache.networks.set_predictor_settings import SetPredictorSettings
 from featcache.recipes import PlainViews
 from featcache.testing.motion import MotionSettings
@@ -83,5 +93,86 @@ class ScalePipelineSettings(Settings):
     """The pre-trained predictor trained further (SCALE_ft)."""
     intervals: IntervalSettings = IntervalSettings()
     """How intervals are drawn."""
+    keep_videos: bool = False
+    """Keep the clips of the motion set."""
+
+
+class SvtPipelineSettings(Settings):
+    """Settings of ``pipelines/svt.py``: SVT from videos to figures; the defaults make and use a motion set."""
+
+    command: Literal["svt"] = "svt"
+    """The command this file repeats."""
+    out: str = "svt"
+    """Folder for the runs, the store and the table."""
+    source: str | None = None
+    """A folder of videos or a listing; null: the motion set, made first and deleted at the end."""
+    selection: Selection = Selection()
+    """Which split counts, and what is taken of the listed videos."""
+    motion: MotionSettings = MotionSettings(size=96)
+    """The clips to make where no source is given."""
+    size: Size = "tiny"
+    """``tiny``, ``small`` or ``base``."""
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    """Stochastic depth of the last block."""
+    init: SvtInitSettings = SvtInitSettings()
+    """What the network starts from."""
+    views: SvtViewSettings = SvtViewSettings(
+        global_frames=(8, 8),
+        local_frames=(4, 4, 4, 4),
+        global_size=64,
+        local_size=32,
+        global_time=1.0,
+        local_time=0.5,
+        flip_probability=0.0,
+    )
+    """Views that suit clips of 8 frames: small, and never mirrored, since direction is what is asked for."""
+    head: SvtHeadSettings = SvtHeadSettings(hidden=256, bottleneck=64, prototypes=1024, frozen_epochs=0.5)
+    """A head for small sets."""
+    loss: SvtLossSettings = SvtLossSettings()
+    """The loss."""
+    teacher_momentum: float = Field(default=0.99, ge=0, le=1)
+    """Of the teacher's moving average in the beginning; a short run wants less than the paper's 0.996."""
+    workers: int | None = Field(default=None, ge=0)
+    """Processes that decode while training; null: one a core."""
+    pretraining: TrainingSettings = TrainingSettings(
+        epochs=10,
+        batch_size=32,
+        optimiser=OptimiserSettings(lr=1e-3, weight_decay=0.04, final_weight_decay=0.1),
+        schedule=ScheduleSettings(warmup_epochs=1.0, final_factor=0.01),
+        clip_each_norm=3.0,
+        tensorboard=False,
+    )
+    """Pre-training without labels."""
+    input_size: int = Field(default=64, ge=PATCH_SIZE, multiple_of=PATCH_SIZE)
+    """Side in pixels at which the trained network is used."""
+    sampling: SamplingSettings = SamplingSettings(temporal="spread", num_clips=1, num_frames=8, crop_fraction=1.0)
+    """The clips of a video that are stored."""
+    runtime: RuntimeSettings = RuntimeSettings()
+    """How the machine is used to extract."""
+    labels: tuple[str, ...] = Field(default=("picture", "motion"), min_length=1)
+    """Label columns to probe."""
+    knn: KnnSettings = KnnSettings()
+    """kNN on the class tokens."""
+    linear: LinearSettings = LinearSettings(seeds=(0,))
+    """The linear probe on them."""
+    intervals: IntervalSettings = IntervalSettings()
+    """How intervals are drawn."""
+    finetune_label: str = "motion"
+    """Label column to fine-tune on."""
+    clips: FinetuneClipSettings = FinetuneClipSettings(side_range=(0.7, 1.0), flip_probability=0.0)
+    """Training clips of fine-tuning."""
+    test: FinetuneTestSettings = FinetuneTestSettings(num_crops=1)
+    """Test views of a video after fine-tuning."""
+    head_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout before the head that is fine-tuned; SVT has 0.5."""
+    finetuning: TrainingSettings = TrainingSettings(
+        epochs=10,
+        batch_size=32,
+        optimiser=OptimiserSettings(lr=1e-3, weight_decay=0.05),
+        schedule=ScheduleSettings(warmup_epochs=1.0),
+        clip_norm=3.0,
+        tensorboard=False,
+    )
+    """Fine-tuning, from the first seed's teacher and from the network as it was before training."""
     keep_videos: bool = False
     """Keep the clips of the motion set."""

@@ -1,5 +1,6 @@
-"""``figure``: activation maps over real frames, and accuracy against cost."""
+"""``figure``: activation and attention maps over real frames, and accuracy against cost."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,7 +9,11 @@ from featcache.cli.console import out as console
 from featcache.cli.console import print_facts, print_json, print_table
 
 if TYPE_CHECKING:
-    from featcache.report.figure_settings import ActivationFigureSettings, CostFigureSettings
+    from featcache.report.figure_settings import (
+        ActivationFigureSettings,
+        AttentionFigureSettings,
+        CostFigureSettings,
+    )
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -43,6 +48,37 @@ def activation(
     run_activation(parse(ActivationFigureSettings, data), as_json=as_json)
 
 
+@app.command(
+    epilog="Example: `featcache figure attention clip.mp4 --backbone svt-b --weights teacher.safetensors "
+    "--against timm/vit_base_patch16_224.dino --out attention.png`"
+)
+def attention(
+    sources: Annotated[list[str], typer.Argument(help="Video files.")],
+    backbone: Annotated[str, typer.Option("--backbone", "-b", help="`svt-b`, or a vision transformer of images.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="The picture to write.")],
+    weights: Annotated[str, typer.Option("--weights", "-w", help="`default`, `random` or a file.")] = "default",
+    against: Annotated[
+        list[str],
+        typer.Option(help="What stands below: weights of the same backbone, or BACKBONE, or BACKBONE=WEIGHTS; repeat."),
+    ] = [],
+    frames: Annotated[int, typer.Option(help="Frames to show.")] = 8,
+    heads: Annotated[bool, typer.Option("--heads", help="Each head by itself.")] = False,
+    input_size: Annotated[int | None, typer.Option(help="Side that networks see.  [default: their own]")] = None,
+    size: Annotated[int, typer.Option(help="Side of a frame in the picture, in pixels.")] = 160,
+    device: Annotated[str, typer.Option(help="`cpu` or `cuda`.")] = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Draw where the class token of a transformer looks, over the frames of videos."""
+    from featcache.config import parse
+    from featcache.report.figure_settings import AttentionFigureSettings
+
+    data = {
+        "sources": sources, "networks": _networks(backbone, weights, against), "num_frames": frames, "heads": heads,
+        "input_size": input_size, "size": size, "device": device, "out": out,
+    }  # fmt: skip
+    run_attention(parse(AttentionFigureSettings, data), as_json=as_json)
+
+
 @app.command(epilog="Example: `featcache figure cost runs/advise/fig6_width runs/advise/fig6_depth --out cost.png`")
 def cost(
     tables: Annotated[list[str], typer.Argument(help="`table.json` files of sweeps, or their folders.")],
@@ -71,6 +107,32 @@ def run_activation(settings: "ActivationFigureSettings", *, as_json: bool = Fals
         print_facts(facts)
 
 
+def _networks(backbone: str, weights: str, against: list[str]) -> dict[str, dict[str, str]]:
+    """Networks by the name of their row; a second one of the same name is numbered."""
+    given = [(backbone, weights)]
+    for other in against:
+        name, is_both, file = other.partition("=")
+        is_weights = other == "random" or Path(other).suffix in (".pth", ".pt", ".safetensors")
+        given.append((name, file) if is_both else (backbone, other) if is_weights else (other, "default"))
+    networks: dict[str, dict[str, str]] = {}
+    for name, file in given:
+        row = name if file == "default" else f"{name} {Path(file).stem}"
+        place = sum(known.partition(" #")[0] == row for known in networks) + 1
+        networks[row if place == 1 else f"{row} #{place}"] = {"backbone": name, "weights": file}
+    return networks
+
+
+def run_attention(settings: "AttentionFigureSettings", *, as_json: bool = False) -> None:
+    """Carry out ``figure attention``."""
+    from featcache.report.attention_maps import draw_attention
+
+    facts = draw_attention(settings)
+    if as_json:
+        print_json(facts)
+    else:
+        print_facts(facts)
+
+
 def run_cost(settings: "CostFigureSettings", *, as_json: bool = False) -> None:
     """Carry out ``figure cost``."""
     from dataclasses import asdict
@@ -86,4 +148,4 @@ def run_cost(settings: "CostFigureSettings", *, as_json: bool = False) -> None:
     console.print(f"drawn to {settings.out}", markup=False, style="dim")
 
 
-RUNNERS = {"figure-activation": run_activation, "figure-cost": run_cost}
+RUNNERS = {"figure-activation": run_activation, "figure-attention": run_attention, "figure-cost": run_cost}

@@ -11,7 +11,7 @@ from featcache.errors import ConfigError, unknown_name
 if TYPE_CHECKING:
     from featcache.commands import AdvisePipelineSettings
     from featcache.config import Settings
-    from featcache.pipeline_settings import ScalePipelineSettings
+    from featcache.pipeline_settings import ScalePipelineSettings, SvtPipelineSettings
     from featcache.report.settings import PipelineSettings, SweepSettings
 
 
@@ -122,7 +122,6 @@ def run_advise(settings: "AdvisePipelineSettings", *, as_json: bool = False) -> 
 def run_scale(settings: "ScalePipelineSettings", *, as_json: bool = False) -> None:
     """Carry out ``pipelines/scale.py`` and print its table."""
     from featcache.cli.extract import draw_progress
-    from featcache.report.tables import Cell, cell_text
     from featcache.shipped import load_pipeline
 
     with bars(quiet=as_json) as drawn:
@@ -132,12 +131,7 @@ def run_scale(settings: "ScalePipelineSettings", *, as_json: bool = False) -> No
     if as_json:
         print_json(result)
         return
-    table = result["table"]
-    print_table(
-        f"{table['title']}, percent [95 % interval]",
-        ("", *table["columns"]),
-        [(row["name"], *(cell_text(Cell(**row[name])) for name in table["columns"])) for row in table["rows"]],
-    )
+    print_probes(result["table"])
     loss = [line["loss"] for line in result["predictor"]["seeds"].values()]
     print_facts(
         {
@@ -149,4 +143,47 @@ def run_scale(settings: "ScalePipelineSettings", *, as_json: bool = False) -> No
     )
 
 
-RUNNERS = {"pipeline": run_pipeline, "sweep": run_sweep, "advise": run_advise, "scale": run_scale}
+def run_svt(settings: "SvtPipelineSettings", *, as_json: bool = False) -> None:
+    """Carry out ``pipelines/svt.py`` and print its table."""
+    from featcache.cli.extract import draw_progress
+    from featcache.shipped import load_pipeline
+
+    with bars(quiet=as_json) as drawn:
+        result: dict[str, Any] = load_pipeline("svt").run(
+            settings, on_stage=drawn.update, on_progress=lambda progress: draw_progress(drawn, progress)
+        )
+    if as_json:
+        print_json(result)
+        return
+    print_probes(result["table"])
+    last = result["pretrained"]["seeds"].values()
+    shown = {"loss": "loss", "entropy": "entropy", "feature_deviation": "deviation", "rank": "rank"}
+    means = (f"{word} {sum(line[name] for line in last) / len(last):.3g}" for name, word in shown.items())
+    print_facts(
+        {
+            "pre-training": f"{', '.join(means)} in the last epoch",
+            "teacher": next(iter(result["pretrained"]["weights"].values())),
+            "store": result["store"],
+            "time": duration(result["seconds"]),
+        }
+    )
+
+
+def print_probes(table: "dict[str, Any]") -> None:
+    """A table of probes as JSON."""
+    from featcache.report.tables import Cell, cell_text
+
+    print_table(
+        f"{table['title']}, percent [95 % interval]",
+        ("", *table["columns"]),
+        [(row["name"], *(cell_text(Cell(**row[name])) for name in table["columns"])) for row in table["rows"]],
+    )
+
+
+RUNNERS = {
+    "pipeline": run_pipeline,
+    "sweep": run_sweep,
+    "advise": run_advise,
+    "scale": run_scale,
+    "svt": run_svt,
+}

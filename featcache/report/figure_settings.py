@@ -43,6 +43,44 @@ class ActivationFigureSettings(Settings):
             raise ConfigError("the picture shows stored maps; leave bank.online out")
 
 
+class PicturedNetwork(Settings):
+    """One network of a picture."""
+
+    backbone: str
+    """Registry name, e.g. ``svt-b``, ``dinov2-b14``, ``timm/vit_base_patch16_224.dino``."""
+    weights: str = "default"
+    """``default``, ``random`` or the path of a file."""
+
+
+class AttentionFigureSettings(Settings):
+    """Settings of ``featcache figure attention``."""
+
+    command: Literal["figure-attention"] = "figure-attention"
+    """The command this file repeats."""
+    sources: tuple[str, ...] = Field(min_length=1)
+    """Video files, one below the other in the picture."""
+    networks: dict[str, PicturedNetwork] = Field(min_length=1)
+    """Networks by the name of their row."""
+    num_frames: int = Field(default=8, ge=1)
+    """Frames to show, spread over the video; a video network sees them as one clip."""
+    heads: bool = False
+    """A row for each head in place of their mean."""
+    input_size: int | None = Field(default=None, ge=16)
+    """Side in pixels that networks see; null: each one's own. A larger side has a finer map."""
+    size: int = Field(default=160, ge=16)
+    """Side of a frame in the picture, in pixels."""
+    decoder: str = "pyav"
+    """Decoder of the frames."""
+    device: str = "cpu"
+    """Where networks run."""
+    out: str
+    """The picture to write; PNG or JPEG by its suffix."""
+
+    def model_post_init(self, context: object) -> None:
+        """Check what no single field can."""
+        check_picture(self.out)
+
+
 class CostFigureSettings(Settings):
     """Settings of ``featcache figure cost``."""
 

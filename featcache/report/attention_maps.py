@@ -1,0 +1,181 @@
+"""Attention maps over real frames: where the class token of a vision transformer looks (SVT, Fig. 3).
+
+Attention of the class token to the patches in the last block, averaged over heads or each head by itself, scaled to
+[0, 1] frame by frame and laid over the frames as in :mod:`featcache.report.activation_maps`. A TimeSformer's is that of
+its attention over space, which each frame has by itself; an image network sees each frame by itself altogether.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from featcache.backbones import Backbone, build_backbone
+from featcache.backbones.svt import SVTBackbone
+from featcache.data.boxes import center_box
+from featcache.data.decoding import open_video
+from featcache.data.transforms import crop_resize, normalise
+from featcache.errors import ConfigError, VideoError
+from featcache.io import put_replace
+from featcache.networks.timesformer import Attention
+from featcache.recipes import Interpolation
+from featcache.report.activation_maps import Pixels, heat, montage, overlay
+from featcache.report.figure_settings import AttentionFigureSettings
+
+Frames = Sequence[npt.NDArray[np.uint8]]
+
+
+def first_token_attention(attention: nn.Module, tokens: Tensor) -> Tensor:
+    """What the first token attends to: softmax of q k / sqrt(d), float32 [M, heads, N], rows summing to 1.
+
+    Args:
+        attention: :class:`featcache.networks.timesformer.Attention`, or timm's, whose norms of q and k count.
+        tokens: float [M, N, C], what the module is given.
+    """
+    num_heads: int = attention.num_heads  # type: ignore[assignment]
+    qkv: Tensor = attention.qkv(tokens)  # type: ignore[operator]
+    queries, keys, _ = torch.unflatten(qkv, -1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
+    identity = nn.Identity()
+    query: Tensor = getattr(attention, "q_norm", identity)(queries[:, :, 0])
+    keys = getattr(attention, "k_norm", identity)(keys)
+    scores = torch.einsum("mhc,mhnc->mhn", query.float(), keys.float()) * queries.shape[-1] ** -0.5
+    weights: Tensor = scores.softmax(dim=-1)
+    return weights
+
+
+@torch.inference_mode()
+def class_attention(backbone: Backbone, clip: Tensor) -> Tensor:
+    """Attention of the class token to the patches of each frame in the last block.
+
+    Args:
+        backbone: ``svt-b`` and its sizes, or a vision transformer of timm with a class token.
+        clip: float [T, 3, S, S], normalised as the backbone expects.
+
+    Returns:
+        float32 [T, h, w, heads] on the CPU; what falls on the class token itself and on registers is left out.
+
+    Raises:
+        ConfigError: Another kind of backbone.
+    """
+    attention = last_attention(backbone)
+    caught: list[Tensor] = []
+    hook = attention.register_forward_pre_hook(lambda module, given: caught.append(given[0]))
+    try:
+        last = backbone.layers[-1]
+        output = backbone.encode(clip[None] if backbone.kind == "video" else clip, [last])[last]
+    finally:
+        hook.remove()
+    assert output.map is not None, "a transformer has a map at every layer"
+    height, width = output.map.shape[-3:-1]
+    patches = first_token_attention(attention, caught[0])[..., -height * width :]
+    return torch.unflatten(patches, -1, (height, width)).permute(0, 2, 3, 1).cpu()
+
+
+def last_attention(backbone: Backbone) -> nn.Module:
+    """The attention of the last block, by which the class token becomes what it is.
+
+    Raises:
+        ConfigError: No such block, or attention of another form.
+    """
+    from timm.layers.attention import Attention as TimmAttention  # seconds to import, and not needed by most commands
+    from timm.models import VisionTransformer
+
+    network = backbone.network
+    has_class_token = isinstance(backbone, SVTBackbone) or (
+        isinstance(network, VisionTransformer) and network.cls_token is not None
+    )
+    attention = network.blocks[-1].attn if has_class_token else None  # type: ignore[index, union-attr]
+    if not isinstance(attention, Attention | TimmAttention):
+        raise ConfigError(
+            "attention of a class token is drawn for svt-b, svt-s, svt-tiny and vision transformers such as dinov2-b14 "
+            "and timm/vit_base_patch16_224.dino, and this backbone is none; give one of them"
+        )
+    return attention
+
+
+def draw_attention(settings: AttentionFigureSettings) -> dict[str, object]:
+    """Draw each video: a row of its frames, then a row for each network, or for each head of each.
+
+    Args:
+        settings: Everything that can be chosen.
+
+    Returns:
+        JSON-ready facts: the picture, its rows, and the frames shown of each video.
+
+    Raises:
+        ConfigError: A backbone without such attention, or a side it does not take.
+        UnknownNameError: No such backbone.
+        VideoError: A video that cannot be read.
+        WeightsError: Weights that cannot be read, or of another size.
+    """
+    backbones = {
+        name: build_backbone(shown.backbone, weights=shown.weights).to(settings.device)
+        for name, shown in settings.networks.items()
+    }
+    pictures, names, numbers = [], ["frames"], {}
+    for source in settings.sources:
+        numbers[source], frames = read_frames(Path(source), settings)
+        shown = squares(frames, size=settings.size, interpolation="bilinear").permute(0, 2, 3, 1).numpy()
+        rows: dict[str, Pixels] = {"frames": shown}
+        for name, backbone in backbones.items():
+            side = settings.input_size or backbone.card.input_size
+            pixels = squares(frames, size=side, interpolation=backbone.card.interpolation)
+            maps = class_attention(backbone, normalise(pixels, mean=backbone.card.mean, std=backbone.card.std))
+            rows |= {row: overlay(shown, heats) for row, heats in heats_of(name, maps, heads=settings.heads).items()}
+        pictures.append(montage(rows))
+        names = list(rows)
+    buffer = io.BytesIO()
+    stacked(pictures).save(buffer, "PNG" if settings.out.lower().endswith(".png") else "JPEG")
+    put_replace(Path(settings.out), buffer.getvalue())
+    return {"out": settings.out, "rows": names, "frames": numbers}
+
+
+def heats_of(name: str, maps: Tensor, *, heads: bool) -> Mapping[str, Tensor]:
+    """Rows of heat by name, float32 [T, h, w] in [0, 1]: the mean over heads, or one each.
+
+    Args:
+        name: Of the network.
+        maps: float [T, h, w, heads].
+        heads: Whether each head has a row.
+    """
+    if not heads:
+        return {name: heat(maps)}
+    return {f"{name} {head}": heat(maps[..., head : head + 1]) for head in range(maps.shape[-1])}
+
+
+def read_frames(video: Path, settings: AttentionFigureSettings) -> tuple[list[int], Frames]:
+    """Numbers of frames spread over a video, and their pictures, uint8 RGB [H, W, 3]; a short video repeats some.
+
+    Raises:
+        VideoError: It cannot be read; names it.
+    """
+    try:
+        with open_video(video, decoder=settings.decoder) as reader:
+            numbers = np.linspace(0, reader.timeline.num_frames - 1, settings.num_frames).astype(np.int64).tolist()
+            pictures = {number: frame.copy() for number, frame in reader.read(sorted(set(numbers)))}
+    except VideoError as error:
+        reason = f"{str(video)!r} cannot be drawn ({error.reason}); give another video"
+        raise VideoError(error.status, reason) from error
+    return numbers, [pictures[number] for number in numbers]
+
+
+def squares(frames: Frames, *, size: int, interpolation: Interpolation) -> Tensor:
+    """The centred square of each frame, uint8 [T, 3, size, size]."""
+    box = center_box(height=frames[0].shape[0], width=frames[0].shape[1], fraction=1.0)
+    images = [torch.from_numpy(frame).permute(2, 0, 1) for frame in frames]
+    return torch.stack([crop_resize(image, box, size=size, interpolation=interpolation) for image in images])
+
+
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of one width, one below the other."""
+    sheet = Image.new("RGB", (pictures[0].width, sum(picture.height for picture in pictures)), (255, 255, 255))
+    top = 0
+    for picture in pictures:
+        sheet.paste(picture, (0, top))
+        top += picture.height
+    return sheet

@@ -1,0 +1,206 @@
+"""The shipped files of SVT: every step has the paper's setting, and every table runs on videos that are not theirs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from featcache.backbones.base import backbone_entries
+from featcache.cli.main import app
+from featcache.cli.report import parse_steps
+from featcache.commands import load
+from featcache.config import read_mapping
+from featcache.data.importers import find_dataset
+from featcache.extract.settings import ExtractSettings
+from featcache.methods.finetune.settings import FinetuneSettings
+from featcache.methods.svt.settings import SvtSettings
+from featcache.report.settings import row_steps
+from featcache.testing.videos import write_video
+
+FOLDER = Path(__file__).parents[2] / "configs" / "svt"
+CONFIGS = sorted(FOLDER.glob("*.yaml"))
+SWEEPS = [path for path in CONFIGS if read_mapping(path)["command"] == "sweep"]
+ABLATIONS = ("table4", "table5", "table6", "table7", "table8")
+BACKBONES = {entry.name for entry in backbone_entries()}
+
+
+def every_row(path):
+    """Name and settings of all steps of each row."""
+    settings = load(path)
+    return {row.name: parse_steps(row_steps(settings, row, folder="runs/row")) for row in settings.rows}
+
+
+def test_there_is_a_file_for_every_table():
+    assert {path.stem.partition("_")[0] for path in SWEEPS} == {f"table{number}" for number in range(1, 9)}
+    assert {path.stem for path in CONFIGS} - {path.stem for path in SWEEPS} == {"folder", "k400_vitb", "motion"}
+
+
+def test_pre_training_is_the_default_of_the_command():
+    settings = load(FOLDER / "k400_vitb.yaml")
+    find_dataset(settings.dataset)
+    default = SvtSettings(dataset=settings.dataset, root=settings.root, init=settings.init, out=settings.out)
+    assert settings == default
+    assert (settings.init.start, settings.init.weights) == ("image", "dino_vitbase16_pretrain.pth")
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_step_of_every_row_has_the_paper_s_setting(path):
+    is_ablation = path.stem.startswith(ABLATIONS)
+    for steps in every_row(path).values():
+        for step in steps:
+            if isinstance(step, SvtSettings):
+                assert (step.selection.subset, step.size, step.init.start) == (60_000, "base", "image")
+                assert step.training == SvtSettings.model_fields["training"].default
+            if isinstance(step, ExtractSettings):
+                find_dataset(step.dataset)
+                assert step.selection.split_column == ("split2" if is_ablation else None)
+                (feature,) = step.features
+                assert feature.backbone in BACKBONES
+                assert (feature.mean, feature.std) == ((0.45,) * 3, (0.225,) * 3)
+                sampling = step.sampling
+                assert sampling.num_frames == (64 if feature.backbone.endswith("slowfast") else 8)
+                assert (sampling.temporal, sampling.test.temporal) == ("spread_random", "spread")
+                assert sampling.flip_probability == (0.0 if step.dataset == "ssv2" else 0.5)
+                assert (sampling.test.num_clips, sampling.test.num_crops) == (1, 3)
+            if isinstance(step, FinetuneSettings):
+                default = FinetuneSettings(source="x", backbone="svt-b")
+                assert step.training == default.training
+                assert step.clips.flip_probability == (0.0 if step.dataset == "ssv2" else 0.5)
+                assert (step.test.num_clips, step.test.num_crops) == (1, 3)
+            if step.command == "probe-linear":
+                assert (step.linear.lrs, step.linear.optimizers, step.linear.epochs) == ((0.008, 0.001), ("sgd",), 5)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_row_reads_its_own_training_or_the_shared_one(path):
+    default = None
+    for name, steps in every_row(path).items():
+        training = [step for step in steps if isinstance(step, SvtSettings)]
+        extractions = [step for step in steps if isinstance(step, ExtractSettings)]
+        stores = [step.store for step in steps if step.command == "probe-linear"]
+        assert stores == [step.out for step in extractions]
+        weights = {step.features[0].weights for step in extractions}
+        weights |= {step.weights for step in steps if isinstance(step, FinetuneSettings)}
+        if training:
+            assert weights == {f"{training[0].out}/seed-0/teacher.safetensors"}
+            if training[0].out == "runs/svt/ablations":
+                default = training[0]
+        else:
+            own = f"{load(FOLDER / 'k400_vitb.yaml').out}/seed-0/teacher.safetensors"
+            assert weights == {own if name == "own pre-training" else "default"}
+    if path.stem.startswith(ABLATIONS):  # what the tables share is one and the same training
+        given = read_mapping(FOLDER / "k400_vitb.yaml")["init"]
+        assert default == SvtSettings(
+            dataset="kinetics400", root="videos/kinetics400", selection=default.selection, out=default.out,
+            init=given,
+        )  # fmt: skip
+
+
+def test_rows_of_an_ablation_differ():
+    for path in SWEEPS:
+        rows = every_row(path)
+        told_apart = {json.dumps([step.model_dump(mode="json", exclude={"out"}) for step in steps[:2]])
+                      for steps in rows.values()}  # fmt: skip
+        assert len(told_apart) == len(rows)
+
+
+def test_what_is_said_to_be_published():
+    said = {
+        (path.stem.partition("_")[0], column): value
+        for path in SWEEPS
+        for row in read_mapping(path)["rows"]
+        for column, value in row.get("published", {}).items()
+    }
+    assert said == {
+        ("table1", "UCF101 linear"): 90.8,
+        ("table1", "UCF101 fine-tuned"): 93.7,
+        ("table1", "HMDB51 linear"): 57.8,
+        ("table1", "HMDB51 fine-tuned"): 67.2,
+        ("table2", "linear"): 68.1,
+        ("table2", "fine-tuned"): 78.1,
+        ("table3", "linear"): 18.3,
+        ("table3", "fine-tuned"): 59.6,
+    }
+
+
+@pytest.fixture(scope="module")
+def listing(tmp_path_factory):
+    """Twelve short videos of two classes, eight to train on."""
+    folder = tmp_path_factory.mktemp("videos")
+    lines = []
+    for number in range(12):
+        path = folder / f"{number}.mp4"
+        write_video(path, num_frames=16 + number, width=64, height=48)
+        split = "test" if number >= 8 else "train"
+        lines.append({"path": path.name, "label": "ab"[number % 2], "split": split})
+    (folder / "videos.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder / "videos.jsonl"
+
+
+TRAINING = {"epochs": 1, "batch_size": 4, "tensorboard": False, "device": "cpu", "threads": 1}
+
+
+def small(path, *, listing, folder):
+    """A shipped sweep at sizes that run in seconds: its rows, columns and steps, small numbers."""
+    data = read_mapping(path) | {"out": str(folder / "table")}
+    for step in data["steps"]:
+        for name in ("dataset", "root", "selection", "init"):
+            step.pop(name, None)
+        if step["command"] == "train-svt":
+            views = {"global_frames": [2, 4], "local_frames": [2, 2], "global_size": 32, "local_size": 16}
+            head = {"hidden": 16, "bottleneck": 8, "prototypes": 32}
+            step |= {"source": str(listing), "size": "tiny", "workers": 0, "views": views, "head": head}
+            step["training"] = TRAINING
+        if step["command"] == "extract":
+            step |= {"source": str(listing), "runtime": {"device": "cpu", "threads": 1}}
+            step["sampling"] |= {"num_frames": 8, "num_clips": 2}
+            step["features"][0] |= {"input_size": 32, "backbone": tiny(step["features"][0]["backbone"])}
+            if step["features"][0]["weights"] == "default":
+                step["features"][0]["weights"] = "random"
+        if step["command"] == "probe-linear":
+            step |= {"test_splits": ["test"], "intervals": {"num_resamples": 20}}
+        if step["command"] == "train-finetune":
+            step |= {"source": str(listing), "backbone": tiny(step["backbone"]), "weights": "random"}
+            step |= {"input_size": 32, "workers": 0, "training": TRAINING}
+            step.pop("test_splits", None)
+            step["clips"] = step.get("clips", {}) | {"num_frames": 8}
+    for row in data["rows"]:
+        row["set"] = {key: value for key, value in row.get("set", {}).items() if "weights" not in key}
+        row["set"] = {key: value for key, value in row["set"].items() if "sampling" not in key}
+        for key, value in row["set"].items():
+            if key.endswith("backbone"):
+                row["set"][key] = tiny(value)
+            if key == "0.out":
+                row["set"][key] = str(folder / "shared")
+            if key.endswith("global_frames"):
+                row["set"][key] = [4, 4]
+    return data
+
+
+def tiny(backbone):
+    return backbone.replace("svt-b", "svt-tiny")
+
+
+def check_it_runs(path, listing, folder):
+    data = small(path, listing=listing, folder=folder)
+    (folder / "small.yaml").write_text(yaml.safe_dump(data))
+    result = CliRunner().invoke(app, ["run", str(folder / "small.yaml")], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    rows = json.loads((folder / "table" / "table.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == [row["name"] for row in data["rows"]]
+    for row, given in zip(rows, data["rows"], strict=True):
+        for column in data["columns"]:
+            assert 0 <= row[column]["value"] <= 100
+            assert row[column]["published"] == given.get("published", {}).get(column)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_table_runs_on_other_videos(path, listing, tmp_path):
+    check_it_runs(path, listing, tmp_path)
+    if path.stem.startswith(ABLATIONS):  # rows of the default setting left theirs where the other tables find it
+        assert (tmp_path / "shared" / "seed-0" / "teacher.safetensors").exists()
+        own = list(tmp_path.glob("table/*/0-train-svt"))
+        assert len(own) == sum("0.out" not in row.get("set", {}) for row in read_mapping(path)["rows"])
