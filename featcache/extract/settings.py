@@ -30,8 +30,8 @@ class SamplingSettings(Settings):
     layout: Layout = "clips"
     """``clips``: a row is a clip. ``frames``: a row is one frame of a frame bank."""
     temporal: Temporal | None = None
-    """``uniform``, ``uniform_open``, ``random``, ``spread``, ``spread_random`` or ``bank``; null: ``uniform`` for clips,
-    ``bank`` for frames."""
+    """``uniform``, ``uniform_open``, ``random``, ``spread``, ``spread_random`` or ``bank``; null: ``uniform`` for
+    clips, ``bank`` for frames."""
     num_clips: int = 4
     """Temporal clips a video."""
     num_frames: int | None = None

@@ -23,7 +23,7 @@ def invoke(*words):
 
 
 @pytest.fixture(scope="module")
-def listing(tmp_path_factory):
+def manifest(tmp_path_factory):
     return write_classes(tmp_path_factory.mktemp("classes"), {"train": 2, "test": 1})
 
 
@@ -59,19 +59,19 @@ def test_flags_are_settings(monkeypatch):
     assert short.selection.test_fraction == 0.3
 
 
-def test_a_plan_and_a_run(listing, tmp_path):
+def test_a_plan_and_a_run(manifest, tmp_path):
     out = tmp_path / "run"
-    plan = invoke(listing, *QUICK, "--out", out, "--dry-run", "--json")
+    plan = invoke(manifest, *QUICK, "--out", out, "--dry-run", "--json")
     assert json.loads(plan.stdout)["num_steps"] == 2
     assert not out.exists()
-    table = invoke(listing, *QUICK, "--out", out, "--dry-run").stdout
+    table = invoke(manifest, *QUICK, "--out", out, "--dry-run").stdout
     assert "4 videos of 2 classes" in table
     assert "2 in test, 1 views" in table
-    done = invoke(listing, *QUICK, "--out", out)
+    done = invoke(manifest, *QUICK, "--out", out)
     assert done.exit_code == 0
     assert "next: featcache extract" in done.stdout
-    assert "2/2" in done.stdout
-    result = json.loads(invoke(listing, *QUICK, "--out", out, "--json").stdout)
+    assert "2/3" in done.stdout
+    result = json.loads(invoke(manifest, *QUICK, "--out", out, "--json").stdout)
     assert result["splits"]["test"]["num_videos"] == 2
     assert load(out / "config.yaml").command == "train-finetune"
 

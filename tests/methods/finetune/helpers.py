@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from featcache.data.manifest import Manifest, read_parquet, write_parquet
+from featcache.data.scan import scan_file
+from featcache.data.types import VideoRecord
 from featcache.methods.finetune.settings import FinetuneClipSettings, FinetuneSettings, FinetuneTestSettings
 from featcache.seeding import rng_for
 from featcache.testing.videos import write_video
@@ -11,13 +14,13 @@ CLASSES = {"blue": (60, 60, 220), "red": (220, 60, 60)}
 
 
 def write_classes(folder, counts):
-    """Noisy videos of one colour a class, and a listing of them; returns the listing.
+    """Noisy videos of one colour a class, and one that is broken, scanned; returns the path of their manifest.
 
     Args:
         folder: Where to.
         counts: Split to videos a class.
     """
-    rows = ["path,split,label,label.number"]
+    videos = []
     for split, count in counts.items():
         for name, color in CLASSES.items():
             for number in range(count):
@@ -25,9 +28,23 @@ def write_classes(folder, counts):
                 noise = rng_for(0, path).integers(-40, 40, (9 + number, 36, 48, 3))
                 pictures = list(np.clip(np.array(color) + noise, 0, 255).astype(np.uint8))
                 write_video(folder / path, pictures=pictures)
-                rows.append(f"{path},{split},{name},{number}")
-    (folder / "videos.csv").write_text("\n".join(rows) + "\n")
-    return folder / "videos.csv"
+                listed = VideoRecord(id=path, path=path, split=split, labels={"label": name})
+                *_, scanned = scan_file(listed, folder / path)
+                videos.append(scanned)
+    about = {"split": "test", "labels": {"label": "red"}, "status": "undecodable", "reason": "no video"}
+    videos.append(VideoRecord(id="broken.mp4", path="broken.mp4", **about))
+    manifest = folder / "videos.parquet"
+    write_parquet(Manifest(root=str(folder), videos=tuple(videos)), manifest)
+    return manifest
+
+
+def changed(manifest, name, change):
+    """Another manifest beside this one, its rows changed one by one; returns its path."""
+    before = read_parquet(manifest)
+    after = Manifest(root=before.root, videos=tuple(change(video) for video in before.videos))
+    path = manifest.with_name(f"{name}.parquet")
+    write_parquet(after, path)
+    return path
 
 
 def training(**changes):
@@ -44,7 +61,7 @@ def settings(source, out, **changes):
         "input_size": 32,
         "workers": 0,
         "clips": FinetuneClipSettings(num_frames=2),
-        "test": FinetuneTestSettings(num_clips=2, num_crops=3),
+        "test": FinetuneTestSettings(num_crops=1),
         "training": training(),
         "out": str(out),
     }
