@@ -202,6 +202,7 @@ def test_a_video_that_changes_stops_the_run(manifest, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("backbone", ["r3d_18", "timm/test_resnet", "timm/test_vit", "svt-tiny-slowfast", "i3d"])
 def test_other_backbones_learn_too(manifest, tmp_path, backbone):
     frames = {"svt-tiny-slowfast": 8, "i3d": 9}.get(backbone, 4)
