@@ -108,7 +108,7 @@ class SvtPipelineSettings(Settings):
     """A folder of videos or a listing; null: the motion set, made first and deleted at the end."""
     selection: Selection = Selection()
     """Which split counts, and what is taken of the listed videos."""
-    motion: MotionSettings = MotionSettings(size=96)
+    motion: MotionSettings = MotionSettings(size=64)
     """The clips to make where no source is given."""
     size: Size = "tiny"
     """``tiny``, ``small`` or ``base``."""
@@ -118,11 +118,12 @@ class SvtPipelineSettings(Settings):
     """What the network starts from."""
     views: SvtViewSettings = SvtViewSettings(
         global_frames=(8, 8),
-        local_frames=(4, 4, 4, 4),
-        global_size=64,
+        local_frames=(4, 4),
+        global_size=32,
         local_size=32,
         global_time=1.0,
         local_time=0.5,
+        local_scale=(0.2, 0.6),
         flip_probability=0.0,
     )
     """Views that suit clips of 8 frames: small, and never mirrored, since direction is what is asked for."""
@@ -135,15 +136,15 @@ class SvtPipelineSettings(Settings):
     workers: int | None = Field(default=None, ge=0)
     """Processes that decode while training; null: one a core."""
     pretraining: TrainingSettings = TrainingSettings(
-        epochs=10,
-        batch_size=32,
-        optimiser=OptimiserSettings(lr=1e-3, weight_decay=0.04, final_weight_decay=0.1),
+        epochs=12,
+        batch_size=16,
+        optimiser=OptimiserSettings(lr=5e-4, weight_decay=0.04, final_weight_decay=0.1),
         schedule=ScheduleSettings(warmup_epochs=1.0, final_factor=0.01),
         clip_each_norm=3.0,
         tensorboard=False,
     )
     """Pre-training without labels."""
-    input_size: int = Field(default=64, ge=PATCH_SIZE, multiple_of=PATCH_SIZE)
+    input_size: int = Field(default=32, ge=PATCH_SIZE, multiple_of=PATCH_SIZE)
     """Side in pixels at which the trained network is used."""
     sampling: SamplingSettings = SamplingSettings(temporal="spread", num_clips=1, num_frames=8, crop_fraction=1.0)
     """The clips of a video that are stored."""

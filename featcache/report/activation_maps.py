@@ -9,6 +9,7 @@ Differs from the paper: frames are shown as the store's first crop of them, whic
 """
 
 import io
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from featcache.store.reader import Store, open_store
 
 FRAME_SHARE = 0.6
 LABEL_WIDTH = 96
+_LABEL_CHARACTERS = 13
 _GAP = 2
 
 Pixels = npt.NDArray[np.uint8]
@@ -165,7 +167,8 @@ def montage(rows: Mapping[str, Pixels]) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     for line, (name, frames) in enumerate(rows.items()):
         top = line * (side + _GAP)
-        draw.text((6, top + side / 2), name, fill=(20, 20, 20), anchor="lm", font=ImageFont.load_default(13))
+        label = textwrap.fill(name, _LABEL_CHARACTERS)
+        draw.text((6, top + side / 2), label, fill=(20, 20, 20), anchor="lm", font=ImageFont.load_default(13))
         for column, frame in enumerate(frames):
             sheet.paste(Image.fromarray(frame), (LABEL_WIDTH + column * (side + _GAP), top))
     return sheet
