@@ -7,6 +7,7 @@ from featcache.config import Settings, parse, read_mapping, to_dict, to_yaml
 from featcache.errors import ConfigError
 from featcache.io import put_replace
 from featcache.testing.motion import MotionSettings, make_motion_set, remove_motion_set
+from featcache.training.runs import refuse_company
 
 OnStage = Callable[[str, float, float], None]
 
@@ -20,8 +21,10 @@ def claim_folder(out: Path, settings: Settings, *, fixed: Sequence[str]) -> None
         fixed: Names of the settings that a second run in the folder may not change: its store could not be continued.
 
     Raises:
-        ConfigError: The folder holds anything else.
+        ConfigError: The folder holds anything else, or torchrun started several processes.
+        StoppedError: In the others of those.
     """
+    refuse_company("a pipeline runs in one (`train svt` alone can share its batches)")
     path = out / "config.yaml"
     if path.exists():
         former = read_mapping(path)

@@ -3,7 +3,7 @@
 import pytest
 
 from featcache.commands import AdvisePipelineSettings, load
-from featcache.errors import ConfigError
+from featcache.errors import ConfigError, StoppedError
 from featcache.pipeline_settings import ScalePipelineSettings
 from featcache.pipeline_start import claim_folder, find_videos
 from featcache.testing.motion import MotionSettings
@@ -22,6 +22,18 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="another command; choose another out"):
         claim_folder(tmp_path, AdvisePipelineSettings(out=str(tmp_path)), fixed=FIXED)
     assert load(tmp_path / "config.yaml").clips_per_set == 3  # a refusal writes nothing
+
+
+def test_several_processes_are_refused_by_one_of_them(tmp_path, monkeypatch):
+    settings = ScalePipelineSettings(out=str(tmp_path / "run"))
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="torchrun started 2 processes and a pipeline runs in one"):
+        claim_folder(tmp_path / "run", settings, fixed=FIXED)
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(StoppedError):
+        claim_folder(tmp_path / "run", settings, fixed=FIXED)
+    assert not (tmp_path / "run").exists()
 
 
 def test_videos_are_those_given_or_a_motion_set_made_again(tmp_path):

@@ -10,7 +10,7 @@ from featcache.errors import ConfigError, StoppedError
 from featcache.extract.encode import resolve_device
 from featcache.extract.prepare import num_cores
 from featcache.training.settings import TrainingSettings
-from featcache.training.world import World, find_world
+from featcache.training.world import ALONE, World, find_world
 
 
 def run_folder(settings: Settings, *, out: str | None, store: str, name: str) -> Path:
@@ -59,17 +59,25 @@ def prepare_torch(settings: TrainingSettings, *, world: World | None = None) -> 
         StoppedError: The first process raises the last.
     """
     if world is None:
-        world = find_world()
-        if not world.is_first:
-            raise StoppedError("the first process says why it stopped")
-        if world.size > 1:
-            raise ConfigError(
-                f"torchrun started {world.size} processes and this command trains in one, since its loss or its norms "
-                "are over a whole batch; start it without torchrun"
-            )
+        refuse_company("this command trains in one, since its loss or its norms are over a whole batch")
+        world = ALONE
     torch.set_num_threads(settings.threads or cores_of(world))
     device = torch.device(resolve_device(settings.device))
     return device if world.size == 1 or device.type == "cpu" else _own_gpu(settings.device, world)
+
+
+def refuse_company(why: str) -> None:
+    """Stop where torchrun started several processes for what one can do.
+
+    Raises:
+        ConfigError: It did.
+        StoppedError: The same in the other processes, of which one speaks.
+    """
+    world = find_world()
+    if not world.is_first:
+        raise StoppedError("the first process says why it stopped")
+    if world.size > 1:
+        raise ConfigError(f"torchrun started {world.size} processes and {why}; start it without torchrun")
 
 
 def cores_of(world: World) -> int:
