@@ -1,15 +1,13 @@
 """SVT's pre-training as a function of its settings: a video transformer out of videos."""
 
 import dataclasses
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
-
+from featcache.backbones.weights import write_weights
 from featcache.config import to_yaml
 from featcache.data.hashing import content_hash
 from featcache.data.types import VideoRecord
@@ -24,7 +22,6 @@ from featcache.methods.svt.settings import SvtSettings
 from featcache.methods.svt.source import SvtViewSource
 from featcache.methods.svt.views import short_views
 from featcache.networks.counting import count_parameters
-from featcache.networks.timesformer import TimeSformer
 from featcache.training.logs import read_log
 from featcache.training.loop import Progress, train
 from featcache.training.runs import cores_of, prepare_torch, run_folder, seed_folder
@@ -130,9 +127,15 @@ def _pretrain(settings: SvtSettings, world: World, *, on_scan: OnScan, on_progre
             )
         logs[seed] = world.from_first(lambda here=here: read_log(here)[-1])  # type: ignore[misc]
         weights[seed] = str(here / TEACHER)
-        facts = {"backbone": _STEM_OF[settings.size], "recipe": recipe, "seed": seed}
         if world.is_first:
-            write_teacher(here / TEACHER, module.teacher.backbone, facts)
+            network = module.teacher.backbone
+            facts = {
+                "backbone": _STEM_OF[settings.size],
+                "network": dataclasses.asdict(network.config),
+                "recipe": recipe,
+                "seed": seed,
+            }
+            write_weights(here / TEACHER, network, facts=facts)
             if sign := bottleneck_sign(logs[seed], workers=workers):
                 log.warning("%s", sign)
     num_parameters = count_parameters(module.student.backbone)
@@ -149,13 +152,6 @@ def _pretrain(settings: SvtSettings, world: World, *, on_scan: OnScan, on_progre
     if world.is_first:
         put_replace(folder / "result.json", canonical_json(result.to_dict()))
     return result
-
-
-def write_teacher(path: Path, network: TimeSformer, facts: Mapping[str, Any]) -> None:
-    """Publish a network as a weights file; facts and the network's sizes stand in the file's metadata as JSON."""
-    about = json.dumps({**facts, "network": dataclasses.asdict(network.config)}, sort_keys=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    put_replace(path, save(tensors, metadata={"featcache": about}))
 
 
 def open_videos(settings: SvtSettings, *, on_scan: OnScan = lambda done, total: None) -> UsableVideos:
