@@ -318,7 +318,7 @@ COMMANDS: Mapping[str, Command] = {
     "train-tmm": Command(settings=TmmFineTuneSettings, module="featcache.cli.train"),
     "train-r3d50": Command(settings=R3d50Settings, module="featcache.cli.train"),
     "train-scale": Command(settings=ScaleSettings, module="featcache.cli.train"),
-    "train-svt": Command(settings=SvtSettings, module="featcache.cli.train"),
+    "train-svt": Command(settings=SvtSettings, module="featcache.cli.svt"),
     "train-finetune": Command(settings=FinetuneSettings, module="featcache.cli.finetune"),
     "search": Command(settings=SearchSettings, module="featcache.cli.search"),
     "import": Command(settings=ImportSettings, module="featcache.cli.exchange"),

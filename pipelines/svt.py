@@ -6,9 +6,11 @@ videos of one's own as ``featcache run configs/svt/folder.yaml --set source=vide
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from featcache.backbones.weights import write_weights
 from featcache.evaluation.finetune import finetune
 from featcache.evaluation.run import run_probe
 from featcache.evaluation.tables import read_data
@@ -18,7 +20,7 @@ from featcache.extract.settings import ExtractSettings, FeatureSettings
 from featcache.io import canonical_json, put_replace
 from featcache.methods.finetune.settings import FinetuneSettings
 from featcache.methods.svt.module import build_module
-from featcache.methods.svt.run import pretrain_svt, write_teacher
+from featcache.methods.svt.run import pretrain_svt
 from featcache.methods.svt.settings import SvtSettings
 from featcache.pipeline_settings import SvtPipelineSettings
 from featcache.pipeline_start import OnStage, claim_folder, find_videos
@@ -126,7 +128,8 @@ def write_untrained(settings: SvtSettings, folder: Path) -> dict[str, str]:
     files = {}
     for seed in settings.training.seeds:
         path = folder / f"seed-{seed}.safetensors"
-        write_teacher(path, build_module(settings, seed=seed).teacher.backbone, {"seed": seed})
+        network = build_module(settings, seed=seed).teacher.backbone
+        write_weights(path, network, facts={"network": asdict(network.config), "seed": seed})
         files[f"untrained-{seed}"] = str(path)
     return files
 

@@ -18,6 +18,7 @@ from featcache.cli import (
     probe,
     search,
     store,
+    svt,
     train,
 )
 from featcache.cli.console import configure_logging, err
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 for room in (pipeline, extract, store, exchange, search, datasets, doctor):
     room.register(app)
+svt.register(train.app)
 finetune.register(train.app)
 app.add_typer(probe.app, name="probe")
 app.add_typer(train.app, name="train")

@@ -1,4 +1,4 @@
-"""``train``: temporal modules on a stored frame bank, set predictors on stored clips; SVT and a baseline on videos."""
+"""``train``: temporal modules on a stored frame bank, set predictors on stored clips, and a baseline on videos."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from featcache.methods.advise.settings import AdviseSettings, R3d50Settings, TmmFineTuneSettings
     from featcache.methods.scale.run import ScaleResult
     from featcache.methods.scale.settings import ScaleSettings
-    from featcache.methods.svt.run import SvtResult
-    from featcache.methods.svt.settings import SvtSettings
     from featcache.training.loop import Progress
 
 StorePath = Annotated[str, typer.Argument(help="A store of layout `frames` with maps.")]
@@ -149,39 +147,6 @@ def scale(
     run_scale(parse(ScaleSettings, apply_overrides(data, set_)), as_json=as_json)
 
 
-@app.command(epilog="Example: `featcache train svt --dataset kinetics400 --root /data/k400 --size base`")
-def svt(
-    source: Source = None,
-    dataset: Dataset = None,
-    root: Root = None,
-    split_column: SplitColumn = None,
-    subset: Subset = None,
-    size: Annotated[str | None, typer.Option(help="`tiny`, `small` or `base` (the default).")] = None,
-    init: Annotated[
-        str | None, typer.Option(help="Weights of an image ViT of that size to start from, e.g. DINO's.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that decode.  [default: one a core]")] = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    seed: Seeds = [],
-    device: Device = "auto",
-    out: OutFolder = None,
-    set_: Set = [],
-    as_json: Json = False,
-) -> None:
-    """Pre-train a video transformer end to end, from the videos: what would another view of this one say?"""
-    from featcache.config import apply_overrides, parse
-    from featcache.methods.svt.settings import WARMUP_EPOCHS, SvtSettings
-
-    training = _training(SvtSettings, epochs, batch_size, seed, device)
-    training["schedule"]["warmup_epochs"] = min(WARMUP_EPOCHS, training["epochs"] / 4)
-    data = selected(source, dataset, root, split_column, None, None, subset, None)
-    data |= {"training": training, "workers": workers, "out": out}
-    data |= {} if size is None else {"size": size}
-    data |= {} if init is None else {"init": {"start": "image", "weights": init}}
-    run_svt(parse(SvtSettings, apply_overrides(data, set_)), as_json=as_json)
-
-
 def _data(
     kind: "type[AdviseSettings | TmmFineTuneSettings]", store: str, feature: str | None, preset: str | None,
     kernel: int | None, epochs: int | None, batch_size: int | None, seeds: list[int], device: str, online: bool,
@@ -209,7 +174,7 @@ def _data(
 
 
 def _training(
-    kind: "type[AdviseSettings | TmmFineTuneSettings | R3d50Settings | ScaleSettings | SvtSettings]",
+    kind: "type[AdviseSettings | TmmFineTuneSettings | R3d50Settings | ScaleSettings]",
     epochs: int | None,
     batch_size: int | None,
     seeds: list[int],
@@ -283,47 +248,6 @@ def print_scale(result: "ScaleResult") -> None:
     print_facts(facts)
 
 
-def run_svt(settings: "SvtSettings", *, as_json: bool = False) -> None:
-    """Carry out ``train svt`` and print its summary."""
-    from featcache.methods.svt.run import pretrain_svt
-    from featcache.training.world import find_world
-
-    is_first = find_world().is_first
-    with bars(quiet=as_json or not is_first) as drawn:
-        result = pretrain_svt(
-            settings,
-            on_scan=lambda done, total: drawn.update("scan", done, total),
-            on_progress=drawer(drawn.update, items="videos"),
-        )
-    if not is_first:
-        return
-    if as_json:
-        print_json(result.to_dict())
-        return
-    print_svt(result)
-    where = settings.source if settings.dataset is None else f"--dataset {settings.dataset} --root {settings.root}"
-    weights = next(iter(result.weights.values()))
-    following = f"next: featcache extract {where} --backbone {result.backbone} --weights {weights}"
-    out.print(following, markup=False, style="dim", soft_wrap=True)
-
-
-def print_svt(result: "SvtResult") -> None:
-    """The last epoch of each seed."""
-    names = ("loss", "entropy", "mean_entropy", "feature_deviation", "rank", "items_per_second", "wait_share")
-    rows = [(str(seed), *(f"{line[name]:.3g}" for name in names)) for seed, line in result.seeds.items()]
-    shown = ("loss", "entropy", "of the mean", "deviation", "rank", "videos/s", "wait")
-    print_table("video transformer, last epoch", ("seed", *shown), rows)
-    facts = {
-        "videos": result.num_videos,
-        "network": f"{result.num_parameters:,} parameters",
-        "head": f"{result.num_head_parameters:,} parameters, dropped now",
-        "run": result.folder,
-    }
-    if result.num_left_out:
-        facts["left out"] = f"{result.num_left_out} videos that cannot be used"
-    print_facts(facts)
-
-
 def print_pretext(result: "PretextResult", *, as_json: bool) -> None:
     """The last epoch of each seed."""
     if as_json:
@@ -394,5 +318,4 @@ RUNNERS = {
     "train-tmm": run_tmm,
     "train-r3d50": run_r3d50,
     "train-scale": run_scale,
-    "train-svt": run_svt,
 }

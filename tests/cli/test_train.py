@@ -10,7 +10,7 @@ from featcache.cli import train
 def settings_of(monkeypatch):
     """Settings that a command line means."""
     seen = []
-    for name in ("run_advise", "run_tmm", "run_r3d50", "run_svt"):
+    for name in ("run_advise", "run_tmm", "run_r3d50"):
         monkeypatch.setattr(train, name, lambda settings, *, as_json: seen.append(settings))
 
     def parse(*words):
@@ -37,16 +37,3 @@ def test_the_baseline_has_the_released_settings_unless_told(settings_of):
     short = settings_of("r3d50", "--dataset", "ucf101", "--root", "data", "--epochs", "5", "--set", "width=8")
     assert (short.dataset, short.root, short.width) == ("ucf101", "data", 8)
     assert short.training.schedule.warmup_epochs == 0.5
-
-
-def test_a_video_transformer_has_the_published_settings_unless_told(settings_of):
-    settings = settings_of("svt", "videos")
-    assert (settings.source, settings.size, settings.init.start, settings.workers) == ("videos", "base", "random", None)
-    training = settings.training
-    assert (training.epochs, training.batch_size, training.clip_each_norm) == (20, 32, 3.0)
-    assert (training.optimiser.lr_batch, training.schedule.warmup_epochs) == (256, 5.0)
-    words = "--dataset kinetics400 --root data --size tiny --init dino.pth --workers 3 --epochs 5 --seed 1 --seed 2"
-    told = settings_of("svt", *words.split(), "--set", "views.flip_probability=0")
-    assert (told.dataset, told.root, told.size, told.workers) == ("kinetics400", "data", "tiny", 3)
-    assert (told.init.start, told.init.weights, told.views.flip_probability) == ("image", "dino.pth", 0)
-    assert (told.training.seeds, told.training.schedule.warmup_epochs) == ((1, 2), 1.25)

@@ -1,0 +1,125 @@
+"""``train svt``: a video transformer out of unlabelled videos."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featcache.cli.console import bars, out, print_facts, print_json, print_table
+from featcache.cli.source import Dataset, Root, Source, SplitColumn, Subset
+from featcache.cli.train import BatchSize, Device, Epochs, Json, OutFolder, Seeds, Set, drawer
+
+if TYPE_CHECKING:
+    from featcache.methods.svt.run import SvtResult
+    from featcache.methods.svt.settings import SvtSettings
+
+
+def svt(
+    source: Source = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Settings to start from, e.g. `configs/svt/k400_vitb.yaml`; flags come on top.")
+    ] = None,
+    dataset: Dataset = None,
+    root: Root = None,
+    split_column: SplitColumn = None,
+    subset: Subset = None,
+    size: Annotated[str | None, typer.Option(help="`tiny`, `small` or `base`.  [default: base]")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Weights of an image ViT of that size to start from, e.g. DINO's.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that decode.  [default: one a core]")] = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    seed: Seeds = [],
+    device: Device = "auto",
+    out: OutFolder = None,
+    set_: Set = [],
+    as_json: Json = False,
+) -> None:
+    """Pre-train a video transformer end to end, from the videos: what would another view of this one say?"""
+    from featcache.config import apply_overrides, parse
+    from featcache.methods.svt.settings import SvtSettings
+
+    data = {} if config is None else _read(config)
+    training = data.get("training") or SvtSettings.model_fields["training"].default.model_dump(mode="json")
+    auto = device == "auto"  # also what an option is that was not given
+    loop = {"epochs": epochs, "batch_size": batch_size, "seeds": seed or None, "device": None if auto else device}
+    training |= _given(loop)
+    if epochs is not None:  # a short run has a short warm-up
+        training["schedule"]["warmup_epochs"] = min(training["schedule"]["warmup_epochs"], epochs / 4)
+    if source is not None or dataset is not None:
+        data |= {"source": source, "dataset": dataset, "root": None}
+    data |= _given({"root": root, "size": size, "workers": workers, "out": out})
+    data |= {} if init is None else {"init": {"start": "image", "weights": init}}
+    selection = data.get("selection", {}) | _given({"split_column": split_column, "subset": subset})
+    data |= {"selection": selection, "training": training}
+    run_svt(parse(SvtSettings, apply_overrides(data, set_)), as_json=as_json)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog="Example: `featcache train svt --dataset kinetics400 --root /data/k400 --size base`")(svt)
+
+
+def _read(config: Path) -> dict[str, Any]:
+    """What a file of ``train svt`` says."""
+    from featcache.commands import load
+    from featcache.config import to_dict
+    from featcache.errors import ConfigError
+    from featcache.methods.svt.settings import SvtSettings
+    from featcache.shipped import find_config
+
+    settings = load(find_config(config))
+    if not isinstance(settings, SvtSettings):
+        name: str = settings.command  # type: ignore[attr-defined]
+        raise ConfigError(f"{str(config)!r} is of the command {name!r}; carry it out with `featcache run {config}`")
+    return to_dict(settings)
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def run_svt(settings: "SvtSettings", *, as_json: bool = False) -> None:
+    """Carry out ``train svt`` and print its summary."""
+    from featcache.methods.svt.run import pretrain_svt
+    from featcache.training.world import find_world
+
+    is_first = find_world().is_first
+    with bars(quiet=as_json or not is_first) as drawn:
+        result = pretrain_svt(
+            settings,
+            on_scan=lambda done, total: drawn.update("scan", done, total),
+            on_progress=drawer(drawn.update, items="videos"),
+        )
+    if not is_first:
+        return
+    if as_json:
+        print_json(result.to_dict())
+        return
+    print_svt(result)
+    where = settings.source if settings.dataset is None else f"--dataset {settings.dataset} --root {settings.root}"
+    weights = next(iter(result.weights.values()))
+    following = f"next: featcache extract {where} --backbone {result.backbone} --weights {weights}"
+    out.print(following, markup=False, style="dim", soft_wrap=True)
+
+
+def print_svt(result: "SvtResult") -> None:
+    """The last epoch of each seed."""
+    names = ("loss", "entropy", "mean_entropy", "feature_deviation", "rank", "items_per_second", "wait_share")
+    rows = [(str(seed), *(f"{line[name]:.3g}" for name in names)) for seed, line in result.seeds.items()]
+    shown = ("loss", "entropy", "of the mean", "deviation", "rank", "videos/s", "wait")
+    print_table("video transformer, last epoch", ("seed", *shown), rows)
+    facts = {
+        "videos": result.num_videos,
+        "network": f"{result.num_parameters:,} parameters",
+        "head": f"{result.num_head_parameters:,} parameters, dropped now",
+        "run": result.folder,
+    }
+    if result.num_left_out:
+        facts["left out"] = f"{result.num_left_out} videos that cannot be used"
+    print_facts(facts)
+
+
+RUNNERS = {"train-svt": run_svt}
