@@ -11,6 +11,7 @@ from featcache.backbones.weights import write_weights
 from featcache.config import to_yaml
 from featcache.data.hashing import content_hash
 from featcache.data.types import VideoRecord
+from featcache.errors import WeightsError
 from featcache.extract.source import OnScan
 from featcache.io import canonical_json, put_replace, sha256_bytes
 from featcache.methods.listing import UsableVideos, list_videos, of_split, open_usable
@@ -93,7 +94,7 @@ def pretrain_svt(
         StoppedError: Another process raises what is wrong.
         UnknownNameError: No such split.
         VideoError: A video that cannot be used any more.
-        WeightsError: Initial weights that cannot be read, or of another size.
+        WeightsError: Initial weights that are not there, cannot be read, or are of another size.
     """
     with join_world() as world:
         return _pretrain(settings, world, on_scan=on_scan, on_progress=on_progress)
@@ -101,6 +102,7 @@ def pretrain_svt(
 
 def _pretrain(settings: SvtSettings, world: World, *, on_scan: OnScan, on_progress: OnSeed) -> SvtResult:
     device = prepare_torch(settings.training, world=world)
+    world.from_first(lambda: check_weights(settings))
     files, num_left_out = world.from_first(lambda: open_videos(settings, on_scan=on_scan))
     name = Path(settings.source or settings.dataset or "").stem
     folder = run_folder(settings, out=settings.out, store=name, name="svt")
@@ -152,6 +154,17 @@ def _pretrain(settings: SvtSettings, world: World, *, on_scan: OnScan, on_progre
     if world.is_first:
         put_replace(folder / "result.json", canonical_json(result.to_dict()))
     return result
+
+
+def check_weights(settings: SvtSettings) -> None:
+    """Check that the initial weights are a file, before videos are listed, which takes long.
+
+    Raises:
+        WeightsError: They are not.
+    """
+    weights = settings.init.weights
+    if weights is not None and not Path(weights).expanduser().is_file():
+        raise WeightsError(f"init.weights {weights!r} is no file; give the path of one, or set init.start to random")
 
 
 def open_videos(settings: SvtSettings, *, on_scan: OnScan = lambda done, total: None) -> UsableVideos:
