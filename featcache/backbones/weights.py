@@ -78,10 +78,7 @@ def locate(
     if weights == "random":
         return None
     if weights != "default":
-        path = Path(weights).expanduser()
-        if not path.is_file():
-            raise WeightsError(f"weights {weights!r} of {backbone} are no file; give default, random or a file's path")
-        return path
+        return given_file(weights, backbone=backbone)
     if packaged is not None and packaged.is_file():
         return packaged
     folder = weights_folder()
@@ -97,6 +94,18 @@ def locate(
     if isinstance(found, str):
         raise WeightsError(f"no weights for {backbone} at hand and the hub gives none ({found}); {remedy}")
     return found
+
+
+def given_file(weights: str, *, backbone: str) -> Path:
+    """The file that ``weights`` names, where it is neither ``default`` nor ``random``.
+
+    Raises:
+        WeightsError: There is no such file.
+    """
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise WeightsError(f"weights {weights!r} of {backbone} are no file; give default, random or a file's path")
+    return path
 
 
 def _from_hub(files: Sequence[tuple[str, str]]) -> Path | str:

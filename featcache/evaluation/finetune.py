@@ -22,7 +22,7 @@ from featcache.extract.source import OnScan
 from featcache.io import canonical_json, put_replace, sha256_bytes
 from featcache.methods.finetune.clips import RecipeSource, scoring_recipe, train_recipe
 from featcache.methods.finetune.data import FinetuneData, LabelledVideos, read_data
-from featcache.methods.finetune.module import VideoClassifier, build_classifier
+from featcache.methods.finetune.module import VideoClassifier, build_classifier, check_backbone
 from featcache.methods.finetune.objective import FinetuneObjective
 from featcache.methods.finetune.scoring import Scores, video_scores
 from featcache.methods.finetune.settings import FinetuneSettings
@@ -154,6 +154,7 @@ def finetune(
     """
     started = time.monotonic()
     device = prepare_torch(settings.training)
+    check_backbone(settings)
     data = read_data(settings, on_scan=on_scan)
     name = Path(settings.source or settings.dataset or "").stem
     folder = run_folder(settings, out=settings.out, store=name, name="finetune")
@@ -227,6 +228,7 @@ def plan_finetune(settings: FinetuneSettings, *, on_scan: OnScan = ignore_scan) 
     Raises:
         FeatcacheError: As :func:`finetune`, as far as it shows before training.
     """
+    check_backbone(settings)
     data = read_data(settings, on_scan=on_scan)
     training = settings.training
     module = build_classifier(settings, num_classes=data.num_taught, seed=training.seeds[0], device=torch.device("cpu"))

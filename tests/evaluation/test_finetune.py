@@ -11,7 +11,15 @@ from safetensors import safe_open
 
 from featcache.backbones import build_backbone
 from featcache.data.decoding.clips import CropSize
-from featcache.errors import ConfigError, ManifestError, RecipeMismatchError, UnknownNameError, VideoError, WeightsError
+from featcache.errors import (
+    ConfigError,
+    FeatcacheError,
+    ManifestError,
+    RecipeMismatchError,
+    UnknownNameError,
+    VideoError,
+    WeightsError,
+)
 from featcache.evaluation.finetune import finetune, plan_finetune
 from featcache.evaluation.metrics import rank_of_truth
 from featcache.methods.finetune.clips import RecipeSource, scoring_recipe
@@ -171,6 +179,9 @@ def test_what_cannot_be_trained_is_a_sentence(manifest, straight, tmp_path):
     ):
         with pytest.raises(kind, match=words):
             finetune(settings(manifest, tmp_path / "b", **changes))
+    for wrong in ({"backbone": "svt-tyni"}, {"weights": "no.safetensors"}):
+        with pytest.raises(FeatcacheError, match="svt-tiny"):  # not after an hour of reading videos
+            finetune(settings("absent", tmp_path / "b", **wrong))
     flat = changed(manifest, "flat", lambda video: dataclasses.replace(video, split=""))
     with pytest.raises(ManifestError, match=r"have no splits, .* --test-fraction 0\.3"):
         read_data(settings(flat, "unused"))

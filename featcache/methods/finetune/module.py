@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from featcache.backbones import Backbone, build_backbone
+from featcache.backbones.base import find_entry
 from featcache.backbones.outputs import has_class_token, record_spec, resolve_recipe, to_records
+from featcache.backbones.weights import given_file
 from featcache.data.transforms import normalise
 from featcache.methods.finetune.settings import FinetuneSettings
 from featcache.recipes import FeatureRecipe
@@ -86,6 +88,18 @@ class VideoClassifier(nn.Module):
             pixels = pixels.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         output = self._backbone.encode(pixels, [recipe.layer])[recipe.layer]
         return to_records(output, recipe, num_frames=self.num_frames)
+
+
+def check_backbone(settings: FinetuneSettings) -> None:
+    """Check the names of backbone and weights file, before videos are listed, which takes long.
+
+    Raises:
+        UnknownNameError: No such backbone.
+        WeightsError: No such file.
+    """
+    find_entry(settings.backbone)
+    if settings.weights not in ("default", "random"):
+        given_file(settings.weights, backbone=settings.backbone)
 
 
 def build_classifier(
