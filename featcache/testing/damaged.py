@@ -289,11 +289,12 @@ def cases() -> list[DamagedCase]:
 
 
 def other_pictures(path: Path, sources: Sources, *, num_frames: int) -> int:
-    """How many of the first frames of a cut stream differ from the sound one's by PyAV's plain decoding."""
+    """How many of the first frames of a cut stream are missing or differ from the sound one's, as PyAV decodes them."""
     sound = {"avi": sources.avi, "mkv": sources.mkv, "webm": sources.webm}[path.suffix[1:]]
     with av.open(str(path)) as cut, av.open(str(sound)) as reference:
         pairs = zip(cut.decode(video=0), reference.decode(video=0), strict=False)
-        return sum(
-            not np.array_equal(one.to_ndarray(format="rgb24"), other.to_ndarray(format="rgb24"))
+        num_same = sum(
+            np.array_equal(one.to_ndarray(format="rgb24"), other.to_ndarray(format="rgb24"))
             for _, (one, other) in zip(range(num_frames), pairs, strict=False)
         )
+    return num_frames - num_same
