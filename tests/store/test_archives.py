@@ -1,0 +1,73 @@
+"""Stores written by earlier builds open for ever, and the same work still gives the same shard bytes.
+
+``tests/archives/v1-*`` were written by the first version of the format, with :data:`PLANS`.
+"""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from featcache.store.reader import open_store
+from featcache.store.verify import verify
+from featcache.store.writer import StoreWriter
+from featcache.testing.stores import StorePlan, check_reads_back, fill, make_record, write_store
+
+ARCHIVES = Path(__file__).parents[1] / "archives"
+FORMATS = ("zarr", "hdf5")
+RECORDS = {"pooled": make_record((5,)), "maps": make_record((2, 2, 3), "float32"), "small": make_record((4,), "int8")}
+PLANS = (
+    StorePlan(
+        records=RECORDS,
+        rows_per_video=(3, 1),
+        num_videos=6,
+        shard_rows=4,
+        unusable={1: "missing"},
+        failing={4: "undecodable"},
+    ),
+    StorePlan(records=RECORDS, rows_per_video=(2,), num_videos=3, first_video=6, shard_rows=4, failing={7: "timeout"}),
+)
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_a_store_of_version_1_opens(file_format):
+    path = ARCHIVES / f"v1-{file_format}"
+    check_reads_back(path, *PLANS)
+    report = verify(path)
+    assert report.ok, report.problems
+    coverage = open_store(path).coverage("pooled")
+    assert (coverage.ok, coverage.failed, coverage.pending) == (6, 3, 0)
+    assert coverage.by_status["timeout"] == 1
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_a_store_of_version_1_grows(tmp_path, file_format):
+    path = shutil.copytree(ARCHIVES / f"v1-{file_format}", tmp_path / "store")
+    more = StorePlan(records=RECORDS, num_videos=2, first_video=9, shard_rows=8)
+    write_store(path, *PLANS, more, file_format=file_format)
+    check_reads_back(path, *PLANS, more)
+    assert verify(path).ok
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_the_same_work_gives_the_same_shards(tmp_path, file_format):
+    """Data files, array metadata and int8 scales are those of version 1, byte for byte."""
+    write_store(tmp_path / "again", *PLANS, file_format=file_format)
+    archive = ARCHIVES / f"v1-{file_format}"
+    arrays = [
+        path for path in archive.rglob("*") if path.parts[-2] in RECORDS or "c" in path.parts[len(archive.parts) :]
+    ]
+    files = sorted(path for path in arrays if path.is_file() and path.suffix in ("", ".h5"))
+    assert len(files) == (15 if file_format == "hdf5" else 20)
+    for path in files:
+        assert (tmp_path / "again" / path.relative_to(archive)).read_bytes() == path.read_bytes(), path
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_a_shard_of_version_1_can_be_written_again(tmp_path, file_format):
+    path = shutil.copytree(ARCHIVES / f"v1-{file_format}", tmp_path / "store")
+    (path / "g000" / "commits" / "maps" / "00001.json").unlink()
+    assert open_store(path).coverage("maps").pending
+    with StoreWriter.open(path, sampling=open_store(path).sampling, file_format=file_format) as writer:
+        fill(writer, writer.generations()[0], PLANS[0])
+    check_reads_back(path, *PLANS)
