@@ -9,7 +9,6 @@
 * **One video file**, or **a manifest** written before, whose videos are listed again.
 """
 
-import csv
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from featcache.data.cells import cell_text, label_text, open_list, read_csv, squeezed
 from featcache.data.manifest import Manifest, default_id, is_manifest, label_name, read_parquet
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError
@@ -109,12 +109,13 @@ def _text(listing: Path, place: str, column: str, cell: Any) -> str:
         return ""
     if not isinstance(cell, (str, int, float)):
         raise ManifestError(f"{listing}, {place}: column {column!r} holds {type(cell).__name__}, expected text")
-    text = str(cell)
-    if column not in {"path", "id"}:  # file names may be any bytes, and Manifest judges ids
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ManifestError(f"{listing}, {place}: column {column!r} is not UTF-8; save the listing so") from error
+    if column in {"path", "id"}:  # file names may be any bytes, and Manifest judges ids
+        return cell_text(cell)
+    text = label_text(squeezed(cell) if isinstance(cell, str) else cell)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ManifestError(f"{listing}, {place}: column {column!r} is not UTF-8; save the listing so") from error
     return text
 
 
@@ -127,26 +128,11 @@ def _placed(folder: Path, path: str) -> str:
 
 
 def _read_csv(listing: Path) -> Iterator[Row]:
-    # A file name that is not UTF-8 stands in the listing as its bytes.
-    with listing.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            header = reader.fieldnames or []
-            if "path" not in header:
-                raise ManifestError(f"{listing} has no column 'path' (it has {', '.join(header) or 'none'}); add one")
-            if twice := sorted({name for name in header if header.count(name) > 1}):
-                raise ManifestError(f"{listing} has the column {twice[0]!r} twice; rename one")
-            for row in reader:
-                place = f"line {reader.line_num}"
-                if None in row:
-                    raise ManifestError(f"{listing}, {place}: more cells than the header has; quote cells with commas")
-                yield place, row
-        except csv.Error as error:
-            raise ManifestError(f"{listing}, line {reader.line_num}: {error}; mend the line") from error
+    yield from read_csv(listing, needed=("path",), pad=True)
 
 
 def _read_jsonl(listing: Path) -> Iterator[Row]:
-    with listing.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+    with open_list(listing) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue

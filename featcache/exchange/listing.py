@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from featcache.config import read_mapping
+from featcache.data.cells import read_csv
 from featcache.data.manifest import label_column, label_name
 from featcache.data.types import VideoRecord
 from featcache.errors import ConfigError, ExchangeError, unknown_name
@@ -50,27 +51,18 @@ def read_listing(path: Path) -> dict[str, dict[str, Any]]:
     """
     listed: dict[str, dict[str, Any]] = {}
     try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            header = reader.fieldnames or []
-            if "id" not in header:
-                raise ExchangeError(f"{path} has no column 'id' (it has {', '.join(header) or 'none'}); add one")
-            for row in reader:
-                place = f"{path}, line {reader.line_num}"
-                if None in row or None in row.values():
-                    raise ExchangeError(f"{place}: not as many cells as the header has; quote cells with commas")
-                filled = {name: cell for name, cell in row.items() if cell != ""}
-                cells = {name: cell for name, cell in filled.items() if label_name(name) is None}
-                labels = {name: cell for column, cell in filled.items() if (name := label_name(column)) is not None}
-                if not cells.get("id"):
-                    raise ExchangeError(f"{place}: no id; every row needs one")
-                if cells["id"] in listed:
-                    raise ExchangeError(f"{place}: id {cells['id']!r} occurs twice; remove one")
-                listed[cells["id"]] = {**cells, "labels": labels}
+        for line, row in read_csv(path, needed=("id",), error=ExchangeError):
+            place = f"{path}, {line}"
+            filled = {name: cell for name, cell in row.items() if cell}
+            cells = {name: cell for name, cell in filled.items() if label_name(name) is None}
+            labels = {name: cell for column, cell in filled.items() if (name := label_name(column)) is not None}
+            if "id" not in cells:
+                raise ExchangeError(f"{place}: no id; every row needs one")
+            if cells["id"] in listed:
+                raise ExchangeError(f"{place}: id {cells['id']!r} occurs twice; remove one")
+            listed[cells["id"]] = {**cells, "labels": labels}
     except FileNotFoundError as error:
         raise ExchangeError(f"listing {path} does not exist; give a CSV with a column 'id', or leave it out") from error
-    except csv.Error as error:
-        raise ExchangeError(f"{path}: {error}; mend the file") from error
     return listed
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featcache.data.cells import cell_text, label_text
 from featcache.data.types import STATUSES, VideoRecord
 from featcache.errors import ExchangeError
 from featcache.exchange.settings import TimingSettings
@@ -83,7 +84,9 @@ def video_record(sample: Sample) -> VideoRecord:
         status, reason = ("undecodable", sample.problem) if sample.problem else ("missing", "there is no array for it")
     elif status == "ok" and sample.num_rows == 0:
         status, reason = "too_short", "its array has no rows"
-    labels = {str(name): str(text) for name, text in {**labels, **named}.items() if text is not None}
+    texts = {str(name): label_text(value) for name, value in {**labels, **named}.items() if value is not None}
+    labels = {name: text for name, text in texts.items() if text}
+    values["split"] = label_text(values["split"])
     path = values["path"] or sample.id
     return VideoRecord(**{**values, "path": path, "reason": reason}, id=sample.id, labels=labels, status=status)  # type: ignore[arg-type]
 
@@ -193,7 +196,7 @@ def _text(facts: Mapping[str, Any], name: str, where: str) -> str:
         return ""
     if not isinstance(value, str | int | float):
         raise ExchangeError(f"{where}: {name!r} is {type(value).__name__}; expected text")
-    return str(value)
+    return cell_text(value)
 
 
 def _number(facts: Mapping[str, Any], name: str, where: str) -> float | None:

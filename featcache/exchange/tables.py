@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from featcache.data.cells import cell_text, label_text
 from featcache.data.manifest import label_name
 from featcache.errors import ExchangeError, unknown_name
 from featcache.exchange.columns import ROW_LISTS, ROW_NUMBERS, Column, fixed_shape, to_numpy
@@ -158,9 +159,9 @@ def _collect(loader: "_Loader", piece: int, columns: ColumnSettings, samples: di
     cells = {name: table.column(name).to_pylist() for name in names}
     is_video = columns.array_is == "video"
     for row, raw in enumerate(cells[columns.id]):
-        if raw is None or raw == "":
+        video_id = "" if raw is None else cell_text(raw)
+        if not video_id:
             raise ExchangeError(f"{pieces.where}: a row has no {columns.id!r}; every row needs an id")
-        video_id = str(raw)
         one = samples.setdefault(video_id, _Rows())
         if is_video and one.places:
             raise ExchangeError(f"{pieces.where}: id {video_id!r} occurs twice, and each entry holds a whole video")
@@ -169,7 +170,7 @@ def _collect(loader: "_Loader", piece: int, columns: ColumnSettings, samples: di
         facts["split"] = cells[columns.split][row] if columns.split in cells else pieces.split
         labels = {name: cells[column][row] for column in names if (name := label_name(column)) is not None}
         labels |= {"label": cells[columns.label][row]} if columns.label in cells else {}
-        facts["labels"] = {name: str(text) for name, text in labels.items() if text is not None}
+        facts["labels"] = {name: label_text(value) for name, value in labels.items() if value is not None}
         _agree(one.facts, facts, f"{pieces.where}, id {video_id!r}")
         one.facts = facts
         one.clips.append(cells["clip"][row] if "clip" in cells else None)

@@ -351,6 +351,36 @@ def another_suffix_is_found(sample: Sample) -> None:
         assert found.labels == row.labels, f"{video_id} has other labels with the suffix .mkv"
 
 
+def white_space_in_lists_changes_nothing(sample: Sample) -> None:
+    """Line ends, a byte order mark, blank lines, tabs and double blanks give the same rows."""
+    listed = read_listing(sample.name, root=sample.root).manifest.videos
+    files = DatasetFiles.under(sample.root)
+    for what, change in _WHITE_SPACE.items():
+        with TemporaryDirectory() as folder:
+            copy = Path(folder) / "copy"
+            for path in files.videos:
+                (copy / path).parent.mkdir(parents=True, exist_ok=True)
+                (copy / path).touch()
+            for path in files.lists:
+                text = (sample.root / path).read_text(encoding="utf-8")
+                is_json = path.endswith(".json")
+                (copy / path).parent.mkdir(parents=True, exist_ok=True)
+                (copy / path).write_bytes((text if is_json and "blank" in what else change(text)).encode())
+            found = read_listing(sample.name, root=copy).manifest.videos
+        assert found == listed, f"{sample.name} lists other rows with {what}"
+
+
+_WHITE_SPACE: dict[str, Callable[[str], str]] = {
+    "Windows line ends": lambda text: "\r\n".join(text.splitlines()) + "\r\n",
+    "a byte order mark": lambda text: "\ufeff" + text,
+    "no line end at the end": lambda text: text.rstrip("\n"),
+    "empty lines": lambda text: text + "\n  \t\n\n",
+    "blanks at line ends": lambda text: "".join(f"{line} \t \n" for line in text.splitlines()),
+    "double blanks": lambda text: text.replace(" ", "  "),
+    "blanks that are tabs": lambda text: text.replace(" ", "\t"),
+}
+
+
 def a_manifest_keeps_every_row(sample: Sample) -> None:
     """Scanned, written and read again: the same rows, and the files that are there have their frames."""
     listed = read_listing(sample.name, root=sample.root).manifest
@@ -380,6 +410,7 @@ CHECKS: tuple[Callable[[Sample], None], ...] = (
     no_path_leaves_the_root,
     a_second_listing_is_equal,
     another_suffix_is_found,
+    white_space_in_lists_changes_nothing,
     a_manifest_keeps_every_row,
 )
 """Every check of the suite."""

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 from pathlib import Path
 
@@ -104,6 +105,70 @@ def test_numbers_are_labels_too(tmp_path):
     assert [row[2] for row in listed(tmp_path / "list.jsonl")] == [{"label": "7"}, {"label": "0"}]
 
 
+def test_integral_floats_are_the_integers(tmp_path):
+    """A column of class numbers is one of floats as soon as a cell is empty, in tables and in text."""
+    pq.write_table(pa.table({"path": ["a", "b"], "label": [0, 1]}), tmp_path / "train.parquet")
+    holed = pa.table({"path": ["a", "b", "c", "d"], "label": [0.0, 1.0, None, 0.5], "id": [7.0, None, None, None]})
+    pq.write_table(holed, tmp_path / "val.parquet")
+    (tmp_path / "val.csv").write_text("path,label,id\na,0.0,7\nb,1.0,\nc,,\nd,0.5,\n")
+    lines = [{"path": "a", "label": 0.0, "id": 7.0}, {"path": "b", "label": "1.0"}, {"path": "c", "label": math.nan}]
+    (tmp_path / "val.jsonl").write_text(
+        "".join(f"{json.dumps(row)}\n" for row in [*lines, {"path": "d", "label": 0.5}])
+    )
+    assert [row[2] for row in listed(tmp_path / "train.parquet")] == [{"label": "0"}, {"label": "1"}]
+    for name in ("val.parquet", "val.csv", "val.jsonl"):
+        found = [(row[0], row[2]) for row in listed(tmp_path / name)]
+        assert found == [("7", {"label": "0"}), ("b", {"label": "1"}), ("c", {}), ("d", {"label": "0.5"})], name
+
+
+def test_text_that_is_no_integral_float_stays(tmp_path):
+    texts = ["007.0", "1.00", "1.0.0", "v1.0", "1e3", ".0", "-0.0", "-3.0", "99999999999999999999.0"]
+    (tmp_path / "a.csv").write_text("path,label\n" + "".join(f"{place},{text}\n" for place, text in enumerate(texts)))
+    found = [row[2]["label"] for row in listed(tmp_path / "a.csv")]
+    assert found == [*texts[:6], "0", "-3", "99999999999999999999"]
+
+
+CLEAN = "path,split,label,label.verb\na b.mp4,train,air drumming,x\nc.mp4,,wave,\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CLEAN.replace("\n", "\r\n"),
+        CLEAN.replace("\n", "\r"),
+        "\ufeff" + CLEAN,
+        CLEAN.rstrip("\n"),
+        "\n" + CLEAN + "\n  \n\t\n,,,\n",
+        CLEAN.replace("\n", " \t\n"),
+        CLEAN.replace(",", " ,  "),
+        CLEAN.replace("air drumming", "air  drumming").replace("wave", "wave\t"),
+        CLEAN.replace(",", ";"),
+        CLEAN.replace(",", "\t"),
+        CLEAN.replace("\n", ",,\n"),
+        CLEAN.replace("wave,", "wave"),
+    ],
+)
+def test_how_a_csv_was_saved_does_not_matter(tmp_path, text):
+    (tmp_path / "clean.csv").write_text(CLEAN)
+    (tmp_path / "list.csv").write_bytes(text.encode())
+    assert listed(tmp_path / "list.csv") == listed(tmp_path / "clean.csv")
+    assert len(listed(tmp_path / "clean.csv")) == 2
+
+
+def test_how_a_jsonl_was_saved_does_not_matter(tmp_path):
+    lines = [json.dumps({**row, "label": "  air \t drumming "}) for row in ROWS]
+    (tmp_path / "list.jsonl").write_bytes("\ufeff{}\r\n \r\n{} \t\r\n\r\n".format(*lines).encode())
+    found = listed(tmp_path / "list.jsonl")
+    assert [row[2] for row in found] == [{"label": "air drumming"}, {"label": "air drumming", "motion": "left"}]
+
+
+def test_utf16_is_told(tmp_path):
+    for name in ("list.csv", "list.jsonl"):
+        (tmp_path / name).write_text(CLEAN, encoding="utf-16")
+        with pytest.raises(ManifestError, match=rf"{name} is UTF-16; save it as UTF-8"):
+            list_source(tmp_path / name)
+
+
 def test_paths_may_be_absolute_or_climb_and_ids_never_do(tmp_path):
     listing = tmp_path / "lists/list.csv"
     listing.parent.mkdir()
@@ -133,7 +198,7 @@ def test_a_manifest_is_a_source(tmp_path):
         ("a.csv", "path,path\na.mp4,b.mp4\n", "has the column 'path' twice"),
         ("a.csv", "path\n", "has no row"),
         ("a.csv", "path,label\n,x\n", "line 2: no path"),
-        ("a.csv", "path,label\na.mp4,x,y\n", "line 2: more cells than the header has"),
+        ("a.csv", "path,label\na.mp4,x,y\n", "line 2: 3 cells for 2 columns; quote cells that hold ','"),
         ("a.csv", 'path\n"a.mp4\n', "unexpected end of data"),
         ("a.csv", "path\na.mp4\na.mp4\n", "'a.mp4' occurs twice"),
         ("a.csv", "id,path\nx,a.mp4\nx,b.mp4\n", "'x' occurs twice"),

@@ -166,12 +166,23 @@ def test_a_listing_decides(tmp_path):
     assert (got.not_listed, got.videos_ok, got.videos_failed) == (1, 2, 1)
 
 
+def test_how_a_listing_was_saved_does_not_matter(tmp_path):
+    save(tmp_path / "in", "a", rows(2))
+    save(tmp_path / "in", "b", rows(2), label=1.0)
+    text = "id ;label;split\r\na; 1.0 ;train\r\nb;;test\r\n ;;\r\n"
+    (tmp_path / "list.csv").write_bytes(text.encode("utf-8-sig"))
+    bring(tmp_path / "in", tmp_path / "s", listing=str(tmp_path / "list.csv"))
+    store = open_store(tmp_path / "s")
+    assert store.labels() == {"a": "1", "b": "1"}
+    assert [video.split for video in store.videos.values()] == ["train", "test"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("name\na\n", "no column 'id'"),
         ("id\na\na\n", "line 3: id 'a' occurs twice"),
-        ("id,label\na\n", "line 2: not as many cells"),
+        ("id,label\na\n", "line 2: 1 cells for 2 columns"),
         ("id,fps\na,fast\n", "'fps' is 'fast'; expected a number"),
         ("id,status\na,great\n", "status is 'great'"),
         ("id\nz\n", "no array of .* is named in .*; its ids look like 'a'"),

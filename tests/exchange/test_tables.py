@@ -53,6 +53,15 @@ def test_rows_of_a_video_need_not_be_neighbours(tmp_path, kind):
         assert np.isnan(features.rows.t0[4])
 
 
+def test_integral_floats_are_the_integers(tmp_path):
+    """Ids and labels that were integers before a cell was empty."""
+    columns = {"id": [7.0, 8.0, 9.0], "label": [1.0, None, 2.0], "feature": lists(VECTORS[:3], pa.list_(pa.float32()))}
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    bring(tmp_path / "in.parquet", tmp_path / "s", "hf")
+    store = open_store(tmp_path / "s")
+    assert (list(store.videos), store.labels()) == (["7", "8", "9"], {"7": "1", "9": "2"})
+
+
 def test_entries_that_hold_whole_videos(tmp_path):
     """Rows per video differ; a null entry is a video without an array."""
     videos = [VECTORS[:4].tolist(), None, VECTORS[4:].tolist()]

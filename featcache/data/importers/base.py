@@ -138,7 +138,8 @@ def list_dataset(name: str, *, root: Path, split_column: str | None = None) -> M
         )  # fmt: skip
     if listing.unlisted:
         log.warning(
-            "%d video files are in no list of %s and are not taken, %r among them",
+            "%d video files are in no list of %s, or are other copies of a listed one; they are not taken, %r among "
+            "them",
             len(listing.unlisted), name, listing.unlisted[0],
         )  # fmt: skip
     return listing.manifest

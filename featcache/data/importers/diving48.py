@@ -48,7 +48,7 @@ def _list(files: DatasetFiles, *, version: str) -> Iterator[VideoRecord]:
             place = f"row {number}"
             if not isinstance(row, dict) or not isinstance(row.get("vid_name"), str):
                 raise bad_row(path, place, "it has no vid_name")
-            vid_name = row["vid_name"]
+            vid_name = row["vid_name"].strip()
             labels = {"group": vid_name.rpartition("_")[0] or vid_name}
             if (label := row.get("label")) is not None:
                 if not isinstance(label, int) or not 0 <= label < len(vocabulary):

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from featcache.data.cells import open_list
 from featcache.data.sources import VIDEO_SUFFIXES
 from featcache.errors import ManifestError
 
@@ -132,8 +133,7 @@ def plain(name: str) -> str:
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     """(``line 3``, text) of the lines of a list that are not blank, without the white space around them."""
-    # A file name that is not UTF-8 stands in the list as its bytes.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+    with open_list(path) as file:
         for number, line in enumerate(file, start=1):
             if text := line.strip():
                 yield f"line {number}", text

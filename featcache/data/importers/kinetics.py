@@ -2,14 +2,15 @@
 
 ``label,youtube_id,time_start,time_end,split``, some with ``is_cc``; test lists may have no label. A clip's file is
 ``<youtube_id>_<start>_<end>.mp4`` with six digits each, in a folder a label (with spaces or underscores), below a
-folder a split, or in neither. Labels are given with spaces whichever way they are written.
+folder a split, or in neither; a file of that name in ``replacement_for_corrupted_k400`` goes before it. Labels are
+given with spaces whichever way they are written.
 """
 
-import csv
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from featcache.data.cells import read_csv, squeezed
 from featcache.data.importers.base import make_row, register_dataset
 from featcache.data.importers.files import DatasetFiles, bad_row
 from featcache.data.types import VideoRecord
@@ -20,6 +21,8 @@ _LISTS = {
     split: rf"(.*[-_])?({'|'.join(name for name, which in _SPLITS.items() if which == split)})\.csv"
     for split in ("train", "val", "test")
 }
+REPLACEMENTS = "replacement_for_corrupted_k400"
+"""The folder of whole copies that is published beside the archives, for clips whose own file is broken."""
 _NEEDED = ("youtube_id", "time_start", "time_end")
 
 
@@ -30,7 +33,7 @@ def list_kinetics(files: DatasetFiles) -> Iterator[VideoRecord]:
         raise ManifestError(f"{files.root} holds no 'train.csv', 'val.csv' or 'test.csv'; put the official lists there")
     rows: dict[str, tuple[str, str, str]] = {}  # id -> (label, split, youtube id)
     for split, path in found.items():
-        for place, row in _read_csv(path):
+        for place, row in read_csv(path, needed=_NEEDED, fold=True):
             clip_id, known = _clip(path, place, row, split)
             if rows.setdefault(clip_id, known) != known:
                 raise bad_row(path, place, f"clip {clip_id!r} was listed before, as {rows[clip_id][:2]}")
@@ -38,10 +41,11 @@ def list_kinetics(files: DatasetFiles) -> Iterator[VideoRecord]:
     for clip_id, (label, split, youtube_id) in rows.items():
         # Some packings name a file by its YouTube id alone, which tells the clip only if there is one.
         stems = (clip_id, youtube_id) if clips_of[youtube_id] == 1 else (clip_id,)
+        folders = [split, label] if label else [split]
         labels = {"label": label, "group": youtube_id} if label else {"group": youtube_id}
         yield make_row(
             clip_id,
-            found=files.video(*stems, folders=[split, label] if label else [split]),
+            found=files.video(*stems, only_in=REPLACEMENTS) or files.video(*stems, folders=folders),
             expected=f"{split}/{label}/{clip_id}.mp4" if label else f"{split}/{clip_id}.mp4",
             labels=labels,
             split=split,
@@ -57,7 +61,7 @@ for _number, _size in ((400, "246k + 20k"), (600, "390k + 30k"), (700, "545k + 3
 
 
 def _clip(path: Path, place: str, row: Mapping[str, str], split: str) -> tuple[str, tuple[str, str, str]]:
-    label, youtube_id = row.get("label", "").replace("_", " "), row["youtube_id"]
+    label, youtube_id = squeezed(row.get("label", "").replace("_", " ")), row["youtube_id"]
     try:
         # The id may begin with "-"; times may be written 40 or 40.0.
         clip_id = f"{youtube_id}_{int(float(row['time_start'])):06d}_{int(float(row['time_end'])):06d}"
@@ -67,21 +71,3 @@ def _clip(path: Path, place: str, row: Mapping[str, str], split: str) -> tuple[s
     if given and given.casefold() not in _SPLITS:
         raise bad_row(path, place, f"split {given!r} is none of {', '.join(_SPLITS)}")
     return clip_id, (label, _SPLITS[given.casefold()] if given else split, youtube_id)
-
-
-def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Rows by column name, cells without the white space around them."""
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, strict=True, skipinitialspace=True)
-        try:
-            header = [name.strip().casefold() for name in next(reader, [])]
-            if missing := [name for name in _NEEDED if name not in header]:
-                raise ManifestError(f"{path} has no column {missing[0]!r} in its first line; fetch the list again")
-            for cells in reader:
-                if not any(cells):
-                    continue
-                if len(cells) != len(header):
-                    raise bad_row(path, f"line {reader.line_num}", f"{len(cells)} cells for {len(header)} columns")
-                yield f"line {reader.line_num}", dict(zip(header, map(str.strip, cells), strict=True))
-        except csv.Error as error:
-            raise bad_row(path, f"line {reader.line_num}", str(error)) from error

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from featcache.data.cells import squeezed
 from featcache.data.importers.base import make_row, register_dataset
 from featcache.data.importers.files import DatasetFiles, bad_row, read_json, read_lines
 from featcache.data.types import VideoRecord
@@ -43,7 +44,7 @@ def list_ssv2(files: DatasetFiles) -> Iterator[VideoRecord]:
             place = f"row {number}"
             if not isinstance(row, dict) or not isinstance(row.get("id"), str | int):
                 raise bad_row(listed, place, "it has no id")
-            video_id = str(row["id"])
+            video_id = str(row["id"]).strip()
             label = _class_of(listed, place, row, classes) if "template" in row else answers.get(video_id)
             labels = {"label": label} if label else {}
             if isinstance(row.get("label"), str):
@@ -68,12 +69,13 @@ def _read_answers(files: DatasetFiles, classes: Mapping[str, Any]) -> dict[str, 
     path = files.find_list(rf"{_PREFIX}test-answers\.csv")
     answers: dict[str, str] = {}
     for place, line in read_lines(path) if path else ():
-        video_id, semicolon, text = line.partition(";")
+        cell, semicolon, text = line.partition(";")
+        video_id = cell.strip()
         if not semicolon:
             raise bad_row(path or files.root, place, f"{line!r} is no <id>;<class>")
         if not video_id.isdigit():
             continue  # a header
-        label = _without_brackets(text.strip())
+        label = _without_brackets(text)
         if label not in classes:
             raise bad_row(path or files.root, place, f"class {text!r} is not in labels.json")
         answers[video_id] = label
@@ -81,4 +83,4 @@ def _read_answers(files: DatasetFiles, classes: Mapping[str, Any]) -> dict[str, 
 
 
 def _without_brackets(template: str) -> str:
-    return template.replace("[", "").replace("]", "")
+    return squeezed(template.replace("[", "").replace("]", ""))

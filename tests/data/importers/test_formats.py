@@ -250,6 +250,17 @@ def test_kinetics_prefers_the_folder_of_label_and_split(tmp_path):
     assert len(listing.unlisted) == 3
 
 
+def test_kinetics_replacements_go_before_the_broken_file(tmp_path, caplog):
+    clip = "-3B32lodo2M_000059_000069.mp4"
+    kinetics(tmp_path, "abseiling,-3B32lodo2M,59,69,train,0", header="label,youtube_id,time_start,time_end,split,is_cc")
+    touch(tmp_path, f"train/abseiling/{clip}", f"replacement/replacement_for_corrupted_k400/{clip}")
+    with caplog.at_level(logging.WARNING, logger="featcache"):
+        (video,) = list_dataset("kinetics400", root=tmp_path).videos
+    assert video.path == f"replacement/replacement_for_corrupted_k400/{clip}"
+    assert (video.labels["label"], video.split) == ("abseiling", "train")
+    assert "or are other copies of a listed one" in caplog.text
+
+
 def test_kinetics_clips_of_one_video_do_not_share_a_file_named_by_the_video(tmp_path):
     kinetics(tmp_path, "a,aaaaaaaaaaa,0,10,train", "b,aaaaaaaaaaa,20,30,train", "b,aaaaaaaaaaa,20,30,train")
     touch(tmp_path, "aaaaaaaaaaa.mp4", "aaaaaaaaaaa_000020_000030.mp4")
@@ -316,6 +327,13 @@ def test_ssv2_numbers_as_ids_short_list_names_and_mp4(tmp_path):
     ssv2(tmp_path, [{"id": 7, "label": "holding x", "template": "Holding [something]"}])
     touch(tmp_path, "videos/7.mp4", "videos/70.mp4")
     assert rows("ssv2", tmp_path) == {"7": ("videos/7.mp4", "Holding something", "train")}
+
+
+def test_ssv2_answers_with_blanks_around_their_cells(tmp_path):
+    ssv2(tmp_path, [])
+    put_list(tmp_path, "test.json", ['[{"id": "5"}]'])
+    put_list(tmp_path, "test-answers.csv", ["5 ;  Holding  [something] \t"], end="\r\n")
+    assert rows("ssv2", tmp_path) == {"5": ("missing", "Holding something", "test")}
 
 
 def test_ssv2_answers_may_have_a_header_and_must_be_classes(tmp_path):

@@ -1,0 +1,127 @@
+"""Rows and cells of lists, however a list was saved: neither white space nor ``1.0`` for ``1`` makes another class."""
+
+import csv
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from featcache.errors import FeatcacheError, ManifestError
+
+_DELIMITERS = (",", ";", "\t")
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_INTEGRAL = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0", re.ASCII)
+_EXACT_INTEGERS = 1 << 53
+
+
+def open_list(path: Path, *, error: type[FeatcacheError] = ManifestError) -> TextIO:
+    """Open a list as text; bytes that are not UTF-8 stay those bytes, since a file name need not be UTF-8.
+
+    Raises:
+        FeatcacheError: As ``error``: it is UTF-16, in which no cell would be found.
+    """
+    with path.open("rb") as raw:
+        if raw.read(2) in _UTF16_MARKS:
+            raise error(f"{path} is UTF-16; save it as UTF-8")
+    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def read_csv(
+    path: Path,
+    *,
+    needed: Sequence[str],
+    pad: bool = False,
+    fold: bool = False,
+    error: type[FeatcacheError] = ManifestError,
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """(``line 3``, cells by column) of a CSV's rows; rows without a filled cell are left out.
+
+    Cells are separated by commas, or by semicolons or tabs where the header shows that. Windows line ends, a byte order
+    mark, white space around cells and unnamed columns at the end mean nothing.
+
+    Args:
+        path: The file.
+        needed: Columns that must be there.
+        pad: Whether a row may have fewer cells than the header; they are empty then.
+        fold: Whether column names are compared without case.
+        error: What is raised.
+
+    Raises:
+        FeatcacheError: As ``error``: a column is missing or there twice, or a row cannot be used; names the line.
+    """
+    with open_list(path, error=error) as file:
+        delimiter = _delimiter(file, needed, fold=fold)
+        file.seek(0)
+        reader = csv.reader(file, strict=True, delimiter=delimiter, skipinitialspace=True)
+        try:
+            header: list[str] = []
+            for cells in reader:
+                header = _names(cells, fold=fold)
+                if header:
+                    break
+            if missing := [name for name in needed if name not in header]:
+                raise error(f"{path} has no column {missing[0]!r} (it has {', '.join(header) or 'none'}); add one")
+            if twice := sorted({name for name in header if header.count(name) > 1}):
+                raise error(f"{path} has the column {twice[0]!r} twice; rename one")
+            for raw in reader:
+                cells = [cell.strip() for cell in raw]
+                while len(cells) > len(header) and not cells[-1]:
+                    cells.pop()
+                if not any(cells):
+                    continue
+                if len(cells) > len(header) or (len(cells) < len(header) and not pad):
+                    raise error(
+                        f"{path}, line {reader.line_num}: {len(cells)} cells for {len(header)} columns; "
+                        f"quote cells that hold {delimiter!r}"
+                    )
+                cells += [""] * (len(header) - len(cells))
+                yield f"line {reader.line_num}", dict(zip(header, cells, strict=True))
+        except csv.Error as problem:
+            raise error(f"{path}, line {reader.line_num}: {problem}; mend the line") from problem
+
+
+def cell_text(cell: object) -> str:
+    """The text of a cell: an integral float is the integer, and not-a-number is an empty cell."""
+    if isinstance(cell, float):
+        if math.isnan(cell):
+            return ""
+        if cell.is_integer() and abs(cell) < _EXACT_INTEGERS:
+            return str(int(cell))
+    return str(cell)
+
+
+def label_text(cell: object) -> str:
+    """A label or split as it is compared: as :func:`cell_text`, and the text ``1.0`` is ``1`` too.
+
+    Many tools make a column of integers one of floats as soon as a cell is empty, and write it as text.
+    """
+    text = cell_text(cell)
+    if (match := _INTEGRAL.fullmatch(text)) is None:
+        return text
+    return "0" if match[1] == "-0" else match[1]
+
+
+def squeezed(text: str) -> str:
+    """Text with single blanks for all its white space, and none at its ends."""
+    return " ".join(text.split())
+
+
+def _delimiter(file: TextIO, needed: Sequence[str], *, fold: bool) -> str:
+    """What separates the cells of the first line that is not blank; a comma unless that gives no needed column."""
+    first = next((line for line in file if line.strip()), "")
+    for delimiter in _DELIMITERS:
+        try:
+            header = _names(next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), []), fold=fold)
+        except csv.Error:
+            continue
+        if all(name in header for name in needed):
+            return delimiter
+    return _DELIMITERS[0]
+
+
+def _names(cells: Sequence[str], *, fold: bool) -> list[str]:
+    names = [cell.strip().casefold() if fold else cell.strip() for cell in cells]
+    while names and not names[-1]:
+        names.pop()
+    return names
