@@ -239,7 +239,7 @@ def _timestamps() -> list[DamagedCase]:
             "unsorted.mkv": (files.retimed(lambda index: index ^ 1), judged),
             "all_zero.mkv": (files.retimed(lambda index: 0), whole),
             "no_key_frame.mkv": (files.without_start, judged),
-            "other_codec_midway.h264": (files.two_sizes, exactly("undecodable")),
+            "other_size_midway.h264": (files.two_sizes, exactly("ok", num_frames=24)),
         }.items()
     ]
 

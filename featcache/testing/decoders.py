@@ -37,7 +37,8 @@ INEXACT: Mapping[str, frozenset[str]] = {
 }
 
 # Files that they do not open at all, and say so.
-UNREADABLE: Mapping[str, frozenset[str]] = {"decord": frozenset({"h264_raw"}), "torchcodec": frozenset({"h264_raw"})}
+_RAW = frozenset({"h264_raw", "resized"})
+UNREADABLE: Mapping[str, frozenset[str]] = {"decord": _RAW, "torchcodec": _RAW}
 
 
 def right_frames(name: str, kind: VideoKind, path: Path) -> None:

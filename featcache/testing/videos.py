@@ -5,7 +5,7 @@ never mistaken for the right one.
 """
 
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -102,12 +102,21 @@ def write_video(
 
 
 def sequential_frames(path: Path) -> list[Picture]:
-    """Every frame of the best video stream by plain sequential decoding, before any rotation: the reference."""
+    """Every frame of the best video stream by plain sequential decoding, before any rotation: the reference.
+
+    Frames of another size than the first are scaled to it.
+    """
     with av.open(str(path), metadata_errors="ignore") as container:
         stream = container.streams.best("video")
         assert stream is not None, f"{path} has no video stream"
-        frames: Iterator[Any] = container.decode(stream)
-        return [frame.to_ndarray(format="rgb24") for frame in frames]
+        frames: list[Any] = list(container.decode(stream))
+    pictures = []
+    for frame in frames:
+        width, height = frames[0].width, frames[0].height
+        same = (frame.width, frame.height) == (width, height)
+        scaled = {} if same else {"width": width, "height": height, "interpolation": "BICUBIC"}
+        pictures.append(frame.to_ndarray(format="rgb24", **scaled))
+    return pictures
 
 
 # Kinds
@@ -343,6 +352,7 @@ _TABLE: tuple[VideoKind, ...] = (
     VideoKind(name="mirrored", suffix=".mp4", make=_mirrored, turned=lambda picture: picture[:, ::-1]),
     _kind("odd_size", ".mp4", options=_B_FRAMES, width=101, height=75, pixel_format="yuv444p"),
     _kind("ten_bit", ".mp4", options=_B_FRAMES, pixel_format="yuv420p10le"),
+    VideoKind(name="resized", suffix=".h264", make=_resized, num_frames=24),
     VideoKind(
         name="one_frame",
         suffix=".mp4",
@@ -354,7 +364,6 @@ _TABLE: tuple[VideoKind, ...] = (
     VideoKind(name="half_mp4", suffix=".mp4", make=_half_mp4, status="undecodable", reason="breaks off"),
     VideoKind(name="no_moov", suffix=".mp4", make=_no_moov, status="undecodable", reason="opened"),
     VideoKind(name="zero_frames", suffix=".mp4", make=_zero_frames, status="undecodable", reason="no frame"),
-    VideoKind(name="resized", suffix=".h264", make=_resized, status="undecodable", reason="one size"),
     VideoKind(name="audio_only", suffix=".m4a", make=_audio_only, status="undecodable", reason="audio"),
     VideoKind(name="cover_art", suffix=".m4a", make=_cover_art, status="undecodable", reason="audio"),
     VideoKind(

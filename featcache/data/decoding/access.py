@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from featcache.data.decoding.shown import starts_av1
+
 _IDR = {"h264": frozenset({5}), "hevc": frozenset({19, 20})}
 _PICTURES = {"h264": range(1, 6), "hevc": range(32)}
 _LENGTH_SIZE_BYTE = {"h264": 4, "hevc": 21}
@@ -11,14 +13,16 @@ def is_random_access(codec: str, packet: memoryview, *, extradata: bytes) -> boo
     """Whether decoding from this key packet gives exactly the frames that decoding the whole stream gives.
 
     H.264 and HEVC also flag open-GOP pictures and recovery points as key frames, after which frames may still refer
-    to earlier ones: only IDR pictures count. In the other indexed codecs (VP9, AV1, MJPEG) every key frame resets the
-    decoder.
+    to earlier ones: only IDR pictures count. So do AV1's key frames that are shown later than they are decoded: only
+    those that are shown at once count. In the other indexed codecs (VP9, MJPEG) every key frame resets the decoder.
 
     Args:
         codec: FFmpeg's codec name.
         packet: The packet's bytes.
         extradata: The stream's configuration record (avcC or hvcC), which gives the width of NAL unit lengths.
     """
+    if codec == "av1":
+        return starts_av1(packet)
     if codec not in _IDR:
         return True
     if len(extradata) <= _LENGTH_SIZE_BYTE[codec] or extradata[0] != 1:

@@ -3,20 +3,20 @@
 Frame ``i`` is the ``i``-th frame that sequential decoding of the whole file gives, in presentation order. How it is
 found depends on what the packets can be trusted for:
 
-* *indexed*: where each packet is one frame and carries its presentation time (H.264, HEVC, VP9, AV1, MJPEG in MP4 or
-  Matroska, every packet timed, the first a random access point), demuxing alone gives the timeline, and far frames are
-  reached by seeking to a random access point: an IDR picture, or a key frame of a codec that has no other kind.
+* *indexed*: where each packet shows one frame and carries its presentation time (H.264, HEVC, VP9, AV1, MJPEG in MP4
+  or Matroska, every packet timed, the first a random access point), demuxing alone gives the timeline, and far frames
+  are reached by seeking to a random access point: an IDR picture, or a key frame of a codec that has no other kind.
 * *counted*: everything else (AVI, MPEG-4 packed bitstreams, missing or repeated timestamps, interlaced or cut streams)
   is decoded once to count the frames that really come out, and read from the beginning.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Self, TypeAlias
 
 import av
 import av.error
@@ -34,7 +34,9 @@ from featcache.data.decoding.base import DecoderInfo, check_indices, register_de
 from featcache.data.decoding.faults import blame, check_readable
 from featcache.data.decoding.heartbeat import beat
 from featcache.data.decoding.memory import MAX_PIXELS
-from featcache.data.decoding.timestamps import duration_seconds, presentation_seconds
+from featcache.data.decoding.pictures import to_rgb, turn_of
+from featcache.data.decoding.shown import num_shown
+from featcache.data.decoding.timestamps import duration_seconds, presentation_seconds, stated_step_seconds
 from featcache.data.types import Timeline
 from featcache.errors import VideoError
 
@@ -94,14 +96,14 @@ class PyAVReader:
         check_readable(path)
         try:
             self._open()
-            self._codec = self._stream.codec_context.name
+            self._codec = self._stream.codec_context.codec.canonical_name  # not the decoder's, which builds choose
             indexed = self._demux()
             if indexed is not None:
                 self._position = {at: index for index, at in enumerate(indexed)}
             counted = self._count() if indexed is None else []
             first = self._frame(0)
+            self._size, self._turn = (first.width, first.height), turn_of(first)
             self._timeline = self._time(indexed or counted, first)
-            self._size = (first.width, first.height)
         except BaseException:
             self.close()
             raise
@@ -182,11 +184,11 @@ class PyAVReader:
             num_packets += packet.size > 0
             if packet.size == 0 or packet.is_discard:
                 continue
+            trusted = trusted and num_shown(self._codec, memoryview(packet)) == 1
             if packet.is_keyframe and is_random_access(self._codec, memoryview(packet), extradata=extradata):
                 access.append(packet.pts)
             shown.append(packet.pts)
-        num_promised = len(self._stream.index_entries)
-        if containers & _INDEXED_CONTAINERS and num_packets < num_promised:
+        if containers & _INDEXED_CONTAINERS and num_packets < (num_promised := self._num_promised(num_packets)):
             raise VideoError(
                 "undecodable", f"the file breaks off after {num_packets} of {num_promised} pictures; copy it again"
             )
@@ -198,6 +200,13 @@ class PyAVReader:
         starts = set(access)
         self._access = tuple(_Access(index, at) for index, at in enumerate(pts) if at in starts)
         return pts
+
+    def _num_promised(self, num_packets: int) -> int:
+        """Pictures that the container's index lists; an entry without bytes keeps a place in time and is none."""
+        entries = self._stream.index_entries
+        if len(entries) <= num_packets:  # nothing can be lacking: do not look at each
+            return len(entries)
+        return sum(entry.size > 0 for entry in entries)
 
     def _count(self) -> list[int | None]:
         """Pts of every frame of a counted stream, in presentation order, by decoding everything once."""
@@ -220,15 +229,14 @@ class PyAVReader:
     def _time(self, pts: Sequence[int | None], first: VideoFrame) -> Timeline:
         """The timeline for ``pts`` in presentation order."""
         base = self._stream.time_base or Fraction(1)
-        rate = self._stream.average_rate or self._stream.guessed_rate
-        if rate:
-            step = float(1 / rate)
-        elif first.duration:
-            step = float(first.duration * base)
-        else:
-            raise VideoError("undecodable", "it has neither a frame rate nor frame durations")
+        step = stated_step_seconds(
+            self._stream.average_rate,
+            duration_ticks=first.duration or 0,
+            guessed_rate=self._stream.guessed_rate,
+            time_base=base,
+        )
         times = presentation_seconds([None if at is None else float(at * base) for at in pts], step_seconds=step)
-        height, width = self._oriented(np.empty((first.height, first.width), np.bool_), first).shape
+        width, height = self._turn.size(*self._size)
         return Timeline(
             pts_seconds=times,
             duration_seconds=duration_seconds(times, step_seconds=step),
@@ -330,33 +338,12 @@ class PyAVReader:
         return None
 
     def _pixels(self, index: int, frame: VideoFrame) -> Frames:
-        """Uint8 RGB [H, W, 3], turned as the container asks."""
-        if (frame.width, frame.height) != self._size:
-            raise VideoError(
-                "undecodable",
-                f"frame {index} is {frame.width}x{frame.height} where the first is {self._size[0]}x{self._size[1]}; "
-                "re-encode the video to one size",
-            )
+        """Uint8 RGB [H, W, 3] of the first frame's size, turned as the container asks."""
         if frame.is_corrupt:
             raise VideoError("undecodable", f"frame {index} is damaged")
         if self._reformatter is None:
             self._reformatter = VideoReformatter()
-        plane = self._reformatter.reformat(frame, format="rgb24", threads=1).planes[0]
-        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)  # type: ignore[call-overload]
-        picture = rows[: frame.height, : 3 * frame.width].reshape(frame.height, frame.width, 3)
-        return np.ascontiguousarray(self._oriented(picture, frame))
-
-    def _oriented(self, picture: npt.NDArray[np.generic], frame: VideoFrame) -> npt.NDArray[np.generic]:
-        """``picture`` [H, W, …] as the display matrix of ``frame`` asks: x' = ax + cy, y' = bx + dy."""
-        side_data: Mapping[str, Any] = frame.side_data
-        if "DISPLAYMATRIX" not in side_data:
-            return picture
-        a, b, _, c, d = np.frombuffer(bytes(side_data["DISPLAYMATRIX"]), np.int32)[:5].astype(np.float64)
-        if abs(b) > abs(a):
-            picture, a, d = picture.swapaxes(0, 1), c, b
-        if a < 0:
-            picture = picture[:, ::-1]
-        return picture[::-1] if d < 0 else picture
+        return np.ascontiguousarray(self._turn.apply(to_rgb(frame, self._reformatter, size=self._size)))
 
 
 def _best_stream(container: InputContainer) -> VideoStream:

@@ -17,9 +17,10 @@ from featcache.testing.videos import sequential_frames, write_video
 @st.composite
 def structures(draw):
     """Keyword arguments of an encoding."""
-    codec = draw(st.sampled_from(["libx264", "libx265", "mpeg4", "mpeg2video", "libvpx-vp9"]))
+    codec = draw(st.sampled_from(["libx264", "libx265", "mpeg4", "mpeg2video", "libvpx-vp9", "libsvtav1"]))
     suffixes = {
         "libvpx-vp9": [".webm", ".mkv", ".mp4"],
+        "libsvtav1": [".webm", ".mkv", ".mp4", ".ivf", ".obu"],
         "mpeg2video": [".mpg", ".mkv"],
         "mpeg4": [".avi", ".mp4", ".mkv"],
     }
@@ -35,6 +36,10 @@ def structures(draw):
         }
     elif codec == "libvpx-vp9":
         options = {"g": str(gop), "deadline": "realtime", "cpu-used": "8"}
+    elif codec == "libsvtav1":
+        levels, refresh = draw(st.integers(2, 4)), draw(st.sampled_from([1, 2]))
+        options = {"g": str(gop), "preset": "10"}
+        options |= {"svtav1-params": f"hierarchical-levels={levels}:irefresh-type={refresh}"}
     gaps = [1]
     if suffix in {".mp4", ".mkv", ".mov", ".webm"}:
         gaps = draw(st.lists(st.integers(1, 4), min_size=1, max_size=5))

@@ -1,0 +1,70 @@
+"""From a decoded frame to what is shown: RGB, of one size, turned as the container asks."""
+
+from collections.abc import Mapping  # noqa: TC003  of a local name
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """What a display matrix does to pictures, in this order.
+
+    Attributes:
+        swaps: Rows become columns.
+        mirrors_x: Then left and right change places.
+        mirrors_y: Then top and bottom do.
+    """
+
+    swaps: bool = False
+    mirrors_x: bool = False
+    mirrors_y: bool = False
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height as shown, of pictures stored so."""
+        return (height, width) if self.swaps else (width, height)
+
+    def apply(self, picture: Pixels) -> Pixels:
+        """``picture`` [H, W, …] as shown, a view of the same pixels."""
+        if self.swaps:
+            picture = picture.swapaxes(0, 1)
+        if self.mirrors_x:
+            picture = picture[:, ::-1]
+        return picture[::-1] if self.mirrors_y else picture
+
+
+def turn_of(frame: VideoFrame) -> Turn:
+    """The nearest quarter turn, with or without mirroring, to the display matrix of a frame.
+
+    The matrix says x' = ax + cy, y' = bx + dy. Halfway between two quarter turns (45 degrees) rows stay rows; scale and
+    shear are ignored.
+    """
+    side_data: Mapping[str, Any] = frame.side_data
+    if "DISPLAYMATRIX" not in side_data:
+        return Turn()
+    a, b, _, c, d = np.frombuffer(bytes(side_data["DISPLAYMATRIX"]), np.int32)[:5].astype(np.float64)
+    swaps = bool(abs(b) > abs(a))
+    if swaps:
+        a, d = c, b
+    return Turn(swaps=swaps, mirrors_x=bool(a < 0), mirrors_y=bool(d < 0))
+
+
+def to_rgb(frame: VideoFrame, reformatter: VideoReformatter, *, size: tuple[int, int]) -> Pixels:
+    """Uint8 RGB [H, W, 3] of a frame as stored, scaled (bicubic) where it has not the video's ``size`` (W, H)."""
+    width, height = size
+    if (frame.width, frame.height) == size:
+        converted = reformatter.reformat(frame, format="rgb24", threads=1)
+    else:
+        converted = reformatter.reformat(
+            frame, width=width, height=height, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1
+        )
+    plane = converted.planes[0]
+    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)  # type: ignore[call-overload]
+    picture: Pixels = rows[:height, : 3 * width].reshape(height, width, 3)
+    return picture
