@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from featcache.data.parquet import UnreadableTableError, opened, read_table
 from featcache.data.types import STATUSES, Status, VideoRecord
 from featcache.errors import ManifestError
 from featcache.io import put_replace
@@ -162,7 +163,8 @@ def table_to_videos(table: pa.Table) -> tuple[VideoRecord, ...]:
     """Records from a table made by :func:`videos_to_table`; columns it does not know are left alone.
 
     Raises:
-        ManifestError: A column is missing or a status is unknown.
+        ManifestError: A column is missing, there twice, of another type or with gaps, a count is below 0, or a status
+            is unknown.
     """
     fields = (*_TEXT_FIELDS, *_INT_FIELDS, *_FLOAT_FIELDS)
     if missing := [name for name in fields if name not in table.column_names and name not in _LATER_FIELDS]:
@@ -170,6 +172,11 @@ def table_to_videos(table: pa.Table) -> tuple[VideoRecord, ...]:
             f"table of videos has no column {missing[0]!r}; it was not written by featcache, scan again"
         )
     label_columns = {column: name for column in table.column_names if (name := label_name(column)) is not None}
+    for name in (*fields, *label_columns):
+        if problem := _column_problem(table, name):
+            raise ManifestError(
+                f"table of videos has a column {name!r} that {problem}; it was not written by featcache, scan again"
+            )
     videos: list[VideoRecord] = []
     for row in table.to_pylist():
         known: dict[str, Any] = {name: row.get(name, _LATER_FIELDS.get(name)) for name in fields} | {
@@ -183,6 +190,22 @@ def table_to_videos(table: pa.Table) -> tuple[VideoRecord, ...]:
         labels = {name: _unescape(row[column]) for column, name in label_columns.items() if row[column] is not None}
         videos.append(VideoRecord(**known, labels=labels))
     return tuple(videos)
+
+
+def _column_problem(table: pa.Table, name: str) -> str | None:
+    """Why a column is none that :func:`videos_to_table` makes, as the end of a sentence; ``None`` if it may be one."""
+    found = table.column_names.count(name)
+    if found != 1:
+        return None if not found and name in _LATER_FIELDS else "is there twice"
+    column = table.column(name)
+    kind = pa.int64() if name in _INT_FIELDS else pa.float64() if name in _FLOAT_FIELDS else pa.string()
+    if column.type != kind:
+        return f"holds {column.type}, not {kind}"
+    if column.null_count and label_name(name) is None:
+        return "has empty cells"
+    if name in _INT_FIELDS and len(column) and column.to_numpy().min() < 0:
+        return "has numbers below 0"
+    return None
 
 
 def label_column(name: str) -> str:
@@ -200,8 +223,9 @@ def label_name(column: str) -> str | None:
 def is_manifest(path: Path) -> bool:
     """Whether a Parquet file was written by :func:`write_parquet`; False for any other file."""
     try:
-        return _METADATA_KEY in (pq.read_schema(path).metadata or {})
-    except (pa.ArrowException, OSError):
+        with opened(path) as file:
+            return _METADATA_KEY in (file.schema_arrow.metadata or {})
+    except (UnreadableTableError, FileNotFoundError):
         return False
 
 
@@ -221,19 +245,28 @@ def read_parquet(path: Path) -> Manifest:
         ManifestError: No such file, or not a manifest.
     """
     try:
-        # ParquetFile, because read_table starts threads that abort a process which ends at a bad moment
-        table = pq.ParquetFile(path).read(use_threads=False)
+        table = read_table(path)
     except FileNotFoundError as error:
         raise ManifestError(f"manifest {path} does not exist; make it with `featcache scan`") from error
-    except pa.ArrowException as error:
-        raise ManifestError(f"manifest {path} is not a Parquet file ({error}); scan the source again") from error
+    except UnreadableTableError as problem:
+        raise ManifestError(f"manifest {path} {problem}; scan the source again") from problem
     about = (table.schema.metadata or {}).get(_METADATA_KEY)
     if about is None:
         raise ManifestError(f"{path} is a Parquet file but no manifest; pass it as a listing to `featcache scan`")
-    facts = json.loads(about)
-    if facts["version"] != _VERSION:
-        raise ManifestError(f"manifest {path} has version {facts['version']}, this featcache reads {_VERSION}; upgrade")
-    return Manifest(root=_unescape(facts["root"]), videos=table_to_videos(table))
+    try:
+        facts = json.loads(about)
+    except (ValueError, RecursionError):
+        facts = None
+    if not isinstance(facts, dict) or not isinstance(facts.get("root"), str):
+        raise ManifestError(f"manifest {path} does not say which folder its videos are in; scan the source again")
+    if facts.get("version") != _VERSION:
+        raise ManifestError(
+            f"manifest {path} has version {facts.get('version')!s:.20}, this featcache reads {_VERSION}; upgrade"
+        )
+    try:
+        return Manifest(root=_unescape(facts["root"]), videos=table_to_videos(table))
+    except ManifestError as error:
+        raise ManifestError(f"manifest {path}: {error}") from error
 
 
 def _label_names(videos: Iterable[VideoRecord]) -> tuple[str, ...]:

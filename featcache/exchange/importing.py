@@ -19,7 +19,6 @@ from featcache.exchange.listing import VIDEOS, read_listing
 from featcache.exchange.outgoing import Step
 from featcache.exchange.sample import Sample, row_columns, video_record
 from featcache.exchange.settings import DeclaredFeature, ImportSettings
-from featcache.io import put_new
 from featcache.recipes import FeatureRecipe, Output, Precision, RecordSpec, SamplingRecipe
 from featcache.store.generation import Generation
 from featcache.store.plan import Segment, default_shard_rows, plan_segments
@@ -96,7 +95,8 @@ def import_features(settings: ImportSettings, *, on_progress: Step = lambda done
     check_counts(samples, videos, settings.sampling)
     with StoreWriter.open(settings.out, sampling=settings.sampling, file_format=settings.file_format) as writer:
         writer.declare_feature(name, recipe, record)
-        config = _write_config(Path(settings.out), settings)
+        data = to_yaml(settings).encode()
+        config = writer.keep_config(f"import-{hashlib.sha256(data).hexdigest()[:12]}.yaml", data)
         by_id = {sample.id: sample for sample in samples}
         with writer.planning_lock():
             _check_aligned(writer, by_id)
@@ -222,13 +222,6 @@ def check_counts(samples: Sequence[Sample], videos: Sequence[VideoRecord], sampl
             f"{sample.where} has {sample.num_rows} rows, and sampling {recipe.temporal!r} gives a video {expected}; "
             "declare sampling.temporal 'imported', or mend the recipe"
         )
-
-
-def _write_config(store: Path, settings: ImportSettings) -> Path:
-    data = to_yaml(settings).encode()
-    path = store / "config" / f"import-{hashlib.sha256(data).hexdigest()[:12]}.yaml"
-    put_new(path, data)
-    return path
 
 
 def _check_aligned(writer: StoreWriter, samples: Mapping[str, Sample]) -> None:

@@ -21,6 +21,7 @@ from featcache.data.types import VideoRecord
 from featcache.errors import ExchangeError
 from featcache.exchange.outgoing import Outgoing, Step
 from featcache.exchange.settings import ExportSettings
+from featcache.io import safe_join
 
 Seconds = npt.NDArray[np.float64]
 
@@ -172,7 +173,7 @@ def _write(out: Outgoing, folder: Path, step: Step) -> tuple[Grid, int]:
     grid = find_grid(tracks, target_fps=out.sampling.target_fps)
     database = {}
     for number, (video, one) in enumerate(zip(usable, tracks, strict=True)):
-        path = folder / FEATURES / f"{video.id}.npy"
+        path = safe_join(folder / FEATURES, f"{video.id}.npy")
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as file:
             np.lib.format.write_array(file, out.values(video.id), allow_pickle=False)

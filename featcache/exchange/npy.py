@@ -17,6 +17,7 @@ from featcache.errors import ExchangeError
 from featcache.exchange.outgoing import Outgoing, Step
 from featcache.exchange.sample import Array, Sample, facts_of, id_of
 from featcache.exchange.settings import ExportSettings, ImportSettings
+from featcache.io import safe_join
 
 _MAX_JSON_BYTES = 256 << 20
 
@@ -43,10 +44,11 @@ def read(settings: ImportSettings) -> list[Sample]:
 def write(out: Outgoing, folder: Path, settings: ExportSettings, step: Step) -> dict[str, Any]:
     """One ``<id>.npy`` and ``<id>.json`` a video; a video that failed has the ``.json`` alone."""
     for number, video in enumerate(out.videos):
-        target = folder / f"{video.id}.npy"
+        target = safe_join(folder, f"{video.id}.npy")
         target.parent.mkdir(parents=True, exist_ok=True)
         facts = facts_of(video, out.rows_of(video.id))
-        target.with_suffix(".json").write_text(json.dumps(facts, allow_nan=False), encoding="ascii")
+        with target.with_suffix(".json").open("x", encoding="ascii") as sidecar:
+            json.dump(facts, sidecar, allow_nan=False)
         if out.num_rows(video.id):
             with target.open("xb") as file:
                 np.lib.format.write_array(file, out.values(video.id), allow_pickle=False)

@@ -11,6 +11,7 @@ from featcache.config import Settings
 from featcache.errors import ConfigError, unknown_name
 from featcache.recipes import FeatureRecipe, Interpolation, Output, Precision, SamplingRecipe, to_dict
 from featcache.store.paths import FileFormat
+from featcache.store.plan import MAX_ENCODE_BATCH, MAX_PLANNED_ROWS, MAX_THREADS
 
 ImportFormat = Literal["npy", "webdataset", "hf"]
 ExportFormat = Literal["parquet", "npy", "webdataset", "hf", "fiftyone", "actionformer", "opentad"]
@@ -143,11 +144,11 @@ class ImportSettings(Settings):
     """When rows were taken, where no sidecar or listing says so."""
     columns: ColumnSettings = ColumnSettings()
     """Where things are in tables and shards."""
-    encode_batch: int = Field(default=1, ge=1)
+    encode_batch: int = Field(default=1, ge=1, le=MAX_ENCODE_BATCH)
     """Rows a forward they were computed with, for ``encoder()`` of an exported recipe."""
-    threads: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1, le=MAX_THREADS)
     """Threads they were computed with, likewise."""
-    shard_rows: int = Field(default=0, ge=0)
+    shard_rows: int = Field(default=0, ge=0, le=MAX_PLANNED_ROWS)
     """Rows a shard; 0: by size."""
 
 

@@ -21,7 +21,6 @@ from featcache.extract.progress import OnProgress, Progress, ignore
 from featcache.extract.provenance import provenance
 from featcache.extract.settings import ExtractSettings
 from featcache.extract.source import OnScan, check_there, read_source
-from featcache.io import put_new
 from featcache.store.plan import plan_segments
 from featcache.store.reader import open_store
 from featcache.store.writer import Generation, StoreWriter
@@ -102,7 +101,7 @@ def extract(
     with StoreWriter.open(store, sampling=prepared.sampling, file_format=settings.file_format) as writer:
         for feature in prepared.features:
             writer.declare_feature(feature.name, recipe=feature.recipe, record=feature.record)
-        config = write_config(store, settings=prepared.settings)
+        config = _keep_config(writer, prepared.settings)
         with writer.planning_lock():
             add_generation(writer, manifest, paths=paths, prepared=prepared)
         run_pending(
@@ -145,12 +144,10 @@ def extract(
     )
 
 
-def write_config(store: Path, *, settings: ExtractSettings) -> Path:
+def _keep_config(writer: StoreWriter, settings: ExtractSettings) -> Path:
     """Keep the resolved YAML in the store, named by its content."""
     data = to_yaml(settings).encode()
-    path = store / "config" / f"extract-{hashlib.sha256(data).hexdigest()[:12]}.yaml"
-    put_new(path, data)
-    return path
+    return writer.keep_config(f"extract-{hashlib.sha256(data).hexdigest()[:12]}.yaml", data)
 
 
 def add_generation(writer: StoreWriter, manifest: Manifest, *, paths: Mapping[str, Path], prepared: Prepared) -> None:

@@ -20,6 +20,7 @@ from featcache.recipes import (
     Spatial,
     Temporal,
 )
+from featcache.store.plan import MAX_ENCODE_BATCH, MAX_PLANNED_ROWS, MAX_THREADS
 
 FileFormat = Literal["zarr", "hdf5"]
 
@@ -148,9 +149,9 @@ class RuntimeSettings(Settings):
 
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
-    threads: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0, le=MAX_THREADS)
     """Threads of the forward pass on CPU; 0: all cores. Kept in the plan, because results depend on it."""
-    encode_batch: int = Field(default=0, ge=0)
+    encode_batch: int = Field(default=0, ge=0, le=MAX_ENCODE_BATCH)
     """Rows a forward; 0: as many as make 256 frames (image) or 8 clips (video) on a GPU, 8 frames or 1 clip on CPU."""
     decode_workers: int = Field(default=0, ge=0)
     """Decoding processes; 0: 1 on CPU, half the cores on a GPU."""
@@ -199,7 +200,7 @@ class ExtractSettings(Settings):
     """Which rows a video gets."""
     runtime: RuntimeSettings = RuntimeSettings()
     """How the machine is used."""
-    shard_rows: int = Field(default=0, ge=0)
+    shard_rows: int = Field(default=0, ge=0, le=MAX_PLANNED_ROWS)
     """Rows a shard; 0: by size."""
     disk_fraction: float = 0.8
     """Refuse a plan that needs more than this share of the free disk."""

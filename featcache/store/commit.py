@@ -74,7 +74,8 @@ def commit_feature(
         provenance=provenance,
     )
     sealed = io.seal(record.to_json())
-    path = generation.root / paths.commit(generation.number, feature.name, shard)
+    io.safe_join(generation.root, paths.commits(generation.number, feature.name))
+    path = generation.root / paths.commit(generation.number, feature.name, shard)  # one that is a link is replaced
     if _keep_committed(generation, feature, shard, path=path, record=record, file_format=file_format):
         return
     if with_metadata and file_format == "zarr":
@@ -83,7 +84,7 @@ def commit_feature(
         _publish_data(data_path(generation, feature, shard, file_format), encoded)
         if scale is not None and file_format == "zarr":
             put_exact(
-                generation.root / paths.scale_chunk(generation.number, feature.name, shard),
+                io.safe_join(generation.root, paths.scale_chunk(generation.number, feature.name, shard)),
                 zarr_format.scale_chunk(scale),
             )
     if not io.put_new(path, sealed):
@@ -165,10 +166,12 @@ def _publish_metadata(generation: Generation, feature: FeatureDoc, size: int) ->
         block_rows=size,
         name=feature.name,
     )
-    put_exact(generation.root / paths.array(generation.number, feature.name) / paths.GROUP, array)
+    folder = io.safe_join(generation.root, paths.array(generation.number, feature.name))
+    put_exact(folder / paths.GROUP, array)
     if feature.record.dtype == "int8":
         scales = zarr_format.scale_metadata(num_shards=generation.num_shards, num_channels=feature.record.shape[-1])
-        put_exact(generation.root / paths.scale_array(generation.number, feature.name) / paths.GROUP, scales)
+        folder = io.safe_join(generation.root, paths.scale_array(generation.number, feature.name))
+        put_exact(folder / paths.GROUP, scales)
 
 
 def put_exact(path: Path, data: bytes) -> None:

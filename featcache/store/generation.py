@@ -1,6 +1,7 @@
 """Generations: immutable plans with their videos and segments, and the commit records under them."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,15 +12,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featcache import io
-from featcache.data.manifest import table_to_videos
+from featcache.data.manifest import id_problem, table_to_videos
 from featcache.data.types import VideoRecord
-from featcache.errors import CorruptStoreError, StoreError
+from featcache.errors import CorruptStoreError, ManifestError, StoreError
 from featcache.recipes import SamplingRecipe, recipe_hash
 from featcache.store import hdf5_format, paths, zarr_format
 from featcache.store.blocks import BlockLayout, ShardFormat
 from featcache.store.paths import FileFormat
 from featcache.store.plan import Segment
-from featcache.store.rows import RowTable, rows_from_bytes, table_from_bytes
+from featcache.store.rows import RowTable, int_column, rows_from_bytes, table_from_bytes
 from featcache.store.schema import CommitDoc, FeatureDoc, PlanDoc, RootDoc, TableRef
 
 Ints = npt.NDArray[np.int64]
@@ -53,8 +54,9 @@ class Generation:
 
     @property
     def num_shards(self) -> int:
-        """Number of shards."""
-        return self.plan.num_shards
+        """Number of shards, read off the segments: what a document claims is not counted up to."""
+        shards = self.segment_columns["shard"]
+        return int(shards[-1]) + 1 if len(shards) else 0
 
     @property
     def encode_batch(self) -> int:
@@ -72,12 +74,16 @@ class Generation:
         table = self._read("videos", self.plan.videos)
         if len(table) != self.plan.num_videos:
             raise CorruptStoreError(f"{self.root}: generation {self.number} lists {len(table)} videos, not its plan's")
+        check_ids(table, where=f"{self.root}: the table of videos of generation {self.number}")
         return table
 
     @cached_property
     def videos(self) -> tuple[VideoRecord, ...]:
         """The manifest slice."""
-        return table_to_videos(self.video_table)
+        try:
+            return table_to_videos(self.video_table)
+        except ManifestError as error:
+            raise CorruptStoreError(f"{self.root}: generation {self.number}: {error}") from error
 
     @cached_property
     def video_ids(self) -> list[str]:
@@ -88,7 +94,11 @@ class Generation:
     def segment_columns(self) -> dict[str, Ints]:
         """int64 columns ``video, shard, first_row, first_clip, num_rows``, ordered by shard and first row."""
         table = self._read("segments", self.plan.segments)
-        return {name: table.column(name).to_numpy().astype(np.int64) for name in SEGMENT_COLUMNS}
+        where = f"{self.root}: the segments of generation {self.number}"
+        columns = {name: int_column(table, name, where=where) for name in SEGMENT_COLUMNS}
+        if not segments_fit(columns, self.plan):
+            raise CorruptStoreError(f"{where} do not fit its plan; restore both from a copy")
+        return columns
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
@@ -116,10 +126,44 @@ class Generation:
 
     def _read(self, kind: Literal["videos", "segments"], ref: TableRef) -> pa.Table:
         path = io.safe_join(self.root, paths.table(self.number, kind, ref.sha256))
-        return table_from_bytes(read_table_bytes(path, ref, what=f"table of {kind}"))
+        what = f"table of {kind}"
+        return table_from_bytes(read_table_bytes(path, ref, what=what), where=f"{what} {path}")
 
 
 SEGMENT_COLUMNS = ("video", "shard", "first_row", "first_clip", "num_rows")
+
+
+def check_ids(table: pa.Table, *, where: object) -> None:
+    """Refuse a table of videos whose ids cannot be ids: they become file names when a store is exported.
+
+    Raises:
+        CorruptStoreError: No column of texts, or an id that is unusable or there twice; names it.
+    """
+    usable = table.column_names.count("id") == 1 and table.column("id").type == pa.string()
+    if not usable or table.column("id").null_count:
+        raise CorruptStoreError(f"{where} has no usable column 'id'; restore it from a copy")
+    ids = [str(video_id) for video_id in table.column("id").to_pylist()]
+    for video_id in ids:
+        if problem := id_problem(video_id):
+            raise CorruptStoreError(f"{where} has the id {video_id!r}, which {problem}; the store was tampered with")
+    if len(set(ids)) != len(ids):
+        twice = next(name for name, count in Counter(ids).items() if count > 1)
+        raise CorruptStoreError(f"{where} has the id {twice!r} twice; the store was tampered with")
+
+
+def segments_fit(columns: Mapping[str, Ints], plan: PlanDoc) -> bool:
+    """Whether segments lie in the plan's shards, in order and without overlap, and leave no shard empty."""
+    if any((column < 0).any() for column in columns.values()):
+        return False
+    shard, first_row, num_rows = columns["shard"], columns["first_row"], columns["num_rows"]
+    if not len(shard):
+        return plan.num_shards == 0
+    inside = (num_rows > 0).all() and (first_row + num_rows <= plan.shard_rows).all()
+    if not inside or columns["video"].max() >= plan.num_videos or shard[0] != 0 or shard[-1] != plan.num_shards - 1:
+        return False
+    step = np.diff(shard)
+    follows = (step == 1) | ((step == 0) & (first_row[1:] >= (first_row + num_rows)[:-1]))
+    return bool(follows.all() and (np.diff(columns["video"]) >= 0).all())
 
 
 def ranges(first: Ints, num: Ints) -> Ints:
@@ -162,7 +206,7 @@ def read_features(root: Path) -> dict[str, FeatureDoc]:
 
 def feature_names(root: Path) -> list[str]:
     """Names of the declared features, sorted."""
-    return sorted(path.stem for path in (root / "features").glob("*.json"))
+    return sorted(path.stem for path in io.safe_join(root, paths.FEATURES).glob("*.json"))
 
 
 def read_feature(root: Path, name: str) -> FeatureDoc:
@@ -209,7 +253,7 @@ def record_identity(generation: Generation, feature: FeatureDoc, shard: int) -> 
 
 def recorded_shards(generation: Generation, name: str) -> list[int]:
     """Shards that have a commit record, valid or not."""
-    folder = generation.root / paths.commits(generation.number, name)
+    folder = io.safe_join(generation.root, paths.commits(generation.number, name))
     if not folder.is_dir():
         return []
     shards = (paths.commit_shard(path.name) for path in folder.iterdir())
@@ -231,13 +275,15 @@ def read_record(generation: Generation, feature: FeatureDoc, shard: int) -> Comm
         raise CorruptStoreError(f"{path} accounts for other videos than the plan of its shard; restore it from a copy")
     if (record.int8_scale is None) != (feature.record.dtype != "int8"):
         raise CorruptStoreError(f"{path} and the recipe of {feature.name!r} differ about int8 scales; restore it")
+    if record.int8_scale is not None and len(record.int8_scale) != feature.record.shape[-1]:
+        raise CorruptStoreError(f"{path} has {len(record.int8_scale)} int8 scales; restore it from a copy")
     return record
 
 
 def read_rows(generation: Generation, record: CommitDoc) -> RowTable:
     """The row table of a committed shard."""
     path = io.safe_join(generation.root, paths.rows(generation.number, record.shard, record.rows.sha256))
-    return rows_from_bytes(read_table_bytes(path, record.rows, what="row table"))
+    return rows_from_bytes(read_table_bytes(path, record.rows, what="row table"), where=f"row table {path}")
 
 
 def segment_failures(generation: Generation, record: CommitDoc) -> npt.NDArray[np.bool_]:
@@ -245,11 +291,13 @@ def segment_failures(generation: Generation, record: CommitDoc) -> npt.NDArray[n
     where = generation.shard_slice(record.shard)
     first_rows = generation.segment_columns["first_row"][where]
     num_rows = generation.segment_columns["num_rows"][where]
+    videos = generation.segment_columns["video"][where]
     failed = np.zeros(len(first_rows), bool)
     for outcome in record.failed:
         index = int(np.searchsorted(first_rows, outcome.first_row))
         fits = index < len(first_rows) and first_rows[index] == outcome.first_row and not failed[index]
-        if not fits or num_rows[index] != outcome.num_rows:
+        fits = fits and num_rows[index] == outcome.num_rows
+        if not fits or generation.video_ids[videos[index]] != outcome.id:
             raise CorruptStoreError(
                 f"the commit record of shard {record.shard} of {record.feature!r} in {generation.root} lists a failed "
                 f"video {outcome.id!r} that its plan does not have there; restore it from a copy"

@@ -56,7 +56,7 @@ def read_committed(generation: Generation, feature: FeatureDoc) -> Committed:
     for shard, record in records.items():
         if record.failed:
             ok[generation.shard_slice(shard)] = ~segment_failures(generation, record)
-    num_videos = generation.plan.num_videos
+    num_videos = len(generation.video_ids)
     pending = np.zeros(num_videos, bool)
     pending[segments["video"][~done]] = True
     video_ok = np.zeros(num_videos, bool)

@@ -9,6 +9,8 @@ FileFormat = Literal["zarr", "hdf5"]
 
 ROOT = "featcache.json"
 GROUP = "zarr.json"
+FEATURES = "features"
+CONFIG = "config"
 STORE_LOCK = "locks/store.lock"
 PLANNING_LOCK = "locks/planning.lock"
 
@@ -33,7 +35,7 @@ def check_feature_name(name: str) -> None:
 
 def feature(name: str) -> str:
     """Sealed recipe of a feature."""
-    return f"features/{name}.json"
+    return f"{FEATURES}/{name}.json"
 
 
 def generation(number: int) -> str:

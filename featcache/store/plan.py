@@ -9,6 +9,11 @@ MAX_SHARD_ROWS = 4096
 MAX_BLOCK_BYTES = 512 << 10
 _MAX_STRETCHED_BYTES = 4 * MAX_SHARD_BYTES
 
+# What a plan may ask for at all, by settings or by its document.
+MAX_PLANNED_ROWS = 1 << 24
+MAX_ENCODE_BATCH = 1 << 20
+MAX_THREADS = 1 << 12
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:

@@ -9,6 +9,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from featcache.data.parquet import UnreadableTableError, read_table
+from featcache.errors import CorruptStoreError
+
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 
@@ -97,10 +100,28 @@ def table_bytes(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def table_from_bytes(data: bytes) -> pa.Table:
-    """A table from Parquet bytes whose hash has been checked."""
-    # ParquetFile, because read_table starts threads that abort a process which ends at a bad moment
-    return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+def table_from_bytes(data: bytes, *, where: object) -> pa.Table:
+    """A table from Parquet bytes whose hash has been checked: whoever sealed it may have meant ill.
+
+    Raises:
+        CorruptStoreError: It is no Parquet table, or one of more rows than so few bytes can hold; names ``where``.
+    """
+    try:
+        return read_table(data)
+    except UnreadableTableError as problem:
+        raise CorruptStoreError(f"{where} {problem}; restore it from a copy") from problem
+
+
+def int_column(table: pa.Table, name: str, *, where: object) -> npt.NDArray[np.int64]:
+    """A column of whole numbers as int64 [rows].
+
+    Raises:
+        CorruptStoreError: There is no such column, or it is of another type or has gaps; names ``where``.
+    """
+    column = table.column(name) if table.column_names.count(name) == 1 else None
+    if column is None or not pa.types.is_signed_integer(column.type) or column.null_count:
+        raise CorruptStoreError(f"{where} has no usable column {name!r}; restore it from a copy")
+    return column.to_numpy().astype(np.int64)
 
 
 def rows_to_bytes(rows: RowTable) -> bytes:
@@ -116,15 +137,33 @@ def rows_to_bytes(rows: RowTable) -> bytes:
     return table_bytes(pa.table(columns))
 
 
-def rows_from_bytes(data: bytes) -> RowTable:
-    """The row table that :func:`rows_to_bytes` wrote."""
-    table = table_from_bytes(data)
+def rows_from_bytes(data: bytes, *, where: object) -> RowTable:
+    """The row table that :func:`rows_to_bytes` wrote.
+
+    Raises:
+        CorruptStoreError: Something else is there; names ``where``.
+    """
+    table = table_from_bytes(data, where=where)
     columns: dict[str, Any] = {}
     for name in COLUMNS:
-        column: Any = table.column(name)
+        column: Any = table.column(name) if table.column_names.count(name) == 1 else None
+        if column is None or not _fits(column, name):
+            raise CorruptStoreError(f"{where} has no usable column {name!r}; restore it from a copy")
         if name in _LISTS:
             flat = np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks] or [np.zeros(0)])
             columns[name] = flat.astype(_LISTS[name], copy=False).reshape(len(table), column.type.list_size)
         else:
             columns[name] = column.to_numpy()
+    if columns["frames"].shape != columns["pts_seconds"].shape:
+        raise CorruptStoreError(f"{where} has other numbers of frames than of their times; restore it from a copy")
     return RowTable(**columns)
+
+
+def _fits(column: Any, name: str) -> bool:
+    """Whether a column has the type that :func:`rows_to_bytes` gives it, and no gap."""
+    values: pa.DataType = column.type
+    if name in _LISTS:
+        if not pa.types.is_fixed_size_list(column.type) or any(chunk.flatten().null_count for chunk in column.chunks):
+            return False
+        values = column.type.value_type
+    return not column.null_count and values == pa.from_numpy_dtype(_dtype(name))

@@ -7,11 +7,13 @@ from typing import Any, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter
 
 from featcache.data.types import STATUSES, VideoOutcome
 from featcache.errors import CorruptStoreError, FeatcacheError, StoreError
 from featcache.recipes import FeatureRecipe, Precision, RecordSpec, SamplingRecipe, from_dict, recipe_hash, to_dict
 from featcache.store.paths import FileFormat
+from featcache.store.plan import MAX_ENCODE_BATCH, MAX_PLANNED_ROWS, MAX_THREADS
 
 FORMAT = "featcache"
 VERSION = 1
@@ -42,25 +44,40 @@ def _member(document: Mapping[str, Any], name: str, kind: type, *, where: object
 
 def _count(document: Mapping[str, Any], name: str, *, where: object) -> int:
     value: int = _member(document, name, int, where=where)
-    if value < 0:
+    if not 0 <= value <= _LIMITS.get(name, _MAX_BYTES):
         raise CorruptStoreError(f"{where} has {name} {value}; restore it from a copy")
     return value
 
 
+# What a count may be before anything is made of it: arithmetic stays in 64 bits, and a plan asks for no absurd memory.
+_MAX_BYTES = 1 << 62
+_LIMITS = {"shard_rows": MAX_PLANNED_ROWS, "encode_batch": MAX_ENCODE_BATCH, "threads": MAX_THREADS}
+_MAX_RECORD_BYTES = 1 << 34
+
+
 def _value(kind: type[Any], document: Mapping[str, Any], name: str, *, where: object) -> Any:
     """A recipe or record out of a document, whatever was put there."""
+    members = _member(document, name, dict, where=where)
     try:
-        return from_dict(kind, _member(document, name, dict, where=where))
-    except (TypeError, ValueError, AttributeError, AssertionError) as error:
+        found = from_dict(kind, members)
+        # For its refusals alone: what it returns has other types (1.0 for 1), and so another hash.
+        _TYPED[kind].validate_python(members)
+    except (TypeError, ValueError, AttributeError, AssertionError, OverflowError, RecursionError) as error:
         if isinstance(error, FeatcacheError):
             raise
-        raise CorruptStoreError(f"{where} has no usable member {name!r} ({error}); restore it from a copy") from error
+        why = " ".join(str(error).split())[:200]
+        raise CorruptStoreError(f"{where} has no usable member {name!r} ({why}); restore it from a copy") from error
+    return found
+
+
+_TYPED = {kind: TypeAdapter[Any](kind) for kind in (SamplingRecipe, FeatureRecipe, RecordSpec)}
 
 
 def _record(document: Mapping[str, Any], *, where: object) -> RecordSpec:
     record: RecordSpec = _value(RecordSpec, document, "record", where=where)
     sizes_are_counts = isinstance(record.shape, tuple) and all(type(size) is int for size in record.shape)
-    if not (record.shape and sizes_are_counts and record.dtype in get_args(Precision)):
+    is_known = bool(record.shape and sizes_are_counts and record.dtype in get_args(Precision))
+    if not is_known or record.num_bytes > _MAX_RECORD_BYTES:
         raise CorruptStoreError(f"{where} has no usable member 'record' ({record}); restore it from a copy")
     return record
 

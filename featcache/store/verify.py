@@ -100,11 +100,19 @@ class _Checker:
         self.report.num_files += 1
         if self._progress:
             self._progress(relative)
-        try:
+
+        def measured() -> None:
             test()
             self.report.num_bytes += path.stat().st_size
+
+        return self.attempt(path, measured)
+
+    def attempt(self, path: Path, action: Callable[[], object]) -> bool:
+        """Do what a damaged file or folder may prevent; a failure becomes a problem of it."""
+        try:
+            action()
         except (FeatcacheError, OSError) as error:
-            self.report.problems.append(Problem(path=relative, what=str(error)))
+            self.report.problems.append(Problem(path=path.relative_to(self.root).as_posix(), what=str(error)))
             return False
         return True
 
@@ -138,7 +146,9 @@ class _Checker:
 
     def _features(self) -> dict[str, FeatureDoc]:
         features: dict[str, FeatureDoc] = {}
-        for name in feature_names(self.root):
+        names: list[str] = []
+        self.attempt(self.root / paths.FEATURES, lambda: names.extend(feature_names(self.root)))
+        for name in names:
             self.check(self.root / paths.feature(name), partial(self._feature, name, features))
         return features
 
@@ -152,15 +162,19 @@ class _Checker:
         videos = self.root / paths.table(number, "videos", plan.videos.sha256)
         segments = self.root / paths.table(number, "segments", plan.segments.sha256)
         readable = self.check(videos, lambda: generation.videos)
-        readable = self.check(segments, lambda: _check_segments(generation)) and readable
+        fit = partial(_check_segments, generation) if readable else lambda: generation.segment_columns
+        readable = self.check(segments, fit) and readable
         if file_format == "zarr":
             self.exactly(self.root / paths.generation(number) / paths.GROUP, zarr_format.group_metadata())
-        for feature in features.values():
-            shards = recorded_shards(generation, feature.name)
+        for feature in features.values() if readable else ():  # without the tables no record has a meaning
+            commits = self.root / paths.commits(number, feature.name)
+            shards: list[int] = []
+            if not self.attempt(commits, lambda: shards.extend(recorded_shards(generation, feature.name))):  # noqa: B023
+                continue
             self.report.num_pending.setdefault(feature.name, 0)
             self.report.num_pending[feature.name] += generation.num_shards - len(shards)
             block_sizes = set()
-            for shard in shards if readable else []:
+            for shard in shards:
                 block_sizes |= self._shard(generation, feature, shard, file_format)
             if file_format == "zarr" and shards:
                 self._array_metadata(generation, feature, block_sizes)
@@ -214,10 +228,12 @@ class _Checker:
         """Files that nothing above has accounted for."""
         for path in _files(self.root):
             relative = path.relative_to(self.root)
-            if path in self._known or relative.parts[0] == "locks":
+            if path in self._known:
                 continue
             if path.is_symlink():
                 self.check(path, partial(_raise, f"{path} is a symbolic link; a store has none, remove it"))
+            elif relative.parts[0] == "locks":
+                continue
             elif io.is_temp(path.name):
                 self.report.notes.append(
                     f"{relative} is the temporary file of a killed writer; `featcache gc` removes it"
@@ -255,18 +271,9 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _check_segments(generation: Generation) -> None:
-    """Segments lie in their shards, in order, without overlap, and give rows to exactly the usable videos."""
-    columns = generation.segment_columns
-    start = columns["shard"] * generation.shard_rows + columns["first_row"]
-    end = start + columns["num_rows"]
-    inside = (columns["first_row"] + columns["num_rows"] <= generation.shard_rows) & (columns["num_rows"] > 0)
+    """Segments, which were compared with the plan when they were read, give rows to exactly the usable videos."""
     usable = [index for index, video in enumerate(generation.videos) if video.status == "ok"]
-    if not (
-        inside.all()
-        and (start[1:] >= end[:-1]).all()
-        and np.array_equal(np.unique(columns["video"]), usable)
-        and np.array_equal(np.unique(columns["shard"]), np.arange(generation.num_shards))
-    ):
+    if not np.array_equal(np.unique(generation.segment_columns["video"]), usable):
         raise CorruptStoreError(f"the segments of generation {generation.number} do not fit its plan")
 
 

@@ -73,8 +73,8 @@ class StoreWriter:
         if not (root / paths.ROOT).exists():
             _refuse_foreign(root, file_format=file_format)
             if file_format == "zarr":
-                io.put_new(root / paths.GROUP, zarr_format.group_metadata())
-            io.put_new(root / paths.ROOT, io.seal(wanted.to_json()))
+                io.put_new(io.safe_join(root, paths.GROUP), zarr_format.group_metadata())
+            io.put_new(io.safe_join(root, paths.ROOT), io.seal(wanted.to_json()))
         found = read_root(root)
         if difference := first_difference(found.sampling, sampling):
             raise RecipeMismatchError(
@@ -86,9 +86,9 @@ class StoreWriter:
                 f"{root} holds {found.file_format} files, not {file_format}; use that format or choose another folder"
             )
         with ExitStack() as stack:
-            stack.enter_context(io.lock(root / paths.STORE_LOCK, exclusive=False, wait_seconds=60))
+            stack.enter_context(io.lock(io.safe_join(root, paths.STORE_LOCK), exclusive=False, wait_seconds=60))
             if file_format == "zarr":  # heals a lost one
-                io.put_new(root / paths.GROUP, zarr_format.group_metadata())
+                io.put_new(io.safe_join(root, paths.GROUP), zarr_format.group_metadata())
             return cls(root, found, stack.pop_all())
 
     def close(self) -> None:
@@ -117,7 +117,7 @@ class StoreWriter:
         paths.check_feature_name(name)
         assert recipe.precision == record.dtype, f"record of {name} is {record.dtype}, its recipe {recipe.precision}"
         wanted = FeatureDoc(name=name, recipe=recipe, record=record)
-        path = self.root / paths.feature(name)
+        path = self._place(paths.feature(name))
         if io.put_new(path, io.seal(wanted.to_json())):
             return
         found = FeatureDoc.from_json(io.read_sealed(path, what="feature recipe"), name=name, where=path)
@@ -139,7 +139,7 @@ class StoreWriter:
 
         Two processes started at once then plan one generation, not two with the same videos.
         """
-        return io.lock(self.root / paths.PLANNING_LOCK, exclusive=True)
+        return io.lock(self._place(paths.PLANNING_LOCK), exclusive=True)
 
     def add_generation(
         self,
@@ -182,10 +182,10 @@ class StoreWriter:
                 segments=refs["segments"],
             )
             for kind in ("videos", "segments"):
-                put_exact(self.root / paths.table(number, kind, refs[kind].sha256), tables[kind])
+                put_exact(self._place(paths.table(number, kind, refs[kind].sha256)), tables[kind])
             if self.file_format == "zarr":
-                io.put_new(self.root / paths.generation(number) / paths.GROUP, zarr_format.group_metadata())
-            if io.put_new(self.root / paths.plan(number), io.seal(plan.to_json())):
+                io.put_new(self._place(paths.generation(number)) / paths.GROUP, zarr_format.group_metadata())
+            if io.put_new(self._place(paths.plan(number)), io.seal(plan.to_json())):
                 return read_generation(self.root, number, self.sampling)
 
     def committed(self, generation: Generation, feature: str) -> set[int]:
@@ -212,7 +212,7 @@ class StoreWriter:
     @contextmanager
     def shard_lock(self, generation: Generation, shard: int) -> Generator[bool]:
         """Claim a shard for the block; yields False at once if another process has it."""
-        with io.try_lock(self.root / paths.claim_lock(generation.number, shard), exclusive=True) as claimed:
+        with io.try_lock(self._place(paths.claim_lock(generation.number, shard)), exclusive=True) as claimed:
             yield claimed
 
     def commit_shard(
@@ -249,8 +249,8 @@ class StoreWriter:
         documents = {name: self._feature(name) for name in features}
         table = rows_to_bytes(rows)
         ref = TableRef(sha256=io.sha256_bytes(table), num_bytes=len(table))
-        with io.lock(self.root / paths.publish_lock(generation.number, shard), exclusive=True):
-            put_exact(self.root / paths.rows(generation.number, shard, ref.sha256), table)
+        with io.lock(self._place(paths.publish_lock(generation.number, shard)), exclusive=True):
+            put_exact(self._place(paths.rows(generation.number, shard, ref.sha256)), table)
             for name, array in features.items():
                 commit_feature(
                     generation,
@@ -265,6 +265,16 @@ class StoreWriter:
                     with_metadata=name in fresh,
                 )
                 self._with_metadata.add((generation.number, name))
+
+    def keep_config(self, name: str, data: bytes) -> Path:
+        """Keep the settings of a command that writes here, under a name that carries their hash."""
+        path = self._place(f"{paths.CONFIG}/{name}")
+        io.put_new(path, data)
+        return path
+
+    def _place(self, name: str) -> Path:
+        """Where a file of the store is written; never through a symbolic link."""
+        return io.safe_join(self.root, name)
 
     def _feature(self, name: str) -> FeatureDoc:
         if name not in self._declared:  # declarations never change

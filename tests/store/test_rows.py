@@ -26,7 +26,7 @@ def test_round_trip(num_rows, num_frames):
     table = make_table(num_rows, num_frames)
     data = rows_to_bytes(table)
     assert data == rows_to_bytes(table)
-    read = rows_from_bytes(data)
+    read = rows_from_bytes(data, where="table")
     for name in COLUMNS:
         column = getattr(table, name)
         assert getattr(read, name).dtype == column.dtype

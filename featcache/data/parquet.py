@@ -1,0 +1,71 @@
+"""Parquet files that anyone may have written: opened without trust in what they say of their size.
+
+A few hundred kilobytes of Parquet can stand for any number of equal rows. So a file is refused, before a row of it is
+made, if it has more rows than :func:`max_rows` allows for its size.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_FEW_ROWS = 1 << 20  # whatever their size; about a gigabyte of records
+_ROWS_PER_BYTE = 16  # a million numbered file names, compressed as well as they can be, are 12 rows a byte
+_BATCH_ROWS = 1 << 16
+
+
+class UnreadableTableError(Exception):
+    """A file that is no table; the message is the end of a sentence."""
+
+
+def max_rows(num_bytes: int) -> int:
+    """Rows that a Parquet file of a size may have."""
+    return max(_FEW_ROWS, _ROWS_PER_BYTE * num_bytes)
+
+
+@contextmanager
+def opened(source: Path | bytes) -> Iterator[pq.ParquetFile]:
+    """A Parquet file for a ``with`` block, whose errors while it is read are explained too.
+
+    Args:
+        source: The file, or its bytes.
+
+    Raises:
+        FileNotFoundError: No such file.
+        UnreadableTableError: No Parquet file, a damaged one, or one with more rows than :func:`max_rows`.
+    """
+    num_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
+    try:
+        with pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source) as file:
+            if file.metadata.num_rows > max_rows(num_bytes):
+                raise UnreadableTableError(
+                    f"says it has {file.metadata.num_rows} rows in {num_bytes} bytes, which are at most "
+                    f"{max_rows(num_bytes)} of their own"
+                )
+            yield file
+    # A footer whose names are not UTF-8 is a UnicodeDecodeError, a page that says it is huge a MemoryError.
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise UnreadableTableError(f"is not a Parquet file, or a damaged one ({_first_line(error)})") from error
+
+
+def read_table(source: Path | bytes) -> pa.Table:
+    """The whole table. Raises as :func:`opened`."""
+    # Not pq.read_table, which starts threads that abort a process which ends at a bad moment.
+    with opened(source) as file:
+        table = file.read(use_threads=False)
+        table.validate(full=True)  # that text is text, among other things
+        return table
+
+
+def read_batches(source: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns, a piece at a time. Raises as :func:`opened`."""
+    with opened(source) as file:
+        for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns), use_threads=False):
+            batch.validate(full=True)
+            yield batch
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
