@@ -4,7 +4,8 @@ Both see a video as ``[T, C]`` whose row i stands for one moment. With ``s`` = `
 ``feature_stride`` (OpenTAD) and ``o`` = ``num_frames / 2`` or ``offset_frames``, a time of ``x`` seconds is at row
 ``(x * fps - o) / s`` (ActionFormer, ``libs/datasets/thumos14.py``; OpenTAD, ``opentad/datasets/thumos.py``, where
 ``fps`` is ``frame / duration``). So the middle of row i must be at ``(o + i * s) / fps`` seconds, and ``s`` and ``o``
-must be the same for all videos. They are found from the times in the row table and checked against every row.
+must be the same for all videos. They are found from the times in the row table and checked against every row. Times of
+both libraries count from a video's first frame, those of the row table on the container's clock, which may begin later.
 """
 
 import json
@@ -22,6 +23,7 @@ from featcache.errors import ExchangeError
 from featcache.exchange.outgoing import Outgoing, Step
 from featcache.exchange.settings import ExportSettings
 from featcache.io import safe_join
+from featcache.store.rows import RowTable
 
 Seconds = npt.NDArray[np.float64]
 
@@ -36,7 +38,7 @@ class Track:
 
     Attributes:
         id: Of the video.
-        middle: float64 [T], the middle of each row in seconds, increasing.
+        middle: float64 [T], the middle of each row in seconds from the video's first frame, increasing.
         fps: Frames a second of the video; 0 if not known.
     """
 
@@ -178,7 +180,8 @@ def _write(out: Outgoing, folder: Path, step: Step) -> tuple[Grid, int]:
         with path.open("xb") as file:
             np.lib.format.write_array(file, out.values(video.id), allow_pickle=False)
         fps = grid.fps_of(one)
-        duration = video.duration_seconds or float(out.rows_of(video.id).t1[-1])
+        rows = out.rows_of(video.id)
+        duration = video.duration_seconds or float(rows.t1[-1]) - first_frame_seconds(video, rows)
         database[video.id] = {
             "subset": video.split,
             "duration": duration,
@@ -200,7 +203,7 @@ def track(out: Outgoing, video: VideoRecord) -> Track:
         ExchangeError: They are not known, or rows do not follow each other in time.
     """
     rows = out.rows_of(video.id)
-    middle = (rows.t0 + rows.t1) / 2
+    middle = (rows.t0 + rows.t1) / 2 - first_frame_seconds(video, rows)
     if np.isnan(middle).any():
         raise ExchangeError(
             f"the times of rows of {video.id!r} are not known, so nothing says where they lie; import the features "
@@ -214,6 +217,16 @@ def track(out: Outgoing, video: VideoRecord) -> Track:
             "a frame bank with one crop"
         )
     return Track(id=video.id, middle=middle, fps=video.fps)
+
+
+def first_frame_seconds(video: VideoRecord, rows: RowTable) -> float:
+    """When a video's first frame is shown on the clock of its rows.
+
+    A row that holds that frame says so itself; the records of stores that were made before
+    ``VideoRecord.start_seconds`` do not.
+    """
+    shown = rows.pts_seconds[rows.frames == 0]
+    return float(shown[0]) if len(shown) and not np.isnan(shown[0]) else video.start_seconds
 
 
 def _plain(number: float) -> int | float:

@@ -135,7 +135,8 @@ def _timed(sample: Sample, timing: TimingSettings) -> tuple[Array, Array]:
     if not fps or not (stride or (clip and sample.num_rows == 1)):  # a frame rate alone places no row
         return unknown, unknown.copy()
     first = offset + np.arange(sample.num_rows) * (stride or 0.0)
-    return first / fps, (first + clip) / fps if clip else unknown
+    start = _number(sample.facts, "start_seconds", sample.where) or 0.0  # times are on the container's clock
+    return start + first / fps, start + (first + clip) / fps if clip else unknown
 
 
 def facts_of(video: VideoRecord, rows: RowTable) -> dict[str, Any]:

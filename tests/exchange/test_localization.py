@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,11 +13,14 @@ from hypothesis import strategies as st
 from featcache.data.sampling import clip_times, sample_rows
 from featcache.data.types import Timeline
 from featcache.errors import ExchangeError
-from featcache.exchange.localization import Track, find_grid
+from featcache.exchange.localization import Track, find_grid, first_frame_seconds
+from featcache.extract.run import extract
+from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
 from featcache.recipes import SamplingRecipe
 from featcache.store.reader import open_store
 from featcache.testing.stores import make_record
-from tests.exchange.stores import SAMPLING, make_store, send
+from featcache.testing.videos import write_video
+from tests.exchange.stores import SAMPLING, bring, make_store, send
 
 BANK = SamplingRecipe(layout="frames", temporal="bank", num_frames=1, frame_stride=4)
 
@@ -138,3 +142,95 @@ def test_stores_that_fit_no_such_layout_are_refused(tmp_path):
         send(single, tmp_path / "out", "actionformer")
     assert not (tmp_path / "out").exists()
     assert SAMPLING.num_crops == 1
+
+
+# Videos whose clock does not begin at 0
+
+
+def clips(folder):
+    """A UCF101-like clip (XviD, 25 a second) and one as HMDB51's: B-frames in AVI, so the clock begins at 1/30 s."""
+    folder.mkdir()
+    write_video(folder / "ucf.avi", num_frames=50, codec="mpeg4", fps=25, time_base=Fraction(1, 25))
+    options = {"bf": "2", "b_strategy": "0"}
+    write_video(folder / "hmdb.avi", num_frames=60, codec="mpeg4", options=options, fps=30, time_base=Fraction(1, 30))
+    return folder
+
+
+def bank(folder, out):
+    return extract(
+        ExtractSettings(
+            source=str(folder),
+            out=str(out),
+            features=(
+                FeatureSettings(name="f", backbone="timm/tf_efficientnet_lite0", weights="random", input_size=32),
+            ),
+            sampling=SamplingSettings(layout="frames", temporal="bank", frame_stride=4),
+            runtime=RuntimeSettings(device="cpu", threads=1),
+        )
+    ).store
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    root = tmp_path_factory.mktemp("clock")
+    return bank(clips(root / "videos"), root / "store")
+
+
+@pytest.mark.parametrize("format_", ["actionformer", "opentad"])
+def test_a_bank_of_clips_whose_clocks_begin_apart_is_exported(both, tmp_path, format_):
+    starts = {name: video.start_seconds for name, video in open_store(both).videos.items()}
+    assert starts == {"ucf.avi": 0.0, "hmdb.avi": pytest.approx(1 / 30)}, "no clock begins late: this shows nothing"
+    sent = send(both, tmp_path / "out", format_)
+    assert sent.details["feat_stride"] == 4
+    database = json.loads((tmp_path / "out" / "annotations.json").read_text())["database"]
+    assert {name: (entry["fps"], entry["duration"]) for name, entry in database.items()} == {
+        "ucf.avi": (pytest.approx(25), pytest.approx(2)),
+        "hmdb.avi": (pytest.approx(30), pytest.approx(2)),
+    }
+    config = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    for name, entry in database.items():
+        # Frame 4 i, counted from the first one, is in the middle of row i.
+        middle = (4 * np.arange(len(np.load(tmp_path / "out" / "features" / f"{name}.npy"))) + 0.5) / entry["fps"]
+        if format_ == "actionformer":
+            options = config["dataset"]
+            assert options["num_frames"] == 1, "single frames"
+            rows = actionformer_row(middle, fps=entry["fps"], feat_stride=4, num_frames=options["num_frames"])
+        else:
+            assert config["offset_frames"] == 0.5
+            times = {"frame": entry["frame"], "duration": entry["duration"]}
+            rows = opentad_row(middle, **times, feature_stride=4, offset_frames=config["offset_frames"])
+        np.testing.assert_allclose(rows, np.arange(len(rows)), atol=1e-6)
+
+
+def test_single_frames_of_hmdb51_alone_are_single_frames(both, tmp_path):
+    send(both, tmp_path / "out", "actionformer", videos=("hmdb.avi",))
+    options = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["dataset"]
+    assert (options["feat_stride"], options["num_frames"]) == (4, 1)
+
+
+def test_the_first_frame_is_known_to_a_record_or_to_its_row(both):
+    store = open_store(both)
+    with store.feature() as features:
+        rows = features.rows.select(features.rows_of("hmdb.avi"))
+    record = store.videos["hmdb.avi"]
+    older = replace(record, start_seconds=0.0)  # as a store reads that was made before the field
+    assert first_frame_seconds(record, rows) == first_frame_seconds(older, rows) == pytest.approx(1 / 30)
+    later = rows.select(slice(1, None))
+    assert first_frame_seconds(record, later) == pytest.approx(1 / 30)
+    unknown = replace(rows, pts_seconds=np.full_like(rows.pts_seconds, np.nan))
+    assert first_frame_seconds(record, unknown) == pytest.approx(1 / 30)
+
+
+def test_imported_rows_of_a_late_clock_come_out_again_from_their_first_frame(tmp_path):
+    source = tmp_path / "arrays"
+    source.mkdir()
+    for name in ("early", "late"):
+        np.save(source / f"{name}.npy", np.zeros((9, 4), np.float32))
+    (source / "videos.csv").write_text("id,fps,start_seconds\nearly,25,\nlate,30,0.5\n")
+    store = tmp_path / "store"
+    bring(source, store, timing={"stride_frames": 4, "clip_frames": 16})
+    with open_store(store).feature() as features:
+        assert features.rows.t0[features.rows_of("late")][0] == 0.5
+    send(store, tmp_path / "out", "opentad")
+    config = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    assert (config["feature_stride"], config["offset_frames"]) == (4, 8)
