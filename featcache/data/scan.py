@@ -12,7 +12,7 @@ from featcache.data.decoding.pool import Failed, Finished, Payload, WorkerPool
 from featcache.data.hashing import content_hash
 from featcache.data.manifest import Manifest
 from featcache.data.sources import list_source
-from featcache.data.types import Status, VideoRecord
+from featcache.data.types import PASSING, Status, VideoRecord
 from featcache.errors import ConfigError, FeatcacheError, VideoError
 
 
@@ -26,7 +26,8 @@ def scan(
 ) -> Manifest:
     """List a source and open each of its videos in worker processes that may hang or crash without harm.
 
-    A video that cannot be used is a row with its status and reason, never an error and never left out.
+    A video that cannot be used is a row with its status and reason, never an error and never left out. One that hangs
+    or whose bytes cannot be read is tried once more at the end.
 
     Args:
         source: A folder, a listing, a manifest or a video file; see :mod:`featcache.data.sources`.
@@ -41,8 +42,8 @@ def scan(
     Raises:
         ManifestError: The source cannot be listed.
         UnknownNameError: No such decoder.
-        FeatcacheError: The decoder does not work here, or the machine failed (disk error, too many open files):
-            that is no video's fault and is not recorded as such.
+        FeatcacheError: The decoder does not work here, or the machine failed (too many open files, a process killed
+            for want of memory): that is no video's fault and is not recorded as such.
     """
     return scan_listed(
         list_source(source),
@@ -76,20 +77,26 @@ def scan_listed(
         raise FeatcacheError(problem)
     videos = list(listed.videos)
     places = [place for place, video in enumerate(videos) if video.status == "ok"]
-    num_done = 0
-    items = [(videos[place], listed.path_of(videos[place]), decoder) for place in places]
+    num_done, num_all = 0, len(places)
     try:
-        with WorkerPool(_job, num_workers=num_workers, deadline_seconds=deadline_seconds) as pool:
-            for event in pool.run(items):
-                if isinstance(event, Payload):
-                    videos[places[event.item]] = event.value
-                elif isinstance(event, Failed):
+        with WorkerPool(_job, name=_path_of, num_workers=num_workers, deadline_seconds=deadline_seconds) as pool:
+            for is_last in (False, True):  # what a stalled disk did not give is asked for once more at the end
+                items = [(listed.videos[place], listed.path_of(listed.videos[place]), decoder) for place in places]
+                again = []
+                for event in pool.run(items):
                     place = places[event.item]
-                    videos[place] = _failed(videos[place], event.status, event.reason)
-                if isinstance(event, (Finished, Failed)):
-                    num_done += 1
-                    if progress is not None:
-                        progress(num_done, len(places))
+                    if isinstance(event, Payload):
+                        videos[place] = event.value
+                    elif isinstance(event, Failed):
+                        videos[place] = _failed(videos[place], event.status, event.reason)
+                    if isinstance(event, (Finished, Failed)):
+                        if videos[place].status in PASSING and not is_last:
+                            again.append(place)
+                            continue
+                        num_done += 1
+                        if progress is not None:
+                            progress(num_done, num_all)
+                places = sorted(again)
     except OSError as error:
         raise FeatcacheError(
             f"scanning {listed.root} stopped at {error.filename} ({error.strerror}): the machine failed, not the "
@@ -137,6 +144,10 @@ def scan_file(video: VideoRecord, path: Path, *, decoder: str = "pyav") -> Itera
 def _job(item: tuple[VideoRecord, Path, str]) -> Iterator[VideoRecord]:
     video, path, decoder = item
     return scan_file(video, path, decoder=decoder)
+
+
+def _path_of(item: tuple[VideoRecord, Path, str]) -> str:
+    return str(item[1])
 
 
 def _failed(video: VideoRecord, status: Status, reason: str) -> VideoRecord:

@@ -7,8 +7,10 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-Status = Literal["ok", "missing", "undecodable", "too_short", "timeout", "changed"]
+Status = Literal["ok", "missing", "undecodable", "too_short", "timeout", "changed", "unreadable"]
 STATUSES: tuple[Status, ...] = get_args(Status)
+PASSING: tuple[Status, ...] = ("timeout", "unreadable")
+"""Faults that may pass by themselves, a stalled disk or a failing read: worth another try."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

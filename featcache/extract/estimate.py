@@ -246,7 +246,9 @@ def measure(prepared: Prepared, manifest: Manifest) -> tuple[float, float, int]:
     decoded, decode_seconds, measured = 0, 0.0, 0
     rows: list[dict[CropSize, npt.NDArray[np.uint8]]] = []
     deadline = prepared.settings.runtime.deadline_seconds
-    with WorkerPool(timed_segment, deadline_seconds=deadline, ahead_bytes=prepared.ahead_bytes) as pool:
+    with WorkerPool(
+        timed_segment, name=lambda job: job.path, deadline_seconds=deadline, ahead_bytes=prepared.ahead_bytes
+    ) as pool:
         for index in dict.fromkeys(chosen):
             video = manifest.videos[index]
             job = SegmentJob(

@@ -7,12 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from featcache.data.sampling import count_rows
-from featcache.data.types import VideoRecord
+from featcache.data.types import PASSING, VideoRecord
 from featcache.extract.prepare import Prepared
 from featcache.recipes import SamplingRecipe
 from featcache.store.reader import Store
 
 log = logging.getLogger(__name__)
+
+MAX_TRIES = 6
+"""How often a video that hangs, or whose bytes cannot be read, is tried before only ``--retry-failed`` tries it."""
 
 
 def judge(videos: Sequence[VideoRecord], sampling: SamplingRecipe) -> tuple[VideoRecord, ...]:
@@ -63,21 +66,42 @@ def ids_to_retry(
     """Stored videos that failed and are worth another try.
 
     A file that was missing or being replaced when its turn came is tried again once it is back as it was scanned (a
-    manifest may be older than the files, and a retry that must fail again would add a generation each time); what was
-    undecodable or hung is tried again only on request.
+    manifest may be older than the files, and a retry that must fail again would add a generation each time); what hung
+    or could not be read is tried again until it was tried :data:`MAX_TRIES` times (see :func:`worth_another_try`); what
+    was undecodable only on request.
     """
     names = [feature.name for feature in prepared.features if feature.name in opened.features]
     failures = [failure for name in names for failure in opened.coverage(name).failures]
     if prepared.settings.retry_failed:
         unusable = [video.id for video in opened.videos.values() if video.status != "ok"]
         return frozenset([*(failure.id for failure in failures), *unusable])
-    return frozenset(
+    back = {
         failure.id
         for failure in failures
         if failure.status in ("missing", "changed")
         and failure.id in scanned
         and is_back(paths[failure.id], scanned[failure.id])
-    )
+    }
+    return worth_another_try(opened, scanned, names=names) | back
+
+
+def worth_another_try(opened: Store, scanned: Mapping[str, VideoRecord], *, names: Iterable[str]) -> frozenset[str]:
+    """Stored videos whose fault in one of some features may have passed, and that were not tried too often.
+
+    How often is counted from the commit records: each try is a generation of its own, which ledgers what became of it.
+    """
+    ids: set[str] = set()
+    for name in names:
+        tries = opened.tries(name)
+        ids.update(
+            failure.id
+            for failure in opened.coverage(name).failures
+            if failure.status in PASSING
+            and tries[failure.id] < MAX_TRIES
+            and failure.id in scanned
+            and scanned[failure.id].status == "ok"
+        )
+    return frozenset(ids)
 
 
 def is_back(path: Path, video: VideoRecord) -> bool:

@@ -1,21 +1,31 @@
 """``extract``: scan, plan what is missing, run it, commit it, and say what became of every video."""
 
 import hashlib
+import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from featcache.config import to_yaml
 from featcache.data.decoding.pool import WorkerPool
 from featcache.data.manifest import Manifest
+from featcache.data.types import PASSING, VideoRecord
 from featcache.errors import FeatcacheError
 from featcache.extract.engine import ShardRunner, shard_tasks
 from featcache.extract.estimate import check_disk, choose_shard_rows
 from featcache.extract.jobs import decode_segment
-from featcache.extract.lacking import ids_to_retry, judge, rows_per_video, videos_to_add, warn_of_labels
+from featcache.extract.lacking import (
+    ids_to_retry,
+    judge,
+    rows_per_video,
+    videos_to_add,
+    warn_of_labels,
+    worth_another_try,
+)
 from featcache.extract.prepare import Prepared, prepare
 from featcache.extract.progress import OnProgress, Progress, ignore
 from featcache.extract.provenance import provenance
@@ -24,6 +34,8 @@ from featcache.extract.source import OnScan, check_there, read_source
 from featcache.store.plan import plan_segments
 from featcache.store.reader import open_store
 from featcache.store.writer import Generation, StoreWriter
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +116,8 @@ def extract(
         config = _keep_config(writer, prepared.settings)
         with writer.planning_lock():
             add_generation(writer, manifest, paths=paths, prepared=prepared)
-        run_pending(
+        run = partial(
+            run_pending,
             writer,
             root=Path(manifest.root),
             paths=paths,
@@ -112,16 +125,19 @@ def extract(
             progress=progress,
             on_progress=on_progress,
         )
+        run(writer.generations())
+        run(retry_generation(writer, manifest, prepared=prepared, progress=progress))
         elsewhere = sum(len(pending_shards(writer, generation, prepared)) for generation in writer.generations())
     opened = open_store(store)
     coverages = {feature.name: opened.coverage(feature.name) for feature in prepared.features}
     num_rows = opened.feature(prepared.features[0].name, partially=True).num_rows
     pending = max(coverage.pending for coverage in coverages.values())
-    failures = {
-        failure.id: (failure.id, failure.status, failure.reason)
-        for name in coverages
-        for failure in coverages[name].failures
-    }
+    failures = {}
+    for name, coverage in coverages.items():
+        tries = opened.tries(name)
+        for failure in coverage.failures:
+            often = f" (tried {tries[failure.id]} times)" if tries[failure.id] > 1 else ""
+            failures[failure.id] = (failure.id, failure.status, failure.reason + often)
     total = coverages[prepared.features[0].name].total
     return Extraction(
         store=str(store),
@@ -165,11 +181,33 @@ def add_generation(writer: StoreWriter, manifest: Manifest, *, paths: Mapping[st
     warn_of_labels(manifest.videos, {**opened.videos, **{video.id: video for video in added}})
     if not added:
         return
-    rows = rows_per_video(added, prepared.sampling)
+    plan_generation(writer, added, prepared=prepared)
+
+
+def retry_generation(
+    writer: StoreWriter, manifest: Manifest, *, prepared: Prepared, progress: Progress
+) -> Sequence[Generation]:
+    """A generation for the videos that hung or could not be read in this run, or none: a stalled disk may be back."""
+    with writer.planning_lock():
+        scanned = {video.id: video for video in manifest.videos}
+        names = [feature.name for feature in prepared.features]
+        retry = worth_another_try(open_store(writer.root), scanned, names=names)
+        videos = [video for video in manifest.videos if video.id in retry]
+        if not videos:
+            return ()
+        log.info("trying %d videos again that hung or could not be read", len(videos))
+        for status in PASSING:
+            progress.failed.pop(status, None)
+        return (plan_generation(writer, videos, prepared=prepared),)
+
+
+def plan_generation(writer: StoreWriter, videos: Sequence[VideoRecord], *, prepared: Prepared) -> Generation:
+    """Publish the plan of a generation for some videos."""
+    rows = rows_per_video(videos, prepared.sampling)
     shard_rows = choose_shard_rows(prepared, rows)
     segments, num_shards = plan_segments(rows, shard_rows=shard_rows)
-    writer.add_generation(
-        added,
+    return writer.add_generation(
+        videos,
         segments=segments,
         num_shards=num_shards,
         shard_rows=shard_rows,
@@ -187,6 +225,7 @@ def pending_shards(writer: StoreWriter, generation: Generation, prepared: Prepar
 
 def run_pending(
     writer: StoreWriter,
+    generations: Sequence[Generation],
     *,
     root: Path,
     paths: Mapping[str, Path],
@@ -194,22 +233,23 @@ def run_pending(
     progress: Progress,
     on_progress: OnProgress,
 ) -> None:
-    """Run every unfinished shard, generation after generation.
+    """Run every unfinished shard of some generations, one generation after the other.
 
     Raises:
         FeatcacheError: The machine failed while a video was read; no video is blamed for it.
     """
-    work = [(generation, pending_shards(writer, generation, prepared)) for generation in writer.generations()]
+    work = [(generation, pending_shards(writer, generation, prepared)) for generation in generations]
     for generation, pending in work:
         segments = [segment for segment in generation.segments if segment.shard in pending]
         progress.num_videos += len(segments)
         progress.num_rows += sum(segment.num_rows for segment in segments)
         progress.num_shards += len(pending)
-    if not progress.num_shards:
+    if not any(pending for _, pending in work):
         return
     runtime = prepared.settings.runtime
     pool = WorkerPool(
         decode_segment,
+        name=lambda job: job.path,
         num_workers=prepared.decode_workers,
         deadline_seconds=runtime.deadline_seconds,
         ahead_bytes=prepared.ahead_bytes,

@@ -63,7 +63,7 @@ def contact_sheet(
         for hit in result.hits
     ]
     pictures: list[Image.Image] = [_grey("video gone")] * len(jobs)
-    with WorkerPool(read_tile, deadline_seconds=deadline_seconds) as pool:
+    with WorkerPool(read_tile, name=lambda job: " or ".join(job.paths), deadline_seconds=deadline_seconds) as pool:
         for event in pool.run(jobs):
             if isinstance(event, Payload):
                 pictures[event.item] = Image.fromarray(event.value)

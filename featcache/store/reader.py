@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.data.types import STATUSES, Status, VideoRecord
+from featcache.data.types import PASSING, STATUSES, Status, VideoRecord
 from featcache.errors import StoreError, unknown_name
 from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe, recipe_hash, to_dict
 from featcache.store.features import Device, Features
@@ -173,6 +173,20 @@ class Store:
             by_status={status: ok if status == "ok" else counts[status] for status in STATUSES},
             failures=failures,
         )
+
+    def tries(self, feature: str | None = None) -> Counter[str]:
+        """How often each video was read in vain for a fault that may pass, as the file that it is now."""
+        counts: Counter[str] = Counter()
+        for one in self._read_committed(self._document(feature)):
+            failed = {
+                outcome.id for record in one.records.values() for outcome in record.failed if outcome.status in PASSING
+            }
+            counts.update(
+                video.id
+                for video in (one.generation.videos if failed else ())
+                if video.id in failed and video.content_hash == self.videos[video.id].content_hash
+            )
+        return counts
 
     def feature(
         self,

@@ -3,6 +3,7 @@
 A video misbehaves by the name of its file, in the middle of its rows.
 """
 
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -31,11 +32,22 @@ def _misbehave(path: Path) -> None:
     match path.stem:
         case "hangs":
             os.kill(os.getpid(), signal.SIGSTOP)
+        case "hangs_once" if not (marker := path.with_suffix(".hung")).exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "killed_once" if not (marker := path.with_suffix(".killed")).exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
         case "crashes":
             os.kill(os.getpid(), signal.SIGSEGV)
         case "crashes_once" if not (marker := path.with_suffix(".crashed")).exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGSEGV)
-        case "disk_fails" if not (marker := path.with_suffix(".failed")).exists():
+        case "no_descriptors" if not (marker := path.with_suffix(".failed")).exists():
             marker.touch()
-            raise OSError(5, "Input/output error", str(path))
+            raise OSError(errno.EMFILE, "Too many open files")
+        case "disk_fails_once" if not (marker := path.with_suffix(".failed")).exists():
+            marker.touch()
+            raise OSError(errno.EIO, "Input/output error")
+        case "disk_fails":
+            raise OSError(errno.EIO, "Input/output error")

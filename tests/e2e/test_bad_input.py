@@ -15,6 +15,7 @@ from featcache.data.manifest import default_id, write_parquet
 from featcache.data.scan import scan
 from featcache.errors import FeatcacheError, ManifestError
 from featcache.extract import estimate as estimate_module
+from featcache.extract import lacking
 from featcache.extract import run as run_module
 from featcache.extract.run import Extraction, extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
@@ -187,7 +188,7 @@ def test_unusable_ids_are_one_sentence(folder, tmp_path, rows, sentence, suffix)
 @pytest.fixture
 def fragile(folder, tmp_path):
     """Copies of one good video under names that misbehave, scanned; and a store of well-behaved copies."""
-    names = ["a.mp4", "b.mp4", "hangs.mp4", "c.mp4", "crashes.mp4", "crashes_once.mp4", "d.mp4"]
+    names = ["a.mp4", "hangs_once.mp4", "hangs.mp4", "c.mp4", "crashes.mp4", "crashes_once.mp4", "d.mp4"]
     for name in names:
         shutil.copy(folder / "h264.mp4", tmp_path / name)
     write_parquet(scan(write_listing(tmp_path / "fragile.jsonl", names)), tmp_path / "fragile.parquet")
@@ -203,13 +204,13 @@ def test_hung_and_crashed_decoders_cost_only_their_own_video(
     check_adds_up(result, total=7)
     assert by_status(result) == {"hangs.mp4": "timeout", "crashes.mp4": "undecodable"}
     reasons = {video: reason for video, _, reason in result.failures}
-    assert "no sign of life for 3 seconds" in reasons["hangs.mp4"]
+    assert reasons["hangs.mp4"].endswith("no sign of life for 3 seconds and was stopped (tried 2 times)")
     assert "crashed twice" in reasons["crashes.mp4"]
     assert "SIGSEGV" in reasons["crashes.mp4"]
     assert fragile.with_name("crashes_once.crashed").exists()
     expected = rows_of(Path(everything.store))["h264.mp4"]
     rows = rows_of(tmp_path / "store")
-    assert rows.keys() == {"a.mp4", "b.mp4", "c.mp4", "crashes_once.mp4", "d.mp4"}
+    assert rows.keys() == {"a.mp4", "hangs_once.mp4", "c.mp4", "crashes_once.mp4", "d.mp4"}
     for video, found in rows.items():
         np.testing.assert_array_equal(found, expected, err_msg=video)
 
@@ -238,18 +239,69 @@ def test_a_source_that_is_not_there_is_said_before_a_backbone_is_built(tmp_path,
     assert not (tmp_path / "store").exists()
 
 
-def test_a_failing_disk_is_no_bad_video(everything, folder, tmp_path, monkeypatch):
-    names = ["a.mp4", "b.mp4", "disk_fails.mp4", "c.mp4"]
-    for name in names:
-        shutil.copy(folder / "h264.mp4", tmp_path / name)
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        (
+            "no_descriptors",
+            r"stopped at .*no_descriptors\.mp4 \(Too many open files\): the machine failed, not the video",
+        ),
+        ("killed_once", r"killed at .*killed_once\.mp4 by signal 9 \(SIGKILL, .*\): the machine failed, not the video"),
+    ],
+)
+def test_a_fault_of_the_machine_stops_the_run_and_blames_no_video(
+    everything, folder, tmp_path, monkeypatch, name, sentence
+):
+    names = ["a.mp4", "b.mp4", "c.mp4", "d.mp4", f"{name}.mp4", "e.mp4"]
+    for video in names:
+        shutil.copy(folder / "h264.mp4", tmp_path / video)
     listing = write_listing(tmp_path / "listing.jsonl", names)
     monkeypatch.setattr(run_module, "decode_segment", misbehaving.decode)
-    with pytest.raises(FeatcacheError, match=r"disk_fails\.mp4.*Input/output error"):
+    with pytest.raises(FeatcacheError, match=sentence):
         extract(settings(listing, tmp_path / "store"))
     assert verify(tmp_path / "store").problems == []
+    coverage = featcache.open(tmp_path / "store").coverage("pooled")
+    assert (coverage.ok, coverage.failed, coverage.pending) == (4, 0, 2), "what is committed stays"
     result = extract(settings(listing, tmp_path / "store"))
+    assert result.rows_written == 4
+    check_adds_up(result, total=6)
+    assert result.failures == ()
+    expected = rows_of(Path(everything.store))["h264.mp4"]
+    for found in rows_of(tmp_path / "store").values():
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_an_io_error_of_one_file_is_a_row_that_is_tried_again(everything, folder, tmp_path, monkeypatch):
+    names = ["a.mp4", "disk_fails.mp4", "disk_fails_once.mp4", "z.mp4"]
+    for name in names:
+        shutil.copy(folder / "h264.mp4", tmp_path / name)
+    wanted = settings(write_listing(tmp_path / "listing.jsonl", names), tmp_path / "store")
+    with monkeypatch.context() as broken:
+        broken.setattr(run_module, "decode_segment", misbehaving.decode)
+        broken.setattr(lacking, "MAX_TRIES", 3)
+        for num_tries in (2, 3, 3):
+            result = extract(wanted)
+            check_adds_up(result, total=4)
+            reason = f"reading it fails (Input/output error) (tried {num_tries} times)"
+            assert result.failures == (("disk_fails.mp4", "unreadable", reason),)
+            assert len(featcache.open(wanted.out).generations) == num_tries
+    result = extract(wanted.model_copy(update={"retry_failed": True}))
     check_adds_up(result, total=4)
     assert result.failures == ()
     expected = rows_of(Path(everything.store))["h264.mp4"]
     for found in rows_of(tmp_path / "store").values():
         np.testing.assert_array_equal(found, expected)
+
+
+def test_tries_are_counted_for_the_file_that_a_video_is_now(folder, tmp_path, monkeypatch):
+    for name in ("a.mp4", "disk_fails.mp4"):
+        shutil.copy(folder / "h264.mp4", tmp_path / name)
+    wanted = settings(write_listing(tmp_path / "listing.jsonl", ["a.mp4", "disk_fails.mp4"]), tmp_path / "store")
+    monkeypatch.setattr(run_module, "decode_segment", misbehaving.decode)
+    monkeypatch.setattr(lacking, "MAX_TRIES", 2)
+    extract(wanted)
+    assert featcache.open(wanted.out).tries("pooled") == {"disk_fails.mp4": 2}
+    shutil.copy(folder / "mpeg4.avi", tmp_path / "disk_fails.mp4")
+    extract(wanted)
+    store = featcache.open(wanted.out)
+    assert (store.tries("pooled"), len(store.generations)) == ({"disk_fails.mp4": 2}, 4)

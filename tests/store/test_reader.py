@@ -73,6 +73,7 @@ def test_coverage_lists_every_failure(path):
         "too_short": 0,
         "timeout": 1,
         "changed": 0,
+        "unreadable": 0,
     }
     assert [(f.id, f.status, f.reason) for f in coverage.failures] == [
         ("v0003", "missing", "made so"),

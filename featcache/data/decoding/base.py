@@ -14,6 +14,7 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from featcache.data.decoding.faults import blaming_the_decoder
 from featcache.data.types import Timeline
 from featcache.errors import VideoError, unknown_name
 
@@ -138,6 +139,36 @@ def available(name: str) -> str | None:
     return _entry(name).probe()
 
 
+class _Guarded:
+    """A reader whose every exception is a :class:`VideoError`, or an OSError of the machine."""
+
+    def __init__(self, reader: VideoReader, *, path: Path, decoder: str) -> None:
+        self._reader, self._path, self._decoder = reader, path, decoder
+        self._timeline, self._codec = reader.timeline, reader.codec
+
+    @property
+    def timeline(self) -> Timeline:
+        return self._timeline
+
+    @property
+    def codec(self) -> str:
+        return self._codec
+
+    def read(self, indices: Sequence[int]) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+        wanted = check_indices(indices, num_frames=self._timeline.num_frames)
+        with blaming_the_decoder(self._path, self._decoder):
+            yield from self._reader.read(wanted)
+
+    def __enter__(self) -> Self:
+        self._reader.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._reader.__exit__(kind, error, traceback)
+
+
 def open_video(path: Path, *, decoder: str = "pyav") -> VideoReader:
     """Open ``path`` with a registered decoder.
 
@@ -147,4 +178,6 @@ def open_video(path: Path, *, decoder: str = "pyav") -> VideoReader:
         FeatcacheError: The decoder's library is not installed or does not work here.
         OSError: The machine, not the video, is at fault (I/O error, too many open files, no memory, stale handle).
     """
-    return _entry(decoder).open(path)
+    entry = _entry(decoder)
+    with blaming_the_decoder(path, decoder):
+        return _Guarded(entry.open(path), path=path, decoder=decoder)

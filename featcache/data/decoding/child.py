@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
@@ -16,18 +17,24 @@ from featcache.errors import FeatcacheError
 
 _STARTUP_SECONDS = 300.0  # importing torch from a cold network disk
 _DYING_SECONDS = 10.0
+# How a library dies of a file. Any other signal came from outside: the out-of-memory killer's, or somebody's.
+_CRASHES = frozenset(
+    (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS)
+)
 
 
 class Worker(threading.Thread):
     """The thread that owns one child process: starts it, feeds it, listens to it, buries it."""
 
-    def __init__(self, packed_job: bytes, *, deadline_seconds: float) -> None:
+    def __init__(self, packed_job: bytes, *, name: Callable[[Any], str], deadline_seconds: float) -> None:
         super().__init__(daemon=True, name="featcache-worker")
+        self._name_of = name
         self.inbox: SimpleQueue[Run | None] = SimpleQueue()
         self._packed_job = packed_job
         self._deadline_seconds = deadline_seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
+        self._ended: subprocess.Popen[bytes] | None = None  # the last child that was ended from this side
         self._ready = False
         self._busy = False
 
@@ -35,6 +42,7 @@ class Worker(threading.Thread):
         """From another thread: end the child unless it idles; its owner notices by the end of the stream."""
         process = self._process
         if self._busy and process is not None:
+            self._ended = process
             process.kill()
 
     def run(self) -> None:
@@ -60,21 +68,21 @@ class Worker(threading.Thread):
 
     def _do(self, run: Run, index: int, item: object) -> None:
         """Have the child do one item; once more if it crashes."""
-        parts = pack(item)
-        death = self._attempt(run, index, parts)
+        parts, name = pack(item), self._name_of(item)
+        death = self._attempt(run, index, parts, name=name)
         if death is not None:
             run.announce(Restarted(index))
-            death = self._attempt(run, index, parts)
+            death = self._attempt(run, index, parts, name=name)
         if death is not None:
             run.announce(Failed(index, "undecodable", f"the decoder crashed twice, the last time with {death}"))
 
-    def _attempt(self, run: Run, index: int, parts: Parts) -> str | None:
+    def _attempt(self, run: Run, index: int, parts: Parts, *, name: str) -> str | None:
         """Pass on what the child says of one item; ``None``, or how the child died."""
         channel = self._ready_child(run)
         try:
             send(channel, parts)
         except EOFError:
-            return self._bury(run)
+            return self._bury(run, name=name)
         while True:
             kind, value, reserved = self._hear(run, channel)
             match kind:
@@ -89,14 +97,14 @@ class Worker(threading.Thread):
                     run.put(Failed(index, *value), reserved)
                     return None
                 case "error":
-                    raise _original(value)
+                    raise _original(value, name=name)
                 case "silent":
                     self._stop_child()
                     silence = f"the decoder gave no sign of life for {self._deadline_seconds:g} seconds and was stopped"
                     run.announce(Failed(index, "timeout", silence))
                     return None
                 case _:
-                    return self._bury(run)
+                    return self._bury(run, name=name)
 
     @staticmethod
     def _hear(run: Run, channel: socket.socket) -> tuple[str, Any, int]:
@@ -117,6 +125,8 @@ class Worker(threading.Thread):
 
     def _ready_child(self, run: Run) -> socket.socket:
         """The channel to a child that has imported its job."""
+        if self._process is not None and self._process is self._ended:
+            self._stop_child()  # it was done when its run was left, and nobody has buried it yet
         if self._channel is None:
             self._start_child()
         assert self._channel is not None
@@ -126,12 +136,12 @@ class Worker(threading.Thread):
             try:
                 kind, value = receive(self._channel)
             except (EOFError, TimeoutError):
-                death = self._bury(run)
+                death = self._bury(run, name="its start")
                 raise FeatcacheError(
                     f"a decoding worker could not start and ended with {death}; its own message is above this one"
                 ) from None
             if kind == "error":
-                raise _original(value)
+                raise _original(value, name="its start")
             self._ready = True
             self._channel.settimeout(self._deadline_seconds)
         return self._channel
@@ -160,8 +170,12 @@ class Worker(threading.Thread):
         with contextlib.suppress(EOFError):  # it is dead already: the handshake will say so
             send(ours, pack(self._packed_job))
 
-    def _bury(self, run: Run) -> str:
-        """How the child died that has closed its side of the channel."""
+    def _bury(self, run: Run, *, name: str) -> str:
+        """How the child died that has closed its side of the channel.
+
+        Raises:
+            FeatcacheError: It was killed from outside; nothing that it read is at fault.
+        """
         process = self._process
         assert process is not None
         with contextlib.suppress(subprocess.TimeoutExpired):  # leave it time to die, its exit status tells why
@@ -171,9 +185,14 @@ class Worker(threading.Thread):
             raise Cancelled
         if process.returncode >= 0:
             return f"exit code {process.returncode}"
-        number = -process.returncode
-        memory = ", most often for want of memory" if number == signal.SIGKILL else ""
-        return f"signal {number} ({signal.Signals(number).name}{memory})"
+        death = signal.Signals(-process.returncode)
+        if death in _CRASHES:
+            return f"signal {death.value} ({death.name})"
+        memory = ", most often for want of memory" if death == signal.SIGKILL else ""
+        raise FeatcacheError(
+            f"a decoding process was killed at {name} by signal {death.value} ({death.name}{memory}): the machine "
+            "failed, not the video; free some memory, or use fewer decoding processes, and run the same command again"
+        )
 
     def _stop_child(self) -> None:
         """End the child, whatever it is doing."""
@@ -185,8 +204,10 @@ class Worker(threading.Thread):
             process.wait()
 
 
-def _original(value: tuple[Exception, str]) -> Exception:
-    """The exception that a child sent, with the child's traceback as a note."""
+def _original(value: tuple[Exception, str], *, name: str) -> Exception:
+    """The exception that a child sent, with what it read and the child's traceback as a note."""
     error, trace = value
-    error.add_note(f"In a decoding worker:\n{trace}")
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = name
+    error.add_note(f"In a decoding worker, at {name}:\n{trace}")
     return error

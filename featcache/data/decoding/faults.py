@@ -7,9 +7,9 @@ from pathlib import Path
 
 from featcache.data.decoding.heartbeat import beat
 from featcache.data.decoding.memory import is_capped, too_much
-from featcache.errors import VideoError
+from featcache.errors import FeatcacheError, VideoError
 
-# Faults of the machine: they propagate as OSError and are never recorded as bad videos.
+# Faults of the machine: they propagate as OSError, and no video is called bad for them.
 TRANSIENT = frozenset(
     getattr(errno, name)
     for name in (
@@ -18,6 +18,12 @@ TRANSIENT = frozenset(
         *("EREMOTEIO", "ENOLINK", "ESHUTDOWN"),
     )
     if hasattr(errno, name)
+)
+
+# Of these, the ones that may be of one file alone: a bad sector, a stale handle. The file is `unreadable`, and the run
+# goes on; it is tried again later.
+UNREADABLE = frozenset(
+    getattr(errno, name) for name in ("EIO", "EREMOTEIO", "ESTALE", "ETIMEDOUT") if hasattr(errno, name)
 )
 
 # What reading the file once more would not show.
@@ -80,3 +86,21 @@ def blame(path: Path, error: Exception, what: str) -> VideoError | OSError:
     except (VideoError, OSError) as fault:
         return fault
     return VideoError("undecodable", f"{what}: {getattr(error, 'strerror', None) or error}")
+
+
+@contextmanager
+def blaming_the_decoder(path: Path, decoder: str) -> Iterator[None]:
+    """Whatever a decoder raises that it should not (an ``IndexError`` of a mutated stream) is the video's fault.
+
+    Raises:
+        VideoError: ``undecodable``, naming the decoder and its exception.
+        OSError: The machine is at fault.
+    """
+    try:
+        yield
+    except (FeatcacheError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and type(error).__module__ == "builtins":  # libraries' own are subclasses
+            raise
+        raise blame(path, error, f"{decoder} fails with {type(error).__name__}") from error

@@ -26,14 +26,22 @@ class WorkerPool:
 
     Args:
         job: A module-level generator function of one picklable item. A :class:`~featcache.errors.VideoError` that it
-            raises becomes a :class:`Failed` event; any other exception is raised in the consumer.
+            raises becomes a :class:`Failed` event, and so does an I/O error of one file (``unreadable``); any other
+            exception is raised in the consumer.
+        name: What to call an item in errors, e.g. its path.
         num_workers: Processes. They start at once and stay warm until :meth:`close`.
         deadline_seconds: A job that gives no payload and no heartbeat for so long is killed: ``timeout``.
         ahead_bytes: How much may wait for the consumer, over all workers; a larger single payload waits alone.
     """
 
     def __init__(
-        self, job: Job, *, num_workers: int = 1, deadline_seconds: float = 60.0, ahead_bytes: int = 256 << 20
+        self,
+        job: Job,
+        *,
+        name: Callable[[Any], str] = repr,
+        num_workers: int = 1,
+        deadline_seconds: float = 60.0,
+        ahead_bytes: int = 256 << 20,
     ) -> None:
         if num_workers < 1:
             raise ValueError(f"num_workers is {num_workers}; a pool needs at least 1")
@@ -42,7 +50,7 @@ class WorkerPool:
         self._past_waits = (0.0, 0.0)
         self._closed = False
         packed_job = pickle.dumps(job, protocol=5)  # by name: an error here says that it is not at module level
-        self._workers = [Worker(packed_job, deadline_seconds=deadline_seconds) for _ in range(num_workers)]
+        self._workers = [Worker(packed_job, name=name, deadline_seconds=deadline_seconds) for _ in range(num_workers)]
         for worker in self._workers:
             worker.start()
         atexit.register(self.close)  # at exit, while the threads still run, whoever forgot to
@@ -68,6 +76,7 @@ class WorkerPool:
             gets one more chance (:class:`Restarted`), then the item is ``undecodable``.
 
         Raises:
+            FeatcacheError: A worker was killed from outside, most often for want of memory: no item is at fault.
             Exception: What a job or ``items`` raised; a worker's traceback is added as a note.
         """
         if self._closed or self._run is not None:

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from featcache.data.decoding.faults import UNREADABLE
 from featcache.data.decoding.heartbeat import listen
 from featcache.data.decoding.memory import cap_memory, is_capped, too_much
 from featcache.data.decoding.messages import Parts, pack, receive, send
@@ -56,6 +57,9 @@ def _messages(job: Callable[[Any], Iterator[Any]], item: object) -> Iterator[tup
             yield "payload", payload
     except VideoError as error:
         yield "failed", (error.status, error.reason)
+    except OSError as error:
+        unreadable = f"reading it fails ({error.strerror or error})"
+        yield ("failed", ("unreadable", unreadable)) if error.errno in UNREADABLE else _failure(error)
     except MemoryError as error:
         yield ("failed", ("undecodable", too_much())) if is_capped() else _failure(error)
     except Exception as error:

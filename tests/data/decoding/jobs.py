@@ -1,6 +1,7 @@
 """Jobs for the pool's tests: at module level, so that worker processes can import them."""
 
 import ctypes
+import errno
 import os
 import signal
 import time
@@ -39,8 +40,8 @@ def misbehave(item: tuple[str, str]) -> Iterator[Any]:
         os._exit(3)
     if what == "exit once" and len(attempts.read_text()) == 1:
         os._exit(3)
-    if what == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
+    if what in ("kill", "terminate"):
+        os.kill(os.getpid(), signal.SIGKILL if what == "kill" else signal.SIGTERM)
     if what == "hang":
         time.sleep(600)
     if what == "beat":
@@ -53,6 +54,10 @@ def misbehave(item: tuple[str, str]) -> Iterator[Any]:
         raise ZeroDivisionError("a bug in the job")
     if what == "disk":
         raise OSError(5, "Input/output error", "video.mp4")
+    if what == "stale":
+        raise OSError(errno.ESTALE, "Stale file handle")
+    if what == "descriptors":
+        raise OSError(errno.EMFILE, "Too many open files")
     if what == "unpicklable":
         yield lambda: None
     yield "ended"

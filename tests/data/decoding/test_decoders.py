@@ -1,12 +1,14 @@
 """The conformance suite over every registered decoder and every kind of video."""
 
+import random
 import sys
 
 import pytest
 
 from featcache.data.decoding import available, decoder_info, decoder_names, open_video
 from featcache.data.decoding.base import DecoderInfo, VideoReader, register_decoder
-from featcache.errors import FeatcacheError, UnknownNameError
+from featcache.data.decoding.pyav import PyAVReader
+from featcache.errors import FeatcacheError, UnknownNameError, VideoError
 from featcache.testing.decoders import CHECKS, INEXACT
 from featcache.testing.videos import VIDEO_KINDS
 
@@ -42,6 +44,41 @@ def test_unknown_decoders_are_named(video):
         open_video(video("h264"), decoder="decordd")
     with pytest.raises(UnknownNameError, match="decoder"):
         available("ffmpeg")
+
+
+@pytest.mark.parametrize("method", ["_open", "_decode"])
+def test_any_exception_of_a_decoder_is_the_video_s_fault_and_names_it(method, video, monkeypatch):
+    def broken(*args):
+        raise IndexError("list index out of range")
+
+    with open_video(video("h264")) as reader:
+        monkeypatch.setattr(PyAVReader, method, broken)
+        with pytest.raises(VideoError, match="pyav fails with IndexError: list index out of range") as caught:
+            list(reader.read([20])) if method == "_decode" else open_video(video("h264"))
+        assert caught.value.status == "undecodable"
+        with pytest.raises(ValueError, match="strictly increasing"):
+            list(reader.read([3, 2]))
+
+
+def test_a_mutated_transport_stream_is_a_video_or_undecodable(video, tmp_path):
+    """PyAV finds no stream for packets of a programme that begins later, and raises IndexError for some of these."""
+    whole = video("h264_transport_stream").read_bytes()
+    statuses = set()
+    for seed in (*range(20), 98, 142, 175, 391, 392):
+        rng = random.Random(seed)
+        data = bytearray(whole)
+        for _ in range(rng.choice([1, 5, 30, 200])):
+            at = rng.randrange(len(data)) if rng.random() < 0.5 else rng.randrange(3000)
+            data[at] = rng.randrange(256)
+        path = tmp_path / "mutated.ts"
+        path.write_bytes(data)
+        try:
+            with open_video(path) as reader:
+                list(reader.read(range(reader.timeline.num_frames)))
+            statuses.add("ok")
+        except VideoError as error:
+            statuses.add(error.status)
+    assert statuses == {"ok", "undecodable"}
 
 
 def test_a_name_is_taken_once():

@@ -1,3 +1,4 @@
+import errno
 import itertools
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 from featcache.data.decoding import heartbeat
 from featcache.data.decoding.messages import pack, receive, send
 from featcache.data.decoding.pool import Failed, Finished, Payload, Restarted, WorkerPool
+from featcache.errors import FeatcacheError
 from tests.data.decoding import jobs
 
 
@@ -168,8 +170,16 @@ def test_a_crash_that_does_not_repeat_is_no_failure(one):
     ]
 
 
-def test_a_killed_worker_says_memory(one):
-    assert "signal 9 (SIGKILL, most often for want of memory)" in one("kill")[-1].reason
+@pytest.mark.parametrize(
+    ("what", "death"),
+    [("kill", r"signal 9 \(SIGKILL, most often for want of memory\)"), ("terminate", r"signal 15 \(SIGTERM\)")],
+)
+def test_a_worker_that_is_killed_from_outside_is_the_machine_s_fault(what, death, tmp_path):
+    with WorkerPool(jobs.misbehave, name=lambda item: f"{item[0]}.mp4") as pool:
+        with pytest.raises(FeatcacheError, match=rf"killed at {what}\.mp4 by {death}: the machine failed, not the"):
+            list(pool.run([(what, str(tmp_path / "x"))]))
+        assert (tmp_path / "x").read_text() == "x", "it is not tried again at once, when memory is short"
+        assert list(pool.run([("work", str(tmp_path / "y"))]))[-1] == Finished(0), "the pool is of use after that"
 
 
 def test_a_hung_decoder_is_killed_by_deadline(one):
@@ -186,17 +196,22 @@ def test_a_bad_video_is_a_failure(one):
     assert one("video error")[-1] == Failed(0, "undecodable", "frame 3 is damaged")
 
 
+@pytest.mark.parametrize(("what", "reason"), [("disk", "Input/output error"), ("stale", "Stale file handle")])
+def test_an_error_of_reading_one_file_is_a_failure_that_may_pass(one, what, reason):
+    assert one(what)[-1] == Failed(0, "unreadable", f"reading it fails ({reason})")
+
+
 @pytest.mark.parametrize(
-    ("what", "error"), [("bug", ZeroDivisionError), ("disk", OSError), ("unpicklable", AttributeError)]
+    ("what", "error"), [("bug", ZeroDivisionError), ("descriptors", OSError), ("unpicklable", AttributeError)]
 )
-def test_any_other_exception_reaches_the_consumer(what, error, tmp_path):
-    with WorkerPool(jobs.misbehave, num_workers=2) as pool:
+def test_any_other_exception_reaches_the_consumer_and_names_the_item(what, error, tmp_path):
+    with WorkerPool(jobs.misbehave, name=lambda item: f"{item[0]}.mp4", num_workers=2) as pool:
         with pytest.raises(error) as caught:
             list(pool.run([(what, str(tmp_path / "x"))]))
-        assert "In a decoding worker:" in caught.value.__notes__[0]
+        assert f"In a decoding worker, at {what}.mp4:" in caught.value.__notes__[0]
         assert "Traceback" in caught.value.__notes__[0]
         if error is OSError:
-            assert caught.value.errno == 5
+            assert (caught.value.errno, caught.value.filename) == (errno.EMFILE, "descriptors.mp4")
         events = list(pool.run([("work", str(tmp_path / "y"))]))
         assert events[-1] == Finished(0), "the pool is of use after an error"
 
