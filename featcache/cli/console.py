@@ -11,20 +11,52 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 from rich.logging import RichHandler
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
+
+from featcache.units import printable, printable_json
+
+
+class _Seen(RenderHook):
+    """Whatever is printed was once a file name, a label or an error that quotes one: none of it moves a cursor."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        """Wrap each."""
+        return [_SeenText(renderable) for renderable in renderables]
+
+
+class _SeenText:
+    def __init__(self, renderable: ConsoleRenderable) -> None:
+        self._renderable = renderable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self._renderable, options):
+            # The console's own movements (a progress bar's) are control segments, and colours are no text yet.
+            yield segment if segment.control else Segment(printable(segment.text, lines=True), segment.style)
+
 
 out = Console(highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True, highlight=False, emoji=False)
+out.push_render_hook(_Seen())
+err.push_render_hook(_Seen())
+
+
+class _OneLine(logging.Formatter):
+    """Messages whose texts out of files begin no line of their own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the name that logging gives it
+        return printable(super().formatMessage(record))
 
 
 def configure_logging() -> None:
     """Send the package's log lines to stderr; of several processes of a run, all but the first only warn."""
     handler = RichHandler(console=err, show_path=False, show_time=False, markup=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    handler.setFormatter(_OneLine("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("featcache").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file name need not be text in the terminal's encoding
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -32,16 +64,16 @@ def configure_logging() -> None:
 
 def print_json(data: Any) -> None:
     """One JSON document on stdout; not-a-number becomes null."""
-    print(json.dumps(_finite(data), indent=2, ensure_ascii=False, default=str))  # noqa: T201
+    print(printable_json(json.dumps(_finite(data), indent=2, ensure_ascii=False, default=str)))  # noqa: T201
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, num_text: int = 1) -> None:
     """A table on stdout; the first ``num_text`` columns are left-aligned, the others are numbers. Brackets are text."""
-    table = Table(title=escape(title), title_justify="left", show_edge=False)
+    table = Table(title=_plain(title), title_justify="left", show_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < num_text else "right", overflow="fold")
+        table.add_column(_plain(column), justify="left" if index < num_text else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*(_plain(str(cell)) for cell in row))
     out.print(table)
 
 
@@ -49,7 +81,17 @@ def print_facts(facts: Mapping[str, object]) -> None:
     """Aligned ``name  value`` lines on stdout. Brackets are text."""
     width = max(len(name) for name in facts)
     for name, value in facts.items():
-        out.print(f"[dim]{name:<{width}}[/dim]  {escape(str(value))}")
+        out.print(f"[dim]{_plain(f'{name:<{width}}')}[/dim]  {_plain(str(value))}")
+
+
+def print_line(text: str, *, dim: bool = False) -> None:
+    """One line on stdout, whatever the names in it hold."""
+    out.print(printable(text), markup=False, style="dim" if dim else None)
+
+
+def print_error(error: BaseException) -> None:
+    """One line on stderr: what, where, and what to do next."""
+    err.print(f"[bold red]error:[/bold red] {_plain(str(error))}", soft_wrap=True)
 
 
 def duration(seconds: float) -> str:
@@ -77,6 +119,7 @@ class Bars:
         if done < total and now - self._drawn < 0.1:
             return
         self._drawn = now
+        note = _plain(note)
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total, note=note)
         self._progress.update(self._tasks[stage], completed=done, total=total, note=note)
@@ -98,6 +141,11 @@ def bars(*, quiet: bool = False) -> Iterator[Bars]:
     )
     with progress:
         yield Bars(progress)
+
+
+def _plain(text: str) -> str:
+    """One line of text, in which neither brackets nor control characters mean anything."""
+    return escape(printable(text))
 
 
 def _finite(data: Any) -> Any:

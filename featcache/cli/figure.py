@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featcache.cli.console import out as console
-from featcache.cli.console import print_facts, print_json, print_table
+from featcache.cli.console import print_facts, print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from featcache.report.figure_settings import (
@@ -145,7 +144,7 @@ def run_cost(settings: "CostFigureSettings", *, as_json: bool = False) -> None:
         return
     rows = [(point.name, f"{point.cost:.4g}", f"{point.accuracy:.1f}") for point in points]
     print_table("accuracy against cost", ("", settings.cost, settings.accuracy), rows)
-    console.print(f"drawn to {settings.out}", markup=False, style="dim")
+    print_line(f"drawn to {settings.out}", dim=True)
 
 
 RUNNERS = {"figure-activation": run_activation, "figure-attention": run_attention, "figure-cost": run_cost}

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.cli.console import bars, duration, out, print_facts, print_json, print_table
+from featcache.cli.console import bars, duration, print_facts, print_json, print_line, print_table
 from featcache.cli.source import (
     Dataset,
     GroupBy,
@@ -146,7 +146,7 @@ def run_finetune(settings: "FinetuneSettings", *, as_json: bool = False) -> None
         where = settings.source if settings.dataset is None else f"--dataset {settings.dataset} --root {settings.root}"
         weights = next(iter(result.weights.values()))
         following = f"next: featcache extract {where} --backbone {result.backbone} --weights {weights}"
-        out.print(following, markup=False, style="dim", soft_wrap=True)
+        print_line(following, dim=True)
 
 
 def print_finetuned(result: "FinetuneResult") -> None:

@@ -4,7 +4,6 @@ import sys
 import time
 
 import typer
-from rich.markup import escape
 
 from featcache.cli import (
     datasets,
@@ -21,7 +20,7 @@ from featcache.cli import (
     svt,
     train,
 )
-from featcache.cli.console import configure_logging, err
+from featcache.cli.console import configure_logging, err, print_error
 from featcache.errors import FeatcacheError, StoppedError
 
 INTERRUPTED = 130
@@ -59,7 +58,7 @@ def main() -> None:
         if isinstance(error, StoppedError):
             # Once the process that says why has ended, torchrun ends this one; the other way round nobody would speak.
             time.sleep(GRACE_SECONDS)
-        err.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
+        print_error(error)
         sys.exit(1)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # what Typer makes of Ctrl-C, without a word

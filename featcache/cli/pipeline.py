@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.cli.console import bars, duration, out, print_json, print_table
+from featcache.cli.console import bars, duration, out, print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from featcache.commands import QuickstartSettings
@@ -76,11 +76,10 @@ def run_quickstart(settings: "QuickstartSettings", *, as_json: bool = False) -> 
         num_text=4,
     )
     out.print("Averaged frames know the picture, not the motion; a temporal module on the stored maps learns it.")
-    out.print(
+    print_line(
         f"{result['num_videos']} videos, {result['num_rows']} rows, {duration(result['seconds'])}; "
         f"store: {result['store']}; the clips are {'kept' if settings.keep_videos else 'deleted'}.",
-        markup=False,
-        style="dim",
+        dim=True,
     )
 
 

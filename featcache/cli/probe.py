@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.cli.console import out, print_json, print_table
+from featcache.cli.console import print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from featcache.commands import ProbeTarget
@@ -237,7 +237,7 @@ def run(settings: "ProbeTarget", *, as_json: bool = False) -> None:
         print_json({**json.loads(result.to_json()), "out": str(folder)})
     else:
         print_result(result)
-        out.print(f"written to {folder}", markup=False, style="dim")
+        print_line(f"written to {folder}", dim=True)
 
 
 def print_result(result: "ProbeResult") -> None:
@@ -255,7 +255,7 @@ def print_result(result: "ProbeResult") -> None:
     title = f"{result.probe} of {result.feature!r} for {result.label!r}: {kind}, {result.protocol}"
     print_table(title, ("split", *names, "coverage"), rows)
     for note in result.notes:
-        out.print(note, markup=False, style="dim")
+        print_line(note, dim=True)
 
 
 def _shown(name: str, metric: "Metric") -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.cli.console import bars, duration, out, print_facts, print_json, print_table
+from featcache.cli.console import bars, duration, out, print_facts, print_json, print_line, print_table
 from featcache.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def run_sweep(settings: "SweepSettings", *, as_json: bool = False) -> None:
         ("", *table.columns, "note"),
         [(name, *(cell_text(cells[column]) for column in table.columns), note) for name, _, note, cells in table.rows],
     )
-    out.print(f"written to {folder}", markup=False, style="dim")
+    print_line(f"written to {folder}", dim=True)
 
 
 def parse_steps(steps: Sequence[Mapping[str, Any]]) -> "list[Settings]":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featcache.cli.console import out, print_json, print_table
+from featcache.cli.console import print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from featcache.commands import SearchSettings
@@ -93,7 +93,7 @@ def run_search(settings: "SearchSettings", *, as_json: bool = False) -> None:
     else:
         print_result(result)
         if settings.sheet is not None:
-            out.print(f"drawn to {settings.sheet}", markup=False, style="dim")
+            print_line(f"drawn to {settings.sheet}", dim=True)
 
 
 def _draw(result: "SearchResult", settings: "SearchSettings") -> None:
@@ -118,11 +118,7 @@ def print_result(result: "SearchResult") -> None:
     print_table(title, ("video", "label", "rank", "cosine", "from s", "to s"), rows, num_text=2)
     coverage = result.coverage
     left_out = f", {len(result.excluded)} left out as the query itself" if result.excluded else ""
-    out.print(
-        f"searched {coverage.ok} of {coverage.total} videos ({coverage.failed} failed){left_out}",
-        markup=False,
-        style="dim",
-    )
+    print_line(f"searched {coverage.ok} of {coverage.total} videos ({coverage.failed} failed){left_out}", dim=True)
 
 
 def _seconds(seconds: float | None) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from featcache.cli.console import bars, out, print_facts, print_json, print_table
+from featcache.cli.console import bars, out, print_facts, print_json, print_line, print_table
 from featcache.units import readable_bytes
 
 StorePath = Annotated[Path, typer.Argument(help="A store.")]
@@ -55,9 +55,9 @@ def verify(
         print_json(report.to_json())
     else:
         for problem in report.problems:
-            out.print(f"{problem.path}: {problem.what}", markup=False)
+            print_line(f"{problem.path}: {problem.what}")
         for note in report.notes:
-            out.print(note, markup=False, style="dim")
+            print_line(note, dim=True)
         pending = sum(report.num_pending.values())
         out.print(
             f"{len(report.problems)} problems in {report.num_files} files, {readable_bytes(report.num_bytes)}"

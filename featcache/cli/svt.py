@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.cli.console import bars, out, print_facts, print_json, print_table
+from featcache.cli.console import bars, print_facts, print_json, print_line, print_table
 from featcache.cli.source import Dataset, Root, Source, SplitColumn, Subset
 from featcache.cli.train import BatchSize, Device, Epochs, Json, OutFolder, Seeds, Set, drawer
 
@@ -102,7 +102,7 @@ def run_svt(settings: "SvtSettings", *, as_json: bool = False) -> None:
     where = settings.source if settings.dataset is None else f"--dataset {settings.dataset} --root {settings.root}"
     weights = next(iter(result.weights.values()))
     following = f"next: featcache extract {where} --backbone {result.backbone} --weights {weights}"
-    out.print(following, markup=False, style="dim", soft_wrap=True)
+    print_line(following, dim=True)
 
 
 def print_svt(result: "SvtResult") -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.cli.console import bars, out, print_facts, print_json, print_table
+from featcache.cli.console import bars, print_facts, print_json, print_line, print_table
 from featcache.cli.source import Dataset, Root, Source, SplitColumn, Subset, selected
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def run_advise(settings: "AdviseSettings", *, as_json: bool = False) -> None:
         result = pretrain(settings, on_progress=drawer(drawn.update))
     print_pretext(result, as_json=as_json)
     if not as_json:
-        out.print(f"next: featcache train tmm {settings.bank.store} --init {result.folder}", markup=False, style="dim")
+        print_line(f"next: featcache train tmm {settings.bank.store} --init {result.folder}", dim=True)
 
 
 def run_r3d50(settings: "R3d50Settings", *, as_json: bool = False) -> None:
@@ -226,7 +226,7 @@ def run_scale(settings: "ScaleSettings", *, as_json: bool = False) -> None:
     following = f"next: featcache probe scale-linear {settings.sets.store} --model {result.folder}"
     if len(seeds := settings.training.seeds) > 1:  # each seed of the probe takes the model of that seed
         following += f" --set scale_linear.training.seeds={list(seeds)}".replace(", ", ",")
-    out.print(following, markup=False, style="dim")
+    print_line(following, dim=True)
 
 
 def print_scale(result: "ScaleResult") -> None:
@@ -305,12 +305,11 @@ def print_temporal(result: "TemporalResult") -> None:
     )
     print_table(title, ("module", "split", "frames", *names, "coverage"), rows, num_text=3)
     for split, delta in result.delta.items():
-        out.print(
+        print_line(
             f"pretrained - scratch on {split}: {100 * delta.value:+.1f} "
-            f"[{100 * delta.low:+.1f}, {100 * delta.high:+.1f}] points",
-            markup=False,
+            f"[{100 * delta.low:+.1f}, {100 * delta.high:+.1f}] points"
         )
-    out.print(f"written to {result.folder}", markup=False, style="dim")
+    print_line(f"written to {result.folder}", dim=True)
 
 
 RUNNERS = {

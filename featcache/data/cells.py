@@ -13,6 +13,8 @@ _DELIMITERS = (",", ";", "\t")
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _INTEGRAL = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0", re.ASCII)
 _EXACT_INTEGERS = 1 << 53
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
 
 
 def open_list(path: Path, *, error: type[FeatcacheError] = ManifestError) -> TextIO:
@@ -38,7 +40,8 @@ def read_csv(
     """(``line 3``, cells by column) of a CSV's rows; rows without a filled cell are left out.
 
     Cells are separated by commas, or by semicolons or tabs where the header shows that. Windows line ends, a byte order
-    mark, white space around cells and unnamed columns at the end mean nothing.
+    mark, white space around cells and unnamed columns at the end mean nothing; an apostrophe before what a spreadsheet
+    takes for a formula (see :func:`quoted`) is no part of the cell.
 
     Args:
         path: The file.
@@ -76,9 +79,22 @@ def read_csv(
                         f"quote cells that hold {delimiter!r}"
                     )
                 cells += [""] * (len(header) - len(cells))
-                yield f"line {reader.line_num}", dict(zip(header, cells, strict=True))
+                yield f"line {reader.line_num}", dict(zip(header, map(_unquoted, cells), strict=True))
         except csv.Error as problem:
             raise error(f"{path}, line {reader.line_num}: {problem}; mend the line") from problem
+
+
+def quoted(text: str) -> str:
+    """A text as a cell of a CSV that a spreadsheet may open: one that it would take for a formula gets an apostrophe.
+
+    Those begin with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return, after any apostrophes; plain numbers do no
+    harm and stay as they are. :func:`read_csv` takes the apostrophe away again.
+    """
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def _unquoted(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def cell_text(cell: object) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from featcache.config import read_mapping
-from featcache.data.cells import read_csv
+from featcache.data.cells import quoted, read_csv
 from featcache.data.manifest import label_column, label_name
 from featcache.data.types import VideoRecord
 from featcache.errors import ConfigError, ExchangeError, unknown_name
@@ -28,7 +28,8 @@ _RECIPE_KEYS = ("feature", "sampling", "plan", "note")
 def write_videos(videos: Iterable[VideoRecord], num_rows: Mapping[str, int]) -> bytes:
     """A CSV of ``id, status, reason, split, num_rows``, the labels, and the fields of the manifest.
 
-    Floats are written so that reading gives the same ones; bytes of a name that are not UTF-8 stay those bytes.
+    Floats are written so that reading gives the same ones; bytes of a name that are not UTF-8 stay those bytes. Texts
+    that a spreadsheet would take for a formula begin with an apostrophe, which :func:`read_listing` takes away.
     """
     videos = list(videos)
     labels = label_names(videos)
@@ -37,9 +38,11 @@ def write_videos(videos: Iterable[VideoRecord], num_rows: Mapping[str, int]) -> 
     header = ("id", "status", "reason", "split", "num_rows", *map(label_column, labels), *_FIELDS)
     writer.writerow(header)
     for video in videos:
-        cells = [video.labels.get(name, "") for name in labels]
+        texts = [video.id, video.status, video.reason, video.split]
+        named = [video.labels.get(name, "") for name in labels]
         known = [getattr(video, name) for name in _FIELDS]
-        writer.writerow([video.id, video.status, video.reason, video.split, num_rows.get(video.id, 0), *cells, *known])
+        cells = [*texts, num_rows.get(video.id, 0), *named, *known]
+        writer.writerow([quoted(cell) if isinstance(cell, str) else cell for cell in cells])
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 

@@ -15,6 +15,7 @@ from featcache.errors import VideoError
 from featcache.extract.origin import source_roots
 from featcache.retrieval.run import Hit, SearchResult
 from featcache.store.reader import open_store
+from featcache.units import printable
 
 TILE_WIDTH, TILE_HEIGHT = 240, 180
 COLUMNS = 5
@@ -119,7 +120,8 @@ def caption(hit: Hit) -> tuple[str, str, str]:
         if hit.start_seconds is None or hit.end_seconds is None
         else (f"{hit.start_seconds:.1f}-{hit.end_seconds:.1f} s")
     )
-    return f"{hit.rank}.  {hit.score:.3f}", hit.video, "  ".join(part for part in (hit.label, times) if part)
+    about = "  ".join(part for part in (hit.label, times) if part)
+    return f"{hit.rank}.  {hit.score:.3f}", printable(hit.video), printable(about)
 
 
 def _fitting(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
