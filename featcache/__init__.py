@@ -8,7 +8,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from featcache.extract.encoder import Encoder
@@ -35,8 +35,9 @@ def encoder(
     features: Sequence[str] | None = None,
     weights: Mapping[str, str] | None = None,
     device: str = "auto",
+    matmul: Literal["highest", "high"] = "highest",
 ) -> "Encoder":
     """Rebuild the exact pipeline of a store for new videos; see :func:`featcache.extract.encoder.encoder`."""
     from featcache.extract.encoder import encoder as build
 
-    return build(store, features=features, weights=weights, device=device)
+    return build(store, features=features, weights=weights, device=device, matmul=matmul)

@@ -91,8 +91,8 @@ class ProbeTarget(Settings):
     """Learn from the first of each class's training videos, in list order: 0.1 is SCALE's 10 %; null: from all."""
     numbers: bool = False
     """The labels are numbers to predict (regression), not classes."""
-    device: str = "cpu"
-    """Where to compute."""
+    device: str = "auto"
+    """Where to compute: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     out: str | None = None
     """Folder for the result and this file; null: ``runs/<store>/<probe>-<hash>``."""
     intervals: IntervalSettings = IntervalSettings()

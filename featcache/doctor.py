@@ -102,10 +102,28 @@ if importlib.util.find_spec({module!r}) is None:
     sys.exit()
 """
 _FAISS = """
+import importlib.metadata, sys
 import numpy, faiss
+installed = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+both = [f"{name} {installed[name]}" for name in ("faiss-cpu", "faiss-gpu") if name in installed]
+if len(both) > 1:
+    print("fix: pip uninstall faiss-cpu faiss-gpu, then install one of them")
+    sys.exit(" and ".join(both) + " are installed over each other")
+print(*both)
 index = faiss.IndexFlatIP(4)
 index.add(numpy.eye(4, dtype="float32"))
 assert index.search(numpy.eye(4, dtype="float32"), 1)[1].ravel().tolist() == [0, 1, 2, 3], "a search went wrong"
+if not hasattr(faiss, "StandardGpuResources"):
+    print("searches on the CPU")
+    sys.exit()
+import torch
+from featcache.evaluation.flat_index import agrees
+if not torch.cuda.is_available():
+    print("built for GPUs, of which torch sees none: searches on the CPU")
+elif agrees(0):
+    print("searches on the GPU, which agrees with torch")
+else:
+    print("searches on the CPU: the GPU gives no search that agrees with torch")
 """
 _FFMPEG = """
 import av
@@ -149,7 +167,7 @@ print(f"{folder}: {', '.join(files) or 'empty; files put there are found by name
 
 REQUIRED = ("torch", "torchvision", "timm", "open-clip-torch", "av", "zarr", "h5py", "pyarrow", "scikit-learn")
 TRIALS: tuple[Trial, ...] = (
-    _library("faiss-cpu", module="faiss", code=_FAISS, optional=False),
+    Trial(part="faiss", module="faiss", fix="pip install 'featcache[faiss-cpu]'", code=_FAISS),
     Trial(part="ffmpeg", module="av", fix="pip install --force-reinstall av", code=_FFMPEG, optional=False),
     _decoder("pyav", "av"),
     _decoder("torchcodec", "torchcodec"),

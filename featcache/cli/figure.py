@@ -33,7 +33,7 @@ def activation(
     seed: Annotated[int, typer.Option(help="Which seed of the run.")] = 0,
     size: Annotated[int, typer.Option(help="Side of a frame in the picture, in pixels.")] = 160,
     videos: Annotated[str | None, typer.Option(help="Folder of the videos.  [default: where they were]")] = None,
-    device: Annotated[str, typer.Option(help="`cpu` or `cuda`.")] = "cpu",
+    device: Annotated[str, typer.Option(help="`auto`, `cpu` or `cuda`.")] = "auto",
     as_json: Json = False,
 ) -> None:
     """Draw what the image model and a temporal module respond to, over the frames of a video."""
@@ -64,7 +64,7 @@ def attention(
     heads: Annotated[bool, typer.Option("--heads", help="Each head by itself.")] = False,
     input_size: Annotated[int | None, typer.Option(help="Side that networks see.  [default: their own]")] = None,
     size: Annotated[int, typer.Option(help="Side of a frame in the picture, in pixels.")] = 160,
-    device: Annotated[str, typer.Option(help="`cpu` or `cuda`.")] = "cpu",
+    device: Annotated[str, typer.Option(help="`auto`, `cpu` or `cuda`.")] = "auto",
     as_json: Json = False,
 ) -> None:
     """Draw where the class token of a transformer looks, over the frames of videos."""

@@ -23,7 +23,7 @@ SplitColumn = Annotated[
 ]
 TrainSplit = Annotated[str, typer.Option(help="Split to learn from.")]
 TestSplit = Annotated[list[str], typer.Option(help="Split to score; repeat for several.  [default: all others]")]
-Device = Annotated[str, typer.Option(help="`cpu` or `cuda`.")]
+Device = Annotated[str, typer.Option(help="`auto`, `cpu` or `cuda`.")]
 OutFolder = Annotated[str | None, typer.Option("--out", "-o", help="Folder for result and settings.")]
 Set = Annotated[list[str], typer.Option("--set", help="Any other setting by its key, e.g. `knn.center=true`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -53,7 +53,7 @@ def knn(
     train_split: TrainSplit = "train",
     test_split: TestSplit = [],
     low_shot: LowShot = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     out: OutFolder = None,
     set_: Set = [],
     as_json: Json = False,
@@ -74,7 +74,7 @@ def linear(
     train_split: TrainSplit = "train",
     test_split: TestSplit = [],
     low_shot: LowShot = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     out: OutFolder = None,
     set_: Set = [],
     as_json: Json = False,
@@ -93,7 +93,7 @@ def ridge(
     split_column: SplitColumn = None,
     train_split: TrainSplit = "train",
     test_split: TestSplit = [],
-    device: Device = "cpu",
+    device: Device = "auto",
     out: OutFolder = None,
     set_: Set = [],
     as_json: Json = False,
@@ -116,7 +116,7 @@ def _add_trained(name: str, summary: str) -> None:
         test_split: TestSplit = [],
         low_shot: LowShot = None,
         numbers: Numbers = False,
-        device: Device = "cpu",
+        device: Device = "auto",
         out: OutFolder = None,
         set_: Set = [],
         as_json: Json = False,
@@ -142,7 +142,7 @@ def _add_pretrained(name: str, summary: str) -> None:
         test_split: TestSplit = [],
         low_shot: LowShot = None,
         numbers: Numbers = False,
-        device: Device = "cpu",
+        device: Device = "auto",
         out: OutFolder = None,
         set_: Set = [],
         as_json: Json = False,

@@ -288,7 +288,7 @@ def _recipe(settings: FinetuneSettings, module: VideoClassifier) -> dict[str, An
         "test", "weights",
     }  # fmt: skip
     document = settings.model_dump(mode="json", exclude=aside)
-    for name in ("seeds", "device", "checkpoint_seconds", "tensorboard"):
+    for name in ("seeds", "device", "matmul", "checkpoint_seconds", "tensorboard"):
         document["training"].pop(name)
     return {**document, "weights_hash": module.recipe.weights_hash}
 

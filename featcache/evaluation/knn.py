@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from featcache.evaluation.data import ProbeData
+from featcache.evaluation.flat_index import flat_index
 from featcache.evaluation.probe import Prediction, Task, register_probe
 from featcache.evaluation.sets import saved_form, with_notes, with_summaries
 from featcache.evaluation.settings import KnnSettings
@@ -49,7 +50,7 @@ def knn(task: Task, settings: KnnSettings, /) -> Prediction:
 def _neighbours(task: Task, settings: KnnSettings) -> Prediction:
     bank, bank_video = _vectors(task.data, task.train, settings)
     queries, query_video = _vectors(task.data, task.test, settings)
-    search = _search_faiss if settings.backend == "faiss" else _search_torch
+    search = _search_faiss if settings.backend == "faiss" else search_torch
     found = search(bank, bank_video, queries, query_video, max(settings.ks), task.device)
     labels = task.data.labels[bank_video]
 
@@ -121,7 +122,7 @@ def _vectors(
     return (vectors / np.where(norms > 0, norms, 1)).astype(np.float32), owners
 
 
-def _search_torch(
+def search_torch(
     bank: npt.NDArray[np.float32],
     bank_video: npt.NDArray[np.int64],
     queries: npt.NDArray[np.float32],
@@ -161,13 +162,12 @@ def _search_faiss(
     k: int,
     device: str,
 ) -> Neighbours:
-    """The same search by faiss's exact inner-product index, on CPU whatever ``device`` is."""
-    import faiss  # optional back end
-
+    """The same search by faiss's exact inner-product index; see :mod:`featcache.evaluation.flat_index`."""
     own = int(np.bincount(bank_video).max()) if np.isin(query_video, bank_video).any() else 0
-    index = faiss.IndexFlatIP(bank.shape[1])
+    wanted = min(k + own, len(bank))
+    index = flat_index(bank.shape[1], device=device, k=wanted)
     index.add(np.ascontiguousarray(bank))
-    similarity, neighbours = index.search(np.ascontiguousarray(queries), min(k + own, len(bank)))
+    similarity, neighbours = index.search(np.ascontiguousarray(queries), wanted)
     similarity = np.where(bank_video[neighbours] == query_video[:, None], -np.inf, similarity).astype(np.float32)
     ordered, places = _ordered(similarity, neighbours)
     return ordered[:, :k], places[:, :k]

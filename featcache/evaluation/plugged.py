@@ -21,6 +21,7 @@ from featcache.evaluation.temporal import (
     paired_difference,
     split_coverage,
 )
+from featcache.extract.encode import resolve_device
 from featcache.io import put_replace
 from featcache.methods.advise.cost import counted_cost
 from featcache.methods.advise.finetune import ORDERS, video_logits
@@ -73,6 +74,7 @@ def evaluate_plugged(settings: TmmEvaluationSettings, *, intervals: IntervalSett
             "only be scored on videos that it was not trained on"
         )
 
+    device = resolve_device(settings.device)
     arms = dict(arms_of(run))
     intervals = intervals or IntervalSettings()
     orders = ORDERS if settings.order_test else ORDERS[:1]
@@ -80,7 +82,7 @@ def evaluate_plugged(settings: TmmEvaluationSettings, *, intervals: IntervalSett
     metrics: dict[str, dict[str, dict[str, dict[str, Metric]]]] = {}
     ranks = {}
     for arm, folder in arms.items():
-        modules = [load_module(folder, seed=seed, shape=bank.shape).to(settings.device) for seed in seeds]
+        modules = [load_module(folder, seed=seed, shape=bank.shape).to(device) for seed in seeds]
         for split, numbers in videos.items():
             for order in orders:
                 scores = [

@@ -17,6 +17,7 @@ from featcache.evaluation.metrics import Metric, accuracies, mean_error, rank_of
 from featcache.evaluation.probe import Prediction, ProbeEntry, Task, find_probe
 from featcache.evaluation.settings import IntervalSettings
 from featcache.evaluation.splits import fold_numbers
+from featcache.extract.encode import float32_products, resolve_device
 
 NUM_FOLDS = 5
 """Folds over the videos of a store without splits."""
@@ -61,6 +62,7 @@ class ProbeResult:
         intervals: Settings of the intervals, complete.
         variants: Metrics of other settings from the same run (``k=5``), by variant and split.
         table: Rows about the training, such as the grid of heads.
+        device: Where it was computed, ``cpu``, ``cuda`` or ``cuda:N``.
         notes: Sentences a reader of the numbers should know.
         seconds: Wall time.
     """
@@ -77,6 +79,7 @@ class ProbeResult:
     intervals: Mapping[str, Any]
     variants: Mapping[str, Mapping[str, Mapping[str, Metric]]]
     table: tuple[Mapping[str, Any], ...]
+    device: str
     notes: tuple[str, ...]
     seconds: float
 
@@ -119,7 +122,7 @@ def run_probe(
     *,
     train_split: str = "train",
     test_splits: Sequence[str] | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     intervals: IntervalSettings | None = None,
     low_shot: float | None = None,
 ) -> ProbeResult:
@@ -134,7 +137,7 @@ def run_probe(
         settings: An instance of the probe's settings; ``None`` for the defaults.
         train_split: Split to learn from.
         test_splits: Splits to report; ``None`` for every other split.
-        device: Where to compute, e.g. ``cpu`` or ``cuda``.
+        device: Where to compute: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         intervals: How intervals are drawn; ``None`` for the defaults.
         low_shot: Learn from the first ``max(1, floor(low_shot * n))`` of each class's n training videos, in the order
             of the list (SCALE's 10 % protocol: 0.1); ``None``: from all.
@@ -143,9 +146,10 @@ def run_probe(
         UnknownNameError: No such probe or split.
         ManifestError: Nothing to learn from or nothing to score.
         ConfigError: Settings of another probe, a probe that cannot predict what the labels are, or one that looks at
-            positions where the data have none.
+            positions where the data have none; a device that is not there.
     """
     started = time.perf_counter()
+    device = resolve_device(device)
     entry = find_probe(name)
     chosen = entry.settings() if settings is None else settings
     if not isinstance(chosen, entry.settings):
@@ -154,7 +158,8 @@ def run_probe(
     intervals = intervals or IntervalSettings()
     plan = _plan(data, train_split, test_splits, low_shot)
     num_classes = 0 if data.targets is not None else len(np.unique(data.labels[plan.train]))
-    outcome = _predict(entry, data, chosen, plan, device)
+    with float32_products("highest"):
+        outcome = _predict(entry, data, chosen, plan, device)
     place = {split: np.searchsorted(outcome.videos, videos) for split, videos in plan.splits.items()}
 
     def measure(scores: npt.NDArray[np.floating], split: str) -> Mapping[str, Metric]:
@@ -193,6 +198,7 @@ def run_probe(
             for variant, scores in outcome.prediction.variants.items()
         },
         table=outcome.prediction.table,
+        device=device,
         notes=tuple(dict.fromkeys(notes)),
         seconds=time.perf_counter() - started,
     )

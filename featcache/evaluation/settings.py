@@ -53,7 +53,8 @@ class KnnSettings:
         model: Folder of a run of ``featcache train scale``: each row stands beside the summary of its video, [x; CLS]
             (SCALE_kNN). ``None``: rows as they are.
         model_seeds: Seeds of that run; each gives a score of its own. A run of one seed serves for any.
-        backend: ``torch``: exact search by chunked matrix products. ``faiss``: ``IndexFlatIP``, exact too, on CPU.
+        backend: ``torch``: exact search by chunked matrix products. ``faiss``: its flat index,
+            exact too; on a GPU where that has agreed with torch.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}

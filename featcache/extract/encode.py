@@ -13,6 +13,7 @@ from featcache.backbones.outputs import to_records
 from featcache.data.decoding.clips import CropSize
 from featcache.data.transforms import normalise
 from featcache.errors import ConfigError
+from featcache.extract.settings import Matmul
 from featcache.recipes import FeatureRecipe, RecordSpec
 
 Pixels = Mapping[CropSize, npt.NDArray[np.uint8]]
@@ -50,9 +51,9 @@ def resolve_device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
-        raise ConfigError(f"runtime.device is {name!r}; give auto, cpu, cuda or cuda:N")
+        raise ConfigError(f"device is {name!r}; give auto, cpu, cuda or cuda:N")
     if kind == "cuda" and int(number or 0) >= (num_gpus := torch.cuda.device_count()):
-        raise ConfigError(f"runtime.device is {name!r} but torch sees {num_gpus} GPUs; use --device cpu")
+        raise ConfigError(f"device is {name!r} but torch sees {num_gpus} GPUs; use --device cpu")
     return name
 
 
@@ -65,6 +66,30 @@ def forward_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(former)
+
+
+def set_matmul(matmul: Matmul) -> None:
+    """How products of float32 are computed on a GPU from now on.
+
+    torch keeps matrix products and convolutions apart, and lets convolutions use TF32 unless it is told not to.
+
+    Args:
+        matmul: ``highest``: float32. ``high``: TF32, inputs rounded to 10 bits.
+    """
+    torch.set_float32_matmul_precision(matmul)
+    torch.backends.cudnn.allow_tf32 = matmul == "high"
+
+
+@contextmanager
+def float32_products(matmul: Matmul) -> Iterator[None]:
+    """:func:`set_matmul` for a block; restores the former values."""
+    former = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    set_matmul(matmul)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(former[0])
+        torch.backends.cudnn.allow_tf32 = former[1]
 
 
 def encode_rows(

@@ -15,9 +15,9 @@ from featcache.data.decoding import open_video
 from featcache.data.decoding.clips import CropSize, RowBatch, decode_rows
 from featcache.data.sampling import sample_rows
 from featcache.errors import ConfigError, RecipeMismatchError, StoreError, unknown_name
-from featcache.extract.encode import BoundFeature, encode_rows, forward_threads, resolve_device
+from featcache.extract.encode import BoundFeature, encode_rows, float32_products, forward_threads, resolve_device
 from featcache.extract.jobs import MAX_BATCH_BYTES, RowDetails, describe_rows
-from featcache.extract.settings import ExtractSettings
+from featcache.extract.settings import ExtractSettings, Matmul
 from featcache.recipes import SamplingRecipe
 from featcache.store.precision import staging_dtype, to_storage
 from featcache.store.reader import open_store
@@ -48,6 +48,7 @@ class Encoder:
         encode_batch: Rows a forward, as in the store's last plan.
         threads: Threads of the forward, as in the store's last plan.
         device: Where the backbones are.
+        matmul: How a GPU multiplies float32.
         weights: Where each feature's weights were found: ``default``, ``random`` or a file.
     """
 
@@ -56,6 +57,7 @@ class Encoder:
     encode_batch: int
     threads: int
     device: str
+    matmul: Matmul
     weights: Mapping[str, str]
 
     def __call__(self, video: str | Path, *, video_id: str | None = None, split: str = "") -> EncodedVideo:
@@ -79,7 +81,7 @@ class Encoder:
                 feature.name: np.zeros((len(specs), *feature.record.shape), dtype=staging_dtype(feature.record.dtype))
                 for feature in self.features
             }
-            with forward_threads(self.threads):
+            with forward_threads(self.threads), float32_products(self.matmul):
                 for batch in decode_rows(reader, specs, sizes, max_batch_bytes=MAX_BATCH_BYTES):
                     self._encode(batch, arrays)
         return EncodedVideo(features=arrays, rows=details)
@@ -102,6 +104,7 @@ def encoder(
     features: Sequence[str] | None = None,
     weights: Mapping[str, str] | None = None,
     device: str = "auto",
+    matmul: Matmul = "highest",
 ) -> Encoder:
     """Rebuild the pipeline of a store.
 
@@ -111,6 +114,7 @@ def encoder(
         weights: Weights by backbone name (``default``, ``random`` or a file), where those that the store was made with
             have moved.
         device: ``auto``, ``cpu`` or ``cuda``. Bit-identity needs the kind that the store was made on.
+        matmul: How a GPU multiplies float32, ``highest`` or ``high``; for bit-identity as the store was made.
 
     Raises:
         RecipeMismatchError: Weights at hand differ from the store's.
@@ -160,6 +164,7 @@ def encoder(
         encode_batch=plan.encode_batch,
         threads=plan.threads,
         device=device,
+        matmul=matmul,
         weights=sources,
     )
 

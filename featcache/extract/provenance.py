@@ -6,11 +6,13 @@ from importlib import metadata
 import torch
 
 import featcache
+from featcache.extract.settings import Matmul
 
 _LIBRARIES = ("torch", "torchvision", "timm", "open-clip-torch", "av", "numpy")
 
 
-def provenance(device: str) -> dict[str, str]:
-    """Versions by library name, the processor's architecture and the device's kind."""
+def provenance(device: str, *, matmul: Matmul) -> dict[str, str]:
+    """Versions by library name, the processor's architecture or the GPU's name, and how it multiplied float32."""
     kind = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
-    return {"featcache": featcache.__version__, "device": kind, **{name: metadata.version(name) for name in _LIBRARIES}}
+    versions = {name: metadata.version(name) for name in _LIBRARIES}
+    return {"featcache": featcache.__version__, "device": kind, "matmul": matmul, **versions}

@@ -15,6 +15,7 @@ from featcache.data.decoding.pool import WorkerPool
 from featcache.data.manifest import Manifest
 from featcache.data.types import PASSING, VideoRecord
 from featcache.errors import FeatcacheError
+from featcache.extract.encode import float32_products
 from featcache.extract.engine import ShardRunner, shard_tasks
 from featcache.extract.estimate import check_disk, choose_shard_rows
 from featcache.extract.jobs import decode_segment
@@ -254,7 +255,7 @@ def run_pending(
         deadline_seconds=runtime.deadline_seconds,
         ahead_bytes=prepared.ahead_bytes,
     )
-    with blaming_the_machine(), pool:
+    with blaming_the_machine(), float32_products(runtime.matmul), pool:
         for generation, pending in work:
             for names in sorted(set(pending.values())):
                 runner = ShardRunner(
@@ -262,7 +263,7 @@ def run_pending(
                     generation=generation,
                     features={feature.name: feature for feature in prepared.features},
                     device=prepared.device,
-                    provenance=provenance(prepared.device),
+                    provenance=provenance(prepared.device, matmul=runtime.matmul),
                     progress=progress,
                     on_progress=on_progress,
                 )

@@ -23,6 +23,8 @@ from featcache.recipes import (
 from featcache.store.plan import MAX_ENCODE_BATCH, MAX_PLANNED_ROWS, MAX_THREADS
 
 FileFormat = Literal["zarr", "hdf5"]
+Matmul = Literal["highest", "high"]
+"""How a GPU multiplies float32: ``highest`` in float32, ``high`` in TF32; convolutions too."""
 
 
 class SamplingSettings(Settings):
@@ -149,6 +151,9 @@ class RuntimeSettings(Settings):
 
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    matmul: Matmul = "highest"
+    """Products of float32 on a GPU, convolutions too: ``highest``, or ``high`` for TF32, which is faster and rounds to
+    10 bits. Kept with every shard, because results depend on it."""
     threads: int = Field(default=0, ge=0, le=MAX_THREADS)
     """Threads of the forward pass on CPU; 0: all cores. Kept in the plan, because results depend on it."""
     encode_batch: int = Field(default=0, ge=0, le=MAX_ENCODE_BATCH)

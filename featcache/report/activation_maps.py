@@ -24,6 +24,7 @@ from torch.nn import functional
 from featcache.data.transforms import crop_resize
 from featcache.data.types import Box
 from featcache.errors import ConfigError, unknown_name
+from featcache.extract.encode import resolve_device
 from featcache.extract.origin import source_roots
 from featcache.io import put_replace
 from featcache.methods.advise.saved import arms_of, load_module
@@ -99,10 +100,11 @@ def draw_activation(settings: ActivationFigureSettings) -> dict[str, object]:
 
     Raises:
         UnknownNameError: No such video in the store.
-        ConfigError: No r3d module of that width in the run.
+        ConfigError: No r3d module of that width in the run, or no such device.
         ManifestError: The video's file is not there any more.
         VideoError: It has changed, or cannot be read.
     """
+    device = resolve_device(settings.device)
     store = open_store(Path(settings.bank.store))
     bank = open_bank(settings.bank.model_copy(update={"storage": "mmap"}), store=store)
     if settings.video not in bank.video_ids:
@@ -113,7 +115,7 @@ def draw_activation(settings: ActivationFigureSettings) -> dict[str, object]:
     maps = bank.clips(np.array([video]), positions[None], [0])[0].float()
     named = {"image model": heat(maps)}
     for arm, folder in arms_of(Path(settings.run)):
-        module = load_module(folder, seed=settings.seed, shape=bank.shape).to(settings.device)
+        module = load_module(folder, seed=settings.seed, shape=bank.shape).to(device)
         named[arm] = heat(branch_maps(module.tmm, maps))
     numbers, frames = source_frames(store, settings, feature=bank.feature, positions=positions)
     rows = {"frames": frames} | {name: overlay(frames, heats) for name, heats in named.items()}

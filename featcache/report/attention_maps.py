@@ -21,6 +21,7 @@ from featcache.data.boxes import center_box
 from featcache.data.decoding import open_video
 from featcache.data.transforms import crop_resize, normalise
 from featcache.errors import ConfigError, VideoError
+from featcache.extract.encode import resolve_device
 from featcache.io import put_replace
 from featcache.networks.timesformer import Attention
 from featcache.recipes import Interpolation
@@ -108,13 +109,14 @@ def draw_attention(settings: AttentionFigureSettings) -> dict[str, object]:
         JSON-ready facts: the picture, its rows, and the frames shown of each video.
 
     Raises:
-        ConfigError: A backbone without such attention, or a side it does not take.
+        ConfigError: A backbone without such attention, a side it does not take, or no such device.
         UnknownNameError: No such backbone.
         VideoError: A video that cannot be read.
         WeightsError: Weights that cannot be read, or of another size.
     """
+    device = resolve_device(settings.device)
     backbones = {
-        name: build_backbone(shown.backbone, weights=shown.weights).to(settings.device)
+        name: build_backbone(shown.backbone, weights=shown.weights).to(device)
         for name, shown in settings.networks.items()
     }
     pictures, names, numbers = [], ["frames"], {}

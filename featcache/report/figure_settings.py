@@ -31,8 +31,8 @@ class ActivationFigureSettings(Settings):
     """Side of a frame in the picture, in pixels."""
     videos: str | None = None
     """Folder of the videos; null: where they were extracted from."""
-    device: str = "cpu"
-    """Where the module runs."""
+    device: str = "auto"
+    """Where the module runs: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     out: str
     """The picture to write; PNG or JPEG by its suffix."""
 
@@ -71,8 +71,8 @@ class AttentionFigureSettings(Settings):
     """Side of a frame in the picture, in pixels."""
     decoder: str = "pyav"
     """Decoder of the frames."""
-    device: str = "cpu"
-    """Where networks run."""
+    device: str = "auto"
+    """Where networks run: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     out: str
     """The picture to write; PNG or JPEG by its suffix."""
 

@@ -3,12 +3,14 @@
 With several query vectors an item's similarity is its best over them.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from featcache.evaluation.flat_index import flat_index
 
 Engine = Literal["exact", "faiss"]
 Floats = npt.NDArray[np.float32]
@@ -17,7 +19,9 @@ Blocks = Iterable[tuple[Ints, Floats]]
 """Item numbers int64 [n] and their vectors float32 [n, D], each item once."""
 
 
-def nearest(blocks: Blocks, queries: Floats, *, k: int, engine: Engine = "exact") -> tuple[Floats, Ints]:
+def nearest(
+    blocks: Blocks, queries: Floats, *, k: int, engine: Engine = "exact", device: str = "cpu"
+) -> tuple[Floats, Ints]:
     """The ``k`` items most similar to any of the queries.
 
     Args:
@@ -25,14 +29,18 @@ def nearest(blocks: Blocks, queries: Floats, *, k: int, engine: Engine = "exact"
         queries: float32 [Q, D].
         k: Items wanted, at least 1.
         engine: ``exact``: torch, one block in memory. ``faiss``: its flat inner-product index, all items in memory.
+        device: Where faiss may search; see :mod:`featcache.evaluation.flat_index`.
 
     Returns:
         Cosines float32 [n] that fall, of equals the lower item first, and item numbers int64 [n]; n is ``k``, or the
         number of items where there are fewer.
+
+    Raises:
+        ConfigError: faiss is asked for and not installed.
     """
     assert k >= 1, f"k is {k}"
     assert queries.ndim == 2, f"queries {queries.shape} is not [Q, D]"
-    return _ENGINES[engine](blocks, unit(queries), k)
+    return _exact(blocks, unit(queries), k) if engine == "exact" else _faiss(blocks, unit(queries), k, device)
 
 
 def unit(vectors: Floats) -> Floats:
@@ -51,11 +59,9 @@ def _exact(blocks: Blocks, queries: Floats, k: int) -> tuple[Floats, Ints]:
     return best, items
 
 
-def _faiss(blocks: Blocks, queries: Floats, k: int) -> tuple[Floats, Ints]:
+def _faiss(blocks: Blocks, queries: Floats, k: int, device: str) -> tuple[Floats, Ints]:
     """The same through faiss: the best items over all queries are among the best of some query."""
-    import faiss  # an engine that is chosen, and slow to import
-
-    index = faiss.IndexFlatIP(queries.shape[1])
+    index = flat_index(queries.shape[1], device=device, k=k)
     numbers = [np.zeros(0, np.int64)]
     for items, vectors in blocks:
         index.add(unit(vectors))
@@ -72,6 +78,3 @@ def _best(similarity: Floats, items: Ints, k: int) -> tuple[Floats, Ints]:
     """The first ``k`` by falling similarity, then by rising item."""
     order = np.lexsort((items, -similarity))[:k]
     return similarity[order], items[order]
-
-
-_ENGINES: Mapping[Engine, Callable[[Blocks, Floats, int], tuple[Floats, Ints]]] = {"exact": _exact, "faiss": _faiss}

@@ -13,6 +13,7 @@ from featcache.backbones.clip import is_clip
 from featcache.data.hashing import content_hash
 from featcache.errors import ConfigError, FeatcacheError, StoreError, unknown_name
 from featcache.evaluation.tables import pooled, read_vectors
+from featcache.extract.encode import resolve_device
 from featcache.extract.encoder import encoder
 from featcache.retrieval.nearest import Blocks, Engine, Floats, nearest
 from featcache.store.features import Features
@@ -123,10 +124,11 @@ def search(
         exclude_self: Leave out videos whose file has the same bytes as the query's.
         label: Label column to show.
         weights: Weights by backbone name, where those that the store was made with have moved.
-        device: Where the query is encoded.
+        device: Where the query is encoded, and where faiss searches if it can.
 
     Raises:
-        ConfigError: ``k`` is no positive number, vectors of another width, or ``exclude_self`` without a video.
+        ConfigError: ``k`` is no positive number, vectors of another width, ``exclude_self`` without a video, no such
+            device, or faiss asked for and not installed.
         UnknownNameError: No such feature or label column.
         FeatcacheError: A text for a feature that shares no space with text.
         VideoError: The query cannot be read.
@@ -134,6 +136,7 @@ def search(
         StoreError: Nothing to search.
     """
     store = store if isinstance(store, Store) else open_store(store)
+    device = resolve_device(device)
     if k < 1:
         raise ConfigError(f"k is {k}; ask for at least 1 hit")
     if exclude_self and not isinstance(query, VideoQuery):
@@ -156,7 +159,7 @@ def search(
         if by == "video":
             queries = queries.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
         excluded = _same_file(store, features, query) if exclude_self and isinstance(query, VideoQuery) else ()
-        scores, found = nearest(_blocks(features, by=by, excluded=excluded), queries, k=k, engine=engine)
+        scores, found = nearest(_blocks(features, by=by, excluded=excluded), queries, k=k, engine=engine, device=device)
         hits = tuple(
             _hit(features, by=by, rank=rank, item=item, score=score, labels=labels)
             for rank, (item, score) in enumerate(zip(found.tolist(), scores.tolist(), strict=True), start=1)

@@ -4,11 +4,12 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-
-from torch.utils.tensorboard import SummaryWriter
+from typing import TYPE_CHECKING, Any, Self
 
 from featcache.io import put_replace
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 NAME = "log.jsonl"
 
@@ -21,7 +22,7 @@ class RunLog:
         kept = [line for line in read_log(folder) if line["step"] <= first_step]
         put_replace(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None) if tensorboard else None
+        self._board = _board(folder / "tensorboard", first_step=first_step) if tensorboard else None
 
     def __enter__(self) -> Self:
         return self
@@ -40,6 +41,12 @@ class RunLog:
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
+
+
+def _board(folder: Path, *, first_step: int) -> "SummaryWriter":
+    from torch.utils.tensorboard import SummaryWriter  # takes a second, and most runs of tests and scripts have none
+
+    return SummaryWriter(str(folder), purge_step=first_step or None)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import torch
 
 from featcache.config import Settings, to_yaml
 from featcache.errors import ConfigError, StoppedError
-from featcache.extract.encode import resolve_device
+from featcache.extract.encode import resolve_device, set_matmul
 from featcache.extract.prepare import num_cores
 from featcache.training.settings import TrainingSettings
 from featcache.training.world import ALONE, World, find_world
@@ -48,10 +48,10 @@ def find_seed(folder: Path, seed: int) -> Path:
 
 
 def prepare_torch(settings: TrainingSettings, *, world: World | None = None) -> torch.device:
-    """Fix the threads and return the device of a run, each process its own.
+    """Fix threads and products of float32, and return the device of a run, each process its own.
 
     Args:
-        settings: Device and threads.
+        settings: Device, threads and products.
         world: The processes that share the run; ``None`` where a run cannot be shared.
 
     Raises:
@@ -62,6 +62,7 @@ def prepare_torch(settings: TrainingSettings, *, world: World | None = None) -> 
         refuse_company("this command trains in one, since its loss or its norms are over a whole batch")
         world = ALONE
     torch.set_num_threads(settings.threads or cores_of(world))
+    set_matmul(settings.matmul)
     device = torch.device(resolve_device(settings.device))
     return device if world.size == 1 or device.type == "cpu" else _own_gpu(settings.device, world)
 

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from featcache.config import Settings
 from featcache.errors import ConfigError
+from featcache.extract.settings import Matmul
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -83,6 +84,9 @@ class TrainingSettings(Settings):
     """One run a seed; every draw of a run is a function of its seed."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    matmul: Matmul = "highest"
+    """Products of float32 on a GPU, convolutions too: ``highest``, or ``high`` for TF32, which is faster and rounds to
+    10 bits."""
     threads: int = Field(default=0, ge=0)
     """Threads of a process on CPU; 0: all cores, divided among processes. The same number gives the same bits."""
     checkpoint_seconds: float = Field(default=300.0, ge=0, allow_inf_nan=False)

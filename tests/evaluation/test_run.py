@@ -144,3 +144,11 @@ def test_the_result_is_json():
     assert set(plain["variants"]) == {"k=20", "k=1", "k=5", "k=10"}
     assert plain["variants"]["k=20"] == {"test": plain["splits"]["test"]["metrics"]}
     assert issubclass(ManifestError, FeatcacheError)
+
+
+def test_the_device_is_chosen_checked_and_told():
+    data = clusters()
+    assert run_probe("knn", data, device="auto").device == run_probe("knn", data).device
+    assert run_probe("knn", data, device="cpu").device == "cpu"
+    with pytest.raises(ConfigError, match="'gpu'; give auto, cpu"):
+        run_probe("knn", data, device="gpu")

@@ -21,7 +21,7 @@ class TmmEvaluationSettings(Settings):
     """Splits to score; null: all but the training split."""
     order_test: bool = True
     """Score test clips with frames reversed, shuffled, and one frame repeated too."""
-    device: str = "cpu"
-    """Where the module runs."""
+    device: str = "auto"
+    """Where the module runs: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     out: str | None = None
     """Folder of the result; null: ``runs/<store>/plugged-<hash>``."""

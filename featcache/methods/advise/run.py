@@ -213,7 +213,7 @@ def check_finite(objective: PlaybackRateObjective | FineTuneObjective, bank: Cli
 def run_identity(settings: Mapping[str, Any], bank: ClipSource, seed: int) -> str:
     """What a checkpoint must have been made with."""
     training = dict(settings["training"])
-    for name in ("seeds", "device", "checkpoint_seconds", "tensorboard"):
+    for name in ("seeds", "device", "matmul", "checkpoint_seconds", "tensorboard"):
         training.pop(name)
     document = {**settings, "training": training, "bank": bank.identity, "seed": seed}
     return sha256_bytes(canonical_json(document))[:32]

@@ -148,7 +148,7 @@ def _identity(settings: ScaleSettings, sets: ClipSets, seed: int) -> str:
     """What a checkpoint must have been made with."""
     document = settings.model_dump(mode="json", exclude={"out": True, "sets": {"store", "storage"}})
     seeds = document["training"].pop("seeds")
-    for name in ("device", "checkpoint_seconds", "tensorboard"):
+    for name in ("device", "matmul", "checkpoint_seconds", "tensorboard"):
         document["training"].pop(name)
     if document.pop("batched_seeds") and len(seeds) > 1:
         document["seeds"] = seeds  # what dropout draws for one depends on the others

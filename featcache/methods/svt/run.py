@@ -195,7 +195,7 @@ def _recipe(settings: SvtSettings) -> dict[str, Any]:
     """All settings on which the weights depend, a file's hash in place of its path, without where videos come from."""
     aside = {"out", "source", "dataset", "root", "selection", "train_split", "deadline_seconds", "workers"}
     document = settings.model_dump(mode="json", exclude=aside)
-    for name in ("seeds", "device", "checkpoint_seconds", "tensorboard"):
+    for name in ("seeds", "device", "matmul", "checkpoint_seconds", "tensorboard"):
         document["training"].pop(name)
     if settings.init.weights is not None:
         document["init"]["weights"] = content_hash(Path(settings.init.weights).expanduser())
