@@ -1,0 +1,49 @@
+"""How far what a device computes may lie from what the CPU computes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Check: TypeAlias = Callable[[str, Path], str]
+"""Takes a device and an empty folder; says in a few words what was compared and how far apart it was.
+
+Raises:
+    AssertionError: It is too far apart.
+    SkippedError: It cannot be checked here.
+"""
+
+FLOAT32 = 1e-4
+"""Relative distance in float32: the order of sums differs, through dozens of layers."""
+FLOAT16 = 5e-3
+"""In float16 and TF32, which both round inputs to 10 bits; on a CPU 0.001 at most was seen in float16."""
+BFLOAT16 = 4e-2
+"""In bfloat16, of 7 bits; on a CPU 0.01 at most was seen."""
+LOSSES = 1e-3
+"""Relative distance of a loss after a few steps, in which rounding grows."""
+
+
+def distance(mine: Tensor | npt.NDArray[Any], theirs: Tensor | npt.NDArray[Any]) -> float:
+    """Norm of the difference over the norm of ``theirs``; both in float64 on the CPU."""
+    one, other = (torch.as_tensor(values).detach().double().cpu() for values in (mine, theirs))
+    assert one.shape == other.shape, f"shapes differ: {tuple(one.shape)} and {tuple(other.shape)}"
+    assert bool(other.isfinite().all()), "the CPU's values are not finite"
+    assert bool(one.isfinite().all()), "values are not finite"
+    return float((one - other).norm() / other.norm().clamp_min(torch.finfo(torch.float64).tiny))
+
+
+def within(found: float, limit: float, what: str) -> str:
+    """``what`` with the distance that was found; an error if it is more than the limit."""
+    assert found <= limit, f"{what}: {found:.2g} from the CPU's, more than {limit:g}"
+    return f"{what} {found:.1g}"
+
+
+def same(mine: npt.NDArray[Any], theirs: npt.NDArray[Any], what: str) -> str:
+    """``what``, which has to be equal to the bit."""
+    assert mine.dtype == theirs.dtype, f"{what}: {mine.dtype} instead of {theirs.dtype}"
+    assert np.array_equal(mine, theirs), f"{what}: not equal"
+    return f"{what} equal"
