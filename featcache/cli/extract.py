@@ -261,6 +261,7 @@ def run_scan(settings: "ScanSettings", *, as_json: bool = False) -> None:
     """Carry out ``scan`` and print its summary."""
     from featcache.config import to_yaml
     from featcache.data.manifest import write_parquet
+    from featcache.data.notices import warn
     from featcache.data.scan import scan_listed
     from featcache.extract.source import list_videos
     from featcache.io import put_replace
@@ -274,6 +275,7 @@ def run_scan(settings: "ScanSettings", *, as_json: bool = False) -> None:
             deadline_seconds=settings.deadline_seconds,
             progress=lambda done, total: drawn.update("scan", done, total),
         )
+    warn(manifest)
     target = Path(settings.out)
     write_parquet(manifest, target)
     put_replace(target.with_suffix(".yaml"), to_yaml(settings).encode())

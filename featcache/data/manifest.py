@@ -9,8 +9,8 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,10 +22,12 @@ from featcache.data.types import STATUSES, Status, VideoRecord
 from featcache.errors import ManifestError
 from featcache.io import put_replace
 
-_TEXT_FIELDS = ("id", "path", "content_hash", "codec", "split", "status", "reason")
+_TEXT_FIELDS = ("id", "path", "content_hash", "codec", "transfer", "split", "status", "reason")
 _INT_FIELDS = ("num_bytes", "num_frames", "height", "width")
-_FLOAT_FIELDS = ("fps", "duration_seconds", "start_seconds")
-_LATER_FIELDS = {"start_seconds": 0.0}  # absent from tables of older versions
+_FLOAT_FIELDS = ("fps", "duration_seconds", "start_seconds", "pixel_aspect")
+# Columns that a table has only if a video needs them, so that ordinary videos give the table that they always gave.
+RARE_FIELDS: Mapping[str, float | str] = {"pixel_aspect": 1.0, "transfer": ""}
+_LATER_FIELDS: Mapping[str, float | str] = {"start_seconds": 0.0, **RARE_FIELDS}  # absent from older tables
 _METADATA_KEY = b"featcache.manifest"
 _VERSION = 1
 
@@ -40,6 +42,8 @@ class Manifest:
     Attributes:
         root: Folder that relative paths start from.
         videos: One record a video; ids are unique.
+        left_out: Files of the source that were not taken, by kind (``.gif``, ``hidden``, …): known to those who listed
+            it, and no part of what is written.
 
     Raises:
         ManifestError: A duplicate or unusable id, a path that leaves the root, or an unusable label name.
@@ -47,6 +51,7 @@ class Manifest:
 
     root: str
     videos: tuple[VideoRecord, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
@@ -68,6 +73,17 @@ class Manifest:
     def path_of(self, video: VideoRecord) -> Path:
         """Where a video's file is."""
         return Path(self.root) / video.path  # validated: relative inside the root, or absolute
+
+    @property
+    def same_content(self) -> tuple[tuple[str, str], ...]:
+        """Ids of videos whose file has the content of an earlier one, each with that one's id."""
+        first: dict[str, str] = {}
+        return tuple(
+            (video.id, earlier)
+            for video in self.videos
+            if video.status == "ok" and video.content_hash
+            if (earlier := first.setdefault(video.content_hash, video.id)) != video.id
+        )
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -105,6 +121,10 @@ class Manifest:
             "num_bytes": sum(video.num_bytes for video in self.videos),
             "num_frames": sum(video.num_frames for video in usable),
             "duration_seconds": sum(video.duration_seconds for video in usable),
+            "num_not_square": sum(not video.has_square_pixels for video in usable),
+            "num_hdr": sum(bool(video.transfer) for video in usable),
+            "num_same_content": len(self.same_content),
+            "left_out": dict(self.left_out),
         }
 
 
@@ -145,6 +165,7 @@ def videos_to_table(videos: Sequence[VideoRecord]) -> pa.Table:
     """Records as a table; :func:`table_to_videos` gives back equal records.
 
     Columns: the fields of ``VideoRecord`` but ``labels``, then one string column a label name (see the module's rule).
+    Those of :data:`RARE_FIELDS` are there only if a video has another value than the usual one.
     """
     columns: dict[str, pa.Array[Any]] = {}
     for name in _TEXT_FIELDS:
@@ -153,6 +174,9 @@ def videos_to_table(videos: Sequence[VideoRecord]) -> pa.Table:
         columns[name] = pa.array([getattr(video, name) for video in videos], pa.int64())
     for name in _FLOAT_FIELDS:
         columns[name] = pa.array([getattr(video, name) for video in videos], pa.float64())
+    for name, usual in RARE_FIELDS.items():
+        if all(getattr(video, name) == usual for video in videos):
+            del columns[name]
     for name in _label_names(videos):
         values = [_escape(video.labels[name]) if name in video.labels else None for video in videos]
         columns[label_column(name)] = pa.array(values, pa.string())
@@ -180,7 +204,7 @@ def table_to_videos(table: pa.Table) -> tuple[VideoRecord, ...]:
     videos: list[VideoRecord] = []
     for row in table.to_pylist():
         known: dict[str, Any] = {name: row.get(name, _LATER_FIELDS.get(name)) for name in fields} | {
-            name: _unescape(row[name]) for name in _TEXT_FIELDS
+            name: _unescape(row[name]) for name in _TEXT_FIELDS if name in row
         }
         if known["status"] not in STATUSES:
             raise ManifestError(

@@ -102,7 +102,7 @@ def scan_listed(
             f"scanning {listed.root} stopped at {error.filename} ({error.strerror}): the machine failed, not the "
             "video; mend that and scan again"
         ) from error
-    return Manifest(root=listed.root, videos=tuple(videos))
+    return dataclasses.replace(listed, videos=tuple(videos))
 
 
 def scan_file(video: VideoRecord, path: Path, *, decoder: str = "pyav") -> Iterator[VideoRecord]:
@@ -138,6 +138,8 @@ def scan_file(video: VideoRecord, path: Path, *, decoder: str = "pyav") -> Itera
             height=timeline.height,
             width=timeline.width,
             codec=codec,
+            pixel_aspect=timeline.pixel_aspect,
+            transfer=timeline.transfer,
         )
 
 

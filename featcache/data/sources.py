@@ -1,8 +1,9 @@
 """Sources: what `scan` is pointed at, listed without opening a video.
 
 * **A folder**, recursively. Files are taken by suffix (:data:`VIDEO_SUFFIXES`); names that begin with a dot are
-  skipped; symbolic links are followed, a folder that contains itself is entered once. The label is the name of the
-  file's own folder; files directly in the root have none, so a flat folder is unlabelled.
+  skipped; symbolic links are followed, a folder that contains itself is entered once. What is left out is counted, a
+  hidden folder as one. The label is the name of the file's own folder; files directly in the root have none, so a flat
+  folder is unlabelled.
 * **A listing**: ``.csv``, ``.jsonl`` or ``.parquet`` with the column ``path`` and, if wanted, ``id``, ``split``,
   ``label`` and ``label.<name>``; other columns are left alone. Relative paths start from the listing's folder. An empty
   cell is a missing value.
@@ -11,6 +12,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ VIDEO_SUFFIXES = frozenset(
     | {".vob", ".webm", ".wmv", ".y4m"}
 )
 
+_SUFFIX_LENGTH = 11  # with the dot; what is longer is the end of a sentence
+
 # A row of a listing and where it stands, e.g. "line 3".
 Row = tuple[str, dict[str, Any]]
 
@@ -40,8 +44,9 @@ def list_source(source: Path) -> Manifest:
     Raises:
         ManifestError: There is no such source, it holds no video, or a row cannot be used (named).
     """
+    left_out: Counter[str] = Counter()
     if source.is_dir():
-        root, videos = source, _list_folder(source)
+        root, videos = source, _list_folder(source, left_out)
         nothing = f"folder {source} holds no video ({', '.join(sorted(VIDEO_SUFFIXES))}); name another folder"
     elif not source.exists():
         raise ManifestError(f"{source} does not exist; give a folder of videos or a .csv, .jsonl or .parquet listing")
@@ -59,12 +64,16 @@ def list_source(source: Path) -> Manifest:
         raise ManifestError(f"{source} is neither a folder nor a listing ({known}) nor a video file by its suffix")
     if not videos:
         raise ManifestError(nothing)
-    return Manifest(root=str(root.absolute()), videos=tuple(sorted(videos, key=lambda video: video.id)))
+    return Manifest(
+        root=str(root.absolute()),
+        videos=tuple(sorted(videos, key=lambda video: video.id)),
+        left_out=dict(left_out.most_common()),
+    )
 
 
-def _list_folder(root: Path) -> list[VideoRecord]:
+def _list_folder(root: Path, left_out: Counter[str]) -> list[VideoRecord]:
     videos: list[VideoRecord] = []
-    for path in _walk(root, ancestors=frozenset()):
+    for path in _walk(root, ancestors=frozenset(), left_out=left_out):
         relative = path.relative_to(root)
         parent = default_id(relative.parent.name)
         labels = {"label": parent} if parent else {}
@@ -72,7 +81,7 @@ def _list_folder(root: Path) -> list[VideoRecord]:
     return videos
 
 
-def _walk(folder: Path, *, ancestors: frozenset[tuple[int, int]]) -> Iterator[Path]:
+def _walk(folder: Path, *, ancestors: frozenset[tuple[int, int]], left_out: Counter[str]) -> Iterator[Path]:
     try:
         status = folder.stat()
         entries = sorted(folder.iterdir())
@@ -85,11 +94,21 @@ def _walk(folder: Path, *, ancestors: frozenset[tuple[int, int]]) -> Iterator[Pa
         return
     for entry in entries:
         if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _walk(entry, ancestors=ancestors | {here})
+            left_out["hidden"] += 1
+        elif entry.is_dir():
+            yield from _walk(entry, ancestors=ancestors | {here}, left_out=left_out)
         elif entry.suffix.lower() in VIDEO_SUFFIXES:
             yield entry
+        else:
+            left_out[_kind_of(entry)] += 1
+
+
+def _kind_of(path: Path) -> str:
+    """What a file that is left out is counted as: its suffix, if that is an ordinary one."""
+    suffix = path.suffix.lower()
+    if not suffix:
+        return "no suffix"
+    return suffix if suffix[1:].isascii() and suffix[1:].isalnum() and len(suffix) <= _SUFFIX_LENGTH else "other suffix"
 
 
 def _record_of_row(listing: Path, place: str, row: dict[str, Any]) -> VideoRecord:

@@ -12,6 +12,8 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 PASSING: tuple[Status, ...] = ("timeout", "unreadable")
 """Faults that may pass by themselves, a stalled disk or a failing read: worth another try."""
 
+_SQUARE_WITHIN = 0.01
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoRecord:
@@ -29,6 +31,8 @@ class VideoRecord:
         height: Height in pixels as shown (after rotation).
         width: Width in pixels as shown (after rotation).
         codec: Codec name, e.g. ``h264``.
+        pixel_aspect: Width of a pixel over its height, as shown; 1 where the file says nothing.
+        transfer: ``pq`` or ``hlg`` for HDR, whose values mean other brightness than those of SDR; empty for all else.
         labels: Label columns, e.g. ``{"label": "wave"}``; a missing label has no entry.
         split: ``train``, ``test``, …; empty if the source has none.
         status: ``ok``, or why the video cannot be used.
@@ -46,27 +50,38 @@ class VideoRecord:
     height: int = 0
     width: int = 0
     codec: str = ""
+    pixel_aspect: float = 1.0
+    transfer: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     split: str = ""
     status: Status = "ok"
     reason: str = ""
 
+    @property
+    def has_square_pixels(self) -> bool:
+        """Whether pixels are as wide as they are high, to within a hundredth (which is rounding)."""
+        return abs(self.pixel_aspect - 1) <= _SQUARE_WITHIN
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
-    """When each frame of a video is shown and how large it is; all that clip sampling needs to know.
+    """When each frame of a video is shown, how large it is (all that sampling needs to know), what its pixels mean.
 
     Attributes:
         pts_seconds: float64 [num_frames], strictly increasing presentation timestamps.
         duration_seconds: From the first timestamp to the end of the last frame.
         height: Pixels, after rotation.
         width: Pixels, after rotation.
+        pixel_aspect: As in :class:`VideoRecord`.
+        transfer: As in :class:`VideoRecord`.
     """
 
     pts_seconds: npt.NDArray[np.float64]
     duration_seconds: float
     height: int
     width: int
+    pixel_aspect: float = 1.0
+    transfer: str = ""
 
     @property
     def num_frames(self) -> int:

@@ -10,7 +10,7 @@ import yaml
 
 from featcache.config import read_mapping
 from featcache.data.cells import quoted, read_csv
-from featcache.data.manifest import label_column, label_name
+from featcache.data.manifest import RARE_FIELDS, label_column, label_name
 from featcache.data.types import VideoRecord
 from featcache.errors import ConfigError, ExchangeError, unknown_name
 from featcache.exchange.columns import label_names
@@ -33,14 +33,16 @@ def write_videos(videos: Iterable[VideoRecord], num_rows: Mapping[str, int]) -> 
     """
     videos = list(videos)
     labels = label_names(videos)
+    rare = [name for name, usual in RARE_FIELDS.items() if any(getattr(video, name) != usual for video in videos)]
+    fields = (*_FIELDS, *rare)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    header = ("id", "status", "reason", "split", "num_rows", *map(label_column, labels), *_FIELDS)
+    header = ("id", "status", "reason", "split", "num_rows", *map(label_column, labels), *fields)
     writer.writerow(header)
     for video in videos:
         texts = [video.id, video.status, video.reason, video.split]
         named = [video.labels.get(name, "") for name in labels]
-        known = [getattr(video, name) for name in _FIELDS]
+        known = [getattr(video, name) for name in fields]
         cells = [*texts, num_rows.get(video.id, 0), *named, *known]
         writer.writerow([quoted(cell) if isinstance(cell, str) else cell for cell in cells])
     return text.getvalue().encode("utf-8", "surrogateescape")

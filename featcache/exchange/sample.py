@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.data.cells import cell_text, label_text
+from featcache.data.manifest import RARE_FIELDS
 from featcache.data.types import STATUSES, VideoRecord
 from featcache.errors import ExchangeError
 from featcache.exchange.settings import TimingSettings
@@ -20,7 +21,7 @@ from featcache.store.rows import RowTable
 Array = npt.NDArray[Any]
 
 _BOX = ("y0", "x0", "y1", "x1")
-_TEXTS = ("path", "content_hash", "codec", "split", "reason")
+_TEXTS = ("path", "content_hash", "codec", "transfer", "split", "reason")
 _INTS = ("num_bytes", "num_frames", "height", "width")
 _FLOATS = ("fps", "duration_seconds", "start_seconds")
 _TIMING = ("fps", "stride_frames", "clip_frames", "offset_frames")
@@ -77,6 +78,7 @@ def video_record(sample: Sample) -> VideoRecord:
     values: dict[str, Any] = {name: _text(facts, name, where) for name in _TEXTS}
     values |= {name: int(_number(facts, name, where) or 0) for name in _INTS}
     values |= {name: _number(facts, name, where) or 0.0 for name in _FLOATS}
+    values["pixel_aspect"] = _number(facts, "pixel_aspect", where) or 1.0
     status, reason = _text(facts, "status", where) or "ok", values["reason"]
     if status not in STATUSES:
         raise ExchangeError(f"{where}: status is {status!r}; expected one of {', '.join(STATUSES)}")
@@ -143,6 +145,8 @@ def facts_of(video: VideoRecord, rows: RowTable) -> dict[str, Any]:
     """The facts of a stored video, JSON-ready; :func:`video_record` and :func:`row_columns` give back equal ones."""
     facts: dict[str, Any] = {"id": video.id, "status": video.status, "labels": dict(video.labels)}
     facts |= {name: getattr(video, name) for name in (*_TEXTS, *_INTS, *_FLOATS) if getattr(video, name)}
+    if video.pixel_aspect != RARE_FIELDS["pixel_aspect"]:
+        facts["pixel_aspect"] = video.pixel_aspect
     if len(rows):
         facts["rows"] = {
             name: _list(getattr(rows, name)) for name in ("t0", "t1", *_BOX, "flip", "frames", "pts_seconds")

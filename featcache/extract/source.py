@@ -5,6 +5,7 @@ from pathlib import Path
 
 from featcache.data.importers import list_dataset
 from featcache.data.manifest import Manifest, is_manifest, read_parquet
+from featcache.data.notices import warn
 from featcache.data.scan import scan_listed
 from featcache.data.selection import Selection, select
 from featcache.data.sources import list_source
@@ -90,6 +91,7 @@ def read_videos(
             deadline_seconds=deadline_seconds,
             progress=on_scan,
         )
+    warn(manifest)
     if not manifest.videos:
         raise ManifestError(f"{source!r} holds no videos; give a folder of video files or a listing")
     return manifest

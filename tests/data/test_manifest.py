@@ -42,6 +42,8 @@ records = st.builds(
     height=st.integers(0, 10**5),
     width=st.integers(0, 10**5),
     codec=st.sampled_from(["", "h264"]),
+    pixel_aspect=st.just(1.0) | st.floats(0.1, 10),
+    transfer=st.sampled_from(["", "", "pq", "hlg"]),
     labels=st.dictionaries(st.sampled_from(["label", "picture", "a.b", "ü", "label.x"]), texts, max_size=3),
     split=texts,
     status=st.sampled_from(STATUSES),
@@ -196,3 +198,53 @@ def test_a_table_of_another_shape_is_refused():
     column = table.column_names.index("status")
     with pytest.raises(ManifestError, match="video 'a' has status 'lost'"):
         table_to_videos(table.set_column(column, "status", pa.array(["lost"])))
+
+
+# Columns that only some tables have
+
+USUAL = (
+    *("id", "path", "content_hash", "codec", "split", "status", "reason", "num_bytes", "num_frames", "height", "width"),
+    *("fps", "duration_seconds", "start_seconds"),
+)
+
+
+def test_ordinary_videos_give_the_table_that_they_always_gave():
+    table = videos_to_table([video("a", labels={"label": "x"}), video("b", status="missing", reason="gone")])
+    assert table.column_names == [*USUAL, "label"]
+
+
+@pytest.mark.parametrize(("field", "value", "usual"), [("pixel_aspect", 0.5, 1.0), ("transfer", "pq", "")])
+def test_a_table_has_a_rare_column_only_if_a_video_needs_it(field, value, usual):
+    videos = (video("a"), video("b", **{field: value}))
+    table = videos_to_table(videos)
+    assert set(table.column_names) == {*USUAL, field}
+    assert table_to_videos(table) == videos
+    older = table_to_videos(table.drop_columns([field]))
+    assert [getattr(one, field) for one in older] == [usual, usual]
+
+
+def test_content_under_two_names_is_counted_once_a_name():
+    one, other = "sha256:01", "sha256:02"
+    manifest = Manifest(
+        root="/data",
+        videos=(
+            video("a", content_hash=one),
+            video("b", content_hash=other),
+            video("c", content_hash=one),
+            video("d", content_hash=one),
+            video("e", content_hash=""),
+            video("f", content_hash=""),
+            video("g", content_hash=other, status="undecodable", reason="broken"),
+        ),
+    )
+    assert manifest.same_content == (("c", "a"), ("d", "a"))
+    assert manifest.summary()["num_same_content"] == 2
+
+
+def test_what_was_left_out_is_no_part_of_what_is_written(tmp_path):
+    manifest = Manifest(root="/data", videos=(video("a"),), left_out={".gif": 2})
+    assert manifest.summary()["left_out"] == {".gif": 2}
+    write_parquet(manifest, tmp_path / "a.parquet")
+    write_parquet(Manifest(root="/data", videos=(video("a"),)), tmp_path / "b.parquet")
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    assert read_parquet(tmp_path / "a.parquet") == manifest

@@ -3,8 +3,10 @@ import hashlib
 import json
 import os
 import signal
+import struct
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -18,7 +20,7 @@ from featcache.data.scan import scan, scan_file
 from featcache.data.types import VideoRecord
 from featcache.errors import ConfigError, FeatcacheError, ManifestError, UnknownNameError
 from featcache.testing.motion import MotionSettings, encode_clip
-from featcache.testing.videos import VIDEO_KINDS
+from featcache.testing.videos import VIDEO_KINDS, picture
 
 
 def make_video(path: Path, *, num_frames: int = 10, size: int = 32, fps: int = 5, seed: int = 0) -> Path:
@@ -78,6 +80,67 @@ def test_the_clock_of_a_container_may_begin_late(tmp_path):
         first = float(reader.timeline.pts_seconds[0])
     assert first > 1
     assert final(path).start_seconds == first
+
+
+def write_shown(path: Path, *, aspect: Fraction = Fraction(1), transfer: int = 1, quarter: bool = False) -> Path:
+    """A video that is to be shown in some other way than as its pixels are stored."""
+    with av.open(str(path), "w") as container:
+        hdr = transfer != 1
+        stream = container.add_stream("libx265" if hdr else "libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p10le" if hdr else "yuv420p"
+        if hdr:
+            stream.options = {"preset": "ultrafast", "x265-params": "log-level=none:pools=none"}
+            stream.codec_context.color_primaries, stream.codec_context.colorspace = 9, 9
+            stream.codec_context.color_trc = transfer
+        stream.codec_context.sample_aspect_ratio = aspect
+        for index in range(4):
+            frame = av.VideoFrame.from_ndarray(picture(index), format="rgb24")
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    if quarter:
+        data = bytearray(path.read_bytes())
+        turned = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 64 << 16, 0, 1 << 30)
+        at = data.index(b"tkhd") + 44
+        data[at : at + 36] = turned
+        path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "pixel_aspect", "transfer"),
+    [
+        ("square.mp4", {}, 1.0, ""),
+        ("narrow.mp4", {"aspect": Fraction(1, 2)}, 0.5, ""),
+        ("narrow.mkv", {"aspect": Fraction(1, 2)}, 0.5, ""),
+        ("dvd.mpg.mp4", {"aspect": Fraction(16, 11)}, 16 / 11, ""),
+        ("turned.mp4", {"aspect": Fraction(1, 2), "quarter": True}, 2.0, ""),
+        ("pq.mp4", {"transfer": 16}, 1.0, "pq"),
+        ("hlg.mkv", {"transfer": 18}, 1.0, "hlg"),
+        ("both.mp4", {"aspect": Fraction(4, 3), "transfer": 18}, 4 / 3, "hlg"),
+    ],
+)
+def test_pixels_that_are_not_shown_as_stored_are_told(tmp_path, name, how, pixel_aspect, transfer):
+    path = write_shown(tmp_path / name, **how)
+    record = final(path)
+    assert (record.pixel_aspect, record.transfer) == (pytest.approx(pixel_aspect, rel=1e-3), transfer)
+    assert {record.width, record.height} == {96, 64}, "as stored"
+    assert record.has_square_pixels == (pixel_aspect == 1)
+
+
+def test_a_scan_counts_what_it_leaves_out_and_what_is_not_as_it_seems(tmp_path):
+    root = tmp_path / "videos"
+    root.mkdir()
+    write_shown(root / "narrow.mp4", aspect=Fraction(1, 2))
+    write_shown(root / "square.mp4")
+    (root / "renamed.mp4").write_bytes((root / "square.mp4").read_bytes())
+    write_shown(root / "hdr.mp4", transfer=16)
+    for name in ("noext", "x.part", ".dot", "a.gif"):
+        (root / name).touch()
+    summary = scan(root).summary()
+    counts = ("num_not_square", "num_hdr", "num_same_content")
+    assert [summary[name] for name in counts] == [1, 1, 1]
+    assert summary["left_out"] == {"no suffix": 1, ".part": 1, "hidden": 1, ".gif": 1}
 
 
 def test_good_videos_are_described_and_bad_ones_are_rows(folder: Path, tmp_path):

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from featcache.data.manifest import Manifest, write_parquet
+from featcache.data.selection import Selection, select
 from featcache.data.sources import list_source
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError
@@ -35,6 +36,16 @@ def test_a_folder_of_classes_is_labelled_by_the_files_own_folder(tmp_path):
         ("wave/b.MP4", "wave/b.MP4", {"label": "wave"}, ""),
     ]
     assert list_source(tmp_path).root == str(tmp_path)
+
+
+def test_what_a_folder_holds_beside_videos_is_counted_by_kind(tmp_path):
+    touch(tmp_path, "wave/a.mp4", "b.avi", "noext", "wave/noext", "a.mp4.part", "wave/.hidden.mp4", ".cache/x.mp4")
+    touch(tmp_path, "a.gif", "wave/B.GIF", "notes.txt", "odd.m\x1b[31m", "v. A sentence with a dot")
+    found = list_source(tmp_path)
+    assert len(found) == 2
+    assert found.left_out == {"no suffix": 2, "hidden": 2, ".gif": 2, "other suffix": 2, ".part": 1, ".txt": 1}
+    assert select(found, Selection(split_column=None)).left_out == found.left_out
+    assert list_source(tmp_path / "b.avi").left_out == {}
 
 
 def test_a_flat_folder_is_unlabelled(tmp_path):

@@ -71,6 +71,8 @@ def odd_store(path):
             num_frames=7,
             fps=30000 / 1001,
             duration_seconds=0.1 + 0.2,
+            pixel_aspect=16 / 11 if number == 1 else 1.0,
+            transfer="pq" if number == 2 else "",
             labels=labels[number],
             split=["train", "", "val", "test"][number],
         )

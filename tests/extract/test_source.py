@@ -1,5 +1,7 @@
 """Videos of a data set instead of a folder: settings, listing, extraction, and probes on any official split."""
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +10,17 @@ import yaml
 
 from featcache.commands import ScanSettings
 from featcache.config import parse, to_yaml
+from featcache.data.manifest import Manifest, write_parquet
 from featcache.data.scan import scan_listed
 from featcache.data.selection import Selection
+from featcache.data.types import VideoRecord
 from featcache.errors import ConfigError, ManifestError, UnknownNameError
 from featcache.evaluation.run import run_probe
 from featcache.evaluation.settings import KnnSettings
 from featcache.evaluation.tables import read_data
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings
-from featcache.extract.source import list_videos
+from featcache.extract.source import list_videos, read_videos
 from featcache.testing.datasets import NUM_FRAMES, Sample, make_ucf101
 from tests.extract.conftest import LITE0
 
@@ -48,6 +52,25 @@ def test_videos_come_from_exactly_one_place(kind: Any, rest: dict[str, Any], giv
 def test_settings_round_trip(kind: Any, rest: dict[str, Any], given: dict[str, Any]):
     settings = parse(kind, {**rest, **given})
     assert parse(kind, yaml.safe_load(to_yaml(settings))) == settings
+
+
+def test_an_extraction_says_what_a_copy_of_its_videos_would_not_share(tmp_path: Path, caplog: Any):
+    record = VideoRecord(id="a.mp4", path="a.mp4", content_hash="sha256:01", pixel_aspect=0.5, transfer="pq")
+    copy = replace(record, id="b.mp4", path="b.mp4")
+    write_parquet(Manifest(root=str(tmp_path), videos=(record, copy)), tmp_path / "videos.parquet")
+    with caplog.at_level(logging.WARNING):
+        read_videos(
+            source=str(tmp_path / "videos.parquet"),
+            dataset=None,
+            root=None,
+            selection=Selection(),
+            decoder="pyav",
+            deadline_seconds=60.0,
+            on_scan=lambda done, total: None,
+        )
+    assert "videos whose pixels are not square: 2 of 2" in caplog.text
+    assert "videos in HDR: 2 of 2" in caplog.text
+    assert "under another name: 1, e.g. 'b.mp4' (that of 'a.mp4')" in caplog.text
 
 
 def test_a_root_without_any_listed_video_is_refused(tmp_path: Path):

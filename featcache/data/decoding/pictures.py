@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping  # noqa: TC003  of a local name
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
+
+_HDR = {16: "pq", 18: "hlg"}  # transfer characteristics, ITU-T H.273
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -53,6 +56,18 @@ def turn_of(frame: VideoFrame) -> Turn:
     if swaps:
         a, d = c, b
     return Turn(swaps=swaps, mirrors_x=bool(a < 0), mirrors_y=bool(d < 0))
+
+
+def pixel_aspect(sample_aspect: Fraction | None, turn: Turn) -> float:
+    """Width over height of a pixel as shown; 1 where the file states none, or one that is not above 0."""
+    if not sample_aspect or sample_aspect < 0:
+        return 1.0
+    return float(1 / sample_aspect if turn.swaps else sample_aspect)
+
+
+def transfer_of(frame: VideoFrame) -> str:
+    """``pq`` or ``hlg`` for a frame in HDR, else empty."""
+    return _HDR.get(int(frame.color_trc), "")
 
 
 def to_rgb(frame: VideoFrame, reformatter: VideoReformatter, *, size: tuple[int, int]) -> Pixels:

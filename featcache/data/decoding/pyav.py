@@ -34,7 +34,7 @@ from featcache.data.decoding.base import DecoderInfo, check_indices, register_de
 from featcache.data.decoding.faults import blame, check_readable
 from featcache.data.decoding.heartbeat import beat
 from featcache.data.decoding.memory import MAX_PIXELS
-from featcache.data.decoding.pictures import to_rgb, turn_of
+from featcache.data.decoding.pictures import pixel_aspect, to_rgb, transfer_of, turn_of
 from featcache.data.decoding.shown import num_shown
 from featcache.data.decoding.timestamps import duration_seconds, presentation_seconds, stated_step_seconds
 from featcache.data.types import Timeline
@@ -242,6 +242,8 @@ class PyAVReader:
             duration_seconds=duration_seconds(times, step_seconds=step),
             height=height,
             width=width,
+            pixel_aspect=pixel_aspect(self._stream.sample_aspect_ratio, self._turn),
+            transfer=transfer_of(first),
         )
 
     # Reading
