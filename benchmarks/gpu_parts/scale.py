@@ -12,6 +12,8 @@ from matrix_products import Product, operations, seconds_of_one, step_products
 from scale_steps import made_up_sets, scale_objective, scale_settings, seconds_a_step_of_the_loop
 
 from featcache.extract.encode import set_matmul
+from featcache.methods.clip_sets import ClipSets
+from featcache.networks.set_predictor_settings import SetPredictorSettings
 from gpu_parts.bench import Bench, rate
 
 MODES: dict[str, tuple[torch.dtype, bool]] = {
@@ -20,6 +22,10 @@ MODES: dict[str, tuple[torch.dtype, bool]] = {
     "bfloat16": (torch.bfloat16, False),
 }
 """Dtype, and whether products of float32 are in TF32."""
+NUM_BATCHES = 8
+"""Of the larger size, in an epoch: the log, which waits for the device, is written at the end of each."""
+SMALL = SetPredictorSettings(width=32, depth=1, position_hidden=16)
+"""A predictor that a laptop compiles in seconds."""
 COMPILE_SECONDS = 25.0
 """What a first compiled step may take."""
 
@@ -29,17 +35,18 @@ def run(bench: Bench) -> None:
     side, seconds = (256, 0.3) if bench.is_small else (8192, 2.0)
     batches = (8, 16) if bench.is_small else (512, 2048)
     width = 64 if bench.is_small else 768
+    sets = made_up_sets(NUM_BATCHES * max(batches), width=width)
     peaks = {mode: bench.row(f"peak, {mode}", partial(peak, bench.device, mode, side)) for mode in MODES}
     for is_compiled in (False, True):
         for mode in ("bfloat16", "TF32", "float32"):
             for batch in batches:
                 measure = partial(
-                    step, bench, mode, batch=batch, width=width, seconds=seconds, is_compiled=is_compiled,
+                    step, bench, mode, sets, batch=batch, seconds=seconds, is_compiled=is_compiled,
                     peak_rate=peaks[mode].get("rate"),
                 )  # fmt: skip
                 what = f"{batch} videos, {mode}{', compiled' if is_compiled else ''}"
                 if is_compiled and bench.is_small and (mode, batch) != ("float32", batches[0]):
-                    continue  # a compiler takes a minute for each on a laptop
+                    continue
                 bench.row(what, measure, needs=seconds + 3 + (COMPILE_SECONDS if is_compiled else 0))
 
 
@@ -48,12 +55,19 @@ def peak(device: str, mode: str, side: int) -> dict[str, Any]:
     dtype, is_tf32 = MODES[mode]
     set_matmul("high" if is_tf32 else "highest")
     square = Product(form="nt", rows=side, inner=side, columns=side)
-    seconds = seconds_of_one(square, dtype=dtype, device=device, repeats=4)  # the best: the first loads kernels
+    seconds = seconds_of_one(square, dtype=dtype, device=device, repeats=20)  # the best: the first loads kernels
     return {"result": f"{square.operations / seconds / 1e12:.3g} TFLOP/s", "rate": square.operations / seconds}
 
 
 def step(
-    bench: Bench, mode: str, *, batch: int, width: int, seconds: float, is_compiled: bool, peak_rate: float | None
+    bench: Bench,
+    mode: str,
+    sets: ClipSets,
+    *,
+    batch: int,
+    seconds: float,
+    is_compiled: bool,
+    peak_rate: float | None,
 ) -> dict[str, Any]:
     """Steps of the loop on clips that lie on the device."""
     dtype, is_tf32 = MODES[mode]
@@ -62,15 +76,17 @@ def step(
         batch=batch, device=bench.device, bfloat16=dtype == torch.bfloat16, threads=2 if bench.is_small else 0,
         compiled=is_compiled,
     )  # fmt: skip
+    if bench.is_small:
+        settings = settings.model_copy(update={"predictor": SMALL})
     torch.compiler.reset()  # what one row compiled is no help to the next, and no hindrance
-    objective = scale_objective(made_up_sets(2 * batch, width=width), settings, device=bench.device)
+    objective = scale_objective(sets, settings, device=bench.device)
     warm = 3 if is_compiled else 2
     budget = seconds + (COMPILE_SECONDS if is_compiled and not bench.is_small else 0)
     each = seconds_a_step_of_the_loop(
         objective, settings, device=bench.device, budget_seconds=budget, warm_steps=warm
     )  # fmt: skip
     masked = round(settings.loss.mask_ratio * 2 * batch * settings.clips_per_set)
-    work = operations(step_products(settings, width_in=width, num_masked=masked))
+    work = operations(step_products(settings, width_in=sets.features.shape[1], num_masked=masked))
     share = f"{work / each / peak_rate:.1%} of the peak" if peak_rate else "no peak was measured"
     return rate(batch, each, "videos") | {
         "step_seconds": each,

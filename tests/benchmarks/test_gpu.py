@@ -2,10 +2,12 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 import textwrap
 import time
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -97,6 +99,15 @@ def test_wheels_are_unpacked_and_two_of_one_package_are_refused(tmp_path):
         wheels.unpack(tmp_path, tmp_path / "site")
     with pytest.raises(SystemExit, match="CONTRIBUTING"):
         wheels.unpack(tmp_path / "site", tmp_path)
+
+
+def test_the_list_of_wheels_has_the_bounds_of_the_project():
+    own = {line for line in (FOLDER / "gpu_parts" / "wheels.txt").read_text().splitlines() if not line.startswith("#")}
+    required = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.split("[<>=!]", line)[0]: line for line in required}
+    shared = {line for line in own if re.split("[<>=!]", line)[0] in names}
+    assert "av" in {re.split("[<>=!]", line)[0] for line in shared}
+    assert shared <= set(required)
 
 
 @pytest.mark.parametrize("name", QUICK)
