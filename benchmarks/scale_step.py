@@ -35,6 +35,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
+from featcache.extract.encode import set_matmul
+from featcache.extract.settings import Matmul
 from featcache.methods.clip_set_settings import ClipSetSettings
 from featcache.methods.clip_sets import open_clip_sets
 from featcache.methods.scale.heads import ProjectionHead, ScalePretraining
@@ -68,8 +70,7 @@ def main() -> None:
     args = options.parse_args()
     args.batch = args.batch or (512 if args.what in ("rate", "logits") else 128)
     torch.set_num_threads(args.threads)
-    if args.precision != "float32":
-        torch.set_float32_matmul_precision("high")
+    set_matmul(matmul_of(args))
     if args.cell:
         answer(lambda: logits_cell(args.cell, args))
         return
@@ -80,8 +81,13 @@ def settings_of(args: argparse.Namespace, *, epochs: int = 1) -> ScaleSettings:
     """The published setting at the batch asked for."""
     return scale_settings(
         batch=args.batch, epochs=epochs, device=args.device, bfloat16=args.precision == "bfloat16",
-        threads=args.threads, compiled=args.compile,
+        threads=args.threads, compiled=args.compile, matmul=matmul_of(args),
     )  # fmt: skip
+
+
+def matmul_of(args: argparse.Namespace) -> Matmul:
+    """TF32 where float32 is left beside a lower precision, too."""
+    return "highest" if args.precision == "float32" else "high"
 
 
 def rate(args: argparse.Namespace) -> None:

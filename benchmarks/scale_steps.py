@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from cells import synchronise
 
+from featcache.extract.settings import Matmul
 from featcache.methods.clip_set_settings import ClipSetSettings
 from featcache.methods.clip_sets import ClipSets, placed
 from featcache.methods.scale.objective import ScaleObjective
@@ -47,6 +48,7 @@ def scale_settings(
     bfloat16: bool = False,
     threads: int = 0,
     compiled: bool = False,
+    matmul: Matmul = "highest",
 ) -> ScaleSettings:
     """The published setting, at another batch and for a few epochs."""
     default = ScaleSettings(sets=ClipSetSettings(store="memory"))
@@ -56,6 +58,7 @@ def scale_settings(
         "schedule": {"warmup_epochs": 0.05 * epochs},
         "precision": "bfloat16" if bfloat16 else "float32",
         "device": device,
+        "matmul": matmul,
         "threads": threads,
         "checkpoint_seconds": 1e9,
         "tensorboard": False,

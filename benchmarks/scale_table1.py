@@ -24,6 +24,7 @@ from common import parser, report
 from pixel_methods import NUM_FRAMES, SIZE, SPARSE_SHARE, clip_encoder, moco_step, videomae_step
 from scale_steps import made_up_sets, scale_objective, scale_settings, seconds_a_step_of_the_loop
 
+from featcache.extract.encode import set_matmul
 from featcache.networks.counting import count_macs
 from featcache.networks.set_predictor import SetPredictor
 from featcache.networks.set_predictor_settings import SetPredictorSettings
@@ -169,8 +170,7 @@ def measured_cell(method: str, batch: int, args: argparse.Namespace) -> dict[str
     """In the child: seconds a step and peak memory."""
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.precision != "float32":
-        torch.set_float32_matmul_precision("high")
+    set_matmul("highest" if args.precision == "float32" else "high")
     if method == "extraction":
         return extraction(batch, args)
     if args.device == "cpu":

@@ -29,7 +29,7 @@ NUM_FRAMES = {
 """One of each family that has its own network, and the frames of the clip of those that see videos."""
 IMAGES = ("clip-b32", "dinov2-s14", "dinov3-s16", "timm/test_resnet", "timm/test_vit+timm/test_resnet")
 NAMES = (*IMAGES, *NUM_FRAMES)
-QUICK = ("timm/test_resnet", "timm/test_vit+timm/test_resnet", "svt-tiny", "svt-tiny-slowfast", "r3d_18")
+QUICK = ("timm/test_resnet", "timm/test_vit+timm/test_resnet", "svt-tiny", "svt-tiny-slowfast")
 """Those that a laptop builds in a second: convolutions and attention, of frames and of clips."""
 
 
