@@ -18,6 +18,7 @@ from featcache.errors import ConfigError, ManifestError, UnknownNameError
 from featcache.evaluation.run import run_probe
 from featcache.evaluation.settings import KnnSettings
 from featcache.evaluation.tables import read_data
+from featcache.extract.lacking import videos_to_add
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings
 from featcache.extract.source import list_videos, read_videos
@@ -71,6 +72,15 @@ def test_an_extraction_says_what_a_copy_of_its_videos_would_not_share(tmp_path: 
     assert "videos whose pixels are not square: 2 of 2" in caplog.text
     assert "videos in HDR: 2 of 2" in caplog.text
     assert "under another name: 1, e.g. 'b.mp4' (that of 'a.mp4')" in caplog.text
+
+
+def test_a_decoder_s_name_in_an_older_plan_makes_no_video_new():
+    """``libdav1d`` where a scan now says ``av1``, and columns that the older plan had not."""
+    scanned = VideoRecord(id="a.mp4", path="a.mp4", content_hash="sha256:01", codec="av1", pixel_aspect=0.5)
+    stored = replace(scanned, codec="libdav1d", pixel_aspect=1.0)
+    assert videos_to_add([scanned], {"a.mp4": stored}, retry=frozenset()) == []
+    other = replace(scanned, content_hash="sha256:02")
+    assert videos_to_add([other], {"a.mp4": stored}, retry=frozenset()) == [other]
 
 
 def test_a_root_without_any_listed_video_is_refused(tmp_path: Path):
