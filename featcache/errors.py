@@ -67,6 +67,10 @@ class ExchangeError(FeatcacheError, ValueError):
     """Arrays that cannot be imported as they are, or a store that does not fit the format it is exported to."""
 
 
+class RowError(FeatcacheError, IndexError):
+    """Row numbers that a feature does not have, or that are no row numbers."""
+
+
 class DiskSpaceError(FeatcacheError, OSError):
     """A plan that would fill the disk, or a disk that filled up."""
 

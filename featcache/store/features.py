@@ -4,13 +4,13 @@ import itertools
 import threading
 from collections.abc import Callable
 from functools import cached_property
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from featcache.errors import FeatcacheError, unknown_name
+from featcache.errors import FeatcacheError, RowError, unknown_name
 from featcache.store.generation import FORMATS, read_rows
 from featcache.store.index import RowIndex
 from featcache.store.maps import ShardMaps
@@ -118,25 +118,24 @@ class Features:
     def gather(
         self, rows: npt.ArrayLike, *, out: npt.NDArray[Any] | None = None, dequantised: bool = False
     ) -> npt.NDArray[Any]:
-        """Copy rows in the given order; a row may be asked for more than once.
+        """Copy rows in the given order, by numpy's rules; a row may be asked for more than once.
 
         Args:
-            rows: Integers [n] in ``[0, num_rows)``.
-            out: C-contiguous [n, *record] of ``dtype`` to fill instead of a fresh array.
+            rows: Integers of any shape [...] in ``[-num_rows, num_rows)``, negative ones counted from the end, or a
+                bool mask [num_rows] of n true entries.
+            out: C-contiguous [..., *record] of ``dtype`` to fill instead of a fresh array.
             dequantised: Return float32, int8 multiplied by its scale (``out`` must be ``None``).
 
         Returns:
-            [n, *record] of ``dtype``, or float32.
+            [..., *record] of ``dtype``, or float32; [n, *record] for a mask.
 
         Raises:
-            IndexError: A row is out of range.
+            RowError: A row is out of range, a mask has another length, or something that is no row number (a float).
             CorruptStoreError: A file is missing, short, swapped or damaged.
         """
-        index = np.asarray(rows, np.int64)
-        assert index.ndim == 1, f"rows {index.shape} is not one-dimensional"
-        if len(index) and (index.min() < 0 or index.max() >= self.num_rows):
-            raise IndexError(f"row {index.min() if index.min() < 0 else index.max()} is not in [0, {self.num_rows})")
-        shape = (len(index), *self.record.shape)
+        numbers = self._numbers(rows)
+        shape = (*numbers.shape, *self.record.shape)
+        index = numbers.reshape(-1)
         if out is not None:
             assert out.shape == shape, f"out is {out.shape}, not {shape}"
             assert out.dtype == self._dtype, f"out is {out.dtype}, not {self._dtype}"
@@ -144,23 +143,48 @@ class Features:
             assert not dequantised, "dequantised rows go to a fresh array"
         if self._memory is not None:
             # index is in range; mode raise would buffer out
-            values = self._memory[index] if out is None else self._memory.take(index, axis=0, out=out, mode="clip")
+            values = self._memory[index].reshape(shape) if out is None else out
+            if out is not None:
+                self._memory.take(numbers, axis=0, out=out, mode="clip")
         else:
+            flat = None if out is None else out.reshape(len(index), *self.record.shape)
             with self._lock:
-                values = self._maps.gather(index, out)
+                values = self._maps.gather(index, flat)
             values = out if out is not None else values.view(self._dtype).reshape(shape)
-        return self._dequantised(values, index) if dequantised else values
+        return self._dequantised(values, numbers) if dequantised else values
 
-    def __getitem__(self, rows: int | slice | npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
-        """One row [*record], or rows [n, *record] by slice, indices or mask; negative numbers count from the end."""
+    def __getitem__(self, rows: slice | EllipsisType | npt.ArrayLike) -> npt.NDArray[Any]:
+        """One row [*record], or rows [..., *record] by slice, indices or mask; as :meth:`gather`."""
+        if isinstance(rows, EllipsisType):
+            rows = slice(None)
         if isinstance(rows, slice):
             return self.gather(np.arange(*rows.indices(self.num_rows)))
-        index = np.asarray(rows)
+        if isinstance(rows, tuple):
+            raise RowError(
+                f"{self.name!r} is indexed by row alone, and {rows!r} names more axes; index what comes back"
+            )
+        return self.gather(rows)
+
+    def _numbers(self, rows: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Row numbers in ``[0, num_rows)``, by numpy's rules."""
+        try:
+            index = np.asarray(rows)
+        except ValueError as error:  # lists of different lengths
+            raise RowError(f"row numbers are no array ({error}); give integers or a mask") from error
         if index.dtype == bool:
-            assert index.shape == (self.num_rows,), f"mask {index.shape} does not fit {self.num_rows} rows"
-            return self.gather(np.flatnonzero(index))
-        index = np.where(index < 0, index + self.num_rows, index)
-        return self.gather(index.reshape(-1)).reshape(*index.shape, *self.record.shape)
+            if index.shape != (self.num_rows,):
+                raise RowError(f"a mask {list(index.shape)} does not fit {self.num_rows} rows; give one entry a row")
+            return np.flatnonzero(index)
+        if not index.size:  # an empty list has no dtype of its own
+            return np.zeros(index.shape, np.int64)
+        if index.dtype.kind not in "iu":
+            raise RowError(f"row numbers are {index.dtype}, not integers; round them yourself")
+        first, last = int(index.min()), int(index.max())
+        if first < -self.num_rows or last >= self.num_rows:
+            wrong = first if first < -self.num_rows else last
+            raise RowError(f"row {wrong} is not in [{-self.num_rows}, {self.num_rows}); {self.name!r} has no such row")
+        numbers = index.astype(np.int64, copy=False)
+        return np.where(numbers < 0, numbers + self.num_rows, numbers) if first < 0 else numbers
 
     def rows_of(self, video_id: str, *, crop: int | None = None) -> npt.NDArray[np.int64]:
         """Rows of a video, in order.
@@ -174,7 +198,7 @@ class Features:
 
         Raises:
             UnknownNameError: No such video among those with rows.
-            IndexError: The video has no such crop.
+            RowError: The video has no such crop.
         """
         if video_id not in self._video_numbers:
             raise unknown_name(f"video of feature {self.name}", video_id, self.video_ids)
@@ -184,7 +208,7 @@ class Features:
             return rows
         num_crops = int(self.num_crops[number])
         if not 0 <= crop < num_crops:
-            raise IndexError(f"crop {crop} of {video_id!r} is not in [0, {num_crops})")
+            raise RowError(f"crop {crop} of {video_id!r} is not in [0, {num_crops})")
         return rows[crop::num_crops]
 
     def video(self, video_id: str) -> npt.NDArray[Any]:
@@ -193,8 +217,7 @@ class Features:
 
     def clips(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
         """Clips of a frame bank: [B, T, *record] for row numbers [B, T]."""
-        index = np.asarray(rows, np.int64)
-        return self.gather(index.reshape(-1)).reshape(*index.shape, *self.record.shape)
+        return self.gather(rows)
 
     @cached_property
     def rows(self) -> RowTable:
@@ -234,7 +257,7 @@ class Features:
         if self.record.dtype != "int8":
             return values.astype(np.float32)
         scale = self._scales[self._index.file[index]]
-        return dequantise(values, scale.reshape(len(index), *[1] * (values.ndim - 2), -1))
+        return dequantise(values, scale.reshape(*index.shape, *[1] * (len(self.record.shape) - 1), -1))
 
     @cached_property
     def _scales(self) -> npt.NDArray[np.float32]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zarr
 
-from featcache.errors import CorruptStoreError, StoreError, UnknownNameError
+from featcache.errors import CorruptStoreError, FeatcacheError, RowError, StoreError, UnknownNameError
 from featcache.recipes import PlainViews, SamplingRecipe
 from featcache.store import maps
 from featcache.store.reader import open_store
@@ -124,10 +124,72 @@ def test_videos_by_id(path):
         features.rows_of("v0003")
 
 
-@pytest.mark.parametrize("row", [-1, 10**6])
-def test_rows_out_of_range(path, row):
-    with pytest.raises(IndexError, match="is not in"):
-        open_store(path).feature("map").gather([0, row])
+@pytest.mark.parametrize("device", ["mmap", "ram"])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        3,
+        -1,
+        np.uint64(2),
+        [-1, 0, -2],
+        [],
+        [[4, 4], [0, -2]],
+        np.zeros((2, 0), int),
+        np.arange(48) % 3 == 0,
+        [True] * 48,
+        np.arange(5, dtype=np.uint8),
+    ],
+    ids=str,
+)
+def test_rows_are_asked_for_by_the_rules_of_numpy(path, rows, device):
+    features = open_store(path).feature("map", device=device)
+    everything = features[:]
+    assert len(features) == 48
+    wanted = everything[rows if not isinstance(rows, list) or rows else np.zeros(0, int)]
+    for got in (features.gather(rows), features[rows], features.gather(rows, dequantised=True)):
+        assert got.shape == wanted.shape
+        np.testing.assert_array_equal(got, wanted)
+    out = np.empty_like(wanted)
+    assert features.gather(rows, out=out) is out
+    np.testing.assert_array_equal(out, wanted)
+
+
+def test_one_row_of_a_loaded_feature_is_a_copy(path):
+    features = open_store(path).feature("map", device="ram")
+    before = features[3]
+    features[3][...] = 7
+    features.gather(3)[...] = 7
+    np.testing.assert_array_equal(features[3], before)
+
+
+@pytest.mark.parametrize("how", ["gather", "__getitem__", "clips"])
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([0, 10**6], r"row 1000000 is not in \[-48, 48\)"),
+        (-49, r"row -49 is not in"),
+        (np.uint64(2**64 - 1), r"is not in"),
+        ([1.7], "row numbers are float64, not integers"),
+        (1.0, "row numbers are float64"),
+        ("1", "row numbers are <U1"),
+        (None, "row numbers are object"),
+        ([[1], [2, 3]], "row numbers are no array"),
+        ([True, False], r"a mask \[2\] does not fit 48 rows"),
+        (True, r"a mask \[\] does not fit"),
+    ],
+)
+def test_what_is_no_row_is_an_error(path, rows, message, how):
+    with pytest.raises(RowError, match=message) as caught:
+        getattr(open_store(path).feature("map"), how)(rows)
+    assert isinstance(caught.value, IndexError)
+    assert isinstance(caught.value, FeatcacheError)
+
+
+def test_further_axes_belong_to_what_comes_back(path):
+    features = open_store(path).feature("map")
+    with pytest.raises(RowError, match="is indexed by row alone"):
+        features[1, 0]
+    np.testing.assert_array_equal(features[...], features[:])
 
 
 def test_reading_goes_on_after_close(path):
