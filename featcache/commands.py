@@ -198,7 +198,9 @@ class SearchSettings(Settings):
 
     def model_post_init(self, context: object) -> None:
         """Check what no single field can."""
-        if (self.video is None) == (self.text is None):
+        if self.video is None and self.text is None:
+            raise ConfigError("nothing says what to search for; give --video FILE or --text WORDS")
+        if self.video is not None and self.text is not None:
             raise ConfigError("give either --video FILE or --text WORDS, not both")
         if self.text is not None and not self.text.strip():
             raise ConfigError("--text is empty; give some words")

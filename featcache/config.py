@@ -11,15 +11,45 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
 from featcache.errors import ConfigError, unknown_name
+from featcache.io import check_local
+
+PATH_NAMES = frozenset(
+    {
+        "init",
+        "listing",
+        "model",
+        "out",
+        "root",
+        "run",
+        "sheet",
+        "source",
+        "sources",
+        "store",
+        "tables",
+        "video",
+        "videos",
+    }
+    | {"weights"}
+)
+"""A setting of one of these names is a path, or a list of paths."""
 
 
 class Settings(BaseModel):
     """Base of every settings class: frozen, validated, closed to unknown keys, documented by attribute docstrings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_paths(cls, data: Any) -> Any:
+        """Refuse a URL in a setting that is a path, by its name; settings within these ones too."""
+        for key, value in _named(data):
+            if key in PATH_NAMES and isinstance(value, str):
+                check_local(value)
+        return data
 
 
 T = TypeVar("T", bound=Settings)
@@ -58,6 +88,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: The file is missing, is no YAML, gives a key twice, or holds something else.
     """
+    check_local(path)
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  a SafeLoader
     except ConfigError as error:
@@ -105,6 +136,18 @@ def apply_overrides(data: Mapping[str, Any], assignments: Iterable[str]) -> dict
 def to_assignments(settings: Settings) -> list[str]:
     """Every leaf as ``dotted.key=value``, such that applying them to ``{}`` gives the same settings again."""
     return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in _leaves(to_dict(settings), "")]
+
+
+def _named(data: Any, key: str = "", *, depth: int = 8) -> Iterator[tuple[str, Any]]:
+    """Every value within mappings and lists, with the key nearest to it; a YAML may hold a list within itself."""
+    if depth and isinstance(data, Mapping):
+        for name, value in data.items():
+            yield from _named(value, str(name), depth=depth - 1)
+    elif depth and isinstance(data, list | tuple):
+        for value in data:
+            yield from _named(value, key, depth=depth - 1)
+    else:
+        yield key, data
 
 
 def _leaves(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:

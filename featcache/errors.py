@@ -92,5 +92,21 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, hint: str = "") 
     folded = {choice.casefold(): choice for choice in choices}
     close = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.5)
     guess = f"; did you mean {folded[close[0]]!r}?" if close else ""
-    listing = "" if close else f"; known: {', '.join(choices[:20])}{', …' if len(choices) > 20 else ''}"
+    known_names = (
+        f"known: {', '.join(choices[:20])}{', …' if len(choices) > 20 else ''}" if choices else "there is none"
+    )
+    listing = "" if close else f"; {known_names}"
     return UnknownNameError(f"unknown {kind} {name!r}{guess}{listing}{' ' + hint if hint else ''}")
+
+
+def no_name(kind: str, where: object, known: Iterable[str]) -> UnknownNameError:
+    """Build the error for a name that was left out where there is not just one.
+
+    Args:
+        kind: What is to be named, e.g. ``"feature"``; the option of that name says it.
+        where: What holds them, e.g. the store's path.
+        known: The names there are.
+    """
+    choices = ", ".join(sorted(known))
+    there_are = f"several {kind}s ({choices}); name one" if choices else "none yet"
+    return UnknownNameError(f"no {kind} is named (--{kind}), and {where} has {there_are}")

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -21,13 +22,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.errors import CorruptStoreError, DiskSpaceError, StoreError
+from featcache.errors import ConfigError, CorruptStoreError, DiskSpaceError, StoreError
 
 Bytes = bytes | npt.NDArray[Any]
 
 TEMP_SUFFIX = ".tmp"
 _IOV_MAX = 1024  # buffers a writev call; POSIX guarantees 16, Linux and macOS have 1024
 _CHUNK_BYTES = 1 << 22
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/", re.ASCII)  # pathlib makes one slash of two
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -366,6 +368,19 @@ def _wait_for(fd: int, operation: int, path: Path, wait_seconds: float) -> None:
         if time.monotonic() >= deadline:
             raise StoreError(f"{path.parent.parent} is in use by another process; wait until it ends, then try again")
         time.sleep(0.02)
+
+
+def check_local(path: Path | str) -> None:
+    """Refuse a URL where a path belongs, of which ``pathlib`` would make a folder ``s3:``.
+
+    Raises:
+        ConfigError: It begins with a scheme.
+    """
+    if _SCHEME.match(str(path)):
+        raise ConfigError(
+            f"{str(path)!r} begins with a scheme, and featcache reads and writes local paths alone so far; mount it, "
+            "or copy it to or from a local folder"
+        )
 
 
 def free_bytes(path: Path) -> int:

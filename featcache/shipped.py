@@ -1,10 +1,13 @@
 """Where the shipped configurations and pipelines are: beside the package in a checkout, inside it when installed."""
 
+import difflib
 import importlib.util
+import itertools
 from pathlib import Path
 from types import ModuleType
 
 from featcache.errors import ConfigError, unknown_name
+from featcache.io import check_local
 
 _PACKAGE = Path(__file__).parent
 
@@ -20,14 +23,21 @@ def find_config(path: Path) -> Path:
     Raises:
         ConfigError: Neither exists.
     """
+    check_local(path)
     if path.exists():
         return path
     parts = path.parts[1:] if path.parts[:1] == ("configs",) else path.parts
     shipped = _folder("configs").joinpath(*parts)
     if ".." not in parts and shipped.is_file():
         return shipped
-    known = sorted(str(file.relative_to(_folder("configs"))) for file in _folder("configs").rglob("*.yaml"))
-    raise ConfigError(str(unknown_name("configuration", str(path), known)))
+    known: dict[str, list[str]] = {}
+    for file in sorted(_folder("configs").rglob("*.yaml")):
+        known.setdefault(file.stem, []).append(f"configs/{file.relative_to(_folder('configs'))}")
+    if close := difflib.get_close_matches(path.stem, list(known), n=1, cutoff=0.75):
+        guess = f"did you mean {' or '.join(map(repr, known[close[0]]))}?"
+    else:
+        guess = f"shipped are {', '.join(itertools.chain(*known.values()))}"
+    raise ConfigError(f"there is no file {str(path)!r}, and no shipped configuration of that name; {guess}")
 
 
 def load_pipeline(name: str) -> ModuleType:

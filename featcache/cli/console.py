@@ -77,6 +77,12 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     out.print(table)
 
 
+def print_failures(failures: Sequence[tuple[str, str, str]], what: str) -> None:
+    """The first (video, status, reason) of the videos that failed, and how many they are."""
+    if failures:
+        print_table(f"{len(failures)} videos {what}", ("video", "status", "reason"), failures[:20], num_text=3)
+
+
 def print_facts(facts: Mapping[str, object]) -> None:
     """Aligned ``name  value`` lines on stdout. Brackets are text."""
     width = max(len(name) for name in facts)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.cli.console import bars, err, out, print_facts, print_json, print_table
+from featcache.cli.console import bars, err, out, print_facts, print_failures, print_json
 
 if TYPE_CHECKING:
     from featcache.exchange.settings import ExportSettings, ImportSettings
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 def import_(
     source: Annotated[str, typer.Argument(help="A folder, a .tar shard, or a Parquet file.")],
-    format_: Annotated[str, typer.Option("--format", help="`npy`, `webdataset` or `hf` (Parquet too).")],
+    format_: Annotated[str, typer.Option("--format", help="`npy`, `webdataset`, `hf` or `parquet`.")],
     folder: Annotated[str, typer.Option("--out", "-o", help="The store to create, resume or extend.")],
     recipe: Annotated[
         Path | None,
@@ -44,6 +44,10 @@ def import_(
     precision: Annotated[str | None, typer.Option(help="`float16`, `float32` or `int8`.  [default: as it is]")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the array in the store.")] = None,
     listing: Annotated[str | None, typer.Option(help="CSV: `id`, `split`, `label`, timing.")] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(help="Paths of `npy` files, e.g. `{split}/{label}/{id}_resnet.npy`; `*` is anything in a name."),
+    ] = None,
     fps: Annotated[float | None, typer.Option(help="Frames a second.")] = None,
     stride: Annotated[float | None, typer.Option(help="Frames from one row to the next.")] = None,
     clip_frames: Annotated[float | None, typer.Option(help="Frames that a row spans.")] = None,
@@ -77,6 +81,7 @@ def import_(
         "format": format_,
         "out": folder,
         "listing": listing,
+        "pattern": pattern,
         "feature": {**known.get("feature", {}), **_given(feature)},
         "sampling": known.get("sampling", {}),
         "timing": _given(timing),
@@ -144,9 +149,7 @@ def run_import(settings: "ImportSettings", *, as_json: bool = False) -> None:
     )
     if result.not_listed:
         err.print(f"{result.not_listed} arrays of the source are not in the listing and were left out")
-    if result.failures:
-        rows = [(video, status, reason) for video, status, reason in result.failures[:20]]
-        print_table(f"{len(result.failures)} videos failed", ("video", "status", "reason"), rows, num_text=3)
+    print_failures(result.failures, "failed")
 
 
 def run_export(settings: "ExportSettings", *, as_json: bool = False) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.cli.console import Bars, bars, duration, err, out, print_facts, print_json, print_table
+from featcache.cli.console import Bars, bars, duration, err, out, print_facts, print_failures, print_json, print_table
 from featcache.cli.source import (
     Dataset,
     GroupBy,
@@ -91,7 +91,7 @@ def register(app: typer.Typer) -> None:
 
 def scan(
     source: Source = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The manifest to write.")] = Path("videos.parquet"),
+    out: Annotated[str, typer.Option("--out", "-o", help="The manifest to write.")] = "videos.parquet",
     decoder: Annotated[str, typer.Option(help="Decoder that counts the frames.")] = "pyav",
     dataset: Dataset = None,
     root: Root = None,
@@ -107,7 +107,7 @@ def scan(
     from featcache.config import parse
 
     where = selected(source, dataset, root, split_column, test_fraction, group_by, subset, low_shot)
-    run_scan(parse(ScanSettings, {**where, "out": str(out), "decoder": decoder}), as_json=as_json)
+    run_scan(parse(ScanSettings, {**where, "out": out, "decoder": decoder}), as_json=as_json)
 
 
 def extract(
@@ -284,6 +284,8 @@ def run_scan(settings: "ScanSettings", *, as_json: bool = False) -> None:
         print_json(summary)
     else:
         print_facts(summary)
+        unusable = [(video.id, video.status, video.reason) for video in manifest.videos if video.status != "ok"]
+        print_failures(unusable, "cannot be used")
 
 
 def run_extract(settings: "ExtractSettings", *, as_json: bool = False) -> None:
@@ -342,9 +344,7 @@ def print_extraction(result: "Extraction") -> None:
         "settings": result.config,
     }
     print_facts(facts)
-    if result.failures:
-        rows = [(video, status, reason) for video, status, reason in result.failures[:20]]
-        print_table(f"{len(result.failures)} videos failed", ("video", "status", "reason"), rows, num_text=3)
+    print_failures(result.failures, "failed")
 
 
 def print_estimate(result: "Estimate") -> None:

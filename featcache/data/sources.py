@@ -24,6 +24,7 @@ from featcache.data.cells import cell_text, label_text, open_list, read_csv, squ
 from featcache.data.manifest import Manifest, default_id, is_manifest, label_name, read_parquet
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError
+from featcache.io import check_local
 
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts"}
@@ -43,7 +44,9 @@ def list_source(source: Path) -> Manifest:
 
     Raises:
         ManifestError: There is no such source, it holds no video, or a row cannot be used (named).
+        ConfigError: The source is a URL.
     """
+    check_local(source)
     left_out: Counter[str] = Counter()
     if source.is_dir():
         root, videos = source, _list_folder(source, left_out)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from featcache.errors import ManifestError, StoreError, unknown_name
+from featcache.errors import ManifestError, StoreError, no_name
 from featcache.evaluation.data import ProbeData, make_data
 from featcache.methods.clip_sets import store_positions
 from featcache.recipes import PositionForm
@@ -44,8 +44,7 @@ def read_data(
     """
     store = store if isinstance(store, Store) else open_store(store)
     if feature is None and len(store.features) > 1:
-        names = ", ".join(sorted(store.features))
-        raise unknown_name("feature", "", store.features, hint=f"{store.path} has several: name one of {names}.")
+        raise no_name("feature", store.path, store.features)
     if not store.label_names:
         raise ManifestError(
             f"no video of {store.path} has a label, so there is nothing to probe; put videos in one folder a class, or "

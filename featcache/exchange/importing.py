@@ -27,7 +27,7 @@ from featcache.store.reader import open_store
 from featcache.store.rows import RowTable
 from featcache.store.writer import StoreWriter
 
-_READERS = {"npy": "npy", "webdataset": "tar", "hf": "tables"}
+_READERS = {"npy": "npy", "webdataset": "tar", "hf": "tables", "parquet": "tables"}
 _AXES = {1: ("c",), 2: ("n", "c"), 3: ("h", "w", "c"), 4: ("t", "h", "w", "c")}
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from featcache.errors import ConfigError, unknown_name
+from featcache.errors import ConfigError, no_name, unknown_name
 from featcache.store.reader import Store
 
 
@@ -42,7 +42,7 @@ def choose_feature(store: Store, name: str | None, kind: FeatureKind) -> str:
             return fitting[0]
         if not fitting:
             raise ConfigError(f"no feature of {store.path} holds {kind.holds}; extract one with {kind.flags}")
-        raise unknown_name("feature", "", fitting, hint=f"{store.path} has several: name one with --feature.")
+        raise no_name("feature", store.path, fitting)
     if name not in store.features:
         raise unknown_name("feature", name, store.features)
     if name not in fitting:

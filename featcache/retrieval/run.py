@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from featcache.backbones.clip import is_clip
 from featcache.data.hashing import content_hash
-from featcache.errors import ConfigError, FeatcacheError, StoreError, unknown_name
+from featcache.errors import ConfigError, FeatcacheError, StoreError, VideoError
 from featcache.evaluation.tables import pooled, read_vectors
 from featcache.extract.encode import resolve_device
 from featcache.extract.encoder import encoder
@@ -141,9 +141,6 @@ def search(
         raise ConfigError(f"k is {k}; ask for at least 1 hit")
     if exclude_self and not isinstance(query, VideoQuery):
         raise ConfigError("exclude_self leaves out the query's own file, and the query is no file; drop it")
-    if feature is None and len(store.features) > 1:
-        names = ", ".join(sorted(store.features))
-        raise unknown_name("feature", "", store.features, hint=f"{store.path} has several: name one of {names}.")
     labels = store.labels(label) if label in store.label_names or label != "label" else {}
     with store.feature(feature) as features:
         if not features.num_rows:
@@ -183,7 +180,11 @@ def _vectors_of(
         case VideoQuery(path=path):
             encode = encoder(store.path, features=(features.name,), weights=weights, device=device)
             # Plain views where the store has any: a query is no training video.
-            return pooled(encode(path, split="query").features[features.name].astype(np.float32))
+            try:
+                encoded = encode(path, split="query")
+            except VideoError as error:
+                raise VideoError(error.status, f"the query {str(path)!r} cannot be read: {error.reason}") from error
+            return pooled(encoded.features[features.name].astype(np.float32))
         case TextQuery(text=text):
             return _text_vectors(store, text, features, weights=weights, device=device)
         case _:

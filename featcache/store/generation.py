@@ -190,9 +190,11 @@ def read_root(root: Path) -> RootDoc:
     """What the store at ``root`` is.
 
     Raises:
+        ConfigError: The path is a URL.
         StoreError: No store there, or one of a newer format.
         CorruptStoreError: A damaged ``featcache.json``.
     """
+    io.check_local(root)
     path = root / paths.ROOT
     if not path.exists():
         raise StoreError(f"{root} is not a featcache store (it has no {paths.ROOT}); check the path")

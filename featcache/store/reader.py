@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.data.types import PASSING, STATUSES, Status, VideoRecord
-from featcache.errors import StoreError, unknown_name
+from featcache.errors import StoreError, no_name, unknown_name
 from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe, recipe_hash, to_dict
 from featcache.store.features import Device, Features
 from featcache.store.generation import Generation, read_features, read_generations, read_root
@@ -302,9 +302,10 @@ class Store:
     def _document(self, name: str | None) -> FeatureDoc:
         if name is None and len(self._features) == 1:
             return next(iter(self._features.values()))
-        if name is None or name not in self._features:
-            hint = "Name one of them." if name is None else ""
-            raise unknown_name("feature", name or "", self._features, hint=hint)
+        if name is None:
+            raise no_name("feature", self.path, self._features)
+        if name not in self._features:
+            raise unknown_name("feature", name, self._features)
         return self._features[name]
 
     def _read_committed(self, document: FeatureDoc) -> list[Committed]:

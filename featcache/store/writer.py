@@ -67,7 +67,9 @@ class StoreWriter:
             RecipeMismatchError: The store has another sampling recipe or file format; names the field.
             StoreError: The folder holds something else, or a store of a newer format.
             CorruptStoreError: A damaged description.
+            ConfigError: The path is a URL.
         """
+        io.check_local(path)
         root = Path(path)
         wanted = RootDoc(sampling=sampling, file_format=file_format)
         if not (root / paths.ROOT).exists():

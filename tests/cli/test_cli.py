@@ -190,7 +190,7 @@ def test_plan_writes_nothing(listing: Path, tmp_path: Path) -> None:
         ("extract VIDEOS -f i3d --out OUT", "write key=value pairs"),
         ("info VIDEOS", "is not a featcache store"),
         ("probe knn OUT", "is not a featcache store"),
-        ("run configs/quickstat.yaml", "did you mean 'quickstart.yaml'?"),
+        ("run configs/quickstat.yaml", "did you mean 'configs/quickstart.yaml'?"),
     ],
 )
 def test_a_mistake_is_one_sentence(listing: Path, tmp_path: Path, arguments: str, sentence: str) -> None:

@@ -57,7 +57,7 @@ def test_labels_splits_and_videos(path):
 def test_features_are_asked_for_by_name(path):
     store = open_store(path)
     assert set(store.features) == {"pooled", "map"}
-    with pytest.raises(UnknownNameError, match="known: map, pooled Name one of them"):
+    with pytest.raises(UnknownNameError, match=r"several features \(map, pooled\); name one"):
         store.feature()
     with pytest.raises(UnknownNameError, match="did you mean 'pooled'"):
         store.feature("poled")
