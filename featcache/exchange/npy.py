@@ -1,19 +1,21 @@
 """Format ``npy``: a folder with one ``.npy`` file a video, [N, …], and if wanted one ``.json`` of facts beside it.
 
-The id is the path below the folder without ``.npy``; the label, where no listing gives one, is the file's own folder.
+The id is the path below the folder without ``.npy``; the label, where no listing gives one, is the file's own folder. A
+pattern, or a layout that is known, says it otherwise: :mod:`featcache.exchange.layouts`.
 """
 
 import io
 import json
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from featcache.data.manifest import default_id
 from featcache.errors import ExchangeError
+from featcache.exchange.layouts import Placed, place
 from featcache.exchange.outgoing import Outgoing, Step
 from featcache.exchange.sample import Array, Sample, facts_of, id_of
 from featcache.exchange.settings import ExportSettings, ImportSettings
@@ -30,12 +32,20 @@ def read(settings: ImportSettings) -> list[Sample]:
     """List the arrays of a folder by their headers.
 
     Raises:
-        ExchangeError: No folder, no array in it, or a link that leads out of it.
+        ExchangeError: No folder, no array in it, none that fits the pattern, or a link that leads out of it.
     """
     root = Path(settings.source)
     if not root.is_dir():
         raise ExchangeError(f"{root} is no folder; format npy takes a folder of .npy files")
-    samples = [_sample(root, path) for path in _walk(root)]
+    found = [path.relative_to(root).as_posix() for path in _walk(root)]
+    alone = [Placed(path=path) for path in found if path.endswith(".json")]
+    arrays = [path for path in found if path.endswith(".npy")]
+    if settings.pattern is None:  # an array with facts of its own needs no layout, and is no fact of another
+        described = {path for path in arrays if (root / path).with_suffix(".json").is_file()}
+        alone += [Placed(path=path) for path in described]
+        arrays = [path for path in arrays if path not in described]
+    placed = sorted([*alone, *place(arrays, pattern=settings.pattern)], key=lambda one: one.path)
+    samples = [_sample(root, one) for one in placed]
     if not any(sample.shape for sample in samples):
         raise ExchangeError(f"{root} holds no .npy file that can be read; check the folder and --format")
     return samples
@@ -141,8 +151,8 @@ def read_json(data: bytes, where: str) -> Mapping[str, Any]:
     return facts
 
 
-def _sample(root: Path, path: Path) -> Sample:
-    relative = path.relative_to(root)
+def _sample(root: Path, placed: Placed) -> Sample:
+    path, relative = root / placed.path, PurePosixPath(placed.path)
     sidecar = path.with_suffix(".json")
     facts: dict[str, Any] = {}
     if sidecar.is_file():
@@ -150,17 +160,47 @@ def _sample(root: Path, path: Path) -> Sample:
         if sidecar.stat().st_size > _MAX_JSON_BYTES:
             raise ExchangeError(f"{sidecar} has {sidecar.stat().st_size} bytes; facts about one video are smaller")
         facts = dict(read_json(sidecar.read_bytes(), str(sidecar)))
-    if relative.parent.name:
+    if placed.video is None and relative.parent.name:
         facts["folder"] = default_id(relative.parent.name)
-    video_id = id_of(facts, default_id(relative.with_suffix("").as_posix()), str(path))
+    facts |= {name: value for name, value in (("label", placed.label), ("split", placed.split)) if value is not None}
+    video_id = id_of(facts, default_id(placed.video or relative.with_suffix("").as_posix()), str(path))
     if path.suffix == ".json":
         return Sample(id=video_id, where=str(path), facts=facts)
-    facts.setdefault("path", relative.as_posix())
+    facts.setdefault("path", placed.path)
+    if placed.rate is not None and (rate := _numbers(root / placed.rate, ndim=0)[0]) > 0:
+        facts.setdefault("fps", rate)
+    if placed.times is not None:
+        facts.setdefault("timestamps_ms", _numbers(root / placed.times, ndim=1))
     try:
         shape, dtype, reader = array_at(path, offset=0, num_bytes=path.stat().st_size)
     except UnreadableError as problem:
-        return Sample(id=video_id, where=str(path), facts=facts, problem=f"{relative.as_posix()} {problem}")
+        return Sample(id=video_id, where=str(path), facts=facts, problem=f"{placed.path} {problem}")
     return Sample(id=video_id, where=str(path), shape=shape, dtype=dtype, read=reader, facts=facts)
+
+
+def _numbers(path: Path, *, ndim: int) -> list[float]:
+    """The numbers of a file that says something of the rows of another.
+
+    Raises:
+        ExchangeError: It is no array of so many axes.
+    """
+    try:
+        with path.open("rb") as file:
+            shape, _, dtype, length = _header(file, limit=path.stat().st_size)
+            size = int(np.prod(shape, dtype=object))
+            if len(shape) != ndim or dtype.kind not in "fiu":
+                raise UnreadableError(f"holds {dtype}{list(shape)}")
+            if length + size * dtype.itemsize > path.stat().st_size:
+                raise UnreadableError("is cut short")
+            file.seek(length)
+            values: list[float] = np.frombuffer(file.read(size * dtype.itemsize), dtype).astype(np.float64).tolist()
+    except UnreadableError as problem:
+        kind = "the times of the rows" if ndim else "the frame rate"
+        raise ExchangeError(
+            f"{path} {problem}, and stands where {kind} of the array beside it belongs; mend it, or say with --pattern "
+            "which files are arrays"
+        ) from problem
+    return values
 
 
 def _walk(root: Path) -> Iterator[Path]:

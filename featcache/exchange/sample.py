@@ -97,8 +97,8 @@ def row_columns(sample: Sample, timing: TimingSettings, *, num_frames: int) -> d
     """The columns of the row table that follow from a sample's facts; what is not known is NaN or -1.
 
     ``facts["rows"]`` may hold lists of one entry a row: ``t0``, ``t1``, ``frames``, ``pts_seconds``, ``y0``, ``x0``,
-    ``y1``, ``x1``, ``flip``. Without ``t0``, times follow from ``fps``, ``stride_frames``, ``clip_frames`` and
-    ``offset_frames`` of the facts or of ``timing``.
+    ``y1``, ``x1``, ``flip``. Without ``t0``, times are those of ``timestamps_ms`` in the facts, or follow from ``fps``,
+    ``stride_frames``, ``clip_frames`` and ``offset_frames`` of the facts or of ``timing``.
 
     Args:
         sample: The video.
@@ -134,10 +134,14 @@ def _timed(sample: Sample, timing: TimingSettings) -> tuple[Array, Array]:
     clip = given["clip_frames"] or timing.clip_frames
     offset = timing.offset_frames if given["offset_frames"] is None else given["offset_frames"]
     unknown = np.full(sample.num_rows, math.nan)
+    start = _number(sample.facts, "start_seconds", sample.where) or 0.0  # times are on the container's clock
+    if sample.facts.get("timestamps_ms") is not None and sample.num_rows:
+        shape, kind = (sample.num_rows,), np.dtype(np.float64)
+        begins = start + _column(sample.facts, "timestamps_ms", shape, kind, math.nan, sample.where) / 1000
+        return begins, begins + clip / fps if clip and fps else unknown
     if not fps or not (stride or (clip and sample.num_rows == 1)):  # a frame rate alone places no row
         return unknown, unknown.copy()
     first = offset + np.arange(sample.num_rows) * (stride or 0.0)
-    start = _number(sample.facts, "start_seconds", sample.where) or 0.0  # times are on the container's clock
     return start + first / fps, start + (first + clip) / fps if clip else unknown
 
 

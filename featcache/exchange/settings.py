@@ -9,13 +9,14 @@ from pydantic import BeforeValidator, Field
 
 from featcache.config import Settings
 from featcache.errors import ConfigError, unknown_name
+from featcache.exchange.layouts import compile_pattern
 from featcache.recipes import FeatureRecipe, Interpolation, Output, Precision, SamplingRecipe, to_dict
 from featcache.store.paths import FileFormat
 from featcache.store.plan import MAX_ENCODE_BATCH, MAX_PLANNED_ROWS, MAX_THREADS
 
-ImportFormat = Literal["npy", "webdataset", "hf"]
+ImportFormat = Literal["npy", "webdataset", "hf", "parquet"]
 ExportFormat = Literal["parquet", "npy", "webdataset", "hf", "fiftyone", "actionformer", "opentad"]
-IMPORT_FORMATS: tuple[str, ...] = ("npy", "webdataset", "hf")
+IMPORT_FORMATS: tuple[str, ...] = ("npy", "webdataset", "hf", "parquet")
 EXPORT_FORMATS: tuple[str, ...] = ("parquet", "npy", "webdataset", "hf", "fiftyone", "actionformer", "opentad")
 
 # What is known of rows that were sampled elsewhere: nothing, unless it is declared.
@@ -129,7 +130,7 @@ class ImportSettings(Settings):
     source: str
     """A folder of ``.npy`` files, a webdataset shard or a folder of them, a saved dataset or Parquet files."""
     format: ImportFormat
-    """``npy``, ``webdataset`` or ``hf`` (Parquet files too)."""
+    """``npy``, ``webdataset``, or ``hf`` and ``parquet``, which are one: saved datasets and Parquet files."""
     out: str
     """The store to create, resume or extend."""
     file_format: FileFormat = "zarr"
@@ -142,6 +143,8 @@ class ImportSettings(Settings):
     """A CSV with a column ``id`` and, if wanted, ``split``, ``label``, ``label.<name>`` and timing."""
     timing: TimingSettings = TimingSettings()
     """When rows were taken, where no sidecar or listing says so."""
+    pattern: str | None = None
+    """Paths of format ``npy``, e.g. ``{split}/{label}/{id}_resnet.npy``; others are left out. Null: every ``.npy``."""
     columns: ColumnSettings = ColumnSettings()
     """Where things are in tables and shards."""
     encode_batch: int = Field(default=1, ge=1, le=MAX_ENCODE_BATCH)
@@ -150,6 +153,13 @@ class ImportSettings(Settings):
     """Threads they were computed with, likewise."""
     shard_rows: int = Field(default=0, ge=0, le=MAX_PLANNED_ROWS)
     """Rows a shard; 0: by size."""
+
+    def model_post_init(self, context: object) -> None:
+        """Check that a pattern can be read, and has paths to be compared with."""
+        if self.pattern is not None:
+            compile_pattern(self.pattern)
+            if self.format != "npy":
+                raise ConfigError(f"pattern is about files of format npy, and format is {self.format!r}; leave it out")
 
 
 class ExportSettings(Settings):
