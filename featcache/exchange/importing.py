@@ -20,6 +20,7 @@ from featcache.exchange.outgoing import Step
 from featcache.exchange.sample import Sample, row_columns, video_record
 from featcache.exchange.settings import DeclaredFeature, ImportSettings
 from featcache.recipes import FeatureRecipe, Output, Precision, RecordSpec, SamplingRecipe
+from featcache.store.completion import reopen_lost
 from featcache.store.generation import Generation
 from featcache.store.plan import Segment, default_shard_rows, plan_segments
 from featcache.store.precision import staging_dtype, to_storage
@@ -93,6 +94,7 @@ def import_features(settings: ImportSettings, *, on_progress: Step = lambda done
     name = settings.feature.name or _slug(f"{recipe.backbone}-{recipe.layer}-{recipe.output}")
     videos = [video_record(sample) for sample in samples]
     check_counts(samples, videos, settings.sampling)
+    reopen_lost(Path(settings.out))
     with StoreWriter.open(settings.out, sampling=settings.sampling, file_format=settings.file_format) as writer:
         writer.declare_feature(name, recipe, record)
         data = to_yaml(settings).encode()
@@ -103,6 +105,8 @@ def import_features(settings: ImportSettings, *, on_progress: Step = lambda done
             _add_generation(writer, videos, by_id, record=record, settings=settings)
         importer = _Importer(writer, by_id, name=name, recipe=recipe, record=record, settings=settings)
         rows_written = importer.run(on_progress)
+        for generation in writer.generations():
+            writer.complete(generation, name)
     store = open_store(settings.out)
     coverage = store.coverage(name)
     return Imported(
@@ -232,7 +236,9 @@ def _check_aligned(writer: StoreWriter, samples: Mapping[str, Sample]) -> None:
             planned[segment.video] = planned.get(segment.video, 0) + segment.num_rows
         for number, num_rows in planned.items():
             sample = samples.get(generation.video_ids[number])
-            if sample is not None and sample.num_rows not in (0, num_rows):
+            if sample is None or is_other_content(video_record(sample).content_hash, generation.content_hashes[number]):
+                continue
+            if sample.num_rows not in (0, num_rows):
                 raise ExchangeError(
                     f"{sample.where} has {sample.num_rows} rows, and {writer.root} has {num_rows} of video "
                     f"{sample.id!r}; features of one store align row for row, import into a store of its own"
@@ -247,12 +253,14 @@ def _add_generation(
     record: RecordSpec,
     settings: ImportSettings,
 ) -> None:
-    """Plan the videos that the store lacks, and those that failed and now have rows."""
+    """Plan the videos that the store lacks, those of another file, and those that failed and now have rows."""
     stored = open_store(writer.root).videos
     added = [
         video
         for video in videos
-        if video.id not in stored or (video.status == "ok" and stored[video.id].status != "ok")
+        if video.id not in stored
+        or is_other_content(video.content_hash, stored[video.id].content_hash)
+        or (video.status == "ok" and stored[video.id].status != "ok")
     ]
     if not added:
         return
@@ -321,7 +329,7 @@ class _Importer:
         outcomes: list[VideoOutcome] = []
         for segment in segments:
             sample = self.samples.get(generation.video_ids[segment.video])
-            status, reason = _outcome(sample)
+            status, reason = _outcome(sample, planned_content=generation.content_hashes[segment.video])
             if status == "ok":
                 assert sample is not None, "an ok outcome has a sample"
                 where = slice(segment.first_row, segment.first_row + segment.num_rows)
@@ -365,12 +373,19 @@ class _Importer:
         )
 
 
-def _outcome(sample: Sample | None) -> tuple[Status, str]:
-    """What becomes of a planned video: failed, if this source has no array for it."""
+def _outcome(sample: Sample | None, *, planned_content: str) -> tuple[Status, str]:
+    """What becomes of a planned video: failed, if this source has no array for it, or one of another file."""
     if sample is None:
         return "missing", "the import of this feature has no array for it"
     video = video_record(sample)
+    if is_other_content(video.content_hash, planned_content):
+        return "changed", "the array that is imported was computed from another file of this name"
     return video.status, video.reason
+
+
+def is_other_content(first: str, second: str) -> bool:
+    """Whether two content hashes are those of different files; one that is not known (empty) says nothing."""
+    return bool(first and second) and first != second
 
 
 def _slug(text: str) -> str:

@@ -53,8 +53,9 @@ def videos_to_add(
             is_due = True
         elif video.status == "ok":
             is_due = video.id in retry or known.status != "ok" or known.content_hash != video.content_hash
-        else:
-            is_due = video.id in retry and known.status != "ok"
+        else:  # a file that was replaced by one that cannot be used; of a file that is gone no hash is known
+            is_other = video.content_hash not in ("", known.content_hash)
+            is_due = is_other or (video.id in retry and known.status != "ok")
         if is_due:
             added.append(video)
     return added

@@ -32,6 +32,7 @@ from featcache.extract.progress import OnProgress, Progress, ignore
 from featcache.extract.provenance import provenance
 from featcache.extract.settings import ExtractSettings
 from featcache.extract.source import OnScan, check_there, read_source
+from featcache.store.completion import reopen_lost
 from featcache.store.plan import plan_segments
 from featcache.store.reader import open_store
 from featcache.store.writer import Generation, StoreWriter
@@ -109,6 +110,7 @@ def extract(
     manifest = Manifest(root=manifest.root, videos=judge(manifest.videos, prepared.sampling))
     paths = {video.id: manifest.path_of(video) for video in manifest.videos}
     store = Path(settings.out)
+    reopen_lost(store)
     check_disk(prepared, manifest, store=store)
     progress = Progress()
     with StoreWriter.open(store, sampling=prepared.sampling, file_format=settings.file_format) as writer:
@@ -128,7 +130,10 @@ def extract(
         )
         run(writer.generations())
         run(retry_generation(writer, manifest, prepared=prepared, progress=progress))
-        elsewhere = sum(len(pending_shards(writer, generation, prepared)) for generation in writer.generations())
+        elsewhere = sum(
+            len(set().union(*(writer.complete(generation, feature.name) for feature in prepared.features)))
+            for generation in writer.generations()
+        )
     opened = open_store(store)
     coverages = {feature.name: opened.coverage(feature.name) for feature in prepared.features}
     num_rows = opened.feature(prepared.features[0].name, partially=True).num_rows

@@ -164,7 +164,6 @@ def open_bank(settings: BankSettings, *, store: Store | None = None) -> FrameBan
             f"no video of {store.path} has rows of {features.name!r}; see `featcache info` for the reasons"
         )
     rows = np.diff(features.video_start)
-    videos = [store.videos[video_id] for video_id in features.video_ids]
     crops = features.num_crops
     stride = store.sampling.frame_stride
     positions = rows // crops
@@ -178,8 +177,9 @@ def open_bank(settings: BankSettings, *, store: Store | None = None) -> FrameBan
     in_memory = settings.storage == "ram" or (
         settings.storage == "auto" and num_bytes < _RAM_SHARE * psutil.virtual_memory().available
     )
-    content = [recipe_hash(features.recipe), recipe_hash(store.sampling), str(settings.grid), str(settings.channels)]
-    content += [f"{video.id}\0{video.content_hash}\0{count}" for video, count in zip(videos, rows, strict=True)]
+    content = [features.digest(np.arange(features.num_rows)), recipe_hash(store.sampling)]
+    content += [str(settings.grid), str(settings.channels)]
+    content += [f"{name}\0{count}" for name, count in zip(features.video_ids, rows, strict=True)]
     return FrameBank(
         features,
         _Layout(first=features.video_start[:-1], positions=positions, crops=crops),

@@ -102,11 +102,8 @@ def open_clip_sets(
     positions = store_positions(store, features, rows, form=form)
     values = _load(features, rows, where=str(store.path))
     ids = tuple(features.video_ids[video] for video in videos)
-    content = [recipe_hash(features.recipe), recipe_hash(store.sampling), form]
-    content += [
-        f"{video_id}\0{store.videos[video_id].content_hash}\0{count}"
-        for video_id, count in zip(ids, np.diff(video_start), strict=True)
-    ]
+    content = [features.digest(rows), recipe_hash(store.sampling), form]
+    content += [f"{video_id}\0{count}" for video_id, count in zip(ids, np.diff(video_start), strict=True)]
     digest = hashlib.sha256("\n".join(content).encode())
     digest.update(positions.tobytes())
     return ClipSets(

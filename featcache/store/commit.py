@@ -18,6 +18,7 @@ from featcache.data.types import VideoOutcome
 from featcache.errors import CorruptStoreError, NonFiniteFeatureError
 from featcache.store import paths, zarr_format
 from featcache.store.blocks import EncodedShard
+from featcache.store.completion import withdraw_complete
 from featcache.store.generation import FORMATS, Generation, data_path, read_record, record_identity
 from featcache.store.paths import FileFormat
 from featcache.store.plan import block_rows
@@ -57,7 +58,8 @@ def commit_feature(
     """Publish one feature of a shard; the caller holds the shard's publish lock. See ``StoreWriter.commit_shard``."""
     encoded, scale, size = _encode(generation, feature, shard, array=array, present=present, file_format=file_format)
     record = CommitDoc(
-        **record_identity(generation, feature, shard),
+        **record_identity(generation, feature),
+        shard=shard,
         rows=rows,
         data=None
         if encoded is None
@@ -83,7 +85,7 @@ def commit_feature(
     if encoded is not None:
         _publish_data(data_path(generation, feature, shard, file_format), encoded)
         if scale is not None and file_format == "zarr":
-            put_exact(
+            io.put_exact(
                 io.safe_join(generation.root, paths.scale_chunk(generation.number, feature.name, shard)),
                 zarr_format.scale_chunk(scale),
             )
@@ -139,15 +141,18 @@ def _keep_committed(
 ) -> bool:
     """Whether a valid committed shard is there and wins; a record that is not valid is taken away."""
     if not path.is_symlink() and not path.exists():
+        withdraw_complete(generation, feature.name)
         return False
     try:
         found = read_record(generation, feature, shard)
     except CorruptStoreError as error:
         log.warning("replacing a damaged commit record: %s", error)
+        withdraw_complete(generation, feature.name)
         io.remove(path)
         return False
     if not is_whole(generation, feature, found, file_format):
         log.warning("shard %d of %r has lost files of its record; writing it again", shard, feature.name)
+        withdraw_complete(generation, feature.name)
         io.remove(path)
         return False
     mine, theirs = (doc.data.to_json() if doc.data else None for doc in (record, found))
@@ -167,17 +172,11 @@ def _publish_metadata(generation: Generation, feature: FeatureDoc, size: int) ->
         name=feature.name,
     )
     folder = io.safe_join(generation.root, paths.array(generation.number, feature.name))
-    put_exact(folder / paths.GROUP, array)
+    io.put_exact(folder / paths.GROUP, array)
     if feature.record.dtype == "int8":
         scales = zarr_format.scale_metadata(num_shards=generation.num_shards, num_channels=feature.record.shape[-1])
         folder = io.safe_join(generation.root, paths.scale_array(generation.number, feature.name))
-        put_exact(folder / paths.GROUP, scales)
-
-
-def put_exact(path: Path, data: bytes) -> None:
-    """Publish a small file whose bytes follow from its name or the plan; heals one whose bytes differ."""
-    if not io.put_new(path, data) and io.read_bytes(path, what="file") != data:
-        io.put_replace(path, data)
+        io.put_exact(folder / paths.GROUP, scales)
 
 
 def _publish_data(path: Path, encoded: EncodedShard) -> None:

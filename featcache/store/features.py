@@ -1,5 +1,6 @@
 """One feature of an open store: rows by number, from mapped files or memory."""
 
+import hashlib
 import itertools
 import threading
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import FeatcacheError, RowError, unknown_name
+from featcache.recipes import recipe_hash
 from featcache.store.generation import FORMATS, read_rows
 from featcache.store.index import RowIndex
 from featcache.store.maps import ShardMaps
@@ -185,6 +187,23 @@ class Features:
             raise RowError(f"row {wrong} is not in [{-self.num_rows}, {self.num_rows}); {self.name!r} has no such row")
         numbers = index.astype(np.int64, copy=False)
         return np.where(numbers < 0, numbers + self.num_rows, numbers) if first < 0 else numbers
+
+    def digest(self, rows: npt.NDArray[np.int64]) -> str:
+        """Hex SHA-256 of what :meth:`gather` returns for rows, without reading them.
+
+        It follows the recorded checksums: the recipe, each row's block (its CRC-32C) and place in it, and the scales of
+        int8. Equal features that lie in other blocks have another digest.
+
+        Args:
+            rows: int64 [n], in order.
+        """
+        block = self._index.block[rows]
+        digest = hashlib.sha256(recipe_hash(self.recipe).encode("ascii"))
+        digest.update(self._index.block_crc32c[block].astype("<u4").tobytes())
+        digest.update((self._index.offset[rows] - self._index.block_offset[block]).astype("<i8").tobytes())
+        if self.record.dtype == "int8":
+            digest.update(self._scales[self._index.file[rows]].astype("<f4").tobytes())
+        return digest.hexdigest()
 
     def rows_of(self, video_id: str, *, crop: int | None = None) -> npt.NDArray[np.int64]:
         """Rows of a video, in order.

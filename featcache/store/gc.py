@@ -5,6 +5,7 @@ from pathlib import Path
 
 from featcache import io
 from featcache.store import paths
+from featcache.store.completion import check_complete
 from featcache.store.generation import (
     data_path,
     read_features,
@@ -39,7 +40,7 @@ def gc(path: Path | str, *, wait_seconds: float = 0.0) -> Collected:
 
     Raises:
         StoreError: Writers are at work, or there is no store.
-        CorruptStoreError: A record or plan is damaged: what it refers to is unknown, so nothing is removed.
+        CorruptStoreError: A record or plan is damaged or lost: what it refers to is unknown, so nothing is removed.
     """
     root = Path(path)
     read_root(root)
@@ -65,8 +66,11 @@ def _garbage(root: Path) -> list[Path]:
         referred.add(root / paths.table(number, "videos", plan.videos.sha256))
         referred.add(root / paths.table(number, "segments", plan.segments.sha256))
         for feature in features.values():
-            for shard in recorded_shards(generation, feature.name):
-                record = read_record(generation, feature, shard)
+            records = {
+                shard: read_record(generation, feature, shard) for shard in recorded_shards(generation, feature.name)
+            }
+            check_complete(generation, feature, records)  # the files of a lost record are not garbage
+            for shard, record in records.items():
                 referred.add(root / paths.rows(number, shard, record.rows.sha256))
                 referred.add(data_path(generation, feature, shard, document.file_format))
                 referred.add(root / paths.scale_chunk(number, feature.name, shard))

@@ -21,7 +21,7 @@ from featcache.store.blocks import BlockLayout, ShardFormat
 from featcache.store.paths import FileFormat
 from featcache.store.plan import Segment
 from featcache.store.rows import RowTable, int_column, rows_from_bytes, table_from_bytes
-from featcache.store.schema import CommitDoc, FeatureDoc, PlanDoc, RootDoc, TableRef
+from featcache.store.schema import CommitDoc, FeatureDoc, PlanDoc, PlannedDoc, RootDoc, TableRef
 
 Ints = npt.NDArray[np.int64]
 
@@ -89,6 +89,11 @@ class Generation:
     def video_ids(self) -> list[str]:
         """Ids of the manifest slice; unlike other text they are stored as they are (see ``id_problem``)."""
         return [str(video_id) for video_id in self.video_table.column("id").to_pylist()]
+
+    @cached_property
+    def content_hashes(self) -> list[str]:
+        """Content hash of each video's file when it was planned; empty where it is not known."""
+        return [str(content) for content in self.video_table.column("content_hash").to_pylist()]
 
     @cached_property
     def segment_columns(self) -> dict[str, Ints]:
@@ -221,7 +226,7 @@ def read_generations(root: Path, sampling: SamplingRecipe) -> list[Generation]:
     """All generations in order.
 
     Raises:
-        CorruptStoreError: A plan is missing under records or among others, damaged, or of another store.
+        CorruptStoreError: A plan is lost, damaged, or of another store.
     """
     numbers = sorted(n for path in root.iterdir() if (n := paths.generation_number(path.name)) is not None)
     planned = [n for n in numbers if (root / paths.plan(n)).exists()]
@@ -231,7 +236,33 @@ def read_generations(root: Path, sampling: SamplingRecipe) -> list[Generation]:
     for number in numbers:
         if number not in planned and any((root / paths.generation(number)).glob("commits/*/*.json")):
             raise CorruptStoreError(f"plan {root / paths.plan(number)} is missing; restore it from a copy")
-    return [read_generation(root, number, sampling) for number in planned]
+    generations = [read_generation(root, number, sampling) for number in planned]
+    _check_planned(root, generations)
+    return generations
+
+
+def _check_planned(root: Path, generations: list[Generation]) -> None:
+    """Every generation that was planned is there, with its plan.
+
+    The note of the last generation may still be missing, since it is published after the plan; stores of version 1
+    have none.
+    """
+    folder = io.safe_join(root, paths.PLANNED)
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    noted = sorted(number for name in names if (number := paths.planned_number(name)) is not None)
+    for number in range(max(noted, default=-1) + 1):
+        path = io.safe_join(root, paths.planned(number))
+        note = PlannedDoc.from_json(io.read_sealed(path, what="note of a plan"), generation=number, where=path)
+        if number >= len(generations):
+            raise CorruptStoreError(
+                f"generation {number} of {root} is lost: {path} says that it was planned, and "
+                f"{root / paths.plan(number)} is not there; restore it from a copy"
+            )
+        if generations[number].plan_hash != note.plan_hash:
+            raise CorruptStoreError(
+                f"{root / paths.plan(number)} is not the plan that {path} names; files come from another store, "
+                "restore both from a copy"
+            )
 
 
 def read_generation(root: Path, number: int, sampling: SamplingRecipe) -> Generation:
@@ -242,14 +273,13 @@ def read_generation(root: Path, number: int, sampling: SamplingRecipe) -> Genera
     return Generation(root=root, plan=plan, plan_hash=document["checksum"])
 
 
-def record_identity(generation: Generation, feature: FeatureDoc, shard: int) -> dict[str, Any]:
-    """What ties a commit record to its place."""
+def record_identity(generation: Generation, feature: FeatureDoc) -> dict[str, Any]:
+    """What ties the documents of a feature in a generation to their place; commit records have their shard besides."""
     return {
         "feature": feature.name,
-        "recipe_hash": recipe_hash(feature.recipe),
+        "recipe_hash": feature.recipe_hash,
         "plan_hash": generation.plan_hash,
         "generation": generation.number,
-        "shard": shard,
     }
 
 
@@ -270,7 +300,9 @@ def read_record(generation: Generation, feature: FeatureDoc, shard: int) -> Comm
     """
     path = io.safe_join(generation.root, paths.commit(generation.number, feature.name, shard))
     record = CommitDoc.from_json(
-        io.read_sealed(path, what="commit record"), identity=record_identity(generation, feature, shard), where=path
+        io.read_sealed(path, what="commit record"),
+        identity={**record_identity(generation, feature), "shard": shard},
+        where=path,
     )
     num_planned = len(range(*generation.shard_slice(shard).indices(len(generation.segment_columns["shard"]))))
     if record.num_ok + len(record.failed) != num_planned or (record.data is None) != (record.num_ok == 0):

@@ -1,5 +1,6 @@
 """The reader's row index: from plans and commit records to (file, offset) of every row of a feature."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featcache.store.completion import check_complete
 from featcache.store.generation import (
     Generation,
     data_path,
@@ -46,8 +48,13 @@ class Committed:
 
 
 def read_committed(generation: Generation, feature: FeatureDoc) -> Committed:
-    """Read and check all commit records of a feature in one generation; a damaged one is an error."""
+    """Read and check all commit records of a feature in one generation.
+
+    Raises:
+        CorruptStoreError: A record is damaged, or lost from a feature that was complete.
+    """
     records = {shard: read_record(generation, feature, shard) for shard in recorded_shards(generation, feature.name)}
+    check_complete(generation, feature, records)
     segments = generation.segment_columns
     done_shards = np.zeros(generation.num_shards, bool)
     done_shards[list(records)] = True
@@ -124,9 +131,34 @@ class RowIndex:
     video: npt.NDArray[np.int32]
 
 
-def visible_videos(committed: list[Committed], ids: list[list[str]]) -> list[Mask]:
-    """Which videos of each generation are read: of videos with one id, the latest that is ``ok``."""
-    visible = [generation.video_ok.copy() for generation in committed]
+def current_videos(generations: Sequence[Generation]) -> list[Mask]:
+    """Which videos of each generation have the content that counts: that of the latest plan with their id.
+
+    A file that was replaced under its name is planned anew with another content hash. What older plans say of that
+    name then belongs to a file that is gone.
+    """
+    if len(generations) == 1:  # ids are unique within a plan
+        return [np.ones(generations[0].plan.num_videos, bool)]
+    latest: dict[str, str] = {}
+    for generation in generations:
+        latest.update(zip(generation.video_ids, generation.content_hashes, strict=True))
+    return [
+        np.array(
+            [latest[name] == content for name, content in zip(one.video_ids, one.content_hashes, strict=True)], bool
+        )
+        for one in generations
+    ]
+
+
+def visible_videos(committed: list[Committed], ids: list[list[str]], current: list[Mask]) -> list[Mask]:
+    """Which videos of each generation are read: of videos with one id, the latest that is ``ok`` and current.
+
+    Args:
+        committed: Records of the feature, one item for each generation.
+        ids: Ids of each generation's videos.
+        current: See :func:`current_videos`.
+    """
+    visible = [generation.video_ok & counts for generation, counts in zip(committed, current, strict=True)]
     seen: set[str] = set()
     for mask, names in zip(reversed(visible), reversed(ids), strict=True):
         if seen:

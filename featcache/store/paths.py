@@ -11,6 +11,7 @@ ROOT = "featcache.json"
 GROUP = "zarr.json"
 FEATURES = "features"
 CONFIG = "config"
+PLANNED = "plans"
 STORE_LOCK = "locks/store.lock"
 PLANNING_LOCK = "locks/planning.lock"
 
@@ -54,6 +55,17 @@ def plan(number: int) -> str:
     return f"{generation(number)}/plan.json"
 
 
+def planned(number: int) -> str:
+    """Sealed note that a generation was planned; it lies outside of the generation, so that losing one is noticed."""
+    return f"{PLANNED}/{number:03d}.json"
+
+
+def planned_number(file_name: str) -> int | None:
+    """Generation of such a note's file name, or ``None`` if the name is none."""
+    match = re.fullmatch(r"(\d{3,6})\.json", file_name, re.ASCII)
+    return int(match[1]) if match and file_name == f"{int(match[1]):03d}.json" else None
+
+
 def table(number: int, kind: Literal["videos", "segments"], sha256: str) -> str:
     """A plan's table; the name carries its hash, so that two writers of one number never share a file."""
     return f"{generation(number)}/{kind}-{sha256[:16]}.parquet"
@@ -94,6 +106,11 @@ def commits(number: int, name: str) -> str:
 def commit(number: int, name: str, shard: int) -> str:
     """Commit record of a shard."""
     return f"{commits(number, name)}/{shard:05d}.json"
+
+
+def complete(number: int, name: str) -> str:
+    """Sealed note that a feature of a generation has all its commit records, and which."""
+    return f"{commits(number, name)}/complete.json"
 
 
 def commit_shard(file_name: str) -> int | None:

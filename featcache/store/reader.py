@@ -15,7 +15,7 @@ from featcache.errors import StoreError, no_name, unknown_name
 from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe, recipe_hash, to_dict
 from featcache.store.features import Device, Features
 from featcache.store.generation import Generation, read_features, read_generations, read_root
-from featcache.store.index import Committed, build_index, read_committed, visible_videos
+from featcache.store.index import Committed, Mask, build_index, current_videos, read_committed, visible_videos
 from featcache.store.maps import default_max_maps
 from featcache.store.schema import FeatureDoc
 
@@ -90,13 +90,23 @@ class Store:
 
     @cached_property
     def videos(self) -> dict[str, VideoRecord]:
-        """Video id to record, in the order in which ids first appeared; of several the latest ``ok``."""
+        """Video id to record, in the order in which ids first appeared.
+
+        Of several plans with one id, the content of the latest counts, and of those with that content the latest that
+        is ``ok``.
+        """
+        order = dict.fromkeys(video_id for generation in self.generations for video_id in generation.video_ids)
         videos: dict[str, VideoRecord] = {}
-        for generation in self.generations:
-            for video in generation.videos:
-                if video.id not in videos or video.status == "ok" or videos[video.id].status != "ok":
+        for generation, current in zip(self.generations, self._current, strict=True):
+            for video, counts in zip(generation.videos, current.tolist(), strict=True):
+                known = videos.get(video.id)
+                if counts and (known is None or video.status == "ok" or known.status != "ok"):
                     videos[video.id] = video
-        return videos
+        return {video_id: videos[video_id] for video_id in order}
+
+    @cached_property
+    def _current(self) -> list[Mask]:
+        return current_videos(self.generations)
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -142,10 +152,12 @@ class Store:
         committed = self._read_committed(self._document(feature))
         last: dict[str, Failure | None] = {}  # None: ok
         pending: set[str] = set()
-        for one in committed:
+        for one, current in zip(committed, self._current, strict=True):
             failed = {outcome.id: outcome for record in one.records.values() for outcome in record.failed}
-            flags = zip(one.generation.videos, one.video_ok.tolist(), one.video_pending.tolist(), strict=True)
-            for video, is_ok, is_pending in flags:
+            flags = (column.tolist() for column in (current, one.video_ok, one.video_pending))
+            for video, is_current, is_ok, is_pending in zip(one.generation.videos, *flags, strict=True):
+                if not is_current:
+                    continue
                 if is_ok:
                     last[video.id] = None
                     pending.discard(video.id)
@@ -217,12 +229,12 @@ class Store:
         if not partially and (pending := self.coverage(document.name).pending):
             raise StoreError(
                 f"feature {document.name!r} of {self.path} still lacks {pending} of {len(self.videos)} videos; "
-                "run the same `featcache extract` again to finish it"
+                "run the command that fills it again to finish it"
             )
         ids = [one.generation.video_ids for one in committed]
         index = build_index(
             committed,
-            visible_videos(committed, ids),
+            visible_videos(committed, ids, self._current),
             ids,
             num_crops=[self._num_crops(one.generation) for one in committed],
             feature=document,
@@ -269,6 +281,7 @@ class Store:
         coverage = self.coverage(name)
         committed = self._read_committed(document)
         records = [record for one in committed for record in one.records.values()]
+        visible = visible_videos(committed, [one.generation.video_ids for one in committed], self._current)
         return {
             "backbone": document.recipe.backbone,
             "layer": document.recipe.layer,
@@ -278,7 +291,7 @@ class Store:
             "record_shape": list(document.record.shape),
             "axes": list(document.record.axes),
             "dtype": document.record.dtype,
-            "num_rows": sum(int(one.generation.segment_columns["num_rows"][one.segment_ok].sum()) for one in committed),
+            "num_rows": sum(_num_rows(one.generation, shown) for one, shown in zip(committed, visible, strict=True)),
             "num_bytes": sum(record.data.num_bytes for record in records if record.data is not None),
             "num_shards": sum(one.generation.num_shards for one in committed),
             "num_committed_shards": len(records),
@@ -312,6 +325,12 @@ class Store:
         if document.name not in self._committed:
             self._committed[document.name] = [read_committed(one, document) for one in self.generations]
         return self._committed[document.name]
+
+
+def _num_rows(generation: Generation, videos: Mask) -> int:
+    """Rows that a plan gives to some of its videos."""
+    columns = generation.segment_columns
+    return int(columns["num_rows"][videos[columns["video"]]].sum())
 
 
 def open_store(path: Path | str) -> Store:

@@ -2,7 +2,8 @@
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Self, get_args
 
 import numpy as np
@@ -16,7 +17,7 @@ from featcache.store.paths import FileFormat
 from featcache.store.plan import MAX_ENCODE_BATCH, MAX_PLANNED_ROWS, MAX_THREADS
 
 FORMAT = "featcache"
-VERSION = 1
+VERSION = 2
 
 
 def _document(kind: str, members: dict[str, Any]) -> dict[str, Any]:
@@ -112,13 +113,18 @@ class RootDoc:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class FeatureDoc:
     """``features/<name>.json``: what one array holds."""
 
     name: str
     recipe: FeatureRecipe
     record: RecordSpec
+
+    @cached_property
+    def recipe_hash(self) -> str:
+        """Identity of the recipe, which every commit record repeats."""
+        return recipe_hash(self.recipe)
 
     def to_json(self) -> dict[str, Any]:
         """Members of the document."""
@@ -127,7 +133,7 @@ class FeatureDoc:
             {
                 "name": self.name,
                 "recipe": to_dict(self.recipe),
-                "recipe_hash": recipe_hash(self.recipe),
+                "recipe_hash": self.recipe_hash,
                 "record": to_dict(self.record),
             },
         )
@@ -263,6 +269,7 @@ class CommitDoc:
         num_ok: Planned segments whose rows are present.
         failed: Planned segments whose rows are absent, and why; all others are ``ok``.
         provenance: Library versions and device: recorded, not identity.
+        checksum: Of the sealed record; empty before it is sealed.
     """
 
     feature: str
@@ -276,6 +283,7 @@ class CommitDoc:
     num_ok: int
     failed: tuple[VideoOutcome, ...]
     provenance: Mapping[str, Any]
+    checksum: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Members of the document."""
@@ -318,12 +326,7 @@ class CommitDoc:
             CorruptStoreError: It belongs elsewhere: files were swapped, or the array is of another recipe.
         """
         _open(document, kind="commit", where=where)
-        for name, expected in identity.items():
-            if document.get(name) != expected:
-                raise CorruptStoreError(
-                    f"{where} has {name} {document.get(name)!r} where {expected!r} belongs; "
-                    "files were swapped or come from another store"
-                )
+        _check_identity(document, identity, where=where)
         data = document.get("data")
         scale = document.get("int8_scale")
         return cls(
@@ -333,8 +336,75 @@ class CommitDoc:
             num_ok=_count(document, "num_ok", where=where),
             failed=tuple(_outcome(entry, where=where) for entry in _member(document, "failed", list, where=where)),
             provenance=_member(document, "provenance", dict, where=where),
+            checksum=_member(document, "checksum", str, where=where),
             **{name: document[name] for name in ("feature", "recipe_hash", "plan_hash", "generation", "shard")},
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompleteDoc:
+    """``gNNN/commits/<feature>/complete.json``: every shard of a feature is committed, by these records.
+
+    With it a lost commit record is damage; without it, a shard that is still to be extracted.
+
+    Attributes:
+        feature: Name of the array.
+        recipe_hash: Of its feature recipe.
+        plan_hash: Of the generation's plan.
+        generation: Generation number.
+        num_records: Commit records, one for each shard.
+        records_sha256: Hex SHA-256 of the records' checksums, in shard order, each followed by a newline.
+    """
+
+    feature: str
+    recipe_hash: str
+    plan_hash: str
+    generation: int
+    num_records: int
+    records_sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Members of the document."""
+        return _document("complete", asdict(self))
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any], *, identity: Mapping[str, Any], where: object) -> Self:
+        """Read it and check that it is the one of ``identity``; see :meth:`CommitDoc.from_json`."""
+        _open(document, kind="complete", where=where)
+        _check_identity(document, identity, where=where)
+        return cls(
+            num_records=_count(document, "num_records", where=where),
+            records_sha256=_member(document, "records_sha256", str, where=where),
+            **{name: document[name] for name in identity},
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedDoc:
+    """``plans/NNN.json``: a generation was planned, with this plan. It is published after the plan."""
+
+    generation: int
+    plan_hash: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Members of the document."""
+        return _document("planned", asdict(self))
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any], *, generation: int, where: object) -> Self:
+        """Read it and check that it is this generation's."""
+        _open(document, kind="planned", where=where)
+        _check_identity(document, {"generation": generation}, where=where)
+        return cls(generation=generation, plan_hash=_member(document, "plan_hash", str, where=where))
+
+
+def _check_identity(document: Mapping[str, Any], identity: Mapping[str, Any], *, where: object) -> None:
+    for name, expected in identity.items():
+        if document.get(name) != expected:
+            raise CorruptStoreError(
+                f"{where} has {name} {document.get(name)!r} where {expected!r} belongs; "
+                "files were swapped or come from another store"
+            )
 
 
 def _outcome(entry: Any, *, where: object) -> VideoOutcome:

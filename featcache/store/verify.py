@@ -1,7 +1,9 @@
 """Verification: every file of a store is read and compared with what the records, plans and recipes say."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,7 @@ from featcache import io
 from featcache.errors import CorruptStoreError, FeatcacheError
 from featcache.store import paths, zarr_format
 from featcache.store.blocks import crc32c, crc32c_of_all, frame
+from featcache.store.completion import check_complete, complete_path
 from featcache.store.generation import (
     FORMATS,
     Generation,
@@ -166,11 +169,15 @@ class _Checker:
         readable = self.check(segments, fit) and readable
         if file_format == "zarr":
             self.exactly(self.root / paths.generation(number) / paths.GROUP, zarr_format.group_metadata())
+        planned = self.root / paths.planned(number)
+        if planned.exists():  # what it says was compared when the plans were read
+            self.check(planned, lambda: None)
         for feature in features.values() if readable else ():  # without the tables no record has a meaning
             commits = self.root / paths.commits(number, feature.name)
             shards: list[int] = []
             if not self.attempt(commits, lambda: shards.extend(recorded_shards(generation, feature.name))):  # noqa: B023
                 continue
+            self._completion(generation, feature)
             self.report.num_pending.setdefault(feature.name, 0)
             self.report.num_pending[feature.name] += generation.num_shards - len(shards)
             block_sizes = set()
@@ -178,6 +185,19 @@ class _Checker:
                 block_sizes |= self._shard(generation, feature, shard, file_format)
             if file_format == "zarr" and shards:
                 self._array_metadata(generation, feature, block_sizes)
+
+    def _completion(self, generation: Generation, feature: FeatureDoc) -> None:
+        path = complete_path(generation, feature.name)
+        if not os.path.lexists(path):
+            return
+        records: dict[int, CommitDoc] = {}
+        for shard in recorded_shards(generation, feature.name):
+            with suppress(CorruptStoreError):  # a damaged record is a problem of its own file, see below
+                records[shard] = read_record(generation, feature, shard)
+        if len(records) == len(recorded_shards(generation, feature.name)):
+            self.check(path, lambda: check_complete(generation, feature, records))
+        else:
+            self.check(path, lambda: None)
 
     def _shard(self, generation: Generation, feature: FeatureDoc, shard: int, file_format: FileFormat) -> set[int]:
         path = self.root / paths.commit(generation.number, feature.name, shard)

@@ -17,7 +17,8 @@ from featcache.data.types import VideoOutcome, VideoRecord
 from featcache.errors import CorruptStoreError, RecipeMismatchError, StoreError, unknown_name
 from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe, first_difference, recipe_hash
 from featcache.store import paths, zarr_format
-from featcache.store.commit import commit_feature, is_whole, put_exact
+from featcache.store.commit import commit_feature, is_whole
+from featcache.store.completion import publish_complete
 from featcache.store.generation import (
     Generation,
     ranges,
@@ -32,7 +33,7 @@ from featcache.store.generation import (
 from featcache.store.paths import FileFormat
 from featcache.store.plan import Segment
 from featcache.store.rows import RowTable, rows_to_bytes, table_bytes
-from featcache.store.schema import FeatureDoc, PlanDoc, RootDoc, TableRef
+from featcache.store.schema import CommitDoc, FeatureDoc, PlanDoc, PlannedDoc, RootDoc, TableRef
 
 __all__ = ["Generation", "StoreWriter"]
 
@@ -91,7 +92,11 @@ class StoreWriter:
             stack.enter_context(io.lock(io.safe_join(root, paths.STORE_LOCK), exclusive=False, wait_seconds=60))
             if file_format == "zarr":  # heals a lost one
                 io.put_new(io.safe_join(root, paths.GROUP), zarr_format.group_metadata())
-            return cls(root, found, stack.pop_all())
+            writer = cls(root, found, stack)
+            for generation in writer.generations():  # a writer that was killed may have left its plan without the note
+                writer._note_planned(generation)
+            writer._held = stack.pop_all()
+            return writer
 
     def close(self) -> None:
         """Let go of the store's shared lock."""
@@ -184,32 +189,58 @@ class StoreWriter:
                 segments=refs["segments"],
             )
             for kind in ("videos", "segments"):
-                put_exact(self._place(paths.table(number, kind, refs[kind].sha256)), tables[kind])
+                io.put_exact(self._place(paths.table(number, kind, refs[kind].sha256)), tables[kind])
             if self.file_format == "zarr":
                 io.put_new(self._place(paths.generation(number)) / paths.GROUP, zarr_format.group_metadata())
             if io.put_new(self._place(paths.plan(number)), io.seal(plan.to_json())):
-                return read_generation(self.root, number, self.sampling)
+                generation = read_generation(self.root, number, self.sampling)
+                self._note_planned(generation)
+                return generation
+
+    def _note_planned(self, generation: Generation) -> None:
+        path = self._place(paths.planned(generation.number))
+        if not path.exists():  # one that is there was checked when its plan was read
+            note = PlannedDoc(generation=generation.number, plan_hash=generation.plan_hash)
+            io.put_new(path, io.seal(note.to_json()))
 
     def committed(self, generation: Generation, feature: str) -> set[int]:
         """Shards of a feature that have a valid record, and files of the recorded size."""
-        self._feature(feature)  # an unknown name is an error, not a feature without shards
-        return {
-            shard
-            for shard in recorded_shards(generation, feature)
-            if self.is_committed(generation, shard, feature=feature)
-        }
+        return set(self._whole_records(generation, feature))
 
     def is_committed(self, generation: Generation, shard: int, *, feature: str) -> bool:
         """Whether one shard of a feature has a valid record, and files of the recorded size."""
-        document = self._feature(feature)
-        if not (self.root / paths.commit(generation.number, feature, shard)).exists():
-            return False
+        return self._whole_record(generation, shard, feature=self._feature(feature)) is not None
+
+    def complete(self, generation: Generation, feature: str) -> set[int]:
+        """Seal a feature of a generation if all its shards are committed: a lost record is noticed from then on.
+
+        Returns:
+            The shards that are not committed; empty if the feature is complete.
+        """
+        records = self._whole_records(generation, feature)
+        lacking = set(range(generation.num_shards)) - set(records)
+        if generation.num_shards and not lacking:
+            publish_complete(generation, self._feature(feature), records)
+        return lacking
+
+    def _whole_records(self, generation: Generation, name: str) -> dict[int, CommitDoc]:
+        """The records that :meth:`is_committed` accepts, by shard."""
+        feature = self._feature(name)  # an unknown name is an error, not a feature without shards
+        records = {
+            shard: self._whole_record(generation, shard, feature=feature)
+            for shard in recorded_shards(generation, feature.name)
+        }
+        return {shard: record for shard, record in records.items() if record is not None}
+
+    def _whole_record(self, generation: Generation, shard: int, *, feature: FeatureDoc) -> CommitDoc | None:
+        if not (self.root / paths.commit(generation.number, feature.name, shard)).exists():
+            return None
         try:
-            record = read_record(generation, document, shard)
+            record = read_record(generation, feature, shard)
         except CorruptStoreError as error:
-            log.warning("shard %d of %r will be written again: %s", shard, feature, error)
-            return False
-        return is_whole(generation, document, record, self.file_format)
+            log.warning("shard %d of %r will be written again: %s", shard, feature.name, error)
+            return None
+        return record if is_whole(generation, feature, record, self.file_format) else None
 
     @contextmanager
     def shard_lock(self, generation: Generation, shard: int) -> Generator[bool]:
@@ -252,7 +283,7 @@ class StoreWriter:
         table = rows_to_bytes(rows)
         ref = TableRef(sha256=io.sha256_bytes(table), num_bytes=len(table))
         with io.lock(self._place(paths.publish_lock(generation.number, shard)), exclusive=True):
-            put_exact(self._place(paths.rows(generation.number, shard, ref.sha256)), table)
+            io.put_exact(self._place(paths.rows(generation.number, shard, ref.sha256)), table)
             for name, array in features.items():
                 commit_feature(
                     generation,

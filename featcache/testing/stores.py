@@ -176,6 +176,8 @@ def fill(writer: StoreWriter, generation: Generation, plan: StorePlan) -> None:
     for shard in range(generation.num_shards):
         if not all(shard in shards for shards in done):
             commit(writer, generation, shard, plan)
+    for name in plan.records:
+        writer.complete(generation, name)
 
 
 def write_store(

@@ -1,0 +1,101 @@
+"""Completion: the sealed note that every shard of a feature of a generation is committed, and by which records.
+
+A commit record that is lost from a complete feature is damage. Without the note it could only be taken for a shard
+that is still to be extracted. The note is taken away before any record under it changes, and published again once
+all records are there.
+"""
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from featcache import io
+from featcache.errors import CorruptStoreError
+from featcache.store import paths
+from featcache.store.generation import (
+    Generation,
+    read_features,
+    read_generations,
+    read_record,
+    read_root,
+    record_identity,
+    recorded_shards,
+)
+from featcache.store.schema import CommitDoc, CompleteDoc, FeatureDoc
+
+log = logging.getLogger(__name__)
+
+
+def complete_path(generation: Generation, name: str) -> Path:
+    """Where the note of a feature is."""
+    return io.safe_join(generation.root, paths.complete(generation.number, name))
+
+
+def completion_of(generation: Generation, feature: FeatureDoc, records: Mapping[int, CommitDoc]) -> CompleteDoc:
+    """The note over these commit records, by shard."""
+    identity = record_identity(generation, feature)
+    checksums = "".join(f"{records[shard].checksum}\n" for shard in sorted(records))
+    return CompleteDoc(**identity, num_records=len(records), records_sha256=io.sha256_bytes(checksums.encode("ascii")))
+
+
+def check_complete(generation: Generation, feature: FeatureDoc, records: Mapping[int, CommitDoc]) -> None:
+    """Compare the commit records that are there with the note, if there is one.
+
+    Raises:
+        CorruptStoreError: A record is lost or another one took its place, or the note is damaged.
+    """
+    path = complete_path(generation, feature.name)
+    if not os.path.lexists(path):
+        return
+    found = CompleteDoc.from_json(
+        io.read_sealed(path, what="completion"), identity=record_identity(generation, feature), where=path
+    )
+    if found == completion_of(generation, feature, records):
+        return
+    lost = sorted(set(range(generation.num_shards)) - set(records))
+    where = generation.root / paths.commits(generation.number, feature.name)
+    if lost:
+        problem = f"lacks {len(lost)} of its {found.num_records} commit records, {lost[0]:05d}.json first"
+    else:
+        problem = "has other commit records than it was completed with"
+    raise CorruptStoreError(
+        f"{where} {problem}; restore it from a copy, or run the command that filled {feature.name!r} again, which "
+        "computes lost shards anew"
+    )
+
+
+def publish_complete(generation: Generation, feature: FeatureDoc, records: Mapping[int, CommitDoc]) -> None:
+    """Publish the note over all records of a feature, unless the right one is there."""
+    assert set(records) == set(range(generation.num_shards)), "a complete feature has a record for each shard"
+    path = complete_path(generation, feature.name)
+    io.put_exact(path, io.seal(completion_of(generation, feature, records).to_json()))
+
+
+def withdraw_complete(generation: Generation, name: str) -> None:
+    """Take the note away, if there is one; called before a record under it changes."""
+    path = complete_path(generation, name)
+    if os.path.lexists(path):
+        io.remove(path)
+
+
+def reopen_lost(root: Path) -> None:
+    """Take away the notes that their records do not bear out, so that lost shards count as still to be written.
+
+    Args:
+        root: Folder of a store, or of none yet.
+
+    Raises:
+        CorruptStoreError: A commit record that is there is damaged: it is for its owner to restore or remove.
+    """
+    if not (root / paths.ROOT).exists():
+        return
+    for generation in read_generations(root, read_root(root).sampling):
+        for feature in read_features(root).values():
+            shards = recorded_shards(generation, feature.name)
+            records = {shard: read_record(generation, feature, shard) for shard in shards}
+            try:
+                check_complete(generation, feature, records)
+            except CorruptStoreError as error:
+                log.warning("%s; what is lost is written again", error)
+                withdraw_complete(generation, feature.name)
