@@ -20,8 +20,9 @@ FORMAT = "featcache"
 VERSION = 2
 
 
-def _document(kind: str, members: dict[str, Any]) -> dict[str, Any]:
-    return {"format": FORMAT, "version": VERSION, "kind": kind, **members}
+def _document(kind: str, members: dict[str, Any], *, version: int = 1) -> dict[str, Any]:
+    """A document as the version that introduced it, so that what did not change keeps its bytes."""
+    return {"format": FORMAT, "version": version, "kind": kind, **members}
 
 
 def _open(document: Mapping[str, Any], *, kind: str, where: object) -> Mapping[str, Any]:
@@ -191,7 +192,9 @@ class PlanDoc:
         """Members of the document."""
         counts = {name: getattr(self, name) for name in _PLAN_COUNTS}
         tables = {"videos": self.videos.to_json(), "segments": self.segments.to_json()}
-        return _document("plan", {**counts, **tables, "sampling_hash": self.sampling_hash})
+        # A later generation may replace files of an earlier one, by a rule that version 1 did not have.
+        version = 2 if self.generation else 1
+        return _document("plan", {**counts, **tables, "sampling_hash": self.sampling_hash}, version=version)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], *, generation: int, sampling_hash: str, where: object) -> Self:
@@ -336,7 +339,7 @@ class CommitDoc:
             num_ok=_count(document, "num_ok", where=where),
             failed=tuple(_outcome(entry, where=where) for entry in _member(document, "failed", list, where=where)),
             provenance=_member(document, "provenance", dict, where=where),
-            checksum=_member(document, "checksum", str, where=where),
+            checksum=document.get("checksum", ""),
             **{name: document[name] for name in ("feature", "recipe_hash", "plan_hash", "generation", "shard")},
         )
 
@@ -365,7 +368,7 @@ class CompleteDoc:
 
     def to_json(self) -> dict[str, Any]:
         """Members of the document."""
-        return _document("complete", asdict(self))
+        return _document("complete", asdict(self), version=2)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], *, identity: Mapping[str, Any], where: object) -> Self:
@@ -388,7 +391,7 @@ class PlannedDoc:
 
     def to_json(self) -> dict[str, Any]:
         """Members of the document."""
-        return _document("planned", asdict(self))
+        return _document("planned", asdict(self), version=2)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], *, generation: int, where: object) -> Self:

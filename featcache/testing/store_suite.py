@@ -100,6 +100,8 @@ class StoreConformance:
                 writer.declare_feature(name, make_recipe(precision=record.dtype), record)
             for shard in reversed(range(generation.num_shards)):
                 commit(writer, generation, shard, plan)
+            for name in plan.records:
+                assert not writer.complete(generation, name)
         assert snapshot(tmp_path / "a") == snapshot(tmp_path / "b")
 
     def test_a_feature_added_later_equals_one_made_at_once(self, tmp_path: Path) -> None:
@@ -182,7 +184,12 @@ class StoreConformance:
         """Missing shards are never silently fewer rows."""
         plan = StorePlan(records=SMALL, num_videos=6)
         self.write(tmp_path / "s", plan)
-        (tmp_path / "s" / "g000" / "commits" / "pooled" / "00001.json").unlink()
+        commits = tmp_path / "s" / "g000" / "commits" / "pooled"
+        (commits / "00001.json").unlink()
+        assert "lacks 1 of its 3 commit records" in refusal(
+            CorruptStoreError, lambda: open_store(tmp_path / "s").feature("pooled")
+        )
+        (commits / "complete.json").unlink()
         store = open_store(tmp_path / "s")
         assert "still lacks 2 of 6 videos" in refusal(StoreError, lambda: store.feature("pooled"))
         assert store.feature("pooled", partially=True).num_rows == 16

@@ -1,5 +1,7 @@
 """The documents on disk, word for word: a change here is a change of the format."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -50,14 +52,18 @@ def test_golden_commit_record():
     )
 
 
-def test_golden_plan():
-    assert io.seal(PLAN.to_json()) == (
-        b'{"checksum":"2f0eb726188ffdb4410d68aa0857a9346d74a62fa7049c9234e4c190f06463d6","encode_batch":4,"for'
-        b'mat":"featcache","generation":1,"kind":"plan","num_shards":2,"num_videos":3,"sampling_hash":"s","seg'
-        b'ments":{"num_bytes":8,"sha256":"000000000000000000000000000000000000000000000000000000000000000f"},"'
-        b'shard_rows":8,"threads":1,"version":1,"videos":{"num_bytes":7,"sha256":"0000000000000000000000000000'
-        b'00000000000000000000000000000000000f"}}'
-        b"\n"
+@pytest.mark.parametrize(
+    ("generation", "version", "checksum"),
+    [
+        (0, 1, "b8e22a104a52afab53c8359b01c62a2044d770bea6456985b25be94904dced4a"),
+        (1, 2, "774e2db7f7ce278eafe5293cd6a63336ba2a14ac2d5f36e0bf1bf9d96e103b54"),
+    ],
+)
+def test_golden_plan(generation, version, checksum):
+    assert io.seal(replace(PLAN, generation=generation).to_json()).decode() == (
+        f'{{"checksum":"{checksum}","encode_batch":4,"format":"featcache","generation":{generation},"kind":"plan",'
+        f'"num_shards":2,"num_videos":3,"sampling_hash":"s","segments":{{"num_bytes":8,"sha256":"{HASH}"}},'
+        f'"shard_rows":8,"threads":1,"version":{version},"videos":{{"num_bytes":7,"sha256":"{HASH}"}}}}\n'
     )
 
 
@@ -105,8 +111,8 @@ def test_a_plan_of_another_store_is_refused():
 
 def test_versions_are_named():
     document = RootDoc(sampling=SamplingRecipe(), file_format="zarr").to_json()
-    with pytest.raises(StoreError, match="here has version 2, this build reads <= 1; upgrade featcache"):
-        RootDoc.from_json({**document, "version": 2}, where="here")
+    with pytest.raises(StoreError, match="here has version 3, this build reads <= 2; upgrade featcache"):
+        RootDoc.from_json({**document, "version": 3}, where="here")
     with pytest.raises(StoreError, match="it is no featcache store"):
         RootDoc.from_json({**document, "format": "other"}, where="here")
     with pytest.raises(StoreError, match="this build reads zarr and hdf5"):

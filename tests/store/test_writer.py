@@ -72,7 +72,7 @@ def test_a_newer_format_is_refused(tmp_path):
     document = io.read_sealed(path, what="description")
     document.pop("checksum")
     path.write_bytes(io.seal({**document, "version": 3}))
-    with pytest.raises(StoreError, match="version 3, this build reads <= 1"):
+    with pytest.raises(StoreError, match="version 3, this build reads <= 2"):
         open_writer(tmp_path / "s")
 
 
