@@ -13,6 +13,7 @@ from pydantic import Field
 
 from featcache.config import Settings, apply_overrides, parse, read_mapping
 from featcache.data.selection import Selection
+from featcache.data.types import MAX_GIGAPIXELS
 from featcache.errors import ConfigError, unknown_name
 from featcache.evaluation.clip_settings import (
     MlpSettings,
@@ -62,6 +63,8 @@ class ScanSettings(Settings):
     """Decoder that counts the frames."""
     deadline_seconds: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     """A file that shows no sign of life for so long is recorded as ``timeout``."""
+    max_gigapixels: float = Field(default=MAX_GIGAPIXELS, gt=0, allow_inf_nan=False)
+    """Decoded pixels that one file may take; one that takes more is recorded as ``undecodable``."""
 
     def model_post_init(self, context: object) -> None:
         """Check where videos come from, and that the manifest will be found again."""

@@ -7,6 +7,7 @@ pooling what was stored therefore agree to the bit, on any device and at any bat
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, overload
 from weakref import WeakKeyDictionary
 
@@ -17,14 +18,23 @@ from torch import Tensor
 
 from featcache.backbones.base import Backbone, LayerOutput
 from featcache.errors import ConfigError, unknown_name
+from featcache.networks.counting import counting_macs
 from featcache.recipes import FeatureRecipe, Interpolation, Layout, Output, Precision, RecordSpec
 
 Compute = Literal["float32", "bfloat16"]
 Array = npt.NDArray[np.floating]
 
-# Shapes without the batch axis of every layer's map and class token, by (input size, frames): one forward each.
-_Shapes = Mapping[str, tuple[tuple[int, ...] | None, tuple[int, ...] | None]]
-_PROBED: WeakKeyDictionary[Backbone, dict[tuple[int, int], _Shapes]] = WeakKeyDictionary()
+
+@dataclass(frozen=True, slots=True)
+class _Probed:
+    """What one forward shows: shapes of every layer's map and class token without the batch axis, and the work."""
+
+    shapes: Mapping[str, tuple[tuple[int, ...] | None, tuple[int, ...] | None]]
+    macs: int
+
+
+# By (input size, frames): one forward each.
+_PROBED: WeakKeyDictionary[Backbone, dict[tuple[int, int], _Probed]] = WeakKeyDictionary()
 
 
 def resolve_recipe(
@@ -111,7 +121,7 @@ def record_spec(backbone: Backbone, recipe: FeatureRecipe, *, num_frames: int, l
         raise unknown_name(f"layer of {recipe.backbone}", recipe.layer, backbone.layers)
     dense, cls = (
         None if shape is None else torch.empty(1 if is_video else frames, *shape, device="meta")
-        for shape in _probe(backbone, recipe, num_frames=frames if is_video else 1)[recipe.layer]
+        for shape in _probe(backbone, recipe, num_frames=frames if is_video else 1).shapes[recipe.layer]
     )
     record = to_records(LayerOutput(map=dense, cls=cls), recipe, num_frames=frames)
     time = ("t",) if frames > 1 and not is_video and not recipe.average_frames else ()
@@ -132,7 +142,25 @@ def has_class_token(backbone: Backbone, recipe: FeatureRecipe, *, num_frames: in
         ConfigError: The backbone cannot take such input.
     """
     frames = num_frames if backbone.kind == "video" else 1
-    return _probe(backbone, recipe, num_frames=frames)[recipe.layer][1] is not None
+    return _probe(backbone, recipe, num_frames=frames).shapes[recipe.layer][1] is not None
+
+
+def macs_per_row(backbone: Backbone, recipe: FeatureRecipe, *, num_frames: int) -> int:
+    """Multiply-accumulates that the backbone spends on one row of so many frames, all its layers included.
+
+    They follow from the network's shapes alone, so that they are the same on every machine.
+
+    Args:
+        backbone: The built backbone, on any device.
+        recipe: Names the input size.
+        num_frames: Frames a row; 1 in a frame bank.
+
+    Raises:
+        ConfigError: The backbone cannot take such input.
+    """
+    if backbone.kind == "video":
+        return _probe(backbone, recipe, num_frames=num_frames).macs
+    return num_frames * _probe(backbone, recipe, num_frames=1).macs
 
 
 def to_records(output: LayerOutput, recipe: FeatureRecipe, *, num_frames: int) -> Tensor:
@@ -266,15 +294,15 @@ def _average(x: Tensor, *, dims: tuple[int, ...]) -> Tensor:
     return x.to(torch.float64).mean(dim=dims).to(torch.float32).to(torch.float16)
 
 
-def _probe(backbone: Backbone, recipe: FeatureRecipe, *, num_frames: int) -> _Shapes:
-    """Shapes without the batch axis of every layer's map and class token."""
+def _probe(backbone: Backbone, recipe: FeatureRecipe, *, num_frames: int) -> _Probed:
+    """What one blank input shows of a backbone."""
     size = recipe.input_size
     known = _PROBED.setdefault(backbone, {})
     key = (size, num_frames)
     if key not in known:
         blank = torch.zeros((1, num_frames, 3, size, size) if backbone.kind == "video" else (1, 3, size, size))
         try:
-            with torch.no_grad():  # not inference mode: what a network keeps may be trained with later
+            with counting_macs() as macs:  # not inference mode: what a network keeps may be trained with later
                 outputs = backbone.encode(blank, backbone.layers)
         except (AssertionError, RuntimeError) as error:
             if size == backbone.card.input_size:
@@ -283,11 +311,12 @@ def _probe(backbone: Backbone, recipe: FeatureRecipe, *, num_frames: int) -> _Sh
                 f"{recipe.backbone} cannot encode {size} pixels a side ({str(error).splitlines()[0].rstrip('.')}); "
                 f"set input_size to {backbone.card.input_size}"
             ) from error
-        known[key] = {
+        shapes = {
             layer: (
                 None if output.map is None else tuple(output.map.shape[1:]),
                 None if output.cls is None else tuple(output.cls.shape[1:]),
             )
             for layer, output in outputs.items()
         }
+        known[key] = _Probed(shapes, macs.total)
     return known[key]

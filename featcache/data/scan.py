@@ -12,7 +12,7 @@ from featcache.data.decoding.pool import Failed, Finished, Payload, WorkerPool
 from featcache.data.hashing import content_hash
 from featcache.data.manifest import Manifest
 from featcache.data.sources import list_source
-from featcache.data.types import PASSING, Status, VideoRecord
+from featcache.data.types import MAX_GIGAPIXELS, PASSING, Status, VideoRecord
 from featcache.errors import ConfigError, FeatcacheError, VideoError
 
 
@@ -22,6 +22,7 @@ def scan(
     decoder: str = "pyav",
     num_workers: int = 2,
     deadline_seconds: float = 60.0,
+    max_gigapixels: float = MAX_GIGAPIXELS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
     """List a source and open each of its videos in worker processes that may hang or crash without harm.
@@ -34,6 +35,7 @@ def scan(
         decoder: Registered decoder that counts the frames.
         num_workers: Worker processes, at least 1.
         deadline_seconds: A worker that shows no sign of life for so long is killed; its video is ``timeout``.
+        max_gigapixels: Decoded pixels that one file may take; one that takes more is ``undecodable``.
         progress: Called with (videos done, videos in all).
 
     Returns:
@@ -50,6 +52,7 @@ def scan(
         decoder=decoder,
         num_workers=num_workers,
         deadline_seconds=deadline_seconds,
+        max_gigapixels=max_gigapixels,
         progress=progress,
     )
 
@@ -60,6 +63,7 @@ def scan_listed(
     decoder: str = "pyav",
     num_workers: int = 2,
     deadline_seconds: float = 60.0,
+    max_gigapixels: float = MAX_GIGAPIXELS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
     """As :func:`scan`, of videos that are listed already; a row that is not ``ok`` stays as it is, unopened.
@@ -79,7 +83,13 @@ def scan_listed(
     places = [place for place, video in enumerate(videos) if video.status == "ok"]
     num_done, num_all = 0, len(places)
     try:
-        with WorkerPool(_job, name=_path_of, num_workers=num_workers, deadline_seconds=deadline_seconds) as pool:
+        with WorkerPool(
+            _job,
+            name=_path_of,
+            num_workers=num_workers,
+            deadline_seconds=deadline_seconds,
+            max_gigapixels=max_gigapixels,
+        ) as pool:
             for is_last in (False, True):  # what a stalled disk did not give is asked for once more at the end
                 items = [(listed.videos[place], listed.path_of(listed.videos[place]), decoder) for place in places]
                 again = []

@@ -15,6 +15,10 @@ PASSING: tuple[Status, ...] = ("timeout", "unreadable")
 _SQUARE_WITHIN = 0.01
 
 
+MAX_GIGAPIXELS = 4000.0
+"""Decoded pixels that one file may take by default: two hours of 4K at 60 frames a second, 18 of full HD at 30."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoRecord:
     """One row of a manifest.

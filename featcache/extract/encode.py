@@ -106,15 +106,25 @@ def encode_rows(
     Returns:
         Each feature's records, float32 [n, *record.shape].
     """
+    records: dict[str, npt.NDArray[np.float32]] = {}
+    for members in _forwards(features):
+        records.update(_encode_group(members, pixels[members[0].crop], encode_batch=encode_batch, device=device))
+    return records
+
+
+def one_a_forward(features: Sequence[BoundFeature]) -> list[BoundFeature]:
+    """The first of the features that share a forward, for each forward."""
+    return [members[0] for members in _forwards(features)]
+
+
+def _forwards(features: Sequence[BoundFeature]) -> list[list[BoundFeature]]:
+    """Features that read one backbone with the same preprocessing share a forward."""
     groups: dict[tuple[int, CropSize, tuple[float, ...], tuple[float, ...], str], list[BoundFeature]] = {}
     for feature in features:
         recipe = feature.recipe
         key = (id(feature.backbone), feature.crop, recipe.mean, recipe.std, recipe.compute)
         groups.setdefault(key, []).append(feature)
-    records: dict[str, npt.NDArray[np.float32]] = {}
-    for members in groups.values():
-        records.update(_encode_group(members, pixels[members[0].crop], encode_batch=encode_batch, device=device))
-    return records
+    return list(groups.values())
 
 
 @torch.inference_mode()

@@ -43,6 +43,7 @@ class FeatureEstimate:
         videos_to_do: Usable videos with rows still to be computed.
         rows_to_do: Rows still to be computed.
         shards_to_do: Shards that hold them.
+        shard_rows: Rows that the largest of these shards may hold; a stored plan keeps its own.
         num_bytes: Bytes of those rows.
     """
 
@@ -52,6 +53,7 @@ class FeatureEstimate:
     videos_to_do: int
     rows_to_do: int
     shards_to_do: int
+    shard_rows: int
     num_bytes: int
 
 
@@ -65,11 +67,13 @@ class Estimate:
         videos_unusable: Videos that the scan ledgered.
         rows_to_do: Rows to compute.
         num_shards: Shards to write.
+        shard_rows: Rows of the largest of them, which is what a kill may cost.
         num_bytes: Bytes to write.
         free_bytes: Bytes free where the store is or will be.
         decode_rows_a_second: Measured, of one process; NaN if nothing could be measured.
         encode_rows_a_second: Measured; NaN if nothing could be measured.
         seconds: Predicted wall time; NaN if nothing could be measured.
+        shard_seconds: The largest shard's part of it.
         bottleneck: ``decoding``, ``encoding`` or ``unknown``.
         num_measured: Videos decoded and encoded for the prediction.
         advice: A sentence about disk space, or empty.
@@ -80,11 +84,13 @@ class Estimate:
     videos_unusable: int
     rows_to_do: int
     num_shards: int
+    shard_rows: int
     num_bytes: int
     free_bytes: int
     decode_rows_a_second: float
     encode_rows_a_second: float
     seconds: float
+    shard_seconds: float
     bottleneck: str
     num_measured: int
     advice: str
@@ -113,6 +119,8 @@ def estimate(settings: ExtractSettings, *, on_scan: OnScan = lambda done, total:
     workers = prepared.decode_workers
     # On CPU the decoder takes its share of the cores that the encoder counts on.
     shared = decode_seconds / num_cores() if prepared.device == "cpu" else 0.0
+    seconds = max(decode_seconds / workers, encode_seconds + shared)
+    shard_rows = max(size.shard_rows for size in sizes)
     num_bytes = sum(size.num_bytes for size in sizes)
     free = free_bytes(store)
     return Estimate(
@@ -121,11 +129,13 @@ def estimate(settings: ExtractSettings, *, on_scan: OnScan = lambda done, total:
         videos_unusable=sum(video.status != "ok" for video in manifest.videos),
         rows_to_do=rows_to_do,
         num_shards=max(size.shards_to_do for size in sizes),
+        shard_rows=shard_rows,
         num_bytes=num_bytes,
         free_bytes=free,
         decode_rows_a_second=decode_rate,
         encode_rows_a_second=encode_rate,
-        seconds=max(decode_seconds / workers, encode_seconds + shared),
+        seconds=seconds,
+        shard_seconds=seconds * min(1.0, shard_rows / max(1, rows_to_do)),
         bottleneck="unknown"
         if not measured
         else ("decoding" if decode_seconds / workers > encode_seconds + shared else "encoding"),
@@ -142,11 +152,13 @@ def missing_sizes(prepared: Prepared, manifest: Manifest, *, store: Path) -> lis
     retry = ids_to_retry(opened, scanned, paths=paths, prepared=prepared) if opened else frozenset[str]()
     added = videos_to_add(manifest.videos, opened.videos if opened else {}, retry=retry)
     counts = rows_per_video(added, prepared.sampling)
-    segments, num_shards = plan_segments(counts, shard_rows=choose_shard_rows(prepared, counts))
+    shard_rows = choose_shard_rows(prepared, counts)
+    segments, num_shards = plan_segments(counts, shard_rows=shard_rows)
     added_videos = len({segment.video for segment in segments})
     sizes = []
     for feature in prepared.features:
         videos, rows, shards = pending_work(opened, feature.name, prepared) if opened else (0, 0, 0)
+        stored = [generation.shard_rows for generation in opened.generations] if opened and shards else []
         sizes.append(
             FeatureEstimate(
                 name=feature.name,
@@ -155,6 +167,7 @@ def missing_sizes(prepared: Prepared, manifest: Manifest, *, store: Path) -> lis
                 videos_to_do=added_videos + videos,
                 rows_to_do=sum(counts) + rows,
                 shards_to_do=num_shards + shards,
+                shard_rows=max([*stored, *([shard_rows] if num_shards else [])], default=0),
                 num_bytes=(sum(counts) + rows) * feature.record.num_bytes,
             )
         )
@@ -182,6 +195,8 @@ def choose_shard_rows(prepared: Prepared, rows_per_video: Sequence[int]) -> int:
     return prepared.settings.shard_rows or default_shard_rows(
         [feature.record.num_bytes for feature in prepared.features],
         typical_rows_per_video=usable[len(usable) // 2] if usable else 1,
+        macs_per_row=prepared.macs_per_row,
+        num_rows=sum(usable),
     )
 
 
@@ -245,9 +260,13 @@ def measure(prepared: Prepared, manifest: Manifest) -> tuple[float, float, int]:
     crops = tuple(dict.fromkeys(feature.crop for feature in prepared.features))
     decoded, decode_seconds, measured = 0, 0.0, 0
     rows: list[dict[CropSize, npt.NDArray[np.uint8]]] = []
-    deadline = prepared.settings.runtime.deadline_seconds
+    runtime = prepared.settings.runtime
     with WorkerPool(
-        timed_segment, name=lambda job: job.path, deadline_seconds=deadline, ahead_bytes=prepared.ahead_bytes
+        timed_segment,
+        name=lambda job: job.path,
+        deadline_seconds=runtime.deadline_seconds,
+        max_gigapixels=runtime.max_gigapixels,
+        ahead_bytes=prepared.ahead_bytes,
     ) as pool:
         for index in dict.fromkeys(chosen):
             video = manifest.videos[index]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.backbones import Backbone, build_backbone
-from featcache.backbones.outputs import record_spec, resolve_recipe
+from featcache.backbones.outputs import macs_per_row, record_spec, resolve_recipe
 from featcache.errors import ClipLengthError, ConfigError, RecipeMismatchError
-from featcache.extract.encode import BoundFeature, resolve_device
+from featcache.extract.encode import BoundFeature, one_a_forward, resolve_device
 from featcache.extract.settings import ExtractSettings, FeatureSettings
 from featcache.recipes import SamplingRecipe, first_difference
 from featcache.store.paths import ROOT
@@ -29,6 +29,7 @@ class Prepared:
         encode_batch: Rows a forward.
         decode_workers: Decoding processes.
         ahead_bytes: Decoded pixels that may wait for the encoder.
+        macs_per_row: Multiply-accumulates of a row's forward passes, all backbones together.
     """
 
     settings: ExtractSettings
@@ -39,6 +40,7 @@ class Prepared:
     encode_batch: int
     decode_workers: int
     ahead_bytes: int
+    macs_per_row: int
 
 
 def prepare(settings: ExtractSettings) -> Prepared:
@@ -103,6 +105,10 @@ def prepare(settings: ExtractSettings) -> Prepared:
         encode_batch=encode_batch,
         decode_workers=settings.runtime.decode_workers or (max(1, cores // 2) if on_gpu else 1),
         ahead_bytes=settings.runtime.ahead_megabytes * 10**6 or max(32 * 10**6, 4 * encode_batch * row_bytes),
+        macs_per_row=sum(
+            macs_per_row(feature.backbone, feature.recipe, num_frames=sampling.num_frames)
+            for feature in one_a_forward(features)
+        ),
     )
 
 

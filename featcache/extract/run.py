@@ -258,6 +258,7 @@ def run_pending(
         name=lambda job: job.path,
         num_workers=prepared.decode_workers,
         deadline_seconds=runtime.deadline_seconds,
+        max_gigapixels=runtime.max_gigapixels,
         ahead_bytes=prepared.ahead_bytes,
     )
     with blaming_the_machine(), float32_products(runtime.matmul), pool:

@@ -1,12 +1,15 @@
 """Settings of ``extract``: where videos come from, which rows are read, which features are stored, and how."""
 
 import math
+import re
+from decimal import Decimal
 from typing import Any, Literal
 
 from pydantic import Field
 
 from featcache.config import Settings
 from featcache.data.selection import Selection
+from featcache.data.types import MAX_GIGAPIXELS
 from featcache.errors import ConfigError
 from featcache.recipes import (
     ColorRecipe,
@@ -162,6 +165,8 @@ class RuntimeSettings(Settings):
     """Decoding processes; 0: 1 on CPU, half the cores on a GPU."""
     deadline_seconds: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     """A decode that yields nothing for this long is killed and ledgered as ``timeout``."""
+    max_gigapixels: float = Field(default=MAX_GIGAPIXELS, gt=0, allow_inf_nan=False)
+    """Decoded pixels that one file may take in one go; one that takes more is ledgered as ``undecodable``."""
     ahead_megabytes: int = Field(default=0, ge=0)
     """Decoded pixels that may wait for the encoder; 0: four batches of them, at least 32 MB."""
 
@@ -180,6 +185,26 @@ def check_source(source: str | None, dataset: str | None, root: str | None) -> N
         raise ConfigError(
             f"{half or 'no source'} is given; name a folder or listing of videos, or --dataset NAME with --root DIR"
         )
+
+
+def failures_allowed(max_failed: int | str | None, *, num_videos: int) -> int | None:
+    """How many of so many videos may fail; ``None``: any number.
+
+    Args:
+        max_failed: A number, ``"<number>"`` or ``"<share>%"``.
+        num_videos: Videos in all.
+
+    Raises:
+        ConfigError: Neither a number nor a share.
+    """
+    if max_failed is None:
+        return None
+    if re.fullmatch(r"[0-9]{1,18}", str(max_failed)):
+        return int(max_failed)
+    share = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)%", str(max_failed))
+    if share and Decimal(share[1]) <= 100:
+        return int(num_videos * Decimal(share[1]) / 100)
+    raise ConfigError(f"max_failed is {max_failed!r}; give a number of videos, e.g. 10, or a share, e.g. 5%")
 
 
 class ExtractSettings(Settings):
@@ -206,16 +231,20 @@ class ExtractSettings(Settings):
     runtime: RuntimeSettings = RuntimeSettings()
     """How the machine is used."""
     shard_rows: int = Field(default=0, ge=0, le=MAX_PLANNED_ROWS)
-    """Rows a shard; 0: by size."""
+    """Rows a shard of what is added; 0: by size and by the work of a row, so that a kill costs minutes."""
     disk_fraction: float = 0.8
     """Refuse a plan that needs more than this share of the free disk."""
     retry_failed: bool = False
     """Try videos again that failed before."""
+    max_failed: int | str | None = None
+    """Videos of the store that may fail before it is an error: a number, or a share such as ``5%``; null: all but
+    one."""
 
     def model_post_init(self, context: object) -> None:
         """Check what no single field can."""
         check_source(self.source, self.dataset, self.root)
         if not self.features:
             raise ConfigError("features is empty; name at least one backbone")
+        failures_allowed(self.max_failed, num_videos=0)
         if not (math.isfinite(self.disk_fraction) and self.disk_fraction > 0):
             raise ConfigError(f"disk_fraction is {self.disk_fraction}; it must be positive")

@@ -9,6 +9,7 @@ from featcache.data.notices import warn
 from featcache.data.scan import scan_listed
 from featcache.data.selection import Selection, select
 from featcache.data.sources import list_source
+from featcache.data.types import MAX_GIGAPIXELS
 from featcache.errors import ManifestError
 from featcache.extract.settings import ExtractSettings
 
@@ -56,6 +57,7 @@ def read_source(settings: ExtractSettings, *, on_scan: OnScan) -> Manifest:
         selection=settings.selection,
         decoder=settings.sampling.decoder,
         deadline_seconds=settings.runtime.deadline_seconds,
+        max_gigapixels=settings.runtime.max_gigapixels,
         on_scan=on_scan,
     )
 
@@ -68,6 +70,7 @@ def read_videos(
     selection: Selection,
     decoder: str,
     deadline_seconds: float,
+    max_gigapixels: float = MAX_GIGAPIXELS,
     on_scan: OnScan,
 ) -> Manifest:
     """List the videos: a manifest that ``scan`` wrote is read as it is, anything else is scanned.
@@ -89,6 +92,7 @@ def read_videos(
             list_videos(source=source, dataset=dataset, root=root, selection=selection),
             decoder=decoder,
             deadline_seconds=deadline_seconds,
+            max_gigapixels=max_gigapixels,
             progress=on_scan,
         )
     warn(manifest)

@@ -1,6 +1,8 @@
 """Parameters and operations of a network, counted without running it on real data."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -21,17 +23,32 @@ def count_parameters(modules: Iterable[nn.Module] | nn.Module, *, of: tuple[type
     )
 
 
-def count_macs(module: nn.Module, *inputs: Tensor) -> int:
-    """Multiply-accumulates of one forward: convolutions, matrix products and attention.
+@dataclass(slots=True)
+class Macs:
+    """Multiply-accumulates of what ran while they were counted."""
 
-    Half of what torch's counter gives as operations. Inputs and module may lie on the ``meta`` device.
+    total: int = 0
+
+
+@contextmanager
+def counting_macs() -> Iterator[Macs]:
+    """Count the multiply-accumulates of a block: convolutions, matrix products and attention.
+
+    Half of what torch's counter gives as operations. They follow from shapes, whatever the values and the device.
     """
+    macs = Macs()
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know the fused attention of inference
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            module(*inputs)
+            yield macs
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    total: int = counter.get_total_flops()
-    return total // 2
+    macs.total = counter.get_total_flops() // 2
+
+
+def count_macs(module: nn.Module, *inputs: Tensor) -> int:
+    """Multiply-accumulates of one forward; inputs and module may lie on the ``meta`` device."""
+    with counting_macs() as macs:
+        module(*inputs)
+    return macs.total

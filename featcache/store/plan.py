@@ -7,7 +7,10 @@ from dataclasses import dataclass
 MAX_SHARD_BYTES = 64 << 20
 MAX_SHARD_ROWS = 4096
 MAX_BLOCK_BYTES = 512 << 10
-_MAX_STRETCHED_BYTES = 4 * MAX_SHARD_BYTES
+MAX_SHARD_MACS = 7_200_000_000_000
+"""Multiply-accumulates: two minutes of a laptop whose cores give 60 G a second in float32, seconds of a GPU."""
+MAX_SHARDS_FOR_WORK = 4096
+_STRETCH = 4  # where one typical video needs it
 
 # What a plan may ask for at all, by settings or by its document.
 MAX_PLANNED_ROWS = 1 << 24
@@ -65,23 +68,33 @@ def plan_segments(rows_per_video: Sequence[int], *, shard_rows: int) -> tuple[tu
 
 
 def default_shard_rows(
-    record_bytes: Sequence[int], typical_rows_per_video: int, *, max_rows: int = MAX_SHARD_ROWS
+    record_bytes: Sequence[int],
+    typical_rows_per_video: int,
+    *,
+    max_rows: int = MAX_SHARD_ROWS,
+    macs_per_row: int = 0,
+    num_rows: int = 0,
 ) -> int:
     """Row capacity of a shard: a power of two.
 
-    Files of the largest feature stay at or below 64 MB, or four times that where one typical video needs it.
+    Files of the largest feature stay at or below 64 MB and the work of a shard, which a kill costs, at or below
+    :data:`MAX_SHARD_MACS`, or four times that where one typical video needs it. Work counts only as long as this gives
+    no more than :data:`MAX_SHARDS_FOR_WORK` shards: of more rows, a kill costs a smaller share.
 
     Args:
         record_bytes: Bytes a row of each feature.
         typical_rows_per_video: E.g. the median over the manifest.
-        max_rows: Upper bound; lower it to lose less work when a run is killed.
+        max_rows: Upper bound.
+        macs_per_row: Multiply-accumulates that a row takes, all backbones together; 0 where nothing is computed.
+        num_rows: Rows to be computed in all.
     """
     largest = max(record_bytes)
-    rows = _floor_power_of_two(min(max_rows, max(1, MAX_SHARD_BYTES // largest)))
+    two_minutes = MAX_SHARD_MACS // macs_per_row if macs_per_row else max_rows
+    work_rows = max(1, two_minutes, -(-num_rows // MAX_SHARDS_FOR_WORK))
+    rows = _floor_power_of_two(min(max_rows, work_rows, max(1, MAX_SHARD_BYTES // largest)))
     whole_video = _floor_power_of_two(max(1, 2 * typical_rows_per_video - 1))  # the power of two at or above
-    if rows < whole_video <= max_rows and whole_video * largest <= _MAX_STRETCHED_BYTES:
-        return whole_video
-    return rows
+    fits = whole_video * largest <= _STRETCH * MAX_SHARD_BYTES and typical_rows_per_video <= _STRETCH * work_rows
+    return whole_video if rows < whole_video <= max_rows and fits else rows
 
 
 def _floor_power_of_two(value: int) -> int:

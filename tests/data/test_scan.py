@@ -299,6 +299,25 @@ def test_a_fault_that_may_pass_is_tried_once_more_at_the_end(tmp_path, monkeypat
     assert read_parquet(tmp_path / "manifest.parquet") == manifest
 
 
+def test_a_file_that_asks_for_too_much_work_is_a_row(tmp_path):
+    """An AVI is counted, so all its frames are decoded; of an MP4 the first alone is."""
+    black = av.VideoFrame.from_ndarray(np.zeros((32, 64, 3), np.uint8), format="rgb24")
+    for name in ("long.avi", "short.avi", "long.mp4"):
+        with av.open(str(tmp_path / name), "w") as container:
+            stream = container.add_stream("mpeg4" if name.endswith("avi") else "libx264", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+            for _ in range(4 if name == "short.avi" else 50):
+                container.mux(stream.encode(black))
+            container.mux(stream.encode())
+    videos = {video.id: video for video in scan(tmp_path, num_workers=1, max_gigapixels=20 * 32 * 64 / 1e9).videos}
+    assert {name: video.status for name, video in videos.items()} == {
+        "long.avi": "undecodable",
+        "long.mp4": "ok",
+        "short.avi": "ok",
+    }
+    assert "takes more than 4.096e-05 gigapixels of frames; if it is sound, raise" in videos["long.avi"].reason
+
+
 @pytest.mark.parametrize("code", [errno.EACCES, errno.ENOENT])
 def test_a_file_that_vanishes_or_is_locked_while_it_is_read_is_missing(tmp_path, monkeypatch, code):
     path = make_video(tmp_path / "a.mp4")

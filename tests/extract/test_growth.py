@@ -6,16 +6,21 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 import featcache
-from featcache.data.manifest import Manifest, write_parquet
+from featcache.backbones import build_backbone
+from featcache.data.manifest import Manifest, read_parquet, write_parquet
 from featcache.data.scan import scan
 from featcache.data.types import VideoRecord
 from featcache.errors import FeatcacheError
 from featcache.extract.estimate import estimate
+from featcache.extract.prepare import prepare
 from featcache.extract.progress import Progress
 from featcache.extract.run import blaming_the_machine, extract
 from featcache.extract.settings import FeatureSettings, RuntimeSettings, SamplingSettings
+from featcache.networks.counting import count_macs
+from featcache.store import plan
 from featcache.store.writer import StoreWriter
 from tests.extract.conftest import LITE0, Make
 
@@ -138,6 +143,37 @@ def test_shards_of_another_process_are_left_to_it(make: Make) -> None:
         result = extract(settings)
     assert (result.shards_elsewhere, result.videos_pending, result.videos_ok) == (1, 4, 12)
     assert extract(settings).rows_written == 8
+
+
+def test_a_shard_is_bounded_by_work_and_a_stored_plan_keeps_its_own(
+    make: Make, scanned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = read_parquet(scanned)
+    write_parquet(Manifest(root=manifest.root, videos=manifest.videos[:6]), tmp_path / "six.parquet")
+    settings = make(source=str(tmp_path / "six.parquet"), shard_rows=0)
+    macs = prepare(settings).macs_per_row
+    network = build_backbone(LITE0, weights="random").network
+    classifier = 1280 * 1000  # which is not run
+    assert macs == 2 * (count_macs(network, torch.zeros(1, 3, 64, 64)) - classifier), "two frames a row"
+
+    def interrupt(progress: Progress) -> None:
+        if progress.shards_done:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as slow:
+        slow.setattr(plan, "MAX_SHARD_MACS", 2 * macs)
+        planned = estimate(settings)
+        assert (planned.shard_rows, planned.num_shards) == (2, 6)
+        assert 0 < planned.shard_seconds == pytest.approx(planned.seconds / 6)
+        with pytest.raises(KeyboardInterrupt):
+            extract(settings, on_progress=interrupt)
+    begun = featcache.open(settings.out)
+    assert begun.coverage("pooled").ok >= 1, "a kill costs the shards in flight"
+
+    assert extract(make(shard_rows=0)).videos_ok == 16
+    stored, added = featcache.open(settings.out).generations
+    assert stored.plan == begun.generations[0].plan
+    assert (stored.shard_rows, added.shard_rows) == (2, 4096)
 
 
 @pytest.mark.parametrize("name", ["num_frames", "frame_stride", "crop_fraction"])

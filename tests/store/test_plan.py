@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featcache.store.plan import MAX_BLOCK_BYTES, Segment, block_rows, default_shard_rows, plan_segments
+from featcache.store.plan import (
+    MAX_BLOCK_BYTES,
+    MAX_SHARD_MACS,
+    MAX_SHARDS_FOR_WORK,
+    Segment,
+    block_rows,
+    default_shard_rows,
+    plan_segments,
+)
 
 ROWS = st.lists(st.integers(0, 40), max_size=40)
 
@@ -94,6 +102,46 @@ def test_blocks_divide_the_shard_and_stay_small(record, shard_rows):
 )
 def test_default_shard_rows(record_bytes, typical, expected):
     assert default_shard_rows(record_bytes, typical) == expected
+
+
+# Multiply-accumulates of a row: I3D on 64 frames, CLIP ViT-L/14 on one, EfficientNet-Lite0 on 8.
+I3D, L14, LITE0 = 111_150_000_000, 81_100_000_000, 3_070_000_000
+
+
+@pytest.mark.parametrize(
+    ("macs", "record_bytes", "typical", "num_rows", "expected"),
+    [
+        (0, 2048, 4, 10_000, 4096),  # nothing is computed
+        (I3D, 2048, 4, 10_000, 64),
+        (LITE0, 2560, 4, 10_000, 2048),
+        (100 * I3D, 2048, 8, 100, 1),  # a typical video would be more than four times the bound
+        (15 * I3D, 2048, 8, 100, 8),  # but this one is not: it is not cut
+        (L14, 2048, 300, 30_000, 512),
+        (L14, 2048, 3000, 30_000, 64),  # a film is
+        (I3D, 2048, 4, 4096 * 64, 64),
+        (I3D, 2048, 4, 4096 * 300, 256),  # a kill costs a small share of a large set
+        (I3D, 2048, 4, 10**9, 4096),
+        (LITE0, 1_204_224, 4, 10_000, 32),  # files that are too large come first
+    ],
+)
+def test_a_shard_is_bounded_by_the_work_of_its_rows(macs, record_bytes, typical, num_rows, expected):
+    assert default_shard_rows([record_bytes], typical, macs_per_row=macs, num_rows=num_rows) == expected
+
+
+@given(
+    macs=st.integers(1, 10**14),
+    record=st.integers(1, 10**8),
+    typical=st.integers(1, 10**4),
+    num_rows=st.integers(1, 10**7),
+)
+def test_the_work_of_a_shard_is_within_its_bounds(macs, record, typical, num_rows):
+    rows = default_shard_rows([record], typical, macs_per_row=macs, num_rows=num_rows)
+    by_size = default_shard_rows([record], typical)
+    assert rows <= by_size or rows >= typical
+    share = num_rows / MAX_SHARDS_FOR_WORK
+    if rows > max(1, share + 1) and rows * macs > MAX_SHARD_MACS:
+        assert typical * macs <= 4 * max(MAX_SHARD_MACS, macs * (share + 1))
+        assert rows < 2 * typical
 
 
 @given(record=st.integers(1, 10**9), typical=st.integers(0, 10**5), max_rows=st.integers(1, 5000))

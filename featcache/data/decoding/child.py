@@ -26,12 +26,15 @@ _CRASHES = frozenset(
 class Worker(threading.Thread):
     """The thread that owns one child process: starts it, feeds it, listens to it, buries it."""
 
-    def __init__(self, packed_job: bytes, *, name: Callable[[Any], str], deadline_seconds: float) -> None:
+    def __init__(
+        self, packed_job: bytes, *, name: Callable[[Any], str], deadline_seconds: float, max_gigapixels: float
+    ) -> None:
         super().__init__(daemon=True, name="featcache-worker")
         self._name_of = name
         self.inbox: SimpleQueue[Run | None] = SimpleQueue()
         self._packed_job = packed_job
         self._deadline_seconds = deadline_seconds
+        self._max_gigapixels = max_gigapixels
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._ended: subprocess.Popen[bytes] | None = None  # the last child that was ended from this side
@@ -150,7 +153,8 @@ class Worker(threading.Thread):
         ours, theirs = socket.socketpair()
         code = (
             f"import sys; sys.path[:] = {sys.path!r}; "
-            f"from featcache.data.decoding.worker import main; main({theirs.fileno()}, {os.getpid()})"
+            f"from featcache.data.decoding.worker import main; "
+            f"main({theirs.fileno()}, {os.getpid()}, {self._max_gigapixels!r})"
         )
         with theirs:
             try:

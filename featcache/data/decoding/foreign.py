@@ -16,6 +16,7 @@ from featcache.data.decoding.base import check_indices
 from featcache.data.decoding.faults import blame
 from featcache.data.decoding.heartbeat import beat
 from featcache.data.decoding.pyav import PyAVReader
+from featcache.data.decoding.work import spend
 from featcache.data.types import Timeline
 from featcache.errors import VideoError
 
@@ -80,6 +81,7 @@ class ForeignReader:
                 frames = self._fetch(group)
             except self._errors as error:
                 raise blame(self._path, error, f"{self._decoder} cannot read frames {group}") from error
+            spend(frames.size // 3)
             if frames.shape[1:] != shape:
                 height, width = frames.shape[1:3]
                 raise VideoError(

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from featcache.data.decoding.child import Worker
 from featcache.data.decoding.events import Event, Failed, Finished, Payload, Restarted, Run
+from featcache.data.types import MAX_GIGAPIXELS
 
 __all__ = ["Event", "Failed", "Finished", "Job", "Payload", "Restarted", "WorkerPool"]
 
@@ -31,6 +32,7 @@ class WorkerPool:
         name: What to call an item in errors, e.g. its path.
         num_workers: Processes. They start at once and stay warm until :meth:`close`.
         deadline_seconds: A job that gives no payload and no heartbeat for so long is killed: ``timeout``.
+        max_gigapixels: An item of which more is decoded is ``undecodable``.
         ahead_bytes: How much may wait for the consumer, over all workers; a larger single payload waits alone.
     """
 
@@ -41,6 +43,7 @@ class WorkerPool:
         name: Callable[[Any], str] = repr,
         num_workers: int = 1,
         deadline_seconds: float = 60.0,
+        max_gigapixels: float = MAX_GIGAPIXELS,
         ahead_bytes: int = 256 << 20,
     ) -> None:
         if num_workers < 1:
@@ -50,7 +53,10 @@ class WorkerPool:
         self._past_waits = (0.0, 0.0)
         self._closed = False
         packed_job = pickle.dumps(job, protocol=5)  # by name: an error here says that it is not at module level
-        self._workers = [Worker(packed_job, name=name, deadline_seconds=deadline_seconds) for _ in range(num_workers)]
+        self._workers = [
+            Worker(packed_job, name=name, deadline_seconds=deadline_seconds, max_gigapixels=max_gigapixels)
+            for _ in range(num_workers)
+        ]
         for worker in self._workers:
             worker.start()
         atexit.register(self.close)  # at exit, while the threads still run, whoever forgot to

@@ -37,6 +37,7 @@ from featcache.data.decoding.memory import MAX_PIXELS
 from featcache.data.decoding.pictures import pixel_aspect, to_rgb, transfer_of, turn_of
 from featcache.data.decoding.shown import num_shown
 from featcache.data.decoding.timestamps import duration_seconds, presentation_seconds, stated_step_seconds
+from featcache.data.decoding.work import spend
 from featcache.data.types import Timeline
 from featcache.errors import VideoError
 
@@ -277,6 +278,7 @@ class PyAVReader:
                 place = f"decoding fails after frame {after}" if after >= 0 else "decoding fails at frame 0"
                 raise blame(self._path, error, place) from error
             for frame in frames:
+                spend(frame.width * frame.height)
                 if self._position is None:
                     yield count, frame
                     count += 1

@@ -16,27 +16,29 @@ from featcache.data.decoding.faults import UNREADABLE
 from featcache.data.decoding.heartbeat import listen
 from featcache.data.decoding.memory import cap_memory, is_capped, too_much
 from featcache.data.decoding.messages import Parts, pack, receive, send
+from featcache.data.decoding.work import at_most
 from featcache.errors import VideoError
 
 BEAT_SECONDS = 0.5
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def main(descriptor: int, parent: int) -> None:
+def main(descriptor: int, parent: int, max_gigapixels: float) -> None:
     """Serve a pool until its side of the socket closes.
 
     Args:
         descriptor: File descriptor of the connected socket.
         parent: Process id of the pool; the worker does not outlive it.
+        max_gigapixels: What may be decoded of one item.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     _die_with(parent)
     channel = socket.socket(fileno=descriptor)
     with contextlib.suppress(EOFError):  # the pool is gone: nothing is left to do, and nobody to tell
-        _serve(channel)
+        _serve(channel, max_gigapixels=max_gigapixels)
 
 
-def _serve(channel: socket.socket) -> None:
+def _serve(channel: socket.socket, *, max_gigapixels: float) -> None:
     try:
         job = pickle.loads(receive(channel))  # noqa: S301  from our own parent
     except (ImportError, AttributeError) as error:
@@ -46,8 +48,10 @@ def _serve(channel: socket.socket) -> None:
     send(channel, pack(("ready", None)))
     listen(_Beats(channel))
     while True:
-        for message in _messages(job, receive(channel)):
-            send(channel, _packed(message))
+        item = receive(channel)
+        with at_most(max_gigapixels):
+            for message in _messages(job, item):
+                send(channel, _packed(message))
 
 
 def _messages(job: Callable[[Any], Iterator[Any]], item: object) -> Iterator[tuple[str, Any]]:
