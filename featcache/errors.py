@@ -47,6 +47,10 @@ class VideoError(FeatcacheError):
         return VideoError, (self.status, self.reason)
 
 
+class NothingUsableError(FeatcacheError):
+    """Every video of a source or a store failed; the command line ends with exit code 3."""
+
+
 class WeightsError(FeatcacheError):
     """Weights that are not at hand or do not fit the network."""
 

@@ -6,11 +6,14 @@ import logging
 import math
 import os
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 from rich.logging import RichHandler
 from rich.markup import escape
@@ -111,29 +114,107 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-class Bars:
-    """Progress bars on stderr, one a stage."""
+LINE_SECONDS = 30.0
+_is_quiet = False
 
-    def __init__(self, progress: Progress) -> None:
+
+def _silence(quiet: bool) -> bool:
+    global _is_quiet
+    _is_quiet = quiet
+    return quiet
+
+
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Show no progress: no bars, and no lines off a terminal.", callback=_silence),
+]
+"""Every command that shows progress takes this option; its callback does what it says."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    stage: str
+    done: float
+    total: float
+    note: str
+    num_failed: int
+
+
+class Lines:
+    """Progress where nobody sees bars: in a log, a line of the latest figures every 30 seconds.
+
+    Args:
+        write: Takes a line.
+        clock: Seconds since any moment.
+    """
+
+    def __init__(self, write: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._write = write
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._written = self._began = clock()
+        self._first = 0.0
+        self._latest: _Figures | None = None
+
+    def update(self, stage: str, done: float, total: float, note: str = "", num_failed: int = 0) -> None:
+        """Take the latest figures, and write them if it is time."""
+        with self._lock:
+            if self._latest is None or self._latest.stage != stage:
+                self._began, self._first = self._clock(), done
+            self._latest = _Figures(stage, done, total, note, num_failed)
+        self.tick()
+
+    def tick(self) -> None:
+        """Write the latest figures again if it is time, though nothing may have moved."""
+        with self._lock:
+            now = self._clock()
+            if self._latest is None or now - self._written < LINE_SECONDS:
+                return
+            self._written = now
+            line = self._line(self._latest, seconds=now - self._began)
+        self._write(line)
+
+    def _line(self, figures: _Figures, *, seconds: float) -> str:
+        share = f" ({100 * figures.done / figures.total:.0f} %)" if figures.total else ""
+        parts = [f"{figures.stage}: {figures.done:.0f} of {figures.total:.0f}{share}"]
+        if figures.num_failed:
+            parts.append(f"{figures.num_failed} failed")
+        if (progress := figures.done - self._first) > 0 and seconds > 0:
+            rate = progress / seconds
+            parts += [f"{rate:.3g} a second", f"about {duration((figures.total - figures.done) / rate)} left"]
+        if figures.note:
+            parts.append(figures.note)
+        return ", ".join(parts)
+
+
+class Bars:
+    """Progress bars on stderr, one a stage; lines where stderr is no terminal."""
+
+    def __init__(self, progress: Progress, lines: Lines | None) -> None:
         self._progress = progress
+        self._lines = lines
         self._tasks: dict[str, TaskID] = {}
         self._drawn = 0.0
 
-    def update(self, stage: str, done: float, total: float, note: str = "") -> None:
+    def update(self, stage: str, done: float, total: float, note: str = "", num_failed: int = 0) -> None:
         """Draw ``done`` of ``total`` of a stage, at most ten times a second."""
+        if self._lines is not None:
+            self._lines.update(stage, done, total, note, num_failed)
+            return
         now = time.monotonic()
         if done < total and now - self._drawn < 0.1:
             return
         self._drawn = now
-        note = _plain(note)
+        note = _plain(note) + (f" failed {num_failed}" if num_failed else "")
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total, note=note)
         self._progress.update(self._tasks[stage], completed=done, total=total, note=note)
 
 
 @contextmanager
-def bars(*, quiet: bool = False) -> Iterator[Bars]:
-    """Bars for a ``with`` block; drawn only where stderr is a terminal."""
+def bars(*, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> Iterator[Bars]:
+    """Bars for a ``with`` block where stderr is a terminal, lines where it is none, nothing with ``--quiet``."""
+    quiet = quiet or _is_quiet
     progress = Progress(
         TextColumn("{task.description:<10}"),
         BarColumn(bar_width=24),
@@ -145,8 +226,24 @@ def bars(*, quiet: bool = False) -> Iterator[Bars]:
         disable=quiet or not err.is_terminal,
         transient=False,
     )
-    with progress:
-        yield Bars(progress)
+    if quiet or err.is_terminal:
+        with progress:
+            yield Bars(progress, None)
+        return
+    lines = Lines(lambda line: err.print(printable(line), markup=False, soft_wrap=True), clock=clock)
+    ended = threading.Event()
+
+    def keep_ticking() -> None:
+        while not ended.wait(1.0):
+            lines.tick()
+
+    ticking = threading.Thread(target=keep_ticking, daemon=True, name="featcache-progress")
+    ticking.start()
+    try:
+        yield Bars(progress, lines)
+    finally:
+        ended.set()
+        ticking.join()
 
 
 def _plain(text: str) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.cli.console import bars, err, out, print_facts, print_failures, print_json
+from featcache.cli.console import Quiet, bars, err, out, print_facts, print_failures, print_json
 
 if TYPE_CHECKING:
     from featcache.exchange.settings import ExportSettings, ImportSettings
@@ -59,6 +59,7 @@ def import_(
     set_: Set = [],
     print_config: PrintConfig = False,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Store features that others made, bit for bit, with a recipe that says what is declared and what is not known."""
     from featcache.config import apply_overrides, parse, to_yaml
@@ -114,6 +115,7 @@ def export(
     set_: Set = [],
     print_config: PrintConfig = False,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write a feature with ids, labels, splits, times and boxes in a format that other programs read."""
     from featcache.config import apply_overrides, parse, to_yaml
@@ -132,7 +134,7 @@ def run_import(settings: "ImportSettings", *, as_json: bool = False) -> None:
     """Carry out ``import`` and print its summary."""
     from featcache.exchange.importing import import_features
 
-    with bars(quiet=as_json) as drawn:
+    with bars() as drawn:
         result = import_features(settings, on_progress=lambda done, total: drawn.update("import", done, total))
     if as_json:
         print_json(result.to_dict())
@@ -156,7 +158,7 @@ def run_export(settings: "ExportSettings", *, as_json: bool = False) -> None:
     """Carry out ``export`` and print its summary."""
     from featcache.exchange.exporting import export as write
 
-    with bars(quiet=as_json) as drawn:
+    with bars() as drawn:
         result = write(settings, on_progress=lambda done, total: drawn.update("export", done, total))
     if as_json:
         print_json(result.to_dict())

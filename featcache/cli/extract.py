@@ -1,12 +1,25 @@
 """``scan``, ``extract`` and ``plan``: from videos to a store."""
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.cli.console import Bars, bars, duration, err, out, print_facts, print_failures, print_json, print_table
+from featcache.cli.console import (
+    Bars,
+    Quiet,
+    bars,
+    duration,
+    err,
+    out,
+    print_facts,
+    print_failures,
+    print_json,
+    print_line,
+    print_table,
+)
 from featcache.cli.source import (
     Dataset,
     GroupBy,
@@ -18,7 +31,7 @@ from featcache.cli.source import (
     TestFraction,
     selected,
 )
-from featcache.errors import ConfigError
+from featcache.errors import ConfigError, FeatcacheError, NothingUsableError
 from featcache.extract.presets import PRESETS, with_preset
 from featcache.units import readable_bytes
 
@@ -69,6 +82,10 @@ Crops = Annotated[int | None, typer.Option("--crops", help="Spatial views a clip
 FormatOption = Annotated[str, typer.Option("--format", help="Shard files: `zarr` or `hdf5`.")]
 Device = Annotated[str, typer.Option(help="`auto`, `cpu` or `cuda`.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try videos again that failed before.")]
+MaxFailed = Annotated[
+    str | None,
+    typer.Option(help="Videos that may fail before it is an error: `10`, or a share, `5%`.  [default: all but one]"),
+]
 DiskFraction = Annotated[float, typer.Option(help="Refuse to fill more than this share of the free disk.")]
 Set = Annotated[
     list[str], typer.Option("--set", help="Any other setting by its key, e.g. `sampling.short_videos=clamp`.")
@@ -101,6 +118,7 @@ def scan(
     subset: Subset = None,
     low_shot: LowShot = None,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """List videos into a manifest: content hash, frames, rate, codec, label, and why a file cannot be used."""
     from featcache.commands import ScanSettings
@@ -137,17 +155,19 @@ def extract(
     file_format: FormatOption = "zarr",
     device: Device = "auto",
     retry_failed: RetryFailed = False,
+    max_failed: MaxFailed = None,
     disk_fraction: DiskFraction = 0.8,
     set_: Set = [],
     print_config: PrintConfig = False,
     dry_run: DryRun = False,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compute features of videos into a store; run it again to resume, add videos or add a backbone."""
     where = selected(source, dataset, root, split_column, test_fraction, group_by, subset, low_shot)
     settings = _settings(
         where, out, backbone, weights, layer, output, grid, channels, precision, feature, preset, layout, clips,
-        frames, stride, crops, file_format, device, retry_failed, disk_fraction, set_,
+        frames, stride, crops, file_format, device, retry_failed, max_failed, disk_fraction, set_,
     )  # fmt: skip
     if print_config:
         _print_config(settings)
@@ -186,12 +206,13 @@ def plan(
     disk_fraction: DiskFraction = 0.8,
     set_: Set = [],
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Say what an extraction would take, from a few videos really decoded and encoded; writes nothing."""
     where = selected(source, dataset, root, split_column, test_fraction, group_by, subset, low_shot)
     settings = _settings(
         where, out, backbone, weights, layer, output, grid, channels, precision, feature, preset, layout, clips,
-        frames, stride, crops, file_format, device, False, disk_fraction, set_,
+        frames, stride, crops, file_format, device, False, None, disk_fraction, set_,
     )  # fmt: skip
     run_plan(settings, as_json=as_json)
 
@@ -200,7 +221,8 @@ def _settings(
     where: dict[str, Any], out: str, backbones: list[str], weights: list[str], layers: list[str], output: str | None,
     grid: int | None, channels: int | None, precision: str | None, features: list[str], preset: str | None,
     layout: str | None, clips: int | None, frames: int | None, stride: int | None, crops: int | None,
-    file_format: str, device: str, retry_failed: bool, disk_fraction: float, assignments: list[str],
+    file_format: str, device: str, retry_failed: bool, max_failed: str | None, disk_fraction: float,
+    assignments: list[str],
 ) -> "ExtractSettings":  # fmt: skip
     """Settings from flags; only what was given is set, so that defaults live in one place."""
     from featcache.config import apply_overrides, parse
@@ -233,6 +255,7 @@ def _settings(
         "runtime": {"device": device},
         "disk_fraction": disk_fraction,
         "retry_failed": retry_failed,
+        "max_failed": max_failed,
     }
     given = apply_overrides(data, assignments)
     return parse(ExtractSettings, with_preset(preset, given) if preset is not None else given)
@@ -266,13 +289,14 @@ def run_scan(settings: "ScanSettings", *, as_json: bool = False) -> None:
     from featcache.extract.source import list_videos
     from featcache.io import put_replace
 
-    with bars(quiet=as_json) as drawn:
+    with bars() as drawn:
         manifest = scan_listed(
             list_videos(
                 source=settings.source, dataset=settings.dataset, root=settings.root, selection=settings.selection
             ),
             decoder=settings.decoder,
             deadline_seconds=settings.deadline_seconds,
+            max_gigapixels=settings.max_gigapixels,
             progress=lambda done, total: drawn.update("scan", done, total),
         )
     warn(manifest)
@@ -286,31 +310,58 @@ def run_scan(settings: "ScanSettings", *, as_json: bool = False) -> None:
         print_facts(summary)
         unusable = [(video.id, video.status, video.reason) for video in manifest.videos if video.status != "ok"]
         print_failures(unusable, "cannot be used")
+    if manifest.videos and not manifest.count_by_status()["ok"]:
+        raise NothingUsableError(
+            f"none of the {len(manifest)} videos of {manifest.root} can be used, e.g. {manifest.videos[0].id!r} "
+            f"({manifest.videos[0].status}: {manifest.videos[0].reason}); mend them and scan again"
+        )
 
 
 def run_extract(settings: "ExtractSettings", *, as_json: bool = False) -> None:
     """Carry out ``extract`` with progress bars and print its summary."""
     from featcache.extract.run import extract as run
 
-    with bars(quiet=as_json) as drawn:
+    with bars() as drawn:
         result = run(
             settings,
             on_scan=lambda done, total: drawn.update("scan", done, total),
             on_progress=lambda progress: draw_progress(drawn, progress),
         )
+    problem = problem_of(result, max_failed=settings.max_failed)
     if as_json:
-        print_json(result.to_dict())
+        print_json({**result.to_dict(), "error": None if problem is None else str(problem)})
     else:
         print_extraction(result)
     if result.shards_elsewhere:
         err.print(f"{result.shards_elsewhere} shards are being written by another process; run again when it is done")
+    if problem is not None:
+        raise problem
+
+
+def problem_of(result: "Extraction", *, max_failed: int | str | None) -> FeatcacheError | None:
+    """Why an extraction that ran to its end is an error all the same: every video failed, or more than may."""
+    from featcache.extract.settings import failures_allowed
+
+    if result.videos_failed == result.videos_total:
+        video, status, reason = result.failures[0]
+        return NothingUsableError(
+            f"nothing was extracted: all {result.videos_total} videos of {result.store} failed, e.g. {video!r} "
+            f"({status}: {reason}); mend them and run the same command again"
+        )
+    allowed = failures_allowed(max_failed, num_videos=result.videos_total)
+    if allowed is not None and result.videos_failed > allowed:
+        return FeatcacheError(
+            f"{result.videos_failed} of {result.videos_total} videos of {result.store} failed, and max_failed "
+            f"{max_failed} allows {allowed}; what is extracted stays, mend the others and run the same command again"
+        )
+    return None
 
 
 def run_plan(settings: "ExtractSettings", *, as_json: bool = False) -> None:
     """Carry out ``plan`` and print what the extraction would take."""
     from featcache.extract.estimate import estimate
 
-    with bars(quiet=as_json) as drawn:
+    with bars() as drawn:
         result = estimate(settings, on_scan=lambda done, total: drawn.update("scan", done, total))
     if as_json:
         print_json(result.to_dict())
@@ -321,13 +372,13 @@ def run_plan(settings: "ExtractSettings", *, as_json: bool = False) -> None:
 def draw_progress(drawn: Bars, progress: "Progress") -> None:
     """One bar of rows with the rates that tell who waits for whom."""
     seconds = max(progress.elapsed_seconds, 1e-9)
-    failed = sum(progress.failed.values())
     note = (
         f"{progress.videos_done / seconds:.1f} videos/s {progress.frames_done / seconds:.0f} frames/s "
         f"wait {progress.decode_wait_seconds:.0f} s encode {progress.encode_seconds:.0f} s "
-        f"{readable_bytes(progress.bytes_written)}{f' failed {failed}' if failed else ''}"
+        f"{readable_bytes(progress.bytes_written)}"
     )
-    drawn.update("extract", progress.rows_done + progress.rows_failed, progress.num_rows, note)
+    done = progress.rows_done + progress.rows_failed
+    drawn.update("extract", done, progress.num_rows, note, sum(progress.failed.values()))
 
 
 def print_extraction(result: "Extraction") -> None:
@@ -345,6 +396,10 @@ def print_extraction(result: "Extraction") -> None:
     }
     print_facts(facts)
     print_failures(result.failures, "failed")
+    if result.failures:
+        counts = Counter(status for _, status, _ in result.failures)
+        kinds = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+        print_line(f"{result.videos_failed} of {result.videos_total} videos failed: {kinds}")
 
 
 def print_estimate(result: "Estimate") -> None:
@@ -359,6 +414,7 @@ def print_estimate(result: "Estimate") -> None:
         {
             "videos": f"{result.videos_to_do} to do, {result.videos_unusable} unusable",
             "rows": f"{result.rows_to_do} to compute in {result.num_shards} shards",
+            "shard": f"at most {result.shard_rows} rows, about {duration(result.shard_seconds)}: what a kill may cost",
             "disk": f"{readable_bytes(result.num_bytes)} of {readable_bytes(result.free_bytes)} free",
             "time": f"about {hours}, limited by {result.bottleneck} (measured on {result.num_measured} videos)",
         }

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.cli.console import bars, duration, print_facts, print_json, print_line, print_table
+from featcache.cli.console import Quiet, bars, duration, print_facts, print_json, print_line, print_table
 from featcache.cli.source import (
     Dataset,
     GroupBy,
@@ -54,6 +54,7 @@ def finetune(
     set_: Set = [],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be trained and tested.")] = False,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a backbone and a linear head on labelled videos, then score test videos."""
     from featcache.config import apply_overrides, parse
@@ -103,7 +104,7 @@ def run_plan(settings: "FinetuneSettings", *, as_json: bool = False) -> None:
     """Carry out ``train finetune --dry-run``."""
     from featcache.evaluation.finetune import plan_finetune
 
-    with bars(quiet=as_json) as drawn:
+    with bars() as drawn:
         plan = plan_finetune(settings, on_scan=lambda done, total: drawn.update("scan", done, total))
     if as_json:
         print_json(plan.to_dict())
@@ -131,7 +132,7 @@ def run_finetune(settings: "FinetuneSettings", *, as_json: bool = False) -> None
     """Carry out ``train finetune`` and print its table."""
     from featcache.evaluation.finetune import finetune as carry_out
 
-    with bars(quiet=as_json) as drawn:
+    with bars() as drawn:
         result = carry_out(
             settings,
             on_scan=lambda done, total: drawn.update("scan", done, total),

@@ -21,9 +21,10 @@ from featcache.cli import (
     train,
 )
 from featcache.cli.console import configure_logging, err, print_error
-from featcache.errors import FeatcacheError, StoppedError
+from featcache.errors import FeatcacheError, NothingUsableError, StoppedError
 
 INTERRUPTED = 130
+NOTHING_USABLE = 3
 GRACE_SECONDS = 10.0
 """How long a process that stops because of another one waits for that one to say why."""
 
@@ -51,7 +52,10 @@ def _configure() -> None:
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done, 1 a user or system error, 2 unusable arguments, 130 interrupted."""
+    """Entry point.
+
+    Exit codes: 0 done, 1 a user or system error, 2 unusable arguments, 3 every video failed, 130 interrupted.
+    """
     try:
         app()
     except (FeatcacheError, OSError) as error:  # the system's own errors say what and where too
@@ -59,7 +63,7 @@ def main() -> None:
             # Once the process that says why has ended, torchrun ends this one; the other way round nobody would speak.
             time.sleep(GRACE_SECONDS)
         print_error(error)
-        sys.exit(1)
+        sys.exit(NOTHING_USABLE if isinstance(error, NothingUsableError) else 1)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # what Typer makes of Ctrl-C, without a word
             err.print("interrupted; what was committed is safe, run the same command again to go on")

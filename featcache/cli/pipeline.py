@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.cli.console import bars, duration, out, print_json, print_line, print_table
+from featcache.cli.console import Quiet, bars, duration, out, print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from featcache.commands import QuickstartSettings
@@ -25,6 +25,7 @@ def quickstart(
     keep_videos: Annotated[bool, typer.Option("--keep-videos", help="Keep the clips.")] = False,
     set_: Set = [],
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make short clips of known motion, extract real features, delete the clips, probe the store."""
     from featcache.commands import QuickstartSettings
@@ -38,6 +39,7 @@ def run(
     config: Annotated[Path, typer.Argument(help="A YAML file with a key `command`.")],
     set_: Set = [],
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Carry out what a YAML file says; every command writes such a file beside its output."""
     from featcache.commands import load, runner
@@ -52,7 +54,7 @@ def run_quickstart(settings: "QuickstartSettings", *, as_json: bool = False) -> 
     from featcache.cli.extract import draw_progress
     from featcache.shipped import load_pipeline
 
-    with bars(quiet=as_json) as drawn:
+    with bars() as drawn:
         result: dict[str, Any] = load_pipeline("quickstart").run(
             settings,
             on_stage=drawn.update,

@@ -89,7 +89,7 @@ def run_advise(settings: "AdvisePipelineSettings", *, as_json: bool = False) -> 
     from featcache.cli.extract import draw_progress
     from featcache.shipped import load_pipeline
 
-    with bars(quiet=as_json) as drawn:
+    with bars() as drawn:
         result: dict[str, Any] = load_pipeline("advise").run(
             settings, on_stage=drawn.update, on_progress=lambda progress: draw_progress(drawn, progress)
         )
@@ -124,7 +124,7 @@ def run_scale(settings: "ScalePipelineSettings", *, as_json: bool = False) -> No
     from featcache.cli.extract import draw_progress
     from featcache.shipped import load_pipeline
 
-    with bars(quiet=as_json) as drawn:
+    with bars() as drawn:
         result: dict[str, Any] = load_pipeline("scale").run(
             settings, on_stage=drawn.update, on_progress=lambda progress: draw_progress(drawn, progress)
         )
@@ -148,7 +148,7 @@ def run_svt(settings: "SvtPipelineSettings", *, as_json: bool = False) -> None:
     from featcache.cli.extract import draw_progress
     from featcache.shipped import load_pipeline
 
-    with bars(quiet=as_json) as drawn:
+    with bars() as drawn:
         result: dict[str, Any] = load_pipeline("svt").run(
             settings, on_stage=drawn.update, on_progress=lambda progress: draw_progress(drawn, progress)
         )

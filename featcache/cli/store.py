@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from featcache.cli.console import bars, out, print_facts, print_json, print_line, print_table
+from featcache.cli.console import Quiet, bars, out, print_facts, print_json, print_line, print_table
 from featcache.units import readable_bytes
 
 StorePath = Annotated[Path, typer.Argument(help="A store.")]
@@ -32,10 +32,10 @@ def info(store: StorePath, as_json: Json = False) -> None:
     rows = [
         (name, "x".join(map(str, feature["record_shape"])), feature["dtype"], feature["num_rows"],
          feature["coverage"]["ok"],
-         feature["coverage"]["failed"], readable_bytes(feature["num_bytes"]))
+         feature["coverage"]["failed"], feature["coverage"]["pending"], readable_bytes(feature["num_bytes"]))
         for name, feature in summary["features"].items()
     ]  # fmt: skip
-    print_table("features", ("name", "row", "dtype", "rows", "videos ok", "failed", "size"), rows)
+    print_table("features", ("name", "row", "dtype", "rows", "videos ok", "failed", "pending", "size"), rows)
     print_table("sampling", ("setting", "value"), list(summary["sampling"].items()))
 
 
@@ -43,13 +43,14 @@ def verify(
     store: StorePath,
     quick: Annotated[bool, typer.Option("--quick", help="Check names, sizes and records, not every byte.")] = False,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Check every file of a store against its checksums; exit code 1 if anything is wrong."""
     from featcache.store.verify import verify as check
 
     total = sum(path.is_file() for path in store.rglob("*"))
     seen = itertools.count(1)
-    with bars(quiet=as_json) as drawn:
+    with bars() as drawn:
         report = check(store, deep=not quick, progress=lambda name: drawn.update("verify", next(seen), total, name))
     if as_json:
         print_json(report.to_json())

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.cli.console import bars, print_facts, print_json, print_line, print_table
+from featcache.cli.console import Quiet, bars, print_facts, print_json, print_line, print_table
 from featcache.cli.source import Dataset, Root, Source, SplitColumn, Subset
 from featcache.cli.train import BatchSize, Device, Epochs, Json, OutFolder, Seeds, Set, drawer
 
@@ -35,6 +35,7 @@ def svt(
     out: OutFolder = None,
     set_: Set = [],
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Pre-train a video transformer end to end, from the videos: what would another view of this one say?"""
     from featcache.config import apply_overrides, parse
@@ -87,7 +88,7 @@ def run_svt(settings: "SvtSettings", *, as_json: bool = False) -> None:
     from featcache.training.world import find_world
 
     is_first = find_world().is_first
-    with bars(quiet=as_json or not is_first) as drawn:
+    with bars(quiet=not is_first) as drawn:
         result = pretrain_svt(
             settings,
             on_scan=lambda done, total: drawn.update("scan", done, total),

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.cli.console import bars, print_facts, print_json, print_line, print_table
+from featcache.cli.console import Quiet, bars, print_facts, print_json, print_line, print_table
 from featcache.cli.source import Dataset, Root, Source, SplitColumn, Subset, selected
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def advise(
     out: OutFolder = None,
     set_: Set = [],
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Pre-train a temporal module: at which rate was a clip played?"""
     from featcache.config import parse
@@ -89,6 +90,7 @@ def tmm(
     out: OutFolder = None,
     set_: Set = [],
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a temporal module and a head on labels, then score test clips, in order and out of it."""
     from featcache.config import parse
@@ -114,6 +116,7 @@ def r3d50(
     out: OutFolder = None,
     set_: Set = [],
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Pre-train an R3D-50 on playback rate end to end, from the videos: AdViSe's costly baseline."""
     from featcache.config import apply_overrides, parse
@@ -136,6 +139,7 @@ def scale(
     out: OutFolder = None,
     set_: Set = [],
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Pre-train a set predictor: which clip is hidden here, and which two sets are of one video?"""
     from featcache.config import apply_overrides, parse
@@ -193,7 +197,7 @@ def run_advise(settings: "AdviseSettings", *, as_json: bool = False) -> None:
     """Carry out ``train advise`` and print its summary."""
     from featcache.methods.advise.run import pretrain
 
-    with bars(quiet=as_json) as drawn:
+    with bars() as drawn:
         result = pretrain(settings, on_progress=drawer(drawn.update))
     print_pretext(result, as_json=as_json)
     if not as_json:
@@ -204,7 +208,7 @@ def run_r3d50(settings: "R3d50Settings", *, as_json: bool = False) -> None:
     """Carry out ``train r3d50`` and print its summary."""
     from featcache.methods.advise.end_to_end import pretrain_r3d50
 
-    with bars(quiet=as_json) as drawn:
+    with bars() as drawn:
         result = pretrain_r3d50(
             settings,
             on_scan=lambda done, total: drawn.update("scan", done, total),
@@ -217,7 +221,7 @@ def run_scale(settings: "ScaleSettings", *, as_json: bool = False) -> None:
     """Carry out ``train scale`` and print its summary."""
     from featcache.methods.scale.run import pretrain_scale
 
-    with bars(quiet=as_json) as drawn:
+    with bars() as drawn:
         result = pretrain_scale(settings, on_progress=drawer(drawn.update, items="videos"))
     if as_json:
         print_json(result.to_dict())
@@ -265,7 +269,7 @@ def run_tmm(settings: "TmmFineTuneSettings", *, as_json: bool = False) -> None:
     """Carry out ``train tmm`` and print its tables."""
     from featcache.evaluation.temporal import run_temporal
 
-    with bars(quiet=as_json) as drawn:
+    with bars() as drawn:
         result = run_temporal(settings, on_progress=drawer(drawn.update))
     if as_json:
         print_json(result.to_dict())

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from featcache.errors import ManifestError, StoreError, no_name
+from featcache.errors import ManifestError, NothingUsableError, no_name
 from featcache.evaluation.data import ProbeData, make_data
 from featcache.methods.clip_sets import store_positions
 from featcache.recipes import PositionForm
@@ -40,11 +40,18 @@ def read_data(
         ConfigError: ``positions``, and rows whose place in their video is not known.
         UnknownNameError: No such feature or label column; names the closest.
         ManifestError: The store has no labels at all, or labels that are no numbers where these are asked for.
-        StoreError: Shards are still to be extracted, or every video failed.
+        StoreError: Shards are still to be extracted.
+        NothingUsableError: Every video failed.
     """
     store = store if isinstance(store, Store) else open_store(store)
     if feature is None and len(store.features) > 1:
         raise no_name("feature", store.path, store.features)
+    if (coverage := store.coverage(feature)).failures and not coverage.ok + coverage.pending:
+        failure = coverage.failures[0]
+        raise NothingUsableError(
+            f"nothing was extracted into {store.path}, so there are no features to probe: all {coverage.total} videos "
+            f"failed, e.g. {failure.id!r} ({failure.status}: {failure.reason}); mend them and extract again"
+        )
     if not store.label_names:
         raise ManifestError(
             f"no video of {store.path} has a label, so there is nothing to probe; put videos in one folder a class, or "
@@ -55,13 +62,7 @@ def read_data(
         split_column = f"split_{label}"
     splits = store.labels(split_column) if split_column is not None else {v.id: v.split for v in store.videos.values()}
     with store.feature(feature) as features:
-        if not features.num_rows:
-            raise StoreError(
-                f"all {len(store.videos)} videos of {store.path} failed, so there are no features to probe; "
-                "see `featcache info` for the reasons"
-            )
         videos = [store.videos[video_id] for video_id in features.video_ids]
-        failures = store.coverage(features.name).failures
         rows = np.arange(features.num_rows)
         return make_data(
             read_vectors(features),
@@ -69,7 +70,7 @@ def read_data(
             videos=features.video_ids,
             labels=[labels.get(video.id) for video in videos],
             splits=[splits.get(video.id, "") for video in videos],
-            failed=Counter(splits.get(failure.id, "") for failure in failures),
+            failed=Counter(splits.get(failure.id, "") for failure in coverage.failures),
             store=str(store.path),
             feature=features.name,
             label=label,
