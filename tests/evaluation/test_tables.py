@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from featcache.errors import ManifestError, StoreError, UnknownNameError
+from featcache.errors import ManifestError, NothingUsableError, StoreError, UnknownNameError
 from featcache.evaluation.data import Coverage
 from featcache.evaluation.run import run_probe
 from featcache.evaluation.tables import read_data
@@ -90,7 +90,7 @@ def test_a_store_whose_videos_all_failed(tmp_path):
         tmp_path,
         stores.StorePlan(records={"only": RECORDS["pooled"]}, num_videos=2, failing={0: "timeout", 1: "timeout"}),
     )
-    with pytest.raises(StoreError, match=r"all 2 videos .* failed"):
+    with pytest.raises(NothingUsableError, match=r"nothing was extracted into .*: all 2 videos failed, e.g. "):
         read_data(tmp_path)
 
 
