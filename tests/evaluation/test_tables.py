@@ -71,7 +71,7 @@ def test_coverage_counts_every_video_of_each_split(store):
     ("arguments", "message"),
     [
         ({"feature": "poled"}, "unknown feature 'poled'; did you mean 'pooled'"),
-        ({}, "name one of dense, exact, pooled, tiny"),
+        ({}, r"has several features \(dense, exact, pooled, tiny\); name one"),
         ({"feature": "pooled", "label": "lable"}, "unknown label column 'lable'; did you mean 'label'"),
     ],
 )
@@ -110,5 +110,5 @@ def test_an_unfinished_store_says_so(tmp_path):
         writer.declare_feature("only", stores.make_recipe(), RECORDS["pooled"])
         generation = stores.add_generation(writer, plan)
         stores.commit(writer, generation, 0, plan)
-    with pytest.raises(StoreError, match="run the same `featcache extract` again"):
+    with pytest.raises(StoreError, match="still lacks 8 of 10 videos; run the command that fills it again"):
         read_data(tmp_path)
