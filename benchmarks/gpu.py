@@ -33,6 +33,8 @@ from gpu_parts.wheels import unpack  # noqa: E402
 MINUTES = 8.0
 GRACE_SECONDS = 10.0
 """What a part may take beyond its time before it is ended: rows look at the clock themselves."""
+USAGE = 2
+"""Exit code of a part that cannot run as it was asked to; no other could."""
 COLUMNS = ("part", "what", "result", "peak GB", "note")
 
 
@@ -103,6 +105,8 @@ def rows_of(
     problem = ""
     try:
         code = child.wait(budget + GRACE_SECONDS)
+        if code == USAGE:
+            raise SystemExit(USAGE)
         if code:
             problem = f"its process ended with {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
     except subprocess.TimeoutExpired:
@@ -132,15 +136,16 @@ def run_part(args: argparse.Namespace) -> None:
     from common import machine
     from gpu_parts.bench import Bench, DeviceLostError
 
-    from featcache.errors import FeatcacheError
+    from featcache.errors import ConfigError
     from featcache.extract.encode import resolve_device
 
     try:
         device = resolve_device(args.device)
-    except FeatcacheError as error:
-        raise SystemExit(str(error)) from error
-    if device == "cpu" and not args.small:
-        raise SystemExit("torch sees no GPU, and on a CPU the sizes would take hours; add --small")
+        if device == "cpu" and not args.small:
+            raise ConfigError("the device is the CPU, on which these sizes would take hours; add --small")
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(USAGE) from error
     facts = machine()
     if device != "cpu":
         torch.cuda.set_device(torch.device(device) if ":" in device else 0)

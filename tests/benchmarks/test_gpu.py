@@ -87,6 +87,16 @@ def test_parts_that_hang_or_crash_leave_their_rows_and_do_not_stop_the_next(monk
     assert "stopped: ended after" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_a_device_that_does_not_fit_stops_the_whole(tmp_path):
+    command = [sys.executable, str(FOLDER / "gpu.py"), "--out", str(tmp_path / "gpu.json"), "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "add --small" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "gpu.json").exists()
+
+
 def test_wheels_are_unpacked_and_two_of_one_package_are_refused(tmp_path):
     wheels = importlib.import_module("gpu_parts.wheels")
     with zipfile.ZipFile(tmp_path / "some_thing-1.0-py3-none-any.whl", "w") as archive:
