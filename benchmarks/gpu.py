@@ -146,6 +146,8 @@ def run_part(args: argparse.Namespace) -> None:
     except ConfigError as error:
         print(error, file=sys.stderr)
         raise SystemExit(USAGE) from error
+    if args.small:  # networks so small that a second thread would wait for the first
+        torch.set_num_threads(1)
     facts = machine()
     if device != "cpu":
         torch.cuda.set_device(torch.device(device) if ":" in device else 0)

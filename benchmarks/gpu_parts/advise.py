@@ -49,7 +49,7 @@ def run_cases(bench: Bench) -> None:
 def bank(bench: Bench, videos: int) -> dict[str, Any]:
     """Extract the bank."""
     began = time.perf_counter()
-    training_cost.make_store(bench.folder, num_videos=videos, device=bench.device, threads=2 if bench.is_small else 0)
+    training_cost.make_store(bench.folder, num_videos=videos, device=bench.device, threads=1 if bench.is_small else 0)
     return took(time.perf_counter() - began, "in all")
 
 

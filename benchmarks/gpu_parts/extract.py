@@ -107,7 +107,7 @@ def settings_of(bench: Bench, backbone: str, mode: str, *, cores: int) -> Extrac
             "features": [FeatureSettings(backbone=backbone, weights="random", compute=compute)],
             "sampling": SamplingSettings(layout="frames"),
             "runtime": RuntimeSettings.model_validate(
-                {"device": bench.device, "matmul": matmul, "decode_workers": cores}
+                {"device": bench.device, "matmul": matmul, "decode_workers": cores, "threads": int(bench.is_small)}
             ),
         }
     )

@@ -48,6 +48,7 @@ def step(bench: Bench, files: VideoFiles, *, batch: int, recomputes: bool, secon
         update={
             "batch_size": batch,
             "device": bench.device,
+            "threads": int(bench.is_small),
             "precision": "bfloat16",
             "tensorboard": False,
             "checkpoint_seconds": 1e9,

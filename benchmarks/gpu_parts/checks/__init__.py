@@ -23,7 +23,7 @@ NOT_SMALL = {f"backbone {name}" for name in backbones.NAMES} - {f"backbone {name
 
 def run(bench: Bench) -> None:
     """One row a check, each with as many threads on the CPU."""
-    threads = 2 if bench.is_small else torch.get_num_threads()
+    threads = torch.get_num_threads()
     for name, check in CHECKS.items():
         if not (bench.is_small and name in NOT_SMALL):
             bench.row(name, partial(_measured, check, bench, threads))
