@@ -38,7 +38,17 @@ needs_strace = pytest.mark.skipif(not faults.has_strace(), reason="strace is not
 
 def arguments(source: Path, *, shard_rows: int) -> list[str]:
     """``extract`` into the folder ``store`` of the working directory, so that all runs have the same configuration."""
-    return ["extract", str(source), *OPTIONS, "--set", f"shard_rows={shard_rows}", "--out", "store", "--json", "--quiet"]
+    return [
+        "extract",
+        str(source),
+        *OPTIONS,
+        "--set",
+        f"shard_rows={shard_rows}",
+        "--out",
+        "store",
+        "--json",
+        "--quiet",
+    ]
 
 
 @pytest.fixture(scope="module")

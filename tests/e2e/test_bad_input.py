@@ -242,9 +242,10 @@ def test_a_source_that_is_not_there_is_said_before_a_backbone_is_built(tmp_path,
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        (
+        pytest.param(
             "no_descriptors",
             r"stopped at .*no_descriptors\.mp4 \(Too many open files\): the machine failed, not the video",
+            marks=pytest.mark.slow,
         ),
         ("killed_once", r"killed at .*killed_once\.mp4 by signal 9 \(SIGKILL, .*\): the machine failed, not the video"),
     ],
