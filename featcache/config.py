@@ -7,11 +7,13 @@ import copy
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from featcache.errors import ConfigError, unknown_name
 from featcache.io import check_local
@@ -35,6 +37,29 @@ PATH_NAMES = frozenset(
     | {"weights"}
 )
 """A setting of one of these names is a path, or a list of paths."""
+
+
+class Role(Enum):
+    """What a setting is to the run that it belongs to, if it is no ordinary one.
+
+    An ordinary setting is part of the run's identity: a checkpoint that was made with another value is refused.
+    """
+
+    ASIDE = "aside"
+    INPUT = "input"
+
+
+A = TypeVar("A")
+Aside = Annotated[A, Role.ASIDE]
+"""A setting on which the trained weights do not depend: where the run goes, what is tested, how the machine is used; or
+one whose effect is among the run's inputs, such as the split that chooses its videos."""
+Input = Annotated[A, Role.INPUT]
+"""A setting that names something to read, which counts by its content and not by its path."""
+
+
+def role_of(about: FieldInfo) -> Role | None:
+    """The role of a field, or ``None`` for an ordinary one."""
+    return next((each for each in about.metadata if isinstance(each, Role)), None)
 
 
 class Settings(BaseModel):
@@ -135,7 +160,7 @@ def apply_overrides(data: Mapping[str, Any], assignments: Iterable[str]) -> dict
 
 def to_assignments(settings: Settings) -> list[str]:
     """Every leaf as ``dotted.key=value``, such that applying them to ``{}`` gives the same settings again."""
-    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in _leaves(to_dict(settings), "")]
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in leaves(to_dict(settings), "")]
 
 
 def _named(data: Any, key: str = "", *, depth: int = 8) -> Iterator[tuple[str, Any]]:
@@ -150,13 +175,14 @@ def _named(data: Any, key: str = "", *, depth: int = 8) -> Iterator[tuple[str, A
         yield key, data
 
 
-def _leaves(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of JSON-ready settings; ``prefix`` ends in a dot or is empty."""
     if isinstance(value, dict) and value:
         for key, item in value.items():
-            yield from _leaves(item, f"{prefix}{key}.")
+            yield from leaves(item, f"{prefix}{key}.")
     elif isinstance(value, list) and value and isinstance(value[0], dict):
         for index, item in enumerate(value):
-            yield from _leaves(item, f"{prefix}{index}.")
+            yield from leaves(item, f"{prefix}{index}.")
     else:
         yield prefix[:-1], value
 

@@ -19,7 +19,7 @@ from featcache.evaluation.run import SplitResult
 from featcache.evaluation.settings import IntervalSettings
 from featcache.extract.prepare import num_cores
 from featcache.extract.source import OnScan
-from featcache.io import canonical_json, put_replace, sha256_bytes
+from featcache.io import canonical_json, put_replace
 from featcache.methods.finetune.clips import RecipeSource, scoring_recipe, train_recipe
 from featcache.methods.finetune.data import FinetuneData, LabelledVideos, read_data
 from featcache.methods.finetune.module import VideoClassifier, build_classifier, check_backbone
@@ -28,6 +28,7 @@ from featcache.methods.finetune.scoring import Scores, video_scores
 from featcache.methods.finetune.settings import FinetuneSettings
 from featcache.methods.loader import ViewLoader
 from featcache.networks.counting import count_parameters
+from featcache.training.identity import Identity, digest, identity_of
 from featcache.training.logs import read_log
 from featcache.training.loop import Progress, train
 from featcache.training.runs import prepare_torch, run_folder, seed_folder
@@ -163,7 +164,7 @@ def finetune(
     weights, logs = {}, {}
     for seed in settings.training.seeds:
         module = build_classifier(settings, num_classes=data.num_taught, seed=seed, device=device)
-        recipe = _recipe(settings, module)
+        identity = _identity(settings, module, data, seed)
         here = seed_folder(folder, seed)
         with ViewLoader(_source(data.train, settings, module, seed=seed), workers=workers) as loader:
             objective = FinetuneObjective(
@@ -175,14 +176,14 @@ def finetune(
                 settings.training,
                 folder=here,
                 seed=seed,
-                identity=_identity(recipe, data, seed),
+                identity=identity,
                 facts={"method": "finetune", "backbone": settings.backbone, "classes": data.classes[: data.num_taught]},
                 on_progress=lambda progress, seed=seed: on_progress(seed, progress),  # type: ignore[misc]
             )
         logs[seed] = read_log(here)[-1]
         if not settings.frozen:
             weights[seed] = str(here / WEIGHTS)
-            facts = {"backbone": settings.backbone, "recipe": recipe, "seed": seed}
+            facts = {"backbone": settings.backbone, "recipe": dict(identity.values), "seed": seed}
             write_weights(here / WEIGHTS, module.network, facts=facts)
         for split, videos in data.tests.items():
             found = video_scores(
@@ -281,20 +282,8 @@ def _num_trained(module: VideoClassifier) -> int:
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
-def _recipe(settings: FinetuneSettings, module: VideoClassifier) -> dict[str, Any]:
-    """All settings on which the weights depend, the initial weights' hash in place of their path."""
-    aside = {
-        "out", "source", "dataset", "root", "selection", "train_split", "test_splits", "deadline_seconds", "workers",
-        "test", "weights",
-    }  # fmt: skip
-    document = settings.model_dump(mode="json", exclude=aside)
-    for name in ("seeds", "device", "matmul", "checkpoint_seconds", "tensorboard"):
-        document["training"].pop(name)
-    return {**document, "weights_hash": module.recipe.weights_hash}
-
-
-def _identity(recipe: Mapping[str, Any], data: FinetuneData, seed: int) -> str:
-    """What a checkpoint must have been made with."""
+def _identity(settings: FinetuneSettings, module: VideoClassifier, data: FinetuneData, seed: int) -> Identity:
     videos = zip(data.train.files.videos, data.train.labels.tolist(), strict=True)
     listed = [[video.id, video.content_hash, video.num_frames, data.classes[label]] for video, label in videos]
-    return sha256_bytes(canonical_json({**recipe, "videos": listed, "seed": seed}))[:32]
+    contents = {"videos": digest(listed), "weights": module.recipe.weights_hash}
+    return identity_of(settings, inputs=contents, seed=seed)

@@ -2,19 +2,19 @@
 
 from typing import Literal
 
-from featcache.config import Settings
+from featcache.config import Aside, Input, Settings
 
 
 class ClipSetSettings(Settings):
     """What is read of a store's clips."""
 
-    store: str
+    store: Input[str]
     """A store of layout ``clips`` with vectors."""
-    feature: str | None = None
+    feature: Aside[str | None] = None
     """Name of the array; null where the store has one of vectors."""
-    train_split: str = "train"
+    train_split: Aside[str] = "train"
     """Split to learn from; a store without splits is used whole."""
-    split_column: str | None = None
+    split_column: Aside[str | None] = None
     """Label column that holds the split; null: the store's own splits."""
-    storage: Literal["auto", "device", "ram"] = "auto"
+    storage: Aside[Literal["auto", "device", "ram"]] = "auto"
     """Where the rows lie while a method runs; ``auto``: on its device if they take less than half of what is free."""

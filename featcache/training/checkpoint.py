@@ -16,6 +16,7 @@ from torch import Tensor
 
 from featcache.errors import CorruptStoreError, RecipeMismatchError
 from featcache.io import put_new, put_replace, read_bytes, read_sealed, remove, safe_join, seal, sha256_bytes
+from featcache.training.identity import Identity
 
 NAME = "checkpoint.json"
 _FORMAT = "featcache-checkpoint"
@@ -27,13 +28,14 @@ class Checkpoint:
 
     Attributes:
         step: Optimiser steps done.
-        identity: What must be equal for the run to go on, e.g. a hash of settings and data.
+        identity: What must be equal for the run to go on, JSON-ready values by name; see
+            :class:`featcache.training.identity.Identity`.
         tensors: ``module.*``, ``ema.*`` and ``optimiser.*`` by name, on CPU.
         facts: JSON-ready values for the reader, e.g. the network's settings.
     """
 
     step: int
-    identity: str
+    identity: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
     facts: Mapping[str, Any]
 
@@ -52,9 +54,9 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     put_new(folder / name, data)
     document = {
         "format": _FORMAT,
-        "version": 1,
+        "version": 2,
         "step": checkpoint.step,
-        "identity": checkpoint.identity,
+        "identity": dict(checkpoint.identity),
         "facts": dict(checkpoint.facts),
         "tensors": name,
         "sha256": digest,
@@ -64,7 +66,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         remove(folder / former)
 
 
-def read_checkpoint(folder: Path, *, identity: str | None = None) -> Checkpoint | None:
+def read_checkpoint(folder: Path, *, identity: Identity | None = None) -> Checkpoint | None:
     """The checkpoint of a folder, or ``None`` if there is none.
 
     Args:
@@ -73,16 +75,24 @@ def read_checkpoint(folder: Path, *, identity: str | None = None) -> Checkpoint 
 
     Raises:
         CorruptStoreError: A damaged, missing or swapped file.
-        RecipeMismatchError: A checkpoint of other settings or data.
+        RecipeMismatchError: A checkpoint of other settings or data; names the first that differs.
     """
     if not (folder / NAME).exists():
         return None
     document = read_sealed(folder / NAME, what="checkpoint")
     if document.get("format") != _FORMAT:
         raise CorruptStoreError(f"{folder / NAME} is no checkpoint; choose another folder")
-    if identity is not None and document["identity"] != identity:
+    saved = document["identity"]
+    if isinstance(saved, str):  # version 1 kept a hash alone
+        saved = {"hash": saved}
+        if identity is not None:
+            raise RecipeMismatchError(
+                f"{folder} holds a run of an earlier featcache, which kept no settings to compare; "
+                "choose another --out, or delete it to start anew"
+            )
+    if identity is not None and (difference := identity.difference(saved)):
         raise RecipeMismatchError(
-            f"{folder} holds a run of other settings or another store; choose another --out, or delete it to start anew"
+            f"{folder} holds a run {difference}; choose another --out, or delete it to start anew"
         )
     path = safe_join(folder, document["tensors"])
     data = read_bytes(path, what="checkpoint")
@@ -92,7 +102,17 @@ def read_checkpoint(folder: Path, *, identity: str | None = None) -> Checkpoint 
         tensors = load(data)
     except SafetensorError as error:
         raise CorruptStoreError(f"checkpoint {path} cannot be read ({error}); delete {folder / NAME}") from error
-    return Checkpoint(step=document["step"], identity=document["identity"], tensors=tensors, facts=document["facts"])
+    return Checkpoint(step=document["step"], identity=saved, tensors=tensors, facts=document["facts"])
+
+
+def checkpoint_digest(folder: Path) -> str:
+    """Hex SHA-256 of the tensors of a folder's checkpoint, which changes with every step.
+
+    Raises:
+        CorruptStoreError: No checkpoint, or a damaged one.
+    """
+    found: str = read_sealed(folder / NAME, what="checkpoint")["sha256"]
+    return found
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

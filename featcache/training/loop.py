@@ -24,6 +24,7 @@ from featcache.training.checkpoint import (
 )
 from featcache.training.generators import seeded_torch
 from featcache.training.gradients import clip_each_, drop_gradients, named
+from featcache.training.identity import Identity
 from featcache.training.logs import RunLog
 from featcache.training.memory import keep_freed_memory
 from featcache.training.objective import Loss, Objective
@@ -74,7 +75,7 @@ def train(
     *,
     folder: Path,
     seed: int,
-    identity: str,
+    identity: Identity,
     facts: Mapping[str, Any],
     frozen_epochs: Mapping[str, float] = NOTHING_FROZEN,
     world: World = ALONE,
@@ -171,7 +172,7 @@ class _Run:
         *,
         folder: Path,
         seed: int,
-        identity: str,
+        identity: Identity,
         facts: Mapping[str, Any],
         frozen_epochs: Mapping[str, float],
         world: World,
@@ -225,7 +226,7 @@ class _Run:
             tensors |= {f"ema.{name}": tensor for name, tensor in self._average.state_dict().items()}
         write_checkpoint(
             self._folder,
-            Checkpoint(step=step, identity=self._identity, tensors=_unshared(tensors), facts=self._facts),
+            Checkpoint(step=step, identity=self._identity.values, tensors=_unshared(tensors), facts=self._facts),
         )
 
     def step(self, number: int, batches: Iterator[list[Any]]) -> float:

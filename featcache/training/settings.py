@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from featcache.config import Settings
+from featcache.config import Aside, Settings
 from featcache.errors import ConfigError
 from featcache.extract.settings import Matmul
 
@@ -80,18 +80,18 @@ class TrainingSettings(Settings):
     """Largest norm of the gradient of each parameter by itself (DINO); null: as it comes."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Keep an exponential average of the weights too, and evaluate it."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: Aside[tuple[int, ...]] = (0,)
     """One run a seed; every draw of a run is a function of its seed."""
-    device: str = "auto"
+    device: Aside[str] = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
-    matmul: Matmul = "highest"
+    matmul: Aside[Matmul] = "highest"
     """Products of float32 on a GPU, convolutions too: ``highest``, or ``high`` for TF32, which is faster and rounds to
     10 bits."""
     threads: int = Field(default=0, ge=0)
     """Threads of a process on CPU; 0: all cores, divided among processes. The same number gives the same bits."""
-    checkpoint_seconds: float = Field(default=300.0, ge=0, allow_inf_nan=False)
+    checkpoint_seconds: Aside[float] = Field(default=300.0, ge=0, allow_inf_nan=False)
     """Longest time between checkpoints; there is one at the end of a run in any case."""
-    tensorboard: bool = True
+    tensorboard: Aside[bool] = True
     """Write TensorBoard events beside ``log.jsonl``."""
 
     def model_post_init(self, context: object) -> None:

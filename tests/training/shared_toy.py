@@ -10,6 +10,7 @@ from torch.nn import functional
 from featcache.errors import FeatcacheError, ManifestError
 from featcache.seeding import seed_for
 from featcache.training.generators import seeded_torch
+from featcache.training.identity import Identity
 from featcache.training.loop import train
 from featcache.training.objective import Loss
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
@@ -26,6 +27,7 @@ SETTINGS = TrainingSettings(
     tensorboard=False,
 )
 FROZEN = {"0.": 2.5}
+TOY = Identity(values={"what": "toy"})
 
 
 class SharedToy:
@@ -65,7 +67,7 @@ def run(folder, world=ALONE, *, objective=None, settings=SETTINGS):
         settings,
         folder=folder,
         seed=3,
-        identity="toy",
+        identity=TOY,
         facts={},
         frozen_epochs=FROZEN,
         world=world,

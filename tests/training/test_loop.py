@@ -13,11 +13,14 @@ from featcache.errors import CorruptStoreError, RecipeMismatchError
 from featcache.seeding import seed_for
 from featcache.training.checkpoint import NAME, read_checkpoint
 from featcache.training.generators import seeded_torch
+from featcache.training.identity import Identity
 from featcache.training.logs import read_log
 from featcache.training.loop import DivergedError, Progress, train
 from featcache.training.objective import Loss
 from featcache.training.schedules import learning_rate_factor
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
+
+TOY = Identity(values={"what": "toy"})
 
 
 class Toy:
@@ -70,7 +73,7 @@ FROZEN = {"0.": 2.5}
 
 
 def run(
-    folder, settings=SETTINGS, *, objective=None, on_progress=lambda progress: None, identity="toy", frozen_epochs=None
+    folder, settings=SETTINGS, *, objective=None, on_progress=lambda progress: None, identity=TOY, frozen_epochs=None
 ):
     return train(
         objective or Toy(),
@@ -198,8 +201,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path)
 
 def test_another_run_is_refused(tmp_path):
     run(tmp_path, SETTINGS.model_copy(update={"epochs": 2}))
-    with pytest.raises(RecipeMismatchError, match="other settings"):
-        run(tmp_path, identity="another")
+    with pytest.raises(RecipeMismatchError, match="with what 'toy', which is 'another' here"):
+        run(tmp_path, identity=Identity(values={"what": "another"}))
 
 
 def test_damage_is_found(tmp_path):

@@ -10,7 +10,7 @@ from featcache.extract.source import OnScan
 from featcache.io import canonical_json, put_replace
 from featcache.methods.advise.cost import MEGA, measured_cost
 from featcache.methods.advise.pretext import PlaybackRateObjective
-from featcache.methods.advise.run import OnSeed, PretextResult, ignore, run_identity
+from featcache.methods.advise.run import OnSeed, PretextResult, clip_contents, ignore
 from featcache.methods.advise.settings import R3d50Settings
 from featcache.methods.choice import training_videos
 from featcache.methods.listing import list_videos, open_usable
@@ -18,6 +18,7 @@ from featcache.methods.videos import PixelSource
 from featcache.networks.counting import count_parameters
 from featcache.networks.r3d50 import R3d50
 from featcache.training.generators import seeded_torch
+from featcache.training.identity import identity_of
 from featcache.training.logs import read_log
 from featcache.training.loop import train
 from featcache.training.runs import prepare_torch, run_folder, seed_folder
@@ -63,7 +64,7 @@ def pretrain_r3d50(
             settings.training,
             folder=seed_folder(folder, seed),
             seed=seed,
-            identity=run_identity(settings.model_dump(mode="json", exclude={"out", "source", "root"}), source, seed),
+            identity=identity_of(settings, inputs=clip_contents(source, videos, name="source"), seed=seed),
             facts={"method": "r3d50", "width": settings.width, "num_classes": len(settings.clips.rates)},
             on_progress=lambda progress, seed=seed: on_progress(seed, progress),  # type: ignore[misc]
         )

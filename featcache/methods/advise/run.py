@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from featcache.config import to_yaml
 from featcache.errors import ConfigError, NonFiniteFeatureError
-from featcache.io import canonical_json, put_replace, sha256_bytes
+from featcache.io import canonical_json, put_replace
 from featcache.methods.advise.cost import counted_cost, measured_cost
 from featcache.methods.advise.finetune import FineTuneObjective
 from featcache.methods.advise.pretext import PlaybackRateObjective
@@ -22,7 +22,9 @@ from featcache.methods.online import open_source
 from featcache.networks.tmm import TmmClassifier
 from featcache.networks.tmm_settings import TmmSettings
 from featcache.store.reader import open_store
+from featcache.training.checkpoint import checkpoint_digest
 from featcache.training.generators import seeded_torch
+from featcache.training.identity import digest, identity_of
 from featcache.training.logs import read_log
 from featcache.training.loop import Progress, train, trained_state
 from featcache.training.runs import find_seed, prepare_torch, run_folder, seed_folder
@@ -93,7 +95,7 @@ def pretrain(
             settings.training,
             folder=seed_folder(folder, seed),
             seed=seed,
-            identity=run_identity(settings.model_dump(mode="json", exclude={"out"}), bank, seed),
+            identity=identity_of(settings, inputs=clip_contents(bank, videos), seed=seed),
             facts={"method": "advise", "tmm": dataclasses.asdict(settings.tmm), "width_in": bank.shape[2]},
             on_progress=lambda progress, seed=seed: on_progress(seed, progress),  # type: ignore[misc]
         )
@@ -151,15 +153,15 @@ def fine_tune(
     module.to(device)
     objective = FineTuneObjective(bank, videos, labels, settings, module=module, seed=seed)
     check_finite(objective, bank)
-    identity = run_identity(
-        {**settings.model_dump(mode="json", exclude={"out", "test_clips", "test_splits", "order_test"})}, bank, seed
-    )
+    contents = {**clip_contents(bank, videos), "labels": digest([labels.tolist(), num_classes])}
+    if settings.init is not None:
+        contents["init"] = checkpoint_digest(find_seed(Path(settings.init), seed))
     trained = train(
         objective,
         settings.training,
         folder=folder,
         seed=seed,
-        identity=identity,
+        identity=identity_of(settings, inputs=contents, seed=seed),
         facts={"method": "tmm", "tmm": dataclasses.asdict(tmm), "width_in": bank.shape[2], "num_classes": num_classes},
         on_progress=lambda progress: on_progress(seed, progress),
     )
@@ -210,10 +212,6 @@ def check_finite(objective: PlaybackRateObjective | FineTuneObjective, bank: Cli
             )
 
 
-def run_identity(settings: Mapping[str, Any], bank: ClipSource, seed: int) -> str:
-    """What a checkpoint must have been made with."""
-    training = dict(settings["training"])
-    for name in ("seeds", "device", "matmul", "checkpoint_seconds", "tensorboard"):
-        training.pop(name)
-    document = {**settings, "training": training, "bank": bank.identity, "seed": seed}
-    return sha256_bytes(canonical_json(document))[:32]
+def clip_contents(source: ClipSource, videos: npt.NDArray[np.int64], *, name: str = "bank.store") -> dict[str, str]:
+    """Digests of what a run reads: a source under the name of its setting, and which of its videos teach."""
+    return {name: source.identity, "videos": digest([source.video_ids[video] for video in videos.tolist()])}

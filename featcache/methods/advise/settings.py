@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from featcache.config import Settings
+from featcache.config import Aside, Input, Settings
 from featcache.data.selection import Selection
 from featcache.errors import ConfigError
 from featcache.extract.settings import check_source
@@ -60,7 +60,7 @@ class AdviseSettings(Settings):
         schedule=ScheduleSettings(warmup_epochs=5.0),
     )
     """The loop; the defaults are the released configuration for UCF101."""
-    out: str | None = None
+    out: Aside[str | None] = None
     """Folder of the run; null: ``runs/<store>/advise-<hash>``."""
 
 
@@ -71,13 +71,13 @@ class TmmFineTuneSettings(Settings):
     """The command this file repeats."""
     bank: BankSettings
     """Where maps come from."""
-    label: str = "label"
+    label: Aside[str] = "label"
     """Label column."""
-    init: str | None = None
+    init: Input[str | None] = None
     """Folder of a ``train advise`` run whose module to start from; null: from scratch."""
     tmm: TmmSettings | None = None
     """The temporal module; null: that of ``init``, or the released one."""
-    compare_scratch: bool = False
+    compare_scratch: Aside[bool] = False
     """With ``init``: train from scratch too, with the same seeds, and report the difference (the paper's Delta)."""
     sampler: Literal["random", "spread"] = "random"
     """Training clips: ``random``: from a random start at ``stride``; ``spread``: over the whole video (Diving48)."""
@@ -87,13 +87,13 @@ class TmmFineTuneSettings(Settings):
     """Distance of a clip's frames, in source frames."""
     num_clips: int = Field(default=1, ge=1)
     """Training clips a video and step."""
-    labels_per_class: int | None = Field(default=None, ge=1)
+    labels_per_class: Aside[int | None] = Field(default=None, ge=1)
     """Use so many training videos of each class, the same for all runs; null: all."""
-    test_clips: int = Field(default=10, ge=1)
+    test_clips: Aside[int] = Field(default=10, ge=1)
     """Test clips a video, equally spaced; times the store's crops of a test frame they are the views."""
-    test_splits: tuple[str, ...] | None = None
+    test_splits: Aside[tuple[str, ...] | None] = None
     """Splits to score; null: all others."""
-    order_test: bool = True
+    order_test: Aside[bool] = True
     """Score test clips with frames reversed, shuffled, and one frame repeated too."""
     training: TrainingSettings = TrainingSettings(
         epochs=50,
@@ -102,7 +102,7 @@ class TmmFineTuneSettings(Settings):
         schedule=ScheduleSettings(warmup_epochs=5.0),
     )
     """The loop. The paper does not state the optimisation of this stage; these are our choice."""
-    out: str | None = None
+    out: Aside[str | None] = None
     """Folder of the run; null: ``runs/<store>/tmm-<hash>``."""
 
     def model_post_init(self, context: object) -> None:
@@ -116,19 +116,19 @@ class R3d50Settings(Settings):
 
     command: Literal["train-r3d50"] = "train-r3d50"
     """The command this file repeats."""
-    source: str | None = None
+    source: Aside[str | None] = None
     """A folder of videos, or a CSV, JSONL or Parquet listing; null where ``dataset`` is given."""
-    dataset: str | None = None
+    dataset: Aside[str | None] = None
     """A public data set by its official lists, e.g. ``ucf101``; null where ``source`` is given."""
-    root: str | None = None
+    root: Aside[str | None] = None
     """Folder with the videos and the lists of ``dataset``."""
-    selection: Selection = Selection()
+    selection: Aside[Selection] = Selection()
     """Which split counts, and what is taken of the listed videos."""
-    train_split: str = "train"
+    train_split: Aside[str] = "train"
     """Split to learn from; a source without splits is used whole."""
     decoder: str = "pyav"
     """Decoder of the frames."""
-    deadline_seconds: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    deadline_seconds: Aside[float] = Field(default=60.0, gt=0, allow_inf_nan=False)
     """While scanning, a file that shows no sign of life for so long is left out."""
     size: int = Field(default=224, ge=32)
     """Side of a frame in pixels."""
@@ -147,7 +147,7 @@ class R3d50Settings(Settings):
         schedule=ScheduleSettings(warmup_epochs=10.0, warmup_factor=0.025),
     )
     """The loop; the defaults are the released configuration of the baseline."""
-    out: str | None = None
+    out: Aside[str | None] = None
     """Folder of the run; null: ``runs/<source>/r3d50-<hash>``."""
 
     def model_post_init(self, context: object) -> None:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from featcache.config import Settings
+from featcache.config import Aside, Input, Settings
 from featcache.data.selection import Selection
 from featcache.errors import ConfigError
 from featcache.extract.settings import check_source
@@ -73,29 +73,29 @@ class FinetuneSettings(Settings):
 
     command: Literal["train-finetune"] = "train-finetune"
     """The command this file repeats."""
-    source: str | None = None
+    source: Aside[str | None] = None
     """A folder of videos, or a CSV, JSONL or Parquet listing; null where ``dataset`` is given."""
-    dataset: str | None = None
+    dataset: Aside[str | None] = None
     """A public data set by its official lists, e.g. ``ucf101``; null where ``source`` is given."""
-    root: str | None = None
+    root: Aside[str | None] = None
     """Folder with the videos and the lists of ``dataset``."""
-    selection: Selection = Selection()
+    selection: Aside[Selection] = Selection()
     """Which split counts, and what is taken of the listed videos."""
-    label: str = "label"
+    label: Aside[str] = "label"
     """Label column."""
-    train_split: str = "train"
+    train_split: Aside[str] = "train"
     """Split to learn from."""
-    test_splits: tuple[str, ...] | None = None
+    test_splits: Aside[tuple[str, ...] | None] = None
     """Splits to score; null: all others."""
     decoder: str = "pyav"
     """Decoder of the frames."""
-    deadline_seconds: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    deadline_seconds: Aside[float] = Field(default=60.0, gt=0, allow_inf_nan=False)
     """While scanning, a file that shows no sign of life for so long is left out."""
-    workers: int | None = Field(default=None, ge=0)
+    workers: Aside[int | None] = Field(default=None, ge=0)
     """Processes that decode; 0: a thread beside the training; null: one a core. Pixels are the same."""
     backbone: str
     """Registry name, e.g. ``svt-b`` or ``svt-b-slowfast``; image backbones are averaged over frames."""
-    weights: str = "default"
+    weights: Input[str] = "default"
     """``default``, ``random`` (the same for every seed) or the path of a file."""
     layer: str = "last"
     """Layer that the head reads; ``last`` is the backbone's default."""
@@ -113,11 +113,11 @@ class FinetuneSettings(Settings):
     """Dropout before the head."""
     clips: FinetuneClipSettings = FinetuneClipSettings()
     """Training clips."""
-    test: FinetuneTestSettings = FinetuneTestSettings()
+    test: Aside[FinetuneTestSettings] = FinetuneTestSettings()
     """Test views."""
     training: TrainingSettings = FULL
     """The loop; the defaults are SVT's."""
-    out: str | None = None
+    out: Aside[str | None] = None
     """Folder of the run; null: ``runs/<source>/finetune-<hash>``."""
 
     def model_post_init(self, context: object) -> None:

@@ -18,9 +18,9 @@ from torch.func import functional_call, stack_module_state
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from featcache.io import canonical_json, sha256_bytes
 from featcache.methods.scale.objective import ScaleObjective, SetBatch, compared
 from featcache.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from featcache.training.identity import Identity
 from featcache.training.logs import RunLog, read_log
 from featcache.training.loop import Progress, train, trained_state
 from featcache.training.objective import Loss
@@ -145,7 +145,7 @@ def train_stack(
     settings: TrainingSettings,
     *,
     folder: Path,
-    identities: Mapping[int, str],
+    identities: Mapping[int, Identity],
     facts: Mapping[str, Any],
     on_progress: Callable[[int, Progress], None],
 ) -> None:
@@ -183,7 +183,7 @@ def train_stack(
             settings.model_copy(update={"tensorboard": False}),
             folder=folder / NAME,
             seed=seeds[0],
-            identity=sha256_bytes(canonical_json([identities[seed] for seed in seeds]))[:32],
+            identity=Identity(values={f"seed {seed}": identities[seed].digest for seed in seeds}),
             facts=facts,
             on_progress=report,
         )
@@ -191,12 +191,12 @@ def train_stack(
         for place, seed in enumerate(seeds):
             if seed in left:
                 _write_log(seed_folder(folder, seed), lines, seed, len(seeds), tensorboard=settings.tensorboard)
-                write_checkpoint(seed_folder(folder, seed), _own(checkpoint, place, identity=identities[seed]))
+                write_checkpoint(seed_folder(folder, seed), _own(checkpoint, place, identity=identities[seed].values))
     if (folder / NAME).exists():
         shutil.rmtree(folder / NAME)
 
 
-def _own(checkpoint: Checkpoint, place: int, *, identity: str) -> Checkpoint:
+def _own(checkpoint: Checkpoint, place: int, *, identity: Mapping[str, Any]) -> Checkpoint:
     """The part of one seed; numbers without an axis, such as counts of steps, are everyone's."""
     own = {name: tensor[place] if tensor.ndim else tensor for name, tensor in checkpoint.tensors.items()}
     return dataclasses.replace(checkpoint, identity=identity, tensors=own)

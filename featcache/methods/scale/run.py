@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from featcache.config import to_yaml
-from featcache.io import canonical_json, put_replace, sha256_bytes
+from featcache.io import canonical_json, put_replace
 from featcache.methods.clip_sets import ClipSets, open_clip_sets, placed
 from featcache.methods.scale.batched import train_stack
 from featcache.methods.scale.heads import ScalePretraining
@@ -18,6 +18,7 @@ from featcache.methods.scale.settings import Coordinates, ScaleSettings
 from featcache.networks.set_predictor import SetPredictor
 from featcache.seeding import rng_for
 from featcache.training.generators import seeded_torch
+from featcache.training.identity import Identity, identity_of
 from featcache.training.logs import read_log
 from featcache.training.loop import Progress, train
 from featcache.training.runs import prepare_torch, run_folder, seed_folder
@@ -144,12 +145,12 @@ def with_coordinates(sets: ClipSets, kind: Coordinates) -> ClipSets:
     return dataclasses.replace(sets, positions=sets.positions[torch.from_numpy(order).to(sets.positions.device)])
 
 
-def _identity(settings: ScaleSettings, sets: ClipSets, seed: int) -> str:
-    """What a checkpoint must have been made with."""
-    document = settings.model_dump(mode="json", exclude={"out": True, "sets": {"store", "storage"}})
-    seeds = document["training"].pop("seeds")
-    for name in ("device", "matmul", "checkpoint_seconds", "tensorboard"):
-        document["training"].pop(name)
-    if document.pop("batched_seeds") and len(seeds) > 1:
-        document["seeds"] = seeds  # what dropout draws for one depends on the others
-    return sha256_bytes(canonical_json({**document, "clips": sets.identity, "seed": seed}))[:32]
+def _identity(settings: ScaleSettings, sets: ClipSets, seed: int) -> Identity:
+    seeds = list(settings.training.seeds)
+    together = settings.batched_seeds and len(seeds) > 1  # what dropout draws for one depends on the others
+    return identity_of(
+        settings,
+        inputs={"sets.store": sets.identity},
+        seed=seed,
+        beside={"seeds trained as one": seeds} if together else {},
+    )

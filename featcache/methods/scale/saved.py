@@ -9,6 +9,7 @@ from featcache.errors import ConfigError
 from featcache.methods.scale.settings import Coordinates
 from featcache.networks.set_predictor import SetPredictor
 from featcache.networks.set_predictor_settings import SetPredictorSettings
+from featcache.training.identity import digest
 from featcache.training.loop import trained_state
 from featcache.training.runs import find_seed
 
@@ -60,7 +61,7 @@ def load_predictor(folder: Path, *, seed: int | None = None, device: torch.devic
         settings=settings,
         width_in=width,
         coordinates=checkpoint.facts["coordinates"],
-        identity=f"{checkpoint.identity}-{checkpoint.step}",
+        identity=f"{digest(checkpoint.identity)}-{checkpoint.step}",
     )
 
 

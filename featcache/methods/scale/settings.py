@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from featcache.config import Settings
+from featcache.config import Aside, Settings
 from featcache.errors import ConfigError
 from featcache.methods.clip_set_settings import ClipSetSettings
 from featcache.networks.set_predictor_settings import SetPredictorSettings
@@ -89,9 +89,9 @@ class ScaleSettings(Settings):
     """The loop; the defaults are the published ones, with a warm-up over 5 % of the steps."""
     compile: bool = False
     """Compile the predictor with ``torch.compile``; it takes a minute and pays in long runs on a GPU."""
-    batched_seeds: bool = False
+    batched_seeds: Aside[bool] = False
     """Train all seeds as one stack, each on its own batches; it spares launches on a GPU and nothing on a CPU."""
-    out: str | None = None
+    out: Aside[str | None] = None
     """Folder of the run; null: ``runs/<store>/scale-<hash>``."""
 
     def model_post_init(self, context: object) -> None:

@@ -13,7 +13,7 @@ from featcache.data.hashing import content_hash
 from featcache.data.types import VideoRecord
 from featcache.errors import WeightsError
 from featcache.extract.source import OnScan
-from featcache.io import canonical_json, put_replace, sha256_bytes
+from featcache.io import canonical_json, put_replace
 from featcache.methods.listing import UsableVideos, list_videos, of_split, open_usable
 from featcache.methods.loader import ViewLoader
 from featcache.methods.svt.module import build_module
@@ -23,6 +23,7 @@ from featcache.methods.svt.settings import SvtSettings
 from featcache.methods.svt.source import SvtViewSource
 from featcache.methods.svt.views import short_views
 from featcache.networks.counting import count_parameters
+from featcache.training.identity import digest, identity_of
 from featcache.training.logs import read_log
 from featcache.training.loop import Progress, train
 from featcache.training.runs import cores_of, prepare_torch, run_folder, seed_folder
@@ -107,7 +108,7 @@ def _pretrain(settings: SvtSettings, world: World, *, on_scan: OnScan, on_progre
     name = Path(settings.source or settings.dataset or "").stem
     folder = run_folder(settings, out=settings.out, store=name, name="svt")
     workers = cores_of(world) if settings.workers is None else settings.workers
-    recipe = _recipe(settings)
+    contents = _contents(settings, files.videos)
     weights, logs = {}, {}
     for seed in settings.training.seeds:
         module = build_module(settings, seed=seed).to(device)
@@ -121,7 +122,7 @@ def _pretrain(settings: SvtSettings, world: World, *, on_scan: OnScan, on_progre
                 settings.training,
                 folder=here,
                 seed=seed,
-                identity=_identity(recipe, files.videos, seed),
+                identity=identity_of(settings, inputs=contents, seed=seed),
                 facts={"method": "svt", "size": settings.size},
                 frozen_epochs={"student.head.last_layer.": settings.head.frozen_epochs},
                 world=world,
@@ -134,7 +135,7 @@ def _pretrain(settings: SvtSettings, world: World, *, on_scan: OnScan, on_progre
             facts = {
                 "backbone": _STEM_OF[settings.size],
                 "network": dataclasses.asdict(network.config),
-                "recipe": recipe,
+                "recipe": dict(identity_of(settings, inputs=contents, seed=seed).values),
                 "seed": seed,
             }
             write_weights(here / TEACHER, network, facts=facts)
@@ -191,21 +192,12 @@ def open_videos(settings: SvtSettings, *, on_scan: OnScan = lambda done, total: 
     return usable
 
 
-def _recipe(settings: SvtSettings) -> dict[str, Any]:
-    """All settings on which the weights depend, a file's hash in place of its path, without where videos come from."""
-    aside = {"out", "source", "dataset", "root", "selection", "train_split", "deadline_seconds", "workers"}
-    document = settings.model_dump(mode="json", exclude=aside)
-    for name in ("seeds", "device", "matmul", "checkpoint_seconds", "tensorboard"):
-        document["training"].pop(name)
+def _contents(settings: SvtSettings, videos: Sequence[VideoRecord]) -> dict[str, str]:
+    """Digests of what a run reads: its videos, and the weights that it starts from."""
+    contents = {"videos": digest([[video.id, video.content_hash, video.num_frames] for video in videos])}
     if settings.init.weights is not None:
-        document["init"]["weights"] = content_hash(Path(settings.init.weights).expanduser())
-    return document
-
-
-def _identity(recipe: Mapping[str, Any], videos: Sequence[VideoRecord], seed: int) -> str:
-    """What a checkpoint must have been made with."""
-    listed = [[video.id, video.content_hash, video.num_frames] for video in videos]
-    return sha256_bytes(canonical_json({**recipe, "videos": listed, "seed": seed}))[:32]
+        contents["init.weights"] = content_hash(Path(settings.init.weights).expanduser())
+    return contents
 
 
 def _watched(on_progress: OnSeed, settings: SvtSettings, *, folder: Path, seed: int) -> Callable[[Progress], None]:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from featcache.config import Settings
+from featcache.config import Aside, Input, Settings
 from featcache.data.selection import Selection
 from featcache.errors import ConfigError
 from featcache.extract.settings import check_source
@@ -150,7 +150,7 @@ class SvtInitSettings(Settings):
 
     start: Literal["random", "image", "checkpoint"] = "random"
     """``image``: a ViT of the same size trained on images, e.g. DINO's; ``checkpoint``: an SVT."""
-    weights: str | None = None
+    weights: Input[str | None] = None
     """Their file, e.g. ``dino_vitbase16_pretrain.pth``."""
     copies_to_time: bool = True
     """``image``: attention over time starts as a copy of that over space, as released; false: at random, as printed."""
@@ -167,21 +167,21 @@ class SvtSettings(Settings):
 
     command: Literal["train-svt"] = "train-svt"
     """The command this file repeats."""
-    source: str | None = None
+    source: Aside[str | None] = None
     """A folder of videos, or a CSV, JSONL or Parquet listing; null where ``dataset`` is given."""
-    dataset: str | None = None
+    dataset: Aside[str | None] = None
     """A public data set by its official lists, e.g. ``kinetics400``; null where ``source`` is given."""
-    root: str | None = None
+    root: Aside[str | None] = None
     """Folder with the videos and the lists of ``dataset``."""
-    selection: Selection = Selection()
+    selection: Aside[Selection] = Selection()
     """Which split counts, and what is taken of the listed videos."""
-    train_split: str = "train"
+    train_split: Aside[str] = "train"
     """Split to learn from; a source without splits is used whole."""
     decoder: str = "pyav"
     """Decoder of the frames."""
-    deadline_seconds: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    deadline_seconds: Aside[float] = Field(default=60.0, gt=0, allow_inf_nan=False)
     """While scanning, a file that shows no sign of life for so long is left out."""
-    workers: int | None = Field(default=None, ge=0)
+    workers: Aside[int | None] = Field(default=None, ge=0)
     """Processes that decode; 0: a thread beside the training; null: one a core. Pixels are the same."""
     size: Size = "base"
     """``tiny`` (4 blocks of width 192), ``small`` (12 of 384) or ``base`` (12 of 768)."""
@@ -209,7 +209,7 @@ class SvtSettings(Settings):
         clip_each_norm=3.0,
     )
     """The loop; the defaults are the paper's, the rate scaled as released: 6.25e-5 at 32 videos, down to 1e-6."""
-    out: str | None = None
+    out: Aside[str | None] = None
     """Folder of the run; null: ``runs/<source>/svt-<hash>``."""
 
     def model_post_init(self, context: object) -> None:

@@ -12,6 +12,7 @@ from featcache.methods.bank_settings import BankSettings
 from featcache.networks.tmm import TmmClassifier
 from featcache.networks.tmm_settings import TmmSettings
 from featcache.training.generators import seeded_torch
+from featcache.training.identity import Identity
 from featcache.training.logs import read_log
 from featcache.training.loop import train
 from featcache.training.settings import OptimiserSettings, TrainingSettings
@@ -98,7 +99,7 @@ def test_the_rate_is_learnt_with_a_kernel_of_three(tmp_path):
         seed=0,
     )
     settings = TrainingSettings(epochs=40, batch_size=16, optimiser=OptimiserSettings(lr=0.01), tensorboard=False)
-    train(objective, settings, folder=tmp_path, seed=0, identity="", facts={})
+    train(objective, settings, folder=tmp_path, seed=0, identity=Identity(values={}), facts={})
     log = read_log(tmp_path)
     assert log[-1]["accuracy"] > 0.6 > log[0]["accuracy"]
 
