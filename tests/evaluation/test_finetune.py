@@ -81,7 +81,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(manifest, straight, tmp_path):
         folder / "seed-0" / "backbone.safetensors"
     ).read_bytes()
     assert resumed.splits == result.splits
-    with pytest.raises(RecipeMismatchError, match="other settings"):
+    with pytest.raises(RecipeMismatchError, match="a run with training.epochs 4, which is 5 here"):
         finetune(settings(manifest, tmp_path, training=training(epochs=5)))
     finetune(settings(manifest, tmp_path, training=training(epochs=4), test=FinetuneTestSettings(num_clips=2)))
 
@@ -95,7 +95,7 @@ def test_a_tuned_backbone_extracts(straight):
     assert backbone.weights_hash != fresh.weights_hash
     with safe_open(result.weights[0], "pt") as file:
         facts = json.loads(file.metadata()["featcache"])
-    assert (facts["backbone"], facts["recipe"]["weights_hash"]) == ("svt-tiny", fresh.weights_hash)
+    assert (facts["backbone"], facts["recipe"]["content of weights"]) == ("svt-tiny", fresh.weights_hash)
 
 
 def test_the_head_alone_leaves_the_backbone_as_it_is(manifest, tmp_path):
