@@ -79,6 +79,10 @@ class Settings(BaseModel):
 
 T = TypeVar("T", bound=Settings)
 
+_MAX_DEPTH = 50
+_MAX_VALUES = 1_000_000
+_MAX_INT = (1 << 63) - 1
+
 
 def to_dict(settings: Settings) -> dict[str, Any]:
     """The complete settings as JSON-ready values, in declaration order."""
@@ -94,6 +98,13 @@ def to_yaml(settings: Settings) -> str:
 class _Loader(yaml.SafeLoader):
     """YAML without code, in which a key that is given twice is an error: plain YAML takes the last."""
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """A whole number of at most 64 bits."""
+        value: int = super().construct_yaml_int(node)
+        if not -_MAX_INT <= value <= _MAX_INT:
+            raise ConfigError(f"the whole number {node.value!r:.40} has more than 64 bits")
+        return value
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A mapping of distinct keys."""
         seen: set[str] = set()
@@ -107,6 +118,75 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def read_yaml(text: str) -> Any:
+    """The value that YAML stands for.
+
+    Raises:
+        ConfigError: It is no YAML, or none of plain and moderate values; the message says why.
+    """
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count_values(node, {})
+        return loader.construct_document(node)
+    except ConfigError:
+        raise
+    except yaml.YAMLError as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    except RecursionError as error:
+        raise ConfigError("it is nested deeper than settings are") from error
+    except (ValueError, OverflowError, TypeError, LookupError, AttributeError) as error:  # e.g. 2001-13-45, or 0b
+        raise ConfigError(f"it holds a number or date that cannot be read ({str(error).partition(';')[0]})") from error
+
+
+def _count_values(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Values and depth of a node when its references are written out: a few lines may stand for any number of values.
+
+    Args:
+        node: The node.
+        known: Counts of nodes by identity; (0, 0) while a node is being counted.
+    """
+    if isinstance(node, yaml.ScalarNode):
+        return 1, 1
+    line = node.start_mark.line + 1 if node.start_mark is not None else 0
+    if id(node) not in known:
+        known[id(node)] = (0, 0)
+        parts = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
+        counts = [_count_values(part, known) for part in parts]
+        known[id(node)] = 1 + sum(num for num, _ in counts), 1 + max((depth for _, depth in counts), default=0)
+    num_values, depth = known[id(node)]
+    if not num_values:
+        raise ConfigError(f"the value in line {line} refers to itself")
+    if num_values > _MAX_VALUES or depth > _MAX_DEPTH:
+        what = f"nested more than {_MAX_DEPTH} deep" if depth > _MAX_DEPTH else f"more than {_MAX_VALUES} values"
+        raise ConfigError(f"the value in line {line} is {what}; settings are not")
+    return num_values, depth
+
+
+def read_json(path: Path, *, what: str) -> dict[str, Any]:
+    """Read a JSON file that holds one object, e.g. the result of a run.
+
+    Args:
+        path: The file.
+        what: What it is, and what writes it, for the message, e.g. ``"result of `featcache train`"``.
+
+    Raises:
+        ConfigError: The file is missing, is no JSON, or holds something else.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is no {what} ({str(error).partition(';')[0]}); make it anew") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} is no {what}, it holds {type(data).__name__}; make it anew")
+    return data
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping.
 
@@ -115,12 +195,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """
     check_local(path)
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  a SafeLoader
+        data = read_yaml(path.read_text(encoding="utf-8"))
     except ConfigError as error:
-        raise ConfigError(f"{str(path)!r}: {error}") from error
+        raise ConfigError(f"{str(path)!r} cannot be read as YAML: {error}") from error
     except FileNotFoundError as error:
         raise ConfigError(f"no configuration file {str(path)!r}; see configs/ for the shipped ones") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{str(path)!r} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{str(path)!r} holds {type(data).__name__}, not a mapping of settings")
@@ -151,8 +231,8 @@ def apply_overrides(data: Mapping[str, Any], assignments: Iterable[str]) -> dict
         if not equals or not key:
             raise ConfigError(f"cannot set {assignment!r}; write KEY=VALUE, e.g. sampling.num_clips=8")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            value = read_yaml(text)
+        except ConfigError as error:
             raise ConfigError(f"the value of {assignment!r} is no YAML value; quote it") from error
         _assign(result, key, value)
     return result
@@ -192,9 +272,9 @@ def _assign(data: dict[str, Any], key: str, value: Any) -> None:
     node: Any = data
     for depth, part in enumerate([*parents, last]):
         is_last = depth == len(parents)
-        following = value if is_last else ([] if [*parents, last][depth + 1].isdigit() else {})
+        following = value if is_last else ([] if _is_position([*parents, last][depth + 1]) else {})
         if isinstance(node, list):
-            if not part.isdigit() or int(part) > len(node):
+            if not _is_position(part) or int(part) > len(node):
                 raise ConfigError(f"cannot set {key!r}: {part!r} is no position in a list of {len(node)}")
             if int(part) == len(node):
                 node.append(following)
@@ -209,6 +289,11 @@ def _assign(data: dict[str, Any], key: str, value: Any) -> None:
             raise ConfigError(f"cannot set {key!r}: {part!r} lies inside a single value")
 
 
+def _is_position(part: str) -> bool:
+    """Whether a part of a key is a place in a list; a number of more digits than lists have places is a name."""
+    return part.isascii() and part.isdigit() and len(part) < 10
+
+
 def _sentence(kind: type[Settings], error: ValidationError) -> str:
     unknown = ("extra_forbidden", "unexpected_keyword_argument")
     errors = error.errors()
@@ -219,7 +304,7 @@ def _sentence(kind: type[Settings], error: ValidationError) -> str:
         where = ".".join(str(part) for part in first["loc"][:-1]) or "the configuration"
         return f"{unknown_name('key', str(first['loc'][-1]), parent)} (in {where})"
     message = first["msg"].removeprefix("Value error, ")
-    got = "" if first["type"] in ("missing", "value_error") else f" (got {first['input']!r})"
+    got = "" if first["type"] in ("missing", "value_error") else f" (got {first['input']!r:.200})"
     return f"{place or kind.__name__}: {message}{got}" if place else f"{message}{got}"
 
 

@@ -116,7 +116,7 @@ def test_a_file_that_is_no_mapping_is_an_error(tmp_path: Path, text: str) -> Non
     [
         ("command: [scan]", "unknown command"),
         ("command: scan\nsource: 2024-01-01\nout: a.parquet", "source: .* string"),
-        ("command: scan\nsource: &a [*a]\nout: a.parquet", "source: .* string"),
+        ("command: scan\nsource: &a [*a]\nout: a.parquet", "line 2 refers to itself"),
         ("command: scan\nsource: a\nout: a.csv", "ends in .parquet"),
         ("command: scan\nsource: a\nout: a.parquet\ndeadline_seconds: .inf", "deadline_seconds"),
     ],

@@ -9,8 +9,10 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import urllib.error
 import urllib.request
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +22,6 @@ from typing import Any
 
 import huggingface_hub
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -160,22 +161,36 @@ def read_state_dict(path: Path, *, nested_under: Sequence[str] = NESTED_UNDER) -
             return load_file(path)
         # Only the zip format (PyTorch 1.6 and later) can be mapped. Training scripts leave their parsed arguments
         # beside the tensors: a Namespace holds values and runs nothing.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of pickle protocols: what can be read is read
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+    except Exception as error:  # a damaged pickle may ask for anything, and raises whatever that raises
         raise WeightsError(
-            f"weights file {path} cannot be read ({_first_line(error)}); give a safetensors file or a plain state dict"
+            f"weights file {path} cannot be read ({_why_unreadable(error)}); give a safetensors file or a plain state "
+            "dict"
         ) from error
     for key in nested_under:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise WeightsError(
             f"weights file {path} holds no state dict, neither itself nor under {' or '.join(nested_under)}; "
             "save module.state_dict() and give that file"
         )
     return dict(content)
+
+
+def _why_unreadable(error: Exception) -> str:
+    """Why a file cannot be read, as far as the error tells; not torch's advice to read it with code and all."""
+    text = str(error)
+    if found := re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", text, re.ASCII):
+        return f"it holds a Python object, {found[1]}, and nothing but tensors and plain values is read"
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in text:
+        return "its pickle is damaged, or holds something else than tensors and plain values"
+    return f"{type(error).__name__}: {_first_line(error)}" if isinstance(error, LookupError) else _first_line(error)
 
 
 def match_in_order(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:

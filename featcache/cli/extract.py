@@ -262,15 +262,15 @@ def _settings(
 
 
 def _feature(text: str) -> dict[str, Any]:
-    import yaml
+    from featcache.config import read_yaml
 
     pairs = [part.partition("=") for part in text.split(",")]
     usage = f"cannot read --feature {text!r}; write key=value pairs, e.g. backbone=i3d,output=map,grid=7"
     if any(not equals for _, equals, _ in pairs):
         raise ConfigError(usage)
     try:
-        return {key.strip(): yaml.safe_load(value) for key, _, value in pairs}
-    except yaml.YAMLError as error:
+        return {key.strip(): read_yaml(value) for key, _, value in pairs}
+    except ConfigError as error:
         raise ConfigError(usage) from error
 
 

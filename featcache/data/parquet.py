@@ -1,7 +1,7 @@
 """Parquet files that anyone may have written: opened without trust in what they say of their size.
 
 A few hundred kilobytes of Parquet can stand for any number of equal rows. So a file is refused, before a row of it is
-made, if it has more rows than :func:`max_rows` allows for its size.
+made, if it has more rows, or a column of lists more values, than a file of its size holds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _FEW_ROWS = 1 << 20  # whatever their size; about a gigabyte of records
+_FEW_VALUES = 1 << 26  # of a column in a row group
 _ROWS_PER_BYTE = 16  # a million numbered file names, compressed as well as they can be, are 12 rows a byte
 _BATCH_ROWS = 1 << 16
 
@@ -39,11 +40,7 @@ def opened(source: Path | bytes) -> Iterator[pq.ParquetFile]:
     num_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
     try:
         with pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source) as file:
-            if file.metadata.num_rows > max_rows(num_bytes):
-                raise UnreadableTableError(
-                    f"says it has {file.metadata.num_rows} rows in {num_bytes} bytes, which are at most "
-                    f"{max_rows(num_bytes)} of their own"
-                )
+            _check_sizes(file.metadata, num_bytes)
             yield file
     # A footer whose names are not UTF-8 is a UnicodeDecodeError, a page that says it is huge a MemoryError.
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
@@ -65,6 +62,21 @@ def read_batches(source: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatc
         for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns), use_threads=False):
             batch.validate(full=True)
             yield batch
+
+
+def _check_sizes(about: pq.FileMetaData, num_bytes: int) -> None:
+    if about.num_rows > max_rows(num_bytes):
+        raise UnreadableTableError(
+            f"says it has {about.num_rows} rows in {num_bytes} bytes, which are at most {max_rows(num_bytes)}"
+        )
+    most = max(_FEW_VALUES, _ROWS_PER_BYTE * num_bytes)
+    for group in map(about.row_group, range(about.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            if column.num_values > most:
+                raise UnreadableTableError(
+                    f"says that column {column.path_in_schema!r} has {column.num_values} values in {num_bytes} bytes, "
+                    f"which are at most {most}"
+                )
 
 
 def _first_line(error: BaseException) -> str:

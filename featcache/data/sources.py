@@ -17,11 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from featcache.data.cells import cell_text, label_text, open_list, read_csv, squeezed
 from featcache.data.manifest import Manifest, default_id, is_manifest, label_name, read_parquet
+from featcache.data.parquet import UnreadableTableError, opened, read_batches
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError
 from featcache.io import check_local
@@ -127,7 +125,7 @@ def _record_of_row(listing: Path, place: str, row: dict[str, Any]) -> VideoRecor
 
 def _text(listing: Path, place: str, column: str, cell: Any) -> str:
     """The text of one cell; empty where it is missing or the column is none of ours."""
-    if cell is None or (column not in {"path", "id", "split"} and label_name(column) is None):
+    if cell is None or not _is_wanted(column):
         return ""
     if not isinstance(cell, (str, int, float)):
         raise ManifestError(f"{listing}, {place}: column {column!r} holds {type(cell).__name__}, expected text")
@@ -139,6 +137,10 @@ def _text(listing: Path, place: str, column: str, cell: Any) -> str:
     except UnicodeEncodeError as error:
         raise ManifestError(f"{listing}, {place}: column {column!r} is not UTF-8; save the listing so") from error
     return text
+
+
+def _is_wanted(column: str) -> bool:
+    return column in {"path", "id", "split"} or label_name(column) is not None
 
 
 def _placed(folder: Path, path: str) -> str:
@@ -160,22 +162,30 @@ def _read_jsonl(listing: Path) -> Iterator[Row]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
-                raise ManifestError(f"{listing}, line {number}: not JSON ({error}); mend the line") from error
+            except (ValueError, RecursionError) as error:
+                why = str(error).partition(";")[0]  # without advice how to read 5,000 digits all the same
+                raise ManifestError(f"{listing}, line {number}: not JSON ({why}); mend the line") from error
             if not isinstance(row, dict):
                 raise ManifestError(f"{listing}, line {number}: expected an object with a 'path'")
             yield f"line {number}", row
 
 
 def _read_parquet(listing: Path) -> Iterator[Row]:
+    number = 0
     try:
-        table = pq.ParquetFile(listing).read(use_threads=False)
-    except pa.ArrowException as error:
-        raise ManifestError(f"{listing} is not a Parquet file ({error}); write it again") from error
-    if "path" not in table.column_names:
-        raise ManifestError(f"{listing} has no column 'path' (it has {', '.join(table.column_names)}); add one")
-    for number, row in enumerate(table.to_pylist(), start=1):
-        yield f"row {number}", row
+        with opened(listing) as file:
+            columns = file.schema_arrow.names
+        if "path" not in columns:
+            raise ManifestError(f"{listing} has no column 'path' (it has {', '.join(columns)}); add one")
+        wanted = [name for name in columns if _is_wanted(name)]
+        if twice := sorted({name for name in wanted if wanted.count(name) > 1}):
+            raise ManifestError(f"{listing} has the column {twice[0]!r} twice; rename one")
+        for batch in read_batches(listing, wanted):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"row {number}", row
+    except UnreadableTableError as problem:
+        raise ManifestError(f"{listing} {problem}; write it again") from problem
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Row]]] = {

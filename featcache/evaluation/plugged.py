@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featcache.config import parse, read_mapping, to_yaml
+from featcache.config import parse, read_json, read_mapping, to_yaml
 from featcache.errors import ConfigError, ManifestError, unknown_name
 from featcache.evaluation.metrics import Metric, accuracies, rank_of_truth
 from featcache.evaluation.settings import IntervalSettings
@@ -133,7 +133,8 @@ def read_run(run: Path) -> tuple[TmmFineTuneSettings, tuple[str, ...]]:
         raise ConfigError(f"{run} is no run of `featcache train tmm`; give the folder that it wrote to")
     if not (run / "result.json").exists():
         raise ConfigError(f"{run} is not finished; run `featcache run {run / 'config.yaml'}` to the end first")
-    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    if "classes" not in result:
+    result = read_json(run / "result.json", what="result of `featcache train tmm`")
+    classes = result.get("classes")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ConfigError(f"{run} does not name its classes; run `featcache run {run / 'config.yaml'}` once more")
-    return parse(TmmFineTuneSettings, read_mapping(run / "config.yaml")), tuple(result["classes"])
+    return parse(TmmFineTuneSettings, read_mapping(run / "config.yaml")), tuple(classes)

@@ -102,9 +102,13 @@ def read(folder: Path | str) -> tuple[list[dict[str, Any]], np.ndarray[Any, Any]
         shape, _, reader = array_at(path, offset=0, num_bytes=path.stat().st_size)
     except (OSError, UnreadableError) as error:
         raise ExchangeError(f"{root} is no export in format fiftyone ({error}); export it again") from error
-    samples = list(document.get("samples", []))
-    ends = [0, *(sample["rows"][1] for sample in samples)]
-    if [sample["rows"][0] for sample in samples] != ends[:-1] or ends[-1] != shape[0]:
+    try:
+        samples = list(document.get("samples", []))
+        starts, ends = ([sample["rows"][place] for sample in samples] for place in (0, 1))
+        fits = [*starts, shape[0]] == [0, *ends] and all(type(end) is int for end in ends)
+    except (LookupError, TypeError):
+        fits = False
+    if not fits:
         raise ExchangeError(f"{root}: samples and embeddings do not fit each other; export them again")
     return samples, reader(0, shape[0])
 

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -129,7 +130,7 @@ def _header(file: BinaryIO, *, limit: int) -> tuple[tuple[int, ...], bool, np.dt
         shape, is_fortran, dtype = reader(head)
     except KeyError as error:
         raise UnreadableError(f"is .npy of version {version[0]}, and 1 and 2 can be read") from error
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+    except (ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError, OverflowError) as error:
         raise UnreadableError(f"is no .npy file ({' '.join(str(error).split())[:200]})") from error
     if any(size < 0 for size in shape):
         raise UnreadableError(f"says it has shape {shape}")
@@ -145,7 +146,8 @@ def read_json(data: bytes, where: str) -> Mapping[str, Any]:
     try:
         facts = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ExchangeError(f"{where} is no JSON ({error}); mend it or remove it") from error
+        why = str(error).partition(";")[0]
+        raise ExchangeError(f"{where} is no JSON ({why}); mend it or remove it") from error
     if not isinstance(facts, dict):
         raise ExchangeError(f"{where} holds {type(facts).__name__}; expected an object of facts about its video")
     return facts

@@ -24,6 +24,7 @@ _BOX = ("y0", "x0", "y1", "x1")
 _TEXTS = ("path", "content_hash", "codec", "transfer", "split", "reason")
 _INTS = ("num_bytes", "num_frames", "height", "width")
 _FLOATS = ("fps", "duration_seconds", "start_seconds")
+_MAX_COUNT = 1 << 62
 _TIMING = ("fps", "stride_frames", "clip_frames", "offset_frames")
 
 
@@ -76,7 +77,7 @@ def video_record(sample: Sample) -> VideoRecord:
         raise ExchangeError(f"{where}: 'labels' is {labels!r}; expected an object of label names and texts")
     named = {"label": facts["label"]} if facts.get("label") not in (None, "") else {}
     values: dict[str, Any] = {name: _text(facts, name, where) for name in _TEXTS}
-    values |= {name: int(_number(facts, name, where) or 0) for name in _INTS}
+    values |= {name: _count(facts, name, where) for name in _INTS}
     values |= {name: _number(facts, name, where) or 0.0 for name in _FLOATS}
     values["pixel_aspect"] = _number(facts, "pixel_aspect", where) or 1.0
     status, reason = _text(facts, "status", where) or "ok", values["reason"]
@@ -87,7 +88,7 @@ def video_record(sample: Sample) -> VideoRecord:
     elif status == "ok" and sample.num_rows == 0:
         status, reason = "too_short", "its array has no rows"
     texts = {str(name): label_text(value) for name, value in {**labels, **named}.items() if value is not None}
-    labels = {name: text for name, text in texts.items() if text}
+    labels = {_stored(name, "labels", where): _stored(text, name, where) for name, text in texts.items() if text}
     values["split"] = label_text(values["split"])
     path = values["path"] or sample.id
     return VideoRecord(**{**values, "path": path, "reason": reason}, id=sample.id, labels=labels, status=status)  # type: ignore[arg-type]
@@ -205,7 +206,7 @@ def _text(facts: Mapping[str, Any], name: str, where: str) -> str:
         return ""
     if not isinstance(value, str | int | float):
         raise ExchangeError(f"{where}: {name!r} is {type(value).__name__}; expected text")
-    return cell_text(value)
+    return _stored(cell_text(value), name, where)
 
 
 def _number(facts: Mapping[str, Any], name: str, where: str) -> float | None:
@@ -214,8 +215,23 @@ def _number(facts: Mapping[str, Any], name: str, where: str) -> float | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError) as error:
-        raise ExchangeError(f"{where}: {name!r} is {value!r}; expected a number") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ExchangeError(f"{where}: {name!r} is {value!r:.100}; expected a number") from error
     if not math.isfinite(number):
-        raise ExchangeError(f"{where}: {name!r} is {value!r}; expected a finite number")
+        raise ExchangeError(f"{where}: {name!r} is {value!r:.100}; expected a finite number")
     return number
+
+
+def _count(facts: Mapping[str, Any], name: str, where: str) -> int:
+    number = int(_number(facts, name, where) or 0)
+    if not 0 <= number < _MAX_COUNT:
+        raise ExchangeError(f"{where}: {name!r} is {facts[name]!r:.100}; expected a count")
+    return number
+
+
+def _stored(text: str, name: str, where: str) -> str:
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise ExchangeError(f"{where}: {name!r} has half a surrogate pair in it, which is no text; mend it") from error
+    return text

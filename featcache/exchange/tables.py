@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from featcache.data.cells import cell_text, label_text
 from featcache.data.manifest import label_name
+from featcache.data.parquet import UnreadableTableError, opened
 from featcache.errors import ExchangeError, unknown_name
 from featcache.exchange.columns import ROW_LISTS, ROW_NUMBERS, Column, fixed_shape, to_numpy
 from featcache.exchange.optional import optional
@@ -45,18 +45,20 @@ class _ParquetPieces:
     def __init__(self, path: Path) -> None:
         self.where, self.split, self._path = str(path), "", path
         try:
-            with pq.ParquetFile(path) as file:
+            with opened(path) as file:
                 self.schema = file.schema_arrow
                 self.sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-        except pa.ArrowException as error:
-            raise ExchangeError(f"{path} is damaged or no Parquet file ({error}); restore it") from error
+        except UnreadableTableError as problem:
+            raise ExchangeError(f"{path} {problem}; restore it") from problem
 
     def load(self, piece: int, columns: Sequence[str]) -> pa.Table:
         try:
-            with pq.ParquetFile(self._path) as file:
-                return file.read_row_group(piece, columns=list(columns), use_threads=False)
-        except (pa.ArrowException, OSError) as error:
-            raise ExchangeError(f"{self._path}, row group {piece} is damaged ({error}); restore the file") from error
+            with opened(self._path) as file:
+                table = file.read_row_group(piece, columns=list(columns), use_threads=False)
+                table.validate(full=True)
+                return table
+        except UnreadableTableError as problem:
+            raise ExchangeError(f"{self._path}, row group {piece} {problem}; restore the file") from problem
 
 
 class _SavedPieces:
@@ -67,8 +69,13 @@ class _SavedPieces:
 
     def load(self, piece: int, columns: Sequence[str]) -> pa.Table:
         first = piece * _PIECE_ROWS
-        chosen = self._dataset.select_columns(list(columns)).with_format("arrow")
-        table: pa.Table = chosen[first : first + self.sizes[piece]]
+        try:
+            chosen = self._dataset.select_columns(list(columns)).with_format("arrow")
+            table: pa.Table = chosen[first : first + self.sizes[piece]]
+            table.validate(full=True)
+        except (pa.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
+            why = " ".join(str(error).split())[:200]
+            raise ExchangeError(f"{self.where} is damaged from row {first} on ({why}); save it again") from error
         return table
 
 
@@ -85,6 +92,8 @@ def read(settings: ImportSettings) -> list[Sample]:
         for name in (columns.id, columns.array):
             if name not in pieces.schema.names:
                 raise unknown_name(f"column of {pieces.where}", name, pieces.schema.names, hint="Set it in columns.")
+        if twice := sorted({name for name in pieces.schema.names if pieces.schema.names.count(name) > 1}):
+            raise ExchangeError(f"{pieces.where} has the column {twice[0]!r} twice; rename one")
         loader = _Loader(pieces, columns.array)
         for piece in range(len(pieces.sizes)):
             _collect(loader, piece, columns, samples)
@@ -102,10 +111,14 @@ def _open(source: Path) -> Iterator[Pieces]:
         datasets = optional("datasets", extra="exchange")
         try:
             loaded = datasets.load_from_disk(str(source))
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-            raise ExchangeError(f"{source} cannot be opened as a saved dataset ({error}); save it again") from error
+        except Exception as error:  # its JSON is taken at its word: a number for a name is an AttributeError
+            why = " ".join(str(error).split())[:200]
+            raise ExchangeError(f"{source} cannot be opened as a saved dataset ({why}); save it again") from error
         named = loaded.items() if isinstance(loaded, datasets.DatasetDict) else [("", loaded)]
         for split, dataset in named:
+            for file in dataset.cache_files:
+                if not Path(file["filename"]).resolve().is_relative_to(source.resolve()):
+                    raise ExchangeError(f"{source} takes rows out of {file['filename']!r}, which is not in it")
             yield _SavedPieces(dataset, f"{source}{f', split {split!r}' if split else ''}", split)
         return
     files = sorted(path for path in source.rglob("*.parquet") if path.is_file())

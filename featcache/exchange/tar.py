@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from featcache.data.manifest import id_problem
-from featcache.errors import ExchangeError
+from featcache.errors import ExchangeError, FeatcacheError
 from featcache.exchange.npy import UnreadableError, array_at, read_json
 from featcache.exchange.optional import optional
 from featcache.exchange.outgoing import Outgoing, Step
@@ -116,7 +116,9 @@ def _members(shard: Path, npy: str) -> Iterator[tuple[str, str, tarfile.TarInfo,
                     assert file is not None, "a plain file can be opened"
                     data = file.read()
                 yield parent + slash + stem, extension, member, data
-    except tarfile.TarError as error:
+    except FeatcacheError:
+        raise
+    except (tarfile.TarError, ValueError, EOFError, OverflowError, LookupError) as error:
         raise ExchangeError(
             f"{shard} is damaged or no uncompressed tar file ({error}); restore it, since nobody knows what it held"
         ) from error

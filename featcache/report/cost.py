@@ -1,9 +1,10 @@
 """Accuracy against cost, out of the tables of sweeps."""
 
-import json
+import sys
 from pathlib import Path
 from typing import Any
 
+from featcache.config import read_json
 from featcache.errors import ConfigError, unknown_name
 from featcache.io import put_replace
 from featcache.report.figure_settings import CostFigureSettings
@@ -20,7 +21,7 @@ def draw_cost(settings: CostFigureSettings) -> list[CostPoint]:
     rows: dict[str, dict[str, Any]] = {}
     for name in settings.tables:
         for row in read_table(Path(name))["rows"]:
-            rows.setdefault(row["name"], {}).update(row)
+            rows.setdefault(str(row["name"]), {}).update(row)
     columns = {column for row in rows.values() for column in row} - {"name", "x", "note"}
     for column in (settings.cost, settings.accuracy, settings.memory):
         if column is not None and column not in columns:
@@ -49,15 +50,20 @@ def read_table(path: Path) -> dict[str, Any]:
         ConfigError: It is not there, or is something else.
     """
     file = path / "table.json" if path.is_dir() else path
-    try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file} is no table of a sweep ({error}); `featcache run` writes one") from error
-    if not isinstance(table, dict) or not isinstance(table.get("rows"), list):
+    table = read_json(file, what="table of a sweep, which `featcache run` writes")
+    rows = table.get("rows")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and "name" in row for row in rows):
         raise ConfigError(f"{file} is no table of a sweep; give the table.json that `featcache run` wrote")
     return table
 
 
 def _value(row: dict[str, Any], column: str | None) -> float | None:
-    value: float | None = row[column]["value"] if column is not None and column in row else None
-    return value
+    cell = row.get(column) if column is not None else None
+    value = cell.get("value") if isinstance(cell, dict) else None
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < sys.float_info.max:
+        raise ConfigError(
+            f"column {column!r} of row {row['name']!r} holds {value!r:.50}; mend the table, or name another"
+        )
+    return float(value)

@@ -1,11 +1,11 @@
 """Tables of a sweep: values out of the runs' ``result.json``, published numbers beside them, Markdown and a plot."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from featcache.config import read_json
 from featcache.errors import ConfigError, unknown_name
 from featcache.io import canonical_json, put_replace
 from featcache.report.settings import SweepRow, SweepSettings
@@ -109,7 +109,7 @@ def value_at(result: Mapping[str, Any], path: Sequence[str], *, where: str) -> C
             known = node if isinstance(node, Mapping) else {}
             raise unknown_name(f"key of {where}", part, [str(key) for key in known])
         node = node[part]
-    if isinstance(node, Mapping) and {"value", "low", "high"} <= set(node):
+    if isinstance(node, Mapping) and all(isinstance(node.get(name), float | int) for name in ("value", "low", "high")):
         return Cell(value=PERCENT * node["value"], low=PERCENT * node["low"], high=PERCENT * node["high"])
     if node is None:
         return Cell(value=None)
@@ -124,7 +124,7 @@ def read_row(settings: SweepSettings, row: SweepRow, folders: Sequence[str]) -> 
     for column, place in settings.columns.items():
         number, *path = place.split(".")
         file = Path(folders[int(number)]) / "result.json"
-        ours = value_at(json.loads(file.read_text(encoding="utf-8")), path, where=str(file))
+        ours = value_at(read_json(file, what="result of a step"), path, where=str(file))
         cells[column] = Cell(value=ours.value, low=ours.low, high=ours.high, published=row.published.get(column))
     return cells
 

@@ -192,7 +192,7 @@ class _Checker:
             return
         records: dict[int, CommitDoc] = {}
         for shard in recorded_shards(generation, feature.name):
-            with suppress(CorruptStoreError):  # a damaged record is a problem of its own file, see below
+            with suppress(FeatcacheError):  # a damaged record is a problem of its own file, see below
                 records[shard] = read_record(generation, feature, shard)
         if len(records) == len(recorded_shards(generation, feature.name)):
             self.check(path, lambda: check_complete(generation, feature, records))

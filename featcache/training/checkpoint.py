@@ -4,7 +4,9 @@ The JSON is the commit point. It is replaced atomically after the tensors are on
 the former checkpoint whole.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from featcache.errors import CorruptStoreError, RecipeMismatchError
+from featcache.errors import CorruptStoreError, FeatcacheError, RecipeMismatchError
 from featcache.io import put_new, put_replace, read_bytes, read_sealed, remove, safe_join, seal, sha256_bytes
 from featcache.training.identity import Identity
 
 NAME = "checkpoint.json"
 _FORMAT = "featcache-checkpoint"
+_MEMBERS = {"step": int, "identity": str | dict, "facts": dict, "tensors": str, "sha256": str}
+_TENSORS_NAME = re.compile(r"checkpoint-[0-9a-f]{16}\.safetensors", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +51,7 @@ class Checkpoint:
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Publish a checkpoint in a folder and remove the one before it."""
-    former = _tensors_name(folder) if (folder / NAME).exists() else None
+    former = _read_document(folder)["tensors"] if (folder / NAME).exists() else None
     data = save({name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()})
     digest = sha256_bytes(data)
     name = f"checkpoint-{digest[:16]}.safetensors"
@@ -79,9 +83,7 @@ def read_checkpoint(folder: Path, *, identity: Identity | None = None) -> Checkp
     """
     if not (folder / NAME).exists():
         return None
-    document = read_sealed(folder / NAME, what="checkpoint")
-    if document.get("format") != _FORMAT:
-        raise CorruptStoreError(f"{folder / NAME} is no checkpoint; choose another folder")
+    document = _read_document(folder)
     saved = document["identity"]
     if isinstance(saved, str):  # version 1 kept a hash alone
         saved = {"hash": saved}
@@ -100,7 +102,7 @@ def read_checkpoint(folder: Path, *, identity: Identity | None = None) -> Checkp
         raise CorruptStoreError(f"checkpoint {path} is damaged; restore it, or delete {folder / NAME} to start anew")
     try:
         tensors = load(data)
-    except SafetensorError as error:
+    except (SafetensorError, RuntimeError, ValueError, LookupError, TypeError) as error:
         raise CorruptStoreError(f"checkpoint {path} cannot be read ({error}); delete {folder / NAME}") from error
     return Checkpoint(step=document["step"], identity=saved, tensors=tensors, facts=document["facts"])
 
@@ -111,7 +113,7 @@ def checkpoint_digest(folder: Path) -> str:
     Raises:
         CorruptStoreError: No checkpoint, or a damaged one.
     """
-    found: str = read_sealed(folder / NAME, what="checkpoint")["sha256"]
+    found: str = _read_document(folder)["sha256"]
     return found
 
 
@@ -134,6 +136,33 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
-def _tensors_name(folder: Path) -> str:
-    name: str = read_sealed(folder / NAME, what="checkpoint")["tensors"]
-    return name
+@contextmanager
+def taking_up(folder: Path) -> Iterator[None]:
+    """Explain what a checkpoint lacks, or has that does not fit, where a network is made of it.
+
+    Raises:
+        CorruptStoreError: In the place of whatever that raised.
+    """
+    try:
+        yield
+    except FeatcacheError:
+        raise
+    except (LookupError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError) as error:
+        why = next(iter(str(error).splitlines()), "")
+        raise CorruptStoreError(
+            f"{folder / NAME} does not hold what its run needs ({type(error).__name__}: {why:.200}); restore it, or "
+            "train anew in another folder"
+        ) from error
+
+
+def _read_document(folder: Path) -> dict[str, Any]:
+    """The JSON of a checkpoint; the file that it names is removed with the next one, so no other name will do."""
+    document = read_sealed(folder / NAME, what="checkpoint")
+    if document.get("format") != _FORMAT:
+        raise CorruptStoreError(f"{folder / NAME} is no checkpoint; choose another folder")
+    for name, kind in _MEMBERS.items():
+        if not isinstance(document.get(name), kind):
+            raise CorruptStoreError(f"{folder / NAME} has no usable member {name!r}; restore it from a copy")
+    if not _TENSORS_NAME.fullmatch(document["tensors"]) or not 0 <= document["step"] < 1 << 62:
+        raise CorruptStoreError(f"{folder / NAME} names no tensors of a checkpoint; restore it from a copy")
+    return document

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from featcache.errors import CorruptStoreError
 from featcache.io import put_replace
 
 if TYPE_CHECKING:
@@ -54,5 +55,11 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     path = folder / NAME
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    try:
+        found = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    except (ValueError, RecursionError) as error:
+        why = str(error).partition(";")[0]
+        raise CorruptStoreError(f"log {path} is damaged ({why}); restore or remove it") from error
+    if not all(isinstance(line, dict) and isinstance(line.get("step"), int) for line in found):
+        raise CorruptStoreError(f"log {path} has lines without a step; restore or remove it")
+    return found

@@ -20,6 +20,7 @@ from featcache.training.checkpoint import (
     optimiser_tensors,
     read_checkpoint,
     restore_optimiser,
+    taking_up,
     write_checkpoint,
 )
 from featcache.training.generators import seeded_torch
@@ -212,10 +213,11 @@ class _Run:
             )
         if saved is None:
             return 0
-        self.module.load_state_dict(saved.part("module"))
-        restore_optimiser(self._optimiser, saved.part("optimiser"))
-        if self._average is not None:
-            self._average.load_state_dict(saved.part("ema"))
+        with taking_up(self._folder):
+            self.module.load_state_dict(saved.part("module"))
+            restore_optimiser(self._optimiser, saved.part("optimiser"))
+            if self._average is not None:
+                self._average.load_state_dict(saved.part("ema"))
         return saved.step
 
     def save(self, step: int) -> None:

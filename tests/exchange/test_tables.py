@@ -125,7 +125,7 @@ def test_tables_that_cannot_be_used(tmp_path, columns, error, message):
 def test_damaged_and_absent_tables(tmp_path):
     path = parquet(tmp_path)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ExchangeError, match=r"in\.parquet is damaged or no Parquet file"):
+    with pytest.raises(ExchangeError, match=r"in\.parquet is not a Parquet file, or a damaged one"):
         bring(path, tmp_path / "s", "hf")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ExchangeError, match="neither a saved dataset nor a Parquet file"):

@@ -10,20 +10,52 @@ from featcache import io
 from featcache.store.rows import table_bytes
 
 
-def tamper(path, **members):
-    """Change members of a sealed document and seal it again; returns the document's new checksum."""
+def unsealed(path):
+    """The members of a sealed document."""
     document = json.loads(path.read_bytes())
-    document.pop("checksum", None)
-    document |= members
+    document.pop("checksum")
+    return document
+
+
+def seal(path, document):
+    """Write a document with its right checksum, which is returned."""
     path.write_bytes(io.seal(document))
     return json.loads(path.read_bytes())["checksum"]
 
 
+def tamper(path, **members):
+    """Change members of a sealed document and seal it again; returns the document's new checksum."""
+    return seal(path, unsealed(path) | members)
+
+
 def reseal_plan(store, **members):
-    """Change a store's first plan, and its records so that they are of that plan."""
-    checksum = tamper(store / "g000" / "plan.json", **members)
-    for record in (store / "g000" / "commits").rglob("*.json"):
-        tamper(record, plan_hash=checksum)
+    """Change members of a store's first plan, and its records so that they are of that plan."""
+    seal_plan(store, unsealed(store / "g000" / "plan.json") | members)
+
+
+def seal_plan(store, document):
+    """Put another document in the place of a store's first plan, and make its records be of that plan."""
+    checksum = seal(store / "g000" / "plan.json", document)
+    for sealed in [
+        *records(store),
+        *(store / "g000" / "commits").glob("*/complete.json"),
+        store / "plans" / "000.json",
+    ]:
+        tamper(sealed, plan_hash=checksum)
+    settle(store)
+
+
+def records(store):
+    """The commit records of a store's first generation."""
+    return sorted((store / "g000" / "commits").glob("*/[0-9]*.json"))
+
+
+def settle(store):
+    """Make the notes of complete features name the records that are there."""
+    for note in (store / "g000" / "commits").glob("*/complete.json"):
+        checksums = [json.loads(path.read_bytes())["checksum"] for path in records(store) if path.parent == note.parent]
+        digest = io.sha256_bytes("".join(f"{checksum}\n" for checksum in checksums).encode())
+        tamper(note, num_records=len(checksums), records_sha256=digest)
 
 
 def replace_bytes(store, kind, data):
@@ -46,7 +78,7 @@ def rename_videos(store, names):
     """Give a store's videos other ids, by their old ones: in the table, and in the records of failed ones."""
     table = read_plan_table(store, "videos")
     ids = pa.array([names.get(name, name) for name in table.column("id").to_pylist()], pa.string())
-    for record in (store / "g000" / "commits").rglob("*.json"):
+    for record in records(store):
         failed = json.loads(record.read_bytes())["failed"]
         tamper(record, failed=[{**entry, "id": names.get(entry["id"], entry["id"])} for entry in failed])
     replace_table(store, "videos", table.set_column(table.column_names.index("id"), "id", ids))
@@ -58,6 +90,7 @@ def replace_rows(store, data):
     (store / "g000" / "rows" / f"00000-{ref['sha256'][:16]}.parquet").write_bytes(data)
     for record in (store / "g000" / "commits").glob("*/00000.json"):
         tamper(record, rows=ref)
+    settle(store)
 
 
 def bomb(num_rows, **columns):

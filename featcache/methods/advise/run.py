@@ -22,7 +22,7 @@ from featcache.methods.online import open_source
 from featcache.networks.tmm import TmmClassifier
 from featcache.networks.tmm_settings import TmmSettings
 from featcache.store.reader import open_store
-from featcache.training.checkpoint import checkpoint_digest
+from featcache.training.checkpoint import checkpoint_digest, taking_up
 from featcache.training.generators import seeded_torch
 from featcache.training.identity import digest, identity_of
 from featcache.training.logs import read_log
@@ -182,14 +182,15 @@ def initial_module(
     checkpoint = trained_state(find_seed(Path(settings.init), seed))
     if "tmm" not in checkpoint.facts:
         raise ConfigError(f"{settings.init} is no run of `featcache train advise`; give one that is")
-    tmm = TmmSettings(**checkpoint.facts["tmm"])
+    with taking_up(Path(settings.init)):
+        tmm, width = TmmSettings(**checkpoint.facts["tmm"]), checkpoint.facts["width_in"]
     if settings.tmm is not None and dataclasses.replace(tmm, head_hidden=1, dropout=0.0) != dataclasses.replace(
         settings.tmm, head_hidden=1, dropout=0.0
     ):
         raise ConfigError(f"{settings.init} holds another module ({tmm}); leave tmm out to take its shape")
-    if checkpoint.facts["width_in"] != width_in:
+    if width != width_in:
         raise ConfigError(
-            f"the module of {settings.init} was trained on {checkpoint.facts['width_in']} channels, this feature has "
+            f"the module of {settings.init} was trained on {width} channels, this feature has "
             f"{width_in}; choose a feature of that width, or train from scratch"
         )
     prefix = "tmm."

@@ -8,6 +8,7 @@ import torch
 from featcache.errors import ConfigError
 from featcache.networks.tmm import TmmClassifier
 from featcache.networks.tmm_settings import TmmSettings
+from featcache.training.checkpoint import taking_up
 from featcache.training.loop import trained_state
 from featcache.training.runs import find_seed
 
@@ -33,14 +34,15 @@ def load_module(folder: Path, *, seed: int, shape: tuple[int, int, int]) -> TmmC
         raise ConfigError(
             f"{folder} is no run of a temporal module; give one of `featcache train advise` or `train tmm`"
         )
-    width = checkpoint.facts["width_in"]
+    with taking_up(folder):
+        width = checkpoint.facts["width_in"]
     if width != shape[2]:
         raise ConfigError(
             f"the module of {folder} was trained on {width} channels, this feature has {shape[2]}; choose a feature of "
             "that width, or train another module"
         )
     state = checkpoint.part("ema.module") or checkpoint.part("module")
-    with torch.random.fork_rng(devices=[]):
+    with taking_up(folder), torch.random.fork_rng(devices=[]):
         module = TmmClassifier(
             TmmSettings(**checkpoint.facts["tmm"]),
             width_in=width,
@@ -59,7 +61,9 @@ def load_module(folder: Path, *, seed: int, shape: tuple[int, int, int]) -> TmmC
 
 def module_settings(folder: Path, *, seed: int) -> TmmSettings:
     """Shape of the module of one run."""
-    return TmmSettings(**trained_state(find_seed(folder, seed)).facts["tmm"])
+    checkpoint = trained_state(find_seed(folder, seed))
+    with taking_up(folder):
+        return TmmSettings(**checkpoint.facts["tmm"])
 
 
 def arms_of(run: Path) -> Iterator[tuple[str, Path]]:

@@ -1,5 +1,6 @@
 """Set predictors that were trained before: out of a run's folder, as they were."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from featcache.errors import ConfigError
 from featcache.methods.scale.settings import Coordinates
 from featcache.networks.set_predictor import SetPredictor
 from featcache.networks.set_predictor_settings import SetPredictorSettings
+from featcache.training.checkpoint import taking_up
 from featcache.training.identity import digest
 from featcache.training.loop import trained_state
 from featcache.training.runs import find_seed
@@ -48,21 +50,22 @@ def load_predictor(folder: Path, *, seed: int | None = None, device: torch.devic
     checkpoint = trained_state(found)
     if checkpoint.facts.get("method") != "scale":
         raise ConfigError(f"{folder} is no run of a set predictor; give one of `featcache train scale`")
-    settings = SetPredictorSettings(**checkpoint.facts["predictor"])
-    width = int(checkpoint.facts["width_in"])
-    with torch.device("meta"):
-        predictor = SetPredictor(settings, width_in=width)
-    module = checkpoint.part("ema.module") or checkpoint.part("module")
-    prefix = "predictor."
-    state = {name.removeprefix(prefix): value for name, value in module.items() if name.startswith(prefix)}
-    predictor.load_state_dict(state, assign=True)
-    return SavedPredictor(
-        predictor=predictor.to(device).eval(),
-        settings=settings,
-        width_in=width,
-        coordinates=checkpoint.facts["coordinates"],
-        identity=f"{digest(checkpoint.identity)}-{checkpoint.step}",
-    )
+    with taking_up(found):
+        settings = SetPredictorSettings(**checkpoint.facts["predictor"])
+        width = int(checkpoint.facts["width_in"])
+        with torch.device("meta"):
+            predictor = SetPredictor(settings, width_in=width)
+        module = checkpoint.part("ema.module") or checkpoint.part("module")
+        prefix = "predictor."
+        state = {name.removeprefix(prefix): value for name, value in module.items() if name.startswith(prefix)}
+        predictor.load_state_dict(state, assign=True)
+        return SavedPredictor(
+            predictor=predictor.to(device).eval(),
+            settings=settings,
+            width_in=width,
+            coordinates=checkpoint.facts["coordinates"],
+            identity=f"{digest(checkpoint.identity)}-{checkpoint.step}",
+        )
 
 
 def _only_seed(folder: Path) -> int:
@@ -71,7 +74,8 @@ def _only_seed(folder: Path) -> int:
     Raises:
         ConfigError: Several.
     """
-    seeds = sorted(int(path.parent.name.removeprefix("seed-")) for path in folder.glob("seed-*/checkpoint.json"))
+    found = [re.fullmatch(r"seed-(\d{1,18})", path.parent.name, re.ASCII) for path in folder.glob("*/checkpoint.json")]
+    seeds = sorted(int(match[1]) for match in found if match)
     if len(seeds) > 1:
         raise ConfigError(f"{folder} has runs of seeds {', '.join(map(str, seeds))}; name one of them")
     return seeds[0] if seeds else 0
