@@ -141,6 +141,21 @@ def outputs_are_finite_floats_without_gradients(subject: Subject) -> None:
         assert output.map is not None or subject.backbone.kind == "image", f"{layer}: a video layer has a map"
 
 
+def gradients_reach_the_network(subject: Subject) -> None:
+    """Once its parameters ask for gradients they get some, so that the backbone can be fine-tuned."""
+    network, layer = subject.backbone.network, subject.backbone.layers[0]
+    try:
+        network.requires_grad_(True)
+        outputs = _tensors(subject.backbone.encode(subject.pixels[:1], [layer])[layer])
+        assert all(tensor.requires_grad for tensor in outputs), f"{layer}: encode lets no gradient through"
+        torch.stack([tensor.square().mean() for tensor in outputs]).sum().backward()
+        gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+        assert any(bool(gradient.any()) for gradient in gradients), f"{layer}: no parameter of network gets a gradient"
+    finally:
+        network.requires_grad_(False)
+        network.zero_grad(set_to_none=True)
+
+
 def a_second_run_changes_nothing(subject: Subject) -> None:
     """Evaluation mode: no dropout, no running statistics."""
     again = subject.backbone.encode(subject.pixels, subject.backbone.layers)
@@ -221,6 +236,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     layers_are_named_once,
     records_have_the_shape_they_claim,
     outputs_are_finite_floats_without_gradients,
+    gradients_reach_the_network,
     a_second_run_changes_nothing,
     a_second_build_is_the_same,
     a_row_does_not_depend_on_the_others,

@@ -40,6 +40,7 @@ class Wrapped:
     def __init__(self, backbone, change):
         self.kind, self.card, self.layers = backbone.kind, backbone.card, backbone.layers
         self.weights_hash, self.classes, self.classify = backbone.weights_hash, backbone.classes, backbone.classify
+        self.network = backbone.network
         self._encode, self._change = backbone.encode, change
 
     def encode(self, pixels, layers):
@@ -66,6 +67,10 @@ def forget_the_input(output):
     return LayerOutput(map=torch.ones_like(output.map), cls=output.cls)
 
 
+def detach(output):
+    return LayerOutput(map=output.map.detach(), cls=output.cls)
+
+
 @pytest.mark.parametrize(
     ("change", "check"),
     [
@@ -75,6 +80,8 @@ def forget_the_input(output):
         (add_noise, suite.a_layer_asked_for_alone_is_the_same),
         (halve, suite.outputs_are_finite_floats_without_gradients),
         (channels_first, suite.outputs_are_finite_floats_without_gradients),
+        (detach, suite.gradients_reach_the_network),
+        (forget_the_input, suite.gradients_reach_the_network),
     ],
 )
 def test_the_suite_catches(change, check):

@@ -81,7 +81,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(manifest, straight, tmp_path):
         folder / "seed-0" / "backbone.safetensors"
     ).read_bytes()
     assert resumed.splits == result.splits
-    with pytest.raises(RecipeMismatchError, match="a run with training.epochs 4, which is 5 here"):
+    with pytest.raises(RecipeMismatchError, match=r"a run with training\.epochs 4, which is 5 here"):
         finetune(settings(manifest, tmp_path, training=training(epochs=5)))
     finetune(settings(manifest, tmp_path, training=training(epochs=4), test=FinetuneTestSettings(num_clips=2)))
 

@@ -11,6 +11,7 @@ from featcache.backbones.base import find_entry
 from featcache.backbones.outputs import has_class_token, record_spec, resolve_recipe, to_records
 from featcache.backbones.weights import given_file
 from featcache.data.transforms import normalise
+from featcache.errors import ConfigError
 from featcache.methods.finetune.settings import FinetuneSettings
 from featcache.recipes import FeatureRecipe
 from featcache.training.generators import seeded_torch
@@ -76,8 +77,19 @@ class VideoClassifier(nn.Module):
         return self
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Logits float [B, num_classes] of clips uint8 [B, T, 3, S, S] on the module's device."""
-        logits: Tensor = self.head(self._dropout(self.features(clips)))
+        """Logits float [B, num_classes] of clips uint8 [B, T, 3, S, S] on the module's device.
+
+        Raises:
+            ConfigError: The backbone is to be trained, and its ``encode`` lets no gradient through.
+        """
+        features = self.features(clips)
+        if self.training and torch.is_grad_enabled() and not (self._is_frozen or features.requires_grad):
+            raise ConfigError(
+                f"no gradient reaches the network of {self.recipe.backbone!r}, since its encode runs under "
+                "torch.inference_mode or torch.no_grad, or detaches what it returns: only the head would be trained; "
+                "take that off encode, or train the head alone with --linear"
+            )
+        logits: Tensor = self.head(self._dropout(features))
         return logits
 
     def features(self, clips: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from featcache.backbones import build_backbone
 from featcache.backbones.outputs import record_spec
 from featcache.backbones.weights import write_weights
 from featcache.data.decoding.clips import CropSize
+from featcache.errors import ConfigError
 from featcache.extract.encode import BoundFeature, encode_rows
 from featcache.methods.finetune.module import build_classifier
 from featcache.methods.finetune.settings import FinetuneClipSettings
@@ -82,3 +83,22 @@ def test_changed_weights_are_a_weights_file_of_the_same_name(backbone, tmp_path)
     pixels = clips(batch=1, num_frames=8, side=size)
     with torch.no_grad():
         assert torch.equal(module.features(pixels), again.features(pixels))
+
+
+@pytest.mark.parametrize("without", [torch.inference_mode, torch.no_grad])
+def test_a_backbone_that_lets_no_gradient_through_is_not_said_to_be_trained(without):
+    module = classifier()
+    backbone = module._backbone
+    backbone.encode = without()(backbone.encode)
+    clips = torch.zeros(
+        (1, module.num_frames, 3, module.recipe.input_size, module.recipe.input_size), dtype=torch.uint8
+    )
+    module.train()
+    with pytest.raises(ConfigError, match=r"no gradient reaches the network of 'svt-tiny'.*--linear"):
+        module(clips)
+    module.eval()
+    assert module(clips).shape == (1, 5)
+    frozen = classifier(frozen=True)
+    frozen._backbone.encode = without()(frozen._backbone.encode)
+    frozen.train()
+    frozen(clips).sum()

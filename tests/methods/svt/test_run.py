@@ -258,7 +258,7 @@ def test_what_cannot_be_trained_is_a_sentence(videos, straight, tmp_path):
     absent = SvtInitSettings(start="image", weights="absent.pth")
     with pytest.raises(WeightsError, match=r"init\.weights 'absent.pth' is no file; give the path of one, or set init"):
         pretrain_svt(settings(videos, tmp_path / "d", init=absent), on_scan=lambda done, total: pytest.fail("scanned"))
-    with pytest.raises(FeatcacheError, match="a run with drop_path 0.1, which is 0.2 here"):
+    with pytest.raises(FeatcacheError, match=r"a run with drop_path 0\.1, which is 0\.2 here"):
         pretrain_svt(settings(videos, straight[0], drop_path=0.2))
     with pytest.raises(ConfigError, match="the teacher is such an average"):
         parse(SvtSettings, {"source": "videos", "training": {"ema_decay": 0.9}})
