@@ -148,7 +148,7 @@ def gradients_reach_the_network(subject: Subject) -> None:
         network.requires_grad_(True)
         outputs = _tensors(subject.backbone.encode(subject.pixels[:1], [layer])[layer])
         assert all(tensor.requires_grad for tensor in outputs), f"{layer}: encode lets no gradient through"
-        torch.stack([tensor.square().mean() for tensor in outputs]).sum().backward()
+        torch.stack([tensor.square().mean() for tensor in outputs]).sum().backward()  # type: ignore[no-untyped-call]
         gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
         assert any(bool(gradient.any()) for gradient in gradients), f"{layer}: no parameter of network gets a gradient"
     finally:

@@ -89,6 +89,8 @@ class VideoClassifier(nn.Module):
                 "torch.inference_mode or torch.no_grad, or detaches what it returns: only the head would be trained; "
                 "take that off encode, or train the head alone with --linear"
             )
+        if features.is_inference():  # a head cannot learn from such tensors, and may from copies of them
+            features = features.clone()
         logits: Tensor = self.head(self._dropout(features))
         return logits
 
