@@ -32,7 +32,7 @@ from featcache.extract.run import add_generation
 from featcache.recipes import SamplingRecipe
 from featcache.store.completion import reopen_lost
 from featcache.store.generation import Generation
-from featcache.store.reader import open_store
+from featcache.store.reader import Store, open_store
 from featcache.store.writer import StoreWriter
 from featcache.testing.stores import make_recipe, make_record, row_details
 
@@ -101,8 +101,8 @@ class Source(RuleBasedStateMachine):
     def extract(self, feature: str) -> None:
         self.run(feature)
         self.lost.clear()  # those of the other feature are no longer sealed
-        self.check_values()
-        store = open_store(self.store)
+        store = self.check_values()
+        assert store is not None
         assert store.coverage(feature).is_complete
         read = store.feature(feature)
         for name, content in self.contents.items():
@@ -130,10 +130,10 @@ class Source(RuleBasedStateMachine):
                 pass
         self.check_values()
 
-    def check_values(self) -> None:
+    def check_values(self) -> Store | None:
         """Each value is that of the file whose hash stands beside it; called whenever the store may have changed."""
         if not (self.store / "featcache.json").exists():
-            return
+            return None
         store = open_store(self.store)
         for feature in store.features:
             try:
@@ -151,6 +151,7 @@ class Source(RuleBasedStateMachine):
             if coverage.pending:
                 with pytest.raises(StoreError, match="still lacks"):
                     store.feature(feature)
+        return store
 
     def run(self, feature: str) -> None:
         """What ``extract`` does, with the numbers of files in place of a backbone."""
