@@ -87,7 +87,12 @@ def _discard(temp: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable."""
+    """Make the names in a folder durable. Raises StoreError."""
+    with _explained(path, "sync"):
+        _sync_folder(path)
+
+
+def _sync_folder(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -103,11 +108,21 @@ def ensure_folder(path: Path) -> None:
 
 def _make_folder(path: Path) -> None:
     if path.is_dir():
+        _sync_name_of_empty(path)
         return
     _make_folder(path.parent)
     with suppress(FileExistsError):  # a sibling made it first; a file in the way fails at the next step
         path.mkdir()
-    sync_folder(path.parent)
+    _sync_folder(path.parent)
+
+
+def _sync_name_of_empty(path: Path) -> None:
+    """Make the name of a folder durable if whoever made it may have died before; nothing is put into one until then."""
+    with os.scandir(path) as entries:
+        is_empty = next(entries, None) is None
+    if is_empty and not path.is_mount():
+        with suppress(PermissionError):  # of a parent that may not be listed, where nothing of a store was made
+            _sync_folder(path.parent)
 
 
 def put_new(path: Path, data: Bytes | Iterable[Bytes]) -> bool:
@@ -127,7 +142,7 @@ def put_new(path: Path, data: Bytes | Iterable[Bytes]) -> bool:
     ensure_folder(path.parent)
     with _explained(path, "write"):
         if os.path.lexists(path):  # spares the bytes; link decides all the same
-            sync_folder(path.parent)  # whoever linked it may have died before this
+            _sync_folder(path.parent)  # whoever linked it may have died before this
             return False
         temp = _write_temp(path, data)
         try:
@@ -139,7 +154,7 @@ def put_new(path: Path, data: Bytes | Iterable[Bytes]) -> bool:
             _discard(temp)
             raise
         temp.unlink()
-        sync_folder(path.parent)
+        _sync_folder(path.parent)
         return published
 
 
@@ -153,7 +168,7 @@ def put_replace(path: Path, data: Bytes | Iterable[Bytes]) -> None:
         except BaseException:
             _discard(temp)
             raise
-        sync_folder(path.parent)
+        _sync_folder(path.parent)
 
 
 def put_exact(path: Path, data: bytes) -> None:
@@ -191,9 +206,9 @@ def new_folder(path: Path) -> Generator[Path]:
             for folder, _, files in os.walk(temp, topdown=False):
                 for name in files:
                     _sync_file(Path(folder) / name)
-                sync_folder(Path(folder))
+                _sync_folder(Path(folder))
             temp.rename(path)  # replaces an empty folder, and nothing else
-            sync_folder(path.parent)
+            _sync_folder(path.parent)
     except BaseException as error:
         shutil.rmtree(temp, ignore_errors=True)  # the error on its way out matters more than a left-over
         if isinstance(error, OSError) and error.errno in _FULL:
@@ -214,7 +229,7 @@ def remove(path: Path) -> None:
     """Remove a file, if there is one, and make that durable."""
     with _explained(path, "remove"):
         path.unlink(missing_ok=True)
-        sync_folder(path.parent)
+        _sync_folder(path.parent)
 
 
 def is_temp(name: str) -> bool:

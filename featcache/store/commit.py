@@ -6,6 +6,7 @@ instant a valid record points to other bytes.
 """
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,10 @@ def _keep_committed(
     file_format: FileFormat,
 ) -> bool:
     """Whether a valid committed shard is there and wins; a record that is not valid is taken away."""
-    if not path.is_symlink() and not path.exists():
+    is_there = os.path.lexists(path)
+    if path.parent.is_dir():
+        io.sync_folder(path.parent)  # whoever published or removed it may have died before this
+    if not is_there:
         withdraw_complete(generation, feature.name)
         return False
     try:

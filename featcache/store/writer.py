@@ -138,8 +138,11 @@ class StoreWriter:
             )
 
     def generations(self) -> list[Generation]:
-        """All generations in order."""
-        return read_generations(self.root, self.sampling)
+        """All generations in order, each made durable: whoever published the last may have died on the way."""
+        found = read_generations(self.root, self.sampling)
+        for generation in found:
+            io.sync_folder(self.root / paths.generation(generation.number))
+        return found
 
     def planning_lock(self) -> AbstractContextManager[None]:
         """Held while finding out which videos the store lacks and adding a generation for them.
@@ -204,12 +207,15 @@ class StoreWriter:
             io.put_new(path, io.seal(note.to_json()))
 
     def committed(self, generation: Generation, feature: str) -> set[int]:
-        """Shards of a feature that have a valid record, and files of the recorded size."""
+        """Shards of a feature that have a valid record, and files of the recorded size; durable once they are told."""
         return set(self._whole_records(generation, feature))
 
     def is_committed(self, generation: Generation, shard: int, *, feature: str) -> bool:
-        """Whether one shard of a feature has a valid record, and files of the recorded size."""
-        return self._whole_record(generation, shard, feature=self._feature(feature)) is not None
+        """Whether one shard of a feature is among :meth:`committed`."""
+        if self._whole_record(generation, shard, feature=self._feature(feature)) is None:
+            return False
+        io.sync_folder(self.root / paths.commits(generation.number, feature))
+        return True
 
     def complete(self, generation: Generation, feature: str) -> set[int]:
         """Seal a feature of a generation if all its shards are committed: a lost record is noticed from then on.
@@ -224,13 +230,16 @@ class StoreWriter:
         return lacking
 
     def _whole_records(self, generation: Generation, name: str) -> dict[int, CommitDoc]:
-        """The records that :meth:`is_committed` accepts, by shard."""
+        """The records of :meth:`committed`, by shard."""
         feature = self._feature(name)  # an unknown name is an error, not a feature without shards
         records = {
             shard: self._whole_record(generation, shard, feature=feature)
             for shard in recorded_shards(generation, feature.name)
         }
-        return {shard: record for shard, record in records.items() if record is not None}
+        found = {shard: record for shard, record in records.items() if record is not None}
+        if found:  # whoever published the last may have died on the way
+            io.sync_folder(self.root / paths.commits(generation.number, name))
+        return found
 
     def _whole_record(self, generation: Generation, shard: int, *, feature: FeatureDoc) -> CommitDoc | None:
         if not (self.root / paths.commit(generation.number, feature.name, shard)).exists():
