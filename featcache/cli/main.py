@@ -6,6 +6,7 @@ import time
 import typer
 
 from featcache.cli import (
+    amend,
     datasets,
     doctor,
     evaluate,
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Extract video features once into a store that can be trusted; probe it again and again without the videos.",
 )
-for room in (pipeline, extract, store, exchange, search, datasets, doctor):
+for room in (pipeline, extract, store, amend, exchange, search, datasets, doctor):
     room.register(app)
 svt.register(train.app)
 finetune.register(train.app)

@@ -32,7 +32,8 @@ def open_list(path: Path, *, error: type[FeatcacheError] = ManifestError) -> Tex
 def read_csv(
     path: Path,
     *,
-    needed: Sequence[str],
+    needed: Sequence[str] = (),
+    either: Sequence[str] = (),
     pad: bool = False,
     fold: bool = False,
     error: type[FeatcacheError] = ManifestError,
@@ -46,6 +47,7 @@ def read_csv(
     Args:
         path: The file.
         needed: Columns that must be there.
+        either: Columns of which one must be there.
         pad: Whether a row may have fewer cells than the header; they are empty then.
         fold: Whether column names are compared without case.
         error: What is raised.
@@ -54,7 +56,7 @@ def read_csv(
         FeatcacheError: As ``error``: a column is missing or there twice, or a row cannot be used; names the line.
     """
     with open_list(path, error=error) as file:
-        delimiter = _delimiter(file, needed, fold=fold)
+        delimiter = _delimiter(file, needed, either, fold=fold)
         file.seek(0)
         reader = csv.reader(file, strict=True, delimiter=delimiter, skipinitialspace=True)
         try:
@@ -63,8 +65,8 @@ def read_csv(
                 header = _names(cells, fold=fold)
                 if header:
                     break
-            if missing := [name for name in needed if name not in header]:
-                raise error(f"{path} has no column {missing[0]!r} (it has {', '.join(header) or 'none'}); add one")
+            if lacking := _lacking(header, needed, either):
+                raise error(f"{path} has no column {lacking} (it has {', '.join(header) or 'none'}); add one")
             if twice := sorted({name for name in header if header.count(name) > 1}):
                 raise error(f"{path} has the column {twice[0]!r} twice; rename one")
             for raw in reader:
@@ -123,7 +125,14 @@ def squeezed(text: str) -> str:
     return " ".join(text.split())
 
 
-def _delimiter(file: TextIO, needed: Sequence[str], *, fold: bool) -> str:
+def _lacking(header: Sequence[str], needed: Sequence[str], either: Sequence[str]) -> str:
+    """The first column that a header lacks, or those of which it has none; empty if it lacks none."""
+    if missing := [name for name in needed if name not in header]:
+        return repr(missing[0])
+    return " or ".join(map(repr, either)) if either and not set(either) & set(header) else ""
+
+
+def _delimiter(file: TextIO, needed: Sequence[str], either: Sequence[str], *, fold: bool) -> str:
     """What separates the cells of the first line that is not blank; a comma unless that gives no needed column."""
     first = next((line for line in file if line.strip()), "")
     for delimiter in _DELIMITERS:
@@ -131,7 +140,7 @@ def _delimiter(file: TextIO, needed: Sequence[str], *, fold: bool) -> str:
             header = _names(next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), []), fold=fold)
         except csv.Error:
             continue
-        if all(name in header for name in needed):
+        if not _lacking(header, needed, either):
             return delimiter
     return _DELIMITERS[0]
 

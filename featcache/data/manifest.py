@@ -244,6 +244,11 @@ def label_name(column: str) -> str | None:
     return column.removeprefix("label.") if column.startswith("label.") and column != "label." else None
 
 
+def listed_label(column: str) -> str | None:
+    """As :func:`label_name`, of a list that people write: there ``group`` may stand for ``label.group``."""
+    return column if column == "group" else label_name(column)
+
+
 def is_manifest(path: Path) -> bool:
     """Whether a Parquet file was written by :func:`write_parquet`; False for any other file."""
     try:

@@ -3,10 +3,11 @@
 * **A folder**, recursively. Files are taken by suffix (:data:`VIDEO_SUFFIXES`); names that begin with a dot are
   skipped; symbolic links are followed, a folder that contains itself is entered once. What is left out is counted, a
   hidden folder as one. The label is the name of the file's own folder; files directly in the root have none, so a flat
-  folder is unlabelled.
+  folder is unlabelled. Where all videos lie below folders named as splits, two or more with ``train`` among them
+  (:data:`SPLIT_NAMES`), that folder is the split: ``train/<class>/a.mp4``, ``test/<class>/b.mp4``.
 * **A listing**: ``.csv``, ``.jsonl`` or ``.parquet`` with the column ``path`` and, if wanted, ``id``, ``split``,
-  ``label`` and ``label.<name>``; other columns are left alone. Relative paths start from the listing's folder. An empty
-  cell is a missing value.
+  ``label``, ``label.<name>`` and ``group`` (the label of that name); other columns are left alone. Relative paths start
+  from the listing's folder. An empty cell is a missing value.
 * **One video file**, or **a manifest** written before, whose videos are listed again.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.data.cells import cell_text, label_text, open_list, read_csv, squeezed
-from featcache.data.manifest import Manifest, default_id, is_manifest, label_name, read_parquet
+from featcache.data.manifest import Manifest, default_id, is_manifest, listed_label, read_parquet
 from featcache.data.parquet import UnreadableTableError, opened, read_batches
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError
@@ -29,16 +30,27 @@ VIDEO_SUFFIXES = frozenset(
     | {".vob", ".webm", ".wmv", ".y4m"}
 )
 
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""Splits by what folders and lists call them, without case."""
+
 _SUFFIX_LENGTH = 11  # with the dot; what is longer is the end of a sentence
 
 # A row of a listing and where it stands, e.g. "line 3".
 Row = tuple[str, dict[str, Any]]
 
 
-def list_source(source: Path) -> Manifest:
+def list_source(source: Path, *, needs_paths: bool = True) -> Manifest:
     """List the videos of a folder, a listing, a manifest or a single file, sorted by id, without opening one.
 
     The records have ``id``, ``path``, ``labels`` and ``split``; ``scan`` fills in the rest.
+
+    Args:
+        source: What to list.
+        needs_paths: Whether a row of a listing needs a ``path``; where no file is wanted, an ``id`` does.
 
     Raises:
         ManifestError: There is no such source, it holds no video, or a row cannot be used (named).
@@ -59,7 +71,7 @@ def list_source(source: Path) -> Manifest:
         videos = [VideoRecord(id=old.id, path=old.path, labels=old.labels, split=old.split) for old in manifest.videos]
     elif reader := _READERS.get(source.suffix.lower()):
         root, nothing = source.parent, f"listing {source} has no row; add videos to it"
-        videos = [_record_of_row(source, place, row) for place, row in reader(source)]
+        videos = [_record_of_row(source, place, row, needs_paths) for place, row in reader(source, needs_paths)]
     else:
         known = ", ".join(sorted(_READERS))
         raise ManifestError(f"{source} is neither a folder nor a listing ({known}) nor a video file by its suffix")
@@ -73,12 +85,22 @@ def list_source(source: Path) -> Manifest:
 
 
 def _list_folder(root: Path, left_out: Counter[str]) -> list[VideoRecord]:
+    paths = [path.relative_to(root) for path in _walk(root, ancestors=frozenset(), left_out=left_out)]
+    # A class may be called "test": only where every video lies below such a folder are they splits.
+    splits = {path.parts[0]: SPLIT_NAMES.get(path.parts[0].casefold(), "") for path in paths if len(path.parts) > 1}
+    has_splits = all(len(path.parts) > 1 for path in paths) and all(splits.values())
+    has_splits = has_splits and "train" in splits.values() and len(set(splits.values())) > 1
     videos: list[VideoRecord] = []
-    for path in _walk(root, ancestors=frozenset(), left_out=left_out):
-        relative = path.relative_to(root)
-        parent = default_id(relative.parent.name)
-        labels = {"label": parent} if parent else {}
-        videos.append(VideoRecord(id=default_id(relative.as_posix()), path=relative.as_posix(), labels=labels))
+    for path in paths:
+        classes = path.parent.parts[1:] if has_splits else path.parent.parts
+        videos.append(
+            VideoRecord(
+                id=default_id(path.as_posix()),
+                path=path.as_posix(),
+                labels={"label": default_id(classes[-1])} if classes else {},
+                split=splits[path.parts[0]] if has_splits else "",
+            )
+        )
     return videos
 
 
@@ -112,15 +134,15 @@ def _kind_of(path: Path) -> str:
     return suffix if suffix[1:].isascii() and suffix[1:].isalnum() and len(suffix) <= _SUFFIX_LENGTH else "other suffix"
 
 
-def _record_of_row(listing: Path, place: str, row: dict[str, Any]) -> VideoRecord:
+def _record_of_row(listing: Path, place: str, row: dict[str, Any], needs_paths: bool) -> VideoRecord:
     cells = {column: text for column, cell in row.items() if (text := _text(listing, place, column, cell))}
-    if "path" not in cells:
-        raise ManifestError(f"{listing}, {place}: no path; every row needs one in the column 'path'")
-    path = _placed(listing.parent, cells["path"])
-    labels = {name: text for column, text in cells.items() if (name := label_name(column)) is not None}
-    return VideoRecord(
-        id=cells.get("id") or default_id(cells["path"]), path=path, labels=labels, split=cells.get("split", "")
-    )
+    if "path" not in cells and (needs_paths or "id" not in cells):
+        where = "the column 'path'" if needs_paths else "one of the columns 'path' and 'id'"
+        raise ManifestError(f"{listing}, {place}: no path; every row needs one in {where}")
+    path = _placed(listing.parent, cells["path"]) if "path" in cells else cells["id"]
+    labels = {name: text for column, text in cells.items() if (name := listed_label(column)) is not None}
+    video_id = cells.get("id") or default_id(cells["path"])
+    return VideoRecord(id=video_id, path=path, labels=labels, split=cells.get("split", ""))
 
 
 def _text(listing: Path, place: str, column: str, cell: Any) -> str:
@@ -140,7 +162,7 @@ def _text(listing: Path, place: str, column: str, cell: Any) -> str:
 
 
 def _is_wanted(column: str) -> bool:
-    return column in {"path", "id", "split"} or label_name(column) is not None
+    return column in {"path", "id", "split"} or listed_label(column) is not None
 
 
 def _placed(folder: Path, path: str) -> str:
@@ -151,11 +173,11 @@ def _placed(folder: Path, path: str) -> str:
     return os.path.normpath(folder.absolute() / path) if inside.split("/")[0] == ".." else inside
 
 
-def _read_csv(listing: Path) -> Iterator[Row]:
-    yield from read_csv(listing, needed=("path",), pad=True)
+def _read_csv(listing: Path, needs_paths: bool) -> Iterator[Row]:
+    yield from read_csv(listing, either=("path",) if needs_paths else ("path", "id"), pad=True)
 
 
-def _read_jsonl(listing: Path) -> Iterator[Row]:
+def _read_jsonl(listing: Path, needs_paths: bool) -> Iterator[Row]:
     with open_list(listing) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -170,12 +192,12 @@ def _read_jsonl(listing: Path) -> Iterator[Row]:
             yield f"line {number}", row
 
 
-def _read_parquet(listing: Path) -> Iterator[Row]:
+def _read_parquet(listing: Path, needs_paths: bool) -> Iterator[Row]:
     number = 0
     try:
         with opened(listing) as file:
             columns = file.schema_arrow.names
-        if "path" not in columns:
+        if "path" not in columns and (needs_paths or "id" not in columns):
             raise ManifestError(f"{listing} has no column 'path' (it has {', '.join(columns)}); add one")
         wanted = [name for name in columns if _is_wanted(name)]
         if twice := sorted({name for name in wanted if wanted.count(name) > 1}):
@@ -188,7 +210,7 @@ def _read_parquet(listing: Path) -> Iterator[Row]:
         raise ManifestError(f"{listing} {problem}; write it again") from problem
 
 
-_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+_READERS: dict[str, Callable[[Path, bool], Iterator[Row]]] = {
     ".csv": _read_csv,
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,

@@ -1,6 +1,7 @@
 """``import``: arrays that others made into a store, under a recipe that says what is declared and what is not known."""
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
@@ -27,6 +28,8 @@ from featcache.store.precision import staging_dtype, to_storage
 from featcache.store.reader import open_store
 from featcache.store.rows import RowTable
 from featcache.store.writer import StoreWriter
+
+log = logging.getLogger(__name__)
 
 _READERS = {"npy": "npy", "webdataset": "tar", "hf": "tables", "parquet": "tables"}
 _AXES = {1: ("c",), 2: ("n", "c"), 3: ("h", "w", "c"), 4: ("t", "h", "w", "c")}
@@ -230,12 +233,13 @@ def check_counts(samples: Sequence[Sample], videos: Sequence[VideoRecord], sampl
 
 def _check_aligned(writer: StoreWriter, samples: Mapping[str, Sample]) -> None:
     """Rows of all features align, so an array for a planned video has as many rows as its plan."""
-    for generation in writer.generations():
+    opened = open_store(writer.root)
+    for generation, names in zip(opened.generations, opened.shown_ids, strict=True):
         planned: dict[int, int] = {}
         for segment in generation.segments:
             planned[segment.video] = planned.get(segment.video, 0) + segment.num_rows
         for number, num_rows in planned.items():
-            sample = samples.get(generation.video_ids[number])
+            sample = samples.get(names[number] or "")
             if sample is None or is_other_content(video_record(sample).content_hash, generation.content_hashes[number]):
                 continue
             if sample.num_rows not in (0, num_rows):
@@ -254,13 +258,20 @@ def _add_generation(
     settings: ImportSettings,
 ) -> None:
     """Plan the videos that the store lacks, those of another file, and those that failed and now have rows."""
-    stored = open_store(writer.root).videos
+    opened = open_store(writer.root)
+    stored = opened.videos
+    if out := [video.id for video in videos if video.id in opened.removed_videos]:
+        log.warning(
+            "%d videos were removed from the store and stay out, %r among them; `featcache remove` with --undo takes "
+            "them in again",
+            len(out), out[0],
+        )  # fmt: skip
     added = [
         video
         for video in videos
-        if video.id not in stored
-        or is_other_content(video.content_hash, stored[video.id].content_hash)
-        or (video.status == "ok" and stored[video.id].status != "ok")
+        if (video.id not in stored and video.id not in opened.removed_videos)
+        or (video.id in stored and is_other_content(video.content_hash, stored[video.id].content_hash))
+        or (video.id in stored and video.status == "ok" and stored[video.id].status != "ok")
     ]
     if not added:
         return
@@ -296,6 +307,7 @@ class _Importer:
         self.name = name
         self.record = record
         self.settings = settings
+        self.names: list[list[str | None]] = []
         self.provenance = {
             "featcache": version("featcache"),
             "imported": settings.format,
@@ -304,9 +316,11 @@ class _Importer:
 
     def run(self, on_progress: Step) -> int:
         """Write them all; returns the rows written."""
+        opened = open_store(self.writer.root)
+        self.names = opened.shown_ids
         work = [
             (generation, shard)
-            for generation in self.writer.generations()
+            for generation in opened.generations
             for shard in sorted(set(range(generation.num_shards)) - self.writer.committed(generation, self.name))
         ]
         total = sum(generation.planned_rows(shard) for generation, shard in work)
@@ -328,7 +342,7 @@ class _Importer:
         tables: list[RowTable] = []
         outcomes: list[VideoOutcome] = []
         for segment in segments:
-            sample = self.samples.get(generation.video_ids[segment.video])
+            sample = self.samples.get(self.names[generation.number][segment.video] or "")
             status, reason = _outcome(sample, planned_content=generation.content_hashes[segment.video])
             if status == "ok":
                 assert sample is not None, "an ok outcome has a sample"

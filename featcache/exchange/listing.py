@@ -10,7 +10,7 @@ import yaml
 
 from featcache.config import read_mapping
 from featcache.data.cells import quoted, read_csv
-from featcache.data.manifest import RARE_FIELDS, label_column, label_name
+from featcache.data.manifest import RARE_FIELDS, label_column, listed_label
 from featcache.data.types import VideoRecord
 from featcache.errors import ConfigError, ExchangeError, unknown_name
 from featcache.exchange.columns import label_names
@@ -59,8 +59,8 @@ def read_listing(path: Path) -> dict[str, dict[str, Any]]:
         for line, row in read_csv(path, needed=("id",), error=ExchangeError):
             place = f"{path}, {line}"
             filled = {name: cell for name, cell in row.items() if cell}
-            cells = {name: cell for name, cell in filled.items() if label_name(name) is None}
-            labels = {name: cell for column, cell in filled.items() if (name := label_name(column)) is not None}
+            cells = {name: cell for name, cell in filled.items() if listed_label(name) is None}
+            labels = {name: cell for column, cell in filled.items() if (name := listed_label(column)) is not None}
             if "id" not in cells:
                 raise ExchangeError(f"{place}: no id; every row needs one")
             if cells["id"] in listed:

@@ -17,6 +17,7 @@ from featcache.data.types import Status, VideoOutcome, VideoRecord
 from featcache.extract.encode import BoundFeature, encode_rows, forward_threads
 from featcache.extract.jobs import RowDetails, SegmentJob
 from featcache.extract.progress import OnProgress, Progress
+from featcache.store.overlay import Amendment, shown
 from featcache.store.plan import Segment
 from featcache.store.precision import staging_dtype, to_storage
 from featcache.store.rows import RowTable
@@ -47,6 +48,7 @@ class ShardTask:
 def shard_tasks(
     generation: Generation,
     *,
+    amended: Mapping[int, Amendment],
     root: Path,
     paths: Mapping[str, Path],
     pending: dict[int, tuple[str, ...]],
@@ -57,6 +59,8 @@ def shard_tasks(
 
     Args:
         generation: The plan.
+        amended: What overlays say of its videos, by row: a video that was renamed is read where it is now. Its clips
+            are those of the id in the plan.
         root: Folder that relative paths of the plan start from.
         paths: Where videos are now, by id; the plan's own path counts for the others.
         pending: Features that each unfinished shard lacks.
@@ -65,6 +69,7 @@ def shard_tasks(
     """
     sizes = {feature.name: feature.crop for feature in features}
     videos = generation.videos
+    now = [shown(video, amended.get(row)) for row, video in enumerate(videos)]
     for shard, names in sorted(pending.items()):
         segments = generation.shard_segments(shard)
         yield ShardTask(
@@ -74,7 +79,7 @@ def shard_tasks(
             segments=segments,
             jobs=tuple(
                 SegmentJob(
-                    path=str(paths.get(videos[segment.video].id) or root / videos[segment.video].path),
+                    path=str(paths.get(now[segment.video].id) or root / now[segment.video].path),
                     video=videos[segment.video],
                     sampling=writer.sampling,
                     first_clip=segment.first_clip,

@@ -15,6 +15,7 @@ from featcache.data.decoding.clips import CropSize, RowBatch
 from featcache.data.decoding.pool import Failed, Payload, Restarted, WorkerPool
 from featcache.data.manifest import Manifest
 from featcache.errors import DiskSpaceError
+from featcache.extract.amending import find_renames
 from featcache.extract.encode import BoundFeature, encode_rows, forward_threads
 from featcache.extract.jobs import SegmentJob, timed_segment
 from featcache.extract.lacking import ids_to_retry, judge, rows_per_video, videos_to_add
@@ -150,7 +151,10 @@ def missing_sizes(prepared: Prepared, manifest: Manifest, *, store: Path) -> lis
     scanned = {video.id: video for video in manifest.videos}
     paths = {video.id: manifest.path_of(video) for video in manifest.videos}
     retry = ids_to_retry(opened, scanned, paths=paths, prepared=prepared) if opened else frozenset[str]()
-    added = videos_to_add(manifest.videos, opened.videos if opened else {}, retry=retry)
+    renames = find_renames(manifest, opened) if opened else []
+    known = {**(opened.videos if opened else {}), **{one.record.id: one.record for one in renames}}
+    removed = opened.removed_videos if opened else {}
+    added = videos_to_add(manifest.videos, known, removed=removed, retry=retry)
     counts = rows_per_video(added, prepared.sampling)
     shard_rows = choose_shard_rows(prepared, counts)
     segments, num_shards = plan_segments(counts, shard_rows=shard_rows)

@@ -2,12 +2,13 @@
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from featcache.data.sampling import count_rows
 from featcache.data.types import PASSING, VideoRecord
+from featcache.extract.amending import differing
 from featcache.extract.prepare import Prepared
 from featcache.recipes import SamplingRecipe
 from featcache.store.reader import Store
@@ -40,11 +41,16 @@ def rows_per_video(videos: Sequence[VideoRecord], sampling: SamplingRecipe) -> l
 
 
 def videos_to_add(
-    scanned: Sequence[VideoRecord], stored: Mapping[str, VideoRecord], *, retry: frozenset[str]
+    scanned: Sequence[VideoRecord],
+    stored: Mapping[str, VideoRecord],
+    *,
+    removed: Collection[str] = (),
+    retry: frozenset[str],
 ) -> list[VideoRecord]:
     """The videos that need a new generation: new ones, changed ones, and failed ones that are to be tried again.
 
-    A stored video that the scan no longer finds stays as it is: its features outlive the file.
+    A stored video that the scan no longer finds stays as it is: its features outlive the file. One that was taken out
+    stays out. One that is tried again keeps the labels and the split that the store has; another file has its own.
     """
     added = []
     for video in scanned:
@@ -56,8 +62,9 @@ def videos_to_add(
         else:  # a file that was replaced by one that cannot be used; of a file that is gone no hash is known
             is_other = video.content_hash not in ("", known.content_hash)
             is_due = is_other or (video.id in retry and known.status != "ok")
-        if is_due:
-            added.append(video)
+        if is_due and video.id not in removed:
+            is_same = known is not None and known.content_hash in ("", video.content_hash)
+            added.append(replace(video, labels=known.labels, split=known.split) if known and is_same else video)
     return added
 
 
@@ -113,17 +120,30 @@ def is_back(path: Path, video: VideoRecord) -> bool:
         return False
 
 
-def warn_of_labels(scanned: Iterable[VideoRecord], stored: Mapping[str, VideoRecord]) -> None:
-    """Say that labels and splits are kept as they were when a video was added, where the source has others now."""
-    others = [
-        video.id
-        for video in scanned
-        if (video.labels, video.split) != (stored[video.id].labels, stored[video.id].split)
-    ]
-    if others:
+def tell_differences(scanned: Sequence[VideoRecord], opened: Store, *, source: str) -> None:
+    """Say what the store keeps otherwise than the source has it, and which command follows the source.
+
+    Args:
+        scanned: The source's videos.
+        opened: The store, after what is new was planned.
+        source: The options that name the source, for a command line.
+    """
+    here = {video.id for video in scanned}
+    if others := [known.id for known, _ in differing(scanned, opened.videos)]:
         log.warning(
             "%d videos, %r among them, have other labels or another split in the source than in the store, which keeps "
-            "its own; extract to a new store to change them",
-            len(others),
-            others[0],
-        )
+            "its own; `featcache relabel %s %s` takes the source's",
+            len(others), others[0], opened.path, source,
+        )  # fmt: skip
+    if gone := [video_id for video_id in opened.videos if video_id not in here]:
+        log.info(
+            "%d stored videos are not in the source, %r among them; they stay, and `featcache remove %s --not-in %s` "
+            "takes them out",
+            len(gone), gone[0], opened.path, source,
+        )  # fmt: skip
+    if out := [video_id for video_id in opened.removed_videos if video_id in here]:
+        log.info(
+            "%d videos of the source were removed from the store and stay out, %r among them; `featcache remove` with "
+            "--undo takes them in again",
+            len(out), out[0],
+        )  # fmt: skip

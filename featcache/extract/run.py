@@ -15,6 +15,7 @@ from featcache.data.decoding.pool import WorkerPool
 from featcache.data.manifest import Manifest
 from featcache.data.types import PASSING, VideoRecord
 from featcache.errors import FeatcacheError
+from featcache.extract.amending import find_renames
 from featcache.extract.encode import float32_products
 from featcache.extract.engine import ShardRunner, shard_tasks
 from featcache.extract.estimate import check_disk, choose_shard_rows
@@ -23,8 +24,8 @@ from featcache.extract.lacking import (
     ids_to_retry,
     judge,
     rows_per_video,
+    tell_differences,
     videos_to_add,
-    warn_of_labels,
     worth_another_try,
 )
 from featcache.extract.prepare import Prepared, prepare
@@ -173,7 +174,7 @@ def _keep_config(writer: StoreWriter, settings: ExtractSettings) -> Path:
 
 
 def add_generation(writer: StoreWriter, manifest: Manifest, *, paths: Mapping[str, Path], prepared: Prepared) -> None:
-    """Plan a new generation for the videos that the store lacks, if there are any.
+    """Recognise renamed videos, and plan a new generation for the videos that the store lacks, if there are any.
 
     Args:
         writer: The open store, its planning lock held.
@@ -182,12 +183,20 @@ def add_generation(writer: StoreWriter, manifest: Manifest, *, paths: Mapping[st
         prepared: What is computed.
     """
     opened = open_store(writer.root)
+    if renames := find_renames(manifest, opened):
+        log.info(
+            "%d videos were renamed, %r is %r now; nothing of them is computed again",
+            len(renames), renames[0].video, renames[0].record.id,
+        )  # fmt: skip
+        writer.add_overlay(renames)
+        opened = open_store(writer.root)
     retry = ids_to_retry(opened, {video.id: video for video in manifest.videos}, paths=paths, prepared=prepared)
-    added = videos_to_add(manifest.videos, opened.videos, retry=retry)
-    warn_of_labels(manifest.videos, {**opened.videos, **{video.id: video for video in added}})
-    if not added:
-        return
-    plan_generation(writer, added, prepared=prepared)
+    added = videos_to_add(manifest.videos, opened.videos, removed=opened.removed_videos, retry=retry)
+    if added:
+        plan_generation(writer, added, prepared=prepared)
+    settings = prepared.settings
+    source = settings.source or f"--dataset {settings.dataset} --root {settings.root}"
+    tell_differences(manifest.videos, open_store(writer.root), source=source)
 
 
 def retry_generation(
@@ -253,6 +262,7 @@ def run_pending(
     if not any(pending for _, pending in work):
         return
     runtime = prepared.settings.runtime
+    amended = open_store(writer.root).amended
     pool = WorkerPool(
         decode_segment,
         name=lambda job: job.path,
@@ -277,6 +287,7 @@ def run_pending(
                 runner.run(
                     shard_tasks(
                         generation,
+                        amended=amended[generation.number],
                         root=root,
                         paths=paths,
                         pending=lacking,

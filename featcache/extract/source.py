@@ -16,8 +16,12 @@ from featcache.extract.settings import ExtractSettings
 OnScan = Callable[[int, int], None]
 
 
-def list_videos(*, source: str | None, dataset: str | None, root: str | None, selection: Selection) -> Manifest:
+def list_videos(
+    *, source: str | None, dataset: str | None, root: str | None, selection: Selection, needs_paths: bool = True
+) -> Manifest:
     """List a source or a data set and take the selection of it, without opening a video.
+
+    ``needs_paths`` is that of :func:`list_source`.
 
     Raises:
         ManifestError: The source or a list of the data set cannot be read.
@@ -25,7 +29,7 @@ def list_videos(*, source: str | None, dataset: str | None, root: str | None, se
         ConfigError: A selection that the videos do not allow.
     """
     if source is not None:
-        return select(list_source(Path(source)), selection)
+        return select(list_source(Path(source), needs_paths=needs_paths), selection)
     assert dataset is not None, "settings name either a source or a data set"
     assert root is not None, "settings name a data set with its root"
     listed = list_dataset(dataset, root=Path(root))

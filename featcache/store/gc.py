@@ -14,6 +14,7 @@ from featcache.store.generation import (
     read_root,
     recorded_shards,
 )
+from featcache.store.overlay import overlay_numbers, overlay_table_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,8 @@ def _garbage(root: Path) -> list[Path]:
                 referred.add(root / paths.rows(number, shard, record.rows.sha256))
                 referred.add(data_path(generation, feature, shard, document.file_format))
                 referred.add(root / paths.scale_chunk(number, feature.name, shard))
+    referred.update(overlay_table_path(root, number) for number in overlay_numbers(root))
+    candidates += root.glob(f"{paths.OVERLAYS}/*.parquet")
     for number in {n for file in root.iterdir() if (n := paths.generation_number(file.name)) is not None}:
         folder = root / paths.generation(number)
         candidates += [

@@ -131,26 +131,36 @@ class RowIndex:
     video: npt.NDArray[np.int32]
 
 
-def current_videos(generations: Sequence[Generation]) -> list[Mask]:
+def current_videos(generations: Sequence[Generation], ids: Sequence[Sequence[str | None]]) -> list[Mask]:
     """Which videos of each generation have the content that counts: that of the latest plan with their id.
 
     A file that was replaced under its name is planned anew with another content hash. What older plans say of that
     name then belongs to a file that is gone.
+
+    Args:
+        generations: The plans, in order.
+        ids: Ids of each generation's videos as they are shown; ``None`` for one that was taken out, which never counts.
     """
     if len(generations) == 1:  # ids are unique within a plan
-        return [np.ones(generations[0].plan.num_videos, bool)]
-    latest: dict[str, str] = {}
-    for generation in generations:
-        latest.update(zip(generation.video_ids, generation.content_hashes, strict=True))
+        if None not in ids[0]:
+            return [np.ones(len(ids[0]), bool)]
+        return [np.array([name is not None for name in ids[0]], bool)]
+    latest: dict[str | None, str] = {}
+    for generation, names in zip(generations, ids, strict=True):
+        latest.update(zip(names, generation.content_hashes, strict=True))
     return [
         np.array(
-            [latest[name] == content for name, content in zip(one.video_ids, one.content_hashes, strict=True)], bool
+            [
+                name is not None and latest[name] == content
+                for name, content in zip(names, one.content_hashes, strict=True)
+            ],
+            bool,
         )
-        for one in generations
+        for one, names in zip(generations, ids, strict=True)
     ]
 
 
-def visible_videos(committed: list[Committed], ids: list[list[str]], current: list[Mask]) -> list[Mask]:
+def visible_videos(committed: list[Committed], ids: Sequence[Sequence[str | None]], current: list[Mask]) -> list[Mask]:
     """Which videos of each generation are read: of videos with one id, the latest that is ``ok`` and current.
 
     Args:
@@ -159,7 +169,7 @@ def visible_videos(committed: list[Committed], ids: list[list[str]], current: li
         current: See :func:`current_videos`.
     """
     visible = [generation.video_ok & counts for generation, counts in zip(committed, current, strict=True)]
-    seen: set[str] = set()
+    seen: set[str | None] = set()
     for mask, names in zip(reversed(visible), reversed(ids), strict=True):
         if seen:
             hidden = [index for index in np.flatnonzero(mask).tolist() if names[index] in seen]
@@ -218,7 +228,7 @@ class _Builder:
 def build_index(
     committed: list[Committed],
     visible: list[Mask],
-    ids: list[list[str]],
+    ids: Sequence[Sequence[str | None]],
     *,
     num_crops: list[Ints],
     feature: FeatureDoc,
@@ -229,7 +239,7 @@ def build_index(
     Args:
         committed: Records of the feature, a generation each.
         visible: Which videos of each generation are read.
-        ids: Ids of each generation's videos.
+        ids: Ids of each generation's videos as they are shown.
         num_crops: Rows that each moment of each generation's videos has.
         feature: Its description.
         file_format: Of its data files.
@@ -251,7 +261,7 @@ def build_index(
         if len(order):
             changes = np.flatnonzero(np.diff(order, prepend=-1))  # windows of a long video follow each other
             video_rows += np.add.reduceat(columns["num_rows"][shown], changes).tolist()
-            video_ids += [names[index] for index in order[changes].tolist()]
+            video_ids += [name for index in order[changes].tolist() if (name := names[index]) is not None]
             crops.append(generation_crops[order[changes]])
     joined: dict[str, Any] = {name: np.concatenate(parts) for name, parts in builder.columns.items()}
     return RowIndex(

@@ -12,6 +12,7 @@ GROUP = "zarr.json"
 FEATURES = "features"
 CONFIG = "config"
 PLANNED = "plans"
+OVERLAYS = "overlays"
 STORE_LOCK = "locks/store.lock"
 PLANNING_LOCK = "locks/planning.lock"
 
@@ -64,6 +65,21 @@ def planned_number(file_name: str) -> int | None:
     """Generation of such a note's file name, or ``None`` if the name is none."""
     match = re.fullmatch(r"(\d{3,6})\.json", file_name, re.ASCII)
     return int(match[1]) if match and file_name == f"{int(match[1]):03d}.json" else None
+
+
+def overlay(number: int) -> str:
+    """Sealed overlay."""
+    return f"{OVERLAYS}/{number:03d}.json"
+
+
+def overlay_table(number: int, sha256: str) -> str:
+    """An overlay's table, named by content."""
+    return f"{OVERLAYS}/{number:03d}-{sha256[:16]}.parquet"
+
+
+def overlay_number(file_name: str) -> int | None:
+    """Number of an overlay's file name, or ``None`` if the name is none."""
+    return planned_number(file_name)  # numbered alike
 
 
 def table(number: int, kind: Literal["videos", "segments"], sha256: str) -> str:

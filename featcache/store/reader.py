@@ -17,6 +17,7 @@ from featcache.store.features import Device, Features
 from featcache.store.generation import Generation, read_features, read_generations, read_root
 from featcache.store.index import Committed, Mask, build_index, current_videos, read_committed, visible_videos
 from featcache.store.maps import default_max_maps
+from featcache.store.overlay import Amendment, Overlay, amend, check_generations, read_overlays, shown, shown_ids
 from featcache.store.schema import FeatureDoc
 
 
@@ -68,6 +69,7 @@ class Store:
         path: Its folder.
         sampling: Which clips and boxes were read.
         file_format: ``zarr`` or ``hdf5``.
+        overlays: What was said of its videos since they were planned, in order.
         generations: Its plans, in order.
     """
 
@@ -76,7 +78,9 @@ class Store:
         self.path = path
         self.sampling: SamplingRecipe = document.sampling
         self.file_format = document.file_format
+        self.overlays: list[Overlay] = read_overlays(path)  # before the generations that they are about
         self.generations: list[Generation] = read_generations(path, document.sampling)
+        check_generations(path, self.overlays, self.generations)
         self._features: dict[str, FeatureDoc] = read_features(path)
         self._committed: dict[str, list[Committed]] = {}
 
@@ -89,24 +93,47 @@ class Store:
         return {name: (doc.recipe, doc.record) for name, doc in self._features.items()}
 
     @cached_property
+    def amended(self) -> list[dict[int, Amendment]]:
+        """For each generation what overlays say of a row of its videos table, by row."""
+        return amend(self.generations, self.overlays)
+
+    @cached_property
+    def shown_ids(self) -> list[list[str | None]]:
+        """For each generation the ids of its videos as they are now; ``None`` for one that was taken out."""
+        return [shown_ids(one, amended) for one, amended in zip(self.generations, self.amended, strict=True)]
+
+    @cached_property
+    def removed_videos(self) -> dict[str, VideoRecord]:
+        """Id to record of the videos that were taken out."""
+        return {
+            one.record.id: shown(generation.videos[row], one)
+            for generation, amended in zip(self.generations, self.amended, strict=True)
+            for row, one in amended.items()
+            if one.removed
+        }
+
+    @cached_property
     def videos(self) -> dict[str, VideoRecord]:
         """Video id to record, in the order in which ids first appeared.
 
         Of several plans with one id, the content of the latest counts, and of those with that content the latest that
-        is ``ok``.
+        is ``ok``. Overlays say id, path, labels and split otherwise, and which videos are none of the store's any more.
         """
-        order = dict.fromkeys(video_id for generation in self.generations for video_id in generation.video_ids)
+        order = dict.fromkeys(name for names in self.shown_ids for name in names if name is not None)
         videos: dict[str, VideoRecord] = {}
-        for generation, current in zip(self.generations, self._current, strict=True):
-            for video, counts in zip(generation.videos, current.tolist(), strict=True):
-                known = videos.get(video.id)
-                if counts and (known is None or video.status == "ok" or known.status != "ok"):
-                    videos[video.id] = video
+        for generation, amended, current in zip(self.generations, self.amended, self._current, strict=True):
+            for row, (video, counts) in enumerate(zip(generation.videos, current.tolist(), strict=True)):
+                if not counts:
+                    continue
+                record = shown(video, amended.get(row))
+                known = videos.get(record.id)
+                if known is None or record.status == "ok" or known.status != "ok":
+                    videos[record.id] = record
         return {video_id: videos[video_id] for video_id in order}
 
     @cached_property
     def _current(self) -> list[Mask]:
-        return current_videos(self.generations)
+        return current_videos(self.generations, self.shown_ids)
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -152,26 +179,26 @@ class Store:
         committed = self._read_committed(self._document(feature))
         last: dict[str, Failure | None] = {}  # None: ok
         pending: set[str] = set()
-        for one, current in zip(committed, self._current, strict=True):
+        for one, names, current in zip(committed, self.shown_ids, self._current, strict=True):
             failed = {outcome.id: outcome for record in one.records.values() for outcome in record.failed}
             flags = (column.tolist() for column in (current, one.video_ok, one.video_pending))
-            for video, is_current, is_ok, is_pending in zip(one.generation.videos, *flags, strict=True):
-                if not is_current:
+            for video, name, is_current, is_ok, is_pending in zip(one.generation.videos, names, *flags, strict=True):
+                if not is_current or name is None:
                     continue
                 if is_ok:
-                    last[video.id] = None
-                    pending.discard(video.id)
-                elif video.id in last and last[video.id] is None:
+                    last[name] = None
+                    pending.discard(name)
+                elif name in last and last[name] is None:
                     continue
                 elif video.id in failed:
                     outcome = failed[video.id]
-                    last[video.id] = Failure(id=video.id, status=outcome.status, reason=outcome.reason)
-                    pending.discard(video.id)
+                    last[name] = Failure(id=name, status=outcome.status, reason=outcome.reason)
+                    pending.discard(name)
                 elif is_pending:
-                    pending.add(video.id)
+                    pending.add(name)
                 else:
-                    last[video.id] = Failure(id=video.id, status=video.status, reason=video.reason)
-                    pending.discard(video.id)
+                    last[name] = Failure(id=name, status=video.status, reason=video.reason)
+                    pending.discard(name)
         failures = tuple(
             failure for video_id in self.videos if video_id not in pending and (failure := last[video_id]) is not None
         )
@@ -189,15 +216,14 @@ class Store:
     def tries(self, feature: str | None = None) -> Counter[str]:
         """How often each video was read in vain for a fault that may pass, as the file that it is now."""
         counts: Counter[str] = Counter()
-        for one in self._read_committed(self._document(feature)):
+        committed = self._read_committed(self._document(feature))
+        for one, names, current in zip(committed, self.shown_ids, self._current, strict=True):
             failed = {
                 outcome.id for record in one.records.values() for outcome in record.failed if outcome.status in PASSING
             }
-            counts.update(
-                video.id
-                for video in (one.generation.videos if failed else ())
-                if video.id in failed and video.content_hash == self.videos[video.id].content_hash
-            )
+            if failed:
+                rows = zip(one.generation.video_ids, names, current.tolist(), strict=True)
+                counts.update(name for planned, name, counts_now in rows if name and counts_now and planned in failed)
         return counts
 
     def feature(
@@ -231,11 +257,10 @@ class Store:
                 f"feature {document.name!r} of {self.path} still lacks {pending} of {len(self.videos)} videos; "
                 "run the command that fills it again to finish it"
             )
-        ids = [one.generation.video_ids for one in committed]
         index = build_index(
             committed,
-            visible_videos(committed, ids, self._current),
-            ids,
+            visible_videos(committed, self.shown_ids, self._current),
+            self.shown_ids,
             num_crops=[self._num_crops(one.generation) for one in committed],
             feature=document,
             file_format=self.file_format,
@@ -267,6 +292,7 @@ class Store:
             "sampling": to_dict(self.sampling),
             "sampling_hash": recipe_hash(self.sampling),
             "num_videos": len(self.videos),
+            "num_removed": len(self.removed_videos),
             "splits": {name: len(self.video_ids(split=name)) for name in self.splits},
             "labels": {name: len(set(self.labels(name).values())) for name in self.label_names},
             "generations": [
@@ -281,7 +307,7 @@ class Store:
         coverage = self.coverage(name)
         committed = self._read_committed(document)
         records = [record for one in committed for record in one.records.values()]
-        visible = visible_videos(committed, [one.generation.video_ids for one in committed], self._current)
+        visible = visible_videos(committed, self.shown_ids, self._current)
         return {
             "backbone": document.recipe.backbone,
             "layer": document.recipe.layer,

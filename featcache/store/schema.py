@@ -401,6 +401,43 @@ class PlannedDoc:
         return cls(generation=generation, plan_hash=_member(document, "plan_hash", str, where=where))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverlayDoc:
+    """``overlays/NNN.json``: what the store says of some videos of the generations before it.
+
+    Attributes:
+        number: From 0, without gaps.
+        generations: Generations that were there, which it is about.
+        num_videos: Rows of its table.
+        previous: Checksum of the overlay before it; empty for the first.
+        videos: Its table.
+    """
+
+    number: int
+    generations: int
+    num_videos: int
+    previous: str
+    videos: TableRef
+
+    def to_json(self) -> dict[str, Any]:
+        """Members of the document."""
+        members = {name: getattr(self, name) for name in ("number", "generations", "num_videos", "previous")}
+        return _document("overlay", {**members, "videos": self.videos.to_json()}, version=2)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any], *, number: int, where: object) -> Self:
+        """Read it and check that it is the one of this number."""
+        _open(document, kind="overlay", where=where)
+        _check_identity(document, {"number": number}, where=where)
+        return cls(
+            number=number,
+            generations=_count(document, "generations", where=where),
+            num_videos=_count(document, "num_videos", where=where),
+            previous=_member(document, "previous", str, where=where),
+            videos=TableRef.from_json(document.get("videos"), where=where),
+        )
+
+
 def _check_identity(document: Mapping[str, Any], identity: Mapping[str, Any], *, where: object) -> None:
     for name, expected in identity.items():
         if document.get(name) != expected:

@@ -30,6 +30,14 @@ from featcache.store.generation import (
     recorded_shards,
     shard_layout,
 )
+from featcache.store.overlay import (
+    amend,
+    check_generations,
+    overlay_numbers,
+    overlay_table_path,
+    read_overlay,
+    read_overlays,
+)
 from featcache.store.paths import FileFormat
 from featcache.store.schema import CommitDoc, FeatureDoc
 
@@ -142,10 +150,33 @@ class _Checker:
             self.report.problems.append(Problem(path="", what=str(error)))
         for generation in generations:
             self._generation(generation, features, root.file_format)
+        self._overlays(generations)
         self._undeclared(features)
         self._config()
         self._rest()
         return self.report
+
+    def _overlays(self, generations: list[Generation]) -> None:
+        """Each overlay with its table, and then whether they follow each other and fit the plans."""
+        folder = self.root / paths.OVERLAYS
+        numbers: list[int] = []
+        self.attempt(folder, lambda: numbers.extend(overlay_numbers(self.root)))
+        are_whole = [self._overlay(number) for number in numbers]
+        if numbers and all(are_whole):
+            self.attempt(folder, lambda: self._overlays_fit(generations))
+
+    def _overlay(self, number: int) -> bool:
+        places: list[Path] = []
+        if not self.check(
+            self.root / paths.overlay(number), lambda: places.append(overlay_table_path(self.root, number))
+        ):
+            return False
+        return self.check(places[0], lambda: read_overlay(self.root, number, previous=None))
+
+    def _overlays_fit(self, generations: list[Generation]) -> None:
+        overlays = read_overlays(self.root)
+        check_generations(self.root, overlays, generations)
+        amend(generations, overlays)
 
     def _features(self) -> dict[str, FeatureDoc]:
         features: dict[str, FeatureDoc] = {}

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,7 @@ from featcache.store.generation import (
     recorded_shards,
     segments_table,
 )
+from featcache.store.overlay import Amendment, publish_overlay
 from featcache.store.paths import FileFormat
 from featcache.store.plan import Segment
 from featcache.store.rows import RowTable, rows_to_bytes, table_bytes
@@ -205,6 +206,15 @@ class StoreWriter:
         if not path.exists():  # one that is there was checked when its plan was read
             note = PlannedDoc(generation=generation.number, plan_hash=generation.plan_hash)
             io.put_new(path, io.seal(note.to_json()))
+
+    def add_overlay(self, amendments: Iterable[Amendment]) -> None:
+        """Publish what is said of videos from now on; the caller holds the planning lock, under which it was found out.
+
+        Args:
+            amendments: At most one for each id; nothing is published of none.
+        """
+        if amendments := list(amendments):
+            publish_overlay(self.root, amendments, num_generations=len(self.generations()))
 
     def committed(self, generation: Generation, feature: str) -> set[int]:
         """Shards of a feature that have a valid record, and files of the recorded size; durable once they are told."""

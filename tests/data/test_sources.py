@@ -48,6 +48,40 @@ def test_what_a_folder_holds_beside_videos_is_counted_by_kind(tmp_path):
     assert list_source(tmp_path / "b.avi").left_out == {}
 
 
+def test_trees_of_splits_give_splits(tmp_path):
+    touch(tmp_path, "train/wave/a.mp4", "Train2/x.txt", "train/sports/run/b.mp4", "Validation/wave/c.mp4", "test/d.mp4")
+    assert listed(tmp_path) == [
+        ("Validation/wave/c.mp4", "Validation/wave/c.mp4", {"label": "wave"}, "val"),
+        ("test/d.mp4", "test/d.mp4", {}, "test"),
+        ("train/sports/run/b.mp4", "train/sports/run/b.mp4", {"label": "run"}, "train"),
+        ("train/wave/a.mp4", "train/wave/a.mp4", {"label": "wave"}, "train"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["train/a.mp4", "car/b.mp4"],
+        ["train/wave/a.mp4", "test/wave/b.mp4", "loose.mp4"],
+        ["train/wave/a.mp4", "training/wave/b.mp4"],
+        ["test/wave/a.mp4", "val/wave/b.mp4"],
+    ],
+)
+def test_classes_that_are_called_like_splits_are_classes(tmp_path, names):
+    touch(tmp_path, *names)
+    assert {row[3] for row in listed(tmp_path)} == {""}
+    assert {row[0]: row[2].get("label", "") for row in listed(tmp_path)} == {
+        name: name.split("/")[-2] if "/" in name else "" for name in names
+    }
+
+
+def test_the_column_group_is_a_label(tmp_path):
+    (tmp_path / "a.csv").write_text("path,group\na.mp4,g1\n")
+    (tmp_path / "a.jsonl").write_text('{"path": "a.mp4", "group": "g1"}')
+    for name in ("a.csv", "a.jsonl"):
+        assert listed(tmp_path / name) == [("a.mp4", "a.mp4", {"group": "g1"}, "")]
+
+
 def test_a_flat_folder_is_unlabelled(tmp_path):
     touch(tmp_path, "b.mp4", "a.mp4")
     assert listed(tmp_path) == [("a.mp4", "a.mp4", {}, ""), ("b.mp4", "b.mp4", {}, "")]

@@ -79,7 +79,7 @@ def test_other_labels_are_told_and_not_taken(
     with caplog.at_level(logging.WARNING):
         assert extract(settings).rows_written == 0
     assert "1 videos" in caplog.text
-    assert "extract to a new store" in caplog.text
+    assert f"`featcache relabel {settings.out} {settings.source}` takes the source's" in caplog.text
     assert featcache.open(settings.out).videos[rows[1]["path"]].labels["picture"] != "somebody"
 
 

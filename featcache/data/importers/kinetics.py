@@ -13,12 +13,12 @@ from pathlib import Path
 from featcache.data.cells import read_csv, squeezed
 from featcache.data.importers.base import make_row, register_dataset
 from featcache.data.importers.files import DatasetFiles, bad_row
+from featcache.data.sources import SPLIT_NAMES
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError
 
-_SPLITS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
 _LISTS = {
-    split: rf"(.*[-_])?({'|'.join(name for name, which in _SPLITS.items() if which == split)})\.csv"
+    split: rf"(.*[-_])?({'|'.join(name for name, which in SPLIT_NAMES.items() if which == split)})\.csv"
     for split in ("train", "val", "test")
 }
 REPLACEMENTS = "replacement_for_corrupted_k400"
@@ -68,6 +68,6 @@ def _clip(path: Path, place: str, row: Mapping[str, str], split: str) -> tuple[s
     except (ValueError, OverflowError) as error:
         raise bad_row(path, place, f"times {row['time_start']!r} and {row['time_end']!r} are no numbers") from error
     given = row.get("split", "")
-    if given and given.casefold() not in _SPLITS:
-        raise bad_row(path, place, f"split {given!r} is none of {', '.join(_SPLITS)}")
-    return clip_id, (label, _SPLITS[given.casefold()] if given else split, youtube_id)
+    if given and given.casefold() not in SPLIT_NAMES:
+        raise bad_row(path, place, f"split {given!r} is none of {', '.join(SPLIT_NAMES)}")
+    return clip_id, (label, SPLIT_NAMES[given.casefold()] if given else split, youtube_id)

@@ -1,0 +1,215 @@
+"""Overlays: what a store says of its videos after they were planned, so that saying it computes nothing again.
+
+An overlay amends videos of the generations that were there when it was published: it gives a video other labels,
+another split or another id, or takes it out. Plans and records stay as they are; what they hold is shown otherwise.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from featcache import io
+from featcache.data.manifest import table_to_videos, videos_to_table
+from featcache.data.types import VideoRecord
+from featcache.errors import CorruptStoreError, ManifestError
+from featcache.store import paths
+from featcache.store.generation import Generation, check_ids, read_table_bytes
+from featcache.store.rows import table_bytes, table_from_bytes
+from featcache.store.schema import OverlayDoc, TableRef
+
+_VIDEO, _REMOVED = "video", "removed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amendment:
+    """What is said of one video from now on.
+
+    Attributes:
+        video: Its id until now.
+        record: Its id, path, labels and split from now on; the other fields are those of its plan.
+        removed: Whether it is taken out; a later amendment may take it in again.
+    """
+
+    video: str
+    record: VideoRecord
+    removed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlay:
+    """A published overlay.
+
+    Attributes:
+        number: From 0.
+        generations: How many generations it is about: those before it.
+        amendments: What it says.
+        checksum: Of its document; the next overlay names it.
+    """
+
+    number: int
+    generations: int
+    amendments: tuple[Amendment, ...]
+    checksum: str
+
+
+def shown(video: VideoRecord, amendment: Amendment | None) -> VideoRecord:
+    """A video of a plan as an amendment, if there is one, shows it."""
+    if amendment is None:
+        return video
+    new = amendment.record
+    return replace(video, id=new.id, path=new.path, labels=new.labels, split=new.split)
+
+
+def amend(generations: Sequence[Generation], overlays: Sequence[Overlay]) -> list[dict[int, Amendment]]:
+    """For each generation the last amendment of each row of its videos table that has one.
+
+    Raises:
+        CorruptStoreError: An overlay gives two videos of a generation one id.
+    """
+    amended: list[dict[int, Amendment]] = []
+    for generation in generations:
+        last: dict[int, Amendment] = {}
+        later = [overlay for overlay in overlays if overlay.generations > generation.number]
+        row_of = {name: row for row, name in enumerate(generation.video_ids)} if later else {}
+        for overlay in later:
+            # All leave their names before any takes its new one: two videos may swap theirs.
+            moved = [(row_of.pop(one.video), one) for one in overlay.amendments if one.video in row_of]
+            for row, one in moved:
+                if one.record.id in row_of:
+                    raise CorruptStoreError(
+                        f"overlay {overlay.number} of {generation.root} gives {one.video!r} the id of another video, "
+                        f"{one.record.id!r}; restore it from a copy"
+                    )
+                row_of[one.record.id] = row
+                last[row] = one
+        amended.append(last)
+    return amended
+
+
+def shown_ids(generation: Generation, amended: dict[int, Amendment]) -> list[str | None]:
+    """Ids of a generation's videos as they are shown; ``None`` for one that is taken out."""
+    ids: list[str | None] = [*generation.video_ids]
+    for row, one in amended.items():
+        ids[row] = None if one.removed else one.record.id
+    return ids
+
+
+def overlay_numbers(root: Path) -> list[int]:
+    """Numbers of the overlays of a store that have a document, valid or not, sorted."""
+    folder = io.safe_join(root, paths.OVERLAYS)
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(number for name in names if (number := paths.overlay_number(name)) is not None)
+
+
+def read_overlays(root: Path) -> list[Overlay]:
+    """All overlays of a store in order.
+
+    Raises:
+        CorruptStoreError: One is lost, damaged, or of another store.
+    """
+    overlays: list[Overlay] = []
+    for number in range(max(overlay_numbers(root), default=-1) + 1):
+        overlays.append(read_overlay(root, number, previous=overlays[-1].checksum if overlays else ""))
+    return overlays
+
+
+def read_overlay(root: Path, number: int, *, previous: str | None) -> Overlay:
+    """One overlay.
+
+    Args:
+        root: The store.
+        number: Which.
+        previous: Checksum of the one before, empty for the first; ``None``: not compared.
+
+    Raises:
+        CorruptStoreError: It is lost or damaged, or comes from another store.
+    """
+    path = io.safe_join(root, paths.overlay(number))
+    document = io.read_sealed(path, what="overlay")
+    about = OverlayDoc.from_json(document, number=number, where=path)
+    if previous is not None and about.previous != previous:
+        raise CorruptStoreError(f"{path} does not follow the overlay before it; files come from another store")
+    return Overlay(
+        number=number,
+        generations=about.generations,
+        amendments=_read_amendments(root, about),
+        checksum=str(document["checksum"]),
+    )
+
+
+def check_generations(root: Path, overlays: Sequence[Overlay], generations: Sequence[Generation]) -> None:
+    """The generations that overlays are about are there. Overlays are to be read before generations.
+
+    Raises:
+        CorruptStoreError: A generation is lost.
+    """
+    if overlays and overlays[-1].generations > len(generations):
+        raise CorruptStoreError(
+            f"overlay {overlays[-1].number} of {root} is about {overlays[-1].generations} generations, and "
+            f"{len(generations)} are there; restore the others from a copy"
+        )
+
+
+def publish_overlay(root: Path, amendments: Iterable[Amendment], *, num_generations: int) -> None:
+    """Publish an overlay under the next free number; the caller holds the planning lock.
+
+    Args:
+        root: The store.
+        amendments: What it says; one for each id.
+        num_generations: How many generations the store has.
+    """
+    amendments = sorted(amendments, key=lambda one: one.video)
+    assert len({one.video for one in amendments}) == len(amendments), "a video is amended once"
+    table = videos_to_table([one.record for one in amendments])
+    table = table.append_column(_VIDEO, pa.array([one.video for one in amendments], pa.string()))
+    data = table_bytes(table.append_column(_REMOVED, pa.array([one.removed for one in amendments], pa.bool_())))
+    ref = TableRef(sha256=io.sha256_bytes(data), num_bytes=len(data))
+    while True:
+        overlays = read_overlays(root)
+        document = OverlayDoc(
+            number=len(overlays),
+            generations=num_generations,
+            num_videos=len(amendments),
+            previous=overlays[-1].checksum if overlays else "",
+            videos=ref,
+        )
+        io.put_exact(io.safe_join(root, paths.overlay_table(document.number, ref.sha256)), data)
+        if io.put_new(io.safe_join(root, paths.overlay(document.number)), io.seal(document.to_json())):
+            return
+
+
+def overlay_table_path(root: Path, number: int) -> Path:
+    """Where the table of an overlay is."""
+    path = io.safe_join(root, paths.overlay(number))
+    about = OverlayDoc.from_json(io.read_sealed(path, what="overlay"), number=number, where=path)
+    return io.safe_join(root, paths.overlay_table(number, about.videos.sha256))
+
+
+def _read_amendments(root: Path, about: OverlayDoc) -> tuple[Amendment, ...]:
+    path = io.safe_join(root, paths.overlay_table(about.number, about.videos.sha256))
+    table = table_from_bytes(read_table_bytes(path, about.videos, what="table of an overlay"), where=path)
+    check_ids(table, where=path)
+    usable = {name: table.column_names.count(name) == 1 for name in (_VIDEO, _REMOVED)}
+    if not (
+        len(table) == about.num_videos
+        and all(usable.values())
+        and table.column(_VIDEO).type == pa.string()
+        and table.column(_REMOVED).type == pa.bool_()
+        and not table.column(_VIDEO).null_count
+        and not table.column(_REMOVED).null_count
+    ):
+        raise CorruptStoreError(f"{path} is no table of an overlay; restore it from a copy")
+    try:
+        records = table_to_videos(table)
+    except ManifestError as error:
+        raise CorruptStoreError(f"{path}: {error}") from error
+    videos = [str(name) for name in table.column(_VIDEO).to_pylist()]
+    if len(set(videos)) != len(videos):
+        raise CorruptStoreError(f"{path} amends a video twice; restore it from a copy")
+    removed = [bool(value) for value in table.column(_REMOVED).to_pylist()]
+    return tuple(
+        Amendment(video=video, record=record, removed=gone)
+        for video, record, gone in zip(videos, records, removed, strict=True)
+    )
