@@ -24,6 +24,7 @@ from featcache.evaluation.plugged import read_run
 from featcache.methods.advise.saved import load_module
 from featcache.networks.tmm import TmmClassifier
 from featcache.networks.tmm_settings import TmmSettings
+from featcache.recipes import SamplingRecipe, to_dict
 from featcache.report.cost import read_table
 from featcache.store.rows import table_bytes
 from featcache.testing.stores import StorePlan, make_record, write_store
@@ -44,6 +45,11 @@ from tests.security.mutate import hostile_values, pick, spoil_bytes, spoil_table
 Step = list[str] | Callable[[], object]
 
 EXPORTS = ("npy", "webdataset", "parquet", "hf", "fiftyone", "actionformer", "opentad")
+OF_VIDEOS = ("npy", "actionformer", "opentad")  # with a file named by each id
+SAMPLING = {
+    **dict.fromkeys(("zarr", "hdf5", "int8"), SamplingRecipe()),
+    "bank": SamplingRecipe(layout="frames", temporal="bank", num_frames=1),  # what localisation exports take
+}
 VALUES = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 
@@ -188,9 +194,10 @@ def manifests(folder: Path, rng, victim: Path) -> list[Step]:
 def resealed(folder: Path, rng, victim: Path) -> list[Step]:
     """A store of which a document or table is changed under its right hash, and everything that reads or writes one."""
     store = folder / "s"
-    shutil.copytree(victim.parent / "stores" / pick(rng, ["zarr", "hdf5", "int8"]), store)
-    kinds = ["plan", "record", "note", "feature", "root", "videos", "segments", "rows", "bytes", "ids", "link"]
-    match pick(rng, kinds):
+    name = pick(rng, list(SAMPLING))
+    shutil.copytree(victim.parent / "stores" / name, store)
+    kinds = "plan record note feature root videos segments rows bytes ids ids link link"
+    match pick(rng, kinds.split()):
         case "plan":
             seal_plan(store, _object(spoil_value(unsealed(store / "g000" / "plan.json"), rng, victim)))
         case "record":
@@ -231,13 +238,15 @@ def resealed(folder: Path, rng, victim: Path) -> list[Step]:
             shutil.rmtree(chosen)
             chosen.symlink_to(victim)
     arrays(folder / "in", 2)
-    sampling = folder / "recipe.yaml"
-    sampling.write_text("sampling: {temporal: uniform, spatial: center}\n")
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(json.dumps({"sampling": to_dict(SAMPLING[name])}))
+    file_format = f"--set=file_format={'hdf5' if name == 'hdf5' else 'zarr'}"
     steps: list[Step] = [
         ["info", str(store)],
         ["verify", str(store)],
         ["export", str(store), "--format", pick(rng, EXPORTS), "--out", str(folder / "out")],
-        import_of(folder / "in", store, "npy", "--recipe", str(sampling), "--name", "b"),
+        ["export", str(store), "--format", pick(rng, OF_VIDEOS), "--out", str(folder / "files")],
+        import_of(folder / "in", store, "npy", "--recipe", str(recipe), "--name", "b", file_format),
         ["gc", str(store)],
     ]
     if rng.random() < 0.3:
@@ -337,12 +346,10 @@ KINDS = (weights, listings, yamls, manifests, resealed, resealed, imports, runs)
 def prepare(folder: Path) -> None:
     """The honest stores and runs that cases spoil copies of."""
     plan = {"num_videos": 6, "failing": {3: "timeout"}, "unusable": {4: "missing"}}
-    for name, record, file_format in (
-        ("zarr", make_record((4,)), "zarr"),
-        ("hdf5", make_record((4,)), "hdf5"),
-        ("int8", make_record((2, 4), "int8"), "zarr"),
-    ):
-        write_store(folder / name, StorePlan(records={"a": record}, **plan), file_format=file_format)
+    for name, sampling in SAMPLING.items():
+        record = make_record((2, 4), "int8") if name == "int8" else make_record((4,))
+        file_format = "hdf5" if name == "hdf5" else "zarr"
+        write_store(folder / name, StorePlan(records={"a": record}, **plan), file_format=file_format, sampling=sampling)
         (folder / name / "config").mkdir()
     settings = TmmSettings(hidden=4, out=4, num_blocks=1, temporal_kernel=1, head_hidden=4)
     module = TmmClassifier(settings, width_in=4, grid=2, num_classes=3)

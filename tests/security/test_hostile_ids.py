@@ -3,14 +3,19 @@
 import shutil
 from dataclasses import replace
 
+import pyarrow as pa
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from featcache import io
+from featcache.data.manifest import id_problem
 from featcache.errors import CorruptStoreError, FeatcacheError
 from featcache.exchange.exporting import export
 from featcache.exchange.outgoing import choose
 from featcache.exchange.settings import ExportSettings
 from featcache.recipes import SamplingRecipe
+from featcache.store.generation import check_ids
 from featcache.store.reader import open_store
 from featcache.store.verify import verify
 from featcache.testing.stores import StorePlan, make_record, write_store
@@ -91,6 +96,21 @@ def test_ids_are_checked_by_whoever_reads_them(place, name):
             read()
     report = verify(store)
     assert [problem.path.startswith("g000/videos-") for problem in report.problems] == [True]
+
+
+ALPHABET = st.one_of(st.sampled_from([*"ab.:/\\ ~\n\x7f\x00é\u2028\u200d", "..", "C:/"]), st.characters(codec="utf-8"))
+
+
+@given(st.lists(st.lists(ALPHABET, max_size=6).map("".join), max_size=4))
+@example(["a", "."])
+@example(["a/..\n"])
+def test_the_fast_check_of_a_table_is_the_slow_one_of_each_id(ids):
+    table = pa.table({"id": pa.array(ids, pa.string())})
+    if any(map(id_problem, ids)) or len(set(ids)) != len(ids):
+        with pytest.raises(CorruptStoreError):
+            check_ids(table, where="table")
+    else:
+        check_ids(table, where="table")
 
 
 def test_an_id_hidden_by_an_escape_stays_what_it_is(place):
