@@ -200,7 +200,7 @@ class PlanDoc:
     def from_json(cls, document: Mapping[str, Any], *, generation: int, sampling_hash: str, where: object) -> Self:
         """Read it and check that it is this generation's, of this store."""
         _open(document, kind="plan", where=where)
-        if document.get("generation") != generation or document.get("sampling_hash") != sampling_hash:
+        if _count(document, "generation", where=where) != generation or document.get("sampling_hash") != sampling_hash:
             raise CorruptStoreError(f"{where} is the plan of another generation or store; files were swapped")
         plan = cls(
             sampling_hash=sampling_hash,
@@ -440,9 +440,10 @@ class OverlayDoc:
 
 def _check_identity(document: Mapping[str, Any], identity: Mapping[str, Any], *, where: object) -> None:
     for name, expected in identity.items():
-        if document.get(name) != expected:
+        found = document.get(name)
+        if type(found) is not type(expected) or found != expected:  # True is 1 and -0.0 is 0, and no number of a shard
             raise CorruptStoreError(
-                f"{where} has {name} {document.get(name)!r} where {expected!r} belongs; "
+                f"{where} has {name} {found!r:.200} where {expected!r} belongs; "
                 "files were swapped or come from another store"
             )
 

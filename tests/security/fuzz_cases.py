@@ -26,6 +26,7 @@ from featcache.networks.tmm import TmmClassifier
 from featcache.networks.tmm_settings import TmmSettings
 from featcache.recipes import SamplingRecipe, to_dict
 from featcache.report.cost import read_table
+from featcache.store.overlay import Amendment, publish_overlay
 from featcache.store.rows import table_bytes
 from featcache.testing.stores import StorePlan, make_record, write_store
 from featcache.training.checkpoint import Checkpoint, write_checkpoint
@@ -33,6 +34,7 @@ from tests.security.hostile import (
     read_plan_table,
     rename_videos,
     replace_bytes,
+    replace_overlay,
     replace_rows,
     replace_table,
     seal,
@@ -196,7 +198,7 @@ def resealed(folder: Path, rng, victim: Path) -> list[Step]:
     store = folder / "s"
     name = pick(rng, list(SAMPLING))
     shutil.copytree(victim.parent / "stores" / name, store)
-    kinds = "plan record note feature root videos segments rows bytes ids ids link link"
+    kinds = "plan record note overlay feature root videos segments rows bytes ids ids link link"
     match pick(rng, kinds.split()):
         case "plan":
             seal_plan(store, _object(spoil_value(unsealed(store / "g000" / "plan.json"), rng, victim)))
@@ -205,7 +207,12 @@ def resealed(folder: Path, rng, victim: Path) -> list[Step]:
             if rng.random() < 0.7:
                 settle(store)
         case "note":
-            _reseal(store / pick(rng, ["plans/000.json", "g000/commits/a/complete.json"]), rng, victim)
+            notes = ["plans/000.json", "g000/commits/a/complete.json", "overlays/000.json"]
+            _reseal(store / pick(rng, notes), rng, victim)
+        case "overlay":
+            old = next((store / "overlays").glob("*.parquet"))
+            table = spoil_table(pq.read_table(old, use_threads=False), rng, victim)
+            replace_overlay(store, spoil_bytes(table_bytes(table), rng) if rng.random() < 0.2 else table_bytes(table))
         case "feature":
             _reseal(store / "features" / "a.json", rng, victim)
         case "root":
@@ -247,6 +254,7 @@ def resealed(folder: Path, rng, victim: Path) -> list[Step]:
         ["export", str(store), "--format", pick(rng, EXPORTS), "--out", str(folder / "out")],
         ["export", str(store), "--format", pick(rng, OF_VIDEOS), "--out", str(folder / "files")],
         import_of(folder / "in", store, "npy", "--recipe", str(recipe), "--name", "b", file_format),
+        ["remove", str(store), "v0002"],
         ["gc", str(store)],
     ]
     if rng.random() < 0.3:
@@ -351,6 +359,8 @@ def prepare(folder: Path) -> None:
         file_format = "hdf5" if name == "hdf5" else "zarr"
         write_store(folder / name, StorePlan(records={"a": record}, **plan), file_format=file_format, sampling=sampling)
         (folder / name / "config").mkdir()
+        video = VideoRecord(id="v0001", path="v0001.mp4", labels={"label": "c"}, split="test")
+        publish_overlay(folder / name, [Amendment(video="v0001", record=video)], num_generations=1)
     settings = TmmSettings(hidden=4, out=4, num_blocks=1, temporal_kernel=1, head_hidden=4)
     module = TmmClassifier(settings, width_in=4, grid=2, num_classes=3)
     tensors = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}

@@ -17,7 +17,7 @@ from featcache.testing.stores import StorePlan, add_generation, commit, make_rec
 
 PLAN = StorePlan(records={"a": make_record((4,), "int8")}, num_videos=4)
 FOLDERS = ["features", "locks", "config", "g000", *(f"g000/{name}" for name in ("rows", "commits", "commits/a", "a"))]
-FOLDERS.append("g000/a.scale")
+FOLDERS += ["g000/a.scale", "plans"]
 
 
 def write_all(path, *, config=b"command: extract\n"):

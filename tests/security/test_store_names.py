@@ -83,6 +83,9 @@ def test_names_in_documents_are_not_paths(path, name):
         {"version": 2},
         {"version": "1"},
         {"shard": 1},
+        {"shard": -0.0},
+        {"shard": False},
+        {"generation": 0.0},
         {"generation": "g000"},
     ],
 )
