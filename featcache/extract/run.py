@@ -120,6 +120,8 @@ def extract(
         config = _keep_config(writer, prepared.settings)
         with writer.planning_lock():
             add_generation(writer, manifest, paths=paths, prepared=prepared)
+        source = settings.source or f"--dataset {settings.dataset} --root {settings.root}"
+        tell_differences(manifest.videos, open_store(store), source=source)
         run = partial(
             run_pending,
             writer,
@@ -194,9 +196,6 @@ def add_generation(writer: StoreWriter, manifest: Manifest, *, paths: Mapping[st
     added = videos_to_add(manifest.videos, opened.videos, removed=opened.removed_videos, retry=retry)
     if added:
         plan_generation(writer, added, prepared=prepared)
-    settings = prepared.settings
-    source = settings.source or f"--dataset {settings.dataset} --root {settings.root}"
-    tell_differences(manifest.videos, open_store(writer.root), source=source)
 
 
 def retry_generation(

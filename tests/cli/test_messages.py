@@ -9,15 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from featcache.cli.main import app
+from featcache.data.decoding import open_video
 from featcache.errors import FeatcacheError
 from featcache.exchange.exporting import export
 from featcache.exchange.settings import ExportSettings
-from featcache.extract.run import extract
-from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
-from featcache.retrieval import VideoQuery, search
 from featcache.store.reader import open_store
 from featcache.testing.stores import StorePlan, make_record, write_store
-from featcache.testing.videos import write_video
 
 
 def invoke(line: str):
@@ -76,20 +73,12 @@ def test_search_says_what_is_lacking():
     assert "not both" in sentence("search one --video a.mp4 --text b")
 
 
-def test_search_names_the_query_that_is_not_there(tmp_path):
-    (tmp_path / "videos").mkdir()
-    write_video(tmp_path / "videos" / "a.mp4", num_frames=4, width=64, height=64)
-    extract(
-        ExtractSettings(
-            source=str(tmp_path / "videos"),
-            out=str(tmp_path / "s"),
-            features=(FeatureSettings(backbone="timm/test_resnet", weights="random", input_size=64),),
-            sampling=SamplingSettings(num_clips=1, num_frames=1),
-            runtime=RuntimeSettings(device="cpu", threads=1),
-        )
-    )
-    with pytest.raises(FeatcacheError, match=r"missing: the query 'nosuch\.mp4' cannot be read"):
-        search(tmp_path / "s", VideoQuery("nosuch.mp4"), weights={"timm/test_resnet": "random"}, device="cpu")
+def test_search_names_the_query_that_is_not_there(monkeypatch):
+    def encoder(*arguments, **options):
+        return lambda path, **more: open_video(Path(path), decoder="pyav").__enter__()
+
+    monkeypatch.setattr("featcache.retrieval.run.encoder", encoder)
+    assert "missing: the query 'nosuch.mp4' cannot be read: " in sentence("search one --video nosuch.mp4")
 
 
 def test_a_listing_names_the_files_that_are_missing(tmp_path):

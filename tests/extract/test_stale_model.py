@@ -172,7 +172,8 @@ class Source(RuleBasedStateMachine):
         with StoreWriter.open(self.store, sampling=SAMPLING) as writer:
             writer.declare_feature(feature, make_recipe(precision="float32", layer=feature), RECORD)
             with writer.planning_lock():
-                add_generation(writer, Manifest(root="", videos=tuple(videos)), paths=paths, prepared=prepared)  # type: ignore[arg-type]
+                manifest = Manifest(root=str(self.folder / "videos"), videos=tuple(videos))
+                add_generation(writer, manifest, paths=paths, prepared=prepared)  # type: ignore[arg-type]
             for generation in writer.generations():
                 for shard in sorted(set(range(generation.num_shards)) - writer.committed(generation, feature)):
                     self.commit(writer, generation, shard, feature)
@@ -196,9 +197,10 @@ class Source(RuleBasedStateMachine):
     def commit(self, writer: StoreWriter, generation: Generation, shard: int, feature: str) -> None:
         outcomes, kept = [], []
         array = np.zeros((SHARD_ROWS, 2), np.float32)
+        names = open_store(self.store).shown_ids[generation.number]  # renamed files are read where they are now
         for segment in generation.shard_segments(shard):
             video = generation.videos[segment.video]
-            now = self.contents.get(video.id)
+            now = self.contents.get(names[segment.video] or "")
             status = "missing" if now is None else "ok" if video.content_hash == f"sha256:{now}" else "changed"
             if status == "ok":
                 kept.append(segment)
