@@ -28,6 +28,7 @@ from featcache import io
 from featcache.data.manifest import Manifest
 from featcache.data.types import VideoOutcome, VideoRecord
 from featcache.errors import CorruptStoreError, StoreError
+from featcache.extract.amending import relabel as amend_labels
 from featcache.extract.run import add_generation
 from featcache.recipes import SamplingRecipe
 from featcache.store.completion import reopen_lost
@@ -97,6 +98,18 @@ class Source(RuleBasedStateMachine):
             self.lost.add(record.parent.name)
             self.check_values()
 
+    @precondition(lambda self: self.store.exists())
+    @rule()
+    def relabel_store(self) -> None:
+        before = open_store(self.store).videos
+        if not before.keys() & self.contents.keys():
+            return
+        amend_labels(self.store, self.manifest())
+        store = self.check_values()
+        assert store is not None
+        for name in before.keys() & self.contents.keys():
+            assert store.videos[name].labels == {"label": self.labels[name]}
+
     @rule(feature=st.sampled_from(FEATURES))
     def extract(self, feature: str) -> None:
         self.run(feature)
@@ -155,11 +168,11 @@ class Source(RuleBasedStateMachine):
 
     def run(self, feature: str) -> None:
         """What ``extract`` does, with the numbers of files in place of a backbone."""
-        videos = [self.scanned(name) for name in sorted(self.contents)]
-        paths = {video.id: self.folder / "videos" / video.path for video in videos}
+        manifest = self.manifest()
+        paths = {video.id: manifest.path_of(video) for video in manifest.videos}
         for path in (self.folder / "videos").iterdir():
             path.unlink()
-        for video in videos:
+        for video in manifest.videos:
             paths[video.id].write_bytes(bytes(video.num_bytes))
         prepared = SimpleNamespace(
             features=[SimpleNamespace(name=feature, record=RECORD)],
@@ -172,12 +185,15 @@ class Source(RuleBasedStateMachine):
         with StoreWriter.open(self.store, sampling=SAMPLING) as writer:
             writer.declare_feature(feature, make_recipe(precision="float32", layer=feature), RECORD)
             with writer.planning_lock():
-                manifest = Manifest(root=str(self.folder / "videos"), videos=tuple(videos))
                 add_generation(writer, manifest, paths=paths, prepared=prepared)  # type: ignore[arg-type]
             for generation in writer.generations():
                 for shard in sorted(set(range(generation.num_shards)) - writer.committed(generation, feature)):
                     self.commit(writer, generation, shard, feature)
                 writer.complete(generation, feature)
+
+    def manifest(self) -> Manifest:
+        videos = tuple(self.scanned(name) for name in sorted(self.contents))
+        return Manifest(root=str(self.folder / "videos"), videos=videos)
 
     def scanned(self, name: str) -> VideoRecord:
         content = self.contents[name]
