@@ -98,7 +98,7 @@ class Source(RuleBasedStateMachine):
             self.lost.add(record.parent.name)
             self.check_values()
 
-    @precondition(lambda self: self.store.exists())
+    @precondition(lambda self: (self.store / "featcache.json").exists())
     @rule()
     def relabel_store(self) -> None:
         before = open_store(self.store).videos
