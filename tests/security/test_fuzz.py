@@ -37,7 +37,7 @@ def check(processes, num_cases):
 
 
 def test_a_few_cases(tmp_path):
-    check([start(tmp_path / "a", 0, 24)], 24)
+    check([start(tmp_path / "a", 0, 16)], 16)
 
 
 @pytest.mark.slow

@@ -89,6 +89,7 @@ def test_a_row_table_that_is_no_table_under_the_right_hash(path, data):
     assert not verify(path).ok
 
 
+@pytest.mark.parametrize("path", ["zarr"], indirect=True)  # tables do not know the file format
 def test_row_tables_of_other_columns(path):
     rows = next((path / "g000" / "rows").glob("00000-*.parquet"))
     table = pq.read_table(rows, use_threads=False)
@@ -131,6 +132,7 @@ def test_segments_that_are_not_where_the_plan_has_room(path, name, value):
     refused(path)
 
 
+@pytest.mark.parametrize("path", ["zarr"], indirect=True)  # tables do not know the file format
 def test_segments_and_videos_of_other_columns(path):
     for kind in ("videos", "segments"):
         table = read_plan_table(path, kind)
@@ -149,6 +151,7 @@ def test_segments_and_videos_of_other_columns(path):
     assert len(open_store(path).feature("a")[:])
 
 
+@pytest.mark.parametrize("path", ["zarr"], indirect=True)  # tables do not know the file format
 def test_bombs_of_a_few_bytes_are_not_unpacked(path):
     videos = bomb(1 << 26, id=0)
     assert len(videos) < 400_000
