@@ -153,7 +153,7 @@ def macs_per_row(backbone: Backbone, recipe: FeatureRecipe, *, num_frames: int) 
     Args:
         backbone: The built backbone, on any device.
         recipe: Names the input size.
-        num_frames: Frames a row; 1 in a frame bank.
+        num_frames: Frames per row; 1 in a frame bank.
 
     Raises:
         ConfigError: The backbone cannot take such input.
