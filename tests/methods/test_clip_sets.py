@@ -108,7 +108,7 @@ def test_refuses_names_that_are_not_there(store, tmp_path):
         open_clip_sets(ClipSetSettings(store=str(store), train_split="val"), only_training=True)
     two = StorePlan(records={"a": RECORD, "b": RECORD}, num_videos=3)
     write_store(tmp_path / "two", two)
-    with pytest.raises(UnknownNameError, match="name one with --feature"):
+    with pytest.raises(UnknownNameError, match=r"several features \(a, b\); name one"):
         open_clip_sets(ClipSetSettings(store=str(tmp_path / "two")))
 
 

@@ -201,7 +201,7 @@ def test_towers_of_the_hub_are_refused(name):
 
 def test_mistakes_are_sentences(store, videos, tmp_path):
     query = np.ones(12, np.float32)
-    with pytest.raises(UnknownNameError, match="name one of dense, joint, other"):
+    with pytest.raises(UnknownNameError, match=r"several features \(dense, joint, other\); name one"):
         search(store, query)
     with pytest.raises(UnknownNameError, match="did you mean 'joint'"):
         search(store, query, feature="jont")
@@ -220,7 +220,7 @@ def test_mistakes_are_sentences(store, videos, tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"video": None}, "either --video FILE or --text WORDS"),
+        ({"video": None}, "nothing says what to search for; give --video FILE or --text WORDS"),
         ({"text": "a dog"}, "either --video FILE or --text WORDS"),
         ({"video": None, "text": "  "}, "--text is empty"),
         ({"video": None, "text": "a dog", "exclude_self": True}, "drop it"),
