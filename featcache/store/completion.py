@@ -39,24 +39,46 @@ def completion_of(generation: Generation, feature: FeatureDoc, records: Mapping[
     return CompleteDoc(**identity, num_records=len(records), records_sha256=io.sha256_bytes(checksums.encode("ascii")))
 
 
-def check_complete(generation: Generation, feature: FeatureDoc, records: Mapping[int, CommitDoc]) -> None:
-    """Compare the commit records that are there with the note, if there is one.
+def read_records(generation: Generation, feature: FeatureDoc) -> dict[int, CommitDoc]:
+    """All commit records of a feature in one generation, by shard, compared with the note, if there is one.
 
     Raises:
-        CorruptStoreError: A record is lost or another one took its place, or the note is damaged.
+        CorruptStoreError: A record is damaged, lost, or another one took its place, or the note is damaged.
+    """
+    note = read_complete(generation, feature)  # first: a writer beside may commit a last shard and the note at any time
+    records = {shard: read_record(generation, feature, shard) for shard in recorded_shards(generation, feature.name)}
+    check_complete(generation, feature, note, records)
+    return records
+
+
+def read_complete(generation: Generation, feature: FeatureDoc) -> CompleteDoc | None:
+    """The note of a feature, or ``None`` if there is none.
+
+    Raises:
+        CorruptStoreError: It is damaged.
     """
     path = complete_path(generation, feature.name)
     if not os.path.lexists(path):
-        return
-    found = CompleteDoc.from_json(
+        return None
+    return CompleteDoc.from_json(
         io.read_sealed(path, what="completion"), identity=record_identity(generation, feature), where=path
     )
-    if found == completion_of(generation, feature, records):
+
+
+def check_complete(
+    generation: Generation, feature: FeatureDoc, note: CompleteDoc | None, records: Mapping[int, CommitDoc]
+) -> None:
+    """Compare a note with the commit records that were read after it.
+
+    Raises:
+        CorruptStoreError: A record is lost or another one took its place.
+    """
+    if note is None or note == completion_of(generation, feature, records):
         return
     lost = sorted(set(range(generation.num_shards)) - set(records))
     where = generation.root / paths.commits(generation.number, feature.name)
     if lost:
-        problem = f"lacks {len(lost)} of its {found.num_records} commit records, {lost[0]:05d}.json first"
+        problem = f"lacks {len(lost)} of its {note.num_records} commit records, {lost[0]:05d}.json first"
     else:
         problem = "has other commit records than it was completed with"
     raise CorruptStoreError(
@@ -92,10 +114,16 @@ def reopen_lost(root: Path) -> None:
         return
     for generation in read_generations(root, read_root(root).sampling):
         for feature in read_features(root).values():
+            try:
+                note = read_complete(generation, feature)
+            except CorruptStoreError as error:
+                log.warning("%s; it is written again", error)
+                withdraw_complete(generation, feature.name)
+                continue
             shards = recorded_shards(generation, feature.name)
             records = {shard: read_record(generation, feature, shard) for shard in shards}
             try:
-                check_complete(generation, feature, records)
+                check_complete(generation, feature, note, records)
             except CorruptStoreError as error:
                 log.warning("%s; what is lost is written again", error)
                 withdraw_complete(generation, feature.name)

@@ -5,14 +5,12 @@ from pathlib import Path
 
 from featcache import io
 from featcache.store import paths
-from featcache.store.completion import check_complete
+from featcache.store.completion import read_records
 from featcache.store.generation import (
     data_path,
     read_features,
     read_generations,
-    read_record,
     read_root,
-    recorded_shards,
 )
 from featcache.store.overlay import overlay_numbers, overlay_table_path
 
@@ -67,11 +65,7 @@ def _garbage(root: Path) -> list[Path]:
         referred.add(root / paths.table(number, "videos", plan.videos.sha256))
         referred.add(root / paths.table(number, "segments", plan.segments.sha256))
         for feature in features.values():
-            records = {
-                shard: read_record(generation, feature, shard) for shard in recorded_shards(generation, feature.name)
-            }
-            check_complete(generation, feature, records)  # the files of a lost record are not garbage
-            for shard, record in records.items():
+            for shard, record in read_records(generation, feature).items():  # files of a lost record are not garbage
                 referred.add(root / paths.rows(number, shard, record.rows.sha256))
                 referred.add(data_path(generation, feature, shard, document.file_format))
                 referred.add(root / paths.scale_chunk(number, feature.name, shard))

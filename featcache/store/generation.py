@@ -233,6 +233,7 @@ def read_generations(root: Path, sampling: SamplingRecipe) -> list[Generation]:
     Raises:
         CorruptStoreError: A plan is lost, damaged, or of another store.
     """
+    notes = _read_planned(root)  # first: a writer beside may publish a plan and its note at any time
     numbers = sorted(n for path in root.iterdir() if (n := paths.generation_number(path.name)) is not None)
     planned = [n for n in numbers if (root / paths.plan(n)).exists()]
     for number in range(max(planned, default=-1) + 1):
@@ -242,22 +243,31 @@ def read_generations(root: Path, sampling: SamplingRecipe) -> list[Generation]:
         if number not in planned and any((root / paths.generation(number)).glob("commits/*/*.json")):
             raise CorruptStoreError(f"plan {root / paths.plan(number)} is missing; restore it from a copy")
     generations = [read_generation(root, number, sampling) for number in planned]
-    _check_planned(root, generations)
+    _check_planned(root, notes, generations)
     return generations
 
 
-def _check_planned(root: Path, generations: list[Generation]) -> None:
-    """Every generation that was planned is there, with its plan.
+def _read_planned(root: Path) -> list[PlannedDoc]:
+    """The notes of what was planned, in order.
 
-    The note of the last generation may still be missing, since it is published after the plan; stores of version 1
-    have none.
+    The one of the last generation may still be missing, since it is published after the plan; stores of version 1 have
+    none.
     """
     folder = io.safe_join(root, paths.PLANNED)
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    noted = sorted(number for name in names if (number := paths.planned_number(name)) is not None)
+    noted = (number for name in names if (number := paths.planned_number(name)) is not None)
+    notes = []
     for number in range(max(noted, default=-1) + 1):
         path = io.safe_join(root, paths.planned(number))
-        note = PlannedDoc.from_json(io.read_sealed(path, what="note of a plan"), generation=number, where=path)
+        document = io.read_sealed(path, what="note of a plan")
+        notes.append(PlannedDoc.from_json(document, generation=number, where=path))
+    return notes
+
+
+def _check_planned(root: Path, notes: Sequence[PlannedDoc], generations: Sequence[Generation]) -> None:
+    """Every generation that was noted is there, with its plan."""
+    for number, note in enumerate(notes):
+        path = root / paths.planned(number)
         if number >= len(generations):
             raise CorruptStoreError(
                 f"generation {number} of {root} is lost: {path} says that it was planned, and "

@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.store.completion import check_complete
+from featcache.store.completion import read_records
 from featcache.store.generation import (
     Generation,
     data_path,
     ranges,
-    read_record,
-    recorded_shards,
     segment_failures,
     shard_layout,
 )
@@ -53,8 +51,7 @@ def read_committed(generation: Generation, feature: FeatureDoc) -> Committed:
     Raises:
         CorruptStoreError: A record is damaged, or lost from a feature that was complete.
     """
-    records = {shard: read_record(generation, feature, shard) for shard in recorded_shards(generation, feature.name)}
-    check_complete(generation, feature, records)
+    records = read_records(generation, feature)
     segments = generation.segment_columns
     done_shards = np.zeros(generation.num_shards, bool)
     done_shards[list(records)] = True

@@ -15,7 +15,7 @@ from featcache import io
 from featcache.errors import CorruptStoreError, FeatcacheError
 from featcache.store import paths, zarr_format
 from featcache.store.blocks import crc32c, crc32c_of_all, frame
-from featcache.store.completion import check_complete, complete_path
+from featcache.store.completion import check_complete, complete_path, read_complete
 from featcache.store.generation import (
     FORMATS,
     Generation,
@@ -226,7 +226,7 @@ class _Checker:
             with suppress(FeatcacheError):  # a damaged record is a problem of its own file, see below
                 records[shard] = read_record(generation, feature, shard)
         if len(records) == len(recorded_shards(generation, feature.name)):
-            self.check(path, lambda: check_complete(generation, feature, records))
+            self.check(path, lambda: check_complete(generation, feature, read_complete(generation, feature), records))
         else:
             self.check(path, lambda: None)
 

@@ -9,7 +9,7 @@ import zarr
 
 from featcache.errors import CorruptStoreError, FeatcacheError, RowError, StoreError, UnknownNameError
 from featcache.recipes import PlainViews, SamplingRecipe
-from featcache.store import maps
+from featcache.store import completion, generation, maps
 from featcache.store.reader import open_store
 from featcache.store.writer import StoreWriter
 from featcache.testing.stores import (
@@ -18,6 +18,7 @@ from featcache.testing.stores import (
     check_reads_back,
     expected_rows,
     fill,
+    make_recipe,
     make_record,
     write_store,
 )
@@ -325,3 +326,33 @@ def test_crops_of_training_and_test_videos(tmp_path):
                     features.rows_of(video_id, crop=crop)
     write_store(tmp_path / "plain", StorePlan(records=RECORDS), sampling=SamplingRecipe(spatial="views", num_crops=2))
     assert open_store(tmp_path / "plain").feature("pooled").num_crops.tolist() == [2] * 10
+
+
+def test_a_writer_beside_may_finish_while_a_reader_looks(tmp_path, monkeypatch):
+    """Notes of what must be there are read before it is listed, so that what comes meanwhile is no damage."""
+    plan = StorePlan(records={"a": make_record((4,))}, num_videos=4)
+    more = StorePlan(records={"a": make_record((4,))}, num_videos=2, first_video=4)
+    with StoreWriter.open(tmp_path / "s", sampling=SamplingRecipe()) as writer:
+        add_generation(writer, plan)
+        real_list, real_read = completion.recorded_shards, generation.read_generation
+
+        def list_shards(*arguments):
+            found = real_list(*arguments)
+            monkeypatch.setattr(completion, "recorded_shards", real_list)
+            fill(writer, writer.generations()[0], plan)
+            return found
+
+        def read_plan(*arguments):
+            found = real_read(*arguments)
+            monkeypatch.setattr(generation, "read_generation", real_read)
+            add_generation(writer, more)
+            return found
+
+        writer.declare_feature("a", make_recipe(), make_record((4,)))
+        monkeypatch.setattr(completion, "recorded_shards", list_shards)
+        coverage = open_store(tmp_path / "s").coverage("a")
+        assert (coverage.ok, coverage.pending) == (0, 4)
+        assert open_store(tmp_path / "s").coverage("a").ok == 4
+        monkeypatch.setattr(generation, "read_generation", read_plan)
+        assert len(open_store(tmp_path / "s").generations) == 1
+        assert len(open_store(tmp_path / "s").generations) == 2
