@@ -175,7 +175,7 @@ class Features:
             raise RowError(f"row numbers are no array ({error}); give integers or a mask") from error
         if index.dtype == bool:
             if index.shape != (self.num_rows,):
-                raise RowError(f"a mask {list(index.shape)} does not fit {self.num_rows} rows; give one entry a row")
+                raise RowError(f"a mask {list(index.shape)} does not fit {self.num_rows} rows; give one entry per row")
             return np.flatnonzero(index)
         if not index.size:  # an empty list has no dtype of its own
             return np.zeros(index.shape, np.int64)
