@@ -22,8 +22,8 @@ from common import median, parser, report
 from torch import Tensor, nn
 
 from featcache.evaluation.grid import epoch_batches, initial_weight, learning_rate_factor, train_grid
+from featcache.evaluation.reading import read_data
 from featcache.evaluation.settings import Head, LinearSettings
-from featcache.evaluation.tables import read_data
 from featcache.testing import stores
 
 

@@ -11,7 +11,7 @@ from cells import synchronise
 from torch import Tensor
 
 from featcache.methods.scale.settings import ScaleHeadSettings, ScaleSettings
-from featcache.networks.set_predictor_settings import NUM_NUMBERS
+from featcache.networks.settings import NUM_NUMBERS
 
 Form = Literal["nn", "nt", "tn"]
 

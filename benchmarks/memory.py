@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common import parser, report
 
-from featcache.testing.motion import MotionSettings, make_motion_set
+from featcache.data.motion import MotionSettings, make_motion_set
 
 _CHILD = """
 import json, resource, sys

@@ -14,11 +14,11 @@ from common import median, parser, report
 from extract import time_decoding, time_forward
 
 from featcache.data.manifest import write_parquet
+from featcache.data.motion import MotionSettings, make_motion_set
 from featcache.data.scan import scan
 from featcache.extract.prepare import prepare
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
-from featcache.testing.motion import MotionSettings, make_motion_set
 
 # Layer normalisation keeps random weights from fading into denormal numbers, which a CPU multiplies ten times slower.
 SMALL = ("timm/tf_efficientnet_lite0=default", "timm/vit_tiny_patch16_224=random", "timm/convnext_atto=random")

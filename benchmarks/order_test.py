@@ -16,14 +16,14 @@ from pathlib import Path
 
 from common import parser, report
 
-from featcache.evaluation.temporal import TemporalResult, run_temporal
+from featcache.data.motion import MotionSettings, make_motion_set
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings, SamplingSettings
+from featcache.loaders.settings import BankSettings
 from featcache.methods.advise.run import pretrain
 from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings
-from featcache.methods.bank_settings import BankSettings
+from featcache.methods.advise.tmm import TemporalResult, run_temporal
 from featcache.networks.tmm_settings import TmmSettings
-from featcache.testing.motion import MotionSettings, make_motion_set
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
 
 BACKBONE = "timm/tf_efficientnet_lite0"

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from common import parser, report
 
-from featcache.commands import load
+from featcache.commands.registry import load
+from featcache.data.motion import MOTIONS, PHOTOGRAPHS
 from featcache.pipeline_settings import ScalePipelineSettings
 from featcache.report.tables import Cell, cell_text
 from featcache.shipped import find_config, load_pipeline
-from featcache.testing.motion import MOTIONS, PHOTOGRAPHS
 
 TRAINED = ("mlp", "scale_linear", "transformer", "scale_ft")
 

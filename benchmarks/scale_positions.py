@@ -22,21 +22,21 @@ import scipy.stats
 import torch
 from common import parser, report
 
+from featcache.data.motion import make_motion_set, remove_motion_set
 from featcache.evaluation.clip_settings import ClipTraining, ScaleLinearSettings
 from featcache.evaluation.data import ProbeData
+from featcache.evaluation.reading import read_data
 from featcache.evaluation.run import run_probe
-from featcache.evaluation.tables import read_data
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings
+from featcache.loaders.clip_sets import ClipSets, open_clip_sets
 from featcache.methods.clip_set_settings import ClipSetSettings
-from featcache.methods.clip_sets import ClipSets, open_clip_sets
 from featcache.methods.scale.objective import ScaleObjective
 from featcache.methods.scale.run import build_module, pretrain_scale, with_coordinates
 from featcache.methods.scale.settings import Coordinates, ScaleHeadSettings, ScaleLossSettings, ScaleSettings
-from featcache.networks.set_predictor_settings import SetPredictorSettings
+from featcache.networks.settings import SetPredictorSettings
 from featcache.pipeline_settings import ScalePipelineSettings
 from featcache.store.reader import open_store
-from featcache.testing.motion import make_motion_set, remove_motion_set
 from featcache.training.loop import trained_state
 from featcache.training.runs import seed_folder
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings

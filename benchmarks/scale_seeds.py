@@ -15,7 +15,7 @@ import torch
 from common import parser, report
 from scale_steps import made_up_sets, scale_settings, seconds_a_step_of_the_loop
 
-from featcache.methods.clip_sets import placed
+from featcache.loaders.clip_sets import placed
 from featcache.methods.scale.batched import StackObjective
 from featcache.methods.scale.objective import ScaleObjective
 from featcache.methods.scale.run import build_module

@@ -37,8 +37,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from featcache.extract.encode import set_matmul
 from featcache.extract.settings import Matmul
+from featcache.loaders.clip_sets import open_clip_sets
 from featcache.methods.clip_set_settings import ClipSetSettings
-from featcache.methods.clip_sets import open_clip_sets
 from featcache.methods.scale.heads import ProjectionHead, ScalePretraining
 from featcache.methods.scale.losses import masked_clip_loss, set_contrast_loss
 from featcache.methods.scale.run import build_module, pretrain_scale

@@ -27,7 +27,7 @@ from scale_steps import made_up_sets, scale_objective, scale_settings, seconds_a
 from featcache.extract.encode import set_matmul
 from featcache.networks.counting import count_macs
 from featcache.networks.set_predictor import SetPredictor
-from featcache.networks.set_predictor_settings import SetPredictorSettings
+from featcache.networks.settings import SetPredictorSettings
 
 SCALE = "SCALE on a store"
 METHODS = (SCALE, "VideoMAE", "MoCo-v3 dense", "MoCo-v3 sparse")

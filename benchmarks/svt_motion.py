@@ -18,10 +18,10 @@ from typing import Any
 
 from common import parser, report
 
-from featcache.commands import load
+from featcache.commands.registry import load
+from featcache.data.motion import MOTIONS, PHOTOGRAPHS
 from featcache.pipeline_settings import SvtPipelineSettings
 from featcache.shipped import find_config, load_pipeline
-from featcache.testing.motion import MOTIONS, PHOTOGRAPHS
 from featcache.training.logs import read_log
 
 MEASURES = ("loss", "entropy", "mean_entropy", "feature_deviation", "rank")

@@ -28,7 +28,7 @@ from scale_steps import seconds_a_step_of_the_loop
 from featcache.data.decoding import open_video
 from featcache.data.decoding.base import VideoReader
 from featcache.data.decoding.pyav import PyAVReader
-from featcache.methods.loader import ViewLoader
+from featcache.loaders.ahead import ViewLoader
 from featcache.methods.svt.module import build_module
 from featcache.methods.svt.objective import SvtObjective
 from featcache.methods.svt.pixels import read_views

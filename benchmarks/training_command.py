@@ -133,8 +133,8 @@ def overrides(args: argparse.Namespace) -> list[str]:
 def command(store: Path, out: Path, args: argparse.Namespace) -> None:
     """What ``featcache train tmm`` does after its imports."""
     from featcache.config import apply_overrides, parse
-    from featcache.evaluation.temporal import run_temporal
     from featcache.methods.advise.settings import TmmFineTuneSettings
+    from featcache.methods.advise.tmm import run_temporal
 
     words = overrides(args)[1::2]
     training = TmmFineTuneSettings.model_fields["training"].default.model_dump(mode="json")

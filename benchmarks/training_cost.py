@@ -30,11 +30,11 @@ from common import median, parser, report
 from featcache.backbones import build_backbone
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
+from featcache.loaders.online import open_source
+from featcache.loaders.settings import BankSettings
 from featcache.methods.advise.end_to_end import open_pixels
 from featcache.methods.advise.pretext import PlaybackRateObjective
 from featcache.methods.advise.settings import AdviseSettings, R3d50Settings
-from featcache.methods.bank_settings import BankSettings
-from featcache.methods.online import open_source
 from featcache.networks.counting import count_macs, count_parameters
 from featcache.networks.r3d50 import R3d50
 from featcache.networks.tmm import TmmClassifier

@@ -1,6 +1,6 @@
 """Settings to and from literal YAML: complete, typed, without references or inheritance; an unknown key is an error.
 
-The settings of each command live in :mod:`featcache.commands`; this module is the machinery they share.
+The settings of each command live in :mod:`featcache.commands.registry`; this module is the machinery they share.
 """
 
 import copy
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_
 from pydantic.fields import FieldInfo
 
 from featcache.errors import ConfigError, unknown_name
-from featcache.io import check_local
+from featcache.files.publish import check_local
 
 PATH_NAMES = frozenset(
     {

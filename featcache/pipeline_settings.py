@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from featcache.config import Settings
+from featcache.data.motion import MotionSettings
 from featcache.data.selection import Selection
 from featcache.evaluation.clip_settings import (
     ClipTraining,
@@ -25,9 +26,8 @@ from featcache.methods.svt.settings import (
     SvtLossSettings,
     SvtViewSettings,
 )
-from featcache.networks.set_predictor_settings import SetPredictorSettings
+from featcache.networks.settings import SetPredictorSettings
 from featcache.recipes import PlainViews
-from featcache.testing.motion import MotionSettings
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
 
 SMALL_PROBE = ClipTraining(lrs=(3e-4, 1e-3), batch_sizes=(64,), seeds=(0,), epochs=20)

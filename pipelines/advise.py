@@ -8,21 +8,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-from featcache.commands import AdvisePipelineSettings
-from featcache.evaluation.temporal import TemporalResult, run_temporal
+from featcache.commands.pipeline import OnStage, claim_folder, find_videos
+from featcache.commands.registry import AdvisePipelineSettings
+from featcache.data.motion import remove_motion_set
 from featcache.extract.progress import OnProgress, ignore
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings
-from featcache.io import canonical_json, put_replace
+from featcache.files.publish import canonical_json, put_replace
+from featcache.loaders.settings import BankSettings
 from featcache.methods.advise.run import pretrain
 from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings
-from featcache.methods.bank_settings import BankSettings
-from featcache.pipeline_start import OnStage, claim_folder, find_videos
+from featcache.methods.advise.tmm import TemporalResult, run_temporal
 from featcache.report.activation_maps import draw_activation
 from featcache.report.figure_settings import ActivationFigureSettings
 from featcache.report.tables import Cell, Table, write_table
 from featcache.store.reader import open_store
-from featcache.testing.motion import remove_motion_set
 
 
 def run(

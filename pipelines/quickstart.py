@@ -10,20 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from featcache.commands import QuickstartSettings, load
+from featcache.commands.registry import QuickstartSettings, load
 from featcache.config import to_yaml
+from featcache.data.motion import MOTIONS, PHOTOGRAPHS, make_motion_set, remove_motion_set
 from featcache.errors import ConfigError
+from featcache.evaluation.reading import read_data
 from featcache.evaluation.run import run_probe
-from featcache.evaluation.tables import read_data
-from featcache.evaluation.temporal import run_temporal
 from featcache.extract.progress import OnProgress, ignore
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings, SamplingSettings
-from featcache.io import canonical_json, put_replace
+from featcache.files.publish import canonical_json, put_replace
+from featcache.loaders.settings import BankSettings
 from featcache.methods.advise.settings import TmmFineTuneSettings
-from featcache.methods.bank_settings import BankSettings
+from featcache.methods.advise.tmm import run_temporal
 from featcache.store.reader import open_store
-from featcache.testing.motion import MOTIONS, PHOTOGRAPHS, make_motion_set, remove_motion_set
 
 BACKBONE = "timm/tf_efficientnet_lite0"
 OnStage = Callable[[str, float, float], None]

@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from featcache.backbones.weights import write_weights
-from featcache.evaluation.finetune import finetune
+from featcache.commands.pipeline import OnStage, claim_folder, find_videos
+from featcache.data.motion import remove_motion_set
+from featcache.evaluation.reading import read_data
 from featcache.evaluation.run import run_probe
-from featcache.evaluation.tables import read_data
 from featcache.extract.progress import OnProgress, ignore
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings
-from featcache.io import canonical_json, put_replace
+from featcache.files.publish import canonical_json, put_replace
+from featcache.methods.finetune.run import finetune
 from featcache.methods.finetune.settings import FinetuneSettings
 from featcache.methods.svt.module import build_module
 from featcache.methods.svt.run import pretrain_svt
 from featcache.methods.svt.settings import SvtSettings
 from featcache.pipeline_settings import SvtPipelineSettings
-from featcache.pipeline_start import OnStage, claim_folder, find_videos
 from featcache.report.tables import probe_table, write_table
-from featcache.testing.motion import remove_motion_set
 
 
 def run(

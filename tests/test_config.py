@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featcache.commands import COMMANDS, load
+from featcache.commands.registry import COMMANDS, load
 from featcache.config import apply_overrides, parse, read_mapping, to_assignments, to_dict, to_yaml
 from featcache.errors import ConfigError, FeatcacheError
 from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings

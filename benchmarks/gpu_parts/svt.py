@@ -10,13 +10,13 @@ from unittest import mock
 import torch
 from scale_steps import seconds_a_step_of_the_loop
 
-from featcache.methods.loader import ViewLoader
+from featcache.loaders.ahead import ViewLoader
+from featcache.loaders.videos import VideoFiles
 from featcache.methods.svt.module import build_module
 from featcache.methods.svt.objective import SvtObjective, ViewBatch
 from featcache.methods.svt.run import open_videos
 from featcache.methods.svt.settings import SvtHeadSettings, SvtSettings, SvtViewSettings
 from featcache.methods.svt.source import SvtViewSource
-from featcache.methods.videos import VideoFiles
 from gpu_parts.bench import Bench, took
 from gpu_parts.media import make_clips
 

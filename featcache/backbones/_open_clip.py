@@ -4,7 +4,7 @@ Layers of a vision transformer are ``proj`` (the vector in the space shared with
 ``blocks.N-1`` and ``post`` (tokens after the final normalisation, before the projection: what AdViSe takes), which is
 the default. Other towers have ``proj`` and their stages.
 
-Only the image tower is built. The text tower comes from the same file: see :mod:`featcache.backbones._open_clip_text`.
+Only the image tower is built. The text tower comes from the same file: see :mod:`featcache.backbones.clip_text`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torchvision.models import get_model, get_model_weights
 
-from featcache.backbones._video import VideoBackbone, tap
 from featcache.backbones.base import LayerOutput
 from featcache.backbones.branches import load_branch
 from featcache.backbones.torchvision import card_of
 from featcache.backbones.weights import locate, read_state_dict, seeded_init
+from featcache.backbones.wrapped import VideoBackbone, tap
 from featcache.errors import ClipLengthError, ConfigError
 
 # The last module of each stride, and the first one.

@@ -17,17 +17,17 @@ import torch
 from torch import Tensor, nn
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEModel
 
-from featcache.backbones._video import (
+from featcache.backbones.base import LayerOutput
+from featcache.backbones.branches import load_branch, take_branch
+from featcache.backbones.videomae import VARIANTS, Variant, card_of
+from featcache.backbones.weights import locate, read_state_dict, seeded_init
+from featcache.backbones.wrapped import (
     VideoBackbone,
     hub_class_names,
     hub_files,
     tap,
     token_grid,
 )
-from featcache.backbones.base import LayerOutput
-from featcache.backbones.branches import load_branch, take_branch
-from featcache.backbones.videomae import VARIANTS, Variant, card_of
-from featcache.backbones.weights import locate, read_state_dict, seeded_init
 from featcache.networks.positions import resize_positions
 
 DECODER = ("decoder.*", "encoder_to_decoder.*", "mask_token")

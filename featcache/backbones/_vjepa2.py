@@ -12,11 +12,11 @@ from typing import Any
 from torch import Tensor
 from transformers import VJEPA2Config, VJEPA2Model
 
-from featcache.backbones._video import VideoBackbone, hub_files, tap, token_grid
 from featcache.backbones.base import LayerOutput
 from featcache.backbones.branches import load_branch, take_branch
 from featcache.backbones.vjepa2 import CARD, REPOSITORY
 from featcache.backbones.weights import locate, read_state_dict, seeded_init
+from featcache.backbones.wrapped import VideoBackbone, hub_files, tap, token_grid
 from featcache.errors import ConfigError
 
 PREDICTOR = ("predictor.*",)

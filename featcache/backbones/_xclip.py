@@ -15,10 +15,10 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import XCLIPConfig, XCLIPModel, XCLIPVisionConfig
 
-from featcache.backbones._video import VideoBackbone, hub_files, tap, token_grid
 from featcache.backbones.base import LayerOutput
 from featcache.backbones.branches import load_branch, take_branch
 from featcache.backbones.weights import locate, read_state_dict, seeded_init
+from featcache.backbones.wrapped import VideoBackbone, hub_files, tap, token_grid
 from featcache.backbones.xclip import CARD, REPOSITORY
 from featcache.networks.positions import resize_positions
 

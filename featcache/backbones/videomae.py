@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from featcache.backbones._video import require_transformers
 from featcache.backbones.base import Backbone, WeightsCard, register_backbone
+from featcache.backbones.wrapped import require_transformers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

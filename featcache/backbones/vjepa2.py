@@ -1,7 +1,7 @@
 """V-JEPA 2 through transformers: ``vjepa2-l``."""
 
-from featcache.backbones._video import require_transformers
 from featcache.backbones.base import Backbone, WeightsCard, register_backbone
+from featcache.backbones.wrapped import require_transformers
 
 REPOSITORY = "facebook/vjepa2-vitl-fpc64-256"
 CARD = WeightsCard(

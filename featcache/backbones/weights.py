@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from featcache.errors import WeightsError
-from featcache.io import put_replace
+from featcache.files.publish import put_replace
 from featcache.seeding import seed_for
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pyth")

@@ -1,7 +1,7 @@
 """X-CLIP's vision side through transformers: ``xclip-b16``."""
 
-from featcache.backbones._video import require_transformers
 from featcache.backbones.base import Backbone, WeightsCard, register_backbone
+from featcache.backbones.wrapped import require_transformers
 
 REPOSITORY = "microsoft/xclip-base-patch16"
 CARD = WeightsCard(

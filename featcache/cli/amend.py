@@ -76,10 +76,10 @@ def _listed(
     test_fraction: float | None,
     group_by: str | None,
 ) -> "Manifest":
+    from featcache.data.listing import list_videos
     from featcache.data.selection import Selection
     from featcache.extract.settings import check_source
-    from featcache.extract.source import list_videos
-    from featcache.io import check_local
+    from featcache.files.publish import check_local
 
     check_source(source, dataset, root)
     check_local(source or root or "")

@@ -39,7 +39,7 @@ def tmm(
 def run_evaluation(settings: "TmmEvaluationSettings", *, as_json: bool = False) -> None:
     """Carry out ``evaluate tmm`` and print its tables."""
     from featcache.cli.train import print_temporal
-    from featcache.evaluation.plugged import evaluate_plugged
+    from featcache.methods.advise.plugged import evaluate_plugged
 
     result = evaluate_plugged(settings)
     if as_json:

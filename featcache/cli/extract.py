@@ -36,7 +36,7 @@ from featcache.extract.presets import PRESETS, with_preset
 from featcache.units import readable_bytes
 
 if TYPE_CHECKING:
-    from featcache.commands import ScanSettings
+    from featcache.commands.registry import ScanSettings
     from featcache.extract.estimate import Estimate
     from featcache.extract.progress import Progress
     from featcache.extract.run import Extraction
@@ -121,7 +121,7 @@ def scan(
     quiet: Quiet = False,
 ) -> None:
     """List videos into a manifest: content hash, frames, rate, codec, label, and why a file cannot be used."""
-    from featcache.commands import ScanSettings
+    from featcache.commands.registry import ScanSettings
     from featcache.config import parse
 
     where = selected(source, dataset, root, split_column, test_fraction, group_by, subset, low_shot)
@@ -283,11 +283,11 @@ def _print_config(settings: "ExtractSettings") -> None:
 def run_scan(settings: "ScanSettings", *, as_json: bool = False) -> None:
     """Carry out ``scan`` and print its summary."""
     from featcache.config import to_yaml
+    from featcache.data.listing import list_videos
     from featcache.data.manifest import write_parquet
     from featcache.data.notices import warn
     from featcache.data.scan import scan_listed
-    from featcache.extract.source import list_videos
-    from featcache.io import put_replace
+    from featcache.files.publish import put_replace
 
     with bars() as drawn:
         manifest = scan_listed(

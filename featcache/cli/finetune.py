@@ -19,7 +19,7 @@ from featcache.cli.source import (
 from featcache.cli.train import BatchSize, Device, Epochs, Json, OutFolder, Seeds, Set, drawer
 
 if TYPE_CHECKING:
-    from featcache.evaluation.finetune import FinetunePlan, FinetuneResult
+    from featcache.methods.finetune.run import FinetunePlan, FinetuneResult
     from featcache.methods.finetune.settings import FinetuneSettings
 
 
@@ -102,7 +102,7 @@ def _training(
 
 def run_plan(settings: "FinetuneSettings", *, as_json: bool = False) -> None:
     """Carry out ``train finetune --dry-run``."""
-    from featcache.evaluation.finetune import plan_finetune
+    from featcache.methods.finetune.run import plan_finetune
 
     with bars() as drawn:
         plan = plan_finetune(settings, on_scan=lambda done, total: drawn.update("scan", done, total))
@@ -130,7 +130,7 @@ def print_plan(plan: "FinetunePlan") -> None:
 
 def run_finetune(settings: "FinetuneSettings", *, as_json: bool = False) -> None:
     """Carry out ``train finetune`` and print its table."""
-    from featcache.evaluation.finetune import finetune as carry_out
+    from featcache.methods.finetune.run import finetune as carry_out
 
     with bars() as drawn:
         result = carry_out(

@@ -8,7 +8,7 @@ import typer
 from featcache.cli.console import Quiet, bars, duration, out, print_json, print_line, print_table
 
 if TYPE_CHECKING:
-    from featcache.commands import QuickstartSettings
+    from featcache.commands.registry import QuickstartSettings
 
 Set = Annotated[list[str], typer.Option("--set", help="A setting by its key, e.g. `motion.num_frames=16`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -28,7 +28,7 @@ def quickstart(
     quiet: Quiet = False,
 ) -> None:
     """Make short clips of known motion, extract real features, delete the clips, probe the store."""
-    from featcache.commands import QuickstartSettings
+    from featcache.commands.registry import QuickstartSettings
     from featcache.config import apply_overrides, parse
 
     data = apply_overrides({"out": folder, "keep_videos": keep_videos}, set_)
@@ -42,7 +42,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Carry out what a YAML file says; every command writes such a file beside its output."""
-    from featcache.commands import load, runner
+    from featcache.commands.registry import load, runner
     from featcache.shipped import find_config
 
     settings = load(find_config(config), assignments=set_)

@@ -10,9 +10,9 @@ import typer
 from featcache.cli.console import print_json, print_line, print_table
 
 if TYPE_CHECKING:
-    from featcache.commands import ProbeTarget
-    from featcache.evaluation.metrics import Metric
+    from featcache.commands.registry import ProbeTarget
     from featcache.evaluation.run import ProbeResult
+    from featcache.metrics.intervals import Metric
 
 StorePath = Annotated[str, typer.Argument(help="A store.")]
 Feature = Annotated[str | None, typer.Option("--feature", "-f", help="Name of the array, where there are several.")]
@@ -191,7 +191,7 @@ def _key(name: str) -> str:
 
 
 def _parse_and_run(name: str, data: dict[str, Any], assignments: list[str], *, as_json: bool) -> None:
-    from featcache.commands import COMMANDS, ProbeTarget
+    from featcache.commands.registry import COMMANDS, ProbeTarget
     from featcache.config import apply_overrides, parse
 
     settings = parse(COMMANDS[f"probe-{name}"].settings, apply_overrides(data, assignments))
@@ -203,9 +203,9 @@ def run(settings: "ProbeTarget", *, as_json: bool = False) -> None:
     """Carry out a probe and print its result."""
     from featcache.config import to_yaml
     from featcache.evaluation.probe import find_probe
+    from featcache.evaluation.reading import read_data
     from featcache.evaluation.run import run_probe
-    from featcache.evaluation.tables import read_data
-    from featcache.io import put_replace
+    from featcache.files.publish import put_replace
 
     name = settings.command.removeprefix("probe-")
     own = getattr(settings, _key(name))

@@ -9,16 +9,16 @@ from featcache.cli.console import bars, duration, out, print_facts, print_json, 
 from featcache.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
-    from featcache.commands import AdvisePipelineSettings
+    from featcache.commands.registry import AdvisePipelineSettings
+    from featcache.commands.steps import PipelineSettings, SweepSettings
     from featcache.config import Settings
     from featcache.pipeline_settings import ScalePipelineSettings, SvtPipelineSettings
-    from featcache.report.settings import PipelineSettings, SweepSettings
 
 
 def run_pipeline(settings: "PipelineSettings", *, as_json: bool = False) -> None:
     """Carry out the steps one after another; every step is checked before the first begins."""
-    from featcache.commands import runner
-    from featcache.report.settings import pipeline_steps
+    from featcache.commands.registry import runner
+    from featcache.commands.steps import pipeline_steps
 
     for number, step in enumerate(parse_steps(pipeline_steps(settings))):
         if not as_json:
@@ -28,10 +28,10 @@ def run_pipeline(settings: "PipelineSettings", *, as_json: bool = False) -> None
 
 def run_sweep(settings: "SweepSettings", *, as_json: bool = False) -> None:
     """Carry out the steps of every row, then print and write the table."""
-    from featcache.commands import runner
+    from featcache.commands.registry import runner
+    from featcache.commands.steps import row_steps
     from featcache.config import to_yaml
-    from featcache.io import put_replace
-    from featcache.report.settings import row_steps
+    from featcache.files.publish import put_replace
     from featcache.report.tables import Table, cell_text, read_row, write_table
 
     folder = Path(settings.out)
@@ -64,7 +64,7 @@ def parse_steps(steps: Sequence[Mapping[str, Any]]) -> "list[Settings]":
     Raises:
         ConfigError: A step without a known command, or with an unusable setting; names the step.
     """
-    from featcache.commands import COMMANDS
+    from featcache.commands.registry import COMMANDS
     from featcache.config import parse
 
     parsed = []

@@ -8,7 +8,7 @@ import typer
 from featcache.cli.console import print_json, print_line, print_table
 
 if TYPE_CHECKING:
-    from featcache.commands import SearchSettings
+    from featcache.commands.registry import SearchSettings
     from featcache.retrieval import SearchResult
 
 
@@ -41,7 +41,7 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Find the clips or videos of a store that are most like a video or a text."""
-    from featcache.commands import SearchSettings
+    from featcache.commands.registry import SearchSettings
     from featcache.config import parse
 
     data = {
@@ -99,7 +99,7 @@ def run_search(settings: "SearchSettings", *, as_json: bool = False) -> None:
 def _draw(result: "SearchResult", settings: "SearchSettings") -> None:
     import io
 
-    from featcache.io import put_replace
+    from featcache.files.publish import put_replace
     from featcache.retrieval.sheet import contact_sheet
 
     assert settings.sheet is not None, "a sheet was asked for"

@@ -64,7 +64,7 @@ def register(app: typer.Typer) -> None:
 
 def _read(config: Path) -> dict[str, Any]:
     """What a file of ``train svt`` says."""
-    from featcache.commands import load
+    from featcache.commands.registry import load
     from featcache.config import to_dict
     from featcache.errors import ConfigError
     from featcache.methods.svt.settings import SvtSettings

@@ -10,9 +10,9 @@ from featcache.cli.source import Dataset, Root, Source, SplitColumn, Subset, sel
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from featcache.evaluation.temporal import TemporalResult
     from featcache.methods.advise.run import PretextResult
     from featcache.methods.advise.settings import AdviseSettings, R3d50Settings, TmmFineTuneSettings
+    from featcache.methods.advise.tmm import TemporalResult
     from featcache.methods.scale.run import ScaleResult
     from featcache.methods.scale.settings import ScaleSettings
     from featcache.training.loop import Progress
@@ -267,7 +267,7 @@ def print_pretext(result: "PretextResult", *, as_json: bool) -> None:
 
 def run_tmm(settings: "TmmFineTuneSettings", *, as_json: bool = False) -> None:
     """Carry out ``train tmm`` and print its tables."""
-    from featcache.evaluation.temporal import run_temporal
+    from featcache.methods.advise.tmm import run_temporal
 
     with bars() as drawn:
         result = run_temporal(settings, on_progress=drawer(drawn.update))

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from featcache.data.parquet import UnreadableTableError, opened, read_table
 from featcache.data.types import STATUSES, Status, VideoRecord
 from featcache.errors import ManifestError
-from featcache.io import put_replace
+from featcache.files.publish import put_replace
 
 _TEXT_FIELDS = ("id", "path", "content_hash", "codec", "transfer", "split", "status", "reason")
 _INT_FIELDS = ("num_bytes", "num_frames", "height", "width")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from featcache.evaluation.clip_settings import Candidate
 from featcache.evaluation.settings import Head
-from featcache.evaluation.splits import hold_out
+from featcache.metrics.splits import hold_out
 
 Mask = npt.NDArray[np.bool_]
 

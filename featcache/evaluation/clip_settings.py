@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from featcache.errors import ConfigError
 from featcache.evaluation.settings import Optimizer, check_grid
-from featcache.networks.set_predictor_settings import SetPredictorSettings
+from featcache.networks.settings import SetPredictorSettings
 
 ClipLoss = Literal["per_clip", "mean_logits", "mean_probabilities"]
 

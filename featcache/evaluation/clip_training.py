@@ -17,7 +17,7 @@ from torch.nn import functional
 from featcache.evaluation.clip_settings import Candidate, ClipLoss, ClipTraining
 from featcache.evaluation.data import ProbeData
 from featcache.evaluation.grid import epoch_batches, initial_weight
-from featcache.methods.clip_sets import ClipSets
+from featcache.loaders.clip_sets import ClipSets
 from featcache.methods.scale.run import with_coordinates
 from featcache.methods.scale.settings import Coordinates
 from featcache.recipes import PositionForm

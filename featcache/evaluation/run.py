@@ -13,11 +13,11 @@ import numpy.typing as npt
 from featcache.data import subsets
 from featcache.errors import ConfigError, ManifestError, unknown_name
 from featcache.evaluation.data import UNLABELLED, Coverage, ProbeData
-from featcache.evaluation.metrics import Metric, accuracies, mean_error, rank_of_truth
 from featcache.evaluation.probe import Prediction, ProbeEntry, Task, find_probe
 from featcache.evaluation.settings import IntervalSettings
-from featcache.evaluation.splits import fold_numbers
 from featcache.extract.encode import float32_products, resolve_device
+from featcache.metrics.intervals import Metric, accuracies, mean_error, rank_of_truth
+from featcache.metrics.splits import fold_numbers
 
 NUM_FOLDS = 5
 """Folds over the videos of a store without splits."""

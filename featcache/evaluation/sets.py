@@ -20,7 +20,7 @@ from featcache.evaluation.data import ProbeData
 from featcache.evaluation.probe import Prediction, Task, register_probe
 from featcache.methods.scale.saved import SavedPredictor, load_predictor
 from featcache.networks.set_predictor import SetPredictor
-from featcache.networks.set_predictor_settings import SetPredictorSettings
+from featcache.networks.settings import SetPredictorSettings
 from featcache.recipes import PositionForm
 
 

@@ -6,11 +6,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from featcache import io
 from featcache.config import to_yaml
 from featcache.exchange import listing
 from featcache.exchange.outgoing import Outgoing, Step, choose
 from featcache.exchange.settings import ExportSettings
+from featcache.files import publish as io
 from featcache.store.reader import open_store
 
 Write = Callable[[Outgoing, Path, ExportSettings, Step], dict[str, Any]]

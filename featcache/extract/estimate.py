@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from featcache.data.decoding.clips import CropSize, RowBatch
 from featcache.data.decoding.pool import Failed, Payload, Restarted, WorkerPool
+from featcache.data.listing import OnScan, check_there, read_source
 from featcache.data.manifest import Manifest
 from featcache.errors import DiskSpaceError
 from featcache.extract.amending import find_renames
@@ -21,8 +22,7 @@ from featcache.extract.jobs import SegmentJob, timed_segment
 from featcache.extract.lacking import ids_to_retry, judge, rows_per_video, videos_to_add
 from featcache.extract.prepare import Prepared, num_cores, prepare
 from featcache.extract.settings import ExtractSettings
-from featcache.extract.source import OnScan, check_there, read_source
-from featcache.io import free_bytes
+from featcache.files.publish import free_bytes
 from featcache.recipes import RecordSpec
 from featcache.store.paths import ROOT
 from featcache.store.plan import default_shard_rows, plan_segments

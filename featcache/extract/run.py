@@ -12,6 +12,7 @@ from typing import Any
 
 from featcache.config import to_yaml
 from featcache.data.decoding.pool import WorkerPool
+from featcache.data.listing import OnScan, check_there, read_source
 from featcache.data.manifest import Manifest
 from featcache.data.types import PASSING, VideoRecord
 from featcache.errors import FeatcacheError
@@ -32,7 +33,6 @@ from featcache.extract.prepare import Prepared, prepare
 from featcache.extract.progress import OnProgress, Progress, ignore
 from featcache.extract.provenance import provenance
 from featcache.extract.settings import ExtractSettings
-from featcache.extract.source import OnScan, check_there, read_source
 from featcache.store.completion import reopen_lost
 from featcache.store.plan import plan_segments
 from featcache.store.reader import open_store

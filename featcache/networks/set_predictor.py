@@ -1,6 +1,6 @@
 """A transformer over the clips of a video: features and coordinates in, a summary of the set and refined clips out.
 
-Source: SCALE §3.1, Eq. 5; released sizes (:class:`featcache.networks.set_predictor_settings.SetPredictorSettings`).
+Source: SCALE §3.1, Eq. 5; released sizes (:class:`featcache.networks.settings.SetPredictorSettings`).
 Without positions the network does not know an order of its clips: it maps sets to sets.
 """
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from featcache.errors import ConfigError
-from featcache.networks.set_predictor_settings import NUM_NUMBERS, SetPredictorSettings
+from featcache.networks.settings import NUM_NUMBERS, SetPredictorSettings
 
 
 class SetOutput(NamedTuple):

@@ -22,7 +22,7 @@ from featcache.data.decoding import open_video
 from featcache.data.transforms import crop_resize, normalise
 from featcache.errors import ConfigError, VideoError
 from featcache.extract.encode import resolve_device
-from featcache.io import put_replace
+from featcache.files.publish import put_replace
 from featcache.networks.timesformer import Attention
 from featcache.recipes import Interpolation
 from featcache.report.activation_maps import Pixels, heat, montage, overlay

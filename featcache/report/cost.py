@@ -6,7 +6,7 @@ from typing import Any
 
 from featcache.config import read_json
 from featcache.errors import ConfigError, unknown_name
-from featcache.io import put_replace
+from featcache.files.publish import put_replace
 from featcache.report.figure_settings import CostFigureSettings
 from featcache.report.plots import CostPoint, plot_cost
 

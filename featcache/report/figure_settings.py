@@ -7,7 +7,7 @@ from pydantic import Field
 
 from featcache.config import Settings
 from featcache.errors import ConfigError
-from featcache.methods.bank_settings import BankSettings
+from featcache.loaders.settings import BankSettings
 
 PICTURES = (".png", ".jpg", ".jpeg")
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from featcache.commands.steps import SweepRow, SweepSettings
 from featcache.config import read_json
 from featcache.errors import ConfigError, unknown_name
-from featcache.io import canonical_json, put_replace
-from featcache.report.settings import SweepRow, SweepSettings
+from featcache.files.publish import canonical_json, put_replace
 
 PERCENT = 100.0
 

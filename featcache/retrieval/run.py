@@ -12,7 +12,7 @@ import numpy.typing as npt
 from featcache.backbones.clip import is_clip
 from featcache.data.hashing import content_hash
 from featcache.errors import ConfigError, FeatcacheError, StoreError, VideoError
-from featcache.evaluation.tables import pooled, read_vectors
+from featcache.evaluation.reading import pooled, read_vectors
 from featcache.extract.encode import resolve_device
 from featcache.extract.encoder import encoder
 from featcache.retrieval.nearest import Blocks, Engine, Floats, nearest
@@ -200,7 +200,7 @@ def _text_vectors(
             f"feature {features.name!r} ({recipe.backbone}, layer {recipe.layer}) shares no space with text; extract "
             "one with a CLIP backbone and --layer proj --output cls, or search by --video"
         )
-    from featcache.backbones._open_clip_text import build_text  # open_clip takes seconds to import
+    from featcache.backbones.clip_text import build_text  # open_clip takes seconds to import
 
     # Through the image tower first: its hash says whether these are the weights that the store was made with.
     encode = encoder(store.path, features=(features.name,), weights=weights, device=device)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache import io
 from featcache.data.types import VideoOutcome
 from featcache.errors import CorruptStoreError, NonFiniteFeatureError
+from featcache.files import publish as io
 from featcache.store import paths, zarr_format
 from featcache.store.blocks import EncodedShard
 from featcache.store.completion import withdraw_complete

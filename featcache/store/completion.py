@@ -10,8 +10,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from featcache import io
 from featcache.errors import CorruptStoreError
+from featcache.files import publish as io
 from featcache.store import paths
 from featcache.store.generation import (
     Generation,

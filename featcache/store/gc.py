@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from featcache import io
+from featcache.files import publish as io
 from featcache.store import paths
 from featcache.store.completion import read_records
 from featcache.store.generation import (

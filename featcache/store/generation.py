@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featcache import io
 from featcache.data.manifest import id_problem, table_to_videos
 from featcache.data.types import VideoRecord
 from featcache.errors import CorruptStoreError, ManifestError, StoreError
+from featcache.files import publish as io
 from featcache.recipes import SamplingRecipe, recipe_hash
 from featcache.store import hdf5_format, paths, zarr_format
 from featcache.store.blocks import BlockLayout, ShardFormat

@@ -1,7 +1,7 @@
 """HDF5 shards: one file a shard, one contiguous dataset ``features``, so that a reader can map it at its offset.
 
 h5py lays the file out on a recorder that keeps the few metadata bytes; the feature bytes are then written around them
-by :mod:`featcache.io`, without passing through HDF5.
+by :mod:`featcache.files.publish`, without passing through HDF5.
 """
 
 import io

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache import io
 from featcache.errors import CorruptStoreError
+from featcache.files import publish as io
 from featcache.store.blocks import ShardFormat, crc32c
 from featcache.store.generation import shard_layout
 from featcache.store.index import RowIndex

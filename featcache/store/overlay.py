@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from featcache import io
 from featcache.data.manifest import table_to_videos, videos_to_table
 from featcache.data.types import VideoRecord
 from featcache.errors import CorruptStoreError, ManifestError
+from featcache.files import publish as io
 from featcache.store import paths
 from featcache.store.generation import Generation, check_ids, read_table_bytes
 from featcache.store.rows import table_bytes, table_from_bytes

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from featcache import io
 from featcache.errors import CorruptStoreError, FeatcacheError
+from featcache.files import publish as io
 from featcache.store import paths, zarr_format
 from featcache.store.blocks import crc32c, crc32c_of_all, frame
 from featcache.store.completion import check_complete, complete_path, read_complete

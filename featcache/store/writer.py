@@ -11,10 +11,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from featcache import io
 from featcache.data.manifest import Manifest, videos_to_table
 from featcache.data.types import VideoOutcome, VideoRecord
 from featcache.errors import CorruptStoreError, RecipeMismatchError, StoreError, unknown_name
+from featcache.files import publish as io
 from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe, first_difference, recipe_hash
 from featcache.store import paths, zarr_format
 from featcache.store.commit import commit_feature, is_whole

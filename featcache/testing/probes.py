@@ -31,11 +31,11 @@ from featcache.evaluation.clip_settings import (
 from featcache.evaluation.data import ProbeData, make_data
 from featcache.evaluation.probe import Task, find_probe
 from featcache.evaluation.run import run_probe
+from featcache.loaders.clip_sets import ClipSets
 from featcache.methods.clip_set_settings import ClipSetSettings
-from featcache.methods.clip_sets import ClipSets
 from featcache.methods.scale.run import pretrain_scale
 from featcache.methods.scale.settings import ScaleHeadSettings, ScaleSettings
-from featcache.networks.set_predictor_settings import SetPredictorSettings
+from featcache.networks.settings import SetPredictorSettings
 from featcache.training.settings import TrainingSettings
 
 NUM_CLASSES = 4

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from featcache.errors import CorruptStoreError
-from featcache.io import put_replace
+from featcache.files.publish import put_replace
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

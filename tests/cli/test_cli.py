@@ -14,7 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from featcache.cli.main import app
-from featcache.testing.motion import MotionSettings, make_motion_set
+from featcache.data.motion import MotionSettings, make_motion_set
 
 LITE0 = ("--backbone", "timm/tf_efficientnet_lite0", "--weights", "random", "--set", "features.0.input_size=64")
 QUICK = ("--clips", "1", "--frames", "2", "--device", "cpu", "--set", "runtime.threads=1")

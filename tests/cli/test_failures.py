@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from featcache.cli.main import main
+from featcache.data.motion import MotionSettings, make_motion_set
 from featcache.errors import ConfigError
 from featcache.extract.settings import failures_allowed
-from featcache.testing.motion import MotionSettings, make_motion_set
 
 QUICK = (
     *("--backbone", "timm/tf_efficientnet_lite0", "--weights", "random", "--set", "features.0.input_size=64"),

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from featcache.cli import finetune
 from featcache.cli.main import app
-from featcache.commands import load
+from featcache.commands.registry import load
 from featcache.errors import ConfigError
 from tests.methods.finetune.helpers import write_classes
 

@@ -12,9 +12,9 @@ from featcache.cli.main import app
 from featcache.cli.probe import PROBES
 from featcache.errors import FeatcacheError
 from featcache.evaluation.probe import probe_entries
-from featcache.evaluation.tables import read_data
+from featcache.evaluation.reading import read_data
+from featcache.loaders.clip_sets import open_clip_sets
 from featcache.methods.clip_set_settings import ClipSetSettings
-from featcache.methods.clip_sets import open_clip_sets
 from featcache.testing import stores
 
 PLAN = stores.StorePlan(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from featcache.commands import QuickstartSettings
+from featcache.commands.registry import QuickstartSettings
 from featcache.config import parse
 from featcache.errors import ConfigError, FeatcacheError
 from featcache.extract.progress import Progress

@@ -105,7 +105,7 @@ def serve() -> None:
     import timm  # noqa: F401
     import torch  # noqa: F401
 
-    import featcache.commands
+    import featcache.commands.registry
     import featcache.extract.run  # noqa: F401
     from featcache.cli import main
 

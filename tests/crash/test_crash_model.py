@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from featcache import io
+from featcache.files import publish as io
 from featcache.store import commit
 from featcache.testing.crash_model import Disk, crashes, read_tree, write_tree
 from featcache.testing.recorded_calls import recording

@@ -15,13 +15,13 @@ import pytest
 
 from featcache.config import parse, read_mapping
 from featcache.data.manifest import write_parquet
+from featcache.data.motion import MotionSettings, make_motion_set
 from featcache.data.scan import scan
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings
 from featcache.seeding import rng_for
 from featcache.store.verify import verify
 from featcache.testing import faults
-from featcache.testing.motion import MotionSettings, make_motion_set
 from tests.crash.forked import Forks, nothing_left_of
 
 NUM_KILLS = int(os.environ.get("FEATCACHE_KILLS", "50"))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from featcache.data.positions import VideoExtents, set_positions
 from featcache.data.sampling import clip_times, normalised_coordinates, sample_rows
 from featcache.data.types import Timeline
-from featcache.networks.set_predictor_settings import NUM_NUMBERS
+from featcache.networks.settings import NUM_NUMBERS
 from featcache.recipes import PositionForm, SamplingRecipe
 
 

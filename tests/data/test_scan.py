@@ -16,10 +16,10 @@ import pytest
 from featcache.data import scan as scan_module
 from featcache.data.decoding import open_video
 from featcache.data.manifest import read_parquet, write_parquet
+from featcache.data.motion import MotionSettings, encode_clip
 from featcache.data.scan import scan, scan_file
 from featcache.data.types import VideoRecord
 from featcache.errors import ConfigError, FeatcacheError, ManifestError, UnknownNameError
-from featcache.testing.motion import MotionSettings, encode_clip
 from featcache.testing.videos import VIDEO_KINDS, picture
 
 

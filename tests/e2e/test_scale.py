@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from featcache.cli.main import app
+from featcache.loaders.clip_sets import open_clip_sets
 from featcache.methods.clip_set_settings import ClipSetSettings
-from featcache.methods.clip_sets import open_clip_sets
 from featcache.store.reader import open_store
 
 pytestmark = [pytest.mark.shared, pytest.mark.timeout(1200)]

@@ -24,7 +24,7 @@ from featcache.evaluation.grid import epoch_batches, initial_weight
 from featcache.evaluation.mlp import ClipMlp
 from featcache.evaluation.sets import SetEmbedder, embedded_width
 from featcache.networks.set_predictor import SetPredictor
-from featcache.networks.set_predictor_settings import SetPredictorSettings
+from featcache.networks.settings import SetPredictorSettings
 from featcache.seeding import rng_for
 from featcache.testing.probes import separable_data
 from featcache.training.generators import seeded_torch

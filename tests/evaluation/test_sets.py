@@ -17,7 +17,7 @@ from featcache.evaluation.run import run_probe
 from featcache.evaluation.sets import with_summaries
 from featcache.evaluation.settings import KnnSettings
 from featcache.methods.scale.saved import load_predictor
-from featcache.networks.set_predictor_settings import SetPredictorSettings
+from featcache.networks.settings import SetPredictorSettings
 from featcache.testing.probes import names_of, separable_data, small_settings, tiny_model
 
 QUICK = ClipTraining(lrs=(1e-2,), batch_sizes=(64,), seeds=(0,), epochs=40)

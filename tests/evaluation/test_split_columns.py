@@ -7,9 +7,9 @@ import pytest
 
 from featcache.errors import UnknownNameError
 from featcache.evaluation.data import Coverage
+from featcache.evaluation.reading import read_data
 from featcache.evaluation.run import run_probe
 from featcache.evaluation.settings import KnnSettings
-from featcache.evaluation.tables import read_data
 from featcache.testing import stores
 
 RECORD = stores.make_record((8,))

@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from featcache.cli.main import app
-from featcache.commands import COMMANDS, load
+from featcache.commands.registry import COMMANDS, load
 from featcache.config import parse, to_assignments, to_yaml
 from featcache.errors import ConfigError, DiskSpaceError, ExchangeError, StoreError, UnknownNameError
 from featcache.exchange import npy

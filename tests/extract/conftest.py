@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from featcache.data.manifest import write_parquet
+from featcache.data.motion import MotionSettings, make_motion_set
 from featcache.data.scan import scan
 from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
-from featcache.testing.motion import MotionSettings, make_motion_set
 
 LITE0 = "timm/tf_efficientnet_lite0"
 Make = Callable[..., ExtractSettings]

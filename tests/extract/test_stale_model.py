@@ -24,12 +24,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from featcache import io
 from featcache.data.manifest import Manifest
 from featcache.data.types import VideoOutcome, VideoRecord
 from featcache.errors import CorruptStoreError, StoreError
 from featcache.extract.amending import relabel as amend_labels
 from featcache.extract.run import add_generation
+from featcache.files import publish as io
 from featcache.recipes import SamplingRecipe
 from featcache.store.completion import reopen_lost
 from featcache.store.generation import Generation

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from featcache.errors import ConfigError
 from featcache.networks.set_predictor import SetPredictor
-from featcache.networks.set_predictor_settings import SetPredictorSettings
+from featcache.networks.settings import SetPredictorSettings
 from featcache.training.generators import seeded_torch
 
 SMALL = SetPredictorSettings(width=32, depth=2, heads=4, dropout=0.1, position_hidden=16)

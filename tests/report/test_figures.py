@@ -12,7 +12,7 @@ from torch.nn import functional
 from typer.testing import CliRunner
 
 from featcache.cli.main import app
-from featcache.commands import AdvisePipelineSettings, load
+from featcache.commands.registry import AdvisePipelineSettings, load
 from featcache.config import parse, to_yaml
 from featcache.errors import ConfigError, ManifestError, UnknownNameError, VideoError
 from featcache.extract.settings import SamplingSettings

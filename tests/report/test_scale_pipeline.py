@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from featcache.cli.main import app
-from featcache.commands import load
+from featcache.commands.registry import load
 from featcache.config import read_mapping, to_dict
 from featcache.pipeline_settings import ScalePipelineSettings
 from featcache.report.tables import probe_table

@@ -9,8 +9,10 @@ from typer.testing import CliRunner
 
 from featcache.cli.main import app
 from featcache.cli.report import parse_steps
-from featcache.commands import AdvisePipelineSettings, load
+from featcache.commands.registry import AdvisePipelineSettings, load
+from featcache.commands.steps import PipelineSettings, SweepSettings, pipeline_steps, row_steps
 from featcache.config import parse, read_mapping, to_dict
+from featcache.data.motion import MotionSettings, make_motion_set
 from featcache.extract.presets import with_preset
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings
@@ -18,9 +20,7 @@ from featcache.methods.advise.cost import counted_cost
 from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings
 from featcache.networks.tmm_settings import PRESETS
 from featcache.recipes import SamplingRecipe
-from featcache.report.settings import PipelineSettings, SweepSettings, pipeline_steps, row_steps
 from featcache.testing import stores
-from featcache.testing.motion import MotionSettings, make_motion_set
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "advise").glob("*.yaml"))
 SWEEPS = [path for path in CONFIGS if read_mapping(path)["command"] == "sweep"]

@@ -10,14 +10,14 @@ from typer.testing import CliRunner
 from featcache.backbones.base import backbone_entries
 from featcache.cli.main import app
 from featcache.cli.report import parse_steps
-from featcache.commands import load
+from featcache.commands.registry import load
+from featcache.commands.steps import PipelineSettings, SweepSettings, pipeline_steps, row_steps
 from featcache.config import read_mapping
 from featcache.data.importers import find_dataset
 from featcache.evaluation.clip_settings import PROPOSED_LRS
 from featcache.extract.presets import with_preset
 from featcache.extract.settings import ExtractSettings
 from featcache.methods.scale.settings import WARMUP_SHARE, ScaleSettings
-from featcache.report.settings import PipelineSettings, SweepSettings, pipeline_steps, row_steps
 from featcache.testing import stores
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "scale").glob("*.yaml"))

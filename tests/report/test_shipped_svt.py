@@ -10,13 +10,13 @@ from typer.testing import CliRunner
 from featcache.backbones.base import backbone_entries
 from featcache.cli.main import app
 from featcache.cli.report import parse_steps
-from featcache.commands import load
+from featcache.commands.registry import load
+from featcache.commands.steps import row_steps
 from featcache.config import read_mapping
 from featcache.data.importers import find_dataset
 from featcache.extract.settings import ExtractSettings
 from featcache.methods.finetune.settings import FinetuneSettings
 from featcache.methods.svt.settings import SvtSettings
-from featcache.report.settings import row_steps
 from featcache.testing.videos import write_video
 
 FOLDER = Path(__file__).parents[2] / "configs" / "svt"

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from featcache.cli.main import app
-from featcache.commands import load
+from featcache.commands.registry import load
 from featcache.config import read_mapping, to_dict
 from featcache.pipeline_settings import SvtPipelineSettings
 from featcache.store.reader import open_store

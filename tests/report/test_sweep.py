@@ -7,10 +7,10 @@ import yaml
 from typer.testing import CliRunner
 
 from featcache.cli.main import app
+from featcache.commands.steps import SweepSettings, row_steps
 from featcache.config import parse
 from featcache.errors import ConfigError, UnknownNameError
 from featcache.recipes import SamplingRecipe
-from featcache.report.settings import SweepSettings, row_steps
 from featcache.report.tables import Cell, Table, cell_text, value_at, write_table
 from featcache.testing import stores
 

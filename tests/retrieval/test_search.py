@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import featcache
-from featcache.commands import SearchSettings, load, runner
+from featcache.commands.registry import SearchSettings, load, runner
 from featcache.config import parse, to_yaml
 from featcache.errors import ConfigError, FeatcacheError, UnknownNameError, VideoError, WeightsError
 from featcache.extract.run import extract
@@ -167,7 +167,7 @@ def test_text_equals_open_clip(store, whole):
 
 
 def test_random_towers_come_from_the_name(tiny):
-    from featcache.backbones._open_clip_text import build_text
+    from featcache.backbones.clip_text import build_text
 
     one, two = build_text(CLIP, "random").encode(["a dog"]), build_text(CLIP, "random").encode(["a dog", "a cat"])
     torch.testing.assert_close(one[0], two[0])
@@ -190,7 +190,7 @@ def test_text_needs_both_towers(store, whole, tmp_path):
 
 @pytest.mark.parametrize("name", ["open_clip/ViT-B-16-SigLIP:webli", "open_clip/roberta-ViT-B-32:laion2b_s12b_b32k"])
 def test_towers_of_the_hub_are_refused(name):
-    from featcache.backbones._open_clip_text import build_text
+    from featcache.backbones.clip_text import build_text
 
     with pytest.raises(FeatcacheError, match="which is not supported; search by --video"):
         build_text(name, "random")

@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import save
 
 from featcache.backbones.weights import read_state_dict
-from featcache.commands import load
+from featcache.commands.registry import load
 from featcache.config import to_yaml
 from featcache.data.manifest import Manifest, read_parquet, write_parquet
 from featcache.data.sources import list_source
 from featcache.data.types import VideoRecord
-from featcache.evaluation.plugged import read_run
+from featcache.methods.advise.plugged import read_run
 from featcache.methods.advise.saved import load_module
 from featcache.networks.tmm import TmmClassifier
 from featcache.networks.tmm_settings import TmmSettings
@@ -129,7 +129,7 @@ def import_of(source: Path, out: Path, format_: str, *more: str) -> list[str]:
 
 def yamls(folder: Path, rng, victim: Path) -> list[Step]:
     """Settings of any command as ``featcache run`` reads them (they are not carried out), and recipes of an import."""
-    from featcache.commands import COMMANDS
+    from featcache.commands.registry import COMMANDS
     from featcache.exchange.settings import ExportSettings
 
     text = to_yaml(ExportSettings(store="s", out="o", format="npy", videos=("a", "b")))

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featcache import io
+from featcache.files import publish as io
 from featcache.store import paths
 from featcache.store.rows import table_bytes
 

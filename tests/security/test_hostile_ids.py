@@ -9,12 +9,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from featcache import io
 from featcache.data.manifest import id_problem
 from featcache.errors import CorruptStoreError, FeatcacheError
 from featcache.exchange.exporting import export
 from featcache.exchange.outgoing import choose
 from featcache.exchange.settings import ExportSettings
+from featcache.files import publish as io
 from featcache.recipes import SamplingRecipe
 from featcache.store.generation import check_ids
 from featcache.store.reader import open_store

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from featcache import io
 from featcache.errors import FeatcacheError
+from featcache.files import publish as io
 from featcache.recipes import SamplingRecipe
 from featcache.store.reader import open_store
 from featcache.store.verify import verify

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featcache import io
 from featcache.errors import CorruptStoreError
+from featcache.files import publish as io
 from featcache.store.gc import gc
 from featcache.store.overlay import Amendment
 from featcache.store.reader import open_store

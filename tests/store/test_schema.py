@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from featcache import io
 from featcache.data.types import VideoOutcome
 from featcache.errors import ConfigError, CorruptStoreError, StoreError
+from featcache.files import publish as io
 from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe
 from featcache.store import paths, zarr_format
 from featcache.store.schema import CommitDoc, DataRef, FeatureDoc, PlanDoc, RootDoc, TableRef

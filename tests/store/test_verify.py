@@ -6,8 +6,8 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from featcache import io
 from featcache.errors import CorruptStoreError, FeatcacheError, StoreError
+from featcache.files import publish as io
 from featcache.recipes import SamplingRecipe
 from featcache.store.gc import gc
 from featcache.store.reader import open_store

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from featcache import io
 from featcache.data.types import VideoOutcome
 from featcache.errors import (
     ConfigError,
@@ -16,6 +15,7 @@ from featcache.errors import (
     StoreError,
     UnknownNameError,
 )
+from featcache.files import publish as io
 from featcache.recipes import SamplingRecipe
 from featcache.store import zarr_format
 from featcache.store.plan import Segment

@@ -8,10 +8,10 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from pydantic_core import to_jsonable_python
 
-from featcache.commands import COMMANDS
+from featcache.commands.registry import COMMANDS
 from featcache.config import Role, Settings, role_of
 from featcache.errors import RecipeMismatchError
-from featcache.io import seal
+from featcache.files.publish import seal
 from featcache.methods.advise.run import fine_tune
 from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings
 from featcache.networks.tmm_settings import TmmSettings

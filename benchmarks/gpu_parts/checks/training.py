@@ -14,18 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from featcache.evaluation.finetune import finetune
+from featcache.loaders.clip_sets import ClipSets
+from featcache.loaders.settings import BankSettings
 from featcache.methods.advise.run import pretrain
 from featcache.methods.advise.settings import AdviseSettings
-from featcache.methods.bank_settings import BankSettings
 from featcache.methods.clip_set_settings import ClipSetSettings
-from featcache.methods.clip_sets import ClipSets
+from featcache.methods.finetune.run import finetune
 from featcache.methods.finetune.settings import FinetuneSettings
 from featcache.methods.scale.run import pretrain_scale
 from featcache.methods.scale.settings import ScaleHeadSettings, ScaleSettings
 from featcache.methods.svt.run import pretrain_svt
 from featcache.methods.svt.settings import SvtHeadSettings, SvtSettings, SvtViewSettings
-from featcache.networks.set_predictor_settings import SetPredictorSettings
+from featcache.networks.settings import SetPredictorSettings
 from featcache.networks.tmm_settings import TmmSettings
 from featcache.recipes import SamplingRecipe
 from featcache.testing.stores import StorePlan, make_record, write_store

@@ -6,15 +6,15 @@ Differs from the paper: as :mod:`featcache.methods.advise.pretext`, but crops an
 from pathlib import Path
 
 from featcache.config import to_yaml
-from featcache.extract.source import OnScan
-from featcache.io import canonical_json, put_replace
+from featcache.data.listing import OnScan
+from featcache.files.publish import canonical_json, put_replace
+from featcache.loaders.choice import training_videos
+from featcache.loaders.usable import list_videos, open_usable
+from featcache.loaders.videos import PixelSource
 from featcache.methods.advise.cost import MEGA, measured_cost
 from featcache.methods.advise.pretext import PlaybackRateObjective
 from featcache.methods.advise.run import OnSeed, PretextResult, clip_contents, ignore
 from featcache.methods.advise.settings import R3d50Settings
-from featcache.methods.choice import training_videos
-from featcache.methods.listing import list_videos, open_usable
-from featcache.methods.videos import PixelSource
 from featcache.networks.counting import count_parameters
 from featcache.networks.r3d50 import R3d50
 from featcache.training.generators import seeded_torch

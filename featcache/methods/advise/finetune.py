@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from featcache.errors import ConfigError
+from featcache.loaders.bank import ClipSource
 from featcache.methods.advise.clips import playback_clip, spread_clip, view_starts
 from featcache.methods.advise.pretext import LabelledClips
 from featcache.methods.advise.settings import TmmFineTuneSettings
-from featcache.methods.bank import ClipSource
 from featcache.networks.tmm import TmmClassifier
 from featcache.seeding import rng_for
 from featcache.training.objective import Loss

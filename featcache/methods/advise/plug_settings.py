@@ -3,7 +3,7 @@
 from typing import Literal
 
 from featcache.config import Settings
-from featcache.methods.bank_settings import BankSettings
+from featcache.loaders.settings import BankSettings
 
 
 class TmmEvaluationSettings(Settings):

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from featcache.errors import ConfigError
+from featcache.loaders.bank import ClipSource
 from featcache.methods.advise.clips import playback_clip, pretext_start
 from featcache.methods.advise.settings import PretextClipSettings, max_bank_stride
-from featcache.methods.bank import ClipSource
 from featcache.seeding import rng_for
 from featcache.training.objective import Loss
 

@@ -11,14 +11,14 @@ import numpy.typing as npt
 
 from featcache.config import to_yaml
 from featcache.errors import ConfigError, NonFiniteFeatureError
-from featcache.io import canonical_json, put_replace
+from featcache.files.publish import canonical_json, put_replace
+from featcache.loaders.bank import ClipSource
+from featcache.loaders.choice import training_videos, video_splits
+from featcache.loaders.online import open_source
 from featcache.methods.advise.cost import counted_cost, measured_cost
 from featcache.methods.advise.finetune import FineTuneObjective
 from featcache.methods.advise.pretext import PlaybackRateObjective
 from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings
-from featcache.methods.bank import ClipSource
-from featcache.methods.choice import training_videos, video_splits
-from featcache.methods.online import open_source
 from featcache.networks.tmm import TmmClassifier
 from featcache.networks.tmm_settings import TmmSettings
 from featcache.store.reader import open_store

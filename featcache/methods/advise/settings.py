@@ -9,7 +9,7 @@ from featcache.config import Aside, Input, Settings
 from featcache.data.selection import Selection
 from featcache.errors import ConfigError
 from featcache.extract.settings import check_source
-from featcache.methods.bank_settings import BankSettings
+from featcache.loaders.settings import BankSettings
 from featcache.networks.tmm_settings import TmmSettings
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
 

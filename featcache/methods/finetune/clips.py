@@ -7,9 +7,9 @@ import numpy as np
 from featcache.data.decoding.clips import CropSize, decode_rows
 from featcache.data.sampling import sample_rows
 from featcache.extract.jobs import MAX_BATCH_BYTES
+from featcache.loaders.ahead import Pixels
+from featcache.loaders.videos import VideoFiles
 from featcache.methods.finetune.settings import FinetuneSettings
-from featcache.methods.loader import Pixels
-from featcache.methods.videos import VideoFiles
 from featcache.recipes import SamplingRecipe
 from featcache.seeding import seed_for
 
@@ -60,7 +60,7 @@ def scoring_recipe(settings: FinetuneSettings, *, num_frames: int) -> SamplingRe
 
 
 class RecipeSource:
-    """The rows that a recipe gives a video; see :class:`featcache.methods.loader.ViewSource`.
+    """The rows that a recipe gives a video; see :class:`featcache.loaders.ahead.ViewSource`.
 
     Attributes:
         files: The videos.

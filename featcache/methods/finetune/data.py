@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from featcache.data.listing import OnScan
 from featcache.data.manifest import Manifest
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError, unknown_name
-from featcache.extract.source import OnScan
+from featcache.loaders.usable import list_videos, open_usable
+from featcache.loaders.videos import VideoFiles
 from featcache.methods.finetune.settings import FinetuneSettings
-from featcache.methods.listing import list_videos, open_usable
-from featcache.methods.videos import VideoFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

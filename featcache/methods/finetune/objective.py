@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from featcache.errors import ConfigError
+from featcache.loaders.ahead import Batch, ViewLoader
 from featcache.methods.finetune.module import VideoClassifier
-from featcache.methods.loader import Batch, ViewLoader
 from featcache.seeding import rng_for
 from featcache.training.objective import Loss
 

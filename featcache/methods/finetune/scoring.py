@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from featcache.loaders.ahead import Batch, ViewLoader
 from featcache.methods.finetune.clips import RecipeSource
 from featcache.methods.finetune.module import VideoClassifier
-from featcache.methods.loader import Batch, ViewLoader
 from featcache.training.settings import Precision
 
 Scores = npt.NDArray[np.float64]

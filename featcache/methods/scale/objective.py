@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from featcache.errors import ConfigError
-from featcache.methods.clip_sets import ClipSets
+from featcache.loaders.clip_sets import ClipSets
 from featcache.methods.scale.heads import ScalePretraining
 from featcache.methods.scale.losses import (
     masked_clip_loss,

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from featcache.config import to_yaml
-from featcache.io import canonical_json, put_replace
-from featcache.methods.clip_sets import ClipSets, open_clip_sets, placed
+from featcache.files.publish import canonical_json, put_replace
+from featcache.loaders.clip_sets import ClipSets, open_clip_sets, placed
 from featcache.methods.scale.batched import train_stack
 from featcache.methods.scale.heads import ScalePretraining
 from featcache.methods.scale.objective import ScaleObjective

@@ -9,7 +9,7 @@ import torch
 from featcache.errors import ConfigError
 from featcache.methods.scale.settings import Coordinates
 from featcache.networks.set_predictor import SetPredictor
-from featcache.networks.set_predictor_settings import SetPredictorSettings
+from featcache.networks.settings import SetPredictorSettings
 from featcache.training.checkpoint import taking_up
 from featcache.training.identity import digest
 from featcache.training.loop import trained_state

@@ -7,7 +7,7 @@ from pydantic import Field
 from featcache.config import Aside, Settings
 from featcache.errors import ConfigError
 from featcache.methods.clip_set_settings import ClipSetSettings
-from featcache.networks.set_predictor_settings import SetPredictorSettings
+from featcache.networks.settings import SetPredictorSettings
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
 
 WARMUP_SHARE = 0.05

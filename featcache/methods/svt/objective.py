@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from featcache.errors import ConfigError
-from featcache.methods.loader import Batch, ViewLoader
+from featcache.loaders.ahead import Batch, ViewLoader
 from featcache.methods.svt.losses import distillation_loss, moved_center, teacher_targets, teacher_temperature
 from featcache.methods.svt.module import SvtPretraining
 from featcache.methods.svt.pairs import NUM_GLOBALS, positions_of, student_views, teacher_views, view_pairs

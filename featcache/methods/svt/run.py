@@ -10,12 +10,12 @@ from typing import Any
 from featcache.backbones.weights import write_weights
 from featcache.config import to_yaml
 from featcache.data.hashing import content_hash
+from featcache.data.listing import OnScan
 from featcache.data.types import VideoRecord
 from featcache.errors import WeightsError
-from featcache.extract.source import OnScan
-from featcache.io import canonical_json, put_replace
-from featcache.methods.listing import UsableVideos, list_videos, of_split, open_usable
-from featcache.methods.loader import ViewLoader
+from featcache.files.publish import canonical_json, put_replace
+from featcache.loaders.ahead import ViewLoader
+from featcache.loaders.usable import UsableVideos, list_videos, of_split, open_usable
 from featcache.methods.svt.module import build_module
 from featcache.methods.svt.monitor import bottleneck_sign, collapse_sign
 from featcache.methods.svt.objective import SvtObjective

@@ -1,14 +1,14 @@
 """The views of SVT's pre-training as pixels, for the processes that decode."""
 
-from featcache.methods.loader import Pixels
+from featcache.loaders.ahead import Pixels
+from featcache.loaders.videos import VideoFiles
 from featcache.methods.svt.pixels import read_views
 from featcache.methods.svt.settings import SvtViewSettings
 from featcache.methods.svt.views import draw_views
-from featcache.methods.videos import VideoFiles
 
 
 class SvtViewSource:
-    """See :class:`featcache.methods.loader.ViewSource`; a view is uint8 [T, 3, S, S].
+    """See :class:`featcache.loaders.ahead.ViewSource`; a view is uint8 [T, 3, S, S].
 
     Attributes:
         files: The videos.

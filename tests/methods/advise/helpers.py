@@ -8,7 +8,7 @@ import torch
 
 @dataclass
 class MemoryBank:
-    """A :class:`featcache.methods.bank.ClipSource` over an array [V, L, crops, h, w, C]."""
+    """A :class:`featcache.loaders.bank.ClipSource` over an array [V, L, crops, h, w, C]."""
 
     values: torch.Tensor
     bank_stride: int = 1

@@ -6,10 +6,10 @@ import torch
 from torch.nn import functional
 
 from featcache.errors import ManifestError
+from featcache.loaders.videos import fresh_view
 from featcache.methods.advise.end_to_end import open_pixels, pretrain_r3d50
 from featcache.methods.advise.pretext import PlaybackRateObjective, rate_loss
 from featcache.methods.advise.settings import PretextClipSettings, R3d50Settings
-from featcache.methods.videos import fresh_view
 from featcache.networks.counting import count_macs, count_parameters
 from featcache.networks.r3d50 import R3d50
 from featcache.testing.videos import sequential_frames, write_video

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from featcache.errors import ConfigError
+from featcache.loaders.settings import BankSettings
 from featcache.methods.advise.finetune import FineTuneObjective, clip_views, reorder, video_logits
 from featcache.methods.advise.pretext import PlaybackRateObjective
 from featcache.methods.advise.settings import PretextClipSettings, TmmFineTuneSettings
-from featcache.methods.bank_settings import BankSettings
 from featcache.networks.tmm import TmmClassifier
 from featcache.networks.tmm_settings import TmmSettings
 from featcache.training.generators import seeded_torch

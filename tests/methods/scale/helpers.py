@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from featcache.methods.clip_sets import ClipSets
+from featcache.loaders.clip_sets import ClipSets
 
 
 def located_sets(num_videos, *, counts=None, width=12):

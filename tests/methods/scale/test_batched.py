@@ -16,7 +16,7 @@ from featcache.methods.scale.run import build_module, pretrain_scale
 from featcache.methods.scale.saved import load_predictor
 from featcache.methods.scale.settings import ScaleHeadSettings, ScaleLossSettings, ScaleSettings
 from featcache.networks.set_predictor import SetPredictor
-from featcache.networks.set_predictor_settings import SetPredictorSettings
+from featcache.networks.settings import SetPredictorSettings
 from featcache.training.checkpoint import read_checkpoint
 from featcache.training.generators import seeded_torch
 from featcache.training.logs import read_log

@@ -15,7 +15,7 @@ from featcache.methods.scale.losses import masked_clip_loss, set_contrast_loss
 from featcache.methods.scale.objective import ScaleObjective, draw_sets
 from featcache.methods.scale.settings import ScaleHeadSettings, ScaleLossSettings
 from featcache.networks.set_predictor import SetPredictor
-from featcache.networks.set_predictor_settings import SetPredictorSettings
+from featcache.networks.settings import SetPredictorSettings
 from featcache.seeding import rng_for
 from featcache.training.generators import seeded_torch
 

@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from featcache.cli.main import app
-from featcache.commands import load, runner
+from featcache.commands.registry import load, runner
 from featcache.config import parse, to_yaml
 from featcache.errors import ConfigError, RecipeMismatchError
 from featcache.methods.scale.run import build_module, pretrain_scale, with_coordinates

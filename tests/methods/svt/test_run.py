@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from featcache.backbones import build_backbone
 from featcache.config import parse
 from featcache.errors import ConfigError, FeatcacheError, ManifestError, VideoError, WeightsError
-from featcache.methods.loader import Batch, ViewLoader
+from featcache.loaders.ahead import Batch, ViewLoader
 from featcache.methods.svt.losses import distillation_loss, teacher_targets
 from featcache.methods.svt.module import build_module
 from featcache.methods.svt.objective import SvtObjective

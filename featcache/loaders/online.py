@@ -1,0 +1,152 @@
+"""The backbone in the loop: clips decoded and encoded as they are drawn, each under its own crop and colours.
+
+The same draws as of a stored bank, so that the two differ in the views of a clip alone: a bank holds N crops of each
+video, here every clip has a fresh one. It costs a decoding and a forward a frame, which a bank pays once.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from featcache.data.decoding.clips import decode_rows
+from featcache.data.sampling import sample_rows
+from featcache.data.types import ClipSpec, Timeline
+from featcache.extract.encode import encode_rows, forward_threads
+from featcache.extract.encoder import Encoder, encoder
+from featcache.extract.jobs import MAX_BATCH_BYTES
+from featcache.extract.origin import source_roots
+from featcache.loaders.bank import ClipSource, FrameBank, open_bank
+from featcache.loaders.settings import BankSettings
+from featcache.loaders.videos import FRESH_VIEW_HASH, VideoFiles, find_files, fresh_view
+from featcache.store.precision import to_storage
+from featcache.store.reader import Store, open_store
+
+Positions = npt.NDArray[np.int64]
+
+
+class OnlineSource:
+    """A :class:`featcache.loaders.bank.ClipSource` without stored rows. Open it with :func:`open_online`.
+
+    A crop below ``num_crops(video)`` is the store's own, with the very values that the store holds (of an int8 store:
+    those before quantisation). Any larger number is a fresh view, drawn with that number: training draws from 2**31,
+    so it sees fresh views alone, and test views are those of the store.
+    """
+
+    def __init__(self, bank: FrameBank, encoder: Encoder, files: VideoFiles) -> None:
+        self._bank = bank
+        self._encoder = encoder
+        self._files = files
+        self.video_ids = bank.video_ids
+        self.num_source_frames = bank.num_source_frames
+        self.bank_stride = bank.bank_stride
+        self.shape = bank.shape
+        self.identity = hashlib.sha256(f"online\n{bank.identity}\n{FRESH_VIEW_HASH}".encode()).hexdigest()[:16]
+
+    def clips(self, videos: Positions, positions: Positions, crops: npt.ArrayLike) -> Tensor:
+        """See :meth:`featcache.loaders.bank.ClipSource.clips`; a frame that occurs twice is encoded once.
+
+        Raises:
+            VideoError: A file that is gone, has changed, or does not decode.
+            NonFiniteFeatureError: Values that are not finite.
+        """
+        (feature,) = self._encoder.features
+        places = np.empty(positions.shape, np.int64)
+        order: list[int] = []
+        parts: list[Tensor] = []
+        with forward_threads(self._encoder.threads):
+            rows = self._decoded(videos, positions, np.asarray(crops, np.int64), places)
+            while batch := list(itertools.islice(rows, self._encoder.encode_batch)):
+                records = encode_rows(
+                    (feature,),
+                    {feature.crop: np.stack([pixels for _, pixels in batch])},
+                    encode_batch=self._encoder.encode_batch,
+                    device=self._encoder.device,
+                )[feature.name]
+                stored = to_storage(records, feature.record.dtype, where=feature.name)
+                parts.append(self._bank.pooled(torch.from_numpy(stored)))
+                order += [row for row, _ in batch]
+        index = np.empty(len(order), np.int64)
+        index[order] = np.arange(len(order))
+        return torch.cat(parts)[torch.from_numpy(index[places])]
+
+    def num_crops(self, video: int) -> int:
+        """Crops of each frame of a video that the store has."""
+        return self._bank.num_crops(video)
+
+    def _decoded(
+        self, videos: Positions, positions: Positions, crops: Positions, places: Positions
+    ) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+        """Distinct rows as (number, uint8 [1, 3, S, S]), one pass a video; ``places`` [B, T] is filled with numbers."""
+        (feature,) = self._encoder.features
+        first = 0
+        for video in np.unique(videos).tolist():
+            mine = np.flatnonzero(videos == video)
+            with self._files.open(video) as reader:
+                wanted = self._rows(video, reader.timeline, positions[mine], crops[mine])
+                specs = list(dict.fromkeys(spec for clip in wanted for spec in clip))
+                numbers = {spec: first + row for row, spec in enumerate(specs)}
+                places[mine] = [[numbers[spec] for spec in clip] for clip in wanted]
+                for batch in decode_rows(reader, specs, [feature.crop], max_batch_bytes=MAX_BATCH_BYTES):
+                    for row, pixels in zip(batch.rows, batch.pixels[feature.crop], strict=True):
+                        yield first + row, pixels
+            first += len(specs)
+
+    def _rows(self, video: int, timeline: Timeline, positions: Positions, crops: Positions) -> list[list[ClipSpec]]:
+        """What each frame of each clip is read from: the store's row, or that frame under a fresh view."""
+        record, per_frame = self._files.videos[video], self._bank.num_crops(video)
+        stored = sample_rows(self._encoder.sampling.for_split(record.split), timeline, record.id)
+        clips = []
+        for places, crop in zip(positions.tolist(), crops.tolist(), strict=True):
+            if crop < per_frame:
+                clips.append([stored[place * per_frame + crop] for place in places])
+                continue
+            view = fresh_view(record.id, crop, height=timeline.height, width=timeline.width)
+            clips.append(
+                [
+                    dataclasses.replace(stored[place * per_frame], box=view.box, flip=False, color=view.color)
+                    for place in places
+                ]
+            )
+        return clips
+
+
+def open_online(settings: BankSettings, *, store: Store | None = None, device: str = "auto") -> OnlineSource:
+    """Put the backbone of a store's frame bank in the loop.
+
+    Args:
+        settings: Which store and feature, where its videos and weights are.
+        store: The open store; ``None`` opens it.
+        device: Where the backbone goes.
+
+    Raises:
+        ConfigError: As :func:`featcache.loaders.bank.open_bank`.
+        ManifestError: Videos that are not there any more.
+        RecipeMismatchError: Weights at hand differ from the store's.
+        StoreError: Features that were imported, or as :func:`featcache.loaders.bank.open_bank`.
+    """
+    store = store or open_store(Path(settings.store))
+    bank = open_bank(settings.model_copy(update={"storage": "mmap"}), store=store)
+    files = find_files(
+        [store.videos[video_id] for video_id in bank.video_ids],
+        source_roots(store) if settings.videos is None else [Path(settings.videos)],
+        decoder=store.sampling.decoder,
+        hint="--online decodes them: give their folder with --set bank.videos=DIR, or train on the store without it",
+    )
+    recipe = store.features[bank.feature][0]
+    weights = None if settings.weights is None else {recipe.backbone: settings.weights}
+    built = encoder(store.path, features=(bank.feature,), weights=weights, device=device)
+    return OnlineSource(bank, built, files)
+
+
+def open_source(settings: BankSettings, *, store: Store, device: str = "auto") -> ClipSource:
+    """The stored bank, or the backbone in the loop where the settings say so."""
+    if settings.online:
+        return open_online(settings, store=store, device=device)
+    return open_bank(settings, store=store)

@@ -1,0 +1,108 @@
+"""The videos of a command that trains on videos themselves: listed, those of a split, and those that can be used."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from featcache.data.listing import OnScan, read_videos
+from featcache.data.manifest import Manifest
+from featcache.data.selection import Selection
+from featcache.data.types import VideoRecord
+from featcache.errors import ManifestError, unknown_name
+from featcache.loaders.videos import VideoFiles, find_files
+
+log = logging.getLogger(__name__)
+
+
+class VideoSettings(Protocol):
+    """What the settings of such a command say of its videos; see e.g. ``SvtSettings``."""
+
+    @property
+    def source(self) -> str | None:
+        """A folder or listing."""
+
+    @property
+    def dataset(self) -> str | None:
+        """A public data set."""
+
+    @property
+    def root(self) -> str | None:
+        """Its folder."""
+
+    @property
+    def selection(self) -> Selection:
+        """What is taken of it."""
+
+    @property
+    def decoder(self) -> str:
+        """Decoder of the frames."""
+
+    @property
+    def deadline_seconds(self) -> float:
+        """While scanning, a file that shows no sign of life for so long is left out."""
+
+
+class UsableVideos(NamedTuple):
+    """The usable ones of some videos.
+
+    Attributes:
+        files: They.
+        num_left_out: Those that cannot be used.
+    """
+
+    files: VideoFiles
+    num_left_out: int
+
+
+def list_videos(settings: VideoSettings, *, on_scan: OnScan = lambda done, total: None) -> Manifest:
+    """List and scan what settings name; see :func:`featcache.data.listing.read_videos`.
+
+    Args:
+        settings: Where videos come from.
+        on_scan: Called with (files listed, files in all).
+
+    Raises:
+        ManifestError: There are no videos, or the folder of a manifest is gone.
+    """
+    return read_videos(
+        source=settings.source,
+        dataset=settings.dataset,
+        root=settings.root,
+        selection=settings.selection,
+        decoder=settings.decoder,
+        deadline_seconds=settings.deadline_seconds,
+        on_scan=on_scan,
+    )
+
+
+def of_split(videos: Sequence[VideoRecord], split: str) -> list[VideoRecord]:
+    """The videos of a split, or all where there are no splits.
+
+    Raises:
+        UnknownNameError: There are splits, and not this one.
+    """
+    splits = {video.split for video in videos} - {""}
+    if splits and split not in splits:
+        raise unknown_name("split", split, splits)
+    return [video for video in videos if not splits or video.split == split]
+
+
+def open_usable(videos: Sequence[VideoRecord], *, root: str, decoder: str) -> UsableVideos:
+    """The files of the videos that can be used; how many cannot is logged.
+
+    Args:
+        videos: One or more.
+        root: Of their manifest.
+        decoder: Registered decoder.
+
+    Raises:
+        ManifestError: None is usable, or a file of a manifest is gone.
+    """
+    usable = [video for video in videos if video.status == "ok"]
+    if not usable:
+        raise ManifestError(f"none of {len(videos)} videos can be used, e.g. {videos[0].id!r} ({videos[0].reason})")
+    num_left_out = len(videos) - len(usable)
+    if num_left_out:
+        log.warning("%d of %d videos cannot be used; `featcache scan` says why", num_left_out, len(videos))
+    return UsableVideos(find_files(usable, [Path(root)], decoder=decoder, hint="scan the videos again"), num_left_out)

@@ -1,0 +1,140 @@
+"""A trained temporal module on the maps of another image model, without training it again.
+
+Source: AdViSe, on the choice of the image model. Module and head, BatchNorm statistics included, stay as they are; only
+the store changes. Nothing says that channels of two image models mean the same, and the score shows whether they do.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from featcache.config import parse, read_json, read_mapping, to_yaml
+from featcache.errors import ConfigError, ManifestError, unknown_name
+from featcache.evaluation.settings import IntervalSettings
+from featcache.extract.encode import resolve_device
+from featcache.files.publish import put_replace
+from featcache.loaders.bank import open_bank
+from featcache.loaders.choice import video_splits
+from featcache.methods.advise.cost import counted_cost
+from featcache.methods.advise.finetune import ORDERS, video_logits
+from featcache.methods.advise.plug_settings import TmmEvaluationSettings
+from featcache.methods.advise.saved import arms_of, load_module, module_settings
+from featcache.methods.advise.settings import TmmFineTuneSettings
+from featcache.methods.advise.tmm import (
+    PRETRAINED,
+    SCRATCH,
+    TemporalResult,
+    paired_difference,
+    split_coverage,
+)
+from featcache.metrics.intervals import Metric, accuracies, rank_of_truth
+from featcache.store.reader import open_store
+from featcache.training.runs import run_folder
+
+
+def evaluate_plugged(settings: TmmEvaluationSettings, *, intervals: IntervalSettings | None = None) -> TemporalResult:
+    """Score the test views of a store with the modules of a run, one a seed and arm, as they are.
+
+    Args:
+        settings: Everything that can be chosen.
+        intervals: How intervals are drawn.
+
+    Raises:
+        ConfigError: No run of ``train tmm``, one trained by folds, or one of another width.
+        ManifestError: No labelled test videos, or classes that the run does not know.
+        UnknownNameError: No such split or label column.
+    """
+    started = time.monotonic()
+    run = Path(settings.run)
+    trained, classes = read_run(run)
+    store = open_store(Path(settings.bank.store))
+    bank = open_bank(settings.bank, store=store)
+    label = settings.label or trained.label
+    named = store.labels(label)
+    if strangers := sorted(set(named.values()) - set(classes)):
+        raise ManifestError(
+            f"{store.path} has the class {strangers[0]!r} in column {label!r}, which {run} was not trained on; choose "
+            "the label column that it was trained on"
+        )
+    labels = np.array([classes.index(named[name]) if name in named else -1 for name in bank.video_ids], np.int64)
+    splits = video_splits(store, settings.bank.split_column)
+    known = sorted({split for split in splits.values() if split})
+    for split in settings.test_splits or ():
+        if split not in known:
+            raise unknown_name("split", split, known, hint=f"{store.path} has: {', '.join(known)}.")
+    in_split = np.array([splits.get(name, "") for name in bank.video_ids])
+    names = settings.test_splits or [split for split in known if split != settings.bank.train_split]
+    videos = {split: np.flatnonzero((labels >= 0) & (in_split == split)) for split in names}
+    videos = {split: numbers for split, numbers in videos.items() if len(numbers)}
+    if not videos:
+        raise ManifestError(
+            f"{store.path} has no labelled test videos outside of split {settings.bank.train_split!r}; a module can "
+            "only be scored on videos that it was not trained on"
+        )
+
+    device = resolve_device(settings.device)
+    arms = dict(arms_of(run))
+    intervals = intervals or IntervalSettings()
+    orders = ORDERS if settings.order_test else ORDERS[:1]
+    seeds = trained.training.seeds
+    metrics: dict[str, dict[str, dict[str, dict[str, Metric]]]] = {}
+    ranks = {}
+    for arm, folder in arms.items():
+        modules = [load_module(folder, seed=seed, shape=bank.shape).to(device) for seed in seeds]
+        for split, numbers in videos.items():
+            for order in orders:
+                scores = [
+                    video_logits(module, bank, numbers, trained, order=order, seed=seed)
+                    for seed, module in zip(seeds, modules, strict=True)
+                ]
+                rank = ranks[arm, split, order] = rank_of_truth(np.stack(scores), labels[numbers])
+                found = accuracies(rank, labels[numbers], num_classes=len(classes), intervals=intervals)
+                metrics.setdefault(arm, {}).setdefault(split, {})[order] = dict(found)
+    out = run_folder(settings, out=settings.out, store=settings.bank.store, name="plugged")
+    put_replace(out / "config.yaml", to_yaml(settings).encode())
+    result = TemporalResult(
+        folder=str(out),
+        store=str(store.path),
+        label=label,
+        protocol=f"trained on {trained.bank.store}, not on this store",
+        num_classes=len(classes),
+        classes=classes,
+        num_train=0,
+        num_views=trained.test_clips * max(bank.num_crops(int(video)) for part in videos.values() for video in part),
+        seeds=seeds,
+        metrics=metrics,
+        delta={
+            split: paired_difference(ranks[PRETRAINED, split, "true"], ranks[SCRATCH, split, "true"], intervals)
+            for split in videos
+            if len(arms) > 1
+        },
+        coverage={split: split_coverage(store, bank, splits, split, labels) for split in videos},
+        cost=counted_cost(
+            module_settings(next(iter(arms.values())), seed=seeds[0]),
+            shape=bank.shape,
+            num_frames=trained.num_frames,
+            num_classes=len(classes),
+        ),
+        seconds=time.monotonic() - started,
+    )
+    put_replace(out / "result.json", json.dumps(result.to_dict(), indent=2).encode())
+    return result
+
+
+def read_run(run: Path) -> tuple[TmmFineTuneSettings, tuple[str, ...]]:
+    """Settings and class names of a finished run of ``train tmm``.
+
+    Raises:
+        ConfigError: It is none, or is not finished.
+    """
+    if not (run / "config.yaml").exists() or read_mapping(run / "config.yaml").get("command") != "train-tmm":
+        raise ConfigError(f"{run} is no run of `featcache train tmm`; give the folder that it wrote to")
+    if not (run / "result.json").exists():
+        raise ConfigError(f"{run} is not finished; run `featcache run {run / 'config.yaml'}` to the end first")
+    result = read_json(run / "result.json", what="result of `featcache train tmm`")
+    classes = result.get("classes")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ConfigError(f"{run} does not name its classes; run `featcache run {run / 'config.yaml'}` once more")
+    return parse(TmmFineTuneSettings, read_mapping(run / "config.yaml")), tuple(classes)

@@ -1,0 +1,282 @@
+"""Fine-tuning temporal modules and reporting them: accuracy over views, against scratch, and by order of frames."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.config import to_yaml
+from featcache.data.subsets import nested_subset
+from featcache.errors import ManifestError, unknown_name
+from featcache.evaluation.data import Coverage
+from featcache.evaluation.settings import IntervalSettings
+from featcache.files.publish import put_replace
+from featcache.loaders.bank import ClipSource
+from featcache.loaders.choice import video_splits
+from featcache.loaders.online import open_source
+from featcache.methods.advise.cost import counted_cost
+from featcache.methods.advise.finetune import ORDERS, video_logits
+from featcache.methods.advise.run import OnSeed, fine_tune, ignore, initial_module
+from featcache.methods.advise.settings import TmmFineTuneSettings
+from featcache.metrics.intervals import Metric, accuracies, rank_of_truth
+from featcache.metrics.splits import fold_numbers
+from featcache.seeding import rng_for
+from featcache.store.reader import Store, open_store
+from featcache.training.runs import run_folder, seed_folder
+
+NUM_FOLDS = 5
+PRETRAINED, SCRATCH = "pretrained", "scratch"
+
+Logits = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """Which videos teach and which are scored, once.
+
+    Attributes:
+        name: Folder name of its runs.
+        train: int64 [A], video numbers.
+        tests: Split to int64 video numbers.
+    """
+
+    name: str
+    train: npt.NDArray[np.int64]
+    tests: Mapping[str, npt.NDArray[np.int64]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemporalResult:
+    """Test results of fine-tuned temporal modules.
+
+    Attributes:
+        folder: Of the run.
+        store: Where the maps come from.
+        label: Label column.
+        protocol: How training and test videos were told apart.
+        num_classes: Classes.
+        classes: Their names, in the order of the head's outputs.
+        num_train: Training videos.
+        num_views: Clips times crops of a test video.
+        seeds: Seeds, all of them in every number.
+        metrics: ``arm -> split -> order -> metric``; an arm is ``pretrained`` or ``scratch``.
+        delta: ``split -> difference of top-1 between pretrained and scratch``, with the interval of paired resamples.
+        coverage: By split.
+        cost: Counts of :func:`featcache.methods.advise.cost.counted_cost`.
+        seconds: Wall time.
+    """
+
+    folder: str
+    store: str
+    label: str
+    protocol: str
+    num_classes: int
+    classes: tuple[str, ...]
+    num_train: int
+    num_views: int
+    seeds: tuple[int, ...]
+    metrics: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Metric]]]]
+    delta: Mapping[str, Metric]
+    coverage: Mapping[str, Coverage]
+    cost: Mapping[str, float]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
+        return plain
+
+
+def run_temporal(
+    settings: TmmFineTuneSettings,
+    *,
+    source: ClipSource | None = None,
+    intervals: IntervalSettings | None = None,
+    on_progress: OnSeed = ignore,
+) -> TemporalResult:
+    """Fine-tune (and, where asked, train from scratch) with every seed, and score all test views.
+
+    Without splits, five folds over the videos are each trained on the others.
+
+    Args:
+        settings: Everything that can be chosen.
+        source: Where maps come from; ``None`` opens what the settings name.
+        intervals: How intervals are drawn.
+        on_progress: Called with the seed and its progress.
+
+    Raises:
+        ManifestError: No labels, one class, or nothing to score.
+        UnknownNameError: No such split or label column.
+    """
+    started = time.monotonic()
+    store = open_store(Path(settings.bank.store))
+    bank = source or open_source(settings.bank, store=store, device=settings.training.device)
+    labels, classes = _labels(store, bank, settings.label)
+    splits = video_splits(store, settings.bank.split_column)
+    assignments, protocol = _assignments(store, bank, labels, splits, settings)
+    folder = run_folder(settings, out=settings.out, store=settings.bank.store, name="tmm")
+    put_replace(folder / "config.yaml", to_yaml(settings).encode())
+
+    arms = {PRETRAINED if settings.init else SCRATCH: settings}
+    if settings.compare_scratch:
+        shape, _ = initial_module(settings, seed=settings.training.seeds[0], width_in=bank.shape[2])
+        arms[SCRATCH] = settings.model_copy(update={"init": None, "compare_scratch": False, "tmm": shape})
+    orders = ORDERS if settings.order_test else ORDERS[:1]
+    scored = {split for assignment in assignments for split in assignment.tests}
+    videos = {
+        split: np.concatenate([assignment.tests[split] for assignment in assignments if split in assignment.tests])
+        for split in sorted(scored)
+    }
+    logits: dict[tuple[str, str, str], list[Logits]] = {}
+    for arm, own in arms.items():
+        for seed in settings.training.seeds:
+            parts: dict[tuple[str, str], list[Logits]] = {}
+            for assignment in assignments:
+                module = fine_tune(
+                    own,
+                    bank,
+                    videos=assignment.train,
+                    labels=labels[assignment.train],
+                    num_classes=len(classes),
+                    seed=seed,
+                    folder=seed_folder(folder / arm / assignment.name, seed),
+                    on_progress=on_progress,
+                )
+                for split, numbers in assignment.tests.items():
+                    for order in orders:
+                        scores = video_logits(module, bank, numbers, own, order=order, seed=seed)
+                        parts.setdefault((split, order), []).append(scores)
+            for (split, order), folds in parts.items():
+                logits.setdefault((arm, split, order), []).append(np.concatenate(folds))
+    intervals = intervals or IntervalSettings()
+    ranks = {key: rank_of_truth(np.stack(scores), labels[videos[key[1]]]) for key, scores in logits.items()}
+    metrics: dict[str, dict[str, dict[str, Mapping[str, Metric]]]] = {}
+    for (arm, split, order), rank in ranks.items():
+        metrics.setdefault(arm, {}).setdefault(split, {})[order] = accuracies(
+            rank, labels[videos[split]], num_classes=len(classes), intervals=intervals
+        )
+    tmm, _ = initial_module(settings, seed=settings.training.seeds[0], width_in=bank.shape[2])
+    result = TemporalResult(
+        folder=str(folder),
+        store=str(store.path),
+        label=settings.label,
+        protocol=protocol,
+        num_classes=len(classes),
+        classes=classes,
+        num_train=max(len(assignment.train) for assignment in assignments),
+        num_views=settings.test_clips * max(bank.num_crops(int(video)) for part in videos.values() for video in part),
+        seeds=settings.training.seeds,
+        metrics=metrics,
+        delta={
+            split: paired_difference(ranks[PRETRAINED, split, "true"], ranks[SCRATCH, split, "true"], intervals)
+            for split in videos
+            if len(arms) > 1
+        },
+        coverage={split: split_coverage(store, bank, splits, split, labels) for split in videos},
+        cost=counted_cost(tmm, shape=bank.shape, num_frames=settings.num_frames, num_classes=len(classes)),
+        seconds=time.monotonic() - started,
+    )
+    put_replace(folder / "result.json", json.dumps(result.to_dict(), indent=2).encode())
+    return result
+
+
+def paired_difference(
+    mine: npt.NDArray[np.int64], theirs: npt.NDArray[np.int64], intervals: IntervalSettings
+) -> Metric:
+    """Difference of top-1 accuracy with a percentile interval over paired resamples of videos and seeds.
+
+    Args:
+        mine: int64 [S, M] ranks of the truth.
+        theirs: int64 [S, M], the same seeds and videos.
+        intervals: Resamples, confidence and seed.
+    """
+    gain = (mine == 0).astype(np.float64) - (theirs == 0)
+    rng = rng_for(intervals.seed, "paired")
+    num_seeds, num_videos = gain.shape
+    draws = np.empty(intervals.num_resamples)
+    for number in range(intervals.num_resamples):
+        seeds = rng.integers(num_seeds, size=num_seeds)
+        draws[number] = gain[seeds].mean(axis=0)[rng.integers(num_videos, size=num_videos)].mean()
+    tail = (1 - intervals.confidence) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Metric(value=float(gain.mean()), low=float(low), high=float(high))
+
+
+def _labels(store: Store, bank: ClipSource, column: str) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    """Class of each video of the bank, -1 for none, and the class names."""
+    if not store.label_names:
+        raise ManifestError(
+            f"no video of {store.path} has a label; list them with a column `label` or `label.NAME` and extract again"
+        )
+    named = store.labels(column)
+    classes = tuple(sorted({named[video_id] for video_id in bank.video_ids if video_id in named}))
+    if len(classes) < 2:
+        raise ManifestError(
+            f"the videos of {store.path} have {len(classes)} class in column {column!r}; training needs at least two"
+        )
+    index = {name: place for place, name in enumerate(classes)}
+    return np.array([index.get(named.get(video_id, ""), -1) for video_id in bank.video_ids], np.int64), classes
+
+
+def _assignments(
+    store: Store,
+    bank: ClipSource,
+    labels: npt.NDArray[np.int64],
+    splits: Mapping[str, str],
+    settings: TmmFineTuneSettings,
+) -> tuple[list[Assignment], str]:
+    is_labelled = labels >= 0
+    if not splits:
+        videos = np.flatnonzero(is_labelled)
+        num_folds = min(NUM_FOLDS, len(videos))
+        folds = fold_numbers(labels[videos], num_folds=num_folds, seed=0)
+        assigned = [
+            Assignment(
+                name=f"fold-{fold}",
+                train=_few(videos[folds != fold], labels, settings.labels_per_class),
+                tests={"all": videos[folds == fold]},
+            )
+            for fold in range(num_folds)
+        ]
+        return assigned, f"{num_folds} folds over videos"
+    train_split = settings.bank.train_split
+    known = sorted({split for split in splits.values() if split})
+    for split in (train_split, *(settings.test_splits or ())):
+        if split not in known:
+            raise unknown_name("split", split, known, hint=f"{store.path} has: {', '.join(known)}.")
+    names: Sequence[str] = settings.test_splits or [split for split in known if split != train_split]
+    in_split = np.array([splits.get(video_id, "") for video_id in bank.video_ids])
+    train = np.flatnonzero(is_labelled & (in_split == train_split))
+    tests = {split: np.flatnonzero(is_labelled & (in_split == split)) for split in names}
+    tests = {split: videos for split, videos in tests.items() if len(videos)}
+    if not len(train) or not tests:
+        raise ManifestError(
+            f"{store.path} has {len(train)} labelled training videos in {train_split!r} and {len(tests)} test splits "
+            "with any; see `featcache info` for labels, splits and failures"
+        )
+    chosen = _few(train, labels, settings.labels_per_class)
+    return [Assignment(name="all", train=chosen, tests=tests)], f"trained on split {train_split!r}"
+
+
+def _few(videos: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], per_class: int | None) -> npt.NDArray[np.int64]:
+    """So many videos of each class; a smaller choice lies within a larger one."""
+    if per_class is None:
+        return videos
+    classes = [str(label) for label in labels[videos]]
+    return videos[nested_subset(classes, num_items=min(len(videos), per_class * len(set(classes))))]
+
+
+def split_coverage(
+    store: Store, bank: ClipSource, splits: Mapping[str, str], split: str, labels: npt.NDArray[np.int64]
+) -> Coverage:
+    """What became of a split's videos; of all of them where there are no splits."""
+    mine = [video_id for video_id in store.videos if not splits or splits.get(video_id) == split]
+    place = {video_id: number for number, video_id in enumerate(bank.video_ids)}
+    ok = [place[video_id] for video_id in mine if video_id in place]
+    return Coverage(ok=len(ok), failed=len(mine) - len(ok), total=len(mine), unlabelled=int((labels[ok] < 0).sum()))

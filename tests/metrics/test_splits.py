@@ -1,0 +1,37 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featcache.metrics.splits import fold_numbers, hold_out
+
+labels_of = st.lists(st.integers(0, 6), min_size=2, max_size=80).map(np.array)
+
+
+@given(labels=labels_of, fraction=st.floats(0.01, 0.99), seed=st.integers(0, 5))
+def test_every_class_keeps_a_training_video(labels, fraction, seed):
+    held = hold_out(labels, fraction=fraction, seed=seed)
+    for label in np.unique(labels):
+        size, count = (labels == label).sum(), held[labels == label].sum()
+        assert count < size
+        assert count == 0 if size == 1 else abs(count - fraction * size) <= max(0.5, 1 - fraction * size, 1)
+        assert size == 1 or count >= 1
+    np.testing.assert_array_equal(held, hold_out(labels, fraction=fraction, seed=seed))
+
+
+def test_seeds_hold_out_other_videos():
+    labels = np.repeat([0, 1], 50)
+    one, other = (hold_out(labels, fraction=0.2, seed=seed) for seed in (0, 1))
+    assert one.sum() == other.sum() == 20
+    assert (one != other).any()
+
+
+@given(labels=labels_of, num_folds=st.integers(2, 10), seed=st.integers(0, 5))
+def test_folds_are_balanced(labels, num_folds, seed):
+    folds = fold_numbers(labels, num_folds=num_folds, seed=seed)
+    for part in (folds, *(folds[labels == label] for label in np.unique(labels))):
+        sizes = np.bincount(part, minlength=num_folds)
+        assert sizes.max() - sizes.min() <= 1
+
+
+def test_as_many_folds_as_videos_is_leave_one_out():
+    assert sorted(fold_numbers(np.array([0, 0, 1, 2]), num_folds=4, seed=3)) == [0, 1, 2, 3]
