@@ -18,12 +18,13 @@ from featcache.data.decoding.pool import Payload, WorkerPool
 from featcache.data.manifest import read_parquet, write_parquet
 from featcache.data.motion import MotionSettings, make_motion_set
 from featcache.data.scan import scan
-from featcache.extract.encode import encode_rows, forward_threads
+from featcache.extract.encode import encode_rows
 from featcache.extract.jobs import SegmentJob, decode_segment
 from featcache.extract.lacking import rows_per_video
 from featcache.extract.prepare import Prepared, prepare
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
+from featcache.machine import forward_threads
 
 
 def main() -> None:

@@ -137,7 +137,7 @@ def run_part(args: argparse.Namespace) -> None:
     from gpu_parts.bench import Bench, DeviceLostError
 
     from featcache.errors import ConfigError
-    from featcache.extract.encode import resolve_device
+    from featcache.machine import resolve_device
 
     try:
         device = resolve_device(args.device)

@@ -23,7 +23,7 @@ from featcache.loaders.settings import BankSettings
 from featcache.methods.advise.run import pretrain
 from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings
 from featcache.methods.advise.tmm import TemporalResult, run_temporal
-from featcache.networks.tmm_settings import TmmSettings
+from featcache.networks.settings import TmmSettings
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
 
 BACKBONE = "timm/tf_efficientnet_lite0"

@@ -23,17 +23,17 @@ import torch
 from common import parser, report
 
 from featcache.data.motion import make_motion_set, remove_motion_set
-from featcache.evaluation.clip_settings import ClipTraining, ScaleLinearSettings
 from featcache.evaluation.data import ProbeData
 from featcache.evaluation.reading import read_data
 from featcache.evaluation.run import run_probe
+from featcache.evaluation.settings import ClipTraining, ScaleLinearSettings
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings
-from featcache.loaders.clip_sets import ClipSets, open_clip_sets
-from featcache.methods.clip_set_settings import ClipSetSettings
+from featcache.loaders.clip_sets import ClipSets, open_clip_sets, with_coordinates
+from featcache.loaders.settings import ClipSetSettings, Coordinates
 from featcache.methods.scale.objective import ScaleObjective
-from featcache.methods.scale.run import build_module, pretrain_scale, with_coordinates
-from featcache.methods.scale.settings import Coordinates, ScaleHeadSettings, ScaleLossSettings, ScaleSettings
+from featcache.methods.scale.run import build_module, pretrain_scale
+from featcache.methods.scale.settings import ScaleHeadSettings, ScaleLossSettings, ScaleSettings
 from featcache.networks.settings import SetPredictorSettings
 from featcache.pipeline_settings import ScalePipelineSettings
 from featcache.store.reader import open_store

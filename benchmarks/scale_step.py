@@ -35,10 +35,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from featcache.extract.encode import set_matmul
-from featcache.extract.settings import Matmul
 from featcache.loaders.clip_sets import open_clip_sets
-from featcache.methods.clip_set_settings import ClipSetSettings
+from featcache.loaders.settings import ClipSetSettings
+from featcache.machine import Matmul, set_matmul
 from featcache.methods.scale.heads import ProjectionHead, ScalePretraining
 from featcache.methods.scale.losses import masked_clip_loss, set_contrast_loss
 from featcache.methods.scale.run import build_module, pretrain_scale

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from cells import synchronise
 
-from featcache.extract.settings import Matmul
 from featcache.loaders.clip_sets import ClipSets, placed
-from featcache.methods.clip_set_settings import ClipSetSettings
+from featcache.loaders.settings import ClipSetSettings
+from featcache.machine import Matmul
 from featcache.methods.scale.objective import ScaleObjective
 from featcache.methods.scale.run import build_module
 from featcache.methods.scale.settings import ScaleSettings

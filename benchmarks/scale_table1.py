@@ -24,7 +24,7 @@ from common import parser, report
 from pixel_methods import NUM_FRAMES, SIZE, SPARSE_SHARE, clip_encoder, moco_step, videomae_step
 from scale_steps import made_up_sets, scale_objective, scale_settings, seconds_a_step_of_the_loop
 
-from featcache.extract.encode import set_matmul
+from featcache.machine import set_matmul
 from featcache.networks.counting import count_macs
 from featcache.networks.set_predictor import SetPredictor
 from featcache.networks.settings import SetPredictorSettings

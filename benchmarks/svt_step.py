@@ -31,10 +31,9 @@ from featcache.data.decoding.pyav import PyAVReader
 from featcache.loaders.ahead import ViewLoader
 from featcache.methods.svt.module import build_module
 from featcache.methods.svt.objective import SvtObjective
-from featcache.methods.svt.pixels import read_views
+from featcache.methods.svt.pixels import SvtViewSource, read_views
 from featcache.methods.svt.run import open_videos, pretrain_svt
 from featcache.methods.svt.settings import SvtHeadSettings, SvtSettings, SvtViewSettings
-from featcache.methods.svt.source import SvtViewSource
 from featcache.methods.svt.views import View, draw_views, frames_of
 from featcache.testing.videos import write_video
 

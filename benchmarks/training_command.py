@@ -27,8 +27,8 @@ from common import cpu_seconds, median, parser, report
 from torch import Tensor
 from torch.nn import functional
 
+from featcache.networks.settings import TmmSettings
 from featcache.networks.tmm import TmmClassifier
-from featcache.networks.tmm_settings import TmmSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -37,8 +37,8 @@ from featcache.methods.advise.pretext import PlaybackRateObjective
 from featcache.methods.advise.settings import AdviseSettings, R3d50Settings
 from featcache.networks.counting import count_macs, count_parameters
 from featcache.networks.r3d50 import R3d50
+from featcache.networks.settings import PRESETS
 from featcache.networks.tmm import TmmClassifier
-from featcache.networks.tmm_settings import PRESETS
 from featcache.store.reader import open_store
 from featcache.testing.videos import write_video
 from featcache.training.optimisers import build_optimiser, peak_lr

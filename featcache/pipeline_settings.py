@@ -7,14 +7,15 @@ from pydantic import Field
 from featcache.config import Settings
 from featcache.data.motion import MotionSettings
 from featcache.data.selection import Selection
-from featcache.evaluation.clip_settings import (
+from featcache.evaluation.settings import (
     ClipTraining,
+    KnnSettings,
+    LinearSettings,
     MlpSettings,
     ScaleFtSettings,
     ScaleLinearSettings,
     TransformerSettings,
 )
-from featcache.evaluation.settings import IntervalSettings, KnnSettings, LinearSettings
 from featcache.extract.settings import FeatureSettings, RuntimeSettings, SamplingSettings
 from featcache.methods.finetune.settings import FinetuneClipSettings, FinetuneTestSettings
 from featcache.methods.scale.settings import ScaleHeadSettings, ScaleLossSettings
@@ -26,6 +27,7 @@ from featcache.methods.svt.settings import (
     SvtLossSettings,
     SvtViewSettings,
 )
+from featcache.metrics.settings import IntervalSettings
 from featcache.networks.settings import SetPredictorSettings
 from featcache.recipes import PlainViews
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings

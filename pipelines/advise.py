@@ -21,7 +21,8 @@ from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSetting
 from featcache.methods.advise.tmm import TemporalResult, run_temporal
 from featcache.report.activation_maps import draw_activation
 from featcache.report.figure_settings import ActivationFigureSettings
-from featcache.report.tables import Cell, Table, write_table
+from featcache.report.plots import write_table
+from featcache.report.tables import Cell, Table
 from featcache.store.reader import open_store
 
 

@@ -13,16 +13,17 @@ from featcache.commands.pipeline import OnStage, claim_folder, find_videos
 from featcache.data.motion import remove_motion_set
 from featcache.evaluation.reading import read_data
 from featcache.evaluation.run import run_probe
-from featcache.extract.encode import resolve_device
 from featcache.extract.progress import OnProgress, ignore
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings
 from featcache.files.publish import canonical_json, put_replace
-from featcache.methods.clip_set_settings import ClipSetSettings
+from featcache.loaders.settings import ClipSetSettings
+from featcache.machine import resolve_device
 from featcache.methods.scale.run import pretrain_scale
 from featcache.methods.scale.settings import ScaleSettings
 from featcache.pipeline_settings import ScalePipelineSettings
-from featcache.report.tables import probe_table, write_table
+from featcache.report.plots import write_table
+from featcache.report.tables import probe_table
 
 
 def run(

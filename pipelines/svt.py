@@ -25,7 +25,8 @@ from featcache.methods.svt.module import build_module
 from featcache.methods.svt.run import pretrain_svt
 from featcache.methods.svt.settings import SvtSettings
 from featcache.pipeline_settings import SvtPipelineSettings
-from featcache.report.tables import probe_table, write_table
+from featcache.report.plots import write_table
+from featcache.report.tables import probe_table
 
 
 def run(

@@ -13,8 +13,8 @@ from unittest import mock
 import training_cost
 from cells import synchronise
 
-from featcache.extract.encode import set_matmul
-from featcache.networks.tmm_settings import PRESETS
+from featcache.machine import set_matmul
+from featcache.networks.settings import PRESETS
 from gpu_parts.bench import Bench, took
 from gpu_parts.media import make_clips
 

@@ -24,12 +24,13 @@ from featcache.data.decoding.clips import RowBatch
 from featcache.data.decoding.pool import Payload, WorkerPool
 from featcache.data.manifest import Manifest, read_parquet, write_parquet
 from featcache.data.scan import scan
-from featcache.extract.encode import encode_rows, float32_products, forward_threads
+from featcache.extract.encode import encode_rows, float32_products
 from featcache.extract.jobs import SegmentJob, decode_segment
-from featcache.extract.prepare import Prepared, num_cores, prepare
+from featcache.extract.prepare import Prepared, prepare
 from featcache.extract.progress import Progress
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
+from featcache.machine import forward_threads, num_cores
 from gpu_parts.bench import Bench, rate
 from gpu_parts.media import make_clips
 

@@ -13,8 +13,8 @@ from cells import synchronise
 from matrix_products import Product, operations, seconds_of_one, step_products
 from scale_steps import made_up_sets, scale_objective, scale_settings, seconds_a_step_of_the_loop
 
-from featcache.extract.encode import set_matmul
 from featcache.loaders.clip_sets import ClipSets
+from featcache.machine import set_matmul
 from featcache.methods.scale.objective import ScaleObjective
 from featcache.networks.settings import SetPredictorSettings
 from gpu_parts.bench import Bench, SkippedError, rate

@@ -77,8 +77,7 @@ def _listed(
     group_by: str | None,
 ) -> "Manifest":
     from featcache.data.listing import list_videos
-    from featcache.data.selection import Selection
-    from featcache.extract.settings import check_source
+    from featcache.data.selection import Selection, check_source
     from featcache.files.publish import check_local
 
     check_source(source, dataset, root)

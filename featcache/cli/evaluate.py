@@ -7,7 +7,7 @@ import typer
 from featcache.cli.console import print_json
 
 if TYPE_CHECKING:
-    from featcache.methods.advise.plug_settings import TmmEvaluationSettings
+    from featcache.methods.advise.settings import TmmEvaluationSettings
 
 app = typer.Typer(no_args_is_help=True, help="Score trained modules on a store without training them again.")
 
@@ -30,7 +30,7 @@ def tmm(
 ) -> None:
     """Plug a trained temporal module onto the maps of another image model of the same width, and score it."""
     from featcache.config import apply_overrides, parse
-    from featcache.methods.advise.plug_settings import TmmEvaluationSettings
+    from featcache.methods.advise.settings import TmmEvaluationSettings
 
     given = {"bank": {"store": store, "feature": feature}, "run": run, "label": label, "device": device, "out": out}
     run_evaluation(parse(TmmEvaluationSettings, apply_overrides(given, set_)), as_json=as_json)

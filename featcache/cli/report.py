@@ -29,10 +29,11 @@ def run_pipeline(settings: "PipelineSettings", *, as_json: bool = False) -> None
 def run_sweep(settings: "SweepSettings", *, as_json: bool = False) -> None:
     """Carry out the steps of every row, then print and write the table."""
     from featcache.commands.registry import runner
-    from featcache.commands.steps import row_steps
+    from featcache.commands.steps import read_row, row_steps
     from featcache.config import to_yaml
     from featcache.files.publish import put_replace
-    from featcache.report.tables import Table, cell_text, read_row, write_table
+    from featcache.report.plots import write_table
+    from featcache.report.tables import Table, cell_text
 
     folder = Path(settings.out)
     planned = [row_steps(settings, row, folder=str(folder / slug(row.name))) for row in settings.rows]

@@ -161,7 +161,7 @@ def _data(
 
     from featcache.config import apply_overrides
     from featcache.errors import unknown_name
-    from featcache.networks.tmm_settings import PRESETS
+    from featcache.networks.settings import PRESETS
 
     if preset is not None and preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)

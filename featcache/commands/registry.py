@@ -14,31 +14,32 @@ from pydantic import Field
 from featcache.commands.steps import PipelineSettings, SweepSettings
 from featcache.config import Settings, apply_overrides, parse, read_mapping
 from featcache.data.motion import MotionSettings
-from featcache.data.selection import Selection
+from featcache.data.selection import Selection, check_source
 from featcache.data.types import MAX_GIGAPIXELS
 from featcache.errors import ConfigError, unknown_name
-from featcache.evaluation.clip_settings import (
+from featcache.evaluation.settings import (
+    KnnSettings,
+    LinearSettings,
     MlpSettings,
+    RidgeSettings,
     ScaleFtSettings,
     ScaleLinearSettings,
     TransformerSettings,
 )
-from featcache.evaluation.settings import IntervalSettings, KnnSettings, LinearSettings, RidgeSettings
 from featcache.exchange.settings import ExportSettings, ImportSettings
-from featcache.extract.settings import (
-    ExtractSettings,
-    FeatureSettings,
-    FileFormat,
-    RuntimeSettings,
-    SamplingSettings,
-    check_source,
+from featcache.extract.settings import ExtractSettings, FeatureSettings, FileFormat, RuntimeSettings, SamplingSettings
+from featcache.methods.advise.settings import (
+    AdviseSettings,
+    PretextClipSettings,
+    R3d50Settings,
+    TmmEvaluationSettings,
+    TmmFineTuneSettings,
 )
-from featcache.methods.advise.plug_settings import TmmEvaluationSettings
-from featcache.methods.advise.settings import AdviseSettings, PretextClipSettings, R3d50Settings, TmmFineTuneSettings
 from featcache.methods.finetune.settings import FinetuneSettings
 from featcache.methods.scale.settings import ScaleSettings
 from featcache.methods.svt.settings import SvtSettings
-from featcache.networks.tmm_settings import TmmSettings
+from featcache.metrics.settings import IntervalSettings
+from featcache.networks.settings import TmmSettings
 from featcache.pipeline_settings import ScalePipelineSettings, SvtPipelineSettings
 from featcache.report.figure_settings import ActivationFigureSettings, AttentionFigureSettings, CostFigureSettings
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings

@@ -3,12 +3,14 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from featcache.config import Settings, apply_overrides
+from featcache.config import Settings, apply_overrides, read_json
 from featcache.errors import ConfigError
+from featcache.report.tables import Cell, value_at
 
 STORE_KEYS: Mapping[str, str] = {
     "evaluate-tmm": "bank.store",
@@ -161,3 +163,14 @@ def _resolved(value: Any, folders: Sequence[str | None]) -> Any:
             )
         return f"{folders[number]}{found['file']}"
     return value
+
+
+def read_row(settings: SweepSettings, row: SweepRow, folders: Sequence[str]) -> dict[str, Cell]:
+    """The cells of one row, from the results of its steps."""
+    cells = {}
+    for column, place in settings.columns.items():
+        number, *path = place.split(".")
+        file = Path(folders[int(number)]) / "result.json"
+        ours = value_at(read_json(file, what="result of a step"), path, where=str(file))
+        cells[column] = Cell(value=ours.value, low=ours.low, high=ours.high, published=row.published.get(column))
+    return cells

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from featcache.data.decoding.faults import blaming_the_video
 from featcache.data.decoding.heartbeat import beat
+from featcache.data.types import VideoRecord
+from featcache.errors import VideoError
 
 _CHUNK_BYTES = 1 << 22
 
@@ -22,3 +24,18 @@ def content_hash(path: Path) -> str:
             digest.update(chunk)
             beat()
     return f"sha256:{digest.hexdigest()}"
+
+
+def check_unchanged(path: Path, video: VideoRecord) -> None:
+    """Refuse a file whose bytes are not those that were scanned.
+
+    A decoder is no integrity check: most flipped bits decode to wrong pixels without an error.
+
+    Raises:
+        VideoError: ``missing`` or ``changed``.
+        OSError: The machine is at fault.
+    """
+    with blaming_the_video():
+        is_file = path.is_file() or not path.exists()  # opening a pipe that took its place would wait for ever
+    if not is_file or content_hash(path) != video.content_hash:
+        raise VideoError("changed", f"{path.name} has changed since the scan; scan again to use the new file")

@@ -1,4 +1,4 @@
-"""The videos of an extraction: a manifest that ``scan`` wrote, or a source or data set to be scanned now."""
+"""The videos of a command: a manifest that ``scan`` wrote, or a source or data set to be scanned now."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,6 @@ from featcache.data.selection import Selection, select
 from featcache.data.sources import list_source
 from featcache.data.types import MAX_GIGAPIXELS
 from featcache.errors import ManifestError
-from featcache.extract.settings import ExtractSettings
 
 OnScan = Callable[[int, int], None]
 
@@ -39,31 +38,6 @@ def list_videos(
             f"{listed.videos[0].path!r}; give --root the folder that holds both"
         )
     return select(listed, selection)
-
-
-def check_there(settings: ExtractSettings) -> None:
-    """Look whether there is anything to read, before backbones are built for it.
-
-    Raises:
-        ManifestError: There is no such source, or no such folder of a data set.
-    """
-    place = settings.source if settings.source is not None else settings.root
-    if place is not None and not Path(place).exists():
-        raise ManifestError(f"{place} does not exist; give a folder of videos or a .csv, .jsonl or .parquet listing")
-
-
-def read_source(settings: ExtractSettings, *, on_scan: OnScan) -> Manifest:
-    """The videos of an extraction; see :func:`read_videos`."""
-    return read_videos(
-        source=settings.source,
-        dataset=settings.dataset,
-        root=settings.root,
-        selection=settings.selection,
-        decoder=settings.sampling.decoder,
-        deadline_seconds=settings.runtime.deadline_seconds,
-        max_gigapixels=settings.runtime.max_gigapixels,
-        on_scan=on_scan,
-    )
 
 
 def read_videos(

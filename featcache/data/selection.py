@@ -144,3 +144,19 @@ def _check_column(videos: Sequence[VideoRecord], column: str) -> None:
     known = {name for video in videos for name in video.labels}
     if column not in known:
         raise unknown_name("label column", column, known)
+
+
+def check_source(source: str | None, dataset: str | None, root: str | None) -> None:
+    """Check that videos come from exactly one place.
+
+    Raises:
+        ConfigError: Neither or both of ``source`` and ``dataset`` are given, or half of a data set.
+    """
+    if source is not None and (dataset is not None or root is not None):
+        given = f"dataset {dataset!r}" if dataset is not None else f"root {root!r}"
+        raise ConfigError(f"source {source!r} and {given} are both given; name a source, or --dataset with --root")
+    if source is None and (dataset is None or root is None):
+        half = "dataset without root" if dataset is not None else "root without dataset" if root is not None else ""
+        raise ConfigError(
+            f"{half or 'no source'} is given; name a folder or listing of videos, or --dataset NAME with --root DIR"
+        )

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.evaluation.clip_settings import Candidate
-from featcache.evaluation.settings import Head
+from featcache.evaluation.settings import Candidate, Head
 from featcache.metrics.splits import hold_out
 
 Mask = npt.NDArray[np.bool_]

@@ -8,9 +8,9 @@ import torch
 
 from featcache.errors import ConfigError
 from featcache.evaluation.choosing import Mask, Trial, choose
-from featcache.evaluation.clip_settings import Candidate, ClipTraining
 from featcache.evaluation.clip_training import ClipTable, Embedding, Indices, Net, clip_table, iter_outputs, train_net
 from featcache.evaluation.probe import Prediction, Task
+from featcache.evaluation.settings import Candidate, ClipTraining
 from featcache.metrics.intervals import rank_of_truth
 
 AS_RELEASED = "best test epoch, as released"

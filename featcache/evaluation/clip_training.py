@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from featcache.evaluation.clip_settings import Candidate, ClipLoss, ClipTraining
 from featcache.evaluation.data import ProbeData
 from featcache.evaluation.grid import epoch_batches, initial_weight
-from featcache.loaders.clip_sets import ClipSets
-from featcache.methods.scale.run import with_coordinates
-from featcache.methods.scale.settings import Coordinates
+from featcache.evaluation.settings import Candidate, ClipLoss, ClipTraining
+from featcache.loaders.clip_sets import ClipSets, with_coordinates
+from featcache.loaders.settings import Coordinates
 from featcache.recipes import PositionForm
 from featcache.seeding import rng_for
 from featcache.training import schedules
@@ -135,7 +134,7 @@ def clip_loss(
         outputs: float32 [R, C], of the clips that are there, video by video.
         targets: int64 [B] classes, or floating [B] numbers (then C is 1).
         present: bool [B, K]; ``None``: all are there.
-        kind: See :class:`featcache.evaluation.clip_settings.ClipTraining`.
+        kind: See :class:`featcache.evaluation.settings.ClipTraining`.
         shape: (B, K).
     """
     if targets.is_floating_point():

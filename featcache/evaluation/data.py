@@ -8,30 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import ManifestError, NonFiniteFeatureError
+from featcache.metrics.result import Coverage
 
 UNLABELLED = -1
 NUMBER = "number"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Coverage:
-    """How much of a split a number speaks for.
-
-    Attributes:
-        ok: Videos with features.
-        failed: Videos without, whatever the reason; they are counted, never replaced.
-        total: Videos of the split in the manifest: ok + failed.
-        unlabelled: Videos with features but no label in the probed column; they cannot be scored.
-    """
-
-    ok: int
-    failed: int
-    total: int
-    unlabelled: int = 0
-
-    def __post_init__(self) -> None:
-        assert self.ok + self.failed == self.total, f"coverage {self} does not add up"
-        assert 0 <= self.unlabelled <= self.ok, f"coverage {self} has more unlabelled than ok videos"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

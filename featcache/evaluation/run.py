@@ -12,11 +12,13 @@ import numpy.typing as npt
 
 from featcache.data import subsets
 from featcache.errors import ConfigError, ManifestError, unknown_name
-from featcache.evaluation.data import UNLABELLED, Coverage, ProbeData
+from featcache.evaluation.data import UNLABELLED, ProbeData
 from featcache.evaluation.probe import Prediction, ProbeEntry, Task, find_probe
-from featcache.evaluation.settings import IntervalSettings
-from featcache.extract.encode import float32_products, resolve_device
+from featcache.extract.encode import float32_products
+from featcache.machine import resolve_device
 from featcache.metrics.intervals import Metric, accuracies, mean_error, rank_of_truth
+from featcache.metrics.result import Coverage, SplitResult
+from featcache.metrics.settings import IntervalSettings
 from featcache.metrics.splits import fold_numbers
 
 NUM_FOLDS = 5
@@ -26,23 +28,6 @@ SMALL_STORE_VIDEOS = 30
 """Below this many labelled videos, each fold holds one video instead."""
 
 LEAVE_ONE_OUT = "leave-one-out over videos"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SplitResult:
-    """Numbers of one split.
-
-    Attributes:
-        metrics: ``top1``, ``topN`` (N in the name) and ``mean_class``; for numbers ``mse``, lower being better.
-        coverage: Of the split's videos.
-        num_videos: Videos that were scored.
-        num_unseen: Of these, videos whose class no training video has; counted as wrong.
-    """
-
-    metrics: Mapping[str, Metric]
-    coverage: Coverage
-    num_videos: int
-    num_unseen: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from featcache.errors import ConfigError
 from featcache.evaluation.clip_probe import probe_clips
-from featcache.evaluation.clip_settings import ScaleFtSettings, ScaleLinearSettings, TransformerSettings
 from featcache.evaluation.clip_training import Embedding, clip_table, iter_sets
 from featcache.evaluation.data import ProbeData
 from featcache.evaluation.probe import Prediction, Task, register_probe
+from featcache.evaluation.settings import ScaleFtSettings, ScaleLinearSettings, TransformerSettings
 from featcache.methods.scale.saved import SavedPredictor, load_predictor
 from featcache.networks.set_predictor import SetPredictor
 from featcache.networks.settings import SetPredictorSettings

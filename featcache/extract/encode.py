@@ -12,8 +12,7 @@ from featcache.backbones import Backbone
 from featcache.backbones.outputs import to_records
 from featcache.data.decoding.clips import CropSize
 from featcache.data.transforms import normalise
-from featcache.errors import ConfigError
-from featcache.extract.settings import Matmul
+from featcache.machine import Matmul, set_matmul
 from featcache.recipes import FeatureRecipe, RecordSpec
 
 Pixels = Mapping[CropSize, npt.NDArray[np.uint8]]
@@ -39,45 +38,6 @@ class BoundFeature:
     def crop(self) -> CropSize:
         """The pixels it needs."""
         return CropSize(size=self.recipe.input_size, interpolation=self.recipe.interpolation)
-
-
-def resolve_device(name: str) -> str:
-    """``auto`` becomes ``cuda`` where there is a GPU, else ``cpu``; an absent device is an error.
-
-    Raises:
-        ConfigError: No such device.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
-        raise ConfigError(f"device is {name!r}; give auto, cpu, cuda or cuda:N")
-    if kind == "cuda" and int(number or 0) >= (num_gpus := torch.cuda.device_count()):
-        raise ConfigError(f"device is {name!r} but torch sees {num_gpus} GPUs; use --device cpu")
-    return name
-
-
-@contextmanager
-def forward_threads(count: int) -> Iterator[None]:
-    """Fix torch's intra-op threads, because results depend on their number; restores the former value."""
-    former = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(former)
-
-
-def set_matmul(matmul: Matmul) -> None:
-    """How products of float32 are computed on a GPU from now on.
-
-    torch keeps matrix products and convolutions apart, and lets convolutions use TF32 unless it is told not to.
-
-    Args:
-        matmul: ``highest``: float32. ``high``: TF32, inputs rounded to 10 bits.
-    """
-    torch.set_float32_matmul_precision(matmul)
-    torch.backends.cudnn.allow_tf32 = matmul == "high"
 
 
 @contextmanager

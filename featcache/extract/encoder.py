@@ -12,12 +12,13 @@ from featcache.backbones import Backbone, build_backbone
 from featcache.backbones.base import JOIN
 from featcache.config import parse, read_mapping
 from featcache.data.decoding import open_video
-from featcache.data.decoding.clips import CropSize, RowBatch, decode_rows
+from featcache.data.decoding.clips import MAX_BATCH_BYTES, CropSize, RowBatch, decode_rows
 from featcache.data.sampling import sample_rows
 from featcache.errors import ConfigError, RecipeMismatchError, StoreError, unknown_name
-from featcache.extract.encode import BoundFeature, encode_rows, float32_products, forward_threads, resolve_device
-from featcache.extract.jobs import MAX_BATCH_BYTES, RowDetails, describe_rows
-from featcache.extract.settings import ExtractSettings, Matmul
+from featcache.extract.encode import BoundFeature, encode_rows, float32_products
+from featcache.extract.jobs import RowDetails, describe_rows
+from featcache.extract.settings import ExtractSettings
+from featcache.machine import Matmul, forward_threads, resolve_device
 from featcache.recipes import SamplingRecipe
 from featcache.store.precision import staging_dtype, to_storage
 from featcache.store.reader import open_store

@@ -14,9 +14,10 @@ import numpy.typing as npt
 from featcache.data.decoding.clips import CropSize, RowBatch
 from featcache.data.decoding.pool import Event, Failed, Finished, Payload, Restarted, WorkerPool
 from featcache.data.types import Status, VideoOutcome, VideoRecord
-from featcache.extract.encode import BoundFeature, encode_rows, forward_threads
+from featcache.extract.encode import BoundFeature, encode_rows
 from featcache.extract.jobs import RowDetails, SegmentJob
 from featcache.extract.progress import OnProgress, Progress
+from featcache.machine import forward_threads
 from featcache.store.overlay import Amendment, shown
 from featcache.store.plan import Segment
 from featcache.store.precision import staging_dtype, to_storage

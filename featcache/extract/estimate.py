@@ -13,16 +13,17 @@ import numpy.typing as npt
 
 from featcache.data.decoding.clips import CropSize, RowBatch
 from featcache.data.decoding.pool import Failed, Payload, Restarted, WorkerPool
-from featcache.data.listing import OnScan, check_there, read_source
+from featcache.data.listing import OnScan
 from featcache.data.manifest import Manifest
 from featcache.errors import DiskSpaceError
 from featcache.extract.amending import find_renames
-from featcache.extract.encode import BoundFeature, encode_rows, forward_threads
+from featcache.extract.encode import BoundFeature, encode_rows
 from featcache.extract.jobs import SegmentJob, timed_segment
 from featcache.extract.lacking import ids_to_retry, judge, rows_per_video, videos_to_add
-from featcache.extract.prepare import Prepared, num_cores, prepare
+from featcache.extract.prepare import Prepared, check_there, prepare, read_source
 from featcache.extract.settings import ExtractSettings
 from featcache.files.publish import free_bytes
+from featcache.machine import forward_threads, num_cores
 from featcache.recipes import RecordSpec
 from featcache.store.paths import ROOT
 from featcache.store.plan import default_shard_rows, plan_segments

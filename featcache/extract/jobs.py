@@ -9,15 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.data.decoding import open_video
-from featcache.data.decoding.clips import CropSize, RowBatch, decode_rows
-from featcache.data.decoding.faults import blaming_the_video
-from featcache.data.hashing import content_hash
+from featcache.data.decoding.clips import MAX_BATCH_BYTES, CropSize, RowBatch, decode_rows
+from featcache.data.hashing import check_unchanged
 from featcache.data.sampling import clip_times, sample_rows
 from featcache.data.types import ClipSpec, Timeline, VideoRecord
 from featcache.errors import VideoError
 from featcache.recipes import SamplingRecipe
-
-MAX_BATCH_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,18 +95,3 @@ def timed_segment(job: SegmentJob) -> Iterator[tuple[float, RowDetails | RowBatc
         if payload is None:
             return
         yield time.perf_counter() - started, payload
-
-
-def check_unchanged(path: Path, video: VideoRecord) -> None:
-    """Refuse a file whose bytes are not those that were scanned.
-
-    A decoder is no integrity check: most flipped bits decode to wrong pixels without an error.
-
-    Raises:
-        VideoError: ``missing`` or ``changed``.
-        OSError: The machine is at fault.
-    """
-    with blaming_the_video():
-        is_file = path.is_file() or not path.exists()  # opening a pipe that took its place would wait for ever
-    if not is_file or content_hash(path) != video.content_hash:
-        raise VideoError("changed", f"{path.name} has changed since the scan; scan again to use the new file")

@@ -1,16 +1,17 @@
 """From settings to what the engine runs: built backbones, resolved recipes, and the videos a store still lacks."""
 
-import os
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.backbones import Backbone, build_backbone
 from featcache.backbones.outputs import macs_per_row, record_spec, resolve_recipe
-from featcache.errors import ClipLengthError, ConfigError, RecipeMismatchError
-from featcache.extract.encode import BoundFeature, one_a_forward, resolve_device
+from featcache.data.listing import OnScan, read_videos
+from featcache.data.manifest import Manifest
+from featcache.errors import ClipLengthError, ConfigError, ManifestError, RecipeMismatchError
+from featcache.extract.encode import BoundFeature, one_a_forward
 from featcache.extract.settings import ExtractSettings, FeatureSettings
+from featcache.machine import num_cores, resolve_device
 from featcache.recipes import SamplingRecipe, first_difference
 from featcache.store.paths import ROOT
 from featcache.store.reader import open_store
@@ -165,11 +166,6 @@ def stored_sampling(store: Path) -> SamplingRecipe | None:
     return open_store(store).sampling if (store / ROOT).exists() else None
 
 
-def num_cores() -> int:
-    """Cores that this process may use, which may be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
 def _slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text)
 
@@ -186,4 +182,29 @@ def _resolved(given: FeatureSettings, bound: BoundFeature) -> FeatureSettings:
             "mean": recipe.mean,
             "std": recipe.std,
         }
+    )
+
+
+def check_there(settings: ExtractSettings) -> None:
+    """Look whether there is anything to read, before backbones are built for it.
+
+    Raises:
+        ManifestError: There is no such source, or no such folder of a data set.
+    """
+    place = settings.source if settings.source is not None else settings.root
+    if place is not None and not Path(place).exists():
+        raise ManifestError(f"{place} does not exist; give a folder of videos or a .csv, .jsonl or .parquet listing")
+
+
+def read_source(settings: ExtractSettings, *, on_scan: OnScan) -> Manifest:
+    """The videos of an extraction; see :func:`read_videos`."""
+    return read_videos(
+        source=settings.source,
+        dataset=settings.dataset,
+        root=settings.root,
+        selection=settings.selection,
+        decoder=settings.sampling.decoder,
+        deadline_seconds=settings.runtime.deadline_seconds,
+        max_gigapixels=settings.runtime.max_gigapixels,
+        on_scan=on_scan,
     )

@@ -6,7 +6,7 @@ from importlib import metadata
 import torch
 
 import featcache
-from featcache.extract.settings import Matmul
+from featcache.machine import Matmul
 
 _LIBRARIES = ("torch", "torchvision", "timm", "open-clip-torch", "av", "numpy")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from featcache.config import to_yaml
 from featcache.data.decoding.pool import WorkerPool
-from featcache.data.listing import OnScan, check_there, read_source
+from featcache.data.listing import OnScan
 from featcache.data.manifest import Manifest
 from featcache.data.types import PASSING, VideoRecord
 from featcache.errors import FeatcacheError
@@ -29,7 +29,7 @@ from featcache.extract.lacking import (
     videos_to_add,
     worth_another_try,
 )
-from featcache.extract.prepare import Prepared, prepare
+from featcache.extract.prepare import Prepared, check_there, prepare, read_source
 from featcache.extract.progress import OnProgress, Progress, ignore
 from featcache.extract.provenance import provenance
 from featcache.extract.settings import ExtractSettings

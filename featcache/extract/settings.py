@@ -8,9 +8,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from featcache.config import Settings
-from featcache.data.selection import Selection
+from featcache.data.selection import Selection, check_source
 from featcache.data.types import MAX_GIGAPIXELS
 from featcache.errors import ConfigError
+from featcache.machine import Matmul
 from featcache.recipes import (
     ColorRecipe,
     Interpolation,
@@ -26,8 +27,6 @@ from featcache.recipes import (
 from featcache.store.plan import MAX_ENCODE_BATCH, MAX_PLANNED_ROWS, MAX_THREADS
 
 FileFormat = Literal["zarr", "hdf5"]
-Matmul = Literal["highest", "high"]
-"""How a GPU multiplies float32: ``highest`` in float32, ``high`` in TF32; convolutions too."""
 
 
 class SamplingSettings(Settings):
@@ -169,22 +168,6 @@ class RuntimeSettings(Settings):
     """Decoded pixels that one file may take in one go; one that takes more is ledgered as ``undecodable``."""
     ahead_megabytes: int = Field(default=0, ge=0)
     """Decoded pixels that may wait for the encoder; 0: four batches of them, at least 32 MB."""
-
-
-def check_source(source: str | None, dataset: str | None, root: str | None) -> None:
-    """Check that videos come from exactly one place.
-
-    Raises:
-        ConfigError: Neither or both of ``source`` and ``dataset`` are given, or half of a data set.
-    """
-    if source is not None and (dataset is not None or root is not None):
-        given = f"dataset {dataset!r}" if dataset is not None else f"root {root!r}"
-        raise ConfigError(f"source {source!r} and {given} are both given; name a source, or --dataset with --root")
-    if source is None and (dataset is None or root is None):
-        half = "dataset without root" if dataset is not None else "root without dataset" if root is not None else ""
-        raise ConfigError(
-            f"{half or 'no source'} is given; name a folder or listing of videos, or --dataset NAME with --root DIR"
-        )
 
 
 def failures_allowed(max_failed: int | str | None, *, num_videos: int) -> int | None:

@@ -1,1 +1,1 @@
-"""."""
+"""Files that others may read at any time: publishing, sealing and locking."""

@@ -1,5 +1,6 @@
 """Sets of clips with coordinates out of a store, as tensors: the only thing that methods on clip vectors read."""
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from torch import Tensor
 from featcache.data.positions import VideoExtents, set_positions
 from featcache.errors import ConfigError, NonFiniteFeatureError, StoreError
 from featcache.loaders.choice import VECTORS, choose_feature, training_videos, video_splits
-from featcache.methods.clip_set_settings import ClipSetSettings
+from featcache.loaders.settings import ClipSetSettings, Coordinates
 from featcache.recipes import PositionForm, recipe_hash
+from featcache.seeding import rng_for
 from featcache.store.features import Features
 from featcache.store.reader import Store, open_store
 
@@ -193,3 +195,14 @@ def _load(features: Features, rows: npt.NDArray[np.int64], *, where: str) -> Ten
             )
     features.close()
     return values
+
+
+def with_coordinates(sets: ClipSets, kind: Coordinates) -> ClipSets:
+    """The sets with true coordinates, with those of each video shuffled among its clips once, or with none."""
+    if kind == "true":
+        return sets
+    if kind == "zero":
+        return dataclasses.replace(sets, positions=torch.zeros_like(sets.positions))
+    video = np.repeat(np.arange(len(sets.video_ids)), sets.num_clips)
+    order = np.lexsort((rng_for(0, "coordinates").random(len(video)), video))
+    return dataclasses.replace(sets, positions=sets.positions[torch.from_numpy(order).to(sets.positions.device)])

@@ -15,16 +15,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from featcache.data.decoding.clips import decode_rows
+from featcache.data.decoding.clips import MAX_BATCH_BYTES, decode_rows
 from featcache.data.sampling import sample_rows
 from featcache.data.types import ClipSpec, Timeline
-from featcache.extract.encode import encode_rows, forward_threads
+from featcache.extract.encode import encode_rows
 from featcache.extract.encoder import Encoder, encoder
-from featcache.extract.jobs import MAX_BATCH_BYTES
 from featcache.extract.origin import source_roots
 from featcache.loaders.bank import ClipSource, FrameBank, open_bank
 from featcache.loaders.settings import BankSettings
 from featcache.loaders.videos import FRESH_VIEW_HASH, VideoFiles, find_files, fresh_view
+from featcache.machine import forward_threads
 from featcache.store.precision import to_storage
 from featcache.store.reader import Store, open_store
 

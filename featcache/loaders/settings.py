@@ -1,10 +1,12 @@
-"""What a method reads of a frame bank, without torch."""
+"""Which rows of a store a method reads, without torch."""
 
 from typing import Literal
 
 from pydantic import Field
 
 from featcache.config import Aside, Input, Settings
+
+Coordinates = Literal["true", "shuffled", "zero"]
 
 
 class BankSettings(Settings):
@@ -30,3 +32,18 @@ class BankSettings(Settings):
     """Split to learn from; a store without splits is used whole."""
     split_column: Aside[str | None] = None
     """Label column that holds the split; null: the store's own splits."""
+
+
+class ClipSetSettings(Settings):
+    """What is read of a store's clips."""
+
+    store: Input[str]
+    """A store of layout ``clips`` with vectors."""
+    feature: Aside[str | None] = None
+    """Name of the array; null where the store has one of vectors."""
+    train_split: Aside[str] = "train"
+    """Split to learn from; a store without splits is used whole."""
+    split_column: Aside[str | None] = None
+    """Label column that holds the split; null: the store's own splits."""
+    storage: Aside[Literal["auto", "device", "ram"]] = "auto"
+    """Where the rows lie while a method runs; ``auto``: on its device if they take less than half of what is free."""

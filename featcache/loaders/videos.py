@@ -15,10 +15,10 @@ from torch import Tensor
 from featcache.data.boxes import sample_boxes, sample_color
 from featcache.data.decoding import open_video
 from featcache.data.decoding.base import VideoReader
-from featcache.data.decoding.clips import CropSize, decode_rows
+from featcache.data.decoding.clips import MAX_BATCH_BYTES, CropSize, decode_rows
+from featcache.data.hashing import check_unchanged
 from featcache.data.types import Box, ClipSpec, ColorStep, VideoRecord
 from featcache.errors import ManifestError, VideoError
-from featcache.extract.jobs import MAX_BATCH_BYTES, check_unchanged
 from featcache.recipes import ColorRecipe, SamplingRecipe, recipe_hash
 
 _FRESH = SamplingRecipe(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from featcache.evaluation.settings import IntervalSettings
+from featcache.metrics.settings import IntervalSettings
 from featcache.seeding import rng_for
 
 

@@ -2,7 +2,7 @@
 
 Source: AdViSe, §3.1 and Fig. 3; the block is the bottleneck of a slow pathway (Feichtenhofer et al., ICCV 2019). With
 ``temporal_kernel`` 1, as released, frames meet only in the head's average: at test time any order of them gives the
-same logits. :class:`featcache.networks.tmm_settings.TmmSettings` says what can be set.
+same logits. :class:`featcache.networks.settings.TmmSettings` says what can be set.
 """
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torchvision.models.swin_transformer import SwinTransformerBlock
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
 from featcache.errors import ConfigError
-from featcache.networks.tmm_settings import TmmSettings
+from featcache.networks.settings import TmmSettings
 
 SWIN_WINDOW = (4, 7, 7)
 SWIN_HEADS = 6

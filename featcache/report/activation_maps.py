@@ -24,11 +24,11 @@ from torch.nn import functional
 from featcache.data.transforms import crop_resize
 from featcache.data.types import Box
 from featcache.errors import ConfigError, unknown_name
-from featcache.extract.encode import resolve_device
 from featcache.extract.origin import source_roots
 from featcache.files.publish import put_replace
 from featcache.loaders.bank import open_bank
 from featcache.loaders.videos import find_files
+from featcache.machine import resolve_device
 from featcache.methods.advise.saved import arms_of, load_module
 from featcache.networks.tmm import Bottleneck3d, Tmm
 from featcache.report.figure_settings import ActivationFigureSettings

@@ -21,8 +21,8 @@ from featcache.data.boxes import center_box
 from featcache.data.decoding import open_video
 from featcache.data.transforms import crop_resize, normalise
 from featcache.errors import ConfigError, VideoError
-from featcache.extract.encode import resolve_device
 from featcache.files.publish import put_replace
+from featcache.machine import resolve_device
 from featcache.networks.timesformer import Attention
 from featcache.recipes import Interpolation
 from featcache.report.activation_maps import Pixels, heat, montage, overlay

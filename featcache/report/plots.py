@@ -4,10 +4,12 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from featcache.files.publish import canonical_json, put_replace
 from featcache.report.tables import Table
 
 INCHES = (4.2, 3.2)
@@ -82,3 +84,11 @@ def plot_cost(points: Sequence[CostPoint], *, cost_label: str, accuracy_label: s
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()
+
+
+def write_table(table: Table, folder: Path) -> None:
+    """Write ``table.json``, ``table.md`` and, where rows have an ``x``, ``plot.png``."""
+    put_replace(folder / "table.json", canonical_json(table.to_dict()))
+    put_replace(folder / "table.md", table.to_markdown().encode())
+    if any(x is not None for _, x, _, _ in table.rows):
+        put_replace(folder / "plot.png", plot_table(table))

@@ -2,13 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from featcache.commands.steps import SweepRow, SweepSettings
-from featcache.config import read_json
 from featcache.errors import ConfigError, unknown_name
-from featcache.files.publish import canonical_json, put_replace
 
 PERCENT = 100.0
 
@@ -118,17 +114,6 @@ def value_at(result: Mapping[str, Any], path: Sequence[str], *, where: str) -> C
     return Cell(value=float(node))
 
 
-def read_row(settings: SweepSettings, row: SweepRow, folders: Sequence[str]) -> dict[str, Cell]:
-    """The cells of one row, from the results of its steps."""
-    cells = {}
-    for column, place in settings.columns.items():
-        number, *path = place.split(".")
-        file = Path(folders[int(number)]) / "result.json"
-        ours = value_at(read_json(file, what="result of a step"), path, where=str(file))
-        cells[column] = Cell(value=ours.value, low=ours.low, high=ours.high, published=row.published.get(column))
-    return cells
-
-
 def probe_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
     """Top-1 in percent by probe, a column a label and split; splits of which no class was taught are left out.
 
@@ -153,16 +138,6 @@ def probe_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table
 
     rows = tuple((name, None, "", {column: cell(name, *place) for column, place in places.items()}) for name in names)
     return Table(title="Top-1 by probe", columns=tuple(places), rows=rows)
-
-
-def write_table(table: Table, folder: Path) -> None:
-    """Write ``table.json``, ``table.md`` and, where rows have an ``x``, ``plot.png``."""
-    put_replace(folder / "table.json", canonical_json(table.to_dict()))
-    put_replace(folder / "table.md", table.to_markdown().encode())
-    if any(x is not None for _, x, _, _ in table.rows):
-        from featcache.report.plots import plot_table
-
-        put_replace(folder / "plot.png", plot_table(table))
 
 
 def _short(value: float) -> str:

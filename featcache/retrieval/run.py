@@ -13,8 +13,8 @@ from featcache.backbones.clip import is_clip
 from featcache.data.hashing import content_hash
 from featcache.errors import ConfigError, FeatcacheError, StoreError, VideoError
 from featcache.evaluation.reading import pooled, read_vectors
-from featcache.extract.encode import resolve_device
 from featcache.extract.encoder import encoder
+from featcache.machine import resolve_device
 from featcache.retrieval.nearest import Blocks, Engine, Floats, nearest
 from featcache.store.features import Features
 from featcache.store.reader import Coverage, Store, open_store

@@ -24,34 +24,13 @@ import numpy as np
 
 from featcache.data.types import Status
 from featcache.testing import damaged_files as files
+from featcache.testing.sound import Make, Sources
 from featcache.testing.videos import Picture, picture, write_video
 
 PERCENTAGES = (1, *range(5, 100, 5), 99)
 NUM_FLIPS = 4
 
 Expected = Callable[["Sources"], tuple[frozenset[Status], int | None]]
-Make = Callable[["Sources", Path], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
-    """The sound videos that damage is done to, all of the same pictures.
-
-    Attributes:
-        mp4: H.264, the index at the end.
-        faststart: The same with the index at the front.
-        avi: MPEG-4, one packet a picture.
-        mkv: H.264.
-        webm: VP9.
-        num_frames: Pictures of each.
-    """
-
-    mp4: Path
-    faststart: Path
-    avi: Path
-    mkv: Path
-    webm: Path
-    num_frames: int
 
 
 def write_sources(folder: Path, *, pictures: Sequence[Picture] | None = None) -> Sources:

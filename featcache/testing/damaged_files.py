@@ -7,17 +7,15 @@ import zipfile
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import av
 import numpy as np
 from PIL import Image
 
 from featcache.seeding import rng_for
+from featcache.testing.sound import Make, Sources
 from featcache.testing.videos import VIDEO_KINDS, VideoPacket, picture, write_video
-
-if TYPE_CHECKING:
-    from featcache.testing.damaged import Make, Sources
 
 CANARY = "canary.ts"
 """A video beside the playlists that name it: opening it would be a leak."""
@@ -43,20 +41,20 @@ def end_of_pictures(path: Path) -> int:
     return max(start + int.from_bytes(data[start : start + 4], "big") for start in starts)
 
 
-def cut(container: str, *, percent: int) -> "Make":
+def cut(container: str, *, percent: int) -> Make:
     """The first ``percent`` of a file."""
 
-    def make(sources: "Sources", path: Path) -> None:
+    def make(sources: Sources, path: Path) -> None:
         whole: Path = getattr(sources, container)
         path.write_bytes(whole.read_bytes()[: cut_at(whole, percent=percent)])
 
     return make
 
 
-def flip(container: str, *, part: str, seed: int) -> "Make":
+def flip(container: str, *, part: str, seed: int) -> Make:
     """Eight flipped bits in the header (the first 512 bytes), the payload or the index."""
 
-    def make(sources: "Sources", path: Path) -> None:
+    def make(sources: Sources, path: Path) -> None:
         whole: Path = getattr(sources, container)
         data = bytearray(whole.read_bytes())
         index = data.rindex(_HALF_INDEX[container]) if _HALF_INDEX[container] in data else len(data) * 9 // 10
@@ -69,10 +67,10 @@ def flip(container: str, *, part: str, seed: int) -> "Make":
     return make
 
 
-def zero(container: str, *, percent: int) -> "Make":
+def zero(container: str, *, percent: int) -> Make:
     """A twentieth of the file is zeros, from ``percent`` on: a block that a disk lost."""
 
-    def make(sources: "Sources", path: Path) -> None:
+    def make(sources: Sources, path: Path) -> None:
         whole: Path = getattr(sources, container)
         data = bytearray(whole.read_bytes())
         first, count = len(data) * percent // 100, len(data) // 20
@@ -85,10 +83,10 @@ def zero(container: str, *, percent: int) -> "Make":
 # Headers that lie
 
 
-def atom_u32(name: str, values: Mapping[int, int]) -> "Make":
+def atom_u32(name: str, values: Mapping[int, int]) -> Make:
     """An MP4 whose atom ``name`` has other 32-bit numbers at some offsets of its payload."""
 
-    def make(sources: "Sources", path: Path) -> None:
+    def make(sources: Sources, path: Path) -> None:
         data = bytearray(sources.mp4.read_bytes())
         start = data.rindex(name.encode()) + 4
         for offset, value in values.items():
@@ -98,10 +96,10 @@ def atom_u32(name: str, values: Mapping[int, int]) -> "Make":
     return make
 
 
-def atom_size(name: str, size: int) -> "Make":
+def atom_size(name: str, size: int) -> Make:
     """An MP4 whose atom ``name`` claims another size."""
 
-    def make(sources: "Sources", path: Path) -> None:
+    def make(sources: Sources, path: Path) -> None:
         data = bytearray(sources.mp4.read_bytes())
         struct.pack_into(">I", data, data.rindex(name.encode()) - 4, size)
         path.write_bytes(data)
@@ -109,7 +107,7 @@ def atom_size(name: str, size: int) -> "Make":
     return make
 
 
-def one_byte_samples(sources: "Sources", path: Path) -> None:
+def one_byte_samples(sources: Sources, path: Path) -> None:
     """An index of two thousand million samples of one byte each, all in one chunk: gigabytes, if it is believed."""
     data = bytearray(sources.mp4.read_bytes())
     struct.pack_into(">II", data, data.rindex(b"stsz") + 8, 1, 2**27)
@@ -117,14 +115,14 @@ def one_byte_samples(sources: "Sources", path: Path) -> None:
     path.write_bytes(data)
 
 
-def bitmap_size(sources: "Sources", path: Path) -> None:
+def bitmap_size(sources: Sources, path: Path) -> None:
     """An AVI whose picture header claims 2^31 - 1 pixels a side."""
     data = bytearray(sources.avi.read_bytes())
     struct.pack_into("<ii", data, data.index(b"strf") + 12, 2**31 - 1, 2**31 - 1)
     path.write_bytes(data)
 
 
-def matroska_size(sources: "Sources", path: Path) -> None:
+def matroska_size(sources: Sources, path: Path) -> None:
     """A Matroska file whose track claims 255 times the width."""
     data = bytearray(sources.mkv.read_bytes())
     at = data.index(b"\xb0", data.index(b"V_MPEG4/ISO/AVC"))  # PixelWidth: id, length, value
@@ -133,7 +131,7 @@ def matroska_size(sources: "Sources", path: Path) -> None:
     path.write_bytes(data)
 
 
-def giant_jpeg(sources: "Sources", path: Path) -> None:
+def giant_jpeg(sources: Sources, path: Path) -> None:
     """Motion JPEG whose pictures claim 65500 pixels a side."""
     write_video(path, codec="mjpeg", pixel_format="yuvj420p", num_frames=4)
     data = bytearray(path.read_bytes())
@@ -144,12 +142,12 @@ def giant_jpeg(sources: "Sources", path: Path) -> None:
     path.write_bytes(data)
 
 
-def giant_raw(sources: "Sources", path: Path) -> None:
+def giant_raw(sources: Sources, path: Path) -> None:
     """Raw pictures of 30000 pixels a side, of which there are a few bytes."""
     path.write_bytes(b"YUV4MPEG2 W30000 H30000 F25:1 Ip A1:1 C420jpeg\nFRAME\n" + bytes(1000))
 
 
-def giant_free(sources: "Sources", path: Path) -> None:
+def giant_free(sources: Sources, path: Path) -> None:
     """A sound MP4 behind 3 GB of free space, which the file system need not store."""
     data = sources.mp4.read_bytes()
     with path.open("wb") as file:
@@ -157,7 +155,7 @@ def giant_free(sources: "Sources", path: Path) -> None:
         file.write(struct.pack(">I4s", 3 * _GIGABYTE, b"free"))
 
 
-def giant_index(sources: "Sources", path: Path) -> None:
+def giant_index(sources: Sources, path: Path) -> None:
     """An index of a hundred thousand tracks."""
     data = sources.mp4.read_bytes()
     at = data.rindex(b"moov") - 4
@@ -165,7 +163,7 @@ def giant_index(sources: "Sources", path: Path) -> None:
     path.write_bytes(data[:at] + struct.pack(">I4s", len(moov) + 8, b"moov") + moov)
 
 
-def nested(sources: "Sources", path: Path) -> None:
+def nested(sources: Sources, path: Path) -> None:
     """Ten thousand boxes, each inside the one before."""
     depth = 10_000
     boxes = b"".join(struct.pack(">I4s", 8 * (depth - level), b"moov") for level in range(depth))
@@ -175,20 +173,20 @@ def nested(sources: "Sources", path: Path) -> None:
 # Times
 
 
-def timed(pts: Callable[[int], int]) -> "Make":
+def timed(pts: Callable[[int], int]) -> Make:
     """A video whose frames are encoded with these timestamps."""
 
-    def make(sources: "Sources", path: Path) -> None:
+    def make(sources: Sources, path: Path) -> None:
         options = {"crf": "20", "preset": "veryfast", "bf": "0"}
         write_video(path, num_frames=sources.num_frames, options=options, pts=pts)
 
     return make
 
 
-def retimed(pts: Callable[[int], int]) -> "Make":
+def retimed(pts: Callable[[int], int]) -> Make:
     """A stream whose packets were given these timestamps by a careless muxer."""
 
-    def make(sources: "Sources", path: Path) -> None:
+    def make(sources: Sources, path: Path) -> None:
         def edit(packets: list[VideoPacket]) -> list[VideoPacket]:
             for index, packet in enumerate(packets):
                 packet.dts, packet.pts = index, 100 + pts(index)  # a muxer wants decoding to come first
@@ -200,18 +198,18 @@ def retimed(pts: Callable[[int], int]) -> "Make":
     return make
 
 
-def without_start(sources: "Sources", path: Path) -> None:
+def without_start(sources: Sources, path: Path) -> None:
     """A stream without its key frame."""
     options = {"crf": "20", "preset": "veryfast", "bf": "0", "g": "100"}
     write_video(path, num_frames=sources.num_frames, options=options, edit_packets=lambda packets: packets[1:])
 
 
-def two_sizes(sources: "Sources", path: Path) -> None:
+def two_sizes(sources: Sources, path: Path) -> None:
     """A raw stream that goes on with other codec parameters."""
     VIDEO_KINDS["resized"].make(path)
 
 
-def one_frame(sources: "Sources", path: Path) -> None:
+def one_frame(sources: Sources, path: Path) -> None:
     """A sound video of one frame."""
     write_video(path, num_frames=1)
 
@@ -219,39 +217,39 @@ def one_frame(sources: "Sources", path: Path) -> None:
 # Files that are no videos
 
 
-def _jpeg(sources: "Sources", path: Path) -> None:
+def _jpeg(sources: Sources, path: Path) -> None:
     Image.fromarray(picture(0)).save(path, "JPEG")
 
 
-def _png(sources: "Sources", path: Path) -> None:
+def _png(sources: Sources, path: Path) -> None:
     Image.fromarray(picture(0)).save(path, "PNG")
 
 
-def _text(sources: "Sources", path: Path) -> None:
+def _text(sources: Sources, path: Path) -> None:
     path.write_text("This is no video.\n" * 40)
 
 
-def _html(sources: "Sources", path: Path) -> None:
+def _html(sources: Sources, path: Path) -> None:
     path.write_text("<!DOCTYPE html><html><head><title>404 Not Found</title></head><body>Not Found</body></html>\n")
 
 
-def _zip(sources: "Sources", path: Path) -> None:
+def _zip(sources: Sources, path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.write(sources.mp4, "video.mp4")
 
 
-def _sqlite(sources: "Sources", path: Path) -> None:
+def _sqlite(sources: Sources, path: Path) -> None:
     connection = sqlite3.connect(path)
     with connection:
         connection.execute("create table videos (id text)")
     connection.close()
 
 
-def _random(sources: "Sources", path: Path) -> None:
+def _random(sources: Sources, path: Path) -> None:
     path.write_bytes(rng_for(0, "damage", "noise").bytes(1 << 16))
 
 
-def _ftyp(sources: "Sources", path: Path) -> None:
+def _ftyp(sources: Sources, path: Path) -> None:
     path.write_bytes(sources.mp4.read_bytes()[:32])
 
 
@@ -280,15 +278,15 @@ def _sound(path: Path, *, codec: str, cover: bool = False) -> None:
         container.mux(packets)
 
 
-def _mp3(sources: "Sources", path: Path) -> None:
+def _mp3(sources: Sources, path: Path) -> None:
     _sound(path, codec="mp3")
 
 
-def _subtitles(sources: "Sources", path: Path) -> None:
+def _subtitles(sources: Sources, path: Path) -> None:
     path.write_text("1\n00:00:00,000 --> 00:00:02,000\nHello.\n\n")
 
 
-OTHER_FILES: Mapping[str, "Make"] = {
+OTHER_FILES: Mapping[str, Make] = {
     "jpeg.mp4": _jpeg,
     "png.avi": _png,
     "mp3.mp4": _mp3,
@@ -300,7 +298,7 @@ OTHER_FILES: Mapping[str, "Make"] = {
     "only_ftyp.mp4": _ftyp,
 }
 
-WITHOUT_PICTURES: Mapping[str, "Make"] = {
+WITHOUT_PICTURES: Mapping[str, Make] = {
     "audio.m4v": lambda sources, path: _sound(path, codec="aac"),
     "cover.m4v": lambda sources, path: _sound(path, codec="aac", cover=True),
     "cover_mp3.mp4": lambda sources, path: _sound(path, codec="mp3", cover=True),
@@ -312,8 +310,8 @@ WITHOUT_PICTURES: Mapping[str, "Make"] = {
 # Playlists: each names the canary beside it, or a socket that listens
 
 
-def _playlist(text: str) -> "Make":
-    def make(sources: "Sources", path: Path) -> None:
+def _playlist(text: str) -> Make:
+    def make(sources: Sources, path: Path) -> None:
         port_file = path.with_name(CANARY_PORT_FILE)
         port = port_file.read_text() if port_file.exists() else "9"
         canary = path.with_name(CANARY)
@@ -324,7 +322,7 @@ def _playlist(text: str) -> "Make":
     return make
 
 
-PLAYLISTS: Mapping[str, "Make"] = {
+PLAYLISTS: Mapping[str, Make] = {
     "m3u8.mp4": _playlist("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2.0,\n{canary}\n#EXT-X-ENDLIST\n"),
     "m3u8.m3u8": _playlist("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2.0,\nfile:{absolute}\n#EXT-X-ENDLIST\n"),
     "m3u8_network.mp4": _playlist(
@@ -350,57 +348,57 @@ PLAYLISTS: Mapping[str, "Make"] = {
 # The file system
 
 
-def sound(sources: "Sources", path: Path) -> None:
+def sound(sources: Sources, path: Path) -> None:
     """Nothing is wrong with it (yet)."""
     path.write_bytes(sources.mp4.read_bytes())
 
 
-def nothing(sources: "Sources", path: Path) -> None:
+def nothing(sources: Sources, path: Path) -> None:
     """An empty file."""
     path.touch()
 
 
-def one_byte(sources: "Sources", path: Path) -> None:
+def one_byte(sources: Sources, path: Path) -> None:
     """One byte."""
     path.write_bytes(b"\0")
 
 
-def absent(sources: "Sources", path: Path) -> None:
+def absent(sources: Sources, path: Path) -> None:
     """No file at all."""
 
 
-def folder(sources: "Sources", path: Path) -> None:
+def folder(sources: Sources, path: Path) -> None:
     """A folder with the name of a video."""
     path.mkdir()
 
 
-def pipe(sources: "Sources", path: Path) -> None:
+def pipe(sources: Sources, path: Path) -> None:
     """A pipe that nobody writes to."""
     os.mkfifo(path)
 
 
-def device(sources: "Sources", path: Path) -> None:
+def device(sources: Sources, path: Path) -> None:
     """A link to an endless device."""
     path.symlink_to("/dev/zero")
 
 
-def symlink_loop(sources: "Sources", path: Path) -> None:
+def symlink_loop(sources: Sources, path: Path) -> None:
     """A link to itself."""
     path.symlink_to(path.name)
 
 
-def dangling(sources: "Sources", path: Path) -> None:
+def dangling(sources: Sources, path: Path) -> None:
     """A link to nowhere."""
     path.symlink_to("nowhere.mp4")
 
 
-def forbidden(sources: "Sources", path: Path) -> None:
+def forbidden(sources: Sources, path: Path) -> None:
     """A file without permissions."""
     sound(sources, path)
     path.chmod(0)
 
 
-def sparse(sources: "Sources", path: Path) -> None:
+def sparse(sources: Sources, path: Path) -> None:
     """Ten gigabytes of nothing, which the file system need not store."""
     with path.open("wb") as file:
         file.truncate(10 * _GIGABYTE)

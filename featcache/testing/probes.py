@@ -21,18 +21,18 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from featcache.errors import ConfigError, ManifestError
-from featcache.evaluation.clip_settings import (
+from featcache.evaluation.data import ProbeData, make_data
+from featcache.evaluation.probe import Task, find_probe
+from featcache.evaluation.run import run_probe
+from featcache.evaluation.settings import (
     ClipTraining,
     MlpSettings,
     ScaleFtSettings,
     ScaleLinearSettings,
     TransformerSettings,
 )
-from featcache.evaluation.data import ProbeData, make_data
-from featcache.evaluation.probe import Task, find_probe
-from featcache.evaluation.run import run_probe
 from featcache.loaders.clip_sets import ClipSets
-from featcache.methods.clip_set_settings import ClipSetSettings
+from featcache.loaders.settings import ClipSetSettings
 from featcache.methods.scale.run import pretrain_scale
 from featcache.methods.scale.settings import ScaleHeadSettings, ScaleSettings
 from featcache.networks.settings import SetPredictorSettings

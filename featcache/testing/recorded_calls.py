@@ -1,4 +1,4 @@
-"""A file layer under :mod:`featcache.files.publish` that writes down every call which changes a folder or makes it durable.
+"""A layer under :mod:`featcache.files` that writes down every call which changes a folder or makes it durable.
 
 While a recording runs, the functions of ``os`` that the store writes through note each call and pass it on. Python's
 audit events tell of every other way to change a file: a recording whose notes and events differ ends in an error. Bytes

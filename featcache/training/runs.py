@@ -7,8 +7,7 @@ import torch
 
 from featcache.config import Settings, to_yaml
 from featcache.errors import ConfigError, StoppedError
-from featcache.extract.encode import resolve_device, set_matmul
-from featcache.extract.prepare import num_cores
+from featcache.machine import num_cores, resolve_device, set_matmul
 from featcache.training.settings import TrainingSettings
 from featcache.training.world import ALONE, World, find_world
 

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from featcache.config import Aside, Settings
 from featcache.errors import ConfigError
-from featcache.extract.settings import Matmul
+from featcache.machine import Matmul
 
 Precision = Literal["float32", "bfloat16"]
 

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from featcache.evaluation.data import make_data
-from featcache.methods.scale.run import with_coordinates
+from featcache.loaders.clip_sets import with_coordinates
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 

@@ -14,7 +14,7 @@ from featcache.errors import FeatcacheError
 from featcache.evaluation.probe import probe_entries
 from featcache.evaluation.reading import read_data
 from featcache.loaders.clip_sets import open_clip_sets
-from featcache.methods.clip_set_settings import ClipSetSettings
+from featcache.loaders.settings import ClipSetSettings
 from featcache.testing import stores
 
 PLAN = stores.StorePlan(

@@ -20,8 +20,9 @@ from featcache.data.scan import scan
 from featcache.extract.run import Extraction, extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
 from featcache.store.verify import verify
-from featcache.testing.damaged import DamagedCase, Sources, cases, other_pictures, write_sources
+from featcache.testing.damaged import DamagedCase, cases, other_pictures, write_sources
 from featcache.testing.damaged_files import CANARY, CANARY_PORT_FILE
+from featcache.testing.sound import Sources
 from featcache.testing.videos import write_video
 
 ALL = cases()

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from featcache.cli.main import app
 from featcache.loaders.clip_sets import open_clip_sets
-from featcache.methods.clip_set_settings import ClipSetSettings
+from featcache.loaders.settings import ClipSetSettings
 from featcache.store.reader import open_store
 
 pytestmark = [pytest.mark.shared, pytest.mark.timeout(1200)]

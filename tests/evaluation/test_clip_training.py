@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from featcache.evaluation.clip_settings import Candidate, ClipTraining
 from featcache.evaluation.clip_training import (
     Embedding,
     Net,
@@ -23,6 +22,7 @@ from featcache.evaluation.clip_training import (
 from featcache.evaluation.grid import epoch_batches, initial_weight
 from featcache.evaluation.mlp import ClipMlp
 from featcache.evaluation.sets import SetEmbedder, embedded_width
+from featcache.evaluation.settings import Candidate, ClipTraining
 from featcache.networks.set_predictor import SetPredictor
 from featcache.networks.settings import SetPredictorSettings
 from featcache.seeding import rng_for

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from featcache.errors import NonFiniteFeatureError
-from featcache.evaluation.data import Coverage, make_data
+from featcache.evaluation.data import make_data
+from featcache.metrics.result import Coverage
 
 
 def small(features=None, **changes):

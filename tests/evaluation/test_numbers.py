@@ -6,8 +6,9 @@ import pytest
 from featcache.errors import ConfigError, ManifestError
 from featcache.evaluation.data import make_data
 from featcache.evaluation.run import run_probe
-from featcache.evaluation.settings import IntervalSettings, RidgeSettings
+from featcache.evaluation.settings import RidgeSettings
 from featcache.metrics.intervals import mean_error
+from featcache.metrics.settings import IntervalSettings
 from featcache.testing.probes import names_of, numbered, relabel, separable_data
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from featcache.errors import ManifestError, NothingUsableError, StoreError, UnknownNameError
-from featcache.evaluation.data import Coverage
 from featcache.evaluation.reading import read_data
 from featcache.evaluation.run import run_probe
+from featcache.metrics.result import Coverage
 from featcache.recipes import SamplingRecipe
 from featcache.store.reader import open_store
 from featcache.store.writer import StoreWriter

@@ -10,12 +10,17 @@ import torch
 from featcache.errors import ConfigError
 from featcache.evaluation import sets
 from featcache.evaluation.clip_probe import AS_RELEASED
-from featcache.evaluation.clip_settings import ClipTraining, MlpSettings, ScaleLinearSettings, TransformerSettings
 from featcache.evaluation.clip_training import clip_table
 from featcache.evaluation.data import make_data
 from featcache.evaluation.run import run_probe
 from featcache.evaluation.sets import with_summaries
-from featcache.evaluation.settings import KnnSettings
+from featcache.evaluation.settings import (
+    ClipTraining,
+    KnnSettings,
+    MlpSettings,
+    ScaleLinearSettings,
+    TransformerSettings,
+)
 from featcache.methods.scale.saved import load_predictor
 from featcache.networks.settings import SetPredictorSettings
 from featcache.testing.probes import names_of, separable_data, small_settings, tiny_model

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from featcache.errors import UnknownNameError
-from featcache.evaluation.data import Coverage
 from featcache.evaluation.reading import read_data
 from featcache.evaluation.run import run_probe
 from featcache.evaluation.settings import KnnSettings
+from featcache.metrics.result import Coverage
 from featcache.testing import stores
 
 RECORD = stores.make_record((8,))

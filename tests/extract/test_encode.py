@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from featcache.errors import ConfigError
-from featcache.extract.encode import float32_products, resolve_device
+from featcache.extract.encode import float32_products
 from featcache.extract.run import extract
 from featcache.extract.settings import RuntimeSettings
+from featcache.machine import resolve_device
 from featcache.training.runs import prepare_torch
 from featcache.training.settings import TrainingSettings
 

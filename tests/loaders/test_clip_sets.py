@@ -8,7 +8,7 @@ import torch
 
 from featcache.errors import ConfigError, NonFiniteFeatureError, StoreError, UnknownNameError
 from featcache.loaders.clip_sets import open_clip_sets, placed
-from featcache.methods.clip_set_settings import ClipSetSettings
+from featcache.loaders.settings import ClipSetSettings
 from featcache.recipes import PlainViews, SamplingRecipe
 from featcache.store.features import Features
 from featcache.store.reader import open_store

@@ -13,7 +13,7 @@ from featcache.loaders.settings import BankSettings
 from featcache.loaders.videos import fresh_view
 from featcache.methods.advise.run import pretrain
 from featcache.methods.advise.settings import AdviseSettings, PretextClipSettings
-from featcache.networks.tmm_settings import TmmSettings
+from featcache.networks.settings import TmmSettings
 from featcache.store.reader import open_store
 from featcache.testing.videos import write_video
 from featcache.training.settings import TrainingSettings

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from featcache.errors import ConfigError
-from featcache.evaluation.settings import IntervalSettings
 from featcache.metrics.intervals import accuracies, rank_of_truth
+from featcache.metrics.settings import IntervalSettings
 
 
 def test_equals_torchmetrics():

@@ -7,8 +7,8 @@ from torch import nn
 from featcache.config import Settings, parse
 from featcache.errors import ConfigError
 from featcache.networks.counting import count_macs, count_parameters
+from featcache.networks.settings import PRESETS, TmmSettings
 from featcache.networks.tmm import Tmm, TmmClassifier
-from featcache.networks.tmm_settings import PRESETS, TmmSettings
 
 CONVOLUTIONS = (nn.Conv3d,)
 MILLION, GIGA = 1e6, 1e9

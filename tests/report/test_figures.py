@@ -16,12 +16,13 @@ from featcache.commands.registry import AdvisePipelineSettings, load
 from featcache.config import parse, to_yaml
 from featcache.errors import ConfigError, ManifestError, UnknownNameError, VideoError
 from featcache.extract.settings import SamplingSettings
+from featcache.networks.settings import TmmSettings
 from featcache.networks.tmm import Tmm
-from featcache.networks.tmm_settings import TmmSettings
 from featcache.report.activation_maps import LABEL_WIDTH, branch_maps, draw_activation, heat, montage, overlay
 from featcache.report.cost import draw_cost
 from featcache.report.figure_settings import ActivationFigureSettings, CostFigureSettings
-from featcache.report.tables import Cell, Table, write_table
+from featcache.report.plots import write_table
+from featcache.report.tables import Cell, Table
 from featcache.shipped import load_pipeline
 from featcache.training.loop import trained_state
 

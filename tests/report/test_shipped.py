@@ -18,7 +18,7 @@ from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings
 from featcache.methods.advise.cost import counted_cost
 from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings
-from featcache.networks.tmm_settings import PRESETS
+from featcache.networks.settings import PRESETS
 from featcache.recipes import SamplingRecipe
 from featcache.testing import stores
 

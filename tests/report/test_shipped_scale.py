@@ -14,7 +14,7 @@ from featcache.commands.registry import load
 from featcache.commands.steps import PipelineSettings, SweepSettings, pipeline_steps, row_steps
 from featcache.config import read_mapping
 from featcache.data.importers import find_dataset
-from featcache.evaluation.clip_settings import PROPOSED_LRS
+from featcache.evaluation.settings import PROPOSED_LRS
 from featcache.extract.presets import with_preset
 from featcache.extract.settings import ExtractSettings
 from featcache.methods.scale.settings import WARMUP_SHARE, ScaleSettings

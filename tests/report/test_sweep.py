@@ -11,7 +11,8 @@ from featcache.commands.steps import SweepSettings, row_steps
 from featcache.config import parse
 from featcache.errors import ConfigError, UnknownNameError
 from featcache.recipes import SamplingRecipe
-from featcache.report.tables import Cell, Table, cell_text, value_at, write_table
+from featcache.report.plots import write_table
+from featcache.report.tables import Cell, Table, cell_text, value_at
 from featcache.testing import stores
 
 SWEEP = {

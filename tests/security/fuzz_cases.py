@@ -22,8 +22,8 @@ from featcache.data.sources import list_source
 from featcache.data.types import VideoRecord
 from featcache.methods.advise.plugged import read_run
 from featcache.methods.advise.saved import load_module
+from featcache.networks.settings import TmmSettings
 from featcache.networks.tmm import TmmClassifier
-from featcache.networks.tmm_settings import TmmSettings
 from featcache.recipes import SamplingRecipe, to_dict
 from featcache.report.cost import read_table
 from featcache.store.overlay import Amendment, publish_overlay

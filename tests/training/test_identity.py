@@ -14,7 +14,7 @@ from featcache.errors import RecipeMismatchError
 from featcache.files.publish import seal
 from featcache.methods.advise.run import fine_tune
 from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings
-from featcache.networks.tmm_settings import TmmSettings
+from featcache.networks.settings import TmmSettings
 from featcache.training.checkpoint import NAME, Checkpoint, read_checkpoint, write_checkpoint
 from featcache.training.identity import Identity, identity_of
 from tests.methods.advise.helpers import moving_bank

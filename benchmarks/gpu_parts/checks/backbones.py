@@ -8,7 +8,7 @@ from torch import Tensor
 
 from featcache.backbones import Backbone, build_backbone
 from featcache.extract.encode import float32_products
-from featcache.extract.settings import Matmul
+from featcache.machine import Matmul
 from featcache.seeding import seed_for
 from gpu_parts.bench import SkippedError
 from gpu_parts.checks.comparing import BFLOAT16, FLOAT16, FLOAT32, Check, distance, within

@@ -10,8 +10,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from featcache.backbones import build_backbone
 from featcache.evaluation.run import run_probe
-from featcache.extract.encode import float32_products, resolve_device, set_matmul
+from featcache.extract.encode import float32_products
 from featcache.extract.provenance import provenance
+from featcache.machine import resolve_device, set_matmul
 from featcache.networks.tmm import Tmm
 from featcache.testing.probes import separable_data
 from featcache.training.runs import prepare_torch

@@ -11,7 +11,7 @@ from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
 from featcache.loaders.clip_sets import open_clip_sets, placed
 from featcache.loaders.dataset import to_device, torch_dataset
-from featcache.methods.clip_set_settings import ClipSetSettings
+from featcache.loaders.settings import ClipSetSettings
 from featcache.store.reader import open_store
 from featcache.testing.stores import StorePlan, make_record, write_store
 from gpu_parts.checks.comparing import FLOAT32, Check, distance, same, within

@@ -15,18 +15,16 @@ import numpy as np
 import torch
 
 from featcache.loaders.clip_sets import ClipSets
-from featcache.loaders.settings import BankSettings
+from featcache.loaders.settings import BankSettings, ClipSetSettings
 from featcache.methods.advise.run import pretrain
 from featcache.methods.advise.settings import AdviseSettings
-from featcache.methods.clip_set_settings import ClipSetSettings
 from featcache.methods.finetune.run import finetune
 from featcache.methods.finetune.settings import FinetuneSettings
 from featcache.methods.scale.run import pretrain_scale
 from featcache.methods.scale.settings import ScaleHeadSettings, ScaleSettings
 from featcache.methods.svt.run import pretrain_svt
 from featcache.methods.svt.settings import SvtHeadSettings, SvtSettings, SvtViewSettings
-from featcache.networks.settings import SetPredictorSettings
-from featcache.networks.tmm_settings import TmmSettings
+from featcache.networks.settings import SetPredictorSettings, TmmSettings
 from featcache.recipes import SamplingRecipe
 from featcache.testing.stores import StorePlan, make_record, write_store
 from featcache.training.logs import read_log

@@ -14,6 +14,8 @@ from featcache.data.transforms import crop_resize, recolor
 from featcache.data.types import Box, ClipSpec, ColorStep
 from featcache.recipes import Interpolation
 
+MAX_BATCH_BYTES = 8 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class CropSize:

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from featcache.networks.counting import count_macs, count_parameters
+from featcache.networks.settings import TmmSettings
 from featcache.networks.tmm import TmmClassifier
-from featcache.networks.tmm_settings import TmmSettings
 
 MEGA, GIGA = 1e6, 1e9
 

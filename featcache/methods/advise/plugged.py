@@ -12,16 +12,14 @@ import numpy as np
 
 from featcache.config import parse, read_json, read_mapping, to_yaml
 from featcache.errors import ConfigError, ManifestError, unknown_name
-from featcache.evaluation.settings import IntervalSettings
-from featcache.extract.encode import resolve_device
 from featcache.files.publish import put_replace
 from featcache.loaders.bank import open_bank
 from featcache.loaders.choice import video_splits
+from featcache.machine import resolve_device
 from featcache.methods.advise.cost import counted_cost
 from featcache.methods.advise.finetune import ORDERS, video_logits
-from featcache.methods.advise.plug_settings import TmmEvaluationSettings
 from featcache.methods.advise.saved import arms_of, load_module, module_settings
-from featcache.methods.advise.settings import TmmFineTuneSettings
+from featcache.methods.advise.settings import TmmEvaluationSettings, TmmFineTuneSettings
 from featcache.methods.advise.tmm import (
     PRETRAINED,
     SCRATCH,
@@ -30,6 +28,7 @@ from featcache.methods.advise.tmm import (
     split_coverage,
 )
 from featcache.metrics.intervals import Metric, accuracies, rank_of_truth
+from featcache.metrics.settings import IntervalSettings
 from featcache.store.reader import open_store
 from featcache.training.runs import run_folder
 

@@ -19,8 +19,8 @@ from featcache.methods.advise.cost import counted_cost, measured_cost
 from featcache.methods.advise.finetune import FineTuneObjective
 from featcache.methods.advise.pretext import PlaybackRateObjective
 from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings
+from featcache.networks.settings import TmmSettings
 from featcache.networks.tmm import TmmClassifier
-from featcache.networks.tmm_settings import TmmSettings
 from featcache.store.reader import open_store
 from featcache.training.checkpoint import checkpoint_digest, taking_up
 from featcache.training.generators import seeded_torch

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from featcache.errors import ConfigError
+from featcache.networks.settings import TmmSettings
 from featcache.networks.tmm import TmmClassifier
-from featcache.networks.tmm_settings import TmmSettings
 from featcache.training.checkpoint import taking_up
 from featcache.training.loop import trained_state
 from featcache.training.runs import find_seed

@@ -6,11 +6,10 @@ from typing import Literal
 from pydantic import Field
 
 from featcache.config import Aside, Input, Settings
-from featcache.data.selection import Selection
+from featcache.data.selection import Selection, check_source
 from featcache.errors import ConfigError
-from featcache.extract.settings import check_source
 from featcache.loaders.settings import BankSettings
-from featcache.networks.tmm_settings import TmmSettings
+from featcache.networks.settings import TmmSettings
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
 
 
@@ -158,3 +157,24 @@ class R3d50Settings(Settings):
 def max_bank_stride(*, base_stride: int, speed_jitter: float) -> int:
     """The coarsest bank that plays the slowest clip without repeating rows."""
     return max(1, math.floor(base_stride * (1 - speed_jitter) + 1e-9))
+
+
+class TmmEvaluationSettings(Settings):
+    """Settings of ``featcache evaluate tmm``: a trained module and head on a store, as they are."""
+
+    command: Literal["evaluate-tmm"] = "evaluate-tmm"
+    """The command this file repeats."""
+    bank: BankSettings
+    """Where maps come from; as many channels as the run was trained on."""
+    run: str
+    """Folder of a ``train tmm`` run; clips and views are drawn as there."""
+    label: str | None = None
+    """Label column; null: that of the run."""
+    test_splits: tuple[str, ...] | None = None
+    """Splits to score; null: all but the training split."""
+    order_test: bool = True
+    """Score test clips with frames reversed, shuffled, and one frame repeated too."""
+    device: str = "auto"
+    """Where the module runs: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    out: str | None = None
+    """Folder of the result; null: ``runs/<store>/plugged-<hash>``."""

@@ -14,8 +14,6 @@ import numpy.typing as npt
 from featcache.config import to_yaml
 from featcache.data.subsets import nested_subset
 from featcache.errors import ManifestError, unknown_name
-from featcache.evaluation.data import Coverage
-from featcache.evaluation.settings import IntervalSettings
 from featcache.files.publish import put_replace
 from featcache.loaders.bank import ClipSource
 from featcache.loaders.choice import video_splits
@@ -25,6 +23,8 @@ from featcache.methods.advise.finetune import ORDERS, video_logits
 from featcache.methods.advise.run import OnSeed, fine_tune, ignore, initial_module
 from featcache.methods.advise.settings import TmmFineTuneSettings
 from featcache.metrics.intervals import Metric, accuracies, rank_of_truth
+from featcache.metrics.result import Coverage
+from featcache.metrics.settings import IntervalSettings
 from featcache.metrics.splits import fold_numbers
 from featcache.seeding import rng_for
 from featcache.store.reader import Store, open_store

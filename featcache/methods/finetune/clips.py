@@ -4,9 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from featcache.data.decoding.clips import CropSize, decode_rows
+from featcache.data.decoding.clips import MAX_BATCH_BYTES, CropSize, decode_rows
 from featcache.data.sampling import sample_rows
-from featcache.extract.jobs import MAX_BATCH_BYTES
 from featcache.loaders.ahead import Pixels
 from featcache.loaders.videos import VideoFiles
 from featcache.methods.finetune.settings import FinetuneSettings

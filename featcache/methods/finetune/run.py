@@ -14,12 +14,9 @@ from featcache.backbones.weights import write_weights
 from featcache.config import to_yaml
 from featcache.data.decoding.clips import CropSize
 from featcache.data.listing import OnScan
-from featcache.evaluation.data import Coverage
-from featcache.evaluation.run import SplitResult
-from featcache.evaluation.settings import IntervalSettings
-from featcache.extract.prepare import num_cores
 from featcache.files.publish import canonical_json, put_replace
 from featcache.loaders.ahead import ViewLoader
+from featcache.machine import num_cores
 from featcache.methods.finetune.clips import RecipeSource, scoring_recipe, train_recipe
 from featcache.methods.finetune.data import FinetuneData, LabelledVideos, read_data
 from featcache.methods.finetune.module import VideoClassifier, build_classifier, check_backbone
@@ -27,6 +24,8 @@ from featcache.methods.finetune.objective import FinetuneObjective
 from featcache.methods.finetune.scoring import Scores, video_scores
 from featcache.methods.finetune.settings import FinetuneSettings
 from featcache.metrics.intervals import accuracies, rank_of_truth
+from featcache.metrics.result import Coverage, SplitResult
+from featcache.metrics.settings import IntervalSettings
 from featcache.networks.counting import count_parameters
 from featcache.training.identity import Identity, digest, identity_of
 from featcache.training.logs import read_log

@@ -5,9 +5,8 @@ from typing import Literal
 from pydantic import Field
 
 from featcache.config import Aside, Input, Settings
-from featcache.data.selection import Selection
+from featcache.data.selection import Selection, check_source
 from featcache.errors import ConfigError
-from featcache.extract.settings import check_source
 from featcache.recipes import ColorRecipe, ShortVideos
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
 

@@ -5,18 +5,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from featcache.config import to_yaml
 from featcache.files.publish import canonical_json, put_replace
-from featcache.loaders.clip_sets import ClipSets, open_clip_sets, placed
+from featcache.loaders.clip_sets import ClipSets, open_clip_sets, placed, with_coordinates
 from featcache.methods.scale.batched import train_stack
 from featcache.methods.scale.heads import ScalePretraining
 from featcache.methods.scale.objective import ScaleObjective
-from featcache.methods.scale.settings import Coordinates, ScaleSettings
+from featcache.methods.scale.settings import ScaleSettings
 from featcache.networks.set_predictor import SetPredictor
-from featcache.seeding import rng_for
 from featcache.training.generators import seeded_torch
 from featcache.training.identity import Identity, identity_of
 from featcache.training.logs import read_log
@@ -132,17 +130,6 @@ def build_module(settings: ScaleSettings, *, width_in: int, seed: int) -> ScaleP
     with seeded_torch(seed, "scale"):
         predictor = SetPredictor(settings.predictor, width_in=width_in)
         return ScalePretraining(predictor, settings.heads, settings.loss)
-
-
-def with_coordinates(sets: ClipSets, kind: Coordinates) -> ClipSets:
-    """The sets with true coordinates, with those of each video shuffled among its clips once, or with none."""
-    if kind == "true":
-        return sets
-    if kind == "zero":
-        return dataclasses.replace(sets, positions=torch.zeros_like(sets.positions))
-    video = np.repeat(np.arange(len(sets.video_ids)), sets.num_clips)
-    order = np.lexsort((rng_for(0, "coordinates").random(len(video)), video))
-    return dataclasses.replace(sets, positions=sets.positions[torch.from_numpy(order).to(sets.positions.device)])
 
 
 def _identity(settings: ScaleSettings, sets: ClipSets, seed: int) -> Identity:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from featcache.errors import ConfigError
-from featcache.methods.scale.settings import Coordinates
+from featcache.loaders.settings import Coordinates
 from featcache.networks.set_predictor import SetPredictor
 from featcache.networks.settings import SetPredictorSettings
 from featcache.training.checkpoint import taking_up

@@ -6,14 +6,13 @@ from pydantic import Field
 
 from featcache.config import Aside, Settings
 from featcache.errors import ConfigError
-from featcache.methods.clip_set_settings import ClipSetSettings
+from featcache.loaders.settings import ClipSetSettings, Coordinates
 from featcache.networks.settings import SetPredictorSettings
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
 
 WARMUP_SHARE = 0.05
 """Share of all steps in which the learning rate rises."""
 SetLoss = Literal["infonce", "regression", "clustering"]
-Coordinates = Literal["true", "shuffled", "zero"]
 
 
 class ScaleHeadSettings(Settings):

@@ -16,7 +16,10 @@ from featcache.backbones.svt import CARD
 from featcache.data.decoding.base import VideoReader
 from featcache.data.decoding.clips import one_thread
 from featcache.data.transforms import crop_resize, normalise, recolor
-from featcache.methods.svt.views import Look, View, frames_of
+from featcache.loaders.ahead import Pixels
+from featcache.loaders.videos import VideoFiles
+from featcache.methods.svt.settings import SvtViewSettings
+from featcache.methods.svt.views import Look, View, draw_views, frames_of
 
 
 def read_views(reader: VideoReader, views: Sequence[View]) -> tuple[Tensor, ...]:
@@ -67,3 +70,27 @@ def cut_views(pictures: Iterable[tuple[int, npt.NDArray[np.uint8]]], views: Sequ
 def network_input(pixels: Tensor) -> Tensor:
     """What the network sees of views, uint8 [..., 3, S, S]: float32 of the same shape, normalised, on their device."""
     return normalise(pixels, mean=CARD.mean, std=CARD.std)
+
+
+class SvtViewSource:
+    """See :class:`featcache.loaders.ahead.ViewSource`; a view is uint8 [T, 3, S, S].
+
+    Attributes:
+        files: The videos.
+    """
+
+    def __init__(self, files: VideoFiles, settings: SvtViewSettings, *, seed: int) -> None:
+        self.files = files
+        self._settings = settings
+        self._seed = seed
+
+    def pixels(self, video: int, epoch: int) -> Pixels:
+        """All views of one video.
+
+        Raises:
+            VideoError: It could be used when it was scanned, and cannot now.
+        """
+        name = self.files.videos[video].id
+        with self.files.open_scanned(video) as reader:
+            views = draw_views(self._settings, reader.timeline, video_id=name, epoch=epoch, seed=self._seed)
+            return tuple(clip.numpy() for clip in read_views(reader, views))

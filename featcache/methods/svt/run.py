@@ -17,12 +17,12 @@ from featcache.files.publish import canonical_json, put_replace
 from featcache.loaders.ahead import ViewLoader
 from featcache.loaders.usable import UsableVideos, list_videos, of_split, open_usable
 from featcache.methods.svt.module import build_module
-from featcache.methods.svt.monitor import bottleneck_sign, collapse_sign
 from featcache.methods.svt.objective import SvtObjective
+from featcache.methods.svt.pixels import SvtViewSource
 from featcache.methods.svt.settings import SvtSettings
-from featcache.methods.svt.source import SvtViewSource
 from featcache.methods.svt.views import short_views
 from featcache.networks.counting import count_parameters
+from featcache.training.collapse import bottleneck_sign, collapse_sign
 from featcache.training.identity import digest, identity_of
 from featcache.training.logs import read_log
 from featcache.training.loop import Progress, train

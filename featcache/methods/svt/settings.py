@@ -5,9 +5,8 @@ from typing import Literal
 from pydantic import Field
 
 from featcache.config import Aside, Input, Settings
-from featcache.data.selection import Selection
+from featcache.data.selection import Selection, check_source
 from featcache.errors import ConfigError
-from featcache.extract.settings import check_source
 from featcache.methods.svt.pairs import NUM_GLOBALS, Route, view_pairs
 from featcache.recipes import ColorRecipe
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings

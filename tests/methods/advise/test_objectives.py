@@ -9,8 +9,8 @@ from featcache.loaders.settings import BankSettings
 from featcache.methods.advise.finetune import FineTuneObjective, clip_views, reorder, video_logits
 from featcache.methods.advise.pretext import PlaybackRateObjective
 from featcache.methods.advise.settings import PretextClipSettings, TmmFineTuneSettings
+from featcache.networks.settings import TmmSettings
 from featcache.networks.tmm import TmmClassifier
-from featcache.networks.tmm_settings import TmmSettings
 from featcache.training.generators import seeded_torch
 from featcache.training.identity import Identity
 from featcache.training.logs import read_log

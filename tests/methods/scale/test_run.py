@@ -11,7 +11,8 @@ from featcache.cli.main import app
 from featcache.commands.registry import load, runner
 from featcache.config import parse, to_yaml
 from featcache.errors import ConfigError, RecipeMismatchError
-from featcache.methods.scale.run import build_module, pretrain_scale, with_coordinates
+from featcache.loaders.clip_sets import with_coordinates
+from featcache.methods.scale.run import build_module, pretrain_scale
 from featcache.methods.scale.saved import load_predictor
 from featcache.methods.scale.settings import ScaleSettings
 from featcache.testing.stores import StorePlan, make_record, write_store

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from featcache.methods.svt.monitor import bottleneck_sign, collapse_sign
+from featcache.training.collapse import bottleneck_sign, collapse_sign
 
 HEALTHY = {"feature_deviation": 0.8, "entropy": 2.0, "mean_entropy": 4.0}
 

@@ -1,0 +1,28 @@
+"""The sound videos that the corpus of damaged ones is made of, and what does the damage."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+Make = Callable[["Sources", Path], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """The sound videos that damage is done to, all of the same pictures.
+
+    Attributes:
+        mp4: H.264, the index at the end.
+        faststart: The same with the index at the front.
+        avi: MPEG-4, one packet a picture.
+        mkv: H.264.
+        webm: VP9.
+        num_frames: Pictures of each.
+    """
+
+    mp4: Path
+    faststart: Path
+    avi: Path
+    mkv: Path
+    webm: Path
+    num_frames: int
