@@ -1,4 +1,4 @@
-"""The machine that a run uses: its device, its cores, and how it multiplies; torch is imported only when a function needs it."""
+"""The machine that a run uses: its device, its cores, and how it multiplies; torch is imported only where needed."""
 
 import os
 import sys
