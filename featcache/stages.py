@@ -1,0 +1,22 @@
+"""How a long command says where it is: one callback for all of them."""
+
+from typing import Protocol
+
+
+class OnStage(Protocol):
+    """Called again and again while a command runs, from any of its threads."""
+
+    def __call__(self, stage: str, done: float, total: float, note: str = "", num_failed: int = 0, /) -> None:
+        """Take the latest figures.
+
+        Args:
+            stage: Name of the part of the work, e.g. ``scan`` or ``seed 0``.
+            done: How much of it is done, in any unit.
+            total: How much there is to do, in the same unit.
+            note: Further figures for people, e.g. the loss.
+            num_failed: Number of items that failed so far.
+        """
+
+
+def ignore(stage: str, done: float, total: float, note: str = "", num_failed: int = 0, /) -> None:
+    """Report nothing."""
