@@ -133,7 +133,7 @@ def training(args: argparse.Namespace, *, epochs: int, lr: float, weight_decay: 
         epochs=epochs,
         batch_size=32,
         optimiser=OptimiserSettings(lr=lr, weight_decay=weight_decay),
-        schedule=ScheduleSettings(warmup_epochs=min(2.0, epochs / 10)),
+        schedule=ScheduleSettings(warmup_fraction=min(2.0 / epochs, 0.1)),
         seeds=tuple(range(args.seeds)),
         device=args.device,
         tensorboard=False,

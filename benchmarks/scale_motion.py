@@ -39,7 +39,7 @@ def main() -> None:
     assignments = [
         f"pretraining.seeds={seeds}",
         f"pretraining.epochs={args.epochs}",
-        f"pretraining.schedule.warmup_epochs={args.epochs / 20}",
+        "pretraining.schedule.warmup_fraction=0.05",
         f"pretraining.device={args.device}",
         f"pretraining.threads={args.threads}",
         f"runtime.device={args.device}",

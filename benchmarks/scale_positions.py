@@ -144,7 +144,7 @@ def settings_of(
             epochs=args.epochs,
             batch_size=args.batch,
             optimiser=OptimiserSettings(lr=1e-3, weight_decay=1e-4),
-            schedule=ScheduleSettings(warmup_epochs=args.epochs / 20),
+            schedule=ScheduleSettings(warmup_fraction=0.05),
             seeds=tuple(range(args.seeds)),
             device=args.device,
             threads=args.threads,

@@ -55,7 +55,7 @@ def scale_settings(
     training = default.training.model_dump() | {
         "epochs": epochs,
         "batch_size": batch,
-        "schedule": {"warmup_epochs": 0.05 * epochs},
+        "schedule": {"warmup_fraction": 0.05},
         "precision": "bfloat16" if bfloat16 else "float32",
         "device": device,
         "matmul": matmul,

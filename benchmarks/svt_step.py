@@ -82,7 +82,7 @@ def settings_of(
             "threads": args.threads,
             "precision": args.precision,
             "tensorboard": False,
-            "schedule": default.training.schedule.model_copy(update={"warmup_epochs": 0.0}),
+            "schedule": default.training.schedule.model_copy(update={"warmup_fraction": 0.0}),
         }
     )
     return default.model_copy(

@@ -121,7 +121,7 @@ def overrides(args: argparse.Namespace) -> list[str]:
         "training.optimiser.lr": LR,
         "training.optimiser.lr_batch": "null",
         "training.optimiser.weight_decay": WEIGHT_DECAY,
-        "training.schedule.warmup_epochs": 0,
+        "training.schedule.warmup_fraction": 0,
         "stride": 1,
         "test_clips": 1,
         "order_test": "false",

@@ -69,12 +69,37 @@ class Settings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _lay_over_defaults(cls, data: Any) -> Any:
+        """Complete a section of which some keys are given by this class's own default of that section."""
+        if not isinstance(data, Mapping):
+            return data
+        return {
+            name: _laid_over(cls.model_fields[name].default, value) if name in cls.model_fields else value
+            for name, value in data.items()
+        }
+
+    @model_validator(mode="before")
+    @classmethod
     def _check_paths(cls, data: Any) -> Any:
         """Refuse a URL in a setting that is a path, by its name; settings within these ones too."""
         for key, value in _named(data):
             if key in PATH_NAMES and isinstance(value, str):
                 check_local(value)
         return data
+
+
+def _laid_over(default: Any, given: Any) -> Any:
+    """``given`` with the keys that it lacks out of ``default``, where both are one section of settings."""
+    if not isinstance(given, Mapping):
+        return given
+    if isinstance(default, BaseModel):
+        names = list(type(default).model_fields)
+    elif dataclasses.is_dataclass(default):
+        names = [each.name for each in dataclasses.fields(default) if each.init]
+    else:
+        return given
+    own = {name: getattr(default, name) for name in names}
+    return own | {name: _laid_over(own.get(name), value) for name, value in given.items()}
 
 
 T = TypeVar("T", bound=Settings)

@@ -75,7 +75,7 @@ class ScalePipelineSettings(Settings):
         epochs=60,
         batch_size=64,
         optimiser=OptimiserSettings(lr=3e-4, weight_decay=1e-4),
-        schedule=ScheduleSettings(warmup_epochs=3.0),
+        schedule=ScheduleSettings(warmup_fraction=0.05),
         tensorboard=False,
     )
     """Pre-training without labels."""
@@ -141,7 +141,7 @@ class SvtPipelineSettings(Settings):
         epochs=12,
         batch_size=16,
         optimiser=OptimiserSettings(lr=5e-4, weight_decay=0.04, final_weight_decay=0.1),
-        schedule=ScheduleSettings(warmup_epochs=1.0, final_factor=0.01),
+        schedule=ScheduleSettings(warmup_fraction=1 / 12, final_factor=0.01),
         clip_each_norm=3.0,
         tensorboard=False,
     )
@@ -172,7 +172,7 @@ class SvtPipelineSettings(Settings):
         epochs=10,
         batch_size=32,
         optimiser=OptimiserSettings(lr=1e-3, weight_decay=0.05),
-        schedule=ScheduleSettings(warmup_epochs=1.0),
+        schedule=ScheduleSettings(warmup_fraction=0.1),
         clip_norm=3.0,
         tensorboard=False,
     )

@@ -1,18 +1,50 @@
 """Settings: YAML and flags say the same thing, and a typo is an error."""
 
+import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featcache.commands.registry import COMMANDS, load
-from featcache.config import apply_overrides, parse, read_mapping, to_assignments, to_dict, to_yaml
+from featcache.commands.registry import COMMANDS, QuickstartSettings, load
+from featcache.commands.steps import SweepRow, SweepSettings, row_steps
+from featcache.config import apply_overrides, leaves, parse, read_mapping, to_assignments, to_dict, to_yaml
 from featcache.errors import ConfigError, FeatcacheError
 from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
+from featcache.methods.scale.settings import ScaleSettings
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+LEAST: dict[str, dict[str, Any]] = {
+    "scan": {"source": "videos", "out": "videos.parquet"},
+    "extract": {"source": "videos", "out": "stores/mine", "features": [{"backbone": "i3d"}]},
+    **{name: {"store": "stores/mine"} for name in COMMANDS if name.startswith("probe-")},
+    "train-advise": {"bank": {"store": "stores/mine"}},
+    "train-tmm": {"bank": {"store": "stores/mine"}},
+    "train-r3d50": {"source": "videos"},
+    "train-scale": {"sets": {"store": "stores/mine"}},
+    "train-svt": {"source": "videos"},
+    "train-finetune": {"source": "videos", "backbone": "i3d"},
+    "search": {"store": "stores/mine", "text": "a cat"},
+    "import": {
+        "source": "arrays",
+        "format": "npy",
+        "out": "stores/mine",
+        "feature": {"name": "mine", "backbone": "i3d"},
+    },
+    "export": {"store": "stores/mine", "format": "npy", "out": "arrays"},
+    "pipeline": {"steps": [{"command": "scan"}]},
+    "sweep": {"title": "t", "steps": [{}], "rows": [{"name": "a"}], "columns": {"x": "0.x"}, "out": "runs"},
+    "evaluate-tmm": {"bank": {"store": "stores/mine"}, "run": "runs/tmm"},
+    "figure-activation": {"bank": {"store": "stores/mine"}, "run": "runs/tmm", "video": "a", "out": "a.png"},
+    "figure-attention": {"sources": ["a.mp4"], "networks": {"a": {"backbone": "i3d"}}, "out": "a.png"},
+    "figure-cost": {"tables": ["runs"], "out": "a.png"},
+}
+"""The least that each command has to be told."""
 
 features = st.builds(
     FeatureSettings,
@@ -169,3 +201,38 @@ def test_the_same_key_in_two_sections_is_none(tmp_path):
     path = tmp_path / "settings.yaml"
     path.write_text("a: {seed: 1}\nb: {seed: 2}\nc:\n- {seed: 3}\n- {seed: 4}\n")
     assert read_mapping(path) == {"a": {"seed": 1}, "b": {"seed": 2}, "c": [{"seed": 3}, {"seed": 4}]}
+
+
+def test_a_key_of_a_section_leaves_the_command_s_own_values_of_the_others():
+    own = ScaleSettings.model_fields["training"].default
+    given = parse(
+        ScaleSettings, {"sets": {"store": "s"}, "training": {"epochs": 7, "optimiser": {"betas": [0.5, 0.6]}}}
+    )
+    assert given.training.model_copy(update={"epochs": own.epochs, "optimiser": own.optimiser}) == own
+    assert given.training.optimiser == own.optimiser.model_copy(update={"betas": (0.5, 0.6)})
+    sections = parse(QuickstartSettings, {"tmm": {"num_blocks": 3}, "motion": {"num_frames": 12}})
+    assert sections.tmm == dataclasses.replace(QuickstartSettings().tmm, num_blocks=3)
+    assert sections.motion == dataclasses.replace(QuickstartSettings().motion, num_frames=12)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_setting_that_is_given_as_it_is_changes_no_other(name: str) -> None:
+    kind = COMMANDS[name].settings
+    base = parse(kind, LEAST.get(name, {}))
+    given = dict(leaves(LEAST.get(name, {}), ""))
+    for key, value in leaves(to_dict(base), ""):
+        if key not in given:
+            assert parse(kind, apply_overrides(LEAST.get(name, {}), [f"{key}={json.dumps(value)}"])) == base, key
+
+
+def test_a_step_of_a_sweep_keeps_the_command_s_own_values_too():
+    sweep = SweepSettings(
+        title="epochs",
+        steps=({"command": "train-scale", "sets": {"store": "s"}},),
+        rows=(SweepRow(name="few", set={"0.training.epochs": 3}),),
+        columns={"loss": "0.loss"},
+        out="runs/sweep",
+    )
+    (step,) = row_steps(sweep, sweep.rows[0], folder="runs/sweep/few")
+    own = ScaleSettings.model_fields["training"].default
+    assert parse(ScaleSettings, step).training == own.model_copy(update={"epochs": 3})

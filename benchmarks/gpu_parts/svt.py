@@ -52,7 +52,7 @@ def step(bench: Bench, files: VideoFiles, *, batch: int, recomputes: bool, secon
             "precision": "bfloat16",
             "tensorboard": False,
             "checkpoint_seconds": 1e9,
-            "schedule": settings.training.schedule.model_copy(update={"warmup_epochs": 0.0}),
+            "schedule": settings.training.schedule.model_copy(update={"warmup_fraction": 0.0}),
         }
     )
     small = SMALL if bench.is_small else {}

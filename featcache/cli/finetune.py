@@ -88,16 +88,13 @@ def register(app: typer.Typer) -> None:
 def _training(
     *, is_linear: bool, epochs: int | None, batch_size: int | None, seeds: list[int], device: str
 ) -> dict[str, Any]:
-    """The training section; steps of the rate keep their share of the epochs."""
-    from featcache.methods.finetune.settings import FULL, LINEAR
+    """What flags say of the training section; the rest is the command's own, or SVT's linear protocol."""
+    from featcache.methods.finetune.settings import LINEAR
 
-    protocol = LINEAR if is_linear else FULL
-    training: dict[str, Any] = protocol.model_dump(mode="json")
     given = {"epochs": epochs, "batch_size": batch_size, "seeds": seeds or None, "device": device}
-    training |= {name: value for name, value in given.items() if value is not None}
-    share = training["epochs"] / protocol.epochs
-    training["schedule"]["step_epochs"] = [share * at for at in protocol.schedule.step_epochs]
-    return training
+    return (LINEAR.model_dump(mode="json") if is_linear else {}) | {
+        name: value for name, value in given.items() if value is not None
+    }
 
 
 def run_plan(settings: "FinetuneSettings", *, as_json: bool = False) -> None:

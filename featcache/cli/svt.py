@@ -42,12 +42,10 @@ def svt(
     from featcache.methods.svt.settings import SvtSettings
 
     data = {} if config is None else _read(config)
-    training = data.get("training") or SvtSettings.model_fields["training"].default.model_dump(mode="json")
+    training = data.get("training", {})
     auto = device == "auto"  # also what an option is that was not given
     loop = {"epochs": epochs, "batch_size": batch_size, "seeds": seed or None, "device": None if auto else device}
     training |= _given(loop)
-    if epochs is not None:  # a short run has a short warm-up
-        training["schedule"]["warmup_epochs"] = min(training["schedule"]["warmup_epochs"], epochs / 4)
     if source is not None or dataset is not None:
         data |= {"source": source, "dataset": dataset, "root": None}
     data |= _given({"root": root, "size": size, "workers": workers, "out": out})

@@ -123,7 +123,7 @@ def r3d50(
     from featcache.methods.advise.settings import R3d50Settings
 
     where = selected(source, dataset, root, split_column, None, None, subset, None)
-    training = _training(R3d50Settings, epochs, batch_size, seed, device)
+    training = _training(epochs, batch_size, seed, device)
     data = apply_overrides({**where, "training": training, "out": out}, set_)
     run_r3d50(parse(R3d50Settings, data), as_json=as_json)
 
@@ -143,10 +143,9 @@ def scale(
 ) -> None:
     """Pre-train a set predictor: which clip is hidden here, and which two sets are of one video?"""
     from featcache.config import apply_overrides, parse
-    from featcache.methods.scale.settings import WARMUP_SHARE, ScaleSettings
+    from featcache.methods.scale.settings import ScaleSettings
 
-    training = _training(ScaleSettings, epochs, batch_size, seed, device)
-    training["schedule"]["warmup_epochs"] = WARMUP_SHARE * training["epochs"]
+    training = _training(epochs, batch_size, seed, device)
     data = {"sets": {"store": store, "feature": feature}, "training": training, "out": out}
     run_scale(parse(ScaleSettings, apply_overrides(data, set_)), as_json=as_json)
 
@@ -165,7 +164,7 @@ def _data(
 
     if preset is not None and preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)
-    training = _training(kind, epochs, batch_size, seeds, device)
+    training = _training(epochs, batch_size, seeds, device)
     data: dict[str, Any] = {
         "bank": {"store": store, "feature": feature, "online": online},
         "training": training,
@@ -177,20 +176,10 @@ def _data(
     return apply_overrides(data, assignments)
 
 
-def _training(
-    kind: "type[AdviseSettings | TmmFineTuneSettings | R3d50Settings | ScaleSettings]",
-    epochs: int | None,
-    batch_size: int | None,
-    seeds: list[int],
-    device: str,
-) -> dict[str, Any]:
-    """The training section of a command; a short run has a short warm-up."""
-    training: dict[str, Any] = kind.model_fields["training"].default.model_dump(mode="json")
+def _training(epochs: int | None, batch_size: int | None, seeds: list[int], device: str) -> dict[str, Any]:
+    """What flags say of the training section; the rest is the command's own."""
     given = {"epochs": epochs, "batch_size": batch_size, "seeds": seeds or None, "device": device}
-    training |= {name: value for name, value in given.items() if value is not None}
-    warmup = training["schedule"]["warmup_epochs"]
-    training["schedule"]["warmup_epochs"] = min(warmup, training["epochs"] / 10)
-    return training
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def run_advise(settings: "AdviseSettings", *, as_json: bool = False) -> None:

@@ -238,7 +238,7 @@ class QuickstartSettings(Settings):
     tmm_training: TrainingSettings = TrainingSettings(
         epochs=30,
         optimiser=OptimiserSettings(weight_decay=1.0),
-        schedule=ScheduleSettings(warmup_epochs=2.0),
+        schedule=ScheduleSettings(warmup_fraction=2 / 30),
         tensorboard=False,
     )
     """How it is trained."""
@@ -276,7 +276,7 @@ class AdvisePipelineSettings(Settings):
     clips: PretextClipSettings = PretextClipSettings()
     """Clips of the pretext task."""
     pretext: TrainingSettings = TrainingSettings(
-        epochs=30, schedule=ScheduleSettings(warmup_epochs=2.0), tensorboard=False
+        epochs=30, schedule=ScheduleSettings(warmup_fraction=2 / 30), tensorboard=False
     )
     """Pre-training on playback rate."""
     label: str = "motion"
@@ -290,7 +290,7 @@ class AdvisePipelineSettings(Settings):
     test_clips: int = Field(default=1, ge=1)
     """Test clips a video."""
     finetuning: TrainingSettings = TrainingSettings(
-        epochs=30, schedule=ScheduleSettings(warmup_epochs=2.0), tensorboard=False
+        epochs=30, schedule=ScheduleSettings(warmup_fraction=2 / 30), tensorboard=False
     )
     """Fine-tuning, and training from scratch beside it."""
     keep_videos: bool = False

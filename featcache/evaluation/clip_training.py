@@ -204,7 +204,7 @@ def train_net(
         )
         for each, head in zip(candidates, heads, strict=True)
     ]
-    schedule = ScheduleSettings(kind=training.schedule, warmup_epochs=training.warmup_fraction * training.epochs)
+    schedule = ScheduleSettings(kind=training.schedule, warmup_fraction=training.warmup_fraction)
     net = Net(embed=embed, heads=heads, loss=torch.zeros(len(heads), device=device))
     counts = table.counts[videos]
     with seeded_torch(seed, "probe-dropout", device=device):

@@ -76,7 +76,7 @@ class TrainedGrid:
 
 def learning_rate_factor(epoch: float, settings: LinearSettings) -> float:
     """Share of the peak learning rate at a fractional epoch: linear warm-up from 0, then cosine to 0 or constant."""
-    schedule = ScheduleSettings(kind=settings.schedule, warmup_epochs=settings.warmup_fraction * settings.epochs)
+    schedule = ScheduleSettings(kind=settings.schedule, warmup_fraction=settings.warmup_fraction)
     return schedules.learning_rate_factor(epoch, epochs=settings.epochs, schedule=schedule)
 
 

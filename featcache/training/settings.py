@@ -1,6 +1,6 @@
 """Settings of the training loop, without torch: what every ``train`` command shares."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -41,22 +41,26 @@ class ScheduleSettings(Settings):
     """The learning rate over fractional epochs."""
 
     kind: Literal["cosine", "constant", "step"] = "cosine"
-    """``cosine`` to ``final_factor``, ``constant``, or ``step``: times ``step_factor`` at each of ``step_epochs``."""
-    warmup_epochs: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Linear warm-up over so many epochs."""
+    """``cosine`` to ``final_factor``, ``constant``, or ``step``: times ``step_factor`` at each of
+    ``step_fractions``."""
+    warmup_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the epochs over which the rate rises linearly to its peak, so that a shorter run has a shorter one."""
     warmup_factor: float = Field(default=0.0, ge=0, le=1)
     """Share of the peak where the warm-up begins."""
     final_factor: float = Field(default=0.0, ge=0, le=1)
     """Share of the peak where the cosine ends."""
-    step_epochs: tuple[float, ...] = ()
-    """Epochs of the steps."""
+    step_fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    """Where the steps are, as shares of the epochs; for ``step`` alone."""
     step_factor: float = Field(default=0.1, gt=0, le=1)
     """What a step multiplies the rate with."""
 
     def model_post_init(self, context: object) -> None:
         """Check what no single field can."""
-        if (self.kind == "step") != bool(self.step_epochs):
-            raise ConfigError(f"schedule {self.kind!r} with step_epochs {list(self.step_epochs)}; give both or neither")
+        if (self.kind == "step") != bool(self.step_fractions):
+            raise ConfigError(
+                f"schedule.kind is {self.kind!r} and schedule.step_fractions is {list(self.step_fractions)}; the kind "
+                "'step' needs some, e.g. [0.7, 0.9], and any other kind needs []"
+            )
 
 
 class TrainingSettings(Settings):
@@ -98,9 +102,5 @@ class TrainingSettings(Settings):
         """Check what no single field can."""
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"seeds is {list(self.seeds)}; give one or more different numbers")
-        if self.schedule.warmup_epochs >= self.epochs and self.schedule.kind != "constant":
-            raise ConfigError(
-                f"schedule.warmup_epochs is {self.schedule.warmup_epochs} of {self.epochs} epochs; make it shorter"
-            )
         if self.clip_norm is not None and self.clip_each_norm is not None:
-            raise ConfigError("clip_norm and clip_each_norm are both given; keep one")
+            raise ConfigError("training.clip_norm and training.clip_each_norm are both given; set one of them to null")

@@ -55,7 +55,7 @@ def test_flags_are_settings(monkeypatch):
     training = told.training
     assert (training.epochs, training.optimiser.lr, training.optimiser.weight_decay) == (20, 1e-3, 0.0)
     assert training.schedule.kind == "cosine"
-    assert short.training.schedule.step_epochs == pytest.approx((2.2, 2.8))
+    assert short.training.schedule.step_fractions == (11 / 15, 14 / 15)
     assert short.selection.test_fraction == 0.3
 
 

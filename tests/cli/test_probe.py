@@ -53,7 +53,7 @@ def model(store) -> str:
         "training.epochs": 1,
         "training.batch_size": 8,
         "training.threads": 1,
-        "training.schedule.warmup_epochs": 0,
+        "training.schedule.warmup_fraction": 0,
         "training.tensorboard": "false",
     }
     settings = [word for key, value in small.items() for word in ("--set", f"{key}={value}")]

@@ -27,12 +27,12 @@ def test_a_video_transformer_has_the_published_settings_unless_told(settings_of)
     assert (settings.source, settings.size, settings.init.start, settings.workers) == ("videos", "base", "random", None)
     training = settings.training
     assert (training.epochs, training.batch_size, training.clip_each_norm) == (20, 32, 3.0)
-    assert (training.optimiser.lr_batch, training.schedule.warmup_epochs) == (256, 5.0)
+    assert (training.optimiser.lr_batch, training.schedule.warmup_fraction) == (256, 0.25)
     words = "--dataset kinetics400 --root data --size tiny --init dino.pth --workers 3 --epochs 5 --seed 1 --seed 2"
     told = settings_of(*words.split(), "--set", "views.flip_probability=0")
     assert (told.dataset, told.root, told.size, told.workers) == ("kinetics400", "data", "tiny", 3)
     assert (told.init.start, told.init.weights, told.views.flip_probability) == ("image", "dino.pth", 0)
-    assert (told.training.seeds, told.training.schedule.warmup_epochs) == ((1, 2), 1.25)
+    assert (told.training.seeds, told.training.schedule.warmup_fraction) == ((1, 2), 0.25)
 
 
 def test_flags_come_on_top_of_a_file(settings_of):
@@ -44,7 +44,7 @@ def test_flags_come_on_top_of_a_file(settings_of):
     assert settings_of(*file, "--root", "data") == elsewhere
     other = settings_of("videos", *file, "--epochs", "4", "--subset", "60", "--set", "views.local_time=0.25")
     assert (other.source, other.dataset, other.root) == ("videos", None, None)
-    assert (other.training.epochs, other.training.schedule.warmup_epochs) == (4, 1.0)
+    assert (other.training.epochs, other.training.schedule.warmup_fraction) == (4, 0.25)
     assert (other.selection.subset, other.views.local_time) == (60, 0.25)
     assert other.head == shipped.head
 

@@ -33,7 +33,7 @@ def test_the_baseline_has_the_released_settings_unless_told(settings_of):
     settings = settings_of("r3d50", "videos")
     assert (settings.training.optimiser.name, settings.training.optimiser.lr) == ("sgd", 0.04)
     assert (settings.clips.base_stride, settings.clips.starts, settings.clips.loss) == (1, "anywhere", "bce")
-    assert (settings.head_hidden, settings.dropout, settings.training.schedule.warmup_epochs) == (4096, 0.2, 10.0)
+    assert (settings.head_hidden, settings.dropout, settings.training.schedule.warmup_fraction) == (4096, 0.2, 0.05)
     short = settings_of("r3d50", "--dataset", "ucf101", "--root", "data", "--epochs", "5", "--set", "width=8")
     assert (short.dataset, short.root, short.width) == ("ucf101", "data", 8)
-    assert short.training.schedule.warmup_epochs == 0.5
+    assert short.training.model_copy(update={"epochs": 200}) == settings.training

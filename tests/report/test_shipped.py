@@ -113,7 +113,7 @@ def small(path, *, store, label="label"):
         if step["command"] == "extract":
             continue
         step["training"] |= {"epochs": 1, "batch_size": 4, "tensorboard": False, "device": "cpu", "threads": 1}
-        step["training"]["schedule"] = {"warmup_epochs": 0}
+        step["training"]["schedule"] = {"warmup_fraction": 0}
         if "tmm" in step:
             step["tmm"] |= SMALL_TMM
         if step["command"] == "train-tmm":

@@ -17,7 +17,7 @@ from featcache.data.importers import find_dataset
 from featcache.evaluation.settings import PROPOSED_LRS
 from featcache.extract.presets import with_preset
 from featcache.extract.settings import ExtractSettings
-from featcache.methods.scale.settings import WARMUP_SHARE, ScaleSettings
+from featcache.methods.scale.settings import ScaleSettings
 from featcache.testing import stores
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "scale").glob("*.yaml"))
@@ -54,7 +54,7 @@ def test_every_step_of_every_row_has_the_paper_s_setting(path):
         if isinstance(step, ScaleSettings):
             default = ScaleSettings(sets=step.sets)
             assert step.training.optimiser == default.training.optimiser
-            assert step.training.schedule.warmup_epochs == pytest.approx(WARMUP_SHARE * step.training.epochs)
+            assert step.training.schedule == default.training.schedule
             assert step.training.epochs == (200 if path.stem.partition("_")[0] in ABLATIONS else 500)
             if not any(key.startswith("0.predictor") for key in varied):
                 assert step.predictor == default.predictor
@@ -121,7 +121,7 @@ def small(path, *, store, rows=None):
             step |= {"clips_per_set": 2, "heads": {"target_hidden": 8, "hidden": 8}}
             step["predictor"] |= {"width": 32, "depth": 1}
             step["training"] |= {"epochs": 1, "batch_size": 4, "tensorboard": False, "device": "cpu", "threads": 1}
-            step["training"]["schedule"] = {"warmup_epochs": 0}
+            step["training"]["schedule"] = {"warmup_fraction": 0}
         for own in step.values():
             if isinstance(own, dict) and isinstance(own.get("training"), dict) and step["command"] != "train-scale":
                 own["training"] |= {"epochs": 1, "seeds": [0], "lrs": [0.001], "batch_sizes": [4]}

@@ -28,7 +28,7 @@ TINY = [
     "linear.epochs=1",
     *(f"{part}.epochs=1" for part in ("pretraining", "finetuning")),
     *(f"{part}.batch_size=4" for part in ("pretraining", "finetuning")),
-    *(f"{part}.schedule.warmup_epochs=0" for part in ("pretraining", "finetuning")),
+    *(f"{part}.schedule.warmup_fraction=0" for part in ("pretraining", "finetuning")),
     *(f"{part}.device=cpu" for part in ("pretraining", "finetuning", "runtime")),
     *(f"{part}.threads=1" for part in ("pretraining", "finetuning", "runtime")),
 ]

@@ -87,7 +87,7 @@ def frame_bank(path):
 def test_a_sweep_of_two_stages_from_one_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     frame_bank(tmp_path / "stores" / "a")
-    quick = {"epochs": 1, "batch_size": 4, "tensorboard": False, "schedule": {"warmup_epochs": 0}}
+    quick = {"epochs": 1, "batch_size": 4, "tensorboard": False, "schedule": {"warmup_fraction": 0}}
     tmm = {"hidden": 4, "out": 8, "num_blocks": 1, "head_hidden": 8}
     sweep = {
         **SWEEP,

@@ -21,7 +21,7 @@ SETTINGS = TrainingSettings(
     batch_size=8,
     accumulate=2,
     optimiser=OptimiserSettings(lr=0.02, weight_decay=0.1),
-    schedule=ScheduleSettings(warmup_epochs=1),
+    schedule=ScheduleSettings(warmup_fraction=1 / 6),
     clip_each_norm=0.05,
     ema_decay=0.5,
     tensorboard=False,

@@ -34,8 +34,8 @@ TOGETHER: dict[str, tuple[dict[str, Any], ...]] = {
     "init.weights": ({"init.start": "image"},),
     "compare_scratch": ({"init": "runs/advise"},),
     "clips.target_fps": ({"clips.frame_stride": 2},),
-    "training.schedule.kind": ({"training.schedule.step_epochs": [1.0]}, {"training.schedule.step_epochs": []}),
-    "training.schedule.step_epochs": ({"training.schedule.kind": "step"},),
+    "training.schedule.kind": ({"training.schedule.step_fractions": [0.5]}, {"training.schedule.step_fractions": []}),
+    "training.schedule.step_fractions": ({"training.schedule.kind": "step"},),
     "training.clip_norm": ({"training.clip_each_norm": None},),
     "views.sampler": ({"views.global_frames": [8, 8]},),
     "dataset": ({"source": None, "root": "data"},),
@@ -172,7 +172,7 @@ def test_a_module_that_was_trained_anew_in_its_folder_is_another_one(tmp_path):
     """The path of ``init`` stays the same, and what lies there does not."""
     bank = moving_bank()
     tmm = TmmSettings(hidden=8, out=16, num_blocks=1, head_hidden=16, temporal_kernel=3)
-    training = {"epochs": 1, "tensorboard": False, "threads": 1, "schedule": {"warmup_epochs": 0}}
+    training = {"epochs": 1, "tensorboard": False, "threads": 1, "schedule": {"warmup_fraction": 0}}
     first = {"bank": {"store": "s"}, "init": str(tmp_path / "init"), "num_frames": 4, "stride": 1, "training": training}
     settings = TmmFineTuneSettings.model_validate(first)
     write_pretrained(tmp_path / "init", tmm, bank, seed=0)

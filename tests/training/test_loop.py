@@ -55,7 +55,7 @@ class Toy:
 SETTINGS = TrainingSettings(
     epochs=6,
     optimiser=OptimiserSettings(lr=0.02, weight_decay=0.1),
-    schedule=ScheduleSettings(warmup_epochs=1),
+    schedule=ScheduleSettings(warmup_fraction=1 / 6),
     clip_norm=1.0,
     tensorboard=False,
 )

@@ -56,7 +56,7 @@ class AdviseSettings(Settings):
         epochs=800,
         batch_size=32,
         optimiser=OptimiserSettings(lr=1e-3, lr_batch=64, weight_decay=1e-6, decay_all=True),
-        schedule=ScheduleSettings(warmup_epochs=5.0),
+        schedule=ScheduleSettings(warmup_fraction=5 / 800),
     )
     """The loop; the defaults are the released configuration for UCF101."""
     out: Aside[str | None] = None
@@ -98,7 +98,7 @@ class TmmFineTuneSettings(Settings):
         epochs=50,
         batch_size=32,
         optimiser=OptimiserSettings(lr=1e-3, lr_batch=64, weight_decay=0.05, decay_all=True),
-        schedule=ScheduleSettings(warmup_epochs=5.0),
+        schedule=ScheduleSettings(warmup_fraction=0.1),
     )
     """The loop. The paper does not state the optimisation of this stage; these are our choice."""
     out: Aside[str | None] = None
@@ -143,7 +143,7 @@ class R3d50Settings(Settings):
         epochs=200,
         batch_size=32,
         optimiser=OptimiserSettings(name="sgd", lr=0.04, lr_batch=64, momentum=0.9, weight_decay=5e-4, decay_all=True),
-        schedule=ScheduleSettings(warmup_epochs=10.0, warmup_factor=0.025),
+        schedule=ScheduleSettings(warmup_fraction=0.05, warmup_factor=0.025),
     )
     """The loop; the defaults are the released configuration of the baseline."""
     out: Aside[str | None] = None

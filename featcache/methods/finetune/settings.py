@@ -14,7 +14,7 @@ FULL = TrainingSettings(
     epochs=15,
     batch_size=32,
     optimiser=OptimiserSettings(name="sgd", lr=5e-3, momentum=0.9, weight_decay=1e-4, decay_all=True),
-    schedule=ScheduleSettings(kind="step", step_epochs=(11.0, 14.0), step_factor=0.1),
+    schedule=ScheduleSettings(kind="step", step_fractions=(11 / 15, 14 / 15), step_factor=0.1),
 )
 """All of a backbone, as SVT §3.5 and TimeSformer's configuration have it."""
 LINEAR = TrainingSettings(

@@ -10,8 +10,6 @@ from featcache.loaders.settings import ClipSetSettings, Coordinates
 from featcache.networks.settings import SetPredictorSettings
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
 
-WARMUP_SHARE = 0.05
-"""Share of all steps in which the learning rate rises."""
 SetLoss = Literal["infonce", "regression", "clustering"]
 
 
@@ -83,7 +81,7 @@ class ScaleSettings(Settings):
         epochs=500,
         batch_size=512,
         optimiser=OptimiserSettings(lr=3e-4, weight_decay=1e-4),
-        schedule=ScheduleSettings(warmup_epochs=500 * WARMUP_SHARE),
+        schedule=ScheduleSettings(warmup_fraction=0.05),
     )
     """The loop; the defaults are the published ones, with a warm-up over 5 % of the steps."""
     compile: bool = False

@@ -206,7 +206,8 @@ def _watched(on_progress: OnSeed, settings: SvtSettings, *, folder: Path, seed: 
 
     def watch(progress: Progress) -> None:
         on_progress(seed, progress)
-        if warned or not progress.epoch.is_integer() or progress.epoch <= settings.training.schedule.warmup_epochs:
+        warmup = settings.training.schedule.warmup_fraction * progress.epochs
+        if warned or not progress.epoch.is_integer() or progress.epoch <= warmup:
             return
         if sign := collapse_sign(read_log(folder)[-1], num_prototypes=settings.head.prototypes):
             warned.append(sign)

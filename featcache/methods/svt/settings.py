@@ -14,7 +14,6 @@ from featcache.training.settings import OptimiserSettings, ScheduleSettings, Tra
 Size = Literal["tiny", "small", "base"]
 Sampler = Literal["uniform", "tis"]
 PATCH_SIZE = 16
-WARMUP_EPOCHS = 5.0
 """Epochs in which the learning rate rises, of the paper's 20."""
 
 
@@ -204,7 +203,7 @@ class SvtSettings(Settings):
         epochs=20,
         batch_size=32,
         optimiser=OptimiserSettings(lr=5e-4, lr_batch=256, weight_decay=0.04, final_weight_decay=0.1),
-        schedule=ScheduleSettings(warmup_epochs=WARMUP_EPOCHS, final_factor=0.016),
+        schedule=ScheduleSettings(warmup_fraction=0.25, final_factor=0.016),
         clip_each_norm=3.0,
     )
     """The loop; the defaults are the paper's, the rate scaled as released: 6.25e-5 at 32 videos, down to 1e-6."""

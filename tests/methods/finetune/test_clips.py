@@ -38,7 +38,7 @@ def test_the_published_protocol():
     optimiser = training.optimiser
     assert (training.epochs, training.batch_size, chosen.head_dropout) == (15, 32, 0.5)
     assert (optimiser.name, optimiser.lr, optimiser.momentum, optimiser.weight_decay) == ("sgd", 5e-3, 0.9, 1e-4)
-    assert (training.schedule.step_epochs, training.schedule.step_factor) == ((11, 14), 0.1)
+    assert (training.schedule.step_fractions, training.schedule.step_factor) == ((11 / 15, 14 / 15), 0.1)
 
 
 def test_a_stride_of_the_released_probe():

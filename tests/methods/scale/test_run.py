@@ -181,7 +181,7 @@ def test_the_command_trains_on_a_store_and_is_repeated_by_its_file(tmp_path, sto
     settings = load(tmp_path / "run/config.yaml")
     assert isinstance(settings, ScaleSettings)
     assert settings.training.optimiser.lr == 3e-4
-    assert settings.training.schedule.warmup_epochs == pytest.approx(0.1)
+    assert settings.training.schedule.warmup_fraction == 0.05
     assert settings.sets.store == str(store)
     assert parse(ScaleSettings, load(tmp_path / "run/config.yaml").model_dump()) == settings
     assert to_yaml(settings).startswith("command: train-scale")
