@@ -8,8 +8,8 @@ from featcache.training.settings import ScheduleSettings
 def learning_rate_factor(epoch: float, *, epochs: float, schedule: ScheduleSettings) -> float:
     """Share of the peak learning rate at a fractional epoch in [0, ``epochs``].
 
-    Linear from ``warmup_factor`` to 1 over the share ``warmup_fraction`` of the epochs; then constant, in steps, or half
-    a cosine over the remaining epochs down to ``final_factor`` (Loshchilov & Hutter, ICLR 2017, Eq. 5, without
+    Linear from ``warmup_factor`` to 1 over the share ``warmup_fraction`` of the epochs; then constant, in steps, or
+    half a cosine over the remaining epochs down to ``final_factor`` (Loshchilov & Hutter, ICLR 2017, Eq. 5, without
     restarts).
     """
     warmup = schedule.warmup_fraction * epochs
