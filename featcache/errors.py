@@ -34,6 +34,10 @@ class ManifestError(FeatcacheError, ValueError):
     """A source that cannot be listed: no videos, duplicate ids, unusable ids, missing columns."""
 
 
+class PluginError(FeatcacheError):
+    """A package that offers a backbone, data set, probe, decoder or task, and is broken or not alone in offering it."""
+
+
 class VideoError(FeatcacheError):
     """One video that cannot be used; carries the ledger status."""
 

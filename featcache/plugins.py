@@ -1,0 +1,185 @@
+"""How backbones, data sets, probes, decoders and pretext tasks are found, inside featcache and outside of it.
+
+Each of these rooms has a :class:`Registry`: a table of its own entries, each a name, one line about it and where it
+is, as text. A package adds entries without featcache being touched, by entry points of the registry's group::
+
+    [project.entry-points."featcache.probes"]
+    nearest-mean = "labprobes:PROBE"
+
+Names are known without importing anything, so that a misspelt one is told at once; the module is imported when its
+entry is asked for. A package whose module cannot be imported is named, and stops only what asks for it.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Generic, TypeVar
+
+from featcache.errors import ConfigError, PluginError, UnknownNameError, unknown_name
+
+E = TypeVar("E")
+
+BUILT_IN = "built in"
+_TARGET = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where an entry is; nothing of it is imported.
+
+    Attributes:
+        name: Its name. One that ends in ``/`` stands for all names that begin with it, e.g. ``timm/``.
+        target: ``module:attribute``.
+        summary: One line for lists; of an outside package, what the package says of itself.
+        origin: Where it comes from: ``built in``, or the package and its version.
+        library: Module of a library that the entry needs and that not every installation has; empty if none.
+        extra: The optional dependencies of featcache that bring the library.
+        pattern: How a family of names is written in lists, e.g. ``timm/<name>``; empty for a single name.
+        example: A full name of a family.
+    """
+
+    name: str
+    target: str
+    summary: str
+    origin: str = BUILT_IN
+    library: str = ""
+    extra: str = ""
+    pattern: str = ""
+    example: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name as lists show it."""
+        return self.pattern or self.name
+
+    def covers(self, name: str) -> bool:
+        """Whether this is a family that ``name`` belongs to."""
+        if not self.pattern:
+            return False
+        return name.startswith(self.name) if self.name.endswith("/") else self.name in name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registry(Generic[E]):
+    """The entries of one kind.
+
+    Attributes:
+        kind: What an entry is called, e.g. ``backbone``.
+        group: Entry-point group by which packages add entries.
+        entry: Type of an entry; the abstract ``Callable`` where it is a function.
+        built_in: featcache's own entries.
+        hint: A sentence for the message about an unknown name, e.g. the command that lists the names.
+    """
+
+    kind: str
+    group: str
+    entry: Any
+    built_in: tuple[Place, ...]
+    hint: str = ""
+
+    def places(self) -> list[Place]:
+        """All entries by name, families last."""
+        found = [*self.built_in, *_of_packages(self.group, tuple(sys.path))]
+        return sorted(found, key=lambda place: (bool(place.pattern), place.name))
+
+    def names(self) -> list[str]:
+        """All names, without families."""
+        return list(dict.fromkeys(place.name for place in self.places() if not place.pattern))
+
+    def find(self, name: str) -> Place:
+        """Where the entry of ``name`` is.
+
+        Raises:
+            UnknownNameError: There is none; names the closest.
+            PluginError: Two packages, or a package and featcache itself, offer the same name.
+        """
+        places = self.places()
+        found = [place for place in places if place.name == name and not place.pattern]
+        if not found:
+            covering = [place for place in places if place.covers(name)]
+            # ``a/x+b/y`` is joined by ``+`` before it begins with ``a/``.
+            found = [place for place in covering if not place.name.endswith("/")] or covering
+        if not found:
+            raise self._unknown(name, places)
+        if len(found) > 1:
+            one, other = found[0], found[1]
+            raise PluginError(
+                f"{self.kind} {name!r} is offered twice, {_by(one.origin)} and {_by(other.origin)}; "
+                "rename one of them in its package, or uninstall that"
+            )
+        return found[0]
+
+    def load(self, name: str) -> E:
+        """Import the entry of ``name``.
+
+        Raises:
+            UnknownNameError: There is none; names the closest.
+            PluginError: The package that offers it is broken, offers something else, or is not alone.
+            ConfigError: It needs a library that is not installed; says how to install it.
+        """
+        place = self.find(name)
+        if place.library and importlib.util.find_spec(place.library) is None:
+            raise ConfigError(
+                f"{self.kind} {name!r} needs the library {place.library}; run: pip install 'featcache[{place.extra}]'"
+            )
+        if place.origin == BUILT_IN:
+            entry: E = _imported(place.target)
+            return entry
+        try:
+            entry = _imported(place.target)
+        except (Exception, SystemExit) as error:  # whatever the code of others does stops only what asks for it
+            raise PluginError(
+                f"{self.kind} {name!r} of package {place.origin} cannot be loaded from {place.target} "
+                f"({type(error).__name__}: {error}); mend or uninstall the package"
+            ) from error
+        if not isinstance(entry, self.entry):
+            raise PluginError(
+                f"{self.kind} {name!r} of package {place.origin} is no {self.entry.__name__}: {place.target} is of "
+                f"type {type(entry).__name__}; mend or uninstall the package"
+            )
+        return entry
+
+    def _unknown(self, name: str, places: Sequence[Place]) -> UnknownNameError:
+        known = [place.example or place.name for place in places if not place.pattern or place.name.endswith("/")]
+        return unknown_name(self.kind, name, known, hint=self.hint)
+
+
+def _by(origin: str) -> str:
+    return "by featcache itself" if origin == BUILT_IN else f"by package {origin}"
+
+
+@cache
+def _of_packages(group: str, path: tuple[str, ...]) -> tuple[Place, ...]:
+    """What the packages on the import path offer; ``path`` is there for the cache alone."""
+    return tuple(_places(group))
+
+
+def _places(group: str) -> Iterator[Place]:
+    for point in importlib.metadata.entry_points(group=group):
+        distribution = point.dist
+        assert distribution is not None, f"{point} was found in no distribution"
+        name, version, facts = distribution.name, distribution.version, distribution.metadata
+        about = facts["Summary"] if "Summary" in facts else ""  # noqa: SIM401  not every version of Python has get
+        yield Place(
+            name=point.name,
+            target=point.value,
+            summary=about if about and about != "UNKNOWN" else f"from package {name}",
+            origin=f"{name} {version}",
+            pattern=f"{point.name}<name>" if point.name.endswith("/") else "",
+            example=f"{point.name}name" if point.name.endswith("/") else "",
+        )
+
+
+def _imported(target: str) -> Any:
+    found = _TARGET.fullmatch(target)
+    if found is None:
+        raise ValueError(f"{target!r} is not written as module:attribute")
+    value: Any = importlib.import_module(found[1])
+    for attribute in found[2].split("."):
+        value = getattr(value, attribute)
+    return value

@@ -1,0 +1,35 @@
+"""A small package on disk that adds entries to featcache, as `pip install` would leave it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def put_package(
+    folder: Path, name: str, *, version: str = "1.0", files: Mapping[str, str], entries: Mapping[str, Mapping[str, str]]
+) -> Path:
+    """Put an installed package into a folder, which becomes one when it is on the import path.
+
+    Args:
+        folder: Such as a temporary one that PYTHONPATH names.
+        name: Of the distribution.
+        version: Of the distribution.
+        files: Contents of its files by path, e.g. ``labprobes.py``.
+        entries: Targets (``module:attribute``) by entry-point group and name.
+
+    Returns:
+        The folder.
+    """
+    about = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    groups = [f"[{group}]\n" + "".join(f"{key} = {target}\n" for key, target in found.items())
+              for group, found in entries.items()]  # fmt: skip
+    facts = {"Metadata-Version": "2.1", "Name": name, "Version": version, "Summary": f"{name} of a lab"}
+    whole = {
+        **files,
+        f"{about.name}/METADATA": "".join(f"{key}: {value}\n" for key, value in facts.items()),
+        f"{about.name}/entry_points.txt": "\n".join(groups),
+        f"{about.name}/RECORD": "",
+    }
+    for path, text in whole.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
+    return folder
