@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_
 from pydantic.fields import FieldInfo
 
 from featcache.errors import ConfigError, unknown_name
-from featcache.files.publish import check_local
+from featcache.files.places import check_local
 
 PATH_NAMES = frozenset(
     {

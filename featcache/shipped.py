@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 from featcache.errors import ConfigError, unknown_name
-from featcache.files.publish import check_local
+from featcache.files.places import check_local
 
 _PACKAGE = Path(__file__).parent
 

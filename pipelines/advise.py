@@ -14,7 +14,8 @@ from featcache.data.motion import remove_motion_set
 from featcache.extract.progress import OnProgress, ignore
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings
-from featcache.files.publish import canonical_json, put_replace
+from featcache.files.publish import put_replace
+from featcache.files.sealed import canonical_json
 from featcache.loaders.settings import BankSettings
 from featcache.methods.advise.run import pretrain
 from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings

@@ -19,7 +19,8 @@ from featcache.evaluation.run import run_probe
 from featcache.extract.progress import OnProgress, ignore
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings, SamplingSettings
-from featcache.files.publish import canonical_json, put_replace
+from featcache.files.publish import put_replace
+from featcache.files.sealed import canonical_json
 from featcache.loaders.settings import BankSettings
 from featcache.methods.advise.settings import TmmFineTuneSettings
 from featcache.methods.advise.tmm import run_temporal

@@ -16,7 +16,8 @@ from featcache.evaluation.run import run_probe
 from featcache.extract.progress import OnProgress, ignore
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings
-from featcache.files.publish import canonical_json, put_replace
+from featcache.files.publish import put_replace
+from featcache.files.sealed import canonical_json
 from featcache.loaders.settings import ClipSetSettings
 from featcache.machine import resolve_device
 from featcache.methods.scale.run import pretrain_scale

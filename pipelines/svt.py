@@ -18,7 +18,8 @@ from featcache.evaluation.run import run_probe
 from featcache.extract.progress import OnProgress, ignore
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings
-from featcache.files.publish import canonical_json, put_replace
+from featcache.files.publish import put_replace
+from featcache.files.sealed import canonical_json
 from featcache.methods.finetune.run import finetune
 from featcache.methods.finetune.settings import FinetuneSettings
 from featcache.methods.svt.module import build_module

@@ -78,7 +78,7 @@ def _listed(
 ) -> "Manifest":
     from featcache.data.listing import list_videos
     from featcache.data.selection import Selection, check_source
-    from featcache.files.publish import check_local
+    from featcache.files.places import check_local
 
     check_source(source, dataset, root)
     check_local(source or root or "")

@@ -23,7 +23,7 @@ from featcache.data.manifest import Manifest, default_id, is_manifest, listed_la
 from featcache.data.parquet import UnreadableTableError, opened, read_batches
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError
-from featcache.files.publish import check_local
+from featcache.files.places import check_local
 
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts"}

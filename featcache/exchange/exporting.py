@@ -10,7 +10,7 @@ from featcache.config import to_yaml
 from featcache.exchange import listing
 from featcache.exchange.outgoing import Outgoing, Step, choose
 from featcache.exchange.settings import ExportSettings
-from featcache.files import publish as io
+from featcache.files.publish import new_folder
 from featcache.store.reader import open_store
 
 Write = Callable[[Outgoing, Path, ExportSettings, Step], dict[str, Any]]
@@ -73,7 +73,7 @@ def export(settings: ExportSettings, *, on_progress: Step = lambda done, total: 
     out = choose(open_store(settings.store), settings)
     module, _, function = _WRITERS[settings.format].partition(":")
     write: Write = getattr(import_module(f"featcache.exchange.{module}"), function)
-    with out.features, io.new_folder(Path(settings.out)) as folder:
+    with out.features, new_folder(Path(settings.out)) as folder:
         details = write(out, folder, settings, on_progress)
         counts = {video.id: out.num_rows(video.id) for video in out.videos}
         (folder / listing.VIDEOS).write_bytes(listing.write_videos(out.videos, counts))

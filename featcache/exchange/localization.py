@@ -22,7 +22,7 @@ from featcache.data.types import VideoRecord
 from featcache.errors import ExchangeError
 from featcache.exchange.outgoing import Outgoing, Step
 from featcache.exchange.settings import ExportSettings
-from featcache.files.publish import safe_join
+from featcache.files.places import safe_join
 from featcache.store.rows import RowTable
 
 Seconds = npt.NDArray[np.float64]

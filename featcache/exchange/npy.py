@@ -20,7 +20,7 @@ from featcache.exchange.layouts import Placed, place
 from featcache.exchange.outgoing import Outgoing, Step
 from featcache.exchange.sample import Array, Sample, facts_of, id_of
 from featcache.exchange.settings import ExportSettings, ImportSettings
-from featcache.files.publish import safe_join
+from featcache.files.places import safe_join
 
 _MAX_JSON_BYTES = 256 << 20
 

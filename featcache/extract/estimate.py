@@ -22,7 +22,7 @@ from featcache.extract.jobs import SegmentJob, timed_segment
 from featcache.extract.lacking import ids_to_retry, judge, rows_per_video, videos_to_add
 from featcache.extract.prepare import Prepared, check_there, prepare, read_source
 from featcache.extract.settings import ExtractSettings
-from featcache.files.publish import free_bytes
+from featcache.files.places import free_bytes
 from featcache.machine import forward_threads, num_cores
 from featcache.recipes import RecordSpec
 from featcache.store.paths import ROOT

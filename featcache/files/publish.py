@@ -1,40 +1,30 @@
-"""Files: atomic publication, hashing, sealed JSON, locks; the only module that renames.
+"""Atomic publication; the only module that renames.
 
-Publication never leaves a torn file under its final name: the bytes go to a temporary file in the same folder, are
-fsynced, linked to the name without clobbering, the temporary name is removed and the folder is fsynced. Temporary
-files of a killed process stay until ``gc``: sweeping them at start-up would remove those of a live sibling.
+A torn file is never under its final name: the bytes go to a temporary file in the same folder, are fsynced, linked to
+the name without clobbering, the temporary name is removed and the folder is fsynced. Temporary files of a killed
+process stay until ``gc``: sweeping them at start-up would remove those of a live sibling.
 """
 
 import errno
-import fcntl
-import hashlib
-import json
 import os
-import re
 import secrets
 import shutil
-import time
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from featcache.errors import ConfigError, CorruptStoreError, DiskSpaceError, StoreError
-
-Bytes = bytes | npt.NDArray[Any]
+from featcache.errors import DiskSpaceError, StoreError
+from featcache.files.sealed import Bytes, as_view, read_bytes
 
 TEMP_SUFFIX = ".tmp"
 _IOV_MAX = 1024  # buffers a writev call; POSIX guarantees 16, Linux and macOS have 1024
-_CHUNK_BYTES = 1 << 22
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/", re.ASCII)  # pathlib makes one slash of two
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
-def _explained(path: Path, action: str) -> Generator[None]:
+def explained(path: Path, action: str) -> Generator[None]:
     """Turn the operating system's errors into sentences."""
     try:
         yield
@@ -47,12 +37,8 @@ def _explained(path: Path, action: str) -> Generator[None]:
         raise StoreError(f"cannot {action} {path} ({why}); mend that, then run the same command again") from error
 
 
-def _view(data: Bytes) -> memoryview:
-    return memoryview(data if isinstance(data, bytes) else data.data).cast("B")
-
-
 def _write_all(fd: int, chunks: Iterable[Bytes]) -> None:
-    views = [view for view in map(_view, chunks) if view.nbytes]
+    views = [view for view in map(as_view, chunks) if view.nbytes]
     first = 0
     while first < len(views):
         written = os.writev(fd, views[first : first + _IOV_MAX])
@@ -88,7 +74,7 @@ def _discard(temp: Path) -> None:
 
 def sync_folder(path: Path) -> None:
     """Make the names in a folder durable. Raises StoreError."""
-    with _explained(path, "sync"):
+    with explained(path, "sync"):
         _sync_folder(path)
 
 
@@ -102,7 +88,7 @@ def _sync_folder(path: Path) -> None:
 
 def ensure_folder(path: Path) -> None:
     """Create a folder and its parents, each durable in its parent."""
-    with _explained(path, "create"):
+    with explained(path, "create"):
         _make_folder(path)
 
 
@@ -140,7 +126,7 @@ def put_new(path: Path, data: Bytes | Iterable[Bytes]) -> bool:
         StoreError: Any other error of the file system.
     """
     ensure_folder(path.parent)
-    with _explained(path, "write"):
+    with explained(path, "write"):
         if os.path.lexists(path):  # spares the bytes; link decides all the same
             _sync_folder(path.parent)  # whoever linked it may have died before this
             return False
@@ -161,7 +147,7 @@ def put_new(path: Path, data: Bytes | Iterable[Bytes]) -> bool:
 def put_replace(path: Path, data: Bytes | Iterable[Bytes]) -> None:
     """Publish a file atomically, replacing one of that name. Raises as :func:`put_new`."""
     ensure_folder(path.parent)
-    with _explained(path, "write"):
+    with explained(path, "write"):
         temp = _write_temp(path, data)
         try:
             temp.replace(path)
@@ -198,11 +184,11 @@ def new_folder(path: Path) -> Generator[Path]:
         raise StoreError(f"{path} is a file or a link; choose an empty folder or a new name")
     ensure_folder(path.parent)
     temp = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}{TEMP_SUFFIX}")
-    with _explained(path, "write"):
+    with explained(path, "write"):
         temp.mkdir()
     try:
         yield temp
-        with _explained(path, "write"):
+        with explained(path, "write"):
             for folder, _, files in os.walk(temp, topdown=False):
                 for name in files:
                     _sync_file(Path(folder) / name)
@@ -212,7 +198,7 @@ def new_folder(path: Path) -> Generator[Path]:
     except BaseException as error:
         shutil.rmtree(temp, ignore_errors=True)  # the error on its way out matters more than a left-over
         if isinstance(error, OSError) and error.errno in _FULL:
-            with _explained(path, "write"):
+            with explained(path, "write"):
                 raise
         raise
 
@@ -227,7 +213,7 @@ def _sync_file(path: Path) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file, if there is one, and make that durable."""
-    with _explained(path, "remove"):
+    with explained(path, "remove"):
         path.unlink(missing_ok=True)
         _sync_folder(path.parent)
 
@@ -235,178 +221,3 @@ def remove(path: Path) -> None:
 def is_temp(name: str) -> bool:
     """Whether a file name is one that :func:`put_new` or :func:`put_replace` writes before publishing."""
     return name.startswith(".") and name.endswith(TEMP_SUFFIX)
-
-
-def sha256_bytes(data: Bytes) -> str:
-    """Hex SHA-256 of a buffer."""
-    return hashlib.sha256(_view(data)).hexdigest()
-
-
-def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_bytes(path: Path, *, what: str) -> bytes:
-    """Read a whole regular file that the store needs; a symbolic link at its name is refused.
-
-    Raises:
-        CorruptStoreError: It is missing, no file, or cannot be read.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise unreadable(path, what, error) from error
-
-
-def unreadable(path: Path, what: str, error: OSError) -> CorruptStoreError:
-    """The error for a store file that is missing or that the system cannot read."""
-    if error.errno == errno.ENOENT:
-        return CorruptStoreError(f"{what} {path} is missing; restore it or run `featcache verify` to see what is lost")
-    if error.errno == errno.ELOOP:
-        return CorruptStoreError(f"{what} {path} is a symbolic link; a store has none, restore the file itself")
-    why = os.strerror(error.errno) if error.errno else str(error)
-    return CorruptStoreError(f"{what} {path} cannot be read ({why}); run `featcache verify`")
-
-
-def canonical_json(value: Any) -> bytes:
-    """The one JSON text of a value: sorted keys, no spaces, ASCII, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
-
-
-def seal(document: dict[str, Any]) -> bytes:
-    """Canonical JSON of ``document`` with a ``checksum`` member: SHA-256 over the canonical JSON of all others."""
-    assert "checksum" not in document, "seal adds the checksum itself"
-    return canonical_json({**document, "checksum": sha256_bytes(canonical_json(document))}) + b"\n"
-
-
-def unseal(data: bytes, *, path: Path, what: str) -> dict[str, Any]:
-    """Parse and check sealed JSON; any byte that differs from what :func:`seal` wrote is an error.
-
-    Args:
-        data: Content of the file.
-        path: Where it came from, for the message.
-        what: What it is, e.g. ``"commit record"``.
-
-    Returns:
-        The document, ``checksum`` included.
-
-    Raises:
-        CorruptStoreError: Not the bytes that were sealed.
-    """
-    try:
-        document = json.loads(data)
-        checksum = document.pop("checksum")
-        intact = seal(document) == data
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        intact = False
-    if not intact:
-        raise CorruptStoreError(f"{what} {path} is damaged (its checksum does not match); restore it from a copy")
-    return {**document, "checksum": checksum}
-
-
-def read_sealed(path: Path, *, what: str) -> dict[str, Any]:
-    """Read a file written by :func:`seal`. Raises CorruptStoreError as :func:`read_bytes` and :func:`unseal`."""
-    return unseal(read_bytes(path, what=what), path=path, what=what)
-
-
-def safe_join(root: Path, name: str) -> Path:
-    """``root / name`` for a name out of a file, or for any place of a store that is read or written.
-
-    ``root`` itself may be reached through symbolic links; nothing below it may be one, whether it leads out or not.
-
-    Raises:
-        CorruptStoreError: Absolute, with ``..``, NUL or a backslash, or on its way is a symbolic link, which is named.
-    """
-    parts = name.split("/")
-    if not name or "\0" in name or "\\" in name or any(part in {"", ".", ".."} for part in parts):
-        raise CorruptStoreError(f"file name {name!r} in {root} is no plain relative path; the store was tampered with")
-    place = str(root)
-    for part in parts:
-        place = f"{place}/{part}"
-        if os.path.islink(place):  # noqa: PTH114  a hundred thousand of these open a large store
-            raise CorruptStoreError(
-                f"{place} is a symbolic link; a store has none, put the file or folder itself in its place"
-            )
-    return root / name
-
-
-@contextmanager
-def try_lock(path: Path, *, exclusive: bool) -> Generator[bool]:
-    """Hold an advisory lock for the block if it is free; yields whether it is held. The lock dies with the process."""
-    ensure_folder(path.parent)
-    with _explained(path, "open"):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    try:
-        with _explained(path, "lock"):
-            held = _flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-        yield held
-    finally:
-        os.close(fd)  # releases the lock
-
-
-def _flock(fd: int, operation: int) -> bool:
-    try:
-        fcntl.flock(fd, operation)
-    except BlockingIOError:
-        return False
-    return True
-
-
-@contextmanager
-def lock(path: Path, *, exclusive: bool, wait_seconds: float | None = None) -> Generator[None]:
-    """Hold an advisory lock for the block.
-
-    Args:
-        path: Lock file; created if absent, never removed here.
-        exclusive: Alone, or shared with other shared holders.
-        wait_seconds: How long to wait for it; ``None`` waits for ever.
-
-    Raises:
-        StoreError: Still held by others after ``wait_seconds``.
-    """
-    ensure_folder(path.parent)
-    with _explained(path, "open"):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    try:
-        operation = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-        with _explained(path, "lock"):
-            if wait_seconds is None:
-                fcntl.flock(fd, operation)
-            else:
-                _wait_for(fd, operation, path, wait_seconds)
-        yield
-    finally:
-        os.close(fd)
-
-
-def _wait_for(fd: int, operation: int, path: Path, wait_seconds: float) -> None:
-    deadline = time.monotonic() + wait_seconds
-    while not _flock(fd, operation | fcntl.LOCK_NB):
-        if time.monotonic() >= deadline:
-            raise StoreError(f"{path.parent.parent} is in use by another process; wait until it ends, then try again")
-        time.sleep(0.02)
-
-
-def check_local(path: Path | str) -> None:
-    """Refuse a URL where a path belongs, of which ``pathlib`` would make a folder ``s3:``.
-
-    Raises:
-        ConfigError: It begins with a scheme.
-    """
-    if _SCHEME.match(str(path)):
-        raise ConfigError(
-            f"{str(path)!r} begins with a scheme, and featcache reads and writes local paths alone so far; mount it, "
-            "or copy it to or from a local folder"
-        )
-
-
-def free_bytes(path: Path) -> int:
-    """Bytes that may still be written at ``path`` or, if it does not exist yet, at its nearest parent."""
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free

@@ -16,7 +16,9 @@ import numpy.typing as npt
 
 from featcache.data.types import VideoOutcome
 from featcache.errors import CorruptStoreError, NonFiniteFeatureError
-from featcache.files import publish as io
+from featcache.files import publish
+from featcache.files.places import safe_join
+from featcache.files.sealed import seal
 from featcache.store import paths, zarr_format
 from featcache.store.blocks import EncodedShard
 from featcache.store.completion import withdraw_complete
@@ -31,7 +33,7 @@ log = logging.getLogger(__name__)
 
 def is_whole(generation: Generation, feature: FeatureDoc, record: CommitDoc, file_format: FileFormat) -> bool:
     """Whether the files of a valid record are there with their recorded sizes."""
-    rows = io.safe_join(generation.root, paths.rows(generation.number, record.shard, record.rows.sha256))
+    rows = safe_join(generation.root, paths.rows(generation.number, record.shard, record.rows.sha256))
     whole = _has_size(rows, record.rows.num_bytes)
     if record.data is not None:
         data = data_path(generation, feature, record.shard, file_format)
@@ -76,8 +78,8 @@ def commit_feature(
         failed=failed,
         provenance=provenance,
     )
-    sealed = io.seal(record.to_json())
-    io.safe_join(generation.root, paths.commits(generation.number, feature.name))
+    sealed = seal(record.to_json())
+    safe_join(generation.root, paths.commits(generation.number, feature.name))
     path = generation.root / paths.commit(generation.number, feature.name, shard)  # one that is a link is replaced
     if _keep_committed(generation, feature, shard, path=path, record=record, file_format=file_format):
         return
@@ -86,11 +88,11 @@ def commit_feature(
     if encoded is not None:
         _publish_data(data_path(generation, feature, shard, file_format), encoded)
         if scale is not None and file_format == "zarr":
-            io.put_exact(
-                io.safe_join(generation.root, paths.scale_chunk(generation.number, feature.name, shard)),
+            publish.put_exact(
+                safe_join(generation.root, paths.scale_chunk(generation.number, feature.name, shard)),
                 zarr_format.scale_chunk(scale),
             )
-    if not io.put_new(path, sealed):
+    if not publish.put_new(path, sealed):
         log.warning("shard %d of %r was committed by another writer meanwhile; its record stays", shard, feature.name)
 
 
@@ -143,7 +145,7 @@ def _keep_committed(
     """Whether a valid committed shard is there and wins; a record that is not valid is taken away."""
     is_there = os.path.lexists(path)
     if path.parent.is_dir():
-        io.sync_folder(path.parent)  # whoever published or removed it may have died before this
+        publish.sync_folder(path.parent)  # whoever published or removed it may have died before this
     if not is_there:
         withdraw_complete(generation, feature.name)
         return False
@@ -152,12 +154,12 @@ def _keep_committed(
     except CorruptStoreError as error:
         log.warning("replacing a damaged commit record: %s", error)
         withdraw_complete(generation, feature.name)
-        io.remove(path)
+        publish.remove(path)
         return False
     if not is_whole(generation, feature, found, file_format):
         log.warning("shard %d of %r has lost files of its record; writing it again", shard, feature.name)
         withdraw_complete(generation, feature.name)
-        io.remove(path)
+        publish.remove(path)
         return False
     mine, theirs = (doc.data.to_json() if doc.data else None for doc in (record, found))
     if mine != theirs or found.rows != record.rows:
@@ -175,20 +177,20 @@ def _publish_metadata(generation: Generation, feature: FeatureDoc, size: int) ->
         block_rows=size,
         name=feature.name,
     )
-    folder = io.safe_join(generation.root, paths.array(generation.number, feature.name))
-    io.put_exact(folder / paths.GROUP, array)
+    folder = safe_join(generation.root, paths.array(generation.number, feature.name))
+    publish.put_exact(folder / paths.GROUP, array)
     if feature.record.dtype == "int8":
         scales = zarr_format.scale_metadata(num_shards=generation.num_shards, num_channels=feature.record.shape[-1])
-        folder = io.safe_join(generation.root, paths.scale_array(generation.number, feature.name))
-        io.put_exact(folder / paths.GROUP, scales)
+        folder = safe_join(generation.root, paths.scale_array(generation.number, feature.name))
+        publish.put_exact(folder / paths.GROUP, scales)
 
 
 def _publish_data(path: Path, encoded: EncodedShard) -> None:
     """Publish a data file; an uncommitted one of the same bytes is reused, any other replaced."""
-    if io.put_new(path, encoded.chunks):
+    if publish.put_new(path, encoded.chunks):
         return
     if not _has_size(path, encoded.num_bytes) or not same_bytes(path, encoded):
-        io.put_replace(path, encoded.chunks)
+        publish.put_replace(path, encoded.chunks)
 
 
 def same_bytes(path: Path, encoded: EncodedShard) -> bool:

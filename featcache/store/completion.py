@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from featcache.errors import CorruptStoreError
-from featcache.files import publish as io
+from featcache.files import publish
+from featcache.files.places import safe_join
+from featcache.files.sealed import read_sealed, seal, sha256_bytes
 from featcache.store import paths
 from featcache.store.generation import (
     Generation,
@@ -29,14 +31,14 @@ log = logging.getLogger(__name__)
 
 def complete_path(generation: Generation, name: str) -> Path:
     """Where the note of a feature is."""
-    return io.safe_join(generation.root, paths.complete(generation.number, name))
+    return safe_join(generation.root, paths.complete(generation.number, name))
 
 
 def completion_of(generation: Generation, feature: FeatureDoc, records: Mapping[int, CommitDoc]) -> CompleteDoc:
     """The note over these commit records, by shard."""
     identity = record_identity(generation, feature)
     checksums = "".join(f"{records[shard].checksum}\n" for shard in sorted(records))
-    return CompleteDoc(**identity, num_records=len(records), records_sha256=io.sha256_bytes(checksums.encode("ascii")))
+    return CompleteDoc(**identity, num_records=len(records), records_sha256=sha256_bytes(checksums.encode("ascii")))
 
 
 def read_records(generation: Generation, feature: FeatureDoc) -> dict[int, CommitDoc]:
@@ -61,7 +63,7 @@ def read_complete(generation: Generation, feature: FeatureDoc) -> CompleteDoc | 
     if not os.path.lexists(path):
         return None
     return CompleteDoc.from_json(
-        io.read_sealed(path, what="completion"), identity=record_identity(generation, feature), where=path
+        read_sealed(path, what="completion"), identity=record_identity(generation, feature), where=path
     )
 
 
@@ -91,14 +93,14 @@ def publish_complete(generation: Generation, feature: FeatureDoc, records: Mappi
     """Publish the note over all records of a feature, unless the right one is there."""
     assert set(records) == set(range(generation.num_shards)), "a complete feature has a record for each shard"
     path = complete_path(generation, feature.name)
-    io.put_exact(path, io.seal(completion_of(generation, feature, records).to_json()))
+    publish.put_exact(path, seal(completion_of(generation, feature, records).to_json()))
 
 
 def withdraw_complete(generation: Generation, name: str) -> None:
     """Take the note away, if there is one; called before a record under it changes."""
     path = complete_path(generation, name)
     if os.path.lexists(path):
-        io.remove(path)
+        publish.remove(path)
 
 
 def reopen_lost(root: Path) -> None:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from featcache.files import publish as io
+from featcache.files import publish
+from featcache.files.locks import lock
+from featcache.files.places import safe_join
 from featcache.store import paths
 from featcache.store.completion import read_records
 from featcache.store.generation import (
@@ -43,13 +45,13 @@ def gc(path: Path | str, *, wait_seconds: float = 0.0) -> Collected:
     """
     root = Path(path)
     read_root(root)
-    with io.lock(io.safe_join(root, paths.STORE_LOCK), exclusive=True, wait_seconds=wait_seconds):
+    with lock(safe_join(root, paths.STORE_LOCK), exclusive=True, wait_seconds=wait_seconds):
         garbage = _garbage(root)
         num_bytes = sum(file.lstat().st_size for file in garbage)
         for file in garbage:
             if file.parent != root:
-                io.safe_join(root, file.parent.relative_to(root).as_posix())  # a left-over that is a link may go
-            io.remove(file)
+                safe_join(root, file.parent.relative_to(root).as_posix())  # a left-over that is a link may go
+            publish.remove(file)
     return Collected(removed=tuple(file.relative_to(root).as_posix() for file in garbage), num_bytes=num_bytes)
 
 
@@ -58,7 +60,7 @@ def _garbage(root: Path) -> list[Path]:
     features = read_features(root)
     generations = read_generations(root, document.sampling)
     referred: set[Path] = set()
-    candidates = [file for file in root.rglob("*") if io.is_temp(file.name) and not file.is_dir()]
+    candidates = [file for file in root.rglob("*") if publish.is_temp(file.name) and not file.is_dir()]
     candidates += [file for file in root.glob("locks/*") if file != root / paths.STORE_LOCK]
     for generation in generations:
         number, plan = generation.number, generation.plan

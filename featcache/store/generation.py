@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from featcache.data.manifest import id_problem, table_to_videos
 from featcache.data.types import VideoRecord
 from featcache.errors import CorruptStoreError, ManifestError, StoreError
-from featcache.files import publish as io
+from featcache.files.places import check_local, safe_join
+from featcache.files.sealed import read_bytes, read_sealed, sha256_bytes
 from featcache.recipes import SamplingRecipe, recipe_hash
 from featcache.store import hdf5_format, paths, zarr_format
 from featcache.store.blocks import BlockLayout, ShardFormat
@@ -131,7 +132,7 @@ class Generation:
         return int(self.segment_columns["first_row"][last] + self.segment_columns["num_rows"][last])
 
     def _read(self, kind: Literal["videos", "segments"], ref: TableRef) -> pa.Table:
-        path = io.safe_join(self.root, paths.table(self.number, kind, ref.sha256))
+        path = safe_join(self.root, paths.table(self.number, kind, ref.sha256))
         what = f"table of {kind}"
         return table_from_bytes(read_table_bytes(path, ref, what=what), where=f"{what} {path}")
 
@@ -190,8 +191,8 @@ def segments_table(segments: Sequence[Segment]) -> pa.Table:
 
 def read_table_bytes(path: Path, ref: TableRef, *, what: str) -> bytes:
     """A Parquet file whose size and hash are the recorded ones."""
-    data = io.read_bytes(path, what=what)
-    if len(data) != ref.num_bytes or io.sha256_bytes(data) != ref.sha256:
+    data = read_bytes(path, what=what)
+    if len(data) != ref.num_bytes or sha256_bytes(data) != ref.sha256:
         raise CorruptStoreError(f"{what} {path} is damaged (its SHA-256 does not match); restore it from a copy")
     return data
 
@@ -204,11 +205,11 @@ def read_root(root: Path) -> RootDoc:
         StoreError: No store there, or one of a newer format.
         CorruptStoreError: A damaged ``featcache.json``.
     """
-    io.check_local(root)
+    check_local(root)
     path = root / paths.ROOT
     if not path.exists():
         raise StoreError(f"{root} is not a featcache store (it has no {paths.ROOT}); check the path")
-    return RootDoc.from_json(io.read_sealed(path, what="store description"), where=path)
+    return RootDoc.from_json(read_sealed(path, what="store description"), where=path)
 
 
 def read_features(root: Path) -> dict[str, FeatureDoc]:
@@ -218,13 +219,13 @@ def read_features(root: Path) -> dict[str, FeatureDoc]:
 
 def feature_names(root: Path) -> list[str]:
     """Names of the declared features, sorted."""
-    return sorted(path.stem for path in io.safe_join(root, paths.FEATURES).glob("*.json"))
+    return sorted(path.stem for path in safe_join(root, paths.FEATURES).glob("*.json"))
 
 
 def read_feature(root: Path, name: str) -> FeatureDoc:
     """The declaration of one feature."""
-    path = io.safe_join(root, paths.feature(name))
-    return FeatureDoc.from_json(io.read_sealed(path, what="feature recipe"), name=name, where=path)
+    path = safe_join(root, paths.feature(name))
+    return FeatureDoc.from_json(read_sealed(path, what="feature recipe"), name=name, where=path)
 
 
 def read_generations(root: Path, sampling: SamplingRecipe) -> list[Generation]:
@@ -253,13 +254,13 @@ def _read_planned(root: Path) -> list[PlannedDoc]:
     The one of the last generation may still be missing, since it is published after the plan; stores of version 1 have
     none.
     """
-    folder = io.safe_join(root, paths.PLANNED)
+    folder = safe_join(root, paths.PLANNED)
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     noted = (number for name in names if (number := paths.planned_number(name)) is not None)
     notes = []
     for number in range(max(noted, default=-1) + 1):
-        path = io.safe_join(root, paths.planned(number))
-        document = io.read_sealed(path, what="note of a plan")
+        path = safe_join(root, paths.planned(number))
+        document = read_sealed(path, what="note of a plan")
         notes.append(PlannedDoc.from_json(document, generation=number, where=path))
     return notes
 
@@ -282,8 +283,8 @@ def _check_planned(root: Path, notes: Sequence[PlannedDoc], generations: Sequenc
 
 def read_generation(root: Path, number: int, sampling: SamplingRecipe) -> Generation:
     """One generation."""
-    path = io.safe_join(root, paths.plan(number))
-    document = io.read_sealed(path, what="plan")
+    path = safe_join(root, paths.plan(number))
+    document = read_sealed(path, what="plan")
     plan = PlanDoc.from_json(document, generation=number, sampling_hash=recipe_hash(sampling), where=path)
     return Generation(root=root, plan=plan, plan_hash=document["checksum"])
 
@@ -300,7 +301,7 @@ def record_identity(generation: Generation, feature: FeatureDoc) -> dict[str, An
 
 def recorded_shards(generation: Generation, name: str) -> list[int]:
     """Shards that have a commit record, valid or not."""
-    folder = io.safe_join(generation.root, paths.commits(generation.number, name))
+    folder = safe_join(generation.root, paths.commits(generation.number, name))
     if not folder.is_dir():
         return []
     shards = (paths.commit_shard(path.name) for path in folder.iterdir())
@@ -313,9 +314,9 @@ def read_record(generation: Generation, feature: FeatureDoc, shard: int) -> Comm
     Raises:
         CorruptStoreError: Missing, damaged, swapped, or at odds with the plan.
     """
-    path = io.safe_join(generation.root, paths.commit(generation.number, feature.name, shard))
+    path = safe_join(generation.root, paths.commit(generation.number, feature.name, shard))
     record = CommitDoc.from_json(
-        io.read_sealed(path, what="commit record"),
+        read_sealed(path, what="commit record"),
         identity={**record_identity(generation, feature), "shard": shard},
         where=path,
     )
@@ -331,7 +332,7 @@ def read_record(generation: Generation, feature: FeatureDoc, shard: int) -> Comm
 
 def read_rows(generation: Generation, record: CommitDoc) -> RowTable:
     """The row table of a committed shard."""
-    path = io.safe_join(generation.root, paths.rows(generation.number, record.shard, record.rows.sha256))
+    path = safe_join(generation.root, paths.rows(generation.number, record.shard, record.rows.sha256))
     return rows_from_bytes(read_table_bytes(path, record.rows, what="row table"), where=f"row table {path}")
 
 
@@ -368,9 +369,7 @@ def present_rows(generation: Generation, record: CommitDoc) -> npt.NDArray[np.bo
 def data_path(generation: Generation, feature: FeatureDoc, shard: int, file_format: FileFormat) -> Path:
     """Where a shard's data file is."""
     ndim = len(feature.record.shape)
-    return io.safe_join(
-        generation.root, paths.data(file_format, generation.number, feature.name, shard, record_ndim=ndim)
-    )
+    return safe_join(generation.root, paths.data(file_format, generation.number, feature.name, shard, record_ndim=ndim))
 
 
 def shard_layout(

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import CorruptStoreError
-from featcache.files import publish as io
+from featcache.files.sealed import unreadable
 from featcache.store.blocks import ShardFormat, crc32c
 from featcache.store.generation import shard_layout
 from featcache.store.index import RowIndex
@@ -171,7 +171,7 @@ class ShardMaps:
         try:
             fd = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
-            raise io.unreadable(file.path, "data file", error) from error
+            raise unreadable(file.path, "data file", error) from error
         try:
             size = os.fstat(fd).st_size
             if size != file.num_bytes:
@@ -180,7 +180,7 @@ class ShardMaps:
                 )
             view: Bytes = np.frombuffer(mmap.mmap(fd, size, prot=mmap.PROT_READ), np.uint8)
         except OSError as error:
-            raise io.unreadable(file.path, "data file", error) from error
+            raise unreadable(file.path, "data file", error) from error
         finally:
             os.close(fd)
         if self._verify and not self._head_checked[number]:

@@ -13,7 +13,9 @@ import pyarrow as pa
 from featcache.data.manifest import table_to_videos, videos_to_table
 from featcache.data.types import VideoRecord
 from featcache.errors import CorruptStoreError, ManifestError
-from featcache.files import publish as io
+from featcache.files import publish
+from featcache.files.places import safe_join
+from featcache.files.sealed import read_sealed, seal, sha256_bytes
 from featcache.store import paths
 from featcache.store.generation import Generation, check_ids, read_table_bytes
 from featcache.store.rows import table_bytes, table_from_bytes
@@ -98,7 +100,7 @@ def shown_ids(generation: Generation, amended: dict[int, Amendment]) -> list[str
 
 def overlay_numbers(root: Path) -> list[int]:
     """Numbers of the overlays of a store that have a document, valid or not, sorted."""
-    folder = io.safe_join(root, paths.OVERLAYS)
+    folder = safe_join(root, paths.OVERLAYS)
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return sorted(number for name in names if (number := paths.overlay_number(name)) is not None)
 
@@ -126,8 +128,8 @@ def read_overlay(root: Path, number: int, *, previous: str | None) -> Overlay:
     Raises:
         CorruptStoreError: It is lost or damaged, or comes from another store.
     """
-    path = io.safe_join(root, paths.overlay(number))
-    document = io.read_sealed(path, what="overlay")
+    path = safe_join(root, paths.overlay(number))
+    document = read_sealed(path, what="overlay")
     about = OverlayDoc.from_json(document, number=number, where=path)
     if previous is not None and about.previous != previous:
         raise CorruptStoreError(f"{path} does not follow the overlay before it; files come from another store")
@@ -165,7 +167,7 @@ def publish_overlay(root: Path, amendments: Iterable[Amendment], *, num_generati
     table = videos_to_table([one.record for one in amendments])
     table = table.append_column(_VIDEO, pa.array([one.video for one in amendments], pa.string()))
     data = table_bytes(table.append_column(_REMOVED, pa.array([one.removed for one in amendments], pa.bool_())))
-    ref = TableRef(sha256=io.sha256_bytes(data), num_bytes=len(data))
+    ref = TableRef(sha256=sha256_bytes(data), num_bytes=len(data))
     while True:
         overlays = read_overlays(root)
         document = OverlayDoc(
@@ -175,20 +177,20 @@ def publish_overlay(root: Path, amendments: Iterable[Amendment], *, num_generati
             previous=overlays[-1].checksum if overlays else "",
             videos=ref,
         )
-        io.put_exact(io.safe_join(root, paths.overlay_table(document.number, ref.sha256)), data)
-        if io.put_new(io.safe_join(root, paths.overlay(document.number)), io.seal(document.to_json())):
+        publish.put_exact(safe_join(root, paths.overlay_table(document.number, ref.sha256)), data)
+        if publish.put_new(safe_join(root, paths.overlay(document.number)), seal(document.to_json())):
             return
 
 
 def overlay_table_path(root: Path, number: int) -> Path:
     """Where the table of an overlay is."""
-    path = io.safe_join(root, paths.overlay(number))
-    about = OverlayDoc.from_json(io.read_sealed(path, what="overlay"), number=number, where=path)
-    return io.safe_join(root, paths.overlay_table(number, about.videos.sha256))
+    path = safe_join(root, paths.overlay(number))
+    about = OverlayDoc.from_json(read_sealed(path, what="overlay"), number=number, where=path)
+    return safe_join(root, paths.overlay_table(number, about.videos.sha256))
 
 
 def _read_amendments(root: Path, about: OverlayDoc) -> tuple[Amendment, ...]:
-    path = io.safe_join(root, paths.overlay_table(about.number, about.videos.sha256))
+    path = safe_join(root, paths.overlay_table(about.number, about.videos.sha256))
     table = table_from_bytes(read_table_bytes(path, about.videos, what="table of an overlay"), where=path)
     check_ids(table, where=path)
     usable = {name: table.column_names.count(name) == 1 for name in (_VIDEO, _REMOVED)}

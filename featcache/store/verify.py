@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from featcache.errors import CorruptStoreError, FeatcacheError
-from featcache.files import publish as io
+from featcache.files import publish
+from featcache.files.sealed import read_bytes, sha256_file, unreadable
 from featcache.store import paths, zarr_format
 from featcache.store.blocks import crc32c, crc32c_of_all, frame
 from featcache.store.completion import check_complete, complete_path, read_complete
@@ -131,7 +132,7 @@ class _Checker:
         """A file whose every byte follows from the plan."""
 
         def test() -> None:
-            if io.read_bytes(path, what="metadata") != expected:
+            if read_bytes(path, what="metadata") != expected:
                 raise CorruptStoreError(f"{path} is damaged (it differs from what its plan gives); run extract again")
 
         self.check(path, test)
@@ -285,7 +286,7 @@ class _Checker:
                 self.check(path, partial(_raise, f"{path} is a symbolic link; a store has none, remove it"))
             elif relative.parts[0] == "locks":
                 continue
-            elif io.is_temp(path.name):
+            elif publish.is_temp(path.name):
                 self.report.notes.append(
                     f"{relative} is the temporary file of a killed writer; `featcache gc` removes it"
                 )
@@ -353,12 +354,12 @@ def _check_data(
     try:
         size = path.lstat().st_size
     except OSError as error:
-        raise io.unreadable(path, "data file", error) from error
+        raise unreadable(path, "data file", error) from error
     if size != record.data.num_bytes:
         raise CorruptStoreError(f"data file {path} has {size} bytes, its record says {record.data.num_bytes}")
     if not deep:
         return
-    data = np.frombuffer(io.read_bytes(path, what="data file"), np.uint8)
+    data = np.frombuffer(read_bytes(path, what="data file"), np.uint8)
     written = layout.offset >= 0
     places = zip(layout.offset[written].tolist(), layout.num_bytes[written].tolist(), strict=True)
     blocks = [crc32c(data[start : start + length]) for start, length in places]
@@ -374,5 +375,5 @@ def _check_data(
 
 def _check_config(path: Path) -> None:
     match = _CONFIG_NAME.fullmatch(path.name)
-    if match is None or not io.sha256_file(path).startswith(match[1]):
+    if match is None or not sha256_file(path).startswith(match[1]):
         raise CorruptStoreError(f"saved configuration {path} was changed (its name carries another hash)")

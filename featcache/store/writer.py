@@ -14,7 +14,10 @@ import numpy.typing as npt
 from featcache.data.manifest import Manifest, videos_to_table
 from featcache.data.types import VideoOutcome, VideoRecord
 from featcache.errors import CorruptStoreError, RecipeMismatchError, StoreError, unknown_name
-from featcache.files import publish as io
+from featcache.files import publish
+from featcache.files.locks import lock, try_lock
+from featcache.files.places import check_local, safe_join
+from featcache.files.sealed import read_sealed, seal, sha256_bytes
 from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe, first_difference, recipe_hash
 from featcache.store import paths, zarr_format
 from featcache.store.commit import commit_feature, is_whole
@@ -71,14 +74,14 @@ class StoreWriter:
             CorruptStoreError: A damaged description.
             ConfigError: The path is a URL.
         """
-        io.check_local(path)
+        check_local(path)
         root = Path(path)
         wanted = RootDoc(sampling=sampling, file_format=file_format)
         if not (root / paths.ROOT).exists():
             _refuse_foreign(root, file_format=file_format)
             if file_format == "zarr":
-                io.put_new(io.safe_join(root, paths.GROUP), zarr_format.group_metadata())
-            io.put_new(io.safe_join(root, paths.ROOT), io.seal(wanted.to_json()))
+                publish.put_new(safe_join(root, paths.GROUP), zarr_format.group_metadata())
+            publish.put_new(safe_join(root, paths.ROOT), seal(wanted.to_json()))
         found = read_root(root)
         if difference := first_difference(found.sampling, sampling):
             raise RecipeMismatchError(
@@ -90,9 +93,9 @@ class StoreWriter:
                 f"{root} holds {found.file_format} files, not {file_format}; use that format or choose another folder"
             )
         with ExitStack() as stack:
-            stack.enter_context(io.lock(io.safe_join(root, paths.STORE_LOCK), exclusive=False, wait_seconds=60))
+            stack.enter_context(lock(safe_join(root, paths.STORE_LOCK), exclusive=False, wait_seconds=60))
             if file_format == "zarr":  # heals a lost one
-                io.put_new(io.safe_join(root, paths.GROUP), zarr_format.group_metadata())
+                publish.put_new(safe_join(root, paths.GROUP), zarr_format.group_metadata())
             writer = cls(root, found, stack)
             for generation in writer.generations():  # a writer that was killed may have left its plan without the note
                 writer._note_planned(generation)
@@ -126,9 +129,9 @@ class StoreWriter:
         assert recipe.precision == record.dtype, f"record of {name} is {record.dtype}, its recipe {recipe.precision}"
         wanted = FeatureDoc(name=name, recipe=recipe, record=record)
         path = self._place(paths.feature(name))
-        if io.put_new(path, io.seal(wanted.to_json())):
+        if publish.put_new(path, seal(wanted.to_json())):
             return
-        found = FeatureDoc.from_json(io.read_sealed(path, what="feature recipe"), name=name, where=path)
+        found = FeatureDoc.from_json(read_sealed(path, what="feature recipe"), name=name, where=path)
         difference = first_difference(found.recipe, recipe)
         if difference is None and found.record != record:
             difference = f"record ({found.record} against {record})"
@@ -142,7 +145,7 @@ class StoreWriter:
         """All generations in order, each made durable: whoever published the last may have died on the way."""
         found = read_generations(self.root, self.sampling)
         for generation in found:
-            io.sync_folder(self.root / paths.generation(generation.number))
+            publish.sync_folder(self.root / paths.generation(generation.number))
         return found
 
     def planning_lock(self) -> AbstractContextManager[None]:
@@ -150,7 +153,7 @@ class StoreWriter:
 
         Two processes started at once then plan one generation, not two with the same videos.
         """
-        return io.lock(self._place(paths.PLANNING_LOCK), exclusive=True)
+        return lock(self._place(paths.PLANNING_LOCK), exclusive=True)
 
     def add_generation(
         self,
@@ -178,7 +181,7 @@ class StoreWriter:
         assert planned == usable, "exactly the videos with status ok get rows"
         assert {s.shard for s in segments} == set(range(num_shards)), "every shard has rows"
         tables = {"videos": table_bytes(videos_to_table(videos)), "segments": table_bytes(segments_table(segments))}
-        refs = {kind: TableRef(sha256=io.sha256_bytes(data), num_bytes=len(data)) for kind, data in tables.items()}
+        refs = {kind: TableRef(sha256=sha256_bytes(data), num_bytes=len(data)) for kind, data in tables.items()}
         while True:
             number = len(self.generations())
             plan = PlanDoc(
@@ -193,10 +196,10 @@ class StoreWriter:
                 segments=refs["segments"],
             )
             for kind in ("videos", "segments"):
-                io.put_exact(self._place(paths.table(number, kind, refs[kind].sha256)), tables[kind])
+                publish.put_exact(self._place(paths.table(number, kind, refs[kind].sha256)), tables[kind])
             if self.file_format == "zarr":
-                io.put_new(self._place(paths.generation(number)) / paths.GROUP, zarr_format.group_metadata())
-            if io.put_new(self._place(paths.plan(number)), io.seal(plan.to_json())):
+                publish.put_new(self._place(paths.generation(number)) / paths.GROUP, zarr_format.group_metadata())
+            if publish.put_new(self._place(paths.plan(number)), seal(plan.to_json())):
                 generation = read_generation(self.root, number, self.sampling)
                 self._note_planned(generation)
                 return generation
@@ -205,7 +208,7 @@ class StoreWriter:
         path = self._place(paths.planned(generation.number))
         if not path.exists():  # one that is there was checked when its plan was read
             note = PlannedDoc(generation=generation.number, plan_hash=generation.plan_hash)
-            io.put_new(path, io.seal(note.to_json()))
+            publish.put_new(path, seal(note.to_json()))
 
     def add_overlay(self, amendments: Iterable[Amendment]) -> None:
         """Publish what is said of videos from now on; the caller holds the planning lock, under which it was found out.
@@ -224,7 +227,7 @@ class StoreWriter:
         """Whether one shard of a feature is among :meth:`committed`."""
         if self._whole_record(generation, shard, feature=self._feature(feature)) is None:
             return False
-        io.sync_folder(self.root / paths.commits(generation.number, feature))
+        publish.sync_folder(self.root / paths.commits(generation.number, feature))
         return True
 
     def complete(self, generation: Generation, feature: str) -> set[int]:
@@ -248,7 +251,7 @@ class StoreWriter:
         }
         found = {shard: record for shard, record in records.items() if record is not None}
         if found:  # whoever published the last may have died on the way
-            io.sync_folder(self.root / paths.commits(generation.number, name))
+            publish.sync_folder(self.root / paths.commits(generation.number, name))
         return found
 
     def _whole_record(self, generation: Generation, shard: int, *, feature: FeatureDoc) -> CommitDoc | None:
@@ -264,7 +267,7 @@ class StoreWriter:
     @contextmanager
     def shard_lock(self, generation: Generation, shard: int) -> Generator[bool]:
         """Claim a shard for the block; yields False at once if another process has it."""
-        with io.try_lock(self._place(paths.claim_lock(generation.number, shard)), exclusive=True) as claimed:
+        with try_lock(self._place(paths.claim_lock(generation.number, shard)), exclusive=True) as claimed:
             yield claimed
 
     def commit_shard(
@@ -300,9 +303,9 @@ class StoreWriter:
         fresh = [name for name in features if (generation.number, name) not in self._with_metadata]
         documents = {name: self._feature(name) for name in features}
         table = rows_to_bytes(rows)
-        ref = TableRef(sha256=io.sha256_bytes(table), num_bytes=len(table))
-        with io.lock(self._place(paths.publish_lock(generation.number, shard)), exclusive=True):
-            io.put_exact(self._place(paths.rows(generation.number, shard, ref.sha256)), table)
+        ref = TableRef(sha256=sha256_bytes(table), num_bytes=len(table))
+        with lock(self._place(paths.publish_lock(generation.number, shard)), exclusive=True):
+            publish.put_exact(self._place(paths.rows(generation.number, shard, ref.sha256)), table)
             for name, array in features.items():
                 commit_feature(
                     generation,
@@ -321,12 +324,12 @@ class StoreWriter:
     def keep_config(self, name: str, data: bytes) -> Path:
         """Keep the settings of a command that writes here, under a name that carries their hash."""
         path = self._place(f"{paths.CONFIG}/{name}")
-        io.put_new(path, data)
+        publish.put_new(path, data)
         return path
 
     def _place(self, name: str) -> Path:
         """Where a file of the store is written; never through a symbolic link."""
-        return io.safe_join(self.root, name)
+        return safe_join(self.root, name)
 
     def _feature(self, name: str) -> FeatureDoc:
         if name not in self._declared:  # declarations never change
@@ -343,7 +346,7 @@ def _refuse_foreign(root: Path, *, file_format: FileFormat) -> None:
         foreign = [
             path.name
             for path in root.iterdir()
-            if not io.is_temp(path.name) and not (file_format == "zarr" and _is_group(path))
+            if not publish.is_temp(path.name) and not (file_format == "zarr" and _is_group(path))
         ]
         if foreign:
             raise StoreError(

@@ -17,7 +17,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from featcache.errors import CorruptStoreError, FeatcacheError, RecipeMismatchError
-from featcache.files.publish import put_new, put_replace, read_bytes, read_sealed, remove, safe_join, seal, sha256_bytes
+from featcache.files.places import safe_join
+from featcache.files.publish import put_new, put_replace, remove
+from featcache.files.sealed import read_bytes, read_sealed, seal, sha256_bytes
 from featcache.training.identity import Identity
 
 NAME = "checkpoint.json"

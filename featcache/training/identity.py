@@ -11,7 +11,7 @@ from typing import Any
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from featcache.config import Role, Settings, leaves, role_of
-from featcache.files.publish import canonical_json, sha256_bytes
+from featcache.files.sealed import canonical_json, sha256_bytes
 
 _ABSENT = object()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from featcache.files import publish as io
+from featcache.files import publish
 from featcache.store import commit
 from featcache.testing.crash_model import Disk, crashes, read_tree, write_tree
 from featcache.testing.recorded_calls import recording
@@ -87,7 +87,7 @@ def unsynced_files(monkeypatch):
         write_bare(temp, data)
         return temp
 
-    monkeypatch.setattr(io, "_write_temp", write_temp)
+    monkeypatch.setattr(publish, "_write_temp", write_temp)
 
 
 def write_bare(path, data, *, flags=os.O_EXCL):
@@ -97,34 +97,34 @@ def write_bare(path, data, *, flags=os.O_EXCL):
 
 
 def unsynced_folders(monkeypatch):
-    monkeypatch.setattr(io, "_sync_folder", lambda path: None)
+    monkeypatch.setattr(publish, "_sync_folder", lambda path: None)
 
 
 def torn_publication(monkeypatch):
     """A file is written under its final name."""
 
     def put_new(path, data):
-        io.ensure_folder(path.parent)
+        publish.ensure_folder(path.parent)
         if path.exists():
             return False
         write_bare(path, data)
-        io._sync_file(path)
-        io._sync_folder(path.parent)
+        publish._sync_file(path)
+        publish._sync_folder(path.parent)
         return True
 
-    monkeypatch.setattr(io, "put_new", put_new)
+    monkeypatch.setattr(publish, "put_new", put_new)
 
 
 def torn_replacement(monkeypatch):
     """A file that others rely on is emptied and filled, where it is put right although nothing is wrong with it."""
 
     def put_exact(path, data):
-        io.ensure_folder(path.parent)
+        publish.ensure_folder(path.parent)
         write_bare(path, data, flags=os.O_TRUNC)
-        io._sync_file(path)
-        io._sync_folder(path.parent)
+        publish._sync_file(path)
+        publish._sync_folder(path.parent)
 
-    monkeypatch.setattr(io, "put_exact", put_exact)
+    monkeypatch.setattr(publish, "put_exact", put_exact)
 
 
 def record_before_data(monkeypatch):
@@ -132,12 +132,12 @@ def record_before_data(monkeypatch):
 
 
 def plan_before_tables(monkeypatch):
-    late(monkeypatch, io, "put_exact", ".parquet", until="g000")
+    late(monkeypatch, publish, "put_exact", ".parquet", until="g000")
 
 
 def late(monkeypatch, module, name, suffix, *, until):
     """Hold back the files that a function publishes until a document has been published in, or below, a folder."""
-    held, now, put_new = [], getattr(module, name), io.put_new
+    held, now, put_new = [], getattr(module, name), publish.put_new
 
     def put(path, data):
         if path.suffix == suffix:
@@ -153,35 +153,35 @@ def late(monkeypatch, module, name, suffix, *, until):
         return published
 
     monkeypatch.setattr(module, name, put)
-    monkeypatch.setattr(io, "put_new", put_new_then_held)
+    monkeypatch.setattr(publish, "put_new", put_new_then_held)
 
 
 def record_stays(monkeypatch):
     """The record of a lost data file is removed after the new data is there, not before."""
-    held, publish, remove = [], commit._publish_data, io.remove
+    held, publish_data, remove = [], commit._publish_data, publish.remove
 
     def publish_then_remove(path, encoded):
-        publish(path, encoded)
+        publish_data(path, encoded)
         while held:
             remove(held.pop())
 
-    monkeypatch.setattr(io, "remove", lambda path: held.append(path) if "commits" in path.parts else remove(path))
+    monkeypatch.setattr(publish, "remove", lambda path: held.append(path) if "commits" in path.parts else remove(path))
     monkeypatch.setattr(commit, "_publish_data", publish_then_remove)
 
 
 def unsynced_removal(monkeypatch):
-    monkeypatch.setattr(io, "remove", lambda path: path.unlink())
+    monkeypatch.setattr(publish, "remove", lambda path: path.unlink())
 
 
 def trusted_folders(monkeypatch):
     """A folder that is there is taken to be durable."""
-    monkeypatch.setattr(io, "_sync_name_of_empty", lambda path: None)
+    monkeypatch.setattr(publish, "_sync_name_of_empty", lambda path: None)
 
 
 def trusted(monkeypatch, folder):
     """What is found in a folder is taken to be durable."""
-    sync = io.sync_folder
-    monkeypatch.setattr(io, "sync_folder", lambda path: None if folder in path.parts[-2:] else sync(path))
+    sync = publish.sync_folder
+    monkeypatch.setattr(publish, "sync_folder", lambda path: None if folder in path.parts[-2:] else sync(path))
 
 
 def trusted_plans(monkeypatch):
@@ -244,10 +244,10 @@ def test_a_change_past_the_recording_is_noticed(work):
 def test_the_disk_of_the_model_is_that_of_the_recording(work):
     disk = Disk({})
     with recording(work) as made:
-        io.put_new(work / "deep" / "file", [b"first", b"second"])
-        io.put_replace(work / "deep" / "file", b"third")
-        io.put_new(work / "deep" / "other", b"")
-        io.remove(work / "deep" / "other")
+        publish.put_new(work / "deep" / "file", [b"first", b"second"])
+        publish.put_replace(work / "deep" / "file", b"third")
+        publish.put_new(work / "deep" / "other", b"")
+        publish.remove(work / "deep" / "other")
     for call in made.calls:
         disk.apply(call)
     assert disk.tree() == read_tree(work) == {"deep": None, "deep/file": b"third"}
@@ -257,7 +257,7 @@ def test_the_disk_of_the_model_is_that_of_the_recording(work):
 def test_what_a_crash_may_leave_of_a_publication(work):
     """Every state by hand: of the temporary name, the final name and the bytes, before and after they are synced."""
     with recording(work) as made:
-        io.put_new(work / "file", b"abcd")
+        publish.put_new(work / "file", b"abcd")
     kinds = [call.kind for call in made.calls]
     assert kinds == ["create", "write", "fsync", "link", "unlink", "open", "fsync"]
     temp = made.calls[0].names[0]

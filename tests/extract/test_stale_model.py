@@ -29,7 +29,7 @@ from featcache.data.types import VideoOutcome, VideoRecord
 from featcache.errors import CorruptStoreError, StoreError
 from featcache.extract.amending import relabel as amend_labels
 from featcache.extract.run import add_generation
-from featcache.files import publish as io
+from featcache.files import publish
 from featcache.recipes import SamplingRecipe
 from featcache.store.completion import reopen_lost
 from featcache.store.generation import Generation
@@ -135,7 +135,7 @@ class Source(RuleBasedStateMachine):
             return call
 
         names = ("put_new", "put_replace", "remove")
-        with mock.patch.multiple(io, **{name: dying(getattr(io, name)) for name in names}):
+        with mock.patch.multiple(publish, **{name: dying(getattr(publish, name)) for name in names}):
             try:
                 self.run(feature)
                 self.lost.clear()

@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featcache.files import publish as io
+from featcache.files.sealed import seal as sealed_bytes
+from featcache.files.sealed import sha256_bytes
 from featcache.store import paths
 from featcache.store.rows import table_bytes
 
@@ -20,7 +21,7 @@ def unsealed(path):
 
 def seal(path, document):
     """Write a document with its right checksum, which is returned."""
-    path.write_bytes(io.seal(document))
+    path.write_bytes(sealed_bytes(document))
     return json.loads(path.read_bytes())["checksum"]
 
 
@@ -55,13 +56,13 @@ def settle(store):
     """Make the notes of complete features name the records that are there."""
     for note in (store / "g000" / "commits").glob("*/complete.json"):
         checksums = [json.loads(path.read_bytes())["checksum"] for path in records(store) if path.parent == note.parent]
-        digest = io.sha256_bytes("".join(f"{checksum}\n" for checksum in checksums).encode())
+        digest = sha256_bytes("".join(f"{checksum}\n" for checksum in checksums).encode())
         tamper(note, num_records=len(checksums), records_sha256=digest)
 
 
 def replace_bytes(store, kind, data):
     """Put other bytes in the place of a plan's table, under their right hash."""
-    ref = {"sha256": io.sha256_bytes(data), "num_bytes": len(data)}
+    ref = {"sha256": sha256_bytes(data), "num_bytes": len(data)}
     (store / "g000" / f"{kind}-{ref['sha256'][:16]}.parquet").write_bytes(data)
     reseal_plan(store, **{kind: ref})
 
@@ -87,14 +88,14 @@ def rename_videos(store, names):
 
 def replace_overlay(store, data):
     """Put other bytes in the place of the first overlay's table, under their right hash."""
-    ref = {"sha256": io.sha256_bytes(data), "num_bytes": len(data)}
+    ref = {"sha256": sha256_bytes(data), "num_bytes": len(data)}
     (store / paths.overlay_table(0, ref["sha256"])).write_bytes(data)
     tamper(store / paths.overlay(0), videos=ref)
 
 
 def replace_rows(store, data):
     """Put other bytes in the place of the first record's row table, under their right hash."""
-    ref = {"sha256": io.sha256_bytes(data), "num_bytes": len(data)}
+    ref = {"sha256": sha256_bytes(data), "num_bytes": len(data)}
     (store / "g000" / "rows" / f"00000-{ref['sha256'][:16]}.parquet").write_bytes(data)
     for record in (store / "g000" / "commits").glob("*/00000.json"):
         tamper(record, rows=ref)

@@ -18,7 +18,7 @@ from featcache.data.manifest import VideoRecord, is_manifest, read_parquet, vide
 from featcache.data.parquet import UnreadableTableError, max_rows, read_table
 from featcache.data.sources import list_source
 from featcache.errors import ConfigError, CorruptStoreError, ExchangeError, FeatcacheError, ManifestError, WeightsError
-from featcache.files.publish import seal
+from featcache.files.sealed import seal
 from featcache.training.checkpoint import Checkpoint, read_checkpoint, taking_up, write_checkpoint
 from featcache.training.identity import Identity
 from featcache.training.logs import read_log

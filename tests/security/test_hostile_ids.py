@@ -14,7 +14,7 @@ from featcache.errors import CorruptStoreError, FeatcacheError
 from featcache.exchange.exporting import export
 from featcache.exchange.outgoing import choose
 from featcache.exchange.settings import ExportSettings
-from featcache.files import publish as io
+from featcache.files.places import safe_join
 from featcache.recipes import SamplingRecipe
 from featcache.store.generation import check_ids
 from featcache.store.reader import open_store
@@ -137,4 +137,4 @@ def test_safe_join_names_the_folder(tmp_path):
     (tmp_path / "root" / "a").mkdir(parents=True)
     (tmp_path / "root" / "b").symlink_to(tmp_path / "root" / "a")
     with pytest.raises(CorruptStoreError, match=rf"{re.escape(str(tmp_path / 'root' / 'b'))} is a symbolic link"):
-        io.safe_join(tmp_path / "root", "b/c/d")
+        safe_join(tmp_path / "root", "b/c/d")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from featcache.errors import FeatcacheError
-from featcache.files import publish as io
+from featcache.files.sealed import seal
 from featcache.recipes import SamplingRecipe
 from featcache.store.reader import open_store
 from featcache.store.verify import verify
@@ -28,7 +28,7 @@ def tamper(path, **members):
     document.pop("checksum")
     for name, value in members.items():
         document[name] = value
-    path.write_bytes(io.seal(document))
+    path.write_bytes(seal(document))
 
 
 def read(path):

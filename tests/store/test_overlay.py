@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featcache.errors import CorruptStoreError
-from featcache.files import publish as io
+from featcache.files import publish
 from featcache.store.gc import gc
 from featcache.store.overlay import Amendment
 from featcache.store.reader import open_store
@@ -250,7 +250,7 @@ def test_a_killed_writer_leaves_a_table_that_gc_takes_away(amended):
 
 def test_two_writers_never_share_a_number(amended, monkeypatch):
     """The one that comes second finds the name taken, and takes the next."""
-    plain, done = io.put_new, []
+    plain, done = publish.put_new, []
 
     def put_new(path, data):
         if path.name == "003.json" and not done:
@@ -261,7 +261,7 @@ def test_two_writers_never_share_a_number(amended, monkeypatch):
     store = open_store(amended)
     with StoreWriter.open(amended, sampling=store.sampling) as writer:
         record = replace(store.videos["v0002"], labels={"label": "second"})
-        monkeypatch.setattr(io, "put_new", put_new)
+        monkeypatch.setattr(publish, "put_new", put_new)
         monkeypatch.setattr(StoreWriter, "planning_lock", lambda self: nullcontext())  # as on a disk without locks
         writer.add_overlay([Amendment(video="v0002", record=record)])
     assert open_store(amended).labels() == {"v0000": "z", "v0001": "first", "v0002": "second", "v0003": "b"}

@@ -7,7 +7,7 @@ import pytest
 
 from featcache.data.types import VideoOutcome
 from featcache.errors import ConfigError, CorruptStoreError, StoreError
-from featcache.files import publish as io
+from featcache.files.sealed import seal
 from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe
 from featcache.store import paths, zarr_format
 from featcache.store.schema import CommitDoc, DataRef, FeatureDoc, PlanDoc, RootDoc, TableRef
@@ -43,7 +43,7 @@ PLAN = PlanDoc(
 
 
 def test_golden_commit_record():
-    assert io.seal(COMMIT.to_json()) == (
+    assert seal(COMMIT.to_json()) == (
         b'{"checksum":"ac633c664cb0961471658389377c64174e0b41ef7d5ab46db160e42ecac1590a","data":{"block_crc32c":"AQAAAP////8="'
         b',"block_rows":4,"data_offset":0,"frame_crc32c":5,"num_bytes":99},"failed":[{"first_row":8,"id":"v","num_rows":2,'
         b'"reason":"slow","status":"timeout"}],"feature":"a","format":"featcache","generation":0,"int8_scale":null,'
@@ -60,7 +60,7 @@ def test_golden_commit_record():
     ],
 )
 def test_golden_plan(generation, version, checksum):
-    assert io.seal(replace(PLAN, generation=generation).to_json()).decode() == (
+    assert seal(replace(PLAN, generation=generation).to_json()).decode() == (
         f'{{"checksum":"{checksum}","encode_batch":4,"format":"featcache","generation":{generation},"kind":"plan",'
         f'"num_shards":2,"num_videos":3,"sampling_hash":"s","segments":{{"num_bytes":8,"sha256":"{HASH}"}},'
         f'"shard_rows":8,"threads":1,"version":{version},"videos":{{"num_bytes":7,"sha256":"{HASH}"}}}}\n'

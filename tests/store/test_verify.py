@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from featcache.errors import CorruptStoreError, FeatcacheError, StoreError
-from featcache.files import publish as io
+from featcache.files.publish import put_new
+from featcache.files.sealed import sha256_bytes
 from featcache.recipes import SamplingRecipe
 from featcache.store.gc import gc
 from featcache.store.reader import open_store
@@ -37,7 +38,7 @@ def path(request, tmp_path_factory):
     """A sound store with every kind of file."""
     root = tmp_path_factory.mktemp("verify") / "store"
     write_store(root, *PLANS, file_format=request.param)
-    io.put_new(root / "config" / f"extract-{io.sha256_bytes(CONFIG)[:12]}.yaml", CONFIG)
+    put_new(root / "config" / f"extract-{sha256_bytes(CONFIG)[:12]}.yaml", CONFIG)
     return root
 
 

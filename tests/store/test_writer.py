@@ -15,7 +15,8 @@ from featcache.errors import (
     StoreError,
     UnknownNameError,
 )
-from featcache.files import publish as io
+from featcache.files import publish
+from featcache.files.sealed import read_sealed, seal
 from featcache.recipes import SamplingRecipe
 from featcache.store import zarr_format
 from featcache.store.plan import Segment
@@ -69,9 +70,9 @@ def test_a_creation_that_was_killed_is_no_obstacle(tmp_path):
 def test_a_newer_format_is_refused(tmp_path):
     open_writer(tmp_path / "s").close()
     path = tmp_path / "s" / "featcache.json"
-    document = io.read_sealed(path, what="description")
+    document = read_sealed(path, what="description")
     document.pop("checksum")
-    path.write_bytes(io.seal({**document, "version": 3}))
+    path.write_bytes(seal({**document, "version": 3}))
     with pytest.raises(StoreError, match="version 3, this build reads <= 2"):
         open_writer(tmp_path / "s")
 
@@ -121,7 +122,7 @@ def test_a_generation_without_usable_videos(tmp_path):
 def test_writers_that_add_generations_at_once_get_different_numbers(tmp_path, monkeypatch):
     """Without the planning lock: the second finds the number taken and takes the next."""
     with open_writer(tmp_path / "s") as first, open_writer(tmp_path / "s") as second:
-        real = io.put_new
+        real = publish.put_new
         raced = []
 
         def put_new(path, data):
@@ -130,7 +131,7 @@ def test_writers_that_add_generations_at_once_get_different_numbers(tmp_path, mo
                 add_generation(second, StorePlan(records=RECORDS, num_videos=3))
             return real(path, data)
 
-        monkeypatch.setattr(io, "put_new", put_new)
+        monkeypatch.setattr(publish, "put_new", put_new)
         mine = add_generation(first, StorePlan(records=RECORDS, num_videos=2, first_video=3))
         assert mine.number == 1
         assert [len(generation.videos) for generation in first.generations()] == [3, 2]
@@ -265,7 +266,7 @@ def test_a_writer_leaves_the_temporary_files_of_others_alone(tmp_path):
     plan = StorePlan(records=RECORDS, num_videos=4)
     write_store(tmp_path / "s", plan)
     siblings = [
-        folder / f".sibling.0123456789abcdef{io.TEMP_SUFFIX}"
+        folder / f".sibling.0123456789abcdef{publish.TEMP_SUFFIX}"
         for folder in (
             tmp_path / "s",
             tmp_path / "s/g000/a/c/0",

@@ -11,7 +11,7 @@ from pydantic_core import to_jsonable_python
 from featcache.commands.registry import COMMANDS
 from featcache.config import Role, Settings, role_of
 from featcache.errors import RecipeMismatchError
-from featcache.files.publish import seal
+from featcache.files.sealed import seal
 from featcache.methods.advise.run import fine_tune
 from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings
 from featcache.networks.settings import TmmSettings

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from featcache.config import to_yaml
 from featcache.data.listing import OnScan
-from featcache.files.publish import canonical_json, put_replace
+from featcache.files.publish import put_replace
+from featcache.files.sealed import canonical_json
 from featcache.loaders.choice import training_videos
 from featcache.loaders.usable import list_videos, open_usable
 from featcache.loaders.videos import PixelSource

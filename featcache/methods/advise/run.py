@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from featcache.config import to_yaml
 from featcache.errors import ConfigError, NonFiniteFeatureError
-from featcache.files.publish import canonical_json, put_replace
+from featcache.files.publish import put_replace
+from featcache.files.sealed import canonical_json
 from featcache.loaders.bank import ClipSource
 from featcache.loaders.choice import training_videos, video_splits
 from featcache.loaders.online import open_source

@@ -14,7 +14,8 @@ from featcache.backbones.weights import write_weights
 from featcache.config import to_yaml
 from featcache.data.decoding.clips import CropSize
 from featcache.data.listing import OnScan
-from featcache.files.publish import canonical_json, put_replace
+from featcache.files.publish import put_replace
+from featcache.files.sealed import canonical_json
 from featcache.loaders.ahead import ViewLoader
 from featcache.machine import num_cores
 from featcache.methods.finetune.clips import RecipeSource, scoring_recipe, train_recipe

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from featcache.config import to_yaml
-from featcache.files.publish import canonical_json, put_replace
+from featcache.files.publish import put_replace
+from featcache.files.sealed import canonical_json
 from featcache.loaders.clip_sets import ClipSets, open_clip_sets, placed, with_coordinates
 from featcache.methods.scale.batched import train_stack
 from featcache.methods.scale.heads import ScalePretraining

@@ -13,7 +13,8 @@ from featcache.data.hashing import content_hash
 from featcache.data.listing import OnScan
 from featcache.data.types import VideoRecord
 from featcache.errors import WeightsError
-from featcache.files.publish import canonical_json, put_replace
+from featcache.files.publish import put_replace
+from featcache.files.sealed import canonical_json
 from featcache.loaders.ahead import ViewLoader
 from featcache.loaders.usable import UsableVideos, list_videos, of_split, open_usable
 from featcache.methods.svt.module import build_module

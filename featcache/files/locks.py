@@ -1,0 +1,68 @@
+"""Advisory locks between processes; each dies with its process."""
+
+import fcntl
+import os
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from featcache.errors import StoreError
+from featcache.files.publish import ensure_folder, explained
+
+
+@contextmanager
+def try_lock(path: Path, *, exclusive: bool) -> Generator[bool]:
+    """Hold an advisory lock for the block if it is free; yields whether it is held. The lock dies with the process."""
+    ensure_folder(path.parent)
+    with explained(path, "open"):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        with explained(path, "lock"):
+            held = _flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        yield held
+    finally:
+        os.close(fd)  # releases the lock
+
+
+def _flock(fd: int, operation: int) -> bool:
+    try:
+        fcntl.flock(fd, operation)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def lock(path: Path, *, exclusive: bool, wait_seconds: float | None = None) -> Generator[None]:
+    """Hold an advisory lock for the block.
+
+    Args:
+        path: Lock file; created if absent, never removed here.
+        exclusive: Alone, or shared with other shared holders.
+        wait_seconds: How long to wait for it; ``None`` waits for ever.
+
+    Raises:
+        StoreError: Still held by others after ``wait_seconds``.
+    """
+    ensure_folder(path.parent)
+    with explained(path, "open"):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        operation = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        with explained(path, "lock"):
+            if wait_seconds is None:
+                fcntl.flock(fd, operation)
+            else:
+                _wait_for(fd, operation, path, wait_seconds)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _wait_for(fd: int, operation: int, path: Path, wait_seconds: float) -> None:
+    deadline = time.monotonic() + wait_seconds
+    while not _flock(fd, operation | fcntl.LOCK_NB):
+        if time.monotonic() >= deadline:
+            raise StoreError(f"{path.parent.parent} is in use by another process; wait until it ends, then try again")
+        time.sleep(0.02)

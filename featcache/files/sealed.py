@@ -1,0 +1,95 @@
+"""Reading what was published: whole files, their hashes, and sealed JSON, of which every changed byte shows."""
+
+import errno
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from featcache.errors import CorruptStoreError
+
+Bytes = bytes | npt.NDArray[Any]
+
+
+def as_view(data: Bytes) -> memoryview:
+    """The bytes of a buffer, uncopied."""
+    return memoryview(data if isinstance(data, bytes) else data.data).cast("B")
+
+
+def sha256_bytes(data: Bytes) -> str:
+    """Hex SHA-256 of a buffer."""
+    return hashlib.sha256(as_view(data)).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_bytes(path: Path, *, what: str) -> bytes:
+    """Read a whole regular file that the store needs; a symbolic link at its name is refused.
+
+    Raises:
+        CorruptStoreError: It is missing, no file, or cannot be read.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise unreadable(path, what, error) from error
+
+
+def unreadable(path: Path, what: str, error: OSError) -> CorruptStoreError:
+    """The error for a store file that is missing or that the system cannot read."""
+    if error.errno == errno.ENOENT:
+        return CorruptStoreError(f"{what} {path} is missing; restore it or run `featcache verify` to see what is lost")
+    if error.errno == errno.ELOOP:
+        return CorruptStoreError(f"{what} {path} is a symbolic link; a store has none, restore the file itself")
+    why = os.strerror(error.errno) if error.errno else str(error)
+    return CorruptStoreError(f"{what} {path} cannot be read ({why}); run `featcache verify`")
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one JSON text of a value: sorted keys, no spaces, ASCII, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def seal(document: dict[str, Any]) -> bytes:
+    """Canonical JSON of ``document`` with a ``checksum`` member: SHA-256 over the canonical JSON of all others."""
+    assert "checksum" not in document, "seal adds the checksum itself"
+    return canonical_json({**document, "checksum": sha256_bytes(canonical_json(document))}) + b"\n"
+
+
+def unseal(data: bytes, *, path: Path, what: str) -> dict[str, Any]:
+    """Parse and check sealed JSON; any byte that differs from what :func:`seal` wrote is an error.
+
+    Args:
+        data: Content of the file.
+        path: Where it came from, for the message.
+        what: What it is, e.g. ``"commit record"``.
+
+    Returns:
+        The document, ``checksum`` included.
+
+    Raises:
+        CorruptStoreError: Not the bytes that were sealed.
+    """
+    try:
+        document = json.loads(data)
+        checksum = document.pop("checksum")
+        intact = seal(document) == data
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        intact = False
+    if not intact:
+        raise CorruptStoreError(f"{what} {path} is damaged (its checksum does not match); restore it from a copy")
+    return {**document, "checksum": checksum}
+
+
+def read_sealed(path: Path, *, what: str) -> dict[str, Any]:
+    """Read a file written by :func:`seal`. Raises CorruptStoreError as :func:`read_bytes` and :func:`unseal`."""
+    return unseal(read_bytes(path, what=what), path=path, what=what)
