@@ -128,10 +128,10 @@ class Registry(Generic[E]):
                 f"{self.kind} {name!r} needs the library {place.library}; run: pip install 'featcache[{place.extra}]'"
             )
         if place.origin == BUILT_IN:
-            entry: E = _imported(place.target)
+            entry: E = import_target(place.target)
             return entry
         try:
-            entry = _imported(place.target)
+            entry = import_target(place.target)
         except (Exception, SystemExit) as error:  # whatever the code of others does stops only what asks for it
             raise PluginError(
                 f"{self.kind} {name!r} of package {place.origin} cannot be loaded from {place.target} "
@@ -175,7 +175,12 @@ def _places(group: str) -> Iterator[Place]:
         )
 
 
-def _imported(target: str) -> Any:
+def import_target(target: str) -> Any:
+    """What ``target``, written ``module:attribute``, stands for; its module is imported.
+
+    Raises:
+        ValueError: It is not written so.
+    """
     found = _TARGET.fullmatch(target)
     if found is None:
         raise ValueError(f"{target!r} is not written as module:attribute")

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from featcache.evaluation.data import ProbeData
 from featcache.evaluation.flat_index import flat_index
-from featcache.evaluation.probe import Prediction, Task, register_probe
-from featcache.evaluation.sets import saved_form, with_notes, with_summaries
+from featcache.evaluation.probe import Prediction, Task
 from featcache.evaluation.settings import KnnSettings
+from featcache.recipes import PositionForm
 
 Neighbours = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 """Similarities float32 [Q, k], falling, and bank indices int64 [Q, k]; -inf and -1 where a query has fewer."""
@@ -19,13 +19,15 @@ Neighbours = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 SIMILARITIES_AT_ONCE = 2**24
 
 
-@register_probe(
-    "knn",
-    summary="weighted nearest neighbours by cosine",
-    settings=KnnSettings,
-    leaves_one_out=True,
-    position_form=lambda settings: None if settings.model is None else saved_form(settings),
-)
+def position_form(settings: KnnSettings) -> PositionForm | None:
+    """The form of positions that the predictor takes, where there is one."""
+    if settings.model is None:
+        return None
+    from featcache.evaluation.sets import saved_form  # imports what trains predictors
+
+    return saved_form(settings)
+
+
 def knn(task: Task, settings: KnnSettings, /) -> Prediction:
     """Score each test video by its nearest training rows, never by its own.
 
@@ -35,6 +37,8 @@ def knn(task: Task, settings: KnnSettings, /) -> Prediction:
     """
     if settings.model is None:
         return _neighbours(task, settings)
+    from featcache.evaluation.sets import with_notes, with_summaries
+
     parts = []
     for seed in settings.model_seeds:
         data = with_summaries(task.data, model=settings.model, seed=seed, device=task.device)

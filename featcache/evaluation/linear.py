@@ -7,12 +7,11 @@ import torch
 from featcache.errors import ConfigError
 from featcache.evaluation.choosing import Mask, Trial, choose
 from featcache.evaluation.grid import TrainedGrid, iter_video_probabilities, train_grid
-from featcache.evaluation.probe import Prediction, Task, register_probe
+from featcache.evaluation.probe import Prediction, Task
 from featcache.evaluation.settings import Head, LinearSettings
 from featcache.metrics.intervals import rank_of_truth
 
 
-@register_probe("linear", summary="linear classifier; a whole grid of heads in one pass", settings=LinearSettings)
 def linear(task: Task, settings: LinearSettings, /) -> Prediction:
     """Train every head on part of the training videos, choose on the rest, train the chosen one on all.
 

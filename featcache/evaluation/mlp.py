@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from featcache.evaluation.clip_probe import probe_clips
 from featcache.evaluation.clip_training import Embedding
-from featcache.evaluation.probe import Prediction, Task, register_probe
+from featcache.evaluation.probe import Prediction, Task
 from featcache.evaluation.settings import MlpSettings
 
 
@@ -26,7 +26,6 @@ class ClipMlp(nn.Module):
         return torch.cat([features, self.layers(features)], dim=-1)
 
 
-@register_probe("mlp", summary="classifier on each clip and an MLP of it", settings=MlpSettings, predicts="both")
 def mlp(task: Task, settings: MlpSettings, /) -> Prediction:
     """SCALE's baseline "MLP": D -> 2048 -> 2048 -> 512, then a linear layer on [x; h] of D + 512 channels.
 

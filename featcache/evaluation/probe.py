@@ -1,24 +1,25 @@
 """Probes: one protocol and a registry.
 
-To add a probe, write one file in this folder: a frozen settings dataclass and a function decorated by
-:func:`register_probe` that turns a :class:`Task` into a :class:`Prediction`. Splits, unlabelled videos, coverage,
-metrics and intervals are dealt with once, in :mod:`featcache.evaluation.run`; the conformance suite in
-``featcache.testing`` picks the probe up by name.
+A probe is a frozen settings dataclass and a function that turns a :class:`Task` into a :class:`Prediction`, named
+together by a :class:`ProbeEntry`. Splits, unlabelled videos, coverage, metrics and intervals are dealt with once, in
+:mod:`featcache.evaluation.run`. How a package adds one is in ``docs/adding-a-probe.md``; featcache's own are declared
+in :mod:`featcache.evaluation.probes`.
 """
 
-import importlib
-import pkgutil
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-import featcache.evaluation
-from featcache.errors import unknown_name
+from featcache.errors import ConfigError
 from featcache.evaluation.data import ProbeData
+from featcache.plugins import Place, Registry, import_target
 from featcache.recipes import PositionForm
+
+Predicts = Literal["classes", "numbers", "both"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,6 @@ class Prediction:
 
 
 S_contra = TypeVar("S_contra", contravariant=True)
-S = TypeVar("S")
 
 
 class Probe(Protocol[S_contra]):
@@ -70,79 +70,63 @@ class Probe(Protocol[S_contra]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeEntry:
-    """One registered probe.
+    """One probe.
 
     Attributes:
-        name: Registry name.
-        summary: One line for lists.
-        settings: Its settings dataclass; calling it gives the defaults.
-        run: The probe.
+        probe: The function, or where it is (``module:function``), so that what it
+            imports is imported when it runs.
+        settings: Its settings, a frozen dataclass; calling it gives the defaults.
         leaves_one_out: Whether a video's own rows never help to score it, so that a store without splits is scored
             in one call with ``test`` equal to ``train``. Other probes are trained fold by fold.
         predicts: What labels may be: classes, numbers, or both.
-        position_form: In which form, with these settings, it looks at where clips lie in their videos; ``None`` if not
-            at all.
+        positions: A function of the settings, or where it is: the form in which the probe looks at where clips lie in
+            their videos. ``None``: it never does.
     """
 
-    name: str
-    summary: str
+    probe: Probe[Any] | str
     settings: type[Any]
-    run: Probe[Any]
-    leaves_one_out: bool
-    predicts: Literal["classes", "numbers", "both"]
-    position_form: Callable[[Any], PositionForm | None]
+    leaves_one_out: bool = False
+    predicts: Predicts = "classes"
+    positions: Callable[[Any], PositionForm | None] | str | None = None
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.settings, type) and dataclasses.is_dataclass(self.settings)):
+            raise ConfigError(f"settings of a probe are {self.settings!r}; give a dataclass")
+        if self.predicts not in get_args(Predicts):
+            raise ConfigError(f"predicts is {self.predicts!r}; give one of {', '.join(get_args(Predicts))}")
+
+    def run(self, task: Task, settings: object) -> Prediction:
+        """Learn from the training videos of a task and score its test videos."""
+        probe: Probe[Any] = import_target(self.probe) if isinstance(self.probe, str) else self.probe
+        return probe(task, settings)
+
+    def position_form(self, settings: object) -> PositionForm | None:
+        """In which form, with these settings, the probe looks at where clips lie in their videos; ``None``: never."""
+        form = import_target(self.positions) if isinstance(self.positions, str) else self.positions
+        found: PositionForm | None = None if form is None else form(settings)
+        return found
 
 
-_ENTRIES: dict[str, ProbeEntry] = {}
-
-
-def no_positions(settings: object) -> PositionForm | None:
-    """The form of a probe that never looks at positions."""
-    return None
-
-
-def register_probe(
-    name: str,
-    *,
-    summary: str,
-    settings: type[S],
-    leaves_one_out: bool = False,
-    predicts: Literal["classes", "numbers", "both"] = "classes",
-    position_form: Callable[[S], PositionForm | None] = no_positions,
-) -> Callable[[Probe[S]], Probe[S]]:
-    """Register a probe under ``name``; a name can be taken once."""
-
-    def register(run: Probe[S]) -> Probe[S]:
-        if name in _ENTRIES:
-            raise ValueError(f"probe {name!r} is registered already")
-        _ENTRIES[name] = ProbeEntry(
-            name=name,
-            summary=summary,
-            settings=settings,
-            run=run,
-            leaves_one_out=leaves_one_out,
-            predicts=predicts,
-            position_form=position_form,
-        )
-        return run
-
-    return register
-
-
-def probe_entries() -> dict[str, ProbeEntry]:
-    """All probes by name: every module of this folder is imported, so that a new file is found."""
-    for module in pkgutil.iter_modules(featcache.evaluation.__path__):
-        importlib.import_module(f"featcache.evaluation.{module.name}")
-    return dict(sorted(_ENTRIES.items()))
+PROBES: Registry[ProbeEntry] = Registry(
+    kind="probe",
+    group="featcache.probes",
+    entry=ProbeEntry,
+    built_in=tuple(
+        Place(name=name, target=f"featcache.evaluation.probes:{name.replace('-', '_').upper()}", summary=summary)
+        for name, summary in {
+            "knn": "weighted nearest neighbours by cosine",
+            "linear": "linear classifier; a whole grid of heads in one pass",
+            "ridge": "ridge regression of numbers on video means",
+            "mlp": "classifier on each clip and an MLP of it",
+            "transformer": "set predictor from random weights, trained whole",
+            "scale-linear": "linear classifier on clips and the summary of their set by a frozen predictor",
+            "scale-ft": "pre-trained set predictor, trained further with a linear classifier",
+        }.items()
+    ),
+    hint="Run `featcache probe --help` for the list.",
+)
 
 
 def find_probe(name: str) -> ProbeEntry:
-    """The probe registered under ``name``.
-
-    Raises:
-        UnknownNameError: There is none; names the closest.
-    """
-    entries = probe_entries()
-    if name not in entries:
-        raise unknown_name("probe", name, entries)
-    return entries[name]
+    """The probe of a name; see :meth:`featcache.plugins.Registry.load`."""
+    return PROBES.load(name)

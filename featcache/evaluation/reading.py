@@ -8,7 +8,6 @@ import numpy.typing as npt
 
 from featcache.errors import ManifestError, NothingUsableError, no_name
 from featcache.evaluation.data import ProbeData, make_data
-from featcache.loaders.clip_sets import store_positions
 from featcache.recipes import PositionForm
 from featcache.store.features import Features
 from featcache.store.reader import Store, open_store
@@ -63,7 +62,6 @@ def read_data(
     splits = store.labels(split_column) if split_column is not None else {v.id: v.split for v in store.videos.values()}
     with store.feature(feature) as features:
         videos = [store.videos[video_id] for video_id in features.video_ids]
-        rows = np.arange(features.num_rows)
         return make_data(
             read_vectors(features),
             row_video=features.video_index.astype(np.int64),
@@ -75,9 +73,15 @@ def read_data(
             feature=features.name,
             label=label,
             split_column=split_column,
-            positions={positions: store_positions(store, features, rows, form=positions)} if positions else None,
+            positions={positions: _positions(store, features, positions)} if positions else None,
             numbers=numbers,
         )
+
+
+def _positions(store: Store, features: Features, form: PositionForm) -> npt.NDArray[np.float32]:
+    from featcache.loaders.clip_sets import store_positions  # imports torch, which takes seconds
+
+    return store_positions(store, features, np.arange(features.num_rows), form=form)
 
 
 def read_vectors(features: Features, *, first: int = 0, last: int | None = None) -> npt.NDArray[np.float32]:

@@ -4,13 +4,10 @@ import numpy as np
 from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import StandardScaler
 
-from featcache.evaluation.probe import Prediction, Task, register_probe
+from featcache.evaluation.probe import Prediction, Task
 from featcache.evaluation.settings import RidgeSettings
 
 
-@register_probe(
-    "ridge", summary="ridge regression of numbers on video means", settings=RidgeSettings, predicts="numbers"
-)
 def ridge(task: Task, settings: RidgeSettings, /) -> Prediction:
     """Standardise the channels by the training videos, fit, and predict each test video's number.
 

@@ -139,7 +139,7 @@ def run_probe(
     chosen = entry.settings() if settings is None else settings
     if not isinstance(chosen, entry.settings):
         raise ConfigError(f"probe {name!r} takes {entry.settings.__name__}, not {type(chosen).__name__}")
-    _check_fit(entry, data, chosen)
+    _check_fit(name, entry, data, chosen)
     intervals = intervals or IntervalSettings()
     plan = _plan(data, train_split, test_splits, low_shot)
     num_classes = 0 if data.targets is not None else len(np.unique(data.labels[plan.train]))
@@ -189,22 +189,22 @@ def run_probe(
     )
 
 
-def _check_fit(entry: ProbeEntry, data: ProbeData, settings: Any) -> None:
+def _check_fit(name: str, entry: ProbeEntry, data: ProbeData, settings: Any) -> None:
     """Whether a probe can do what is asked of it with these data."""
     if data.targets is not None and entry.predicts == "classes":
         raise ConfigError(
-            f"probe {entry.name!r} tells classes apart, and column {data.label!r} was read as numbers; leave numbers "
+            f"probe {name!r} tells classes apart, and column {data.label!r} was read as numbers; leave numbers "
             "out, or use the probe ridge"
         )
     if data.targets is None and entry.predicts == "numbers":
         raise ConfigError(
-            f"probe {entry.name!r} predicts numbers, and column {data.label!r} was read as classes; add --numbers, or "
+            f"probe {name!r} predicts numbers, and column {data.label!r} was read as classes; add --numbers, or "
             "use the probe linear"
         )
     form = entry.position_form(settings)
     if form is not None and form not in data.positions:
         raise ConfigError(
-            f"probe {entry.name!r} looks at where clips lie in their videos, and {data.store} came without positions; "
+            f"probe {name!r} looks at where clips lie in their videos, and {data.store} came without positions; "
             f"read it by read_data(..., positions={form!r})"
         )
 

@@ -16,7 +16,7 @@ from featcache.errors import ConfigError
 from featcache.evaluation.clip_probe import probe_clips
 from featcache.evaluation.clip_training import Embedding, clip_table, iter_sets
 from featcache.evaluation.data import ProbeData
-from featcache.evaluation.probe import Prediction, Task, register_probe
+from featcache.evaluation.probe import Prediction, Task
 from featcache.evaluation.settings import ScaleFtSettings, ScaleLinearSettings, TransformerSettings
 from featcache.methods.scale.saved import SavedPredictor, load_predictor
 from featcache.networks.set_predictor import SetPredictor
@@ -57,13 +57,6 @@ def saved_form(settings: ModelSettings) -> PositionForm:
     return _load(settings.model, seed=None).settings.position
 
 
-@register_probe(
-    "transformer",
-    summary="set predictor from random weights, trained whole",
-    settings=TransformerSettings,
-    predicts="both",
-    position_form=lambda settings: settings.predictor.position,
-)
 def transformer(task: Task, settings: TransformerSettings, /) -> Prediction:
     """SCALE's baseline "Transformer": the same network and training as ``scale-ft``, without pre-training."""
     width_in = task.data.features.shape[1]
@@ -79,26 +72,12 @@ def transformer(task: Task, settings: TransformerSettings, /) -> Prediction:
     return probe_clips(task, embedding, settings.training)
 
 
-@register_probe(
-    "scale-linear",
-    summary="linear classifier on clips and the summary of their set by a frozen predictor",
-    settings=ScaleLinearSettings,
-    predicts="both",
-    position_form=saved_form,
-)
 def scale_linear(task: Task, settings: ScaleLinearSettings, /) -> Prediction:
     """SCALE_linear: the predictor is frozen, in eval mode; its summary is of the clips drawn, in a test of all."""
     embedding = _saved_embedding(task.data, settings.model, refined=settings.refined, is_frozen=True)
     return with_notes(probe_clips(task, embedding, settings.training), task.data)
 
 
-@register_probe(
-    "scale-ft",
-    summary="pre-trained set predictor, trained further with a linear classifier",
-    settings=ScaleFtSettings,
-    predicts="both",
-    position_form=saved_form,
-)
 def scale_ft(task: Task, settings: ScaleFtSettings, /) -> Prediction:
     """SCALE_ft: projection, positions, tokens and blocks are trained; the stored features stay as they are."""
     embedding = _saved_embedding(task.data, settings.model, refined=settings.refined, is_frozen=False)

@@ -1,11 +1,13 @@
-"""Conformance suite of probes: what every registered probe must do, whoever wrote it.
+"""Conformance suite of probes: what every probe must do, whoever wrote it.
 
-Each check takes a probe's registry name and raises ``AssertionError`` with a sentence. A project that registers its
-own probe runs them all with::
+A package that offers probes runs the whole suite on them with::
 
-    @pytest.mark.parametrize("check", checks_of("my_probe"), ids=lambda check: check.__name__)
-    def test_my_probe(check):
-        check("my_probe")
+    from featcache.testing.probes import ProbeTests
+
+    class TestMine(ProbeTests):
+        names = ("my-probe",)
+
+Each check takes a :class:`Subject` and raises ``AssertionError`` with a sentence.
 """
 
 import dataclasses
@@ -22,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from featcache.errors import ConfigError, ManifestError
 from featcache.evaluation.data import ProbeData, make_data
-from featcache.evaluation.probe import Task, find_probe
+from featcache.evaluation.probe import PROBES, Task
 from featcache.evaluation.run import run_probe
 from featcache.evaluation.settings import (
     ClipTraining,
@@ -40,6 +42,19 @@ from featcache.training.settings import TrainingSettings
 
 NUM_CLASSES = 4
 NUM_CHANNELS = 8
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A probe under test.
+
+    Attributes:
+        name: Registry name.
+        settings: An instance of its settings that is quick on some hundred rows.
+    """
+
+    name: str
+    settings: Any
 
 
 def separable_data(*, splits: bool = True, spread: float = 0.05, seed: int = 0) -> ProbeData:
@@ -93,7 +108,7 @@ def small_settings(name: str) -> Any:
         ),
         "scale-ft": lambda: ScaleFtSettings(model=tiny_model(), training=training),
     }
-    return small[name]() if name in small else find_probe(name).settings()
+    return small[name]() if name in small else PROBES.load(name).settings()
 
 
 @functools.cache
@@ -171,36 +186,36 @@ def names_of(data: ProbeData) -> list[str | None]:
     return [data.classes[label] if label >= 0 else None for label in data.labels]
 
 
-def separable_classes_are_told_apart(name: str) -> None:
+def separable_classes_are_told_apart(probe: Subject) -> None:
     """Every split scores 1."""
     for data in (separable_data(), separable_data(splits=False)):
-        result = run_probe(name, data, small_settings(name))
+        result = run_probe(probe.name, data, probe.settings)
         assert set(result.splits) == ({"test_seen", "test_unseen"} if any(data.splits) else {"all"})
         for split, numbers in result.splits.items():
             for metric, found in numbers.metrics.items():
-                assert found.value == found.low == found.high == 1, f"{name}: {metric} of {split} is {found}"
+                assert found.value == found.low == found.high == 1, f"{probe.name}: {metric} of {split} is {found}"
 
 
-def random_labels_give_chance(name: str) -> None:
+def random_labels_give_chance(probe: Subject) -> None:
     """Accuracy on labels without meaning is chance, with splits and without; a leak would be far above."""
     for data in (random_data(splits=True), random_data(splits=False)):
-        for split, numbers in run_probe(name, data, small_settings(name)).splits.items():
+        for split, numbers in run_probe(probe.name, data, probe.settings).splits.items():
             chance = 1 / NUM_CLASSES
             deviation = (chance * (1 - chance) / numbers.num_videos) ** 0.5
             found = numbers.metrics["top1"].value
-            assert abs(found - chance) <= 3 * deviation, f"{name}: {found} on {split}, chance is {chance}"
+            assert abs(found - chance) <= 3 * deviation, f"{probe.name}: {found} on {split}, chance is {chance}"
 
 
-def truth_of_test_videos_plays_no_part(name: str) -> None:
+def truth_of_test_videos_plays_no_part(probe: Subject) -> None:
     """Scores do not change when the labels of the test videos do."""
     data = separable_data(spread=0.5)
     is_test = np.array(data.splits) != "train"
     changed = [data.classes[-1] if test else label for test, label in zip(is_test, names_of(data), strict=True)]
-    one, other = _scores(name, data), _scores(name, relabel(data, changed))
-    assert np.array_equal(one, other), f"{name} looks at the labels of test videos"
+    one, other = _scores(probe, data), _scores(probe, relabel(data, changed))
+    assert np.array_equal(one, other), f"{probe.name} looks at the labels of test videos"
 
 
-def scores_have_their_shape(name: str) -> None:
+def scores_have_their_shape(probe: Subject) -> None:
     """[seeds, test videos, classes], no NaN, something to choose for every video, -inf for an untaught class."""
     data = separable_data()
     untaught = data.classes[0]
@@ -208,37 +223,38 @@ def scores_have_their_shape(name: str) -> None:
         None if split == "train" and label == untaught else label
         for split, label in zip(data.splits, names_of(data), strict=True)
     ]
-    scores = _scores(name, relabel(data, kept))
-    assert scores.ndim == 3, f"{name}: scores of shape {scores.shape}"
-    assert scores.shape[1:] == (32, NUM_CLASSES), f"{name}: scores of shape {scores.shape}"
-    assert not np.isnan(scores).any(), f"{name}: NaN among the scores"
-    assert np.isfinite(scores).any(axis=-1).all(), f"{name}: a video without any possible class"
-    assert np.isneginf(scores[..., 0]).all(), f"{name}: a class that no training video has can win"
+    scores = _scores(probe, relabel(data, kept))
+    assert scores.ndim == 3, f"{probe.name}: scores of shape {scores.shape}"
+    assert scores.shape[1:] == (32, NUM_CLASSES), f"{probe.name}: scores of shape {scores.shape}"
+    assert not np.isnan(scores).any(), f"{probe.name}: NaN among the scores"
+    assert np.isfinite(scores).any(axis=-1).all(), f"{probe.name}: a video without any possible class"
+    assert np.isneginf(scores[..., 0]).all(), f"{probe.name}: a class that no training video has can win"
 
 
-def untaught_classes_count_as_wrong(name: str) -> None:
+def untaught_classes_count_as_wrong(probe: Subject) -> None:
     """Test videos of a class without training videos are scored, are wrong, and are counted in the result."""
     data = separable_data()
     odd = [
         "new" if split == "test_seen" and label == "class0" else label
         for split, label in zip(data.splits, names_of(data), strict=True)
     ]
-    result = run_probe(name, relabel(data, odd), small_settings(name))
+    result = run_probe(probe.name, relabel(data, odd), probe.settings)
     numbers = result.splits["test_seen"]
-    assert (numbers.num_videos, numbers.num_unseen) == (16, 4), f"{name}: {numbers}"
-    assert numbers.metrics["top1"].value == 0.75, f"{name}: {numbers.metrics}"
-    assert any("no training video has" in note for note in result.notes), f"{name}: {result.notes}"
+    assert (numbers.num_videos, numbers.num_unseen) == (16, 4), f"{probe.name}: {numbers}"
+    assert numbers.metrics["top1"].value == 0.75, f"{probe.name}: {numbers.metrics}"
+    assert any("no training video has" in note for note in result.notes), f"{probe.name}: {result.notes}"
 
 
-def results_repeat(name: str) -> None:
+def results_repeat(probe: Subject) -> None:
     """Two runs give the same result, time aside."""
     data = separable_data(spread=1.0)
-    settings = small_settings(name)
-    one, other = (dataclasses.replace(run_probe(name, data, settings), seconds=0.0).to_json() for _ in range(2))
-    assert one == other, f"{name} gives another result the second time"
+    one, other = (
+        dataclasses.replace(run_probe(probe.name, data, probe.settings), seconds=0.0).to_json() for _ in range(2)
+    )
+    assert one == other, f"{probe.name} gives another result the second time"
 
 
-def row_order_hardly_matters(name: str) -> None:
+def row_order_hardly_matters(probe: Subject) -> None:
     """Rows are tied to their videos by index, not by position."""
     data = separable_data(spread=0.3)
     order = np.random.default_rng(1).permutation(len(data.features))
@@ -250,37 +266,37 @@ def row_order_hardly_matters(name: str) -> None:
         labels=names_of(data),
         splits=data.splits,
     )
-    for split, numbers in run_probe(name, data, small_settings(name)).splits.items():
-        found = run_probe(name, shuffled, small_settings(name)).splits[split].metrics["top1"].value
+    for split, numbers in run_probe(probe.name, data, probe.settings).splits.items():
+        found = run_probe(probe.name, shuffled, probe.settings).splits[split].metrics["top1"].value
         expected = numbers.metrics["top1"].value
-        assert abs(found - expected) <= 2 / numbers.num_videos, f"{name}: {found} against {expected} on {split}"
+        assert abs(found - expected) <= 2 / numbers.num_videos, f"{probe.name}: {found} against {expected} on {split}"
 
 
-def coverage_is_carried(name: str) -> None:
+def coverage_is_carried(probe: Subject) -> None:
     """Failed and unlabelled videos stand beside the numbers, and unlabelled ones are not scored."""
     data = separable_data()
     labels = names_of(data)
     labels[-1] = None
     failed = {"train": 2, "test_unseen": 3}
-    result = run_probe(name, relabel(data, labels, failed=failed), small_settings(name))
+    result = run_probe(probe.name, relabel(data, labels, failed=failed), probe.settings)
     found = result.splits["test_unseen"]
-    assert dataclasses.astuple(found.coverage) == (16, 3, 19, 1), f"{name}: {found.coverage}"
-    assert found.num_videos == 15, f"{name}: {found.num_videos} videos scored"
-    assert (result.train.ok, result.train.failed) == (24, 2), f"{name}: {result.train}"
+    assert dataclasses.astuple(found.coverage) == (16, 3, 19, 1), f"{probe.name}: {found.coverage}"
+    assert found.num_videos == 15, f"{probe.name}: {found.num_videos} videos scored"
+    assert (result.train.ok, result.train.failed) == (24, 2), f"{probe.name}: {result.train}"
 
 
-def one_class_is_refused(name: str) -> None:
+def one_class_is_refused(probe: Subject) -> None:
     """Training videos of a single class are an error that names the class."""
     data = separable_data()
     message = ""
     try:
-        run_probe(name, relabel(data, ["only"] * len(data.videos)), small_settings(name))
+        run_probe(probe.name, relabel(data, ["only"] * len(data.videos)), probe.settings)
     except ManifestError as error:
         message = str(error)
-    assert "'only'" in message, f"{name} accepts training videos of one class, or does not name it: {message!r}"
+    assert "'only'" in message, f"{probe.name} accepts training videos of one class, or does not name it: {message!r}"
 
 
-def one_video_a_class_is_enough(name: str) -> None:
+def one_video_a_class_is_enough(probe: Subject) -> None:
     """The smallest training set: one video of one row a class."""
     corners = np.eye(NUM_CLASSES, NUM_CHANNELS)
     data = _placed_data(
@@ -290,55 +306,59 @@ def one_video_a_class_is_enough(name: str) -> None:
         labels=[f"class{index % NUM_CLASSES}" for index in range(2 * NUM_CLASSES)],
         splits=["train"] * NUM_CLASSES + ["test"] * NUM_CLASSES,
     )
-    found = run_probe(name, data, small_settings(name)).splits["test"].metrics["top1"].value
-    assert found == 1, f"{name}: {found} with one video a class"
+    found = run_probe(probe.name, data, probe.settings).splits["test"].metrics["top1"].value
+    assert found == 1, f"{probe.name}: {found} with one video a class"
 
 
-def linear_numbers_are_predicted(name: str) -> None:
+def linear_numbers_are_predicted(probe: Subject) -> None:
     """A number that is a linear function of the mean vector is predicted with far less error than by the mean."""
     data = numbered(separable_data(spread=0.5))
     assert data.targets is not None
-    result = run_probe(name, data, small_settings(name))
-    assert result.num_classes == 0, f"{name}: {result.num_classes} classes of numbers"
+    result = run_probe(probe.name, data, probe.settings)
+    assert result.num_classes == 0, f"{probe.name}: {result.num_classes} classes of numbers"
     for split, numbers in result.splits.items():
         spread = float(np.var(data.targets[np.array(data.splits) == split]))
         found = numbers.metrics["mse"]
-        assert found.low <= found.value <= found.high, f"{name}: {found}"
-        assert found.value < 0.5 * spread, f"{name}: error {found.value} on {split}, the variance is {spread}"
+        assert found.low <= found.value <= found.high, f"{probe.name}: {found}"
+        assert found.value < 0.5 * spread, f"{probe.name}: error {found.value} on {split}, the variance is {spread}"
 
 
-def random_numbers_are_not_predicted(name: str) -> None:
+def random_numbers_are_not_predicted(probe: Subject) -> None:
     """The error on numbers without meaning is their variance or more; a leak would be below."""
     for data in (random_data(splits=True), random_data(splits=False)):
         drawn = np.random.default_rng(3).normal(size=len(data.videos))
-        for split, numbers in run_probe(name, numbered(data, drawn), small_settings(name)).splits.items():
+        for split, numbers in run_probe(probe.name, numbered(data, drawn), probe.settings).splits.items():
             found = numbers.metrics["mse"].value
-            assert found > 0.8, f"{name}: error {found} on {split}, the variance is 1"
+            assert found > 0.8, f"{probe.name}: error {found} on {split}, the variance is 1"
 
 
-def numbers_of_test_videos_play_no_part(name: str) -> None:
+def numbers_of_test_videos_play_no_part(probe: Subject) -> None:
     """Predictions do not change when the numbers of the test videos do."""
     data = separable_data(spread=0.5)
     drawn = np.random.default_rng(3).normal(size=len(data.videos))
     changed = np.where(np.array(data.splits) == "train", drawn, 0.0)
-    one, other = (_scores(name, numbered(data, numbers)) for numbers in (drawn, changed))
-    assert np.array_equal(one, other), f"{name} looks at the numbers of test videos"
-    assert one.shape[1:] == (32, 1), f"{name}: predictions of shape {one.shape}"
+    one, other = (_scores(probe, numbered(data, numbers)) for numbers in (drawn, changed))
+    assert np.array_equal(one, other), f"{probe.name} looks at the numbers of test videos"
+    assert one.shape[1:] == (32, 1), f"{probe.name}: predictions of shape {one.shape}"
 
 
-def numbers_are_refused(name: str) -> None:
+def numbers_are_refused(probe: Subject) -> None:
     """A probe of classes says that it cannot predict numbers."""
-    assert "numbers" in _refusal(name, numbered(separable_data())), f"{name} accepts numbers, or does not name them"
+    assert "numbers" in _refusal(probe, numbered(separable_data())), (
+        f"{probe.name} accepts numbers, or does not name them"
+    )
 
 
-def classes_are_refused(name: str) -> None:
+def classes_are_refused(probe: Subject) -> None:
     """A probe of numbers says that it cannot tell classes apart."""
-    assert "numbers" in _refusal(name, separable_data()), f"{name} accepts classes, or does not say what it predicts"
+    assert "numbers" in _refusal(probe, separable_data()), (
+        f"{probe.name} accepts classes, or does not say what it predicts"
+    )
 
 
-def settings_are_configuration(name: str) -> None:
+def settings_are_configuration(probe: Subject) -> None:
     """Settings are a frozen dataclass with defaults that survives JSON and refuses unknown keys."""
-    kind = find_probe(name).settings
+    kind = PROBES.load(probe.name).settings
     adapter = TypeAdapter(kind)
     plain = json.loads(json.dumps(dataclasses.asdict(kind())))
     assert adapter.validate_python(plain) == kind(), f"{kind.__name__} does not survive JSON"
@@ -349,24 +369,24 @@ def settings_are_configuration(name: str) -> None:
     raise AssertionError(f"{kind.__name__} accepts unknown keys; set __pydantic_config__")
 
 
-def _refusal(name: str, data: ProbeData) -> str:
+def _refusal(probe: Subject, data: ProbeData) -> str:
     """The sentence that a probe refuses data with; empty where it does not."""
     try:
-        run_probe(name, data, small_settings(name))
+        run_probe(probe.name, data, probe.settings)
     except ConfigError as error:
         return str(error)
     return ""
 
 
-def _scores(name: str, data: ProbeData) -> npt.NDArray[np.floating]:
+def _scores(probe: Subject, data: ProbeData) -> npt.NDArray[np.floating]:
     splits = np.array(data.splits)
     train = np.flatnonzero((splits == "train") & (data.labels >= 0))
     task = Task(data=data, train=train, test=np.flatnonzero(splits != "train"), device="cpu")
-    entry = find_probe(name)
-    return entry.run(task, small_settings(name)).scores
+    entry = PROBES.load(probe.name)
+    return entry.run(task, probe.settings).scores
 
 
-Check = Callable[[str], None]
+Check = Callable[[Subject], None]
 CLASS_CHECKS: tuple[Check, ...] = (
     separable_classes_are_told_apart,
     random_labels_give_chance,
@@ -387,9 +407,32 @@ NUMBER_CHECKS: tuple[Check, ...] = (
 
 
 def checks_of(name: str) -> tuple[Check, ...]:
-    """What a probe must pass, by what it is registered to predict."""
+    """What a probe must pass, by what it says that it predicts."""
     return {
         "classes": (*CLASS_CHECKS, numbers_are_refused, settings_are_configuration),
         "numbers": (*NUMBER_CHECKS, classes_are_refused, settings_are_configuration),
         "both": (*CLASS_CHECKS, *NUMBER_CHECKS, settings_are_configuration),
-    }[find_probe(name).predicts]
+    }[PROBES.load(name).predicts]
+
+
+class ProbeTests:
+    """Test class of pytest for some probes; inherit from it and name them.
+
+    Attributes:
+        names: Registry names.
+    """
+
+    names: Sequence[str] = ()
+
+    def settings_of(self, name: str) -> Any:
+        """Settings to test a probe with; override it where the defaults take too long on some hundred rows."""
+        return small_settings(name)
+
+    def pytest_generate_tests(self, metafunc: Any) -> None:
+        """One test for each probe and check."""
+        cases = [(name, check) for name in self.names for check in checks_of(name)]
+        metafunc.parametrize(("name", "check"), cases, ids=[f"{name}-{check.__name__}" for name, check in cases])
+
+    def test_conforms(self, name: str, check: Check) -> None:
+        """The probe does what the check says."""
+        check(Subject(name=name, settings=self.settings_of(name)))

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from featcache.cli.main import app
 from featcache.cli.probe import PROBES
 from featcache.errors import FeatcacheError
-from featcache.evaluation.probe import probe_entries
+from featcache.evaluation.probe import PROBES as REGISTRY
 from featcache.evaluation.reading import read_data
 from featcache.loaders.clip_sets import open_clip_sets
 from featcache.loaders.settings import ClipSetSettings
@@ -63,7 +63,7 @@ def model(store) -> str:
 
 
 def test_the_commands_are_the_registered_probes():
-    assert set(PROBES) == set(probe_entries())
+    assert set(PROBES) == set(REGISTRY.names())
 
 
 @pytest.mark.parametrize("name", ["knn", "mlp", "transformer", "scale-linear", "scale-ft"])

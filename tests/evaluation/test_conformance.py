@@ -1,22 +1,15 @@
 import numpy as np
 import pytest
 
-from featcache.evaluation import probe as registry
-from featcache.evaluation.probe import Prediction, probe_entries, register_probe
+from featcache.evaluation.probe import PROBES, Prediction, ProbeEntry
 from featcache.evaluation.settings import KnnSettings
+from featcache.plugins import BUILT_IN
 from featcache.testing import probes as suite
+from featcache.testing.plugins import put_package
 
 
-@pytest.mark.parametrize(
-    ("name", "check"),
-    [
-        pytest.param(name, check, id=f"{check.__name__}-{name}")
-        for name in probe_entries()
-        for check in suite.checks_of(name)
-    ],
-)
-def test_probe(name, check):
-    check(name)
+class TestBuiltIn(suite.ProbeTests):
+    names = tuple(place.name for place in PROBES.places() if place.origin == BUILT_IN)
 
 
 def cheat(task, settings, /):
@@ -39,6 +32,9 @@ def drifting(task, settings, /, _calls=[]):  # noqa: B006
     return Prediction(scores=rng.normal(size=(1, len(task.test), len(task.data.classes))))
 
 
+CHEAT, CONSTANT, DRIFTING = (ProbeEntry(probe=probe, settings=KnnSettings) for probe in (cheat, constant, drifting))
+
+
 @pytest.mark.parametrize(
     ("wrong", "check"),
     [
@@ -53,13 +49,8 @@ def drifting(task, settings, /, _calls=[]):  # noqa: B006
     ],
     ids=lambda value: value.__name__,
 )
-def test_the_suite_catches_wrong_probes(wrong, check, monkeypatch):
-    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
-    register_probe("wrong", summary="wrong", settings=KnnSettings)(wrong)
+def test_the_suite_catches_wrong_probes(wrong, check, tmp_path, monkeypatch):
+    target = f"{__name__}:{wrong.__name__.upper()}"
+    monkeypatch.syspath_prepend(put_package(tmp_path, "lab", files={}, entries={"featcache.probes": {"wrong": target}}))
     with pytest.raises(AssertionError, match="wrong"):
-        check("wrong")
-
-
-def test_a_name_is_taken_once():
-    with pytest.raises(ValueError, match="registered already"):
-        register_probe("knn", summary="again", settings=KnnSettings)(constant)
+        check(suite.Subject(name="wrong", settings=KnnSettings()))

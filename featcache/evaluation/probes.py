@@ -1,0 +1,46 @@
+"""The probes of featcache: what settings each takes, what it predicts, and where it is computed. Without torch."""
+
+from featcache.evaluation.probe import ProbeEntry
+from featcache.evaluation.settings import (
+    KnnSettings,
+    LinearSettings,
+    MlpSettings,
+    RidgeSettings,
+    ScaleFtSettings,
+    ScaleLinearSettings,
+    TransformerSettings,
+)
+from featcache.recipes import PositionForm
+
+
+def _of_predictor(settings: TransformerSettings) -> PositionForm:
+    return settings.predictor.position
+
+
+KNN = ProbeEntry(
+    probe="featcache.evaluation.knn:knn",
+    settings=KnnSettings,
+    leaves_one_out=True,
+    positions="featcache.evaluation.knn:position_form",
+)
+LINEAR = ProbeEntry(probe="featcache.evaluation.linear:linear", settings=LinearSettings)
+RIDGE = ProbeEntry(probe="featcache.evaluation.ridge:ridge", settings=RidgeSettings, predicts="numbers")
+MLP = ProbeEntry(probe="featcache.evaluation.mlp:mlp", settings=MlpSettings, predicts="both")
+TRANSFORMER = ProbeEntry(
+    probe="featcache.evaluation.sets:transformer",
+    settings=TransformerSettings,
+    predicts="both",
+    positions=_of_predictor,
+)
+SCALE_LINEAR = ProbeEntry(
+    probe="featcache.evaluation.sets:scale_linear",
+    settings=ScaleLinearSettings,
+    predicts="both",
+    positions="featcache.evaluation.sets:saved_form",
+)
+SCALE_FT = ProbeEntry(
+    probe="featcache.evaluation.sets:scale_ft",
+    settings=ScaleFtSettings,
+    predicts="both",
+    positions="featcache.evaluation.sets:saved_form",
+)
