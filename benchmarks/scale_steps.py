@@ -16,7 +16,8 @@ from featcache.machine import Matmul
 from featcache.methods.scale.objective import ScaleObjective
 from featcache.methods.scale.run import build_module
 from featcache.methods.scale.settings import ScaleSettings
-from featcache.training.loop import Progress, train
+from featcache.training.identity import Identity
+from featcache.training.loop import StepReport, train
 from featcache.training.objective import Objective
 from featcache.training.settings import TrainingSettings
 
@@ -87,7 +88,7 @@ def seconds_a_step_of_the_loop(
     began = time.perf_counter()
     stamps: list[float] = []
 
-    def stop_in_time(_: Progress) -> None:
+    def stop_in_time(_: StepReport) -> None:
         is_warm = len(stamps) + 1 <= warm_steps
         if is_warm:
             synchronise(device)
@@ -101,7 +102,7 @@ def seconds_a_step_of_the_loop(
     max_steps = 400
     training = settings.training.model_copy(update={"epochs": 1 + max_steps // objective.num_batches})
     with tempfile.TemporaryDirectory() as folder:
-        run = {"folder": Path(folder), "seed": 0, "identity": "benchmark", "facts": {}}
+        run = {"folder": Path(folder), "seed": 0, "identity": Identity(values={}), "facts": {}}
         with contextlib.suppress(_EnoughError):
-            train(objective, training, **run, on_progress=stop_in_time)
+            train(objective, training, **run, on_step=stop_in_time)
     return (stamps[-1] - stamps[warm_steps - 1]) / (len(stamps) - warm_steps)

@@ -20,3 +20,12 @@ class OnStage(Protocol):
 
 def ignore(stage: str, done: float, total: float, note: str = "", num_failed: int = 0, /) -> None:
     """Report nothing."""
+
+
+def renamed(on_stage: OnStage, name: str) -> OnStage:
+    """The same callback for one step of several: ``seed 0`` becomes ``<name> 0``, other stages stay."""
+
+    def pass_on(stage: str, done: float, total: float, note: str = "", num_failed: int = 0, /) -> None:
+        on_stage(stage.replace("seed", name, 1), done, total, note, num_failed)
+
+    return pass_on

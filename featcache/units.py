@@ -1,5 +1,6 @@
 """Quantities and texts for people."""
 
+import math
 import re
 
 # Control characters (escape sequences begin with one), line and paragraph separators, and what turns text around.
@@ -34,3 +35,14 @@ def readable_bytes(num_bytes: float) -> str:
             return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
         num_bytes /= 1000
     return f"{num_bytes:.2f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people, e.g. ``2 min 05 s``."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from featcache.commands.pipeline import OnStage, claim_folder, find_videos
+from featcache.commands.pipeline import claim_folder, find_videos
 from featcache.commands.registry import AdvisePipelineSettings
 from featcache.data.motion import remove_motion_set
-from featcache.extract.progress import OnProgress, ignore
+from featcache.extract.progress import OnProgress
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings
 from featcache.files.publish import put_replace
@@ -24,20 +24,21 @@ from featcache.report.activation_maps import draw_activation
 from featcache.report.figure_settings import ActivationFigureSettings
 from featcache.report.plots import write_table
 from featcache.report.tables import Cell, Table
+from featcache.stages import OnStage, ignore, renamed
 from featcache.store.reader import open_store
 
 
 def run(
     settings: AdvisePipelineSettings,
     *,
-    on_stage: OnStage = lambda stage, done, total: None,
-    on_progress: OnProgress = ignore,
+    on_stage: OnStage = ignore,
+    on_progress: OnProgress = lambda progress: None,
 ) -> dict[str, Any]:
     """The whole way; a second run in the same folder takes up or leaves what is there.
 
     Args:
         settings: Everything that can be chosen.
-        on_stage: Called with (stage, done, total).
+        on_stage: Called with each stage of the way.
         on_progress: Called with the figures of the extraction.
 
     Returns:
@@ -68,7 +69,7 @@ def run(
         AdviseSettings(
             bank=bank, tmm=settings.tmm, clips=settings.clips, training=settings.pretext, out=str(out / "pretext")
         ),
-        on_progress=lambda seed, progress: on_stage(f"pretext {seed}", progress.epoch, progress.epochs),
+        on_stage=renamed(on_stage, "pretext"),
     )
     tuned = run_temporal(
         TmmFineTuneSettings(
@@ -83,7 +84,7 @@ def run(
             training=settings.finetuning,
             out=str(out / "finetuned"),
         ),
-        on_progress=lambda seed, progress: on_stage(f"labels {seed}", progress.epoch, progress.epochs),
+        on_stage=renamed(on_stage, "labels"),
     )
 
     table = order_table(tuned)

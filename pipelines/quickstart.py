@@ -6,7 +6,6 @@ Run it as ``featcache quickstart`` or ``featcache run configs/quickstart.yaml``.
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from featcache.data.motion import MOTIONS, PHOTOGRAPHS, make_motion_set, remove_
 from featcache.errors import ConfigError
 from featcache.evaluation.reading import read_data
 from featcache.evaluation.run import run_probe
-from featcache.extract.progress import OnProgress, ignore
+from featcache.extract.progress import OnProgress
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings, SamplingSettings
 from featcache.files.publish import put_replace
@@ -24,17 +23,17 @@ from featcache.files.sealed import canonical_json
 from featcache.loaders.settings import BankSettings
 from featcache.methods.advise.settings import TmmFineTuneSettings
 from featcache.methods.advise.tmm import run_temporal
+from featcache.stages import OnStage, ignore, renamed
 from featcache.store.reader import open_store
 
 BACKBONE = "timm/tf_efficientnet_lite0"
-OnStage = Callable[[str, float, float], None]
 
 
 def run(
     settings: QuickstartSettings,
     *,
-    on_stage: OnStage = lambda stage, done, total: None,
-    on_progress: OnProgress = ignore,
+    on_stage: OnStage = ignore,
+    on_progress: OnProgress = lambda progress: None,
 ) -> dict[str, Any]:
     """Make the motion set, extract, delete the clips, probe both labels.
 
@@ -43,7 +42,7 @@ def run(
 
     Args:
         settings: Everything that can be chosen.
-        on_stage: Called with (stage, done, total).
+        on_stage: Called with each stage of the way.
         on_progress: Called with the figures of the extraction.
 
     Returns:
@@ -131,7 +130,7 @@ def temporal_results(
                 out=str(out / name.replace(" ", "-")),
             ),
             intervals=settings.intervals,
-            on_progress=lambda seed, progress, name=name: on_stage(name, progress.epoch, progress.epochs),  # type: ignore[misc]
+            on_stage=renamed(on_stage, name),
         )
         results += [
             {

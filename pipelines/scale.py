@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from featcache.commands.pipeline import OnStage, claim_folder, find_videos
+from featcache.commands.pipeline import claim_folder, find_videos
 from featcache.data.motion import remove_motion_set
 from featcache.evaluation.reading import read_data
 from featcache.evaluation.run import run_probe
-from featcache.extract.progress import OnProgress, ignore
+from featcache.extract.progress import OnProgress
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings
 from featcache.files.publish import put_replace
@@ -25,19 +25,20 @@ from featcache.methods.scale.settings import ScaleSettings
 from featcache.pipeline_settings import ScalePipelineSettings
 from featcache.report.plots import write_table
 from featcache.report.tables import probe_table
+from featcache.stages import OnStage, ignore, renamed
 
 
 def run(
     settings: ScalePipelineSettings,
     *,
-    on_stage: OnStage = lambda stage, done, total: None,
-    on_progress: OnProgress = ignore,
+    on_stage: OnStage = ignore,
+    on_progress: OnProgress = lambda progress: None,
 ) -> dict[str, Any]:
     """The whole way; a second run in the same folder takes up or leaves what is there.
 
     Args:
         settings: Everything that can be chosen.
-        on_stage: Called with (stage, done, total).
+        on_stage: Called with each stage of the way.
         on_progress: Called with the figures of the extraction.
 
     Returns:
@@ -75,7 +76,7 @@ def run(
             training=settings.pretraining,
             out=str(out / "predictor"),
         ),
-        on_progress=lambda seed, progress: on_stage(f"predictor {seed}", progress.epoch, progress.epochs),
+        on_stage=renamed(on_stage, "predictor"),
     )
 
     results: dict[str, dict[str, Any]] = {}

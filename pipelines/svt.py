@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from featcache.backbones.weights import write_weights
-from featcache.commands.pipeline import OnStage, claim_folder, find_videos
+from featcache.commands.pipeline import claim_folder, find_videos
 from featcache.data.motion import remove_motion_set
 from featcache.evaluation.reading import read_data
 from featcache.evaluation.run import run_probe
-from featcache.extract.progress import OnProgress, ignore
+from featcache.extract.progress import OnProgress
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings
 from featcache.files.publish import put_replace
@@ -28,19 +28,20 @@ from featcache.methods.svt.settings import SvtSettings
 from featcache.pipeline_settings import SvtPipelineSettings
 from featcache.report.plots import write_table
 from featcache.report.tables import probe_table
+from featcache.stages import OnStage, ignore, renamed
 
 
 def run(
     settings: SvtPipelineSettings,
     *,
-    on_stage: OnStage = lambda stage, done, total: None,
-    on_progress: OnProgress = ignore,
+    on_stage: OnStage = ignore,
+    on_progress: OnProgress = lambda progress: None,
 ) -> dict[str, Any]:
     """The whole way; a second run in the same folder takes up or leaves what is there.
 
     Args:
         settings: Everything that can be chosen.
-        on_stage: Called with (stage, done, total).
+        on_stage: Called with each stage of the way.
         on_progress: Called with the figures of the extraction.
 
     Returns:
@@ -55,11 +56,7 @@ def run(
     source = find_videos(settings.source, folder=out / "videos", motion=settings.motion, on_stage=on_stage)
 
     training = pretraining_of(settings, source=source, out=out / "pretrained")
-    pretrained = pretrain_svt(
-        training,
-        on_scan=lambda done, total: on_stage("scan", done, total),
-        on_progress=lambda seed, progress: on_stage(f"pre-training {seed}", progress.epoch, progress.epochs),
-    )
+    pretrained = pretrain_svt(training, on_stage=renamed(on_stage, "pre-training"))
     weights = {f"trained-{seed}": path for seed, path in pretrained.weights.items()}
     weights |= write_untrained(training, out / "untrained")
 
@@ -181,10 +178,7 @@ def finetune_both(
                 training=settings.finetuning,
                 out=str(out / "finetuned" / name),
             ),
-            on_scan=lambda done, total: on_stage("scan", done, total),
-            on_progress=lambda seed, progress, name=name: on_stage(  # type: ignore[misc]
-                f"fine-tuning {name}", progress.epoch, progress.epochs
-            ),
+            on_stage=renamed(on_stage, f"fine-tuning {name}"),
         )
         results[name] = result.to_dict()
     return results

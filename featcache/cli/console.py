@@ -21,7 +21,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.segment import Segment
 from rich.table import Table
 
-from featcache.units import printable, printable_json
+from featcache.summary import Result
+from featcache.units import duration, printable, printable_json
 
 
 class _Seen(RenderHook):
@@ -98,20 +99,25 @@ def print_line(text: str, *, dim: bool = False) -> None:
     out.print(printable(text), markup=False, style="dim" if dim else None)
 
 
+def print_result(result: Result, *, as_json: bool = False) -> None:
+    """What a command found: its summary, or one JSON document."""
+    if as_json:
+        print_json(result.to_dict())
+        return
+    summary = result.summary()
+    for table in summary.tables:
+        print_table(table.title, table.columns, table.rows, num_text=table.num_text)
+    for line in summary.lines:
+        print_line(line)
+    if summary.facts:
+        print_facts(summary.facts)
+    if summary.next_command:
+        print_line(f"next: {summary.next_command}", dim=True)
+
+
 def print_error(error: BaseException) -> None:
     """One line on stderr: what, where, and what to do next."""
     err.print(f"[bold red]error:[/bold red] {_plain(str(error))}", soft_wrap=True)
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    if not math.isfinite(seconds):
-        return "unknown"
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
 LINE_SECONDS = 30.0

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featcache.cli.console import print_json
+from featcache.cli.console import print_result
 
 if TYPE_CHECKING:
     from featcache.methods.advise.settings import TmmEvaluationSettings
@@ -38,14 +38,9 @@ def tmm(
 
 def run_evaluation(settings: "TmmEvaluationSettings", *, as_json: bool = False) -> None:
     """Carry out ``evaluate tmm`` and print its tables."""
-    from featcache.cli.train import print_temporal
     from featcache.methods.advise.plugged import evaluate_plugged
 
-    result = evaluate_plugged(settings)
-    if as_json:
-        print_json(result.to_dict())
-    else:
-        print_temporal(result)
+    print_result(evaluate_plugged(settings), as_json=as_json)
 
 
 RUNNERS = {"evaluate-tmm": run_evaluation}

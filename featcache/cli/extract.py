@@ -11,7 +11,6 @@ from featcache.cli.console import (
     Bars,
     Quiet,
     bars,
-    duration,
     err,
     out,
     print_facts,
@@ -33,7 +32,7 @@ from featcache.cli.source import (
 )
 from featcache.errors import ConfigError, FeatcacheError, NothingUsableError
 from featcache.extract.presets import PRESETS, with_preset
-from featcache.units import readable_bytes
+from featcache.units import duration, readable_bytes
 
 if TYPE_CHECKING:
     from featcache.commands.registry import ScanSettings

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.cli.console import Quiet, bars, duration, print_facts, print_json, print_line, print_table
+from featcache.cli.console import Quiet, bars, print_result
 from featcache.cli.source import (
     Dataset,
     GroupBy,
@@ -16,10 +16,9 @@ from featcache.cli.source import (
     TestFraction,
     selected,
 )
-from featcache.cli.train import BatchSize, Device, Epochs, Json, OutFolder, Seeds, Set, drawer
+from featcache.cli.train import BatchSize, Device, Epochs, Json, OutFolder, Seeds, Set
 
 if TYPE_CHECKING:
-    from featcache.methods.finetune.run import FinetunePlan, FinetuneResult
     from featcache.methods.finetune.settings import FinetuneSettings
 
 
@@ -102,27 +101,8 @@ def run_plan(settings: "FinetuneSettings", *, as_json: bool = False) -> None:
     from featcache.methods.finetune.run import plan_finetune
 
     with bars() as drawn:
-        plan = plan_finetune(settings, on_scan=lambda done, total: drawn.update("scan", done, total))
-    if as_json:
-        print_json(plan.to_dict())
-    else:
-        print_plan(plan)
-
-
-def print_plan(plan: "FinetunePlan") -> None:
-    """What a run would do."""
-    frames, height, width = plan.clip
-    facts = {
-        "train": f"{plan.num_train} videos of {plan.num_classes} classes",
-        "test": ", ".join(f"{num} in {split}" for split, num in plan.num_test.items()) + f", {plan.num_views} views",
-        "clip": f"{frames} frames of {height} x {width}",
-        "head reads": plan.feature,
-        "parameters": f"{plan.num_parameters:,} of the backbone; {plan.num_trained:,} are trained, head included",
-        "steps": f"{plan.num_steps:,}, {plan.num_seeds} seeds",
-    }
-    if plan.num_left_out:
-        facts["left out"] = f"{plan.num_left_out} videos that cannot be used"
-    print_facts(facts)
+        plan = plan_finetune(settings, on_stage=drawn.update)
+    print_result(plan, as_json=as_json)
 
 
 def run_finetune(settings: "FinetuneSettings", *, as_json: bool = False) -> None:
@@ -130,51 +110,8 @@ def run_finetune(settings: "FinetuneSettings", *, as_json: bool = False) -> None
     from featcache.methods.finetune.run import finetune as carry_out
 
     with bars() as drawn:
-        result = carry_out(
-            settings,
-            on_scan=lambda done, total: drawn.update("scan", done, total),
-            on_progress=drawer(drawn.update),
-            on_test=lambda done, total: drawn.update("test", done, total),
-        )
-    if as_json:
-        print_json(result.to_dict())
-        return
-    print_finetuned(result)
-    if result.weights:
-        where = settings.source if settings.dataset is None else f"--dataset {settings.dataset} --root {settings.root}"
-        weights = next(iter(result.weights.values()))
-        following = f"next: featcache extract {where} --backbone {result.backbone} --weights {weights}"
-        print_line(following, dim=True)
-
-
-def print_finetuned(result: "FinetuneResult") -> None:
-    """Accuracies by split."""
-    rows = [
-        (
-            split,
-            *(
-                f"{100 * each.value:.1f} [{100 * each.low:.1f}, {100 * each.high:.1f}]"
-                for each in part.metrics.values()
-            ),
-            f"{part.num_videos}/{part.coverage.total}",
-        )
-        for split, part in result.splits.items()
-    ]
-    names = next(iter(result.splits.values())).metrics
-    title = f"{result.label!r}: {result.num_classes} classes, {result.num_views} views, {len(result.seeds)} seeds"
-    print_table(title, ("split", *names, "scored"), rows)
-    facts = {
-        "backbone": f"{result.backbone}, {result.num_parameters:,} parameters",
-        "trained": f"{result.num_trained:,} parameters, head included, on {result.num_train} videos",
-        "took": duration(result.seconds),
-        "run": result.folder,
-    }
-    for split, part in result.splits.items():
-        if part.num_unseen:
-            facts[f"unseen in {split}"] = f"{part.num_unseen} videos of classes that were not taught, counted as wrong"
-    if result.num_left_out:
-        facts["left out"] = f"{result.num_left_out} videos that cannot be used"
-    print_facts(facts)
+        result = carry_out(settings, on_stage=drawn.update)
+    print_result(result, as_json=as_json)
 
 
 RUNNERS = {"train-finetune": run_finetune}

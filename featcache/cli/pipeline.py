@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.cli.console import Quiet, bars, duration, out, print_json, print_line, print_table
+from featcache.cli.console import Quiet, bars, out, print_json, print_line, print_table
+from featcache.units import duration
 
 if TYPE_CHECKING:
     from featcache.commands.registry import QuickstartSettings

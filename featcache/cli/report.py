@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.cli.console import bars, duration, out, print_facts, print_json, print_line, print_table
+from featcache.cli.console import bars, out, print_facts, print_json, print_line, print_table
 from featcache.errors import ConfigError, unknown_name
+from featcache.units import duration
 
 if TYPE_CHECKING:
     from featcache.commands.registry import AdvisePipelineSettings

@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.cli.console import Quiet, bars, print_facts, print_json, print_line, print_table
+from featcache.cli.console import Quiet, bars, print_result
 from featcache.cli.source import Dataset, Root, Source, SplitColumn, Subset
-from featcache.cli.train import BatchSize, Device, Epochs, Json, OutFolder, Seeds, Set, drawer
+from featcache.cli.train import BatchSize, Device, Epochs, Json, OutFolder, Seeds, Set
 
 if TYPE_CHECKING:
-    from featcache.methods.svt.run import SvtResult
     from featcache.methods.svt.settings import SvtSettings
 
 
@@ -87,38 +86,9 @@ def run_svt(settings: "SvtSettings", *, as_json: bool = False) -> None:
 
     is_first = find_world().is_first
     with bars(quiet=not is_first) as drawn:
-        result = pretrain_svt(
-            settings,
-            on_scan=lambda done, total: drawn.update("scan", done, total),
-            on_progress=drawer(drawn.update, items="videos"),
-        )
-    if not is_first:
-        return
-    if as_json:
-        print_json(result.to_dict())
-        return
-    print_svt(result)
-    where = settings.source if settings.dataset is None else f"--dataset {settings.dataset} --root {settings.root}"
-    weights = next(iter(result.weights.values()))
-    following = f"next: featcache extract {where} --backbone {result.backbone} --weights {weights}"
-    print_line(following, dim=True)
-
-
-def print_svt(result: "SvtResult") -> None:
-    """The last epoch of each seed."""
-    names = ("loss", "entropy", "mean_entropy", "feature_deviation", "rank", "items_per_second", "wait_share")
-    rows = [(str(seed), *(f"{line[name]:.3g}" for name in names)) for seed, line in result.seeds.items()]
-    shown = ("loss", "entropy", "of the mean", "deviation", "rank", "videos/s", "wait")
-    print_table("video transformer, last epoch", ("seed", *shown), rows)
-    facts = {
-        "videos": result.num_videos,
-        "network": f"{result.num_parameters:,} parameters",
-        "head": f"{result.num_head_parameters:,} parameters, dropped now",
-        "run": result.folder,
-    }
-    if result.num_left_out:
-        facts["left out"] = f"{result.num_left_out} videos that cannot be used"
-    print_facts(facts)
+        result = pretrain_svt(settings, on_stage=drawn.update)
+    if is_first:
+        print_result(result, as_json=as_json)
 
 
 RUNNERS = {"train-svt": run_svt}

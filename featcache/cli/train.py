@@ -4,18 +4,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.cli.console import Quiet, bars, print_facts, print_json, print_line, print_table
+from featcache.cli.console import Quiet, bars, print_result
 from featcache.cli.source import Dataset, Root, Source, SplitColumn, Subset, selected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from featcache.methods.advise.run import PretextResult
     from featcache.methods.advise.settings import AdviseSettings, R3d50Settings, TmmFineTuneSettings
-    from featcache.methods.advise.tmm import TemporalResult
-    from featcache.methods.scale.run import ScaleResult
     from featcache.methods.scale.settings import ScaleSettings
-    from featcache.training.loop import Progress
 
 StorePath = Annotated[str, typer.Argument(help="A store of layout `frames` with maps.")]
 Feature = Annotated[str | None, typer.Option("--feature", "-f", help="Name of the array, where there are several.")]
@@ -187,10 +181,8 @@ def run_advise(settings: "AdviseSettings", *, as_json: bool = False) -> None:
     from featcache.methods.advise.run import pretrain
 
     with bars() as drawn:
-        result = pretrain(settings, on_progress=drawer(drawn.update))
-    print_pretext(result, as_json=as_json)
-    if not as_json:
-        print_line(f"next: featcache train tmm {settings.bank.store} --init {result.folder}", dim=True)
+        result = pretrain(settings, on_stage=drawn.update)
+    print_result(result, as_json=as_json)
 
 
 def run_r3d50(settings: "R3d50Settings", *, as_json: bool = False) -> None:
@@ -198,12 +190,8 @@ def run_r3d50(settings: "R3d50Settings", *, as_json: bool = False) -> None:
     from featcache.methods.advise.end_to_end import pretrain_r3d50
 
     with bars() as drawn:
-        result = pretrain_r3d50(
-            settings,
-            on_scan=lambda done, total: drawn.update("scan", done, total),
-            on_progress=drawer(drawn.update),
-        )
-    print_pretext(result, as_json=as_json)
+        result = pretrain_r3d50(settings, on_stage=drawn.update)
+    print_result(result, as_json=as_json)
 
 
 def run_scale(settings: "ScaleSettings", *, as_json: bool = False) -> None:
@@ -211,47 +199,8 @@ def run_scale(settings: "ScaleSettings", *, as_json: bool = False) -> None:
     from featcache.methods.scale.run import pretrain_scale
 
     with bars() as drawn:
-        result = pretrain_scale(settings, on_progress=drawer(drawn.update, items="videos"))
-    if as_json:
-        print_json(result.to_dict())
-        return
-    print_scale(result)
-    following = f"next: featcache probe scale-linear {settings.sets.store} --model {result.folder}"
-    if len(seeds := settings.training.seeds) > 1:  # each seed of the probe takes the model of that seed
-        following += f" --set scale_linear.training.seeds={list(seeds)}".replace(", ", ",")
-    print_line(following, dim=True)
-
-
-def print_scale(result: "ScaleResult") -> None:
-    """The last epoch of each seed."""
-    names = ("loss", "mcm", "mcm_accuracy", "set", "set_accuracy", "items_per_second")
-    rows = [
-        (str(seed), *(f"{line[name]:.3g}" if name in line else "" for name in names))
-        for seed, line in result.seeds.items()
-    ]
-    print_table("set predictor, last epoch", ("seed", *names[:-1], "videos/s"), rows)
-    facts = {
-        "videos": result.num_videos,
-        "predictor": f"{result.num_parameters:,} parameters",
-        "heads": f"{result.num_head_parameters:,} parameters, dropped now",
-        "run": result.folder,
-    }
-    if result.num_left_out:
-        facts["left out"] = f"{result.num_left_out} videos with fewer than two clips"
-    print_facts(facts)
-
-
-def print_pretext(result: "PretextResult", *, as_json: bool) -> None:
-    """The last epoch of each seed."""
-    if as_json:
-        print_json(result.to_dict())
-        return
-    rows = [
-        (str(seed), f"{line['loss']:.3f}", f"{100 * line['accuracy']:.1f}", f"{line['items_per_second']:.3g}")
-        for seed, line in result.seeds.items()
-    ]
-    print_table("pretext, last epoch", ("seed", "loss", "rate accuracy", "clips/s"), rows)
-    print_facts({"videos": result.num_videos, "parameters": f"{result.num_parameters:,}", "run": result.folder})
+        result = pretrain_scale(settings, on_stage=drawn.update)
+    print_result(result, as_json=as_json)
 
 
 def run_tmm(settings: "TmmFineTuneSettings", *, as_json: bool = False) -> None:
@@ -259,50 +208,8 @@ def run_tmm(settings: "TmmFineTuneSettings", *, as_json: bool = False) -> None:
     from featcache.methods.advise.tmm import run_temporal
 
     with bars() as drawn:
-        result = run_temporal(settings, on_progress=drawer(drawn.update))
-    if as_json:
-        print_json(result.to_dict())
-    else:
-        print_temporal(result)
-
-
-def drawer(
-    update: "Callable[[str, float, float, str], None]", *, items: str = "clips"
-) -> "Callable[[int, Progress], None]":
-    """Draw a run's progress as one bar a seed."""
-
-    def draw(seed: int, progress: "Progress") -> None:
-        note = f"loss {progress.loss:.3f} {progress.items_per_second:.0f} {items}/s wait {progress.wait_share:.0%}"
-        update(f"seed {seed}", progress.epoch, progress.epochs, note)
-
-    return draw
-
-
-def print_temporal(result: "TemporalResult") -> None:
-    """Accuracies by arm, split and order of frames."""
-    rows = [
-        (
-            arm, split, order,
-            *(f"{100 * metric.value:.1f} [{100 * metric.low:.1f}, {100 * metric.high:.1f}]" for metric in
-              metrics.values()),
-            f"{result.coverage[split].ok}/{result.coverage[split].total}",
-        )
-        for arm, splits in result.metrics.items()
-        for split, orders in splits.items()
-        for order, metrics in orders.items()
-    ]  # fmt: skip
-    names = next(iter(next(iter(next(iter(result.metrics.values())).values())).values()))
-    title = (
-        f"{result.label!r}: {result.num_classes} classes, {result.protocol}, {result.num_train} training videos, "
-        f"{result.num_views} views, {len(result.seeds)} seeds"
-    )
-    print_table(title, ("module", "split", "frames", *names, "coverage"), rows, num_text=3)
-    for split, delta in result.delta.items():
-        print_line(
-            f"pretrained - scratch on {split}: {100 * delta.value:+.1f} "
-            f"[{100 * delta.low:+.1f}, {100 * delta.high:+.1f}] points"
-        )
-    print_line(f"written to {result.folder}", dim=True)
+        result = run_temporal(settings, on_stage=drawn.update)
+    print_result(result, as_json=as_json)
 
 
 RUNNERS = {

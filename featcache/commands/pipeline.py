@@ -1,15 +1,14 @@
 """How a pipeline begins: in a folder of its own, with videos to work on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from featcache.config import Settings, parse, read_mapping, to_dict, to_yaml
 from featcache.data.motion import MotionSettings, make_motion_set, remove_motion_set
 from featcache.errors import ConfigError
 from featcache.files.publish import put_replace
+from featcache.stages import OnStage
 from featcache.training.runs import refuse_company
-
-OnStage = Callable[[str, float, float], None]
 
 
 def claim_folder(out: Path, settings: Settings, *, fixed: Sequence[str]) -> None:

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from featcache.data.listing import OnScan, read_videos
+from featcache.data.listing import read_videos
 from featcache.data.manifest import Manifest
 from featcache.data.selection import Selection
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError, unknown_name
 from featcache.loaders.videos import VideoFiles, find_files
+from featcache.stages import OnStage, ignore
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +56,12 @@ class UsableVideos(NamedTuple):
     num_left_out: int
 
 
-def list_videos(settings: VideoSettings, *, on_scan: OnScan = lambda done, total: None) -> Manifest:
+def list_videos(settings: VideoSettings, *, on_stage: OnStage = ignore) -> Manifest:
     """List and scan what settings name; see :func:`featcache.data.listing.read_videos`.
 
     Args:
         settings: Where videos come from.
-        on_scan: Called with (files listed, files in all).
+        on_stage: Called with the stage ``scan``, files listed and files in all.
 
     Raises:
         ManifestError: There are no videos, or the folder of a manifest is gone.
@@ -72,7 +73,7 @@ def list_videos(settings: VideoSettings, *, on_scan: OnScan = lambda done, total
         selection=settings.selection,
         decoder=settings.decoder,
         deadline_seconds=settings.deadline_seconds,
-        on_scan=on_scan,
+        on_scan=lambda done, total: on_stage("scan", done, total),
     )
 
 
@@ -106,3 +107,15 @@ def open_usable(videos: Sequence[VideoRecord], *, root: str, decoder: str) -> Us
     if num_left_out:
         log.warning("%d of %d videos cannot be used; `featcache scan` says why", num_left_out, len(videos))
     return UsableVideos(find_files(usable, [Path(root)], decoder=decoder, hint="scan the videos again"), num_left_out)
+
+
+def extraction_of(settings: VideoSettings, *, backbone: str, weights: str) -> str:
+    """The command that extracts features of the same videos with trained weights.
+
+    Args:
+        settings: Where the videos came from.
+        backbone: Registry name that the weights are for.
+        weights: Their file.
+    """
+    where = settings.source if settings.dataset is None else f"--dataset {settings.dataset} --root {settings.root}"
+    return f"featcache extract {where} --backbone {backbone} --weights {weights}"

@@ -41,8 +41,8 @@ NOTHING_FROZEN: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """Where a run is.
+class StepReport:
+    """Where a run is after a step.
 
     Attributes:
         epoch: Fractional epochs done.
@@ -59,10 +59,10 @@ class Progress:
     wait_share: float
 
 
-OnProgress = Callable[[Progress], None]
+OnStep = Callable[[StepReport], None]
 
 
-def ignore(progress: Progress) -> None:
+def ignore(report: StepReport) -> None:
     """Report nothing."""
 
 
@@ -80,7 +80,7 @@ def train(
     facts: Mapping[str, Any],
     frozen_epochs: Mapping[str, float] = NOTHING_FROZEN,
     world: World = ALONE,
-    on_progress: OnProgress = ignore,
+    on_step: OnStep = ignore,
 ) -> nn.Module:
     """Train ``objective.module`` in place; a folder with a checkpoint of the same run is taken up where it stopped.
 
@@ -101,7 +101,7 @@ def train(
         frozen_epochs: How many epochs at the start leave parameters as they are, by a prefix of their names in
             ``objective.module``, e.g. ``{"student.head.last_layer.": 1.0}`` (DINO).
         world: The processes that share the run; ``objective`` gives this one's share of each batch.
-        on_progress: Called after each step, in the first process.
+        on_step: Called after each step, in the first process.
 
     Returns:
         The module to use, in evaluation mode: the averaged one where ``ema_decay`` is set, else the trained one.
@@ -139,7 +139,7 @@ def train(
             is_due = world.any(now - saved_at >= settings.checkpoint_seconds or done == run.num_steps)
             if ends_epoch or is_due:
                 run.meter.check_finite(step=done, folder=folder)
-            progress = Progress(
+            report = StepReport(
                 epoch=done / run.steps_an_epoch,
                 epochs=settings.epochs,
                 loss=run.meter.last_loss,
@@ -147,14 +147,14 @@ def train(
                 wait_share=run.meter.waited_seconds / (now - began),
             )
             if ends_epoch:
-                wait_share = float(world.mean_(torch.tensor(progress.wait_share, dtype=torch.float64)))
-                rates = {"items_per_second": progress.items_per_second, "wait_share": wait_share}
-                line = {"epoch": progress.epoch, "lr": lr, **run.meter.means(), **rates}
+                wait_share = float(world.mean_(torch.tensor(report.wait_share, dtype=torch.float64)))
+                rates = {"items_per_second": report.items_per_second, "wait_share": wait_share}
+                line = {"epoch": report.epoch, "lr": lr, **run.meter.means(), **rates}
                 if log is not None:
                     log.write(done, line)
                 run.meter.reset()
             if world.is_first:
-                on_progress(progress)
+                on_step(report)
             if is_due:
                 if world.is_first:
                     run.save(done)

@@ -197,5 +197,8 @@ def write_pretrained(folder, tmm, bank, *, seed):
 def tune(settings, bank, folder):
     import numpy as np
 
+    from featcache.training.seeds import open_runs
+
     videos = np.arange(len(bank.video_ids))
-    fine_tune(settings, bank, videos=videos, labels=videos % 2, num_classes=2, seed=0, folder=folder)
+    runs = open_runs(settings, settings.training, name="tmm", of="s", out=str(folder))
+    fine_tune(settings, bank, runs=runs, videos=videos, labels=videos % 2, num_classes=2, seed=0)

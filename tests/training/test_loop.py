@@ -15,7 +15,7 @@ from featcache.training.checkpoint import NAME, read_checkpoint
 from featcache.training.generators import seeded_torch
 from featcache.training.identity import Identity
 from featcache.training.logs import read_log
-from featcache.training.loop import DivergedError, Progress, train
+from featcache.training.loop import DivergedError, StepReport, train
 from featcache.training.objective import Loss
 from featcache.training.schedules import learning_rate_factor
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
@@ -72,9 +72,7 @@ LIKE_DINO = SETTINGS.model_copy(
 FROZEN = {"0.": 2.5}
 
 
-def run(
-    folder, settings=SETTINGS, *, objective=None, on_progress=lambda progress: None, identity=TOY, frozen_epochs=None
-):
+def run(folder, settings=SETTINGS, *, objective=None, on_step=lambda report: None, identity=TOY, frozen_epochs=None):
     return train(
         objective or Toy(),
         settings,
@@ -83,7 +81,7 @@ def run(
         identity=identity,
         facts={"kind": "toy"},
         frozen_epochs=frozen_epochs or {},
-        on_progress=on_progress,
+        on_step=on_step,
     )
 
 
@@ -165,12 +163,12 @@ def test_killed_and_resumed_equals_straight_bit_for_bit(tmp_path, settings, froz
     for kill_after in (1, 2, 3, 5):
         steps = itertools.count(1)
 
-        def kill(progress: Progress, steps=steps, kill_after=kill_after) -> None:
+        def kill(report: StepReport, steps=steps, kill_after=kill_after) -> None:
             if next(steps) > kill_after:
                 raise Killed
 
         with pytest.raises(Killed):
-            run(tmp_path / "killed", often, on_progress=kill, frozen_epochs=frozen_epochs)
+            run(tmp_path / "killed", often, on_step=kill, frozen_epochs=frozen_epochs)
     assert equal(run(tmp_path / "killed", often, frozen_epochs=frozen_epochs), straight)
     logs = [
         [{name: line[name] for name in ("step", "epoch", "lr")} for line in read_log(tmp_path / folder)]
@@ -245,10 +243,10 @@ def test_other_optimisers_resume_too(tmp_path, name):
     straight = run(tmp_path / "straight", settings)
     steps = itertools.count(1)
 
-    def kill(progress: Progress) -> None:
+    def kill(report: StepReport) -> None:
         if next(steps) > 5:
             raise Killed
 
     with pytest.raises(Killed):
-        run(tmp_path / "killed", settings, on_progress=kill)
+        run(tmp_path / "killed", settings, on_step=kill)
     assert equal(run(tmp_path / "killed", settings), straight)

@@ -28,7 +28,6 @@ from featcache.networks.settings import SetPredictorSettings, TmmSettings
 from featcache.recipes import SamplingRecipe
 from featcache.testing.stores import StorePlan, make_record, write_store
 from featcache.training.logs import read_log
-from featcache.training.loop import Progress
 from featcache.training.runs import seed_folder
 from featcache.training.settings import Precision, ScheduleSettings, TrainingSettings
 from gpu_parts.checks.comparing import BFLOAT16, LOSSES, Check, distance, within
@@ -150,8 +149,8 @@ def taken_up(device: str, folder: Path) -> str:
     """A run with dropout, killed after its first step and taken up, against one that went straight."""
     training = loop(device, batch=16).model_copy(update={"checkpoint_seconds": 0.0})
 
-    def kill(seed: int, progress: Progress) -> None:
-        if progress.epoch >= 2:  # the checkpoint of the step before is there, this one's is not
+    def kill(stage: str, done: float, *_: object) -> None:
+        if done >= 2:  # the checkpoint of the step before is there, this one's is not
             raise _KilledError
 
     def run(out: str, **more: Any) -> None:
@@ -159,7 +158,7 @@ def taken_up(device: str, folder: Path) -> str:
 
     run("straight")
     with contextlib.suppress(_KilledError):
-        run("killed", on_progress=kill)
+        run("killed", on_stage=kill)
     run("killed")
     # Sums on a GPU are not always in the same order, so that bits may differ.
     return within(distance(losses(folder / "killed"), losses(folder / "straight")), LOSSES, "losses")

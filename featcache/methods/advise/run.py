@@ -1,7 +1,7 @@
 """The two stages as functions of their settings: pre-train a module on playback rate, fine-tune it on labels."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,32 +9,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.config import to_yaml
 from featcache.errors import ConfigError, NonFiniteFeatureError
-from featcache.files.publish import put_replace
-from featcache.files.sealed import canonical_json
 from featcache.loaders.bank import ClipSource
 from featcache.loaders.choice import training_videos, video_splits
 from featcache.loaders.online import open_source
 from featcache.methods.advise.cost import counted_cost, measured_cost
 from featcache.methods.advise.finetune import FineTuneObjective
 from featcache.methods.advise.pretext import PlaybackRateObjective
-from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings
+from featcache.methods.advise.settings import AdviseSettings, R3d50Settings, TmmFineTuneSettings
+from featcache.networks.counting import count_parameters
 from featcache.networks.settings import TmmSettings
 from featcache.networks.tmm import TmmClassifier
+from featcache.stages import OnStage, ignore
 from featcache.store.reader import open_store
+from featcache.summary import Summary, SummaryTable
 from featcache.training.checkpoint import checkpoint_digest, taking_up
 from featcache.training.generators import seeded_torch
 from featcache.training.identity import digest, identity_of
-from featcache.training.logs import read_log
-from featcache.training.loop import Progress, train, trained_state
-from featcache.training.runs import find_seed, prepare_torch, run_folder, seed_folder
-
-OnSeed = Callable[[int, Progress], None]
-
-
-def ignore(seed: int, progress: Progress) -> None:
-    """Report nothing."""
+from featcache.training.loop import trained_state
+from featcache.training.runs import find_seed
+from featcache.training.seeds import SeedRuns, open_runs, result_dict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +36,12 @@ class PretextResult:
     """A pre-training run.
 
     Attributes:
-        folder: Where it is.
-        num_videos: Videos that it saw.
-        num_parameters: Trained parameters, head included.
+        folder: The run's folder.
+        num_videos: Number of videos that it saw.
+        num_parameters: Number of trained parameters, head included.
         seeds: The last line of each seed's log.
         cost: Counts of :func:`featcache.methods.advise.cost.counted_cost` and what ``measured_cost`` says of the runs.
+        next_command: The fine-tuning of its module, where it has one.
     """
 
     folder: str
@@ -54,117 +49,132 @@ class PretextResult:
     num_parameters: int
     seeds: Mapping[int, Mapping[str, float]]
     cost: Mapping[str, float | None]
+    next_command: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
-        return {**dataclasses.asdict(self), "seeds": {str(seed): dict(line) for seed, line in self.seeds.items()}}
+        return result_dict(self)
+
+    def summary(self) -> Summary:
+        """The last epoch of each seed."""
+        rows = tuple(
+            (str(seed), f"{line['loss']:.3f}", f"{100 * line['accuracy']:.1f}", f"{line['items_per_second']:.3g}")
+            for seed, line in self.seeds.items()
+        )
+        columns = ("seed", "loss", "rate accuracy", "clips/s")
+        return Summary(
+            tables=(SummaryTable(title="pretext, last epoch", columns=columns, rows=rows),),
+            facts={"videos": self.num_videos, "parameters": f"{self.num_parameters:,}", "run": self.folder},
+            next_command=self.next_command,
+        )
 
 
 def pretrain(
-    settings: AdviseSettings, *, source: ClipSource | None = None, on_progress: OnSeed = ignore
+    settings: AdviseSettings, *, source: ClipSource | None = None, on_stage: OnStage = ignore
 ) -> PretextResult:
     """Train a temporal module on playback rate, once a seed; runs that are there are taken up or left as they are.
 
     Args:
         settings: Everything that can be chosen.
         source: Where maps come from; ``None`` opens what the settings name.
-        on_progress: Called with the seed and its progress.
+        on_stage: Called with the stage ``seed N`` after each step.
 
     Raises:
         ConfigError: A bank too coarse, or a store without one.
         NonFiniteFeatureError: Features that are not finite.
     """
-    device = prepare_torch(settings.training)
-    store = open_store(Path(settings.bank.store))
-    bank = source or open_source(settings.bank, store=store, device=settings.training.device)
+    where, training, clips = settings.bank.store, settings.training, settings.clips
+    runs = open_runs(settings, training, name="advise", of=where, out=settings.out, on_stage=on_stage)
+    store = open_store(Path(where))
+    bank = source or open_source(settings.bank, store=store, device=training.device)
     videos = training_videos(bank.video_ids, video_splits(store, settings.bank.split_column), settings.bank.train_split)
-    folder = run_folder(settings, out=settings.out, store=settings.bank.store, name="advise")
-    put_replace(folder / "config.yaml", to_yaml(settings).encode())
-    logs, num_parameters = {}, 0
-    for seed in settings.training.seeds:
+    facts = {"method": "advise", "tmm": dataclasses.asdict(settings.tmm), "width_in": bank.shape[2]}
+    for seed in training.seeds:
         with seeded_torch(seed, "tmm"):
             module = TmmClassifier(
-                settings.tmm, width_in=bank.shape[2], grid=bank.shape[0], num_classes=len(settings.clips.rates)
-            ).to(device)
-        num_parameters = sum(parameter.numel() for parameter in module.parameters())
-        objective = PlaybackRateObjective(
-            bank, videos, settings.clips, module=module, batch_size=settings.training.batch_size, seed=seed
-        )
+                settings.tmm, width_in=bank.shape[2], grid=bank.shape[0], num_classes=len(clips.rates)
+            ).to(runs.device)
+        objective = PlaybackRateObjective(bank, videos, clips, module=module, batch_size=training.batch_size, seed=seed)
         check_finite(objective, bank)
-        train(
-            objective,
-            settings.training,
-            folder=seed_folder(folder, seed),
-            seed=seed,
-            identity=identity_of(settings, inputs=clip_contents(bank, videos), seed=seed),
-            facts={"method": "advise", "tmm": dataclasses.asdict(settings.tmm), "width_in": bank.shape[2]},
-            on_progress=lambda progress, seed=seed: on_progress(seed, progress),  # type: ignore[misc]
-        )
-        logs[seed] = read_log(seed_folder(folder, seed))[-1]
-    cost = counted_cost(
-        settings.tmm, shape=bank.shape, num_frames=settings.clips.num_frames, num_classes=len(settings.clips.rates)
+        runs.train(objective, seed=seed, identity=runs.identity(seed, clip_contents(bank, videos)), facts=facts)
+    counts = counted_cost(settings.tmm, shape=bank.shape, num_frames=clips.num_frames, num_classes=len(clips.rates))
+    following = f"featcache train tmm {where} --init {runs.folder}"
+    return runs.finish(pretext_result(runs, settings, videos, count_parameters(module), counts, following))
+
+
+def pretext_result(
+    runs: SeedRuns,
+    settings: AdviseSettings | R3d50Settings,
+    videos: npt.NDArray[np.int64],
+    num_parameters: int,
+    counts: Mapping[str, float],
+    next_command: str | None = None,
+) -> PretextResult:
+    """The result of finished runs of the pretext, with what they cost.
+
+    Args:
+        runs: Trained with every seed.
+        settings: Of the method.
+        videos: int64 [A], the videos that it saw.
+        num_parameters: Number of trained parameters.
+        counts: What was counted of the module, beside what the runs measured.
+        next_command: What people often run next.
+    """
+    measured = measured_cost(
+        list(runs.lines.values()),
+        num_videos=min(settings.training.batch_size, len(videos)),
+        num_clips=settings.clips.num_clips,
     )
-    result = PretextResult(
-        folder=str(folder),
+    return PretextResult(
+        folder=str(runs.folder),
         num_videos=len(videos),
         num_parameters=num_parameters,
-        seeds=logs,
-        cost={
-            **cost,
-            **measured_cost(
-                list(logs.values()),
-                num_videos=min(settings.training.batch_size, len(videos)),
-                num_clips=settings.clips.num_clips,
-            ),
-        },
+        seeds=runs.lines,
+        cost={**counts, **measured},
+        next_command=next_command,
     )
-    put_replace(folder / "result.json", canonical_json(result.to_dict()))
-    return result
 
 
 def fine_tune(
     settings: TmmFineTuneSettings,
     bank: ClipSource,
     *,
+    runs: SeedRuns,
     videos: npt.NDArray[np.int64],
     labels: npt.NDArray[np.int64],
     num_classes: int,
     seed: int,
-    folder: Path,
-    on_progress: OnSeed = ignore,
+    within: str = "",
 ) -> TmmClassifier:
     """Train a module and a new head on labelled videos; ``settings.init`` says where the module starts from.
 
     Args:
         settings: Everything that can be chosen.
         bank: Where maps come from.
+        runs: The run to which it belongs.
         videos: int64 [A], video numbers of ``bank``.
         labels: int64 [A], their classes.
         num_classes: Outputs of the head.
         seed: Of the run.
-        folder: Of this seed.
-        on_progress: Called with the seed and its progress.
+        within: Folder of the seed's folder, relative to the run's.
     """
-    device = prepare_torch(settings.training)
     tmm, state = initial_module(settings, seed=seed, width_in=bank.shape[2])
     with seeded_torch(seed, "tmm"):
         module = TmmClassifier(tmm, width_in=bank.shape[2], grid=bank.shape[0], num_classes=num_classes)
     if state is not None:
         module.tmm.load_state_dict(state)
-    module.to(device)
+    module.to(runs.device)
     objective = FineTuneObjective(bank, videos, labels, settings, module=module, seed=seed)
     check_finite(objective, bank)
     contents = {**clip_contents(bank, videos), "labels": digest([labels.tolist(), num_classes])}
     if settings.init is not None:
         contents["init"] = checkpoint_digest(find_seed(Path(settings.init), seed))
-    trained = train(
+    trained = runs.train(
         objective,
-        settings.training,
-        folder=folder,
         seed=seed,
         identity=identity_of(settings, inputs=contents, seed=seed),
         facts={"method": "tmm", "tmm": dataclasses.asdict(tmm), "width_in": bank.shape[2], "num_classes": num_classes},
-        on_progress=lambda progress: on_progress(seed, progress),
+        within=within,
     )
     assert isinstance(trained, TmmClassifier)
     return trained

@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.config import to_yaml
 from featcache.data.subsets import nested_subset
 from featcache.errors import ManifestError, unknown_name
-from featcache.files.publish import put_replace
 from featcache.loaders.bank import ClipSource
 from featcache.loaders.choice import video_splits
 from featcache.loaders.online import open_source
 from featcache.methods.advise.cost import counted_cost
 from featcache.methods.advise.finetune import ORDERS, video_logits
-from featcache.methods.advise.run import OnSeed, fine_tune, ignore, initial_module
+from featcache.methods.advise.run import fine_tune, initial_module
 from featcache.methods.advise.settings import TmmFineTuneSettings
 from featcache.metrics.intervals import Metric, accuracies, rank_of_truth
 from featcache.metrics.result import Coverage
 from featcache.metrics.settings import IntervalSettings
 from featcache.metrics.splits import fold_numbers
 from featcache.seeding import rng_for
+from featcache.stages import OnStage, ignore
 from featcache.store.reader import Store, open_store
-from featcache.training.runs import run_folder, seed_folder
+from featcache.summary import Summary, SummaryTable, percent
+from featcache.training.seeds import open_runs
 
 NUM_FOLDS = 5
 PRETRAINED, SCRATCH = "pretrained", "scratch"
@@ -92,13 +92,43 @@ class TemporalResult:
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
         return plain
 
+    def summary(self) -> Summary:
+        """Accuracies by module, split and order of frames."""
+        rows = tuple(
+            (
+                arm,
+                split,
+                order,
+                *(percent(each.value, each.low, each.high) for each in metrics.values()),
+                f"{self.coverage[split].ok}/{self.coverage[split].total}",
+            )
+            for arm, splits in self.metrics.items()
+            for split, orders in splits.items()
+            for order, metrics in orders.items()
+        )
+        names = next(iter(next(iter(next(iter(self.metrics.values())).values())).values()))
+        title = (
+            f"{self.label!r}: {self.num_classes} classes, {self.protocol}, {self.num_train} training videos, "
+            f"{self.num_views} views, {len(self.seeds)} seeds"
+        )
+        columns = ("module", "split", "frames", *names, "coverage")
+        differences = (
+            f"pretrained - scratch on {split}: {100 * delta.value:+.1f} "
+            f"[{100 * delta.low:+.1f}, {100 * delta.high:+.1f}] points"
+            for split, delta in self.delta.items()
+        )
+        return Summary(
+            tables=(SummaryTable(title=title, columns=columns, rows=rows, num_text=3),),
+            lines=(*differences, f"written to {self.folder}"),
+        )
+
 
 def run_temporal(
     settings: TmmFineTuneSettings,
     *,
     source: ClipSource | None = None,
     intervals: IntervalSettings | None = None,
-    on_progress: OnSeed = ignore,
+    on_stage: OnStage = ignore,
 ) -> TemporalResult:
     """Fine-tune (and, where asked, train from scratch) with every seed, and score all test views.
 
@@ -108,7 +138,7 @@ def run_temporal(
         settings: Everything that can be chosen.
         source: Where maps come from; ``None`` opens what the settings name.
         intervals: How intervals are drawn.
-        on_progress: Called with the seed and its progress.
+        on_stage: Called with the stage ``seed N`` after each step.
 
     Raises:
         ManifestError: No labels, one class, or nothing to score.
@@ -120,9 +150,9 @@ def run_temporal(
     labels, classes = _labels(store, bank, settings.label)
     splits = video_splits(store, settings.bank.split_column)
     assignments, protocol = _assignments(store, bank, labels, splits, settings)
-    folder = run_folder(settings, out=settings.out, store=settings.bank.store, name="tmm")
-    put_replace(folder / "config.yaml", to_yaml(settings).encode())
-
+    runs = open_runs(
+        settings, settings.training, name="tmm", of=settings.bank.store, out=settings.out, on_stage=on_stage
+    )
     arms = {PRETRAINED if settings.init else SCRATCH: settings}
     if settings.compare_scratch:
         shape, _ = initial_module(settings, seed=settings.training.seeds[0], width_in=bank.shape[2])
@@ -141,12 +171,12 @@ def run_temporal(
                 module = fine_tune(
                     own,
                     bank,
+                    runs=runs,
                     videos=assignment.train,
                     labels=labels[assignment.train],
                     num_classes=len(classes),
                     seed=seed,
-                    folder=seed_folder(folder / arm / assignment.name, seed),
-                    on_progress=on_progress,
+                    within=f"{arm}/{assignment.name}",
                 )
                 for split, numbers in assignment.tests.items():
                     for order in orders:
@@ -163,7 +193,7 @@ def run_temporal(
         )
     tmm, _ = initial_module(settings, seed=settings.training.seeds[0], width_in=bank.shape[2])
     result = TemporalResult(
-        folder=str(folder),
+        folder=str(runs.folder),
         store=str(store.path),
         label=settings.label,
         protocol=protocol,
@@ -182,8 +212,7 @@ def run_temporal(
         cost=counted_cost(tmm, shape=bank.shape, num_frames=settings.num_frames, num_classes=len(classes)),
         seconds=time.monotonic() - started,
     )
-    put_replace(folder / "result.json", json.dumps(result.to_dict(), indent=2).encode())
-    return result
+    return runs.finish(result)
 
 
 def paired_difference(

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from featcache.data.listing import OnScan
 from featcache.data.manifest import Manifest
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError, unknown_name
 from featcache.loaders.usable import list_videos, open_usable
 from featcache.loaders.videos import VideoFiles
 from featcache.methods.finetune.settings import FinetuneSettings
+from featcache.stages import OnStage, ignore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,18 +60,18 @@ class FinetuneData:
         return sum(part.num_failed for part in (self.train, *self.tests.values()))
 
 
-def read_data(settings: FinetuneSettings, *, on_scan: OnScan = lambda done, total: None) -> FinetuneData:
+def read_data(settings: FinetuneSettings, *, on_stage: OnStage = ignore) -> FinetuneData:
     """List the videos, and sort them by split and class; how many cannot be used is logged.
 
     Args:
         settings: Source, splits and label column.
-        on_scan: Called with (files listed, files in all).
+        on_stage: Called with the stage ``scan``, files listed and files in all.
 
     Raises:
         ManifestError: No splits, no labels, one class, or nothing to learn from or to score.
         UnknownNameError: No such split or label column.
     """
-    manifest = list_videos(settings, on_scan=on_scan)
+    manifest = list_videos(settings, on_stage=on_stage)
     where = settings.source or settings.dataset
     columns = {column for video in manifest.videos for column in video.labels}
     if not columns:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from featcache.backbones.weights import write_weights
-from featcache.config import to_yaml
 from featcache.data.decoding.clips import CropSize
-from featcache.data.listing import OnScan
-from featcache.files.publish import put_replace
-from featcache.files.sealed import canonical_json
 from featcache.loaders.ahead import ViewLoader
+from featcache.loaders.usable import extraction_of
 from featcache.machine import num_cores
 from featcache.methods.finetune.clips import RecipeSource, scoring_recipe, train_recipe
 from featcache.methods.finetune.data import FinetuneData, LabelledVideos, read_data
@@ -28,21 +24,13 @@ from featcache.metrics.intervals import accuracies, rank_of_truth
 from featcache.metrics.result import Coverage, SplitResult
 from featcache.metrics.settings import IntervalSettings
 from featcache.networks.counting import count_parameters
-from featcache.training.identity import Identity, digest, identity_of
-from featcache.training.logs import read_log
-from featcache.training.loop import Progress, train
-from featcache.training.runs import prepare_torch, run_folder, seed_folder
+from featcache.stages import OnStage, ignore
+from featcache.summary import Summary, SummaryTable, percent
+from featcache.training.identity import digest
+from featcache.training.seeds import open_runs, result_dict
+from featcache.units import duration
 
-OnSeed = Callable[[int, Progress], None]
 WEIGHTS = "backbone.safetensors"
-
-
-def ignore(seed: int, progress: Progress) -> None:
-    """Report nothing."""
-
-
-def ignore_scan(done: int, total: int) -> None:
-    """Report nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +67,22 @@ class FinetunePlan:
         """JSON-ready values."""
         return dataclasses.asdict(self)
 
+    def summary(self) -> Summary:
+        """What a run would do."""
+        frames, height, width = self.clip
+        tests = ", ".join(f"{num} in {split}" for split, num in self.num_test.items())
+        facts = {
+            "train": f"{self.num_train} videos of {self.num_classes} classes",
+            "test": f"{tests}, {self.num_views} views",
+            "clip": f"{frames} frames of {height} x {width}",
+            "head reads": self.feature,
+            "parameters": f"{self.num_parameters:,} of the backbone; {self.num_trained:,} are trained, head included",
+            "steps": f"{self.num_steps:,}, {self.num_seeds} seeds",
+        }
+        if self.num_left_out:
+            facts["left out"] = f"{self.num_left_out} videos that cannot be used"
+        return Summary(facts=facts)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneResult:
@@ -99,6 +103,7 @@ class FinetuneResult:
         weights: The backbone's file of each seed; empty where it was frozen.
         seeds: The last line of each seed's log.
         seconds: Wall time.
+        next_command: An extraction with the first seed's weights, where there are any.
     """
 
     folder: str
@@ -115,23 +120,45 @@ class FinetuneResult:
     weights: Mapping[int, str]
     seeds: Mapping[int, Mapping[str, float]]
     seconds: float
+    next_command: str | None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
-        return {
-            **dataclasses.asdict(self),
-            "weights": {str(seed): path for seed, path in self.weights.items()},
-            "seeds": {str(seed): dict(line) for seed, line in self.seeds.items()},
+        return result_dict(self)
+
+    def summary(self) -> Summary:
+        """Accuracies by split."""
+        rows = tuple(
+            (
+                split,
+                *(percent(each.value, each.low, each.high) for each in part.metrics.values()),
+                f"{part.num_videos}/{part.coverage.total}",
+            )
+            for split, part in self.splits.items()
+        )
+        names = next(iter(self.splits.values())).metrics
+        title = f"{self.label!r}: {self.num_classes} classes, {self.num_views} views, {len(self.seeds)} seeds"
+        facts = {
+            "backbone": f"{self.backbone}, {self.num_parameters:,} parameters",
+            "trained": f"{self.num_trained:,} parameters, head included, on {self.num_train} videos",
+            "took": duration(self.seconds),
+            "run": self.folder,
         }
+        for split, part in self.splits.items():
+            if part.num_unseen:
+                unseen = f"{part.num_unseen} videos of classes that were not taught, counted as wrong"
+                facts[f"unseen in {split}"] = unseen
+        if self.num_left_out:
+            facts["left out"] = f"{self.num_left_out} videos that cannot be used"
+        table = SummaryTable(title=title, columns=("split", *names, "scored"), rows=rows)
+        return Summary(tables=(table,), facts=facts, next_command=self.next_command)
 
 
 def finetune(
     settings: FinetuneSettings,
     *,
     intervals: IntervalSettings | None = None,
-    on_scan: OnScan = ignore_scan,
-    on_progress: OnSeed = ignore,
-    on_test: OnScan = ignore_scan,
+    on_stage: OnStage = ignore,
 ) -> FinetuneResult:
     """Train backbone and head (or the head alone) with every seed, and score the test videos.
 
@@ -141,9 +168,7 @@ def finetune(
     Args:
         settings: Everything that can be chosen.
         intervals: How intervals are drawn.
-        on_scan: Called with (files listed, files in all).
-        on_progress: Called with the seed and its progress.
-        on_test: Called with (test videos scored, test videos of a split).
+        on_stage: Called with the stage ``scan``, with ``seed N`` after each step, and with ``test``.
 
     Raises:
         ConfigError: A backbone that cannot take such clips, or fewer videos than a batch.
@@ -154,50 +179,41 @@ def finetune(
         WeightsError: Weights that are not at hand, or of another network.
     """
     started = time.monotonic()
-    device = prepare_torch(settings.training)
-    check_backbone(settings)
-    data = read_data(settings, on_scan=on_scan)
+    training = settings.training
     name = Path(settings.source or settings.dataset or "").stem
-    folder = run_folder(settings, out=settings.out, store=name, name="finetune")
+    runs = open_runs(settings, training, name="finetune", of=name, out=settings.out, on_stage=on_stage)
+    check_backbone(settings)
+    data = read_data(settings, on_stage=on_stage)
     workers = num_cores() if settings.workers is None else settings.workers
     scores: dict[str, list[Scores]] = {}
-    weights, logs = {}, {}
-    for seed in settings.training.seeds:
-        module = build_classifier(settings, num_classes=data.num_taught, seed=seed, device=device)
-        identity = _identity(settings, module, data, seed)
-        here = seed_folder(folder, seed)
+    weights = {}
+    for seed in training.seeds:
+        module = build_classifier(settings, num_classes=data.num_taught, seed=seed, device=runs.device)
+        identity = runs.identity(seed, _contents(module, data))
         with ViewLoader(_source(data.train, settings, module, seed=seed), workers=workers) as loader:
-            objective = FinetuneObjective(
-                loader, data.train.labels, module=module, batch_size=settings.training.batch_size, seed=seed
-            )
-            put_replace(folder / "config.yaml", to_yaml(settings).encode())
-            train(
-                objective,
-                settings.training,
-                folder=here,
+            runs.train(
+                FinetuneObjective(loader, data.train.labels, module=module, batch_size=training.batch_size, seed=seed),
                 seed=seed,
                 identity=identity,
                 facts={"method": "finetune", "backbone": settings.backbone, "classes": data.classes[: data.num_taught]},
-                on_progress=lambda progress, seed=seed: on_progress(seed, progress),  # type: ignore[misc]
             )
-        logs[seed] = read_log(here)[-1]
         if not settings.frozen:
-            weights[seed] = str(here / WEIGHTS)
-            facts = {"backbone": settings.backbone, "recipe": dict(identity.values), "seed": seed}
-            write_weights(here / WEIGHTS, module.network, facts=facts)
+            facts = {"backbone": settings.backbone, "recipe": dict(identity.values)}
+            weights[seed] = runs.write_network(seed, module.network, name=WEIGHTS, facts=facts)
         for split, videos in data.tests.items():
             found = video_scores(
                 module,
                 _source(videos, settings, module, seed=None),
                 workers=workers,
-                clips_at_once=settings.training.batch_size,
+                clips_at_once=training.batch_size,
                 average=settings.test.average,
-                precision=settings.training.precision,
-                on_progress=on_test,
+                precision=training.precision,
+                on_stage=on_stage,
             )
             scores.setdefault(split, []).append(found)
+    first = next(iter(weights.values()), None)
     result = FinetuneResult(
-        folder=str(folder),
+        folder=str(runs.folder),
         backbone=settings.backbone,
         label=settings.label,
         num_classes=data.num_taught,
@@ -212,25 +228,25 @@ def finetune(
             for split, each in scores.items()
         },
         weights=weights,
-        seeds=logs,
+        seeds=runs.lines,
         seconds=time.monotonic() - started,
+        next_command=first and extraction_of(settings, backbone=settings.backbone, weights=first),
     )
-    put_replace(folder / "result.json", canonical_json(result.to_dict()))
-    return result
+    return runs.finish(result)
 
 
-def plan_finetune(settings: FinetuneSettings, *, on_scan: OnScan = ignore_scan) -> FinetunePlan:
+def plan_finetune(settings: FinetuneSettings, *, on_stage: OnStage = ignore) -> FinetunePlan:
     """Scan the videos and build the classifier, and say what a run would do; nothing is written.
 
     Args:
         settings: Everything that can be chosen.
-        on_scan: Called with (files listed, files in all).
+        on_stage: Called with the stage ``scan``.
 
     Raises:
         FeatcacheError: As :func:`finetune`, as far as it shows before training.
     """
     check_backbone(settings)
-    data = read_data(settings, on_scan=on_scan)
+    data = read_data(settings, on_stage=on_stage)
     training = settings.training
     module = build_classifier(settings, num_classes=data.num_taught, seed=training.seeds[0], device=torch.device("cpu"))
     source = _source(data.train, settings, module, seed=training.seeds[0])
@@ -282,8 +298,8 @@ def _num_trained(module: VideoClassifier) -> int:
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
-def _identity(settings: FinetuneSettings, module: VideoClassifier, data: FinetuneData, seed: int) -> Identity:
+def _contents(module: VideoClassifier, data: FinetuneData) -> dict[str, str]:
+    """Digests of what a run reads: its videos with their classes, and the weights that it starts from."""
     videos = zip(data.train.files.videos, data.train.labels.tolist(), strict=True)
     listed = [[video.id, video.content_hash, video.num_frames, data.classes[label]] for video, label in videos]
-    contents = {"videos": digest(listed), "weights": module.recipe.weights_hash}
-    return identity_of(settings, inputs=contents, seed=seed)
+    return {"videos": digest(listed), "weights": module.recipe.weights_hash}

@@ -1,6 +1,6 @@
 """Scores of test videos: logits of each view, averaged over the views of a video."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from featcache.loaders.ahead import Batch, ViewLoader
 from featcache.methods.finetune.clips import RecipeSource
 from featcache.methods.finetune.module import VideoClassifier
+from featcache.stages import OnStage, ignore
 from featcache.training.settings import Precision
 
 Scores = npt.NDArray[np.float64]
@@ -24,7 +25,7 @@ def video_scores(
     clips_at_once: int,
     average: Literal["softmax", "logits"],
     precision: Precision = "float32",
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_stage: OnStage = ignore,
 ) -> Scores:
     """Score all videos of a source; as many are decoded ahead as fit some memory.
 
@@ -35,7 +36,7 @@ def video_scores(
         clips_at_once: Clips of a forward pass.
         average: ``softmax``: of class probabilities; ``logits``: of what they are made from.
         precision: Dtype of the forward pass.
-        on_progress: Called with (videos done, videos in all).
+        on_stage: Called with the stage ``test``, videos done and videos in all.
 
     Returns:
         float64 [M, num_classes].
@@ -57,7 +58,7 @@ def video_scores(
             logits = torch.cat(parts)
             values = logits.softmax(dim=1) if average == "softmax" else logits
             scores.append(torch.unflatten(values, 0, views.shape[:2]).mean(dim=1).cpu().numpy())
-            on_progress(sum(map(len, scores)), len(source.files.videos))
+            on_stage("test", sum(map(len, scores)), len(source.files.videos))
     return np.concatenate(scores)
 
 

@@ -7,7 +7,7 @@ beside its arithmetic is paid once. The contrasts run seed by seed: the logits o
 import copy
 import dataclasses
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ from featcache.methods.scale.objective import ScaleObjective, SetBatch, compared
 from featcache.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from featcache.training.identity import Identity
 from featcache.training.logs import RunLog, read_log
-from featcache.training.loop import Progress, train, trained_state
+from featcache.training.loop import StepReport, train, trained_state
 from featcache.training.objective import Loss
 from featcache.training.runs import seed_folder
-from featcache.training.settings import TrainingSettings
+from featcache.training.seeds import SeedRuns
 
 NAME = "stack"
 """Folder of a stack that is being trained."""
@@ -142,12 +142,10 @@ def join(parts: Sequence[SetBatch]) -> SeedsBatch:
 
 def train_stack(
     objectives: Mapping[int, ScaleObjective],
-    settings: TrainingSettings,
+    runs: SeedRuns,
     *,
-    folder: Path,
     identities: Mapping[int, Identity],
     facts: Mapping[str, Any],
-    on_progress: Callable[[int, Progress], None],
 ) -> None:
     """Train several seeds as one, then write the folder of each as if it had been trained alone.
 
@@ -155,45 +153,44 @@ def train_stack(
 
     Args:
         objectives: By seed, their modules on the device.
-        settings: The loop.
-        folder: Of the run; a folder within holds the stack until it is split.
+        runs: The run; a folder within its own holds the stack until it is split.
         identities: By seed, what its checkpoint must have been made with.
         facts: Kept in each checkpoint.
-        on_progress: Called for each seed after each step; the loss is the mean over the seeds.
 
     Raises:
         DivergedError: The loss of a seed is not finite; the last checkpoint is kept.
         RecipeMismatchError: The folder holds another run.
     """
+    runs.write_settings()
     seeds = list(objectives)
-    left = [seed for seed in seeds if read_checkpoint(seed_folder(folder, seed), identity=identities[seed]) is None]
+    folders = {seed: seed_folder(runs.folder, seed) for seed in seeds}
+    left = [seed for seed in seeds if read_checkpoint(folders[seed], identity=identities[seed]) is None]
+    stack = runs.folder / NAME
     if left:
 
-        def report(progress: Progress) -> None:
-            share = dataclasses.replace(
-                progress,
-                loss=progress.loss / len(seeds),
-                items_per_second=progress.items_per_second / len(seeds),
-            )
+        def report(step: StepReport) -> None:
+            rate = step.items_per_second / len(seeds)
+            share = dataclasses.replace(step, loss=step.loss / len(seeds), items_per_second=rate)
             for seed in seeds:
-                on_progress(seed, share)
+                runs.reporting(seed)(share)
 
         train(
             StackObjective(objectives),
-            settings.model_copy(update={"tensorboard": False}),
-            folder=folder / NAME,
+            runs.training.model_copy(update={"tensorboard": False}),
+            folder=stack,
             seed=seeds[0],
             identity=Identity(values={f"seed {seed}": identities[seed].digest for seed in seeds}),
             facts=facts,
-            on_progress=report,
+            on_step=report,
         )
-        checkpoint, lines = trained_state(folder / NAME), read_log(folder / NAME)
+        checkpoint, lines = trained_state(stack), read_log(stack)
         for place, seed in enumerate(seeds):
             if seed in left:
-                _write_log(seed_folder(folder, seed), lines, seed, len(seeds), tensorboard=settings.tensorboard)
-                write_checkpoint(seed_folder(folder, seed), _own(checkpoint, place, identity=identities[seed].values))
-    if (folder / NAME).exists():
-        shutil.rmtree(folder / NAME)
+                _write_log(folders[seed], lines, seed, len(seeds), tensorboard=runs.training.tensorboard)
+                write_checkpoint(folders[seed], _own(checkpoint, place, identity=identities[seed].values))
+    if stack.exists():
+        shutil.rmtree(stack)
+    runs.lines.update({seed: read_log(folder)[-1] for seed, folder in folders.items()})
 
 
 def _own(checkpoint: Checkpoint, place: int, *, identity: Mapping[str, Any]) -> Checkpoint:

@@ -2,43 +2,36 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featcache.backbones.weights import write_weights
-from featcache.config import to_yaml
 from featcache.data.hashing import content_hash
-from featcache.data.listing import OnScan
 from featcache.data.types import VideoRecord
 from featcache.errors import WeightsError
-from featcache.files.publish import put_replace
-from featcache.files.sealed import canonical_json
 from featcache.loaders.ahead import ViewLoader
-from featcache.loaders.usable import UsableVideos, list_videos, of_split, open_usable
+from featcache.loaders.usable import UsableVideos, extraction_of, list_videos, of_split, open_usable
 from featcache.methods.svt.module import build_module
 from featcache.methods.svt.objective import SvtObjective
 from featcache.methods.svt.pixels import SvtViewSource
 from featcache.methods.svt.settings import SvtSettings
 from featcache.methods.svt.views import short_views
 from featcache.networks.counting import count_parameters
+from featcache.stages import OnStage, ignore
+from featcache.summary import Summary
 from featcache.training.collapse import bottleneck_sign, collapse_sign
-from featcache.training.identity import digest, identity_of
+from featcache.training.identity import digest
 from featcache.training.logs import read_log
-from featcache.training.loop import Progress, train
-from featcache.training.runs import cores_of, prepare_torch, run_folder, seed_folder
+from featcache.training.loop import OnStep, StepReport
+from featcache.training.runs import cores_of, seed_folder
+from featcache.training.seeds import last_epochs, open_runs, result_dict
 from featcache.training.world import World, join_world
 
 log = logging.getLogger(__name__)
 
-OnSeed = Callable[[int, Progress], None]
 TEACHER = "teacher.safetensors"
 _STEM_OF = {"tiny": "svt-tiny", "small": "svt-s", "base": "svt-b"}
-
-
-def ignore(seed: int, progress: Progress) -> None:
-    """Report nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +39,15 @@ class SvtResult:
     """A pre-training run.
 
     Attributes:
-        folder: Where it is.
+        folder: The run's folder.
         backbone: Name under which its weights can be extracted with.
-        num_videos: Videos that it learned from.
-        num_left_out: Listed videos that cannot be used.
-        num_parameters: Of the network, which is kept.
-        num_head_parameters: Of the head, which is not.
+        num_videos: Number of videos that it learned from.
+        num_left_out: Number of listed videos that cannot be used.
+        num_parameters: Parameters of the network, which is kept.
+        num_head_parameters: Parameters of the head, which is not.
         weights: The teacher's file of each seed.
         seeds: The last line of each seed's log.
+        next_command: An extraction with the first teacher.
     """
 
     folder: str
@@ -64,19 +58,36 @@ class SvtResult:
     num_head_parameters: int
     weights: Mapping[int, str]
     seeds: Mapping[int, Mapping[str, float]]
+    next_command: str
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
-        return {
-            **dataclasses.asdict(self),
-            "weights": {str(seed): path for seed, path in self.weights.items()},
-            "seeds": {str(seed): dict(line) for seed, line in self.seeds.items()},
+        return result_dict(self)
+
+    def summary(self) -> Summary:
+        """The last epoch of each seed."""
+        columns = {
+            "loss": "loss",
+            "entropy": "entropy",
+            "mean_entropy": "of the mean",
+            "feature_deviation": "deviation",
+            "rank": "rank",
+            "items_per_second": "videos/s",
+            "wait_share": "wait",
         }
+        facts = {
+            "videos": self.num_videos,
+            "network": f"{self.num_parameters:,} parameters",
+            "head": f"{self.num_head_parameters:,} parameters, dropped now",
+            "run": self.folder,
+        }
+        if self.num_left_out:
+            facts["left out"] = f"{self.num_left_out} videos that cannot be used"
+        table = last_epochs("video transformer, last epoch", self.seeds, columns)
+        return Summary(tables=(table,), facts=facts, next_command=self.next_command)
 
 
-def pretrain_svt(
-    settings: SvtSettings, *, on_scan: OnScan = lambda done, total: None, on_progress: OnSeed = ignore
-) -> SvtResult:
+def pretrain_svt(settings: SvtSettings, *, on_stage: OnStage = ignore) -> SvtResult:
     """Train a TimeSformer without labels, once a seed; runs that are there are taken up or left as they are.
 
     The teacher of a seed is written to ``seed-N/teacher.safetensors``, a weights file of the backbones ``svt-…``.
@@ -86,8 +97,7 @@ def pretrain_svt(
 
     Args:
         settings: Everything that can be chosen.
-        on_scan: Called with (files listed, files in all).
-        on_progress: Called with the seed and its progress.
+        on_stage: Called with the stage ``scan``, then with ``seed N`` after each step.
 
     Raises:
         ConfigError: Fewer videos than a batch, or processes that cannot share it equally.
@@ -99,63 +109,56 @@ def pretrain_svt(
         WeightsError: Initial weights that are not there, cannot be read, or are of another size.
     """
     with join_world() as world:
-        return _pretrain(settings, world, on_scan=on_scan, on_progress=on_progress)
+        return _pretrain(settings, world, on_stage=on_stage)
 
 
-def _pretrain(settings: SvtSettings, world: World, *, on_scan: OnScan, on_progress: OnSeed) -> SvtResult:
-    device = prepare_torch(settings.training, world=world)
+def _pretrain(settings: SvtSettings, world: World, *, on_stage: OnStage) -> SvtResult:
+    runs = open_runs(
+        settings,
+        settings.training,
+        name="svt",
+        of=Path(settings.source or settings.dataset or "").stem,
+        out=settings.out,
+        items="videos",
+        world=world,
+        on_stage=on_stage,
+    )
     world.from_first(lambda: check_weights(settings))
-    files, num_left_out = world.from_first(lambda: open_videos(settings, on_scan=on_scan))
-    name = Path(settings.source or settings.dataset or "").stem
-    folder = run_folder(settings, out=settings.out, store=name, name="svt")
+    files, num_left_out = world.from_first(lambda: open_videos(settings, on_stage=on_stage))
     workers = cores_of(world) if settings.workers is None else settings.workers
     contents = _contents(settings, files.videos)
-    weights, logs = {}, {}
+    backbone, weights = _STEM_OF[settings.size], {}
     for seed in settings.training.seeds:
-        module = build_module(settings, seed=seed).to(device)
-        here = seed_folder(folder, seed)
+        module = build_module(settings, seed=seed).to(runs.device)
+        identity = runs.identity(seed, contents)
         with ViewLoader(SvtViewSource(files, settings.views, seed=seed), workers=workers) as loader:
-            objective = SvtObjective(loader, settings, module=module, seed=seed, world=world)
-            if world.is_first:
-                put_replace(folder / "config.yaml", to_yaml(settings).encode())
-            train(
-                objective,
-                settings.training,
-                folder=here,
+            runs.train(
+                SvtObjective(loader, settings, module=module, seed=seed, world=world),
                 seed=seed,
-                identity=identity_of(settings, inputs=contents, seed=seed),
+                identity=identity,
                 facts={"method": "svt", "size": settings.size},
                 frozen_epochs={"student.head.last_layer.": settings.head.frozen_epochs},
-                world=world,
-                on_progress=_watched(on_progress, settings, folder=here, seed=seed),
+                on_step=_watch(settings, folder=seed_folder(runs.folder, seed), seed=seed),
             )
-        logs[seed] = world.from_first(lambda here=here: read_log(here)[-1])  # type: ignore[misc]
-        weights[seed] = str(here / TEACHER)
-        if world.is_first:
-            network = module.teacher.backbone
-            facts = {
-                "backbone": _STEM_OF[settings.size],
-                "network": dataclasses.asdict(network.config),
-                "recipe": dict(identity_of(settings, inputs=contents, seed=seed).values),
-                "seed": seed,
-            }
-            write_weights(here / TEACHER, network, facts=facts)
-            if sign := bottleneck_sign(logs[seed], workers=workers):
-                log.warning("%s", sign)
+        network = module.teacher.backbone
+        facts = {"backbone": backbone, "network": dataclasses.asdict(network.config), "recipe": dict(identity.values)}
+        weights[seed] = runs.write_network(seed, network, name=TEACHER, facts=facts)
+        if world.is_first and (sign := bottleneck_sign(runs.lines[seed], workers=workers)):
+            log.warning("%s", sign)
     num_parameters = count_parameters(module.student.backbone)
-    result = SvtResult(
-        folder=str(folder),
-        backbone=_STEM_OF[settings.size],
-        num_videos=len(files.videos),
-        num_left_out=num_left_out,
-        num_parameters=num_parameters,
-        num_head_parameters=count_parameters(module.student) - num_parameters,
-        weights=weights,
-        seeds=logs,
+    return runs.finish(
+        SvtResult(
+            folder=str(runs.folder),
+            backbone=backbone,
+            num_videos=len(files.videos),
+            num_left_out=num_left_out,
+            num_parameters=num_parameters,
+            num_head_parameters=count_parameters(module.student) - num_parameters,
+            weights=weights,
+            seeds=runs.lines,
+            next_command=extraction_of(settings, backbone=backbone, weights=next(iter(weights.values()))),
+        )
     )
-    if world.is_first:
-        put_replace(folder / "result.json", canonical_json(result.to_dict()))
-    return result
 
 
 def check_weights(settings: SvtSettings) -> None:
@@ -169,14 +172,14 @@ def check_weights(settings: SvtSettings) -> None:
         raise WeightsError(f"init.weights {weights!r} is no file; give the path of one, or set init.start to random")
 
 
-def open_videos(settings: SvtSettings, *, on_scan: OnScan = lambda done, total: None) -> UsableVideos:
+def open_videos(settings: SvtSettings, *, on_stage: OnStage = ignore) -> UsableVideos:
     """List the training videos; those that cannot be used are left out, and short ones repeat frames: both are logged.
 
     Raises:
         ManifestError: None is usable, or a file of a manifest is gone.
         UnknownNameError: No such split.
     """
-    manifest = list_videos(settings, on_scan=on_scan)
+    manifest = list_videos(settings, on_stage=on_stage)
     videos = of_split(manifest.videos, settings.train_split)
     usable = open_usable(videos, root=manifest.root, decoder=settings.decoder)
     num_short = sum(
@@ -201,21 +204,20 @@ def _contents(settings: SvtSettings, videos: Sequence[VideoRecord]) -> dict[str,
     return contents
 
 
-def _watched(on_progress: OnSeed, settings: SvtSettings, *, folder: Path, seed: int) -> Callable[[Progress], None]:
-    """Pass progress on, and warn once of collapse when an epoch after the warm-up ends."""
+def _watch(settings: SvtSettings, *, folder: Path, seed: int) -> OnStep:
+    """Warn once of collapse when an epoch after the warm-up ends."""
     warned: list[str] = []
 
-    def watch(progress: Progress) -> None:
-        on_progress(seed, progress)
-        warmup = settings.training.schedule.warmup_fraction * progress.epochs
-        if warned or not progress.epoch.is_integer() or progress.epoch <= warmup:
+    def watch(step: StepReport) -> None:
+        warmup = settings.training.schedule.warmup_fraction * step.epochs
+        if warned or not step.epoch.is_integer() or step.epoch <= warmup:
             return
         if sign := collapse_sign(read_log(folder)[-1], num_prototypes=settings.head.prototypes):
             warned.append(sign)
             log.warning(
                 "epoch %d of seed %d looks collapsed: %s; lower training.optimiser.lr or loss.teacher_temperature, or "
                 "check loss.center_momentum",
-                progress.epoch,
+                step.epoch,
                 seed,
                 sign,
             )

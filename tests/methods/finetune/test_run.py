@@ -66,12 +66,12 @@ def test_a_killed_run_goes_on_with_the_same_bits(manifest, straight, tmp_path):
     folder, result = straight
     chosen = settings(manifest, tmp_path, training=training(epochs=4))
 
-    def kill(seed, progress):
-        if progress.epoch > 1.4:
+    def kill(stage, done, total, note="", num_failed=0):
+        if stage == "seed 0" and done > 1.4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        finetune(chosen, on_progress=kill)
+        finetune(chosen, on_stage=kill)
     assert trained_state(tmp_path / "seed-0").step == 5
     resumed = finetune(chosen)
     states = [trained_state(each / "seed-0").tensors for each in (folder, tmp_path)]
@@ -128,10 +128,10 @@ def test_a_video_has_the_mean_over_its_views_one_by_one(manifest):
         values = [each.softmax(1) if average == "softmax" else each for each in by_view]
         expected = torch.stack([each.mean(0) for each in values]).numpy()
         got = video_scores(
-            module, source, workers=0, clips_at_once=5, average=average, on_progress=lambda *each: seen.append(each)
+            module, source, workers=0, clips_at_once=5, average=average, on_stage=lambda *each: seen.append(each)
         )
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
-        assert seen[-1] == (8, 8)
+        assert seen[-1] == ("test", 8, 8)
     again = pickle.loads(pickle.dumps(source))  # how it gets into another process
     np.testing.assert_array_equal(again.pixels(3, 0)[0], source.pixels(3, 0)[0])
 

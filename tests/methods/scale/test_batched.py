@@ -137,8 +137,8 @@ def test_killed_and_resumed_equals_straight_bit_for_bit(tmp_path, monkeypatch, m
     pretrain_scale(settings_for(tmp_path / "straight", **options), sets=sets)
     settings = settings_for(tmp_path / "killed", **options)
 
-    def kill(seed, progress):
-        if moment == "a step" and seed == SEEDS[-1] and round(progress.epoch * 2) == 3:
+    def kill(stage, done, total, note="", num_failed=0):
+        if moment == "a step" and stage == f"seed {SEEDS[-1]}" and round(done * 2) == 3:
             raise KilledError
 
     written = []
@@ -153,7 +153,7 @@ def test_killed_and_resumed_equals_straight_bit_for_bit(tmp_path, monkeypatch, m
     if moment == "the split":
         monkeypatch.setattr(batched, "write_checkpoint", write_one)
     with pytest.raises(KilledError):
-        pretrain_scale(settings, sets=sets, on_progress=kill)
+        pretrain_scale(settings, sets=sets, on_stage=kill)
     monkeypatch.undo()
     assert read_checkpoint(tmp_path / "killed" / batched.NAME).step == (2 if moment == "a step" else 6)
     assert (tmp_path / "killed/seed-0/checkpoint.json").exists() == (moment == "the split")
@@ -172,10 +172,10 @@ def test_what_is_done_is_left_as_it_is(tmp_path):
     pretrain_scale(settings, sets=sets)
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
-    def refuse(seed, progress):
+    def refuse(*figures):
         raise AssertionError("a step was done")
 
-    pretrain_scale(settings, sets=sets, on_progress=refuse)
+    pretrain_scale(settings, sets=sets, on_stage=refuse)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
     with pytest.raises(RecipeMismatchError):
         pretrain_scale(settings_for(tmp_path, epochs=1, is_batched=False), sets=sets)

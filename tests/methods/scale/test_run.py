@@ -57,13 +57,13 @@ def test_killed_and_resumed_equals_straight_bit_for_bit(tmp_path, counts):
     training = {"checkpoint_seconds": 0.0, "batch_size": 5}  # two batches an epoch
     pretrain_scale(settings_for(tmp_path / "straight", training=training), sets=sets)
 
-    def kill(seed, progress):
-        if round(progress.epoch * 2) == 5:  # in the middle of an epoch
+    def kill(stage, done, total, note="", num_failed=0):
+        if round(done * 2) == 5:  # in the middle of an epoch
             raise KilledError
 
     settings = settings_for(tmp_path / "killed", training=training)
     with pytest.raises(KilledError):
-        pretrain_scale(settings, sets=sets, on_progress=kill)
+        pretrain_scale(settings, sets=sets, on_stage=kill)
     assert read_checkpoint(tmp_path / "killed/seed-0").step == 4
     pretrain_scale(settings, sets=sets)
     straight, resumed = tensors_of(tmp_path / "straight/seed-0"), tensors_of(tmp_path / "killed/seed-0")

@@ -57,10 +57,10 @@ def main(folder: Path) -> None:
     """A run to its end, of which a copy is taken on the way; one that another world began; another loss."""
     logging.basicConfig(filename=folder / f"rank-{os.environ['RANK']}.log", level=logging.INFO, force=True)
 
-    def copy(seed, progress):
-        if progress.epoch == 3:  # the checkpoint of this step is yet to be written
+    def copy(stage, done, total, note="", num_failed=0):
+        if stage == "seed 0" and done == 3:  # the checkpoint of this step is yet to be written
             shutil.copytree(folder / "two", folder / "two-then-one")
 
-    pretrain_svt(settings(folder, "two"), on_progress=copy)
+    pretrain_svt(settings(folder, "two"), on_stage=copy)
     pretrain_svt(settings(folder, "one-then-two"))
     pretrain_svt(settings(folder, "single-two", **SINGLE))

@@ -50,12 +50,12 @@ def runs(tmp_path_factory):
     write_videos(folder)
     pretrain_svt(settings(folder, "one"))
 
-    def kill(seed, progress):
-        if progress.epoch == 3:
+    def kill(stage, done, total, note="", num_failed=0):
+        if (stage, done) == ("seed 0", 3):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pretrain_svt(settings(folder, "one-then-two"), on_progress=kill)
+        pretrain_svt(settings(folder, "one-then-two"), on_stage=kill)
     assert trained_state(folder / "one-then-two" / "seed-0").step == 2
     together(main, folder)
     return folder

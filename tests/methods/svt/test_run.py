@@ -88,12 +88,12 @@ def test_a_run_says_what_it_saw(straight):
 def test_a_killed_run_goes_on_with_the_same_bits(videos, straight, tmp_path):
     folder, result = straight
 
-    def kill(seed, progress):
-        if progress.epoch > 1.4:
+    def kill(stage, done, total, note="", num_failed=0):
+        if stage == "seed 0" and done > 1.4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pretrain_svt(settings(videos, tmp_path), on_progress=kill)
+        pretrain_svt(settings(videos, tmp_path), on_stage=kill)
     assert trained_state(tmp_path / "seed-0").step == 2
     resumed = pretrain_svt(settings(videos, tmp_path))
     states = [trained_state(each / "seed-0") for each in (folder, tmp_path)]
@@ -188,11 +188,11 @@ def test_the_teacher_is_the_moving_average_of_its_students(videos, tmp_path):
     name = "backbone.blocks.3.mlp.fc1.weight"
     expected, students = module.teacher.state_dict()[name].clone(), []
 
-    def note(seed, progress):  # a checkpoint is written after the progress of its step is told
-        if progress.epoch == 1:
+    def note(stage, done, total, note="", num_failed=0):  # before the checkpoint of its step is written
+        if (stage, done) == ("seed 0", 1):
             students.append(trained_state(tmp_path / "seed-0").part("module")[f"student.{name}"])
 
-    pretrain_svt(chosen, on_progress=note)
+    pretrain_svt(chosen, on_stage=note)
     state = trained_state(tmp_path / "seed-0").part("module")
     students.append(state[f"student.{name}"])
     assert len(students) == 2
@@ -256,7 +256,7 @@ def test_what_cannot_be_trained_is_a_sentence(videos, straight, tmp_path):
         pretrain_svt(settings(videos, tmp_path / "c", size="small", init=other))
     absent = SvtInitSettings(start="image", weights="absent.pth")
     with pytest.raises(WeightsError, match=r"init\.weights 'absent.pth' is no file; give the path of one, or set init"):
-        pretrain_svt(settings(videos, tmp_path / "d", init=absent), on_scan=lambda done, total: pytest.fail("scanned"))
+        pretrain_svt(settings(videos, tmp_path / "d", init=absent), on_stage=lambda *figures: pytest.fail("scanned"))
     with pytest.raises(FeatcacheError, match=r"a run with drop_path 0\.1, which is 0\.2 here"):
         pretrain_svt(settings(videos, straight[0], drop_path=0.2))
     with pytest.raises(ConfigError, match="the teacher is such an average"):

@@ -1,0 +1,201 @@
+"""One runner for every method: the seeds of a run, their folders, logs and checkpoints, and the result.
+
+A method opens its data, then builds an objective for each seed and gives it to :meth:`SeedRuns.train`; what is in the
+folder already is taken up or left as it is. At the end it says with :meth:`SeedRuns.finish` what came out.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from featcache.backbones.weights import write_weights
+from featcache.config import Settings, to_yaml
+from featcache.files.publish import put_replace
+from featcache.files.sealed import canonical_json
+from featcache.stages import OnStage, ignore
+from featcache.summary import Result, SummaryTable
+from featcache.training.identity import Identity, identity_of
+from featcache.training.logs import read_log
+from featcache.training.loop import NOTHING_FROZEN, OnStep, StepReport, train
+from featcache.training.objective import Objective
+from featcache.training.runs import prepare_torch, run_folder, seed_folder
+from featcache.training.settings import TrainingSettings
+from featcache.training.world import ALONE, World
+
+B = TypeVar("B")
+R = TypeVar("R", bound=Result)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedRuns:
+    """The seeds of one run; see :func:`open_runs`.
+
+    Attributes:
+        settings: Settings of the method, which ``config.yaml`` repeats.
+        training: The part of them that the loop reads.
+        folder: The run's folder.
+        device: Where modules are trained.
+        world: The processes that share the run; the first one writes.
+        items: What the objective counts, e.g. ``videos``, for progress.
+        on_stage: Called after every step with the stage ``seed N``.
+        lines: The last line of each seed's log, filled by :meth:`train`.
+    """
+
+    settings: Settings
+    training: TrainingSettings
+    folder: Path
+    device: torch.device
+    world: World
+    items: str
+    on_stage: OnStage
+    lines: dict[int, Mapping[str, float]] = field(default_factory=dict)
+
+    def train(
+        self,
+        objective: Objective[B],
+        *,
+        seed: int,
+        identity: Identity,
+        facts: Mapping[str, Any],
+        within: str = "",
+        frozen_epochs: Mapping[str, float] = NOTHING_FROZEN,
+        on_step: OnStep | None = None,
+    ) -> nn.Module:
+        """Train one seed; see :func:`featcache.training.loop.train`, which says what is raised.
+
+        Args:
+            objective: The task of this seed, its module on the device.
+            seed: One of the seeds of the settings.
+            identity: What a checkpoint must have been made with; see :meth:`identity`.
+            facts: Kept in the checkpoint for those who load it.
+            within: Folder of the seed's folder, relative to the run's.
+            frozen_epochs: How many epochs leave parameters as they are, by a prefix of their names.
+            on_step: Called after every step, beside ``on_stage``.
+
+        Returns:
+            The module to use, in evaluation mode.
+        """
+        self.write_settings()
+        here = seed_folder(self.folder / within, seed)
+        trained = train(
+            objective,
+            self.training,
+            folder=here,
+            seed=seed,
+            identity=identity,
+            facts=facts,
+            frozen_epochs=frozen_epochs,
+            world=self.world,
+            on_step=self.reporting(seed, on_step=on_step),
+        )
+        self.lines[seed] = self.world.from_first(lambda: read_log(here)[-1])
+        return trained
+
+    def identity(self, seed: int, inputs: Mapping[str, str], *, beside: Mapping[str, Any] | None = None) -> Identity:
+        """The identity of a seed of these settings; see :func:`featcache.training.identity.identity_of`."""
+        return identity_of(self.settings, inputs=inputs, seed=seed, beside=beside)
+
+    def reporting(self, seed: int, *, on_step: OnStep | None = None) -> OnStep:
+        """A callback for the loop that passes on what it says as the stage ``seed N``."""
+
+        def report(step: StepReport) -> None:
+            rates = f"{step.items_per_second:.0f} {self.items}/s wait {step.wait_share:.0%}"
+            self.on_stage(f"seed {seed}", step.epoch, step.epochs, f"loss {step.loss:.3f} {rates}")
+            if on_step is not None:
+                on_step(step)
+
+        return report
+
+    def write_settings(self) -> None:
+        """Write ``config.yaml``; it is written once all is known to be well, so that an error leaves no folder."""
+        if self.world.is_first:
+            put_replace(self.folder / "config.yaml", to_yaml(self.settings).encode())
+
+    def write_network(self, seed: int, network: nn.Module, *, name: str, facts: Mapping[str, Any]) -> str:
+        """Write the weights file of a seed, which ``extract --weights`` reads; returns its path.
+
+        Args:
+            seed: Of which it is.
+            network: What is kept.
+            name: File name within the seed's folder.
+            facts: What the file says of itself, e.g. the backbone that it is for; the seed is added.
+        """
+        path = seed_folder(self.folder, seed) / name
+        if self.world.is_first:
+            write_weights(path, network, facts={**facts, "seed": seed})
+        return str(path)
+
+    def finish(self, result: R) -> R:
+        """Write ``result.json`` and return the result."""
+        if self.world.is_first:
+            put_replace(self.folder / "result.json", canonical_json(result.to_dict()))
+        return result
+
+
+def open_runs(
+    settings: Settings,
+    training: TrainingSettings,
+    *,
+    name: str,
+    of: str,
+    out: str | None,
+    items: str = "clips",
+    world: World | None = None,
+    on_stage: OnStage = ignore,
+) -> SeedRuns:
+    """Prepare torch and name the folder of a run; nothing is written yet.
+
+    Args:
+        settings: Settings of the method.
+        training: The part of them that the loop reads.
+        name: Name of the method, for the folder.
+        of: Store or source that the run learns from, for the folder.
+        out: The folder; ``None``: ``runs/<of>/<name>-<hash of the settings>``.
+        items: What the objective counts, for progress.
+        world: The processes that share the run; ``None`` where it cannot be shared.
+        on_stage: Called after every step.
+
+    Raises:
+        ConfigError: No such device, or several processes for a run that cannot be shared.
+        StoppedError: The first process raises what is wrong.
+    """
+    return SeedRuns(
+        settings=settings,
+        training=training,
+        folder=run_folder(settings, out=out, store=of, name=name),
+        device=prepare_torch(training, world=world),
+        world=world or ALONE,
+        items=items,
+        on_stage=on_stage,
+    )
+
+
+def result_dict(result: Any) -> dict[str, Any]:
+    """JSON-ready values of a result that is a dataclass; what is kept by seed has the seed as text."""
+    return {
+        name: {str(key): each for key, each in value.items()} if isinstance(value, Mapping) else value
+        for name, value in dataclasses.asdict(result).items()
+    }
+
+
+def last_epochs(title: str, lines: Mapping[int, Mapping[str, float]], columns: Mapping[str, str]) -> SummaryTable:
+    """A table of the last epoch of each seed, to three digits.
+
+    Args:
+        title: Its heading.
+        lines: The last line of each seed's log.
+        columns: Heading of each column by the name of its value; a value that a log lacks is left empty.
+    """
+    return SummaryTable(
+        title=title,
+        columns=("seed", *columns.values()),
+        rows=tuple(
+            (str(seed), *(f"{line[name]:.3g}" if name in line else "" for name in columns))
+            for seed, line in lines.items()
+        ),
+    )
