@@ -135,7 +135,8 @@ def _reduce(videos: list[VideoRecord], selection: Selection) -> list[VideoRecord
         chosen = nested_subset(labels, num_items=selection.subset, seed=selection.seed)
     else:
         assert selection.low_shot is not None, "one of the two is given"
-        chosen = low_shot(labels, fraction=selection.low_shot, order="first")
+        groups = [videos[index].labels.get(GROUP, videos[index].id) for index in train]
+        chosen = low_shot(labels, fraction=selection.low_shot, order="first", groups=groups)
     dropped = set(train) - {train[index] for index in chosen.tolist()}
     return [video for index, video in enumerate(videos) if index not in dropped]
 

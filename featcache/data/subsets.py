@@ -41,12 +41,20 @@ def nested_subset(labels: Sequence[str], *, num_items: int, seed: int = 0) -> In
 
 
 def low_shot(
-    labels: Sequence[str], *, fraction: float, order: Literal["first", "random"] = "random", seed: int = 0
+    labels: Sequence[str],
+    *,
+    fraction: float,
+    order: Literal["first", "random"] = "random",
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
 ) -> Indices:
     """The same fraction of every class: ``max(1, floor(fraction * n))`` of its n items.
 
     ``first`` takes them in list order (SCALE's 10 % protocol); ``random`` takes a seeded draw in which a smaller
     fraction is contained in a larger one.
+
+    Where items have groups, each class gives whole groups, in the order of their first items, while they fit into that
+    number; the first is given in any case. Nine clips of one recording are little more than one.
 
     Returns:
         int64, increasing.
@@ -59,38 +67,22 @@ def low_shot(
     chosen: list[int] = []
     for label, members in _by_class(labels).items():
         ordered = members if order == "first" else rng_for(seed, "low_shot", label).permutation(members)
-        chosen += ordered[: max(1, int(fraction * len(members) + 1e-9))].tolist()  # 0.29 * 100 is 28.999…
+        wanted = max(1, int(fraction * len(members) + 1e-9))  # 0.29 * 100 is 28.999…
+        chosen += ordered[:wanted].tolist() if groups is None else _whole_groups(ordered.tolist(), groups, wanted)
     return np.array(sorted(chosen), np.int64)
 
 
-def group_folds(groups: Sequence[str], *, num_folds: int, seed: int = 0) -> list[tuple[Indices, Indices]]:
-    """Cross-validation in which no group is on both sides.
-
-    Groups are shuffled, then dealt largest first to the fold that holds fewest items. As many folds as groups is
-    leave-one-group-out; with each item its own group, leave-one-out.
-
-    Args:
-        groups: One group an item, e.g. the source video of a clip.
-        num_folds: From 2 to the number of groups.
-        seed: Shuffles the groups.
-
-    Returns:
-        ``num_folds`` pairs of increasing int64 indices (train, test); the test parts tile all items.
-
-    Raises:
-        ConfigError: ``num_folds`` is out of range.
-    """
-    members = _by_class(groups)
-    if not 2 <= num_folds <= len(members):
-        raise ConfigError(f"{num_folds} folds of {len(members)} groups cannot be made; ask for 2 to {len(members)}")
-    names = [list(members)[i] for i in rng_for(seed, "folds").permutation(len(members))]
-    names.sort(key=lambda name: -len(members[name]))  # stable: equal sizes stay shuffled
-    folds: list[list[int]] = [[] for _ in range(num_folds)]
-    for name in names:
-        min(folds, key=len).extend(members[name].tolist())
-    everything = np.arange(len(groups), dtype=np.int64)
-    tests = [np.array(sorted(fold), np.int64) for fold in folds]
-    return [(np.setdiff1d(everything, test, assume_unique=True), test) for test in tests]
+def _whole_groups(items: Sequence[int], groups: Sequence[str], wanted: int) -> list[int]:
+    """Items of the first groups that have ``wanted`` items or fewer between them; those of the first in any case."""
+    members: dict[str, list[int]] = {}
+    for item in items:
+        members.setdefault(groups[item], []).append(item)
+    chosen: list[int] = []
+    for mine in members.values():
+        if chosen and len(chosen) + len(mine) > wanted:
+            break
+        chosen += mine
+    return chosen
 
 
 def group_split(groups: Sequence[str], *, test_fraction: float, seed: int = 0) -> tuple[Indices, Indices]:

@@ -48,6 +48,7 @@ def choose(
     grid: Sequence[Head] | Sequence[Candidate],
     labels: npt.NDArray[np.int64],
     *,
+    groups: npt.NDArray[np.int64],
     fraction: float,
     fallback: int,
     evaluate: Callable[[Mask, Mask], Sequence[Trial]],
@@ -57,21 +58,23 @@ def choose(
     Args:
         grid: Settings; one alone is taken untried.
         labels: int64 [A], classes of the training videos.
+        groups: int64 [A], what stays together, of the training videos; see :meth:`Task.groups_of`.
         fraction: Share of each class's videos to hold out.
-        fallback: Position to take where no class has two videos, so that none can be held out.
+        fallback: Position to take where no class has two videos (of different groups), so that none can be held out.
         evaluate: Trains every setting on the videos of the first mask, bool [A], and scores it on those of the second.
     """
     rows = [dataclasses.asdict(setting) for setting in grid]
     if len(grid) == 1:
         return Choice(index=0, table=({**rows[0], "chosen": True},))
-    held = hold_out(labels, fraction=fraction, seed=0)
+    held = hold_out(labels, fraction=fraction, seed=0, groups=groups)
     if not held.any():
         return Choice(
             index=fallback,
             table=tuple({**row, "chosen": place == fallback} for place, row in enumerate(rows)),
             notes=(
-                "no class has two training videos, so none could be held out to choose a head; the first optimiser, "
-                f"BatchNorm and weight decay of the grid with its middle learning rate, {grid[fallback].lr:g}, is used",
+                "no class has two training videos (of different groups), so none could be held out to choose a head; "
+                "the first optimiser, BatchNorm and weight decay of the grid with its middle learning rate, "
+                f"{grid[fallback].lr:g}, is used",
             ),
         )
     trials = evaluate(~held, held)

@@ -34,6 +34,7 @@ def probe_clips(task: Task, embedding: Embedding, training: ClipTraining) -> Pre
     choice = choose(
         training.candidates,
         problem.places(task.train),
+        groups=task.groups_of(task.train),
         fraction=training.validation_fraction,
         fallback=len(training.lrs) // 2,
         evaluate=evaluate,

@@ -34,6 +34,10 @@ class ProbeData:
             they were not asked for.
         targets: float64 [M], the numbers to predict where the label column holds numbers, NaN where a video has none;
             then there is one class, ``number``. ``None``: classes are to be told apart.
+        groups: int64 [M], the group of each video: videos of one group are nearly one, e.g. clips of one recording.
+            ``None``: no groups are known.
+        group_column: Label column that the groups are from; ``None``: no groups are known.
+        contents: M content hashes; empty where files are not known.
     """
 
     features: npt.NDArray[np.float32]
@@ -49,6 +53,9 @@ class ProbeData:
     split_column: str | None = None
     positions: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     targets: npt.NDArray[np.float64] | None = None
+    groups: npt.NDArray[np.int64] | None = None
+    group_column: str | None = None
+    contents: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         num_rows, num_videos = len(self.row_video), len(self.videos)
@@ -57,6 +64,8 @@ class ProbeData:
         assert len(self.labels) == len(self.splits) == num_videos, "one label and one split a video"
         assert np.array_equal(np.unique(self.row_video), np.arange(num_videos)), "a video without rows"
         assert np.all(np.diff(self.row_video) >= 0), "rows are not grouped by video"
+        assert self.groups is None or len(self.groups) == num_videos, "one group per video"
+        assert len(self.contents) in (0, num_videos), "one content hash per video"
         assert all(len(table) == num_rows for table in self.positions.values()), "one position a row"
         # A sum in float64 cannot overflow, and is finite only if every value is.
         bad = np.flatnonzero(~np.isfinite(self.features.sum(axis=1, dtype=np.float64)))
@@ -108,6 +117,9 @@ def make_data(
     split_column: str | None = None,
     positions: Mapping[str, npt.NDArray[np.float32]] | None = None,
     numbers: bool = False,
+    groups: Sequence[str | None] | None = None,
+    group_column: str | None = None,
+    contents: Sequence[str] = (),
 ) -> ProbeData:
     """Build :class:`ProbeData` from arrays in any row order.
 
@@ -124,6 +136,9 @@ def make_data(
         split_column: Label column that the splits are from; ``None``: the splits of the store itself.
         positions: Where each row lies in its video, by form, in the order of ``features``.
         numbers: The labels are numbers to predict, not classes.
+        groups: M names of groups; ``None`` for a video that has none and is one by itself. ``None``: no groups.
+        group_column: Name of the label column that the groups are from.
+        contents: M content hashes, where they are known.
 
     Raises:
         ManifestError: ``numbers``, and a label is none.
@@ -167,7 +182,17 @@ def make_data(
         split_column=split_column,
         positions=places,
         targets=targets,
+        groups=None if groups is None else _numbered(groups),
+        group_column=group_column,
+        contents=tuple(contents),
     )
+
+
+def _numbered(groups: Sequence[str | None]) -> npt.NDArray[np.int64]:
+    """int64 [M]: a number for each name, and one of its own for each video without a name."""
+    numbers: dict[tuple[str, int], int] = {}
+    keys = [("", place) if name is None else (name, -1) for place, name in enumerate(groups)]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
 
 
 def _numbers(labels: Sequence[str | None], videos: Sequence[str], *, label: str, store: str) -> npt.NDArray[np.float64]:

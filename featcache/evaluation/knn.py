@@ -29,7 +29,7 @@ def position_form(settings: KnnSettings) -> PositionForm | None:
 
 
 def knn(task: Task, settings: KnnSettings, /) -> Prediction:
-    """Score each test video by its nearest training rows, never by its own.
+    """Score each test video by its nearest training rows, never by its own or, where one is left out, its group's.
 
     Each of the k neighbours votes for its class with weight exp(cosine / temperature) (Wu et al., CVPR 2018, Sec. 3.4;
     DINO's and SVT's evaluation). Shares of the votes are the scores; a class without a vote scores -inf. With a model,
@@ -55,7 +55,10 @@ def _neighbours(task: Task, settings: KnnSettings) -> Prediction:
     bank, bank_video = _vectors(task.data, task.train, settings)
     queries, query_video = _vectors(task.data, task.test, settings)
     search = _search_faiss if settings.backend == "faiss" else search_torch
-    found = search(bank, bank_video, queries, query_video, max(settings.ks), task.device)
+    own, asking = bank_video, query_video
+    if task.leaves_one_out:  # neither a video's own rows nor those of its group help to score it
+        own, asking = task.groups_of(bank_video), task.groups_of(query_video)
+    found = search(bank, own, queries, asking, max(settings.ks), task.device)
     labels = task.data.labels[bank_video]
 
     def scores(k: int) -> npt.NDArray[np.float64]:
@@ -128,20 +131,23 @@ def _vectors(
 
 def search_torch(
     bank: npt.NDArray[np.float32],
-    bank_video: npt.NDArray[np.int64],
+    bank_owner: npt.NDArray[np.int64],
     queries: npt.NDArray[np.float32],
-    query_video: npt.NDArray[np.int64],
+    query_owner: npt.NDArray[np.int64],
     k: int,
     device: str,
 ) -> Neighbours:
-    """Exact search by matrix products in chunks; of equal similarities the lower bank index is taken."""
+    """Exact search by matrix products in chunks; of equal similarities the lower bank index is taken.
+
+    A row is no neighbour of a query of the same owner (a video, or a group of videos).
+    """
     k = min(k, len(bank))
-    table, owners = torch.from_numpy(bank).to(device), torch.from_numpy(bank_video).to(device)
+    table, owners = torch.from_numpy(bank).to(device), torch.from_numpy(bank_owner).to(device)
     chunk = max(1, SIMILARITIES_AT_ONCE // len(bank))
     parts = []
     for begin in range(0, len(queries), chunk):
         query = torch.from_numpy(queries[begin : begin + chunk]).to(device)
-        owner = torch.from_numpy(query_video[begin : begin + chunk]).to(device)
+        owner = torch.from_numpy(query_owner[begin : begin + chunk]).to(device)
         similarity = query @ table.T
         similarity.masked_fill_(owner[:, None] == owners, -torch.inf)
         parts.append(_top(similarity, k))
@@ -160,19 +166,19 @@ def _top(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def _search_faiss(
     bank: npt.NDArray[np.float32],
-    bank_video: npt.NDArray[np.int64],
+    bank_owner: npt.NDArray[np.int64],
     queries: npt.NDArray[np.float32],
-    query_video: npt.NDArray[np.int64],
+    query_owner: npt.NDArray[np.int64],
     k: int,
     device: str,
 ) -> Neighbours:
     """The same search by faiss's exact inner-product index; see :mod:`featcache.evaluation.flat_index`."""
-    own = int(np.bincount(bank_video).max()) if np.isin(query_video, bank_video).any() else 0
+    own = int(np.bincount(bank_owner).max()) if np.isin(query_owner, bank_owner).any() else 0
     wanted = min(k + own, len(bank))
     index = flat_index(bank.shape[1], device=device, k=wanted)
     index.add(np.ascontiguousarray(bank))
     similarity, neighbours = index.search(np.ascontiguousarray(queries), wanted)
-    similarity = np.where(bank_video[neighbours] == query_video[:, None], -np.inf, similarity).astype(np.float32)
+    similarity = np.where(bank_owner[neighbours] == query_owner[:, None], -np.inf, similarity).astype(np.float32)
     ordered, places = _ordered(similarity, neighbours)
     return ordered[:, :k], places[:, :k]
 

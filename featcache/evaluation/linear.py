@@ -29,7 +29,12 @@ def linear(task: Task, settings: LinearSettings, /) -> Prediction:
         return _validate(grid, task, task.train[held], local[held])
 
     choice = choose(
-        heads, local, fraction=settings.validation_fraction, fallback=len(settings.lrs) // 2, evaluate=evaluate
+        heads,
+        local,
+        groups=task.groups_of(task.train),
+        fraction=settings.validation_fraction,
+        fallback=len(settings.lrs) // 2,
+        evaluate=evaluate,
     )
     chosen = heads[choice.index]
     final = _fit(task, task.train, local, (chosen,), settings)

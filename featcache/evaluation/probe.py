@@ -39,6 +39,18 @@ class Task:
     test: npt.NDArray[np.int64]
     device: str
 
+    @property
+    def leaves_one_out(self) -> bool:
+        """Whether each video is scored by all others; a video's own group must not help to score it then."""
+        return np.array_equal(self.train, self.test)
+
+    def groups_of(self, videos: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """int64 [len(videos)], numbers of what stays together: the videos' groups, or the videos where none are known.
+
+        Probes use them to divide the training videos, e.g. for validation.
+        """
+        return videos if self.data.groups is None else self.data.groups[videos]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:

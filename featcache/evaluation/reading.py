@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from featcache.data.selection import GROUP
 from featcache.errors import ManifestError, NothingUsableError, no_name
 from featcache.evaluation.data import ProbeData, make_data
 from featcache.recipes import PositionForm
@@ -13,6 +14,8 @@ from featcache.store.features import Features
 from featcache.store.reader import Store, open_store
 
 BYTES_AT_ONCE = 64 << 20
+NO_GROUPS = "none"
+"""In the place of a group column: each video is one by itself."""
 
 
 def read_data(
@@ -23,6 +26,7 @@ def read_data(
     split_column: str | None = None,
     positions: PositionForm | None = None,
     numbers: bool = False,
+    group_column: str | None = None,
 ) -> ProbeData:
     """Read a feature and a label column of a store into memory.
 
@@ -34,6 +38,8 @@ def read_data(
             where the store has it (tasks of one data set with different splits), else the store's own split.
         positions: Form of the positions to read beside the rows, for probes that look at them; ``None``: none.
         numbers: The labels are numbers to predict, not classes.
+        group_column: Label column of which equal values belong together, e.g. clips of one recording. ``None`` is
+            ``group`` where the store has it; ``"none"`` takes each video as one by itself.
 
     Raises:
         ConfigError: ``positions``, and rows whose place in their video is not known.
@@ -59,6 +65,9 @@ def read_data(
     labels = store.labels(label)
     if split_column is None and f"split_{label}" in store.label_names:
         split_column = f"split_{label}"
+    if group_column is None and GROUP in store.label_names:
+        group_column = GROUP
+    groups = None if group_column in (None, NO_GROUPS) else store.labels(group_column)
     splits = store.labels(split_column) if split_column is not None else {v.id: v.split for v in store.videos.values()}
     with store.feature(feature) as features:
         videos = [store.videos[video_id] for video_id in features.video_ids]
@@ -75,6 +84,9 @@ def read_data(
             split_column=split_column,
             positions={positions: _positions(store, features, positions)} if positions else None,
             numbers=numbers,
+            groups=None if groups is None else [groups.get(video.id) for video in videos],
+            group_column=None if groups is None else group_column,
+            contents=[video.content_hash or "" for video in videos],
         )
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from featcache.data import subsets
 from featcache.errors import ConfigError, ManifestError, unknown_name
+from featcache.evaluation.companions import about_groups
 from featcache.evaluation.data import UNLABELLED, ProbeData
 from featcache.evaluation.probe import Prediction, ProbeEntry, Task, find_probe
 from featcache.extract.encode import float32_products
@@ -22,12 +23,10 @@ from featcache.metrics.settings import IntervalSettings
 from featcache.metrics.splits import fold_numbers
 
 NUM_FOLDS = 5
-"""Folds over the videos of a store without splits."""
+"""Folds over the videos, or groups of them, of a store without splits."""
 
 SMALL_STORE_VIDEOS = 30
-"""Below this many labelled videos, each fold holds one video instead."""
-
-LEAVE_ONE_OUT = "leave-one-out over videos"
+"""Below this many labelled videos (or groups), each fold holds one instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +114,8 @@ def run_probe(
 
     Without splits, each video is scored by a probe that did not see it: leave-one-out where the probe does that in
     one call or below 30 videos, else 5 folds over the videos, balanced over classes; the split is then called ``all``.
+    Where the data have groups, all of this is by group: no video is scored by a probe that saw another of its group,
+    the choice of settings holds out groups, low-shot training takes whole groups, and intervals resample groups.
 
     Args:
         name: Registered probe.
@@ -150,12 +151,13 @@ def run_probe(
     def measure(scores: npt.NDArray[np.floating], split: str) -> Mapping[str, Metric]:
         if data.targets is not None:
             errors = np.square(scores[:, place[split], 0] - data.targets[plan.splits[split]])
-            return {"mse": mean_error(errors, intervals=intervals)}
+            return {"mse": mean_error(errors, intervals=intervals, groups=groups[split])}
         labels = data.labels[plan.splits[split]]
         ranks = rank_of_truth(scores[:, place[split]], labels)
-        return accuracies(ranks, labels, num_classes=num_classes, intervals=intervals)
+        return accuracies(ranks, labels, num_classes=num_classes, intervals=intervals, groups=groups[split])
 
-    notes = [*plan.notes, *outcome.prediction.notes]
+    groups = {split: None if data.groups is None else data.groups[videos] for split, videos in plan.splits.items()}
+    notes = [*plan.notes, *outcome.prediction.notes, *about_groups(data, plan.train, plan.splits, device=device)]
     splits = {}
     for split, videos in plan.splits.items():
         unseen = int((~outcome.is_trained[place[split]]).sum())
@@ -258,9 +260,19 @@ def _plan(data: ProbeData, train_split: str, test_splits: Sequence[str] | None, 
         coverage = {"all": data.coverage[""]}
         train_coverage = data.coverage[""]
     if low_shot is not None:
-        kept = subsets.low_shot([str(label) for label in data.labels[train]], fraction=low_shot, order="first")
+        kept = subsets.low_shot(
+            [str(label) for label in data.labels[train]],
+            fraction=low_shot,
+            order="first",
+            groups=None if data.groups is None else [str(group) for group in data.groups[train]],
+        )
         notes.append(f"{len(kept)} of {len(train)} training videos are used: low_shot {low_shot:g}")
         train = train[kept]
+    if not has_splits and data.groups is not None and len(np.unique(data.groups[train])) < 2:
+        raise ManifestError(
+            f"all {len(train)} labelled videos of {data.store} are of one group in column {data.group_column!r}, and "
+            "videos of one group do not score each other; correct the column, or name 'none' as the group column"
+        )
     classes = np.unique(data.labels[train])
     if data.targets is None and len(classes) < 2:
         raise ManifestError(
@@ -293,17 +305,21 @@ def _test_splits(data: ProbeData, train_split: str, test_splits: Sequence[str] |
 
 
 def _predict(entry: ProbeEntry, data: ProbeData, settings: Any, plan: _Plan, device: str) -> _Outcome:
-    """One call where there are splits or the probe leaves one out by itself, else a call a fold."""
+    """One call where there are splits or the probe leaves one out by itself, else one call per fold."""
     videos = np.unique(np.concatenate(list(plan.splits.values())))
     labels = data.labels[videos]
     if plan.has_splits or entry.leaves_one_out:
         prediction = entry.run(Task(data=data, train=plan.train, test=videos, device=device), settings)
         num_teachers = np.bincount(data.labels[plan.train], minlength=len(data.classes))[labels]
-        is_trained = num_teachers > (0 if plan.has_splits else 1)
-        return _Outcome(videos=videos, is_trained=is_trained, prediction=prediction, protocol=LEAVE_ONE_OUT)
+        num_own = 0 if plan.has_splits else _companions(labels, None if data.groups is None else data.groups[videos])
+        return _Outcome(
+            videos=videos, is_trained=num_teachers > num_own, prediction=prediction, protocol=leave_one_out(data)
+        )
 
-    num_folds = len(videos) if len(videos) < SMALL_STORE_VIDEOS else NUM_FOLDS
-    folds = fold_numbers(labels, num_folds=num_folds, seed=0)
+    groups = videos if data.groups is None else data.groups[videos]
+    num_groups = len(np.unique(groups))
+    num_folds = num_groups if num_groups < SMALL_STORE_VIDEOS else NUM_FOLDS
+    folds = fold_numbers(labels, num_folds=num_folds, seed=0, groups=groups)
     is_trained = np.zeros(len(videos), dtype=np.bool_)
     parts: list[tuple[int, npt.NDArray[np.int64], Prediction]] = []
     for fold in range(num_folds):
@@ -316,8 +332,24 @@ def _predict(entry: ProbeEntry, data: ProbeData, settings: Any, plan: _Plan, dev
             scores = np.where(np.arange(len(data.classes)) == classes[0], 0.0, -np.inf)
             prediction = Prediction(scores=np.broadcast_to(scores, (1, len(test), len(scores))))
         parts.append((fold, test, prediction))
-    protocol = LEAVE_ONE_OUT if num_folds == len(videos) else f"{num_folds} folds over videos"
+    units = "videos" if data.groups is None else f"groups of column {data.group_column!r}"
+    protocol = leave_one_out(data) if num_folds == num_groups else f"{num_folds} folds over {units}"
     return _Outcome(videos=videos, is_trained=is_trained, prediction=_join(parts, len(videos)), protocol=protocol)
+
+
+def leave_one_out(data: ProbeData) -> str:
+    """Name of the protocol in which each video, or each group of videos, is scored by all others."""
+    if data.groups is None:
+        return "leave-one-out over videos"
+    return f"leave-one-group-out over groups of column {data.group_column!r}"
+
+
+def _companions(labels: npt.NDArray[np.int64], groups: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64] | int:
+    """Videos of each video's own class and group, itself included: they do not help to score it."""
+    if groups is None:
+        return 1
+    _, kind, counts = np.unique(np.stack([labels, groups]), axis=1, return_inverse=True, return_counts=True)
+    return counts[kind.reshape(-1)]
 
 
 def _join(parts: Sequence[tuple[int, npt.NDArray[np.int64], Prediction]], num_videos: int) -> Prediction:

@@ -1,12 +1,13 @@
-"""Accuracies and errors with bootstrap intervals over videos (and seeds)."""
+"""Accuracies and errors with bootstrap intervals over videos or groups of them (and over seeds)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from featcache.metrics.settings import IntervalSettings
+from featcache.metrics.splits import Groups
 from featcache.seeding import rng_for
 
 
@@ -48,7 +49,12 @@ def rank_of_truth(scores: npt.NDArray[np.floating], labels: npt.NDArray[np.int64
 
 
 def accuracies(
-    ranks: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], *, num_classes: int, intervals: IntervalSettings
+    ranks: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int64],
+    *,
+    num_classes: int,
+    intervals: IntervalSettings,
+    groups: Groups | None = None,
 ) -> Mapping[str, Metric]:
     """Top-1, top-n and mean-class accuracy with percentile bootstrap intervals.
 
@@ -65,17 +71,20 @@ def accuracies(
         labels: int64 [M].
         num_classes: Classes that can be predicted.
         intervals: Resamples, confidence and seed.
+        groups: int64 [M], groups of videos that are nearly one. A resample then draws as many groups as there are, each
+            with all its videos. ``None``: each video is one by itself.
     """
-    num_seeds, num_videos = ranks.shape
+    num_seeds = len(ranks)
     cuts = dict.fromkeys((1, max(1, min(5, num_classes - 1))))
     outcome = sum((ranks >= cut).astype(np.int64) for cut in cuts)
-    cells, counts = np.unique(np.vstack([labels[None], outcome]), axis=1, return_counts=True)
+    cells, cell, counts = np.unique(np.vstack([labels[None], outcome]), axis=1, return_inverse=True, return_counts=True)
     starts = np.flatnonzero(np.diff(cells[0], prepend=-1))  # np.unique sorts by label first
     hits = {f"top{cut}": (cells[1:] <= position).astype(np.float64) for position, cut in enumerate(cuts)}
 
     def measure(videos: npt.NDArray[np.int64], seeds: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
         """Metrics of resamples: ``videos`` [R, cells] counts, ``seeds`` [R, S] shares."""
         correct = {name: videos * (seeds @ hit) for name, hit in hits.items()}
+        num_videos = videos.sum(axis=1)
         values = {name: right.sum(axis=1) / num_videos for name, right in correct.items()}
         size = np.add.reduceat(videos, starts, axis=1)
         by_class = np.add.reduceat(correct["top1"], starts, axis=1) / np.maximum(size, 1)
@@ -83,14 +92,7 @@ def accuracies(
         return values
 
     value = measure(counts[None], np.full((1, num_seeds), 1 / num_seeds))
-    rng = rng_for(intervals.seed, "bootstrap")
-    chunk = max(1, 2**22 // len(counts))
-    parts = []
-    for begin in range(0, intervals.num_resamples, chunk):
-        size = min(chunk, intervals.num_resamples - begin)
-        videos = rng.multinomial(num_videos, counts / num_videos, size=size)
-        seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=size) / num_seeds
-        parts.append(measure(videos, seeds))
+    parts = [measure(videos, seeds) for videos, seeds in _resamples(cell.reshape(-1), num_seeds, intervals, groups)]
     tail = (1 - intervals.confidence) / 2
     result = {}
     for name, point in value.items():
@@ -99,22 +101,52 @@ def accuracies(
     return result
 
 
-def mean_error(errors: npt.NDArray[np.floating], *, intervals: IntervalSettings) -> Metric:
+def mean_error(
+    errors: npt.NDArray[np.floating], *, intervals: IntervalSettings, groups: Groups | None = None
+) -> Metric:
     """The mean of errors with a percentile bootstrap interval, resampled as in :func:`accuracies`.
 
     Args:
         errors: float [S, M], of each video under each seed, e.g. squared.
         intervals: Resamples, confidence and seed.
+        groups: As in :func:`accuracies`.
     """
     num_seeds, num_videos = errors.shape
-    rng = rng_for(intervals.seed, "bootstrap")
-    chunk = max(1, 2**22 // num_videos)
-    parts = []
-    for begin in range(0, intervals.num_resamples, chunk):
-        size = min(chunk, intervals.num_resamples - begin)
-        videos = rng.multinomial(num_videos, np.full(num_videos, 1 / num_videos), size=size) / num_videos
-        seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=size) / num_seeds
-        parts.append(((seeds @ errors) * videos).sum(axis=1))
+    parts = [
+        ((seeds @ errors) * videos).sum(axis=1) / videos.sum(axis=1)
+        for videos, seeds in _resamples(np.arange(num_videos), num_seeds, intervals, groups)
+    ]
     tail = (1 - intervals.confidence) / 2
     low, high = np.quantile(np.concatenate(parts), [tail, 1 - tail])
     return Metric(value=float(errors.mean()), low=float(low), high=float(high))
+
+
+def _resamples(
+    cell: npt.NDArray[np.int64], num_seeds: int, intervals: IntervalSettings, groups: Groups | None
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
+    """Bootstrap resamples, some at a time.
+
+    Args:
+        cell: int64 [M], what kind of video each is, from 0; kinds are all that metrics depend on.
+        num_seeds: Number of seeds S.
+        intervals: Resamples and seed.
+        groups: int64 [M], what is drawn; ``None``: videos.
+
+    Yields:
+        int64 [R, kinds], videos of each kind in a resample, and float64 [R, S], the share of each seed.
+    """
+    rng = rng_for(intervals.seed, "bootstrap")
+    counts, num_videos = np.bincount(cell), len(cell)
+    group = None if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
+    order = np.argsort(cell, kind="stable")
+    starts = np.flatnonzero(np.diff(cell[order], prepend=-1))
+    chunk = max(1, 2**22 // (len(counts) if group is None else num_videos))
+    for begin in range(0, intervals.num_resamples, chunk):
+        size = min(chunk, intervals.num_resamples - begin)
+        if group is None:
+            videos = rng.multinomial(num_videos, counts / num_videos, size=size)
+        else:
+            num_groups = int(group.max()) + 1
+            drawn = rng.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=size)
+            videos = np.add.reduceat(drawn[:, group[order]], starts, axis=1)
+        yield videos, rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=size) / num_seeds

@@ -1,24 +1,37 @@
-"""Which videos train, validate and test: all by video, balanced over classes, and drawn by key."""
+"""Which videos train, validate and test: by video or by group, balanced over classes, and drawn by key.
+
+A group is a set of videos that are nearly one, e.g. clips cut from the same recording. Where groups are known, no group
+is on both sides of a division: a probe could otherwise recognise the recording in place of the class.
+"""
 
 import numpy as np
 import numpy.typing as npt
 
 from featcache.seeding import rng_for
 
+Groups = npt.NDArray[np.int64]
+"""int64 [M], the number of each video's group; equal numbers stay together."""
 
-def hold_out(labels: npt.NDArray[np.int64], *, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
+
+def hold_out(
+    labels: npt.NDArray[np.int64], *, fraction: float, seed: int, groups: Groups | None = None
+) -> npt.NDArray[np.bool_]:
     """Choose validation videos from every class.
 
     Args:
         labels: int64 [M], class of each training video.
         fraction: Share of each class, rounded; at least one video and at most all but one. A class with a single
-            video gives none: it is needed for training.
+            video (or group) gives none: it is needed for training.
         seed: Seed of the choice.
+        groups: Groups of the videos, which are taken whole: the share of a class is met as nearly as they allow.
+            ``None``: each video is one by itself.
 
     Returns:
-        bool [M], true for validation; all false if no class has two videos.
+        bool [M], true for validation; all false if no class has two videos (or groups).
     """
     held = np.zeros(len(labels), dtype=np.bool_)
+    if groups is not None and _are_shared(groups):
+        return _hold_out_groups(labels, groups, fraction=fraction, seed=seed)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         if len(members) > 1:
@@ -27,19 +40,71 @@ def hold_out(labels: npt.NDArray[np.int64], *, fraction: float, seed: int) -> np
     return held
 
 
-def fold_numbers(labels: npt.NDArray[np.int64], *, num_folds: int, seed: int) -> npt.NDArray[np.int64]:
-    """Deal videos to folds, class after class, so that folds and the classes within them differ by at most one video.
+def fold_numbers(
+    labels: npt.NDArray[np.int64], *, num_folds: int, seed: int, groups: Groups | None = None
+) -> npt.NDArray[np.int64]:
+    """Deal videos to folds so that folds and the classes within them are as equal as they can be.
+
+    Without groups, videos are dealt class after class, so that sizes differ by at most one video. Groups are dealt
+    whole, the largest first, each to the fold that has fewest videos of its classes so far.
 
     Args:
         labels: int64 [M].
-        num_folds: Number of folds; M of them is leave-one-out.
+        num_folds: Number of folds, at most that of the videos (or groups); that many is leave-one-out.
         seed: Seed of the deal.
+        groups: Groups of the videos; ``None``: each video is one by itself.
 
     Returns:
         int64 [M], fold of each video.
     """
+    if groups is not None and _are_shared(groups):
+        return _deal_groups(labels, groups, num_folds=num_folds, seed=seed)
     order = rng_for(seed, "folds").permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     folds = np.empty(len(labels), dtype=np.int64)
     folds[order] = np.arange(len(labels)) % num_folds
     return folds
+
+
+def _are_shared(groups: Groups) -> bool:
+    return len(np.unique(groups)) < len(groups)
+
+
+def _tables(labels: npt.NDArray[np.int64], groups: Groups) -> tuple[Groups, npt.NDArray[np.int64]]:
+    """Place of each video's group in sorted order, int64 [M], and videos by group and class, int64 [G, C]."""
+    _, place = np.unique(groups, return_inverse=True)
+    _, column = np.unique(labels, return_inverse=True)
+    table = np.zeros((place.max() + 1, column.max() + 1), np.int64)
+    np.add.at(table, (place, column), 1)
+    return place, table
+
+
+def _hold_out_groups(
+    labels: npt.NDArray[np.int64], groups: Groups, *, fraction: float, seed: int
+) -> npt.NDArray[np.bool_]:
+    place, table = _tables(labels, groups)
+    total = table.sum(axis=0)
+    wanted = np.maximum(np.round(fraction * total), 1)
+    held, num_held = np.zeros(len(table), np.bool_), np.zeros(table.shape[1], np.int64)
+    for group in rng_for(seed, "validation groups").permutation(len(table)):
+        mine = np.flatnonzero(table[group])
+        after = num_held[mine] + table[group, mine]
+        is_nearer = np.abs(after - wanted[mine]).sum() < np.abs(num_held[mine] - wanted[mine]).sum()
+        if (is_nearer or not num_held[mine].any()) and (after < total[mine]).all():
+            held[group] = True
+            num_held[mine] = after
+    return held[place]
+
+
+def _deal_groups(labels: npt.NDArray[np.int64], groups: Groups, *, num_folds: int, seed: int) -> npt.NDArray[np.int64]:
+    place, table = _tables(labels, groups)
+    order = rng_for(seed, "folds").permutation(len(table))
+    order = order[np.argsort(-table[order].sum(axis=1), kind="stable")]
+    in_fold = np.zeros((num_folds, table.shape[1]), np.int64)
+    folds = np.empty(len(table), np.int64)
+    for group in order:
+        mine = np.flatnonzero(table[group])
+        crowd = in_fold[:, mine] @ table[group, mine]
+        folds[group] = min(range(num_folds), key=lambda fold: (crowd[fold], in_fold[fold].sum(), fold))
+        in_fold[folds[group]] += table[group]
+    return folds[place]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featcache.data.subsets import group_folds, group_split, low_shot, nested_subset
+from featcache.data.subsets import group_split, low_shot, nested_subset
 from featcache.errors import ConfigError
 
 labels_lists = st.lists(st.sampled_from("abcdé"), max_size=60)
@@ -74,28 +74,23 @@ def test_low_shot_fraction_is_checked(fraction):
         low_shot(["a"], fraction=fraction)
 
 
-@given(st.lists(st.sampled_from("abcdefg"), min_size=2, max_size=40), st.integers(2, 7), st.integers(0, 3))
-def test_folds_tile_the_items_and_never_split_a_group(groups, num_folds, seed):
-    if num_folds > len(set(groups)):
-        with pytest.raises(ConfigError, match="groups cannot be made"):
-            group_folds(groups, num_folds=num_folds, seed=seed)
-        return
-    folds = group_folds(groups, num_folds=num_folds, seed=seed)
-    assert len(folds) == num_folds
-    assert sorted(i for _, test in folds for i in test.tolist()) == list(range(len(groups)))
-    for train, test in folds:
-        assert is_increasing(train)
-        assert is_increasing(test)
-        assert len(test) > 0
-        assert sorted([*train, *test]) == list(range(len(groups)))
-        assert not {groups[i] for i in train} & {groups[i] for i in test}
-
-
-def test_folds_of_equal_groups_are_equal_and_single_items_are_left_out_once():
-    sizes = [len(test) for _, test in group_folds(list("abcdef") * 3, num_folds=3)]
-    assert sizes == [6, 6, 6]
-    left_out = [test.tolist() for _, test in group_folds(list("abcd"), num_folds=4)]
-    assert sorted(left_out) == [[0], [1], [2], [3]]
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("uvwxyz")), min_size=1, max_size=60), st.floats(0.05, 1)
+)
+def test_low_shot_takes_whole_groups(rows, fraction):
+    labels, groups = [label for label, _ in rows], [label + group for label, group in rows]
+    chosen = low_shot(labels, fraction=fraction, order="first", groups=groups)
+    assert is_increasing(chosen)
+    chosen = chosen.tolist()
+    assert not {groups[i] for i in chosen} & {groups[i] for i in range(len(rows)) if i not in chosen}
+    for label, total in Counter(labels).items():
+        mine = [i for i in chosen if labels[i] == label]
+        assert len(mine) <= max(1, int(fraction * total + 1e-9)) or len({groups[i] for i in mine}) == 1
+        assert labels.index(label) in mine
+    alone = [str(number) for number in range(len(rows))]
+    assert low_shot(labels, fraction=fraction, order="first", groups=alone).tolist() == (
+        low_shot(labels, fraction=fraction, order="first").tolist()
+    )
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=60), st.floats(0.05, 0.95), st.integers(0, 3))

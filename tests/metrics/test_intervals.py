@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from featcache.errors import ConfigError
-from featcache.metrics.intervals import accuracies, rank_of_truth
+from featcache.metrics.intervals import accuracies, mean_error, rank_of_truth
 from featcache.metrics.settings import IntervalSettings
+from featcache.seeding import rng_for
 
 
 def test_equals_torchmetrics():
@@ -113,3 +114,50 @@ def test_chunks_of_resamples_cover_their_number(monkeypatch):
 def test_bad_settings(bad):
     with pytest.raises(ConfigError):
         IntervalSettings(**bad)
+
+
+def simulated(seed, *, num_groups, num_clips=5):
+    """Hits of videos whose group decides most of them: each group's chance is 0.2 or 1, so that the truth is 0.6."""
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(num_groups), num_clips)
+    chance = rng.choice([0.2, 1.0], size=num_groups)
+    return (rng.random(len(groups)) >= chance[groups]).astype(np.int64)[None], groups
+
+
+@pytest.mark.parametrize("num_sets", [200, pytest.param(1000, marks=pytest.mark.slow)])
+def test_intervals_over_groups_cover_the_truth_and_those_over_videos_do_not(num_sets):
+    settings = IntervalSettings(num_resamples=400)
+    covered = {True: 0, False: 0}
+    for seed in range(num_sets):
+        ranks, groups = simulated(seed, num_groups=60)
+        labels = np.zeros(ranks.shape[1], np.int64)
+        for by_group in covered:
+            found = accuracies(ranks, labels, num_classes=2, intervals=settings, groups=groups if by_group else None)[
+                "top1"
+            ]
+            covered[by_group] += found.low <= 0.6 <= found.high
+    print(f"{num_sets} sets: covered by group {covered[True] / num_sets:.3f}, by video {covered[False] / num_sets:.3f}")
+    assert covered[True] / num_sets == pytest.approx(0.95, abs=0.02 if num_sets == 1000 else 0.04)
+    assert covered[False] / num_sets < 0.85
+
+
+def test_a_resample_by_group_equals_a_plain_loop():
+    rng = np.random.default_rng(0)
+    ranks, labels, groups = rng.integers(0, 3, (2, 40)), rng.integers(0, 3, 40), rng.integers(0, 7, 40)
+    settings = IntervalSettings(num_resamples=50)
+    found = accuracies(ranks, labels, num_classes=3, intervals=settings, groups=groups)
+    draws = rng_for(settings.seed, "bootstrap")
+    num_groups = len(np.unique(groups))
+    counts = draws.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=50)
+    seeds = draws.multinomial(2, np.full(2, 0.5), size=50) / 2
+    values = []
+    for count, share in zip(counts, seeds, strict=True):
+        members = zip(np.unique(groups), count, strict=True)
+        chosen = np.concatenate([np.repeat(np.flatnonzero(groups == group), num) for group, num in members])
+        values.append((share @ (ranks[:, chosen] == 0)).mean())
+    low, high = np.quantile(values, [0.025, 0.975])
+    assert (found["top1"].low, found["top1"].high) == pytest.approx((low, high))
+    errors = rng.random((2, 40))
+    mean = mean_error(errors, intervals=settings, groups=np.arange(40))
+    assert mean.value == pytest.approx(errors.mean())
+    assert mean.low < mean.value < mean.high
