@@ -38,6 +38,8 @@ class ProbeData:
             ``None``: no groups are known.
         group_column: Label column that the groups are from; ``None``: no groups are known.
         contents: M content hashes; empty where files are not known.
+        is_random: bool [M], whether a video's rows are the random views of training in a store that has fixed test
+            views too. ``None``: no video's are.
     """
 
     features: npt.NDArray[np.float32]
@@ -56,6 +58,7 @@ class ProbeData:
     groups: npt.NDArray[np.int64] | None = None
     group_column: str | None = None
     contents: tuple[str, ...] = ()
+    is_random: npt.NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         num_rows, num_videos = len(self.row_video), len(self.videos)
@@ -120,6 +123,7 @@ def make_data(
     groups: Sequence[str | None] | None = None,
     group_column: str | None = None,
     contents: Sequence[str] = (),
+    is_random: npt.NDArray[np.bool_] | None = None,
 ) -> ProbeData:
     """Build :class:`ProbeData` from arrays in any row order.
 
@@ -139,6 +143,7 @@ def make_data(
         groups: M names of groups; ``None`` for a video that has none and is one by itself. ``None``: no groups.
         group_column: Name of the label column that the groups are from.
         contents: M content hashes, where they are known.
+        is_random: bool [M], whose rows are the random views of training; ``None``: none.
 
     Raises:
         ManifestError: ``numbers``, and a label is none.
@@ -185,6 +190,7 @@ def make_data(
         groups=None if groups is None else _numbered(groups),
         group_column=group_column,
         contents=tuple(contents),
+        is_random=is_random,
     )
 
 

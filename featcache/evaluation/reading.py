@@ -9,6 +9,7 @@ import numpy.typing as npt
 from featcache.data.selection import GROUP
 from featcache.errors import ManifestError, NothingUsableError, no_name
 from featcache.evaluation.data import ProbeData, make_data
+from featcache.loaders.choice import has_training_views
 from featcache.recipes import PositionForm
 from featcache.store.features import Features
 from featcache.store.reader import Store, open_store
@@ -87,6 +88,7 @@ def read_data(
             groups=None if groups is None else [groups.get(video.id) for video in videos],
             group_column=None if groups is None else group_column,
             contents=[video.content_hash or "" for video in videos],
+            is_random=has_training_views(store, features.video_ids),
         )
 
 

@@ -16,6 +16,7 @@ from featcache.evaluation.companions import about_groups
 from featcache.evaluation.data import UNLABELLED, ProbeData
 from featcache.evaluation.probe import Prediction, ProbeEntry, Task, find_probe
 from featcache.extract.encode import float32_products
+from featcache.loaders.choice import check_test_views
 from featcache.machine import resolve_device
 from featcache.metrics.intervals import Metric, accuracies, mean_error, rank_of_truth
 from featcache.metrics.result import Coverage, SplitResult
@@ -240,6 +241,9 @@ def _plan(data: ProbeData, train_split: str, test_splits: Sequence[str] | None, 
             if not len(splits[split])
         ]
         splits = {split: videos for split, videos in splits.items() if len(videos)}
+        for split, videos in splits.items():
+            if data.is_random is not None:
+                check_test_views(data.store, data.is_random[videos], split=split, column=data.split_column)
         if unused := sum(split == "" for split in data.splits):
             notes.append(f"{unused} videos belong to no split and are not used")
         if not len(train) or not splits:

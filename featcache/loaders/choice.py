@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ class FeatureKind:
 
 
 MAPS = FeatureKind(axes=("h", "w", "c"), holds="maps", flags="--layout frames --output map")
+_NO_TRAINING_SPLIT = "\0"  # no split of a store is named so
 VECTORS = FeatureKind(axes=("c",), holds="one vector a clip", flags="--output cls or --output mean")
 
 
@@ -58,6 +60,41 @@ def video_splits(store: Store, column: str | None) -> dict[str, str]:
     if column is not None:
         return store.labels(column)
     return {video.id: video.split for video in store.videos.values() if video.split}
+
+
+def has_training_views(store: Store, video_ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Which videos have the random rows of training where the store has fixed test views for others.
+
+    That follows the split that a video had when it was extracted, whatever another column says of it.
+
+    Returns:
+        bool [len(video_ids)]; all false where every video of the store is sampled alike.
+    """
+    test = store.sampling.for_split(_NO_TRAINING_SPLIT)
+    return np.array(
+        [store.sampling.for_split(store.videos[video_id].split) != test for video_id in video_ids], np.bool_
+    )
+
+
+def check_test_views(store: str | Path, is_random: npt.NDArray[np.bool_], *, split: str, column: str | None) -> None:
+    """Refuse to score videos by the random crops that they were to be trained on.
+
+    Args:
+        store: Where the rows come from.
+        is_random: Of the videos to be scored; see :func:`has_training_views`.
+        split: Their split.
+        column: Label column that the split is from; ``None``: the store's own split.
+
+    Raises:
+        ConfigError: Any of them has the rows of training.
+    """
+    if is_random.any():
+        named = f" --split-column {column}" if column else ""
+        raise ConfigError(
+            f"{int(is_random.sum())} of {len(is_random)} videos of split {split!r} were extracted into {store} with "
+            "the random views of training, because views follow the split that a video has at extraction; extract them "
+            f"again into another store{f' with{named}' if named else ', as a split of their own'}"
+        )
 
 
 def training_videos(video_ids: Sequence[str], splits: Mapping[str, str], train_split: str) -> npt.NDArray[np.int64]:

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from featcache.errors import UnknownNameError
+from featcache.errors import ConfigError, UnknownNameError
 from featcache.evaluation.reading import read_data
 from featcache.evaluation.run import run_probe
 from featcache.evaluation.settings import KnnSettings
 from featcache.metrics.result import Coverage
+from featcache.recipes import PlainViews
+from featcache.store.reader import open_store
 from featcache.testing import stores
 
 RECORD = stores.make_record((8,))
@@ -80,3 +82,14 @@ def test_a_column_that_is_not_there_or_holds_no_such_split(store: Path) -> None:
         read_data(store, split_column="split3")
     with pytest.raises(UnknownNameError, match="split 'train'"):
         run_probe("knn", read_data(store, split_column="label"), KNN)
+
+
+def test_videos_are_not_scored_by_the_random_views_of_training(store: Path) -> None:
+    opened = open_store(store)
+    views = dataclasses.replace(opened.sampling, spatial="random_resized", test=PlainViews())
+    opened.sampling = views
+    assert run_probe("knn", read_data(opened), KNN).splits  # the store's own test split has test views
+    with pytest.raises(ConfigError, match=r"of split 'test' were extracted into .* with the random views of training"):
+        run_probe("knn", read_data(opened, split_column="split2"), KNN)
+    with pytest.raises(ConfigError, match="views follow the split that a video has at extraction"):
+        run_probe("knn", read_data(opened), KNN, train_split="test", test_splits=("train",))

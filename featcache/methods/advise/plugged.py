@@ -14,7 +14,7 @@ from featcache.config import parse, read_json, read_mapping, to_yaml
 from featcache.errors import ConfigError, ManifestError, unknown_name
 from featcache.files.publish import put_replace
 from featcache.loaders.bank import open_bank
-from featcache.loaders.choice import video_splits
+from featcache.loaders.choice import check_test_views, has_training_views, video_splits
 from featcache.machine import resolve_device
 from featcache.methods.advise.cost import counted_cost
 from featcache.methods.advise.finetune import ORDERS, video_logits
@@ -72,6 +72,9 @@ def evaluate_plugged(settings: TmmEvaluationSettings, *, intervals: IntervalSett
             f"{store.path} has no labelled test videos outside of split {settings.bank.train_split!r}; a module can "
             "only be scored on videos that it was not trained on"
         )
+    for split, numbers in videos.items():
+        is_random = has_training_views(store, [bank.video_ids[video] for video in numbers])
+        check_test_views(store.path, is_random, split=split, column=settings.bank.split_column)
 
     device = resolve_device(settings.device)
     arms = dict(arms_of(run))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from featcache.data.subsets import nested_subset
 from featcache.errors import ManifestError, unknown_name
 from featcache.loaders.bank import ClipSource
-from featcache.loaders.choice import video_splits
+from featcache.loaders.choice import check_test_views, has_training_views, video_splits
 from featcache.loaders.online import open_source
 from featcache.methods.advise.cost import counted_cost
 from featcache.methods.advise.finetune import ORDERS, video_logits
@@ -289,6 +289,9 @@ def _assignments(
             f"{store.path} has {len(train)} labelled training videos in {train_split!r} and {len(tests)} test splits "
             "with any; see `featcache info` for labels, splits and failures"
         )
+    for split, videos in tests.items():
+        is_random = has_training_views(store, [bank.video_ids[video] for video in videos])
+        check_test_views(store.path, is_random, split=split, column=settings.bank.split_column)
     chosen = _few(train, labels, settings.labels_per_class)
     return [Assignment(name="all", train=chosen, tests=tests)], f"trained on split {train_split!r}"
 
