@@ -72,8 +72,8 @@ PRESETS: dict[str, Preset] = {
         },
     ),
     "scale-ssv2": Preset(
-        about="SCALE on Something-Something v2: never mirrored, 2 x 3 views for testing",
-        sampling={**_SCALE, "flip_probability": 0.0, "test": {**_SCALE["test"], "num_clips": 2}},
+        about="SCALE on Something-Something v2: frames 2 apart, never mirrored, 2 x 3 views for testing",
+        sampling={**_SCALE, "frame_stride": 2, "flip_probability": 0.0, "test": {**_SCALE["test"], "num_clips": 2}},
     ),
     "advise": Preset(
         about="AdViSe: a bank of all frames as maps, a centre and 3 random crops for training, 3 views for testing",

@@ -114,6 +114,19 @@ def test_takes_stored_half_precision() -> None:
     assert torch.equal(module(half, positions.float()).summary, module(half.float(), positions.float()).summary)
 
 
+def test_times_are_not_rounded_under_bfloat16() -> None:
+    module = predictor().float()
+    features = torch.zeros(1, 2, 12)
+    positions = torch.tensor([[[0, 0, 1, 1, 0.9975, 1.0], [0, 0, 1, 1, 0.9985, 1.0]]])  # 0.12 s apart, of 120 s
+    seen: list[Tensor] = []
+    module.blocks[0].register_forward_pre_hook(lambda block, given: seen.append(given[0]))  # the tokens
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        module(features, positions)
+    module(features, positions)
+    lower, exact = (tokens[0, 1] - tokens[0, 2] for tokens in seen)
+    torch.testing.assert_close(lower.float(), exact, rtol=1e-2, atol=1e-7)
+
+
 @pytest.mark.parametrize(("width_in", "numbers", "sentence"), [(13, 6, "13 channels"), (12, 7, "7 numbers")])
 def test_refuses_other_widths(width_in: int, numbers: int, sentence: str) -> None:
     features, positions = batch(width_in=width_in, numbers=numbers)

@@ -81,6 +81,8 @@ def test_pipelines_extract_by_the_preset_into_one_store_a_data_set(path):
     (feature,) = extract.features
     assert feature.name == feature.backbone
     assert feature.backbone in BACKBONES
+    fine_tuned = feature.backbone in ("videomae-b-k400", "videomae-b-ssv2")  # fc_norm of the mean, as the head reads it
+    assert feature.output == ("cls" if fine_tuned or feature.backbone.startswith("svt") else "mean")
     assert feature.mean == (0.45, 0.45, 0.45)  # PySlowFast's, for every backbone
     assert feature.std == (0.225, 0.225, 0.225)
     assert {extract.out} == {scale.sets.store, *(probe.store for probe in probes)}
