@@ -1,6 +1,6 @@
 """Settings to and from literal YAML: complete, typed, without references or inheritance; an unknown key is an error.
 
-The settings of each command live in :mod:`featcache.commands.registry`; this module is the machinery they share.
+The settings of each command are listed in :mod:`featcache.commands.registry`; this module holds what they share.
 """
 
 import copy
@@ -36,11 +36,11 @@ PATH_NAMES = frozenset(
     }
     | {"weights"}
 )
-"""A setting of one of these names is a path, or a list of paths."""
+"""A setting with one of these names is a path, or a list of paths."""
 
 
 class Role(Enum):
-    """What a setting is to the run that it belongs to, if it is no ordinary one.
+    """The role of a setting in the identity of a run, unless it is an ordinary one.
 
     An ordinary setting is part of the run's identity: a checkpoint that was made with another value is refused.
     """
@@ -51,10 +51,10 @@ class Role(Enum):
 
 A = TypeVar("A")
 Aside = Annotated[A, Role.ASIDE]
-"""A setting on which the trained weights do not depend: where the run goes, what is tested, how the machine is used; or
-one whose effect is among the run's inputs, such as the split that chooses its videos."""
+"""A setting on which the trained weights do not depend: where the run is written, what is tested, how the machine is
+used; or one whose effect is already part of the run's inputs, such as the split that selects its videos."""
 Input = Annotated[A, Role.INPUT]
-"""A setting that names something to read, which counts by its content and not by its path."""
+"""A setting that names something to read; its content counts for the identity, not its path."""
 
 
 def role_of(about: FieldInfo) -> Role | None:
@@ -63,14 +63,14 @@ def role_of(about: FieldInfo) -> Role | None:
 
 
 class Settings(BaseModel):
-    """Base of every settings class: frozen, validated, closed to unknown keys, documented by attribute docstrings."""
+    """Base of every settings class: frozen and validated, without unknown keys, documented by attribute docstrings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
 
     @model_validator(mode="before")
     @classmethod
     def _lay_over_defaults(cls, data: Any) -> Any:
-        """Complete a section of which some keys are given by this class's own default of that section."""
+        """Complete a section that is given in part with this class's own default of that section."""
         if not isinstance(data, Mapping):
             return data
         return {
@@ -81,7 +81,7 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check_paths(cls, data: Any) -> Any:
-        """Refuse a URL in a setting that is a path, by its name; settings within these ones too."""
+        """Refuse a URL in every setting whose name marks it as a path, also in nested settings."""
         for key, value in _named(data):
             if key in PATH_NAMES and isinstance(value, str):
                 check_local(value)
@@ -89,7 +89,7 @@ class Settings(BaseModel):
 
 
 def _laid_over(default: Any, given: Any) -> Any:
-    """``given`` with the keys that it lacks out of ``default``, where both are one section of settings."""
+    """``given``, completed with the keys of ``default`` that it lacks, if both are sections of settings."""
     if not isinstance(given, Mapping):
         return given
     if isinstance(default, BaseModel):
@@ -121,7 +121,7 @@ def to_yaml(settings: Settings) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without code, in which a key that is given twice is an error: plain YAML takes the last."""
+    """YAML loader that runs no code and refuses a key that is given twice (plain YAML takes the last)."""
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         """A whole number of at most 64 bits."""
@@ -150,7 +150,7 @@ def read_yaml(text: str) -> Any:
     """The value that YAML stands for.
 
     Raises:
-        ConfigError: It is no YAML, or none of plain and moderate values; the message says why.
+        ConfigError: It is not YAML, or its values are not plain or too many; the message says why.
     """
     try:
         loader = _Loader(text)
@@ -164,13 +164,13 @@ def read_yaml(text: str) -> Any:
     except yaml.YAMLError as error:
         raise ConfigError(" ".join(str(error).split())) from error
     except RecursionError as error:
-        raise ConfigError("it is nested deeper than settings are") from error
+        raise ConfigError("it is nested deeper than settings can be") from error
     except (ValueError, OverflowError, TypeError, LookupError, AttributeError) as error:  # e.g. 2001-13-45, or 0b
         raise ConfigError(f"it holds a number or date that cannot be read ({str(error).partition(';')[0]})") from error
 
 
 def _count_values(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """Values and depth of a node when its references are written out: a few lines may stand for any number of values.
+    """Number of values and depth of a node with its references expanded, since a few lines may stand for many values.
 
     Args:
         node: The node.
@@ -198,10 +198,10 @@ def read_json(path: Path, *, what: str) -> dict[str, Any]:
 
     Args:
         path: The file.
-        what: What it is, and what writes it, for the message, e.g. ``"result of `featcache train`"``.
+        what: What the file is and which command writes it, for the message, e.g. ``"result of `featcache train`"``.
 
     Raises:
-        ConfigError: The file is missing, is no JSON, or holds something else.
+        ConfigError: The file is missing, is not JSON, or holds something else.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -216,7 +216,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping.
 
     Raises:
-        ConfigError: The file is missing, is no YAML, gives a key twice, or holds something else.
+        ConfigError: The file is missing, is not YAML, gives a key twice, or holds something else.
     """
     check_local(path)
     try:
@@ -264,12 +264,12 @@ def apply_overrides(data: Mapping[str, Any], assignments: Iterable[str]) -> dict
 
 
 def to_assignments(settings: Settings) -> list[str]:
-    """Every leaf as ``dotted.key=value``, such that applying them to ``{}`` gives the same settings again."""
+    """Every leaf as ``dotted.key=value``; applying them all to ``{}`` gives the same settings again."""
     return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in leaves(to_dict(settings), "")]
 
 
 def _named(data: Any, key: str = "", *, depth: int = 8) -> Iterator[tuple[str, Any]]:
-    """Every value within mappings and lists, with the key nearest to it; a YAML may hold a list within itself."""
+    """Every value inside mappings and lists, with the nearest key; a YAML list may contain itself."""
     if depth and isinstance(data, Mapping):
         for name, value in data.items():
             yield from _named(value, str(name), depth=depth - 1)
@@ -315,7 +315,7 @@ def _assign(data: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _is_position(part: str) -> bool:
-    """Whether a part of a key is a place in a list; a number of more digits than lists have places is a name."""
+    """Whether a part of a key is a position in a list; a number with too many digits for a position is a name."""
     return part.isascii() and part.isdigit() and len(part) < 10
 
 

@@ -1,7 +1,7 @@
-"""``doctor``: what works on this machine, one finding a part, with the fix where something does not.
+"""``doctor``: reports what works on this machine, one finding per part, with a fix for each part that does not work.
 
-Whatever may crash, hang or fail when it is imported is tried in a process of its own, with a deadline; the doctor
-itself imports none of it.
+Every library that may crash, hang or fail on import is tried in a separate process with a deadline; the doctor itself
+imports none of them.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        part: What was examined.
-        state: ``ok``; ``absent`` (optional, not there); ``broken`` (needed and not there, or there and not working).
-        note: Version, amount, or what is wrong.
-        fix: What to do; empty where all is well.
+        part: Name of the part that was examined.
+        state: ``ok``; ``absent`` (optional and not installed); ``broken`` (required and not installed, or not working).
+        note: Version, amount, or the problem.
+        fix: What to do; empty if nothing is wrong.
     """
 
     part: str
@@ -48,16 +48,16 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """Something to try in a child process.
+    """A check that runs in a child process.
 
     Attributes:
-        part: What is examined.
-        module: Without it the part is absent.
-        fix: What to do where it is absent or broken, unless the child knows better.
-        code: What the child runs. It prints the note, a line ``absent`` where there is nothing, and what to do as a
-            line ``fix: ...``; it fails where the part is broken.
-        package: The distribution whose version is given; empty if the note says it all.
-        optional: Whether featcache does without it.
+        part: Name of the part that is examined.
+        module: Module without which the part is absent.
+        fix: What to do if it is absent or broken, unless the child prints a better fix.
+        code: Code that the child runs. It prints the note, a line ``absent`` if the part is absent, and what to do as a
+            line ``fix: ...``; it fails if the part is broken.
+        package: The distribution whose version is printed; empty if the note is enough.
+        optional: Whether featcache works without it.
     """
 
     part: str
@@ -186,8 +186,8 @@ def examine(trials: Sequence[Trial] = TRIALS, *, deadline_seconds: float = DEADL
     """Examine the interpreter, libraries, decoders, GPU, weights and disk.
 
     Args:
-        trials: What to try in child processes, several at a time.
-        deadline_seconds: How long one may take.
+        trials: Checks to run in child processes, several at a time.
+        deadline_seconds: Time limit of each check.
     """
     with ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1))) as pool:
         tried = list(pool.map(lambda trial: attempt(trial, deadline_seconds=deadline_seconds), trials))
@@ -195,16 +195,16 @@ def examine(trials: Sequence[Trial] = TRIALS, *, deadline_seconds: float = DEADL
 
 
 def attempt(trial: Trial, *, deadline_seconds: float = DEADLINE_SECONDS) -> Finding:
-    """Run a trial in a child process and say how it went; whatever the child does, this returns in time."""
+    """Run a trial in a child process and return its finding; whatever the child does, this returns in time."""
     # Files, not pipes: a grandchild that survives would keep a pipe open and the reader waiting.
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
         child = subprocess.Popen(
-            # -P: a folder "datasets" in the current one is not the library.
+            # -P: a folder "datasets" in the current folder must not be taken for the library.
             [sys.executable, "-P", "-c", _GATE.format(module=trial.module, fix=trial.fix) + trial.code],
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=complained,
-            start_new_session=True,  # a group that can be ended as one
+            start_new_session=True,  # a process group, which can be killed as a whole
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         try:
@@ -221,14 +221,14 @@ def attempt(trial: Trial, *, deadline_seconds: float = DEADLINE_SECONDS) -> Find
         state = "absent" if trial.optional else "broken"
     elif code != 0:
         state, notes = "broken", [_ending(code, complaint, deadline_seconds)]
-        # What is installed and does not work is installed anew.
+        # A package that is installed and does not work has to be reinstalled.
         fix = fix or trial.fix.replace("pip install ", "pip install --force-reinstall ", 1)
     version = _version(trial.package) if trial.package else ""
     return Finding(part=trial.part, state=state, note=", ".join(filter(None, [version, "; ".join(notes)])), fix=fix)
 
 
 def _ending(code: int | None, complaint: list[str], deadline_seconds: float) -> str:
-    """How a child ended that did not end well."""
+    """Describe how a child failed."""
     if code is None:
         return f"gives no answer within {deadline_seconds:g} seconds"
     if code < 0:
@@ -249,8 +249,8 @@ def _version(package: str) -> str:
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:
-    """End the child and whatever it has started, and collect it."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody left
+    """Kill the child and every process that it has started, and collect it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # no process is left
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
 
@@ -261,7 +261,7 @@ def _machine() -> Iterator[Finding]:
 
 
 def _required() -> Iterator[Finding]:
-    """Libraries that every command needs: whether one works shows at once, so only their versions are told."""
+    """Libraries that every command needs; a broken one is noticed at once, so only the versions are reported."""
     for name in REQUIRED:
         version = _version(name)
         state: State = "ok" if version else "broken"

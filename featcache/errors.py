@@ -1,6 +1,7 @@
-"""Errors a user can act on.
+"""Errors that a user can act on.
 
-Every message says what, where and what to do next in one sentence; the command line prints it without a traceback.
+Every message says in one sentence what is wrong, where, and what to do next; the command line prints it without a
+traceback.
 """
 
 import difflib
@@ -8,11 +9,11 @@ from collections.abc import Iterable
 
 
 class FeatcacheError(Exception):
-    """Base of every error that is the user's to mend."""
+    """Base of every error that the user can fix."""
 
 
 class StoppedError(FeatcacheError):
-    """One of several processes of a run stops because another did, whose error says why."""
+    """One of several processes of a run stops because another one stopped, whose error says why."""
 
 
 class UnknownNameError(FeatcacheError, KeyError):
@@ -27,7 +28,7 @@ class ConfigError(FeatcacheError, ValueError):
 
 
 class ClipLengthError(ConfigError):
-    """Clips of so many frames that a video backbone cannot take them."""
+    """Clips with a number of frames that a video backbone does not support."""
 
 
 class ManifestError(FeatcacheError, ValueError):
@@ -35,7 +36,7 @@ class ManifestError(FeatcacheError, ValueError):
 
 
 class PluginError(FeatcacheError):
-    """A package that offers a backbone, data set, probe, decoder or task, and is broken or not alone in offering it."""
+    """A package whose backbone, data set, probe, decoder or task is broken, or has a name that is already taken."""
 
 
 class VideoError(FeatcacheError):
@@ -47,7 +48,7 @@ class VideoError(FeatcacheError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type["VideoError"], tuple[str, str]]:
-        """Come out of another process as it went in."""
+        """Pickle with both arguments, so that the error survives the way out of another process."""
         return VideoError, (self.status, self.reason)
 
 
@@ -56,11 +57,11 @@ class NothingUsableError(FeatcacheError):
 
 
 class WeightsError(FeatcacheError):
-    """Weights that are not at hand or do not fit the network."""
+    """Weights that cannot be found or do not fit the network."""
 
 
 class StoreError(FeatcacheError):
-    """A folder that is no store, or one written by a newer format."""
+    """A folder that is not a store, or a store written in a newer format."""
 
 
 class RecipeMismatchError(StoreError, ValueError):
@@ -76,7 +77,7 @@ class ExchangeError(FeatcacheError, ValueError):
 
 
 class RowError(FeatcacheError, IndexError):
-    """Row numbers that a feature does not have, or that are no row numbers."""
+    """Row numbers that a feature does not have, or values that are not row numbers."""
 
 
 class DiskSpaceError(FeatcacheError, OSError):
@@ -108,12 +109,12 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, hint: str = "") 
 
 
 def no_name(kind: str, where: object, known: Iterable[str]) -> UnknownNameError:
-    """Build the error for a name that was left out where there is not just one.
+    """Build the error for a name that was not given although there is not exactly one to choose from.
 
     Args:
-        kind: What is to be named, e.g. ``"feature"``; the option of that name says it.
-        where: What holds them, e.g. the store's path.
-        known: The names there are.
+        kind: What has to be named, e.g. ``"feature"``; also the name of the option.
+        where: What holds the names, e.g. the store's path.
+        known: The existing names.
     """
     choices = ", ".join(sorted(known))
     there_are = f"several {kind}s ({choices}); name one" if choices else "none yet"

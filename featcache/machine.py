@@ -9,11 +9,11 @@ from typing import Literal
 from featcache.errors import ConfigError
 
 Matmul = Literal["highest", "high"]
-"""How a GPU multiplies float32: ``highest`` in float32, ``high`` in TF32; convolutions too."""
+"""How a GPU computes float32 products and convolutions: ``highest`` in float32, ``high`` in TF32."""
 
 
 def resolve_device(name: str) -> str:
-    """``auto`` becomes ``cuda`` where there is a GPU, else ``cpu``; an absent device is an error.
+    """Resolve ``auto`` to ``cuda`` if there is a GPU, otherwise to ``cpu``; an absent device is an error.
 
     Raises:
         ConfigError: No such device.
@@ -32,7 +32,7 @@ def resolve_device(name: str) -> str:
 
 @contextmanager
 def forward_threads(count: int) -> Iterator[None]:
-    """Fix torch's intra-op threads, because results depend on their number; restores the former value."""
+    """Fix the number of torch's intra-op threads, because results depend on it, and restore it afterwards."""
     import torch
 
     former = torch.get_num_threads()
@@ -44,9 +44,9 @@ def forward_threads(count: int) -> Iterator[None]:
 
 
 def set_matmul(matmul: Matmul) -> None:
-    """How products of float32 are computed on a GPU from now on.
+    """Set how a GPU computes float32 products and convolutions from now on.
 
-    torch keeps matrix products and convolutions apart, and lets convolutions use TF32 unless it is told not to.
+    torch has separate settings for matrix products and convolutions, and lets convolutions use TF32 by default.
 
     Args:
         matmul: ``highest``: float32. ``high``: TF32, inputs rounded to 10 bits.
@@ -58,5 +58,5 @@ def set_matmul(matmul: Matmul) -> None:
 
 
 def num_cores() -> int:
-    """Cores that this process may use, which may be fewer than the machine has."""
+    """Number of cores that this process may use, which may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

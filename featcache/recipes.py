@@ -1,8 +1,8 @@
 """Recipes: the frozen values that identify what a store holds.
 
 A :class:`SamplingRecipe` belongs to a store and says which clips and boxes were read; a :class:`FeatureRecipe` belongs
-to one array and says what was computed from them. Their hashes are identity: reading or extending with another recipe
-is an error that names the field.
+to one array and says what was computed from them. Their hashes identify both: reading or extending a store with another
+recipe is an error that names the field.
 """
 
 import dataclasses
@@ -22,23 +22,23 @@ Output = Literal["cls", "mean", "tokens", "map"]
 Precision = Literal["float16", "float32", "int8"]
 Interpolation = Literal["bilinear", "bicubic"]
 PositionForm = Literal["box6", "code7"]
-"""How a clip's place in its video is told to a network, see :func:`featcache.data.positions.set_positions`."""
+"""How a clip's position in its video is given to a network, see :func:`featcache.data.positions.set_positions`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColorRecipe:
-    """How the colours of random rows vary; one draw a row, the same for all its frames.
+    """Colour augmentation of random rows, drawn once per row and the same for all its frames.
 
-    In this order: jitter (brightness, contrast, saturation and hue in random order), grey, blur.
+    The order is: jitter (brightness, contrast, saturation and hue in random order), grey, blur.
 
     Attributes:
-        probability: Chance that a row is jittered.
-        brightness: Factor uniform in ``[max(0, 1 - brightness), 1 + brightness]``.
-        contrast: Factor, likewise.
-        saturation: Factor, likewise.
-        hue: Shift uniform in ``[-hue, hue]`` turns of the hue circle, at most 0.5.
-        grey_probability: Chance that a row loses its colours.
-        blur_probability: Chance that a row is blurred.
+        probability: Probability that a row is jittered.
+        brightness: The factor is uniform in ``[max(0, 1 - brightness), 1 + brightness]``.
+        contrast: The same for the contrast factor.
+        saturation: The same for the saturation factor.
+        hue: The shift is uniform in ``[-hue, hue]`` turns of the hue circle; at most 0.5.
+        grey_probability: Probability that a row is converted to grey.
+        blur_probability: Probability that a row is blurred.
         blur_sigma: Range of the Gaussian's sigma, in pixels of the resized crop.
     """
 
@@ -69,15 +69,16 @@ class ColorRecipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlainViews:
-    """Rows of the videos that are not trained on: fixed views, never mirrored, colours as they are.
+    """Rows of the videos outside of the training splits: fixed views, never mirrored or recoloured.
 
     Attributes:
-        train_splits: Splits whose videos get the recipe's own rows, as do videos without a split; all others get these.
+        train_splits: Splits whose videos get the recipe's own rows, as do videos without a split; all other videos get
+            these views.
         temporal: As in :class:`SamplingRecipe`: ``uniform``, ``uniform_open`` or ``spread`` for clips, ``bank`` for a
             frame bank.
-        num_clips: Temporal clips a video; ignored by ``bank``.
+        num_clips: Number of clips per video in time; ignored by ``bank``.
         spatial: ``center`` or ``views``.
-        num_crops: Boxes a clip or frame; 1 for ``center``.
+        num_crops: Number of boxes per clip or frame; 1 for ``center``.
         crop_fraction: Side of a square box as a fraction of the shorter side.
     """
 
@@ -106,41 +107,42 @@ class SamplingRecipe:
         temporal: ``uniform``: ``num_clips`` clips whose starts are equally spaced from the first to the last possible
             start. ``uniform_open``: clip i starts at i / ``num_clips`` of the way to the last possible start, which is
             left out (PySlowFast's test clips). ``random``: ``num_clips`` independent uniform starts, seeded by the
-            video id. ``spread``: each clip runs over the whole video, whatever its length: its frames lie at the same
+            video id. ``spread``: each clip spans the whole video, whatever its length: its frames lie at the same
             place in each of ``num_frames`` equal parts, clip i at (i + 0.5) / ``num_clips`` of a part;
-            ``frame_stride``, ``target_fps`` and ``short_videos`` mean nothing. ``spread_random``: likewise, at a
-            uniform place, seeded by the video id. ``bank``: every ``frame_stride``-th frame, each its own row (layout
-            ``frames`` only).
-            ``imported``: sampled elsewhere, any number of rows a video; their times are in the row table where they are
-            known, and what else this recipe says of time means nothing.
-        num_clips: Temporal clips a video; ignored by ``bank``.
-        num_frames: Frames a clip; 1 for ``bank``.
-        frame_stride: Distance of neighbouring frames of a clip, or of a bank, in frames at ``target_fps``.
+            ``frame_stride``, ``target_fps`` and ``short_videos`` are then ignored. ``spread_random``: the same, at a
+            uniformly random place, seeded by the video id. ``bank``: every ``frame_stride``-th frame, each in a row of
+            its own (layout ``frames`` only).
+            ``imported``: sampled elsewhere, with any number of rows per video; their times are in the row table if they
+            are known, and the other temporal fields of this recipe have no meaning.
+        num_clips: Number of clips per video in time; ignored by ``bank``.
+        num_frames: Number of frames per clip; 1 for ``bank``.
+        frame_stride: Distance between neighbouring frames of a clip, or of a bank, in frames at ``target_fps``.
         target_fps: Frame rate at which strides are counted; ``None`` is the video's own mean rate. Positions are times,
-            and a frame is the one whose timestamp is nearest, so variable frame rate is honoured.
+            and the frame with the nearest timestamp is taken, so a variable frame rate is respected.
         start_seconds: Where a bank begins, from the first frame; ``None`` for the whole video.
         end_seconds: Where a bank ends (exclusive), from the first frame; ``None`` for the whole video.
-        short_videos: A clip that is longer than the video wraps to its beginning (``loop``) or repeats the last frame
-            (``clamp``).
+        short_videos: A clip that is longer than the video continues at the video's beginning (``loop``) or repeats the
+            last frame (``clamp``).
         spatial: ``center``: one centred square. ``views``: ``num_crops`` squares spread over the longer side (3 =
             left, centre, right). ``random_resized``: ``num_crops`` random boxes of area ``scale`` and aspect ``ratio``.
             ``random_short_side``: ``num_crops`` random squares of ``side_range``. ``center_and_random``: the centred
             square, plain (neither mirrored nor recoloured), then ``num_crops - 1`` boxes of ``box_fraction`` at random
-            places. In a frame bank a random crop is one draw a video: all its frames share box, flip and colours.
-            ``imported``: sampled elsewhere; their boxes are in the row table where they are known.
-        num_crops: Boxes a clip or frame; 1 for ``center``.
+            places. In a frame bank a random crop is drawn once per video: all frames share box, flip and colours.
+            ``imported``: sampled elsewhere; the boxes are in the row table if they are known.
+        num_crops: Number of boxes per clip or frame; 1 for ``center``.
         crop_fraction: Side of a square box as a fraction of the shorter side (224/256 = 0.875).
         scale: Area range of ``random_resized``, as a fraction of the frame.
         ratio: Aspect range (width / height) of ``random_resized``.
-        flip_probability: Chance that a row is mirrored left to right.
+        flip_probability: Probability that a row is mirrored left to right.
         seed: Seed of all random draws, together with the video id.
-        decoder: Which decoder produced the frames.
-        side_range: For ``random_short_side``: range of the square's side over the shorter side, its inverse uniform.
+        decoder: Name of the decoder that produced the frames.
+        side_range: For ``random_short_side``: range of the square's side as a fraction of the shorter side; the inverse
+            of the fraction is uniform.
             A crop of 224 out of a short side uniform in [256, 320] is (0.7, 0.875).
-        box_fraction: For ``center_and_random``: height and width of the random boxes over those of the frame. A crop of
-            224 out of a frame resized to a height of 256 and a width of 320 is (0.875, 0.7).
-        color: How the colours of rows vary; ``None``: they do not.
-        test: What videos of other than training splits get instead; ``None``: all get the same.
+        box_fraction: For ``center_and_random``: height and width of the random boxes as fractions of the frame's. A
+            crop of 224 out of a frame resized to a height of 256 and a width of 320 is (0.875, 0.7).
+        color: Colour augmentation of the rows; ``None``: none.
+        test: Views of the videos outside of the training splits; ``None``: all videos are sampled alike.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -177,7 +179,7 @@ class SamplingRecipe:
                 "a frame bank is layout 'frames' with temporal 'bank', clips are 'uniform' or 'random'"
             )
         if self.temporal == "bank" and self.num_frames != 1:
-            raise ConfigError(f"sampling.num_frames is {self.num_frames}; a frame bank stores 1 frame a row")
+            raise ConfigError(f"sampling.num_frames is {self.num_frames}; a frame bank stores 1 frame per row")
         if self.spatial == "center" and self.num_crops != 1:
             raise ConfigError(f"sampling.num_crops is {self.num_crops}; spatial 'center' has 1, use 'views' for more")
         if not 0 < self.crop_fraction <= 1:
@@ -217,11 +219,11 @@ class SamplingRecipe:
 
     @property
     def is_imported(self) -> bool:
-        """Whether rows were sampled elsewhere, so that none can be sampled by this recipe."""
+        """Whether the rows were sampled elsewhere, so that no video can be sampled with this recipe."""
         return "imported" in (self.temporal, self.spatial)
 
     def for_split(self, split: str) -> Self:
-        """The recipe by which a video of a split is sampled; its part ``test`` applied or dropped.
+        """The recipe for a video of the given split, with the part ``test`` applied or dropped.
 
         Args:
             split: Split of the video; empty if it has none.
@@ -258,14 +260,14 @@ class FeatureRecipe:
         layer: Layer name of the backbone, resolved (never ``last``).
         output: ``cls``, ``mean`` (over all positions of the map), ``tokens`` ([N, C], class token first if there is
             one) or ``map`` ([h, w, C]).
-        average_frames: Whether a clip's frames are averaged into one record; image backbones on clips only.
-        grid: Side of the adaptively average-pooled map; ``None`` keeps the backbone's own.
-        channels: Channels after adaptive average pooling of neighbours; ``None`` keeps all.
+        average_frames: Whether a clip's frames are averaged into one record; only for image backbones on clips.
+        grid: Side of the map after adaptive average pooling; ``None`` keeps the backbone's own.
+        channels: Number of channels after adaptive average pooling of neighbours; ``None`` keeps all.
         input_size: Side in pixels to which a box is resized.
         interpolation: Filter of that resize (antialiased, on uint8).
-        mean: Channel means subtracted from RGB in [0, 1].
-        std: Channel deviations divided by.
-        precision: Storage dtype; int8 carries one scale a channel.
+        mean: Channel means, subtracted from RGB in [0, 1].
+        std: Channel standard deviations, by which the result is divided.
+        precision: Storage dtype; int8 has one scale per channel.
         compute: Dtype of the forward pass.
     """
 
@@ -302,7 +304,7 @@ class RecordSpec:
 
     Attributes:
         shape: E.g. ``(768,)``, ``(7, 7, 768)``, ``(8, 14, 14, 768)``.
-        axes: One name an axis, e.g. ``("t", "h", "w", "c")`` or ``("n", "c")``.
+        axes: One name per axis, e.g. ``("t", "h", "w", "c")`` or ``("n", "c")``.
         dtype: ``float16``, ``float32`` or ``int8``.
     """
 
@@ -316,19 +318,19 @@ class RecordSpec:
 
     @property
     def itemsize(self) -> int:
-        """Bytes a value."""
+        """Bytes per value."""
         return {"float16": 2, "float32": 4, "int8": 1}[self.dtype]
 
     @property
     def num_bytes(self) -> int:
-        """Bytes a row."""
+        """Bytes per row."""
         return math.prod(self.shape) * self.itemsize
 
 
 Recipe = SamplingRecipe | FeatureRecipe
 
 _PARTS = {"color": ColorRecipe, "test": PlainViews}
-# Written only where they are used, so that recipes that know nothing of them keep their hash.
+# Written only if they are used, so that recipes without them keep their hash.
 _OPTIONAL = ("side_range", "box_fraction", *_PARTS)
 
 

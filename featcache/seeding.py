@@ -1,4 +1,4 @@
-"""Seeds by key: every random draw is a function of the run seed and what it is for, never of a global generator."""
+"""Seeds by key: every random draw is a function of the run seed and of its purpose, never of a global generator."""
 
 import hashlib
 
@@ -10,7 +10,7 @@ def seed_for(seed: int, *keys: str | int) -> int:
 
     Args:
         seed: The run's seed.
-        keys: What the draw is for, e.g. ``("box", video_id, clip_index)``. Each key is length-prefixed, so
+        keys: Purpose of the draw, e.g. ``("box", video_id, clip_index)``. Each key is length-prefixed, so
             ``("ab", "c")`` and ``("a", "bc")`` differ.
     """
     digest = hashlib.blake2b(digest_size=8)

@@ -1,4 +1,4 @@
-"""Where the shipped configurations and pipelines are: beside the package in a checkout, inside it when installed."""
+"""Finds the shipped configurations and pipelines: beside the package in a checkout, inside it when installed."""
 
 import difflib
 import importlib.util
@@ -18,7 +18,7 @@ def _folder(name: str) -> Path:
 
 
 def find_config(path: Path) -> Path:
-    """``path`` itself, or the shipped file of that name where there is no such file.
+    """``path`` itself if that file exists, otherwise the shipped file of that name.
 
     Raises:
         ConfigError: Neither exists.

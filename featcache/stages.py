@@ -1,18 +1,18 @@
-"""How a long command says where it is: one callback for all of them."""
+"""Progress of long commands: one callback for all of them."""
 
 from typing import Protocol
 
 
 class OnStage(Protocol):
-    """Called again and again while a command runs, from any of its threads."""
+    """A callback that is called repeatedly while a command runs, from any of its threads."""
 
     def __call__(self, stage: str, done: float, total: float, note: str = "", num_failed: int = 0, /) -> None:
         """Take the latest figures.
 
         Args:
             stage: Name of the part of the work, e.g. ``scan`` or ``seed 0``.
-            done: How much of it is done, in any unit.
-            total: How much there is to do, in the same unit.
+            done: Amount of work done so far, in any unit.
+            total: Total amount of work, in the same unit.
             note: Further figures for people, e.g. the loss.
             num_failed: Number of items that failed so far.
         """

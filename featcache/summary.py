@@ -1,7 +1,7 @@
-"""What a result says to people: tables, facts and the next command, without knowing how they are drawn.
+"""Readable summaries of results: tables, facts and the next command, independent of how they are drawn.
 
-Every result that a command prints has a method ``summary()`` beside its ``to_dict()``; the command line draws the one
-and prints the other with ``--json``.
+Every result that a command prints has the methods ``summary()`` and ``to_dict()``; the command line draws the summary,
+or prints the dict with ``--json``.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ class SummaryTable:
     """One table of a summary.
 
     Attributes:
-        title: Its heading.
+        title: Heading of the table.
         columns: Names of the columns.
         rows: Cells as text or numbers, one tuple per row.
         num_text: Number of columns at the left that hold text; the others hold numbers.
@@ -28,13 +28,13 @@ class SummaryTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What a command prints of its result.
+    """The part of a result that a command prints.
 
     Attributes:
         tables: Tables, in order.
         lines: Sentences below them.
         facts: Names and values, drawn as aligned lines.
-        next_command: A command that people often run next; ``None``: none.
+        next_command: A command that people often run next, or ``None``.
     """
 
     tables: tuple[SummaryTable, ...] = ()
@@ -50,7 +50,7 @@ class Result(Protocol):
         """JSON-ready values."""
 
     def summary(self) -> Summary:
-        """What to show of it."""
+        """The summary that a command prints."""
 
 
 def percent(value: float, low: float, high: float) -> str:

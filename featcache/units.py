@@ -1,18 +1,18 @@
-"""Quantities and texts for people."""
+"""Formats quantities and texts for people to read."""
 
 import math
 import re
 
-# Control characters (escape sequences begin with one), line and paragraph separators, and what turns text around.
+# Control characters (escape sequences begin with one), line and paragraph separators, and marks of text direction.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    r"""Text out of a file as it may be shown: what a terminal would obey is written ``\x1b``, ``\n``, ``\u202e``.
+    r"""Make text from a file safe to print: characters that control a terminal become ``\x1b``, ``\n``, ``\u202e``.
 
     Args:
         text: Any text.
-        lines: Whether line feeds and tabs stay as they are.
+        lines: Whether line feeds and tabs are kept.
     """
     if text.isprintable():
         return text
@@ -20,7 +20,7 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 
 def printable_json(text: str) -> str:
-    r"""JSON as it may be shown: such characters, which stand inside of its strings alone, as ``\u202e``."""
+    r"""Make JSON safe to print: such characters, which occur only inside its strings, become ``\u202e``."""
     return _UNSEEN.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
 
 
@@ -38,7 +38,7 @@ def readable_bytes(num_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people, e.g. ``2 min 05 s``."""
+    """Seconds in readable form, e.g. ``2 min 05 s``."""
     if not math.isfinite(seconds):
         return "unknown"
     if seconds < 100:

@@ -1,1 +1,1 @@
-"""Figures of scored videos: splits, accuracies, and bootstrap intervals."""
+"""Metrics of scored videos: splits, accuracies, and bootstrap intervals."""

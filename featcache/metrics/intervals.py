@@ -27,10 +27,11 @@ class Metric:
 
 
 def rank_of_truth(scores: npt.NDArray[np.floating], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """How many classes are placed before the true one.
+    """Number of classes that rank before the true one.
 
-    Of equal scores the lower class index comes first. A true class that cannot be predicted (score -inf: no vote, or
-    never seen in training), or a score that is NaN, ranks behind all classes: it counts as wrong, not as a lucky tie.
+    Among equal scores the lower class index comes first. If the true class cannot be predicted (score -inf: no vote, or
+    never seen in training) or a score is NaN, the true class ranks behind all classes: it counts as wrong, not as
+    a lucky tie.
 
     Args:
         scores: [..., M, C], higher is better.
@@ -67,10 +68,10 @@ def accuracies(
     seeds the seeds' part of the spread is underestimated by (S - 1) / S; a perfect score has an interval of width 0.
 
     Args:
-        ranks: int64 [S, M] from :func:`rank_of_truth`, one row a seed.
+        ranks: int64 [S, M] from :func:`rank_of_truth`, one row per seed.
         labels: int64 [M].
-        num_classes: Classes that can be predicted.
-        intervals: Resamples, confidence and seed.
+        num_classes: Number of classes that can be predicted.
+        intervals: Number of resamples, confidence and seed.
         groups: int64 [M], groups of videos that are nearly one. A resample then draws as many groups as there are, each
             with all its videos. ``None``: each video is one by itself.
     """
@@ -107,8 +108,8 @@ def mean_error(
     """The mean of errors with a percentile bootstrap interval, resampled as in :func:`accuracies`.
 
     Args:
-        errors: float [S, M], of each video under each seed, e.g. squared.
-        intervals: Resamples, confidence and seed.
+        errors: float [S, M], e.g. the squared error of each video under each seed.
+        intervals: Number of resamples, confidence and seed.
         groups: As in :func:`accuracies`.
     """
     num_seeds, num_videos = errors.shape

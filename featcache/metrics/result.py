@@ -1,4 +1,4 @@
-"""Results of scoring videos: what became of them, and their figures."""
+"""Results of scoring videos: coverage and metrics of each split."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from featcache.metrics.intervals import Metric
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """How much of a split a number speaks for.
+    """Share of a split's videos that a number is based on.
 
     Attributes:
-        ok: Videos with features.
-        failed: Videos without, whatever the reason; they are counted, never replaced.
-        total: Videos of the split in the manifest: ok + failed.
-        unlabelled: Videos with features but no label in the probed column; they cannot be scored.
+        ok: Number of videos with features.
+        failed: Number of videos without features, for any reason; they are counted, never replaced.
+        total: Number of videos of the split in the manifest: ok + failed.
+        unlabelled: Number of videos with features but no label in the probed column; they cannot be scored.
     """
 
     ok: int
@@ -29,13 +29,13 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitResult:
-    """Numbers of one split.
+    """Metrics of one split.
 
     Attributes:
-        metrics: ``top1``, ``topN`` (N in the name) and ``mean_class``; for numbers ``mse``, lower being better.
-        coverage: Of the split's videos.
-        num_videos: Videos that were scored.
-        num_unseen: Of these, videos whose class no training video has; counted as wrong.
+        metrics: ``top1``, ``topN`` (N in the name) and ``mean_class``; for regression ``mse``, where lower is better.
+        coverage: Coverage of the split's videos.
+        num_videos: Number of videos that were scored.
+        num_unseen: Number of scored videos whose class no training video has; they count as wrong.
     """
 
     metrics: Mapping[str, Metric]

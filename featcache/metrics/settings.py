@@ -8,10 +8,10 @@ from featcache.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntervalSettings:
-    """How intervals are drawn around a metric.
+    """Settings of the interval of a metric.
 
     Attributes:
-        num_resamples: Bootstrap resamples of the videos (and of the seeds, where there are several).
+        num_resamples: Number of bootstrap resamples of the videos (and of the seeds, if there are several).
         confidence: Share of the resamples inside the interval.
         seed: Seed of the resampling.
     """

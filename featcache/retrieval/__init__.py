@@ -1,4 +1,4 @@
-"""Search: the rows or videos of a store that are most like a video or a text."""
+"""Search for the rows or videos of a store that are most similar to a video or a text."""
 
 from featcache.retrieval.run import Hit, SearchResult, TextQuery, VideoQuery, search
 

@@ -1,6 +1,6 @@
 """Exact nearest neighbours by cosine over blocks of vectors, so that a store need not fit into memory.
 
-With several query vectors an item's similarity is its best over them.
+With several query vectors the similarity of an item is the largest over all of them.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ Engine = Literal["exact", "faiss"]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Blocks = Iterable[tuple[Ints, Floats]]
-"""Item numbers int64 [n] and their vectors float32 [n, D], each item once."""
+"""Item numbers int64 [n] and their vectors float32 [n, D]; each item occurs once."""
 
 
 def nearest(
@@ -27,13 +27,13 @@ def nearest(
     Args:
         blocks: Items, block after block; vectors need not have unit length, zero vectors have similarity 0.
         queries: float32 [Q, D].
-        k: Items wanted, at least 1.
+        k: Number of items to return, at least 1.
         engine: ``exact``: torch, one block in memory. ``faiss``: its flat inner-product index, all items in memory.
-        device: Where faiss may search; see :mod:`featcache.evaluation.flat_index`.
+        device: Device on which faiss may search; see :mod:`featcache.evaluation.flat_index`.
 
     Returns:
-        Cosines float32 [n] that fall, of equals the lower item first, and item numbers int64 [n]; n is ``k``, or the
-        number of items where there are fewer.
+        Cosines float32 [n] in decreasing order (among equal ones the lower item comes first), and item numbers int64
+        [n]; n is ``k``, or the number of items if there are fewer.
 
     Raises:
         ConfigError: faiss is asked for and not installed.
@@ -50,7 +50,7 @@ def unit(vectors: Floats) -> Floats:
 
 
 def _exact(blocks: Blocks, queries: Floats, k: int) -> tuple[Floats, Ints]:
-    """Matrix products block by block, the best so far kept."""
+    """Compute matrix products block by block and keep the best items so far."""
     best, items = np.zeros(0, np.float32), np.zeros(0, np.int64)
     table = torch.from_numpy(queries)
     for numbers, vectors in blocks:
@@ -60,14 +60,14 @@ def _exact(blocks: Blocks, queries: Floats, k: int) -> tuple[Floats, Ints]:
 
 
 def _faiss(blocks: Blocks, queries: Floats, k: int, device: str) -> tuple[Floats, Ints]:
-    """The same through faiss: the best items over all queries are among the best of some query."""
+    """The same with faiss: the best items over all queries are among the best of some single query."""
     index = flat_index(queries.shape[1], device=device, k=k)
     numbers = [np.zeros(0, np.int64)]
     for items, vectors in blocks:
         index.add(unit(vectors))
         numbers.append(items)
     similarity, places = index.search(queries, k)
-    found = places >= 0  # -1 where there are fewer than k items
+    found = places >= 0  # -1 if there are fewer than k items
     similarity, found_items = similarity[found], np.concatenate(numbers)[places[found]]
     order = np.lexsort((found_items, -similarity))
     _, first = np.unique(found_items[order], return_index=True)
@@ -75,6 +75,6 @@ def _faiss(blocks: Blocks, queries: Floats, k: int, device: str) -> tuple[Floats
 
 
 def _best(similarity: Floats, items: Ints, k: int) -> tuple[Floats, Ints]:
-    """The first ``k`` by falling similarity, then by rising item."""
+    """The first ``k`` by decreasing similarity, then by increasing item number."""
     order = np.lexsort((items, -similarity))[:k]
     return similarity[order], items[order]

@@ -1,4 +1,4 @@
-"""``search``: which clips or videos of a store are most like a video or a text."""
+"""``search``: finds the clips or videos of a store that are most similar to a video or a text."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -25,20 +25,20 @@ BLOCK_ROWS = 1 << 15
 
 @dataclass(frozen=True, slots=True)
 class VideoQuery:
-    """A video file, read and encoded as the store's own videos were; its name seeds random clips."""
+    """A video file, read and encoded like the store's own videos; its name seeds random clips."""
 
     path: str | Path
 
 
 @dataclass(frozen=True, slots=True)
 class TextQuery:
-    """A text, for stores that hold CLIP's joint vectors."""
+    """A text, for stores of vectors in CLIP's joint space of images and text."""
 
     text: str
 
 
 Query = VideoQuery | TextQuery | Floats
-"""What to search for; an array is the vectors themselves, float [D] or [Q, D]."""
+"""What to search for; an array holds the query vectors themselves, float [D] or [Q, D]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +46,15 @@ class Hit:
     """One clip or video that was found.
 
     Attributes:
-        rank: From 1.
-        video: Its id.
-        score: Cosine with the query.
-        start_seconds: Where the clip, or the first clip of the video, begins; ``None`` where the store has no times.
-        end_seconds: Where the clip, or the last clip of the video, ends.
-        label: Of the label column, or empty.
-        row: The row; of a video the one in its middle.
-        frame: The frame in the middle of that row.
+        rank: Rank of the hit, from 1.
+        video: Id of the video.
+        score: Cosine similarity with the query.
+        start_seconds: Time at which the clip, or the first clip of the video, begins; ``None`` if the store has no
+            times.
+        end_seconds: Time at which the clip, or the last clip of the video, ends.
+        label: Value of the label column, or empty.
+        row: Row number; for a video that of its middle row.
+        frame: Index of the frame in the middle of that row.
     """
 
     rank: int
@@ -68,16 +69,16 @@ class Hit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """What a search found.
+    """Result of a search.
 
     Attributes:
-        store: The store.
+        store: Folder of the store.
         feature: Name of the array.
         by: Whether hits are clips or videos.
-        engine: What searched.
-        excluded: Videos left out, because they are the query itself.
-        coverage: Videos with features, failed, pending and in all: what a search can find, and what it cannot.
-        hits: Best first.
+        engine: The engine that searched.
+        excluded: Ids of videos that were left out because they are the query itself.
+        coverage: Numbers of videos with features, failed, pending and in total: what a search can and cannot find.
+        hits: The hits, best first.
     """
 
     store: str
@@ -109,31 +110,31 @@ def search(
     weights: Mapping[str, str] | None = None,
     device: str = "auto",
 ) -> SearchResult:
-    """Find what is most like ``query``, by cosine.
+    """Find the items that are most similar to ``query``, by cosine.
 
-    Maps and tokens are averaged over their positions. A clip's score is its best over the query's clips; a video's is
-    that of the mean of its rows with the mean of the query's rows.
+    Maps and tokens are averaged over their positions. A clip's score is its best over the query's clips; a video's
+    score compares the mean of its rows with the mean of the query's rows.
 
     Args:
         store: An open store, or its folder.
         query: A :class:`VideoQuery`, a :class:`TextQuery` or vectors.
-        feature: Name of the array; may be left out where the store has one.
-        by: ``clip``: every row counts for itself. ``video``: the mean of each video's rows.
-        k: Hits wanted.
+        feature: Name of the array; may be omitted if the store has only one.
+        by: ``clip``: every row is an item. ``video``: every video is an item, the mean of its rows.
+        k: Number of hits to return.
         engine: ``exact`` or ``faiss``; both are exact.
         exclude_self: Leave out videos whose file has the same bytes as the query's.
         label: Label column to show.
-        weights: Weights by backbone name, where those that the store was made with have moved.
-        device: Where the query is encoded, and where faiss searches if it can.
+        weights: Weights by backbone name, if those that the store was made with have moved.
+        device: Device that encodes the query, and on which faiss searches if it can.
 
     Raises:
-        ConfigError: ``k`` is no positive number, vectors of another width, ``exclude_self`` without a video, no such
-            device, or faiss asked for and not installed.
-        UnknownNameError: No such feature or label column.
-        FeatcacheError: A text for a feature that shares no space with text.
+        ConfigError: ``k`` is not a positive number, the vectors have another width, ``exclude_self`` is given without a
+            video, there is no such device, or faiss is chosen but not installed.
+        UnknownNameError: There is no such feature or label column.
+        FeatcacheError: The query is a text and the feature is not in a joint space with text.
         VideoError: The query cannot be read.
-        WeightsError: The weights of the store's backbone are not at hand.
-        StoreError: Nothing to search.
+        WeightsError: The weights of the store's backbone cannot be found.
+        StoreError: The store has no features to search.
     """
     store = store if isinstance(store, Store) else open_store(store)
     device = resolve_device(device)
@@ -179,7 +180,7 @@ def _vectors_of(
     match query:
         case VideoQuery(path=path):
             encode = encoder(store.path, features=(features.name,), weights=weights, device=device)
-            # Plain views where the store has any: a query is no training video.
+            # Views of test videos if the store has any: a query is not a training video.
             try:
                 encoded = encode(path, split="query")
             except VideoError as error:
@@ -202,7 +203,7 @@ def _text_vectors(
         )
     from featcache.backbones.clip_text import build_text  # open_clip takes seconds to import
 
-    # Through the image tower first: its hash says whether these are the weights that the store was made with.
+    # Load the image tower first: its hash says whether these are the weights that the store was made with.
     encode = encoder(store.path, features=(features.name,), weights=weights, device=device)
     tower = build_text(recipe.backbone, encode.weights[features.name]).to(encode.device)
     vectors: npt.NDArray[np.float32] = tower.encode([text]).numpy()
@@ -210,13 +211,13 @@ def _text_vectors(
 
 
 def _same_file(store: Store, features: Features, query: VideoQuery) -> tuple[str, ...]:
-    """Ids of the videos whose file had the bytes of the query's."""
+    """Ids of the videos whose file had the same bytes as the query's."""
     own = content_hash(Path(query.path))
     return tuple(video_id for video_id in features.video_ids if store.videos[video_id].content_hash == own)
 
 
 def _blocks(features: Features, *, by: By, excluded: tuple[str, ...]) -> Blocks:
-    """Rows, or videos as the means of their rows, without those of the videos ``excluded``."""
+    """Rows, or means of the rows of each video, without the ``excluded`` videos."""
     left_out = np.isin(np.array(features.video_ids), excluded)
     for first_video, last_video in _video_ranges(features):
         first, last = int(features.video_start[first_video]), int(features.video_start[last_video])
@@ -232,7 +233,7 @@ def _blocks(features: Features, *, by: By, excluded: tuple[str, ...]) -> Blocks:
 
 
 def _video_ranges(features: Features) -> Iterator[tuple[int, int]]:
-    """Whole videos, as many as make :data:`BLOCK_ROWS` rows."""
+    """Ranges of whole videos with at most :data:`BLOCK_ROWS` rows, or one video that has more."""
     first, num_videos = 0, len(features.video_ids)
     while first < num_videos:
         last = int(np.searchsorted(features.video_start, features.video_start[first] + BLOCK_ROWS, side="right")) - 1

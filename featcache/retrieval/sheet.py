@@ -1,4 +1,4 @@
-"""The contact sheet: one picture of the hits' middle frames, read from the source videos where they still are."""
+"""The contact sheet: one picture of the hits' middle frames, read from the source videos that still exist."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,9 +30,9 @@ class FrameJob:
     """One frame to read in a worker process; picklable.
 
     Attributes:
-        paths: Where the file may be.
-        content_hash: Of the file that was extracted; another file is not shown.
-        decoder: The store's.
+        paths: Paths at which the file may be.
+        content_hash: Hash of the file that was extracted; another file is not shown.
+        decoder: Name of the store's decoder.
         frame: Index of the frame.
     """
 
@@ -45,12 +45,12 @@ class FrameJob:
 def contact_sheet(
     result: SearchResult, *, videos: str | Path | None = None, deadline_seconds: float = 60.0
 ) -> Image.Image:
-    """Draw the hits, best first, with rank, score, id, times and label; a grey tile where the video is gone.
+    """Draw the hits, best first, with rank, score, id, times and label; a video that is gone gets a grey tile.
 
     Args:
-        result: What a search found.
-        videos: Folder that the videos' paths start from; ``None``: where they were extracted from.
-        deadline_seconds: A video that shows no sign of life for so long gets a grey tile.
+        result: Result of a search.
+        videos: Folder to which the videos' paths are relative; ``None``: the folder from which they were extracted.
+        deadline_seconds: A video whose decoder makes no progress for this time gets a grey tile.
     """
     store = open_store(result.store)
     roots = [Path(videos)] if videos is not None else source_roots(store)
@@ -74,7 +74,7 @@ def contact_sheet(
 
 
 def read_tile(job: FrameJob) -> Iterator[npt.NDArray[np.uint8]]:
-    """The frame as a thumbnail, uint8 RGB [h, w, 3] that fits a tile.
+    """Read the frame as a thumbnail, uint8 RGB [h, w, 3], that fits into a tile.
 
     Raises:
         VideoError: ``missing``, ``changed`` or ``undecodable``.
@@ -114,7 +114,7 @@ def _arrange(pictures: Sequence[Image.Image], hits: Sequence[Hit]) -> Image.Imag
 
 
 def caption(hit: Hit) -> tuple[str, str, str]:
-    """Three lines: rank and score, the video, its label and times."""
+    """Three lines: rank and score; the video; its label and times."""
     times = (
         ""
         if hit.start_seconds is None or hit.end_seconds is None
@@ -125,7 +125,7 @@ def caption(hit: Hit) -> tuple[str, str, str]:
 
 
 def _fitting(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The end of a text that is too long for a tile: it tells more than the beginning of a path."""
+    """The text, or its end if it is too long for a tile: the end of a path says more than its beginning."""
     shown = text
     while draw.textlength(shown, font=font) > TILE_WIDTH - 8:
         shown = "…" + shown[2:] if shown.startswith("…") else "…" + shown[1:]

@@ -1,4 +1,4 @@
-"""Settings of the training loop, without torch: what every ``train`` command shares."""
+"""Settings of the training loop, shared by every ``train`` command; imports no torch."""
 
 from typing import Annotated, Literal
 
@@ -12,24 +12,24 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class OptimiserSettings(Settings):
-    """Which optimiser, and how strongly it pulls."""
+    """The optimiser and its hyperparameters."""
 
     name: Literal["adamw", "sgd", "lars"] = "adamw"
     """``adamw``, ``sgd`` (with plain momentum) or ``lars``."""
     lr: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
-    """Peak learning rate at ``lr_batch`` items a step."""
+    """Peak learning rate, for a batch size of ``lr_batch``."""
     lr_batch: int | None = Field(default=None, ge=1)
-    """Items a step at which ``lr`` holds: the rate is scaled by batch / lr_batch; null: not scaled."""
+    """Batch size to which ``lr`` refers: the learning rate is scaled by batch size / lr_batch; null: not scaled."""
     weight_decay: float = Field(default=0.05, ge=0, allow_inf_nan=False)
-    """Decoupled for AdamW, as ``torch.optim`` and timm apply it otherwise."""
+    """Weight decay: decoupled for AdamW, otherwise as ``torch.optim`` and timm apply it."""
     final_weight_decay: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    """Where half a cosine over the run takes ``weight_decay``; null: it stays."""
+    """Value that the weight decay reaches at the end of the run, along half a cosine; null: constant."""
     decay_all: bool = False
-    """Decay biases, norms and other one-dimensional parameters too."""
+    """Apply weight decay to biases, norms and other one-dimensional parameters too."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Of AdamW."""
+    """Betas of AdamW."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Of SGD and LARS."""
+    """Momentum of SGD and LARS."""
 
     def model_post_init(self, context: object) -> None:
         """Check what no single field can."""
@@ -41,18 +41,18 @@ class ScheduleSettings(Settings):
     """The learning rate over fractional epochs."""
 
     kind: Literal["cosine", "constant", "step"] = "cosine"
-    """``cosine`` to ``final_factor``, ``constant``, or ``step``: times ``step_factor`` at each of
-    ``step_fractions``."""
+    """``cosine`` (down to ``final_factor``), ``constant``, or ``step`` (multiplied by ``step_factor`` at each of
+    ``step_fractions``)."""
     warmup_fraction: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the epochs over which the rate rises linearly to its peak, so that a shorter run has a shorter one."""
+    """Share of the epochs over which the learning rate rises linearly to its peak."""
     warmup_factor: float = Field(default=0.0, ge=0, le=1)
-    """Share of the peak where the warm-up begins."""
+    """Share of the peak learning rate at which the warm-up begins."""
     final_factor: float = Field(default=0.0, ge=0, le=1)
-    """Share of the peak where the cosine ends."""
+    """Share of the peak learning rate at which the cosine ends."""
     step_fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
-    """Where the steps are, as shares of the epochs; for ``step`` alone."""
+    """Times of the steps, as shares of the epochs; only for ``step``."""
     step_factor: float = Field(default=0.1, gt=0, le=1)
-    """What a step multiplies the rate with."""
+    """Factor by which each step multiplies the learning rate."""
 
     def model_post_init(self, context: object) -> None:
         """Check what no single field can."""
@@ -64,37 +64,37 @@ class ScheduleSettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """One run of the loop."""
+    """Settings of one training run."""
 
     epochs: int = Field(default=50, ge=1)
-    """Passes over the training videos."""
+    """Number of passes over the training videos."""
     batch_size: int = Field(default=32, ge=1)
-    """Videos a step, of all processes together."""
+    """Number of videos per step, all processes together."""
     optimiser: OptimiserSettings = OptimiserSettings()
     """The optimiser."""
     schedule: ScheduleSettings = ScheduleSettings()
-    """The learning rate over time."""
+    """Schedule of the learning rate."""
     precision: Precision = "float32"
-    """Dtype of forward and backward; parameters stay float32."""
+    """Dtype of the forward and backward passes; parameters stay float32."""
     accumulate: int = Field(default=1, ge=1)
-    """Batches whose mean gradient makes one step."""
+    """Number of batches whose mean gradient makes one step."""
     clip_norm: float | None = Field(default=None, gt=0)
-    """Largest norm of the gradient; null: as it comes."""
+    """Largest norm of the whole gradient; null: no clipping."""
     clip_each_norm: float | None = Field(default=None, gt=0)
-    """Largest norm of the gradient of each parameter by itself (DINO); null: as it comes."""
+    """Largest norm of the gradient of each single parameter (DINO); null: no clipping."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
-    """Keep an exponential average of the weights too, and evaluate it."""
+    """Decay of an exponential moving average of the weights, which is then evaluated; null: none."""
     seeds: Aside[tuple[int, ...]] = (0,)
-    """One run a seed; every draw of a run is a function of its seed."""
+    """Seeds: one run per seed; every random draw of a run is a function of its seed."""
     device: Aside[str] = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     matmul: Aside[Matmul] = "highest"
-    """Products of float32 on a GPU, convolutions too: ``highest``, or ``high`` for TF32, which is faster and rounds to
-    10 bits."""
+    """Precision of float32 matrix products and convolutions on a GPU: ``highest``, or ``high`` for TF32, which is
+    faster and rounds inputs to 10 bits."""
     threads: int = Field(default=0, ge=0)
-    """Threads of a process on CPU; 0: all cores, divided among processes. The same number gives the same bits."""
+    """CPU threads per process; 0: all cores, divided among the processes. The same number gives the same bits."""
     checkpoint_seconds: Aside[float] = Field(default=300.0, ge=0, allow_inf_nan=False)
-    """Longest time between checkpoints; there is one at the end of a run in any case."""
+    """Longest time between checkpoints, in seconds; there is always one at the end of a run."""
     tensorboard: Aside[bool] = True
     """Write TensorBoard events beside ``log.jsonl``."""
 
