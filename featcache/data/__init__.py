@@ -1,1 +1,1 @@
-"""What comes in: manifests, clip sampling, decoding."""
+"""Input data: manifests, clip sampling, decoding."""

@@ -1,6 +1,6 @@
-"""Spatial sampling: which box of the frame a row is read from, whether it is mirrored, how its colours change.
+"""Spatial sampling: the box of the frame from which a row is read, its mirroring, and its colour augmentation.
 
-Boxes are in whole source pixels, lie inside the frame and hold at least one pixel, whatever the frame's size.
+Boxes are in whole source pixels, lie inside the frame and contain at least one pixel, whatever the frame's size.
 """
 
 import math
@@ -21,7 +21,7 @@ def square_side(*, height: int, width: int, fraction: float) -> int:
 
 
 def center_box(*, height: int, width: int, fraction: float) -> Box:
-    """The centred square of ``fraction`` of the shorter side; an odd margin leaves the spare pixel right and below."""
+    """The centred square of ``fraction`` of the shorter side; an odd margin puts the extra pixel right and below."""
     side = square_side(height=height, width=width, fraction=fraction)
     y0, x0 = (height - side) // 2, (width - side) // 2
     return Box(y0=y0, x0=x0, y1=y0 + side, x1=x0 + side)
@@ -46,13 +46,14 @@ def view_boxes(*, height: int, width: int, num_views: int, fraction: float) -> l
 def random_resized_box(
     rng: np.random.Generator, *, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> Box:
-    """A random box by the law of torchvision's ``RandomResizedCrop``.
+    """A random box with the distribution of torchvision's ``RandomResizedCrop``.
 
-    Area uniform in ``scale`` x frame area, aspect (width / height) log-uniform in ``ratio``, place uniform; the first
-    of ten draws that fits is taken, else the largest centred box whose aspect is clamped to ``ratio``.
+    The area is uniform in ``scale`` x frame area, the aspect (width / height) log-uniform in ``ratio``, the place
+    uniform. The first of ten draws that fits is taken; otherwise the largest centred box whose aspect is clamped to
+    ``ratio``.
 
     Args:
-        rng: Source of the draws.
+        rng: Random generator.
         height: Frame height in pixels.
         width: Frame width in pixels.
         scale: Range of the area as a fraction of the frame.
@@ -75,14 +76,14 @@ def random_resized_box(
 
 
 def random_short_side_box(rng: np.random.Generator, *, height: int, width: int, side_range: tuple[float, float]) -> Box:
-    """A random square by the law of PySlowFast's random short side and random crop.
+    """A random square with the distribution of PySlowFast's random short side and random crop.
 
-    There the frame is resized to a short side uniform in ``[low, high]`` and a square of fixed side is cut at a uniform
+    PySlowFast resizes the frame to a short side uniform in ``[low, high]`` and cuts a square of fixed side at a uniform
     place; in source pixels that is a square whose side has a uniform inverse. PySlowFast rounds the short side to whole
-    pixels first, here the square is rounded instead.
+    pixels first; here the square is rounded instead.
 
     Args:
-        rng: Source of the draws.
+        rng: Random generator.
         height: Frame height in pixels.
         width: Frame width in pixels.
         side_range: Range of the square's side as a fraction of the shorter side.
@@ -93,10 +94,10 @@ def random_short_side_box(rng: np.random.Generator, *, height: int, width: int, 
 
 
 def random_placed_box(rng: np.random.Generator, *, height: int, width: int, box_fraction: tuple[float, float]) -> Box:
-    """A box of fixed size at a uniform place: what a random crop of a frame resized without its aspect cuts out.
+    """A box of fixed size at a uniform place, as a random crop after a resize that does not keep the aspect.
 
     Args:
-        rng: Source of the draws.
+        rng: Random generator.
         height: Frame height in pixels.
         width: Frame width in pixels.
         box_fraction: Height and width of the box as fractions of the frame's.
@@ -136,7 +137,7 @@ def sample_boxes(recipe: SamplingRecipe, *, height: int, width: int, video_id: s
 
 
 def sample_flip(recipe: SamplingRecipe, *, video_id: str, temporal_index: int, crop: int) -> bool:
-    """Whether the row is mirrored; a function of the seed, the video and the row's two indices alone."""
+    """Whether the row is mirrored; a function of only the seed, the video and the row's two indices."""
     if recipe.flip_probability == 0 or is_plain(recipe, crop=crop):
         return False
     draw = rng_for(recipe.seed, "flip", video_id, temporal_index, crop).random()
@@ -144,20 +145,20 @@ def sample_flip(recipe: SamplingRecipe, *, video_id: str, temporal_index: int, c
 
 
 def sample_color(recipe: SamplingRecipe, *, video_id: str, temporal_index: int, crop: int) -> tuple[ColorStep, ...]:
-    """What is done to a row's colours, in order; a function of the seed, the video and the row's two indices alone."""
+    """A row's colour steps, in order; a function of only the seed, the video and the row's two indices."""
     if recipe.color is None or is_plain(recipe, crop=crop):
         return ()
     return draw_color(rng_for(recipe.seed, "color", video_id, temporal_index, crop), recipe.color)
 
 
 def draw_color(rng: np.random.Generator, color: ColorRecipe) -> tuple[ColorStep, ...]:
-    """A draw of colour steps, in order.
+    """Draw colour steps, in order.
 
-    Every amount is drawn whether it is used or not, so that another probability leaves the amounts alone.
+    Every amount is drawn, whether it is used or not, so that a change of a probability does not change the amounts.
 
     Args:
-        rng: Source of the draws.
-        color: Their law.
+        rng: Random generator.
+        color: Distribution of the steps.
     """
     chances = np.array([color.probability, color.grey_probability, color.blur_probability])
     is_jittered, is_grey, is_blurred = (rng.random(3) < chances).tolist()
@@ -177,5 +178,5 @@ def draw_color(rng: np.random.Generator, color: ColorRecipe) -> tuple[ColorStep,
 
 
 def is_plain(recipe: SamplingRecipe, *, crop: int) -> bool:
-    """Whether a crop is the fixed one among random ones."""
+    """Whether a crop is the fixed crop among random ones."""
     return recipe.spatial == "center_and_random" and crop == 0

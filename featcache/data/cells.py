@@ -1,4 +1,4 @@
-"""Rows and cells of lists, however a list was saved: neither white space nor ``1.0`` for ``1`` makes another class."""
+"""Reads rows and cells of lists, whatever program saved them: white space, or ``1.0`` for ``1``, makes no new class."""
 
 import csv
 import math
@@ -18,10 +18,10 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", r
 
 
 def open_list(path: Path, *, error: type[FeatcacheError] = ManifestError) -> TextIO:
-    """Open a list as text; bytes that are not UTF-8 stay those bytes, since a file name need not be UTF-8.
+    """Open a list as text; bytes that are not UTF-8 are preserved, since a file name need not be UTF-8.
 
     Raises:
-        FeatcacheError: As ``error``: it is UTF-16, in which no cell would be found.
+        FeatcacheError: Of the class ``error``: the file is UTF-16, in which no cell would be found.
     """
     with path.open("rb") as raw:
         if raw.read(2) in _UTF16_MARKS:
@@ -40,20 +40,21 @@ def read_csv(
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """(``line 3``, cells by column) of a CSV's rows; rows without a filled cell are left out.
 
-    Cells are separated by commas, or by semicolons or tabs where the header shows that. Windows line ends, a byte order
-    mark, white space around cells and unnamed columns at the end mean nothing; an apostrophe before what a spreadsheet
-    takes for a formula (see :func:`quoted`) is no part of the cell.
+    Cells are separated by commas, or by semicolons or tabs if the header shows that. Windows line ends, a byte order
+    mark, white space around cells and unnamed columns at the end are ignored; an apostrophe before text that a
+    spreadsheet would read as a formula (see :func:`quoted`) is not part of the cell.
 
     Args:
         path: The file.
-        needed: Columns that must be there.
-        either: Columns of which one must be there.
-        pad: Whether a row may have fewer cells than the header; they are empty then.
-        fold: Whether column names are compared without case.
-        error: What is raised.
+        needed: Columns that must be present.
+        either: Columns of which one must be present.
+        pad: Whether a row may have fewer cells than the header; the missing ones are then empty.
+        fold: Whether column names are compared without regard to case.
+        error: Class of the error that is raised.
 
     Raises:
-        FeatcacheError: As ``error``: a column is missing or there twice, or a row cannot be used; names the line.
+        FeatcacheError: Of the class ``error``: a column is missing or occurs twice, or a row cannot be used; names the
+            line.
     """
     with open_list(path, error=error) as file:
         delimiter = _delimiter(file, needed, either, fold=fold)
@@ -87,10 +88,10 @@ def read_csv(
 
 
 def quoted(text: str) -> str:
-    """A text as a cell of a CSV that a spreadsheet may open: one that it would take for a formula gets an apostrophe.
+    """A text as a cell of a CSV file; a text that a spreadsheet would read as a formula gets an apostrophe in front.
 
-    Those begin with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return, after any apostrophes; plain numbers do no
-    harm and stay as they are. :func:`read_csv` takes the apostrophe away again.
+    Such texts begin with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return, after any apostrophes; plain numbers
+    are harmless and stay as they are. :func:`read_csv` removes the apostrophe again.
     """
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
@@ -100,7 +101,7 @@ def _unquoted(cell: str) -> str:
 
 
 def cell_text(cell: object) -> str:
-    """The text of a cell: an integral float is the integer, and not-a-number is an empty cell."""
+    """The text of a cell: a float without a fraction becomes the integer, and not-a-number an empty cell."""
     if isinstance(cell, float):
         if math.isnan(cell):
             return ""
@@ -110,9 +111,9 @@ def cell_text(cell: object) -> str:
 
 
 def label_text(cell: object) -> str:
-    """A label or split as it is compared: as :func:`cell_text`, and the text ``1.0`` is ``1`` too.
+    """A label or split in the form in which it is compared: as :func:`cell_text`, and the text ``1.0`` becomes ``1``.
 
-    Many tools make a column of integers one of floats as soon as a cell is empty, and write it as text.
+    Many tools turn a column of integers into floats as soon as a cell is empty, and write them as text.
     """
     text = cell_text(cell)
     if (match := _INTEGRAL.fullmatch(text)) is None:
@@ -126,14 +127,14 @@ def squeezed(text: str) -> str:
 
 
 def _lacking(header: Sequence[str], needed: Sequence[str], either: Sequence[str]) -> str:
-    """The first column that a header lacks, or those of which it has none; empty if it lacks none."""
+    """The first required column that a header lacks, or the alternatives of which it has none; empty if none lacks."""
     if missing := [name for name in needed if name not in header]:
         return repr(missing[0])
     return " or ".join(map(repr, either)) if either and not set(either) & set(header) else ""
 
 
 def _delimiter(file: TextIO, needed: Sequence[str], either: Sequence[str], *, fold: bool) -> str:
-    """What separates the cells of the first line that is not blank; a comma unless that gives no needed column."""
+    """The delimiter of the first line that is not blank; a comma unless that gives none of the required columns."""
     first = next((line for line in file if line.strip()), "")
     for delimiter in _DELIMITERS:
         try:

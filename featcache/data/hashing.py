@@ -1,4 +1,4 @@
-"""The content hash of a video: what tells one file from another, whatever its name or time stamp."""
+"""The content hash of a video, which identifies a file whatever its name or time stamp."""
 
 import hashlib
 from pathlib import Path
@@ -12,11 +12,11 @@ _CHUNK_BYTES = 1 << 22
 
 
 def content_hash(path: Path) -> str:
-    """``sha256:…`` of a file, beating once a piece: a large file on a slow disk is no hung worker.
+    """``sha256:…`` of a file, with one heartbeat per piece: a large file on a slow disk must not count as hung.
 
     Raises:
-        VideoError: ``missing``: the file is not there or may not be read.
-        OSError: The machine is at fault.
+        VideoError: ``missing``: the file does not exist or may not be read.
+        OSError: The machine failed, not the video.
     """
     digest = hashlib.sha256()
     with blaming_the_video(), path.open("rb", buffering=0) as file:
@@ -29,13 +29,13 @@ def content_hash(path: Path) -> str:
 def check_unchanged(path: Path, video: VideoRecord) -> None:
     """Refuse a file whose bytes are not those that were scanned.
 
-    A decoder is no integrity check: most flipped bits decode to wrong pixels without an error.
+    A decoder is not an integrity check: most flipped bits decode to wrong pixels without an error.
 
     Raises:
         VideoError: ``missing`` or ``changed``.
-        OSError: The machine is at fault.
+        OSError: The machine failed, not the video.
     """
     with blaming_the_video():
-        is_file = path.is_file() or not path.exists()  # opening a pipe that took its place would wait for ever
+        is_file = path.is_file() or not path.exists()  # opening a pipe that has replaced the file would wait for ever
     if not is_file or content_hash(path) != video.content_hash:
         raise VideoError("changed", f"{path.name} has changed since the scan; scan again to use the new file")

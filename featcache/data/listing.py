@@ -1,4 +1,4 @@
-"""The videos of a command: a manifest that ``scan`` wrote, or a source or data set to be scanned now."""
+"""Lists the videos of a command: from a manifest that ``scan`` wrote, or from a source or data set to scan now."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,14 +18,14 @@ OnScan = Callable[[int, int], None]
 def list_videos(
     *, source: str | None, dataset: str | None, root: str | None, selection: Selection, needs_paths: bool = True
 ) -> Manifest:
-    """List a source or a data set and take the selection of it, without opening a video.
+    """List a source or a data set and apply the selection to it, without opening a video.
 
-    ``needs_paths`` is that of :func:`list_source`.
+    ``needs_paths`` is the argument of :func:`list_source`.
 
     Raises:
         ManifestError: The source or a list of the data set cannot be read.
-        UnknownNameError: No such data set or column.
-        ConfigError: A selection that the videos do not allow.
+        UnknownNameError: There is no such data set or column.
+        ConfigError: The videos do not allow the selection.
     """
     if source is not None:
         return select(list_source(Path(source), needs_paths=needs_paths), selection)
@@ -54,7 +54,7 @@ def read_videos(
     """List the videos: a manifest that ``scan`` wrote is read as it is, anything else is scanned.
 
     Raises:
-        ManifestError: There are no videos, or the folder of a manifest is gone.
+        ManifestError: There are no videos, or the folder of a manifest does not exist any more.
     """
     listing = Path(source) if source is not None else None
     if listing is not None and listing.suffix == ".parquet" and is_manifest(listing):

@@ -1,4 +1,4 @@
-r"""The manifest: one row a video, usable or not, and its exact form as a table.
+r"""The manifest: one row per video, usable or not, and its exact form as a table.
 
 Text in tables is UTF-8. File names need not be, so a byte that is not UTF-8 is written ``\xNN`` and a backslash
 ``\\``; reading undoes both. Labels are the column ``label`` for the label of that name and ``label.<name>`` for any
@@ -25,7 +25,7 @@ from featcache.files.publish import put_replace
 _TEXT_FIELDS = ("id", "path", "content_hash", "codec", "transfer", "split", "status", "reason")
 _INT_FIELDS = ("num_bytes", "num_frames", "height", "width")
 _FLOAT_FIELDS = ("fps", "duration_seconds", "start_seconds", "pixel_aspect")
-# Columns that a table has only if a video needs them, so that ordinary videos give the table that they always gave.
+# Columns that a table has only if a video needs them, so that tables of ordinary videos never change.
 RARE_FIELDS: Mapping[str, float | str] = {"pixel_aspect": 1.0, "transfer": ""}
 _LATER_FIELDS: Mapping[str, float | str] = {"start_seconds": 0.0, **RARE_FIELDS}  # absent from older tables
 _METADATA_KEY = b"featcache.manifest"
@@ -40,10 +40,10 @@ class Manifest:
     """All videos of a source, in a fixed order.
 
     Attributes:
-        root: Folder that relative paths start from.
-        videos: One record a video; ids are unique.
-        left_out: Files of the source that were not taken, by kind (``.gif``, ``hidden``, …): known to those who listed
-            it, and no part of what is written.
+        root: Folder to which relative paths refer.
+        videos: One record per video; ids are unique.
+        left_out: Numbers of files of the source that were left out, by kind (``.gif``, ``hidden``, …); known only after
+            listing, and not part of the written manifest.
 
     Raises:
         ManifestError: A duplicate or unusable id, a path that leaves the root, or an unusable label name.
@@ -71,12 +71,12 @@ class Manifest:
         return len(self.videos)
 
     def path_of(self, video: VideoRecord) -> Path:
-        """Where a video's file is."""
+        """Path of a video's file."""
         return Path(self.root) / video.path  # validated: relative inside the root, or absolute
 
     @property
     def same_content(self) -> tuple[tuple[str, str], ...]:
-        """Ids of videos whose file has the content of an earlier one, each with that one's id."""
+        """Ids of videos whose file has the same content as an earlier video, each with the earlier video's id."""
         first: dict[str, str] = {}
         return tuple(
             (video.id, earlier)
@@ -91,7 +91,7 @@ class Manifest:
         return _label_names(self.videos)
 
     def count_by_status(self) -> dict[Status, int]:
-        """Videos of each status, every status present; the sum is ``len(self)``."""
+        """Number of videos of each status, including zeros; the sum is ``len(self)``."""
         counts = Counter(video.status for video in self.videos)
         return {status: counts[status] for status in STATUSES}
 
@@ -107,7 +107,7 @@ class Manifest:
         )
 
     def summary(self) -> dict[str, Any]:
-        """Totals that fit a screen, JSON-ready."""
+        """Totals, short enough for a screen, as JSON-ready values."""
         usable = [video for video in self.videos if video.status == "ok"]
         return {
             "root": self.root,
@@ -147,9 +147,10 @@ def id_problem(video_id: str) -> str | None:
 
 
 def default_id(path: str) -> str:
-    """The id a file gets from its path: the path itself without anchor, ``.`` and ``..``.
+    """The id that a file gets from its path: the path itself without anchor, ``.`` and ``..``.
 
-    What an id cannot hold (control characters, backslashes, bytes that are not UTF-8) is written ``%XX``, byte by byte.
+    Characters that an id cannot contain (control characters, backslashes, bytes that are not UTF-8) are written
+    ``%XX``, byte by byte.
     """
     parts = [part for part in PurePosixPath(path).parts if part not in {"/", "//", ".", ".."}]
 
@@ -164,8 +165,8 @@ def default_id(path: str) -> str:
 def videos_to_table(videos: Sequence[VideoRecord]) -> pa.Table:
     """Records as a table; :func:`table_to_videos` gives back equal records.
 
-    Columns: the fields of ``VideoRecord`` but ``labels``, then one string column a label name (see the module's rule).
-    Those of :data:`RARE_FIELDS` are there only if a video has another value than the usual one.
+    Columns: the fields of ``VideoRecord`` except ``labels``, then one string column per label name (see the module's
+    rule). The columns :data:`RARE_FIELDS` are present only if a video has an unusual value.
     """
     columns: dict[str, pa.Array[Any]] = {}
     for name in _TEXT_FIELDS:
@@ -184,11 +185,11 @@ def videos_to_table(videos: Sequence[VideoRecord]) -> pa.Table:
 
 
 def table_to_videos(table: pa.Table) -> tuple[VideoRecord, ...]:
-    """Records from a table made by :func:`videos_to_table`; columns it does not know are left alone.
+    """Records from a table made by :func:`videos_to_table`; unknown columns are ignored.
 
     Raises:
-        ManifestError: A column is missing, there twice, of another type or with gaps, a count is below 0, or a status
-            is unknown.
+        ManifestError: A column is missing, occurs twice, has another type or gaps, a count is below 0, or a status is
+            unknown.
     """
     fields = (*_TEXT_FIELDS, *_INT_FIELDS, *_FLOAT_FIELDS)
     if missing := [name for name in fields if name not in table.column_names and name not in _LATER_FIELDS]:
@@ -217,7 +218,7 @@ def table_to_videos(table: pa.Table) -> tuple[VideoRecord, ...]:
 
 
 def _column_problem(table: pa.Table, name: str) -> str | None:
-    """Why a column is none that :func:`videos_to_table` makes, as the end of a sentence; ``None`` if it may be one."""
+    """Why :func:`videos_to_table` cannot have made a column, as the end of a sentence; ``None`` if it can."""
     found = table.column_names.count(name)
     if found != 1:
         return None if not found and name in _LATER_FIELDS else "is there twice"
@@ -233,19 +234,19 @@ def _column_problem(table: pa.Table, name: str) -> str | None:
 
 
 def label_column(name: str) -> str:
-    """Column that holds a label: ``label`` for the label of that name, else ``label.<name>``."""
+    """Column that holds a label: ``label`` for the label of that name, otherwise ``label.<name>``."""
     return "label" if name == "label" else f"label.{name}"
 
 
 def label_name(column: str) -> str | None:
-    """Label that a column holds, or ``None`` if it is no label column."""
+    """Label that a column holds, or ``None`` if it is not a label column."""
     if column == "label":
         return "label"
     return column.removeprefix("label.") if column.startswith("label.") and column != "label." else None
 
 
 def listed_label(column: str) -> str | None:
-    """As :func:`label_name`, of a list that people write: there ``group`` may stand for ``label.group``."""
+    """As :func:`label_name`, for lists written by people, in which ``group`` may stand for ``label.group``."""
     return column if column == "group" else label_name(column)
 
 

@@ -1,13 +1,13 @@
-"""The motion set: short H.264 clips of known motion, from photographs inside scikit-image and scikit-learn.
+"""The motion set: short H.264 clips of known motion, made from photographs in scikit-image and scikit-learn.
 
 A virtual camera moves over a photograph in one of eight ways. A clip has two labels, ``picture`` and ``motion``, and
 the set is built so that appearance says nothing about motion:
 
 * Every photograph appears equally often in every motion of every split.
 * A camera has four coordinates: across, down, zoom and tilt. One of them moves through the clip's frames at constant
-  speed; each of the others rests where *some* frame of such a move would be. So a frame taken at random from a clip has
-  the same distribution whatever the motion. (The first frame is not taken at random: where the camera begins tells
-  where it has room to go, to someone who knows the photograph. ``test_unseen`` is free of that.)
+  speed; each of the others stays at a value that *some* frame of such a move would have. So a random frame of a clip
+  has the same distribution for every motion. (The first frame is not random: to someone who knows the photograph, the
+  camera's starting point shows in which directions it has room to move. This does not apply to ``test_unseen``.)
 * Opposite motions come in pairs: the same frames, played forward and backward.
 
 Motions are the camera's: ``pan_left`` moves the window left over the photograph (its content to the right), ``zoom_in``
@@ -45,7 +45,7 @@ MOTIONS: tuple[Motion, ...] = get_args(Motion)
 AXES: tuple[Axis, ...] = get_args(Axis)
 LISTING_NAME = "motion.jsonl"
 
-# Which coordinate moves, and the motions that its growing and its shrinking are.
+# The coordinate that moves, with the motions for increasing and for decreasing values.
 PAIRS: dict[Axis, tuple[Motion, Motion]] = {
     "across": ("pan_right", "pan_left"),
     "down": ("pan_down", "pan_up"),
@@ -53,7 +53,7 @@ PAIRS: dict[Axis, tuple[Motion, Motion]] = {
     "tilt": ("rotate_ccw", "rotate_cw"),
 }
 
-# The largest window holds this many photograph pixels a frame pixel: little enough not to alias, without filtering.
+# The largest window has this many photograph pixels per frame pixel, few enough to avoid aliasing without a filter.
 _OVERSAMPLING = 1.25
 
 
@@ -63,7 +63,7 @@ class Photograph:
 
     Attributes:
         name: Its ``picture`` label.
-        package: Package that carries it.
+        package: Package that contains the file.
         file: Path inside the package.
         part: Left, top, right, bottom of the part with texture, as fractions of width and height.
     """
@@ -106,22 +106,22 @@ PHOTOGRAPHS: tuple[Photograph, ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MotionSettings:
-    """What the motion set holds.
+    """Settings of the motion set.
 
-    A clip covers the fraction ``travel`` of what the photograph allows, however many frames it has, and never turns
-    back: speed a frame is inversely proportional to ``num_frames``. At 160 pixels a pan moves 3 to 9 pixels a frame
-    at 12 frames, 0.3 to 0.75 at 128. Playback-rate tasks want long clips that are fast too: a narrow ``window`` of
-    (0.15, 0.25) leaves room for 4 to 10 pixels a frame at 64 frames, 2 to 5 at 128.
+    A clip covers the fraction ``travel`` of the range that the photograph allows, however many frames it has, and never
+    reverses: the speed per frame is inversely proportional to ``num_frames``. At 160 pixels a pan moves 3 to 9 pixels
+    per frame at 12 frames, 0.3 to 0.75 at 128. Playback-rate tasks need long clips that are also fast: a narrow
+    ``window`` of (0.15, 0.25) leaves room for 4 to 10 pixels per frame at 64 frames, 2 to 5 at 128.
 
     Attributes:
-        num_frames: Frames a clip, 8 to 128.
+        num_frames: Number of frames per clip, 8 to 128.
         size: Side of the square frame in pixels, even.
         fps: Frame rate written to the file.
-        seed: Of all draws.
-        train_per_picture_motion: Training clips of each seen photograph in each motion.
-        test_seen_per_picture_motion: Test clips likewise.
-        test_unseen_per_picture_motion: Test clips of each unseen photograph in each motion.
-        num_unseen_pictures: Photographs kept out of training.
+        seed: Seed of all draws.
+        train_per_picture_motion: Number of training clips of each seen photograph in each motion.
+        test_seen_per_picture_motion: Number of test clips of each seen photograph in each motion.
+        test_unseen_per_picture_motion: Number of test clips of each unseen photograph in each motion.
+        num_unseen_pictures: Number of photographs kept out of training.
         window: Smallest and largest side of the camera's window, as fractions of the photograph's shorter side.
         tilt_degrees: Largest tilt to either side.
         travel: Smallest and largest fraction of a coordinate's range that a clip moves through.
@@ -175,19 +175,19 @@ class MotionSettings:
 
     @property
     def reach(self) -> float:
-        """Side of the upright box around the largest window at the largest tilt, in shorter sides."""
+        """Side of the upright box around the largest window at the largest tilt, as a multiple of the shorter side."""
         tilt = math.radians(self.tilt_degrees)
         return self.window[1] * (math.cos(tilt) + math.sin(tilt))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MotionClip:
-    """One clip of the set; its opposite has the same key but the other motion.
+    """One clip of the set; its opposite has the same key but the opposite motion.
 
     Attributes:
-        split: Which split it belongs to.
+        split: The clip's split.
         picture: Name of the photograph.
-        motion: What the camera does.
+        motion: Motion of the camera.
         number: Ordinal among the clips of its split, picture and motion.
     """
 
@@ -198,7 +198,7 @@ class MotionClip:
 
     @property
     def path(self) -> str:
-        """Relative to the set's folder."""
+        """Path relative to the set's folder."""
         return f"{self.split}/{self.motion}/{self.picture}_{self.number:03d}.mp4"
 
     @property
@@ -227,7 +227,7 @@ def motion_clips(settings: MotionSettings) -> list[MotionClip]:
 
 
 def camera_path(settings: MotionSettings, clip: MotionClip) -> npt.NDArray[np.float64]:
-    """Where the camera is in each frame.
+    """Position of the camera in each frame.
 
     Returns:
         float64 [num_frames, 4]: across, down, zoom and tilt, each in [0, 1] of its range. Exactly one changes.
@@ -235,7 +235,7 @@ def camera_path(settings: MotionSettings, clip: MotionClip) -> npt.NDArray[np.fl
     rng = _rng_of_pair(settings, clip, "path")
     travel = rng.uniform(*settings.travel)
     begin = rng.uniform(0.0, 1.0 - travel, len(AXES))
-    # Rest where a frame of the moving coordinate could be, and the marginal distribution is that of a mover.
+    # A coordinate at rest takes the value of a random frame of a move, so that its marginal distribution is the same.
     steps = np.tile(rng.integers(settings.num_frames, size=len(AXES)), (settings.num_frames, 1))
     steps[:, AXES.index(clip.axis)] = np.arange(settings.num_frames)
     path: npt.NDArray[np.float64] = begin + travel * steps / (settings.num_frames - 1)
@@ -269,7 +269,7 @@ def render_frames(settings: MotionSettings, clip: MotionClip, image: Image.Image
 
     Args:
         settings: Size, window and tilt.
-        clip: Which clip.
+        clip: The clip to draw.
         image: Its photograph from :func:`load_photograph`.
     """
     side = min(image.size)
@@ -299,7 +299,7 @@ def encode_clip(path: Path, frames: Frames, settings: MotionSettings) -> None:
         stream = container.add_stream("libx264", rate=Fraction(settings.fps))
         stream.width = stream.height = settings.size
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1  # bytes depend on the number of threads
+        stream.codec_context.thread_count = 1  # the bytes depend on the number of threads
         stream.codec_context.gop_size = 24
         # x264's macroblock tree reads memory it has not written, so with it bytes differ from run to run.
         stream.options = {"preset": "veryfast", "crf": str(settings.crf), "x264-params": "mbtree=0"}
@@ -323,19 +323,19 @@ def make_motion_set(
     num_workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write the set's videos and its listing ``motion.jsonl`` for ``scan``; bytes depend on the settings alone.
+    """Write the set's videos and its listing ``motion.jsonl`` for ``scan``; the bytes depend only on the settings.
 
     Args:
         out: A new or empty folder.
-        settings: What to make.
-        num_workers: Threads; drawing and encoding hold no lock.
-        progress: Called with (clips done, clips in all).
+        settings: Settings of the set.
+        num_workers: Number of threads; drawing and encoding release the interpreter's lock.
+        progress: Called with (clips done, clips in total).
 
     Returns:
-        Path of the listing: a row a clip with ``path``, ``split``, ``label.picture``, ``label.motion``.
+        Path of the listing: one row per clip with ``path``, ``split``, ``label.picture``, ``label.motion``.
 
     Raises:
-        ConfigError: The folder holds something.
+        ConfigError: The folder is not empty.
     """
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"folder {out} for the motion set is not empty; name a new one or delete it")
@@ -359,7 +359,7 @@ def make_motion_set(
 
 
 def _rng_of_pair(settings: MotionSettings, clip: MotionClip, purpose: str) -> np.random.Generator:
-    """Draws that a clip shares with its opposite."""
+    """Random generator of the draws that a clip shares with its opposite."""
     return rng_for(settings.seed, "motion", purpose, clip.split, clip.picture, clip.axis, clip.number)
 
 

@@ -1,4 +1,4 @@
-"""What is worth a sentence about the videos of a source before features are made of them."""
+"""Notices about the videos of a source, given before features are extracted from them."""
 
 import logging
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ def warn(manifest: Manifest) -> None:
 
 
 def notices(manifest: Manifest) -> Iterator[str]:
-    """Sentences about files that were left out, content under two names, and pixels that are taken as stored."""
+    """Sentences about files that were left out, content under two names, and pixels that are used as stored."""
     if manifest.left_out:
         kinds = [f"{number} {kind}" for kind, number in list(manifest.left_out.items())[:_MOST_KINDS]]
         if more := len(manifest.left_out) - len(kinds):

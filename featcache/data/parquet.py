@@ -1,7 +1,7 @@
-"""Parquet files that anyone may have written: opened without trust in what they say of their size.
+"""Opens Parquet files from any writer without trusting what they say about their size.
 
-A few hundred kilobytes of Parquet can stand for any number of equal rows. So a file is refused, before a row of it is
-made, if it has more rows, or a column of lists more values, than a file of its size holds.
+A few hundred kilobytes of Parquet can stand for any number of equal rows. So a file is refused, before a row is built,
+if it has more rows, or a column of lists has more values, than a file of its size can hold.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,18 +11,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-_FEW_ROWS = 1 << 20  # whatever their size; about a gigabyte of records
+_FEW_ROWS = 1 << 20  # for files of any size; about a gigabyte of records
 _FEW_VALUES = 1 << 26  # of a column in a row group
-_ROWS_PER_BYTE = 16  # a million numbered file names, compressed as well as they can be, are 12 rows a byte
+_ROWS_PER_BYTE = 16  # a million numbered file names, compressed as well as possible, are 12 rows per byte
 _BATCH_ROWS = 1 << 16
 
 
 class UnreadableTableError(Exception):
-    """A file that is no table; the message is the end of a sentence."""
+    """A file that is not a table; the message is the end of a sentence."""
 
 
 def max_rows(num_bytes: int) -> int:
-    """Rows that a Parquet file of a size may have."""
+    """Largest number of rows that a Parquet file of a given size may have."""
     return max(_FEW_ROWS, _ROWS_PER_BYTE * num_bytes)
 
 
@@ -34,8 +34,8 @@ def opened(source: Path | bytes) -> Iterator[pq.ParquetFile]:
         source: The file, or its bytes.
 
     Raises:
-        FileNotFoundError: No such file.
-        UnreadableTableError: No Parquet file, a damaged one, or one with more rows than :func:`max_rows`.
+        FileNotFoundError: There is no such file.
+        UnreadableTableError: It is not a Parquet file, is damaged, or has more rows than :func:`max_rows`.
     """
     num_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
     try:
@@ -48,8 +48,8 @@ def opened(source: Path | bytes) -> Iterator[pq.ParquetFile]:
 
 
 def read_table(source: Path | bytes) -> pa.Table:
-    """The whole table. Raises as :func:`opened`."""
-    # Not pq.read_table, which starts threads that abort a process which ends at a bad moment.
+    """Read the whole table. Raises the errors of :func:`opened`."""
+    # pq.read_table starts threads that abort a process which ends at the wrong moment.
     with opened(source) as file:
         table = file.read(use_threads=False)
         table.validate(full=True)  # that text is text, among other things
@@ -57,7 +57,7 @@ def read_table(source: Path | bytes) -> pa.Table:
 
 
 def read_batches(source: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Some columns, a piece at a time. Raises as :func:`opened`."""
+    """Read some columns piece by piece. Raises the errors of :func:`opened`."""
     with opened(source) as file:
         for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns), use_threads=False):
             batch.validate(full=True)

@@ -1,4 +1,4 @@
-"""Where the clips of a video lie in it, as the numbers that a set predictor takes."""
+"""Positions of clips in their video, as the numbers that a set predictor takes."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,7 +12,7 @@ Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
 
 
-# Ends of clips may round to a hair behind the video's.
+# The end of a clip may be rounded to slightly after the end of the video.
 _SAME_TIME_SECONDS = 1e-6
 
 
@@ -37,31 +37,31 @@ class ClipRows(Protocol):
 
     @property
     def x0(self) -> Ints:
-        """[N], left."""
+        """[N], left of the box."""
 
     @property
     def y1(self) -> Ints:
-        """[N], bottom."""
+        """[N], bottom of the box."""
 
     @property
     def x1(self) -> Ints:
-        """[N], right."""
+        """[N], right of the box."""
 
     @property
     def flip(self) -> npt.NDArray[np.bool_]:
-        """[N], whether mirrored."""
+        """[N], whether the row is mirrored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoExtents:
-    """How large and long each of V videos is.
+    """Size and duration of each of V videos.
 
     Attributes:
-        height: float64 [V], pixels; 0 where not known.
-        width: float64 [V], pixels; 0 where not known.
-        duration: float64 [V], seconds; 0 where not known.
+        height: float64 [V], pixels; 0 if unknown.
+        width: float64 [V], pixels; 0 if unknown.
+        duration: float64 [V], seconds; 0 if unknown.
         start: float64 [V], the time of the first frame, in seconds.
-        is_view: bool [V], whether a video has fixed test views, of which none is mirrored.
+        is_view: bool [V], whether the video has fixed test views, which are never mirrored.
     """
 
     height: npt.NDArray[np.float64]
@@ -74,18 +74,18 @@ class VideoExtents:
 def set_positions(rows: ClipRows, *, form: PositionForm, extents: VideoExtents) -> npt.NDArray[np.float32]:
     """Positions of clips in their videos.
 
-    Rows have the times of the container's clock, which need not begin at 0 with the first frame. Where clips lie
-    outside the video (imported rows, whose clock is not known) it is moved so that they lie inside.
+    Rows have the times of the container's clock, which need not begin at 0 with the first frame. If clips lie outside
+    the video (imported rows, whose clock is unknown), the clock is moved so that they lie inside.
 
     Args:
         rows: Rows whose ``video`` indexes ``extents``.
         form: ``box6``: (y0 / H, x0 / W, y1 / H, x1 / W, t0 / T, t1 / T), in [0, 1] (SCALE, Eq. 5). ``code7``, as
             released: (flip, y0, x0, y1, x1, t0, t1), scaled so that the video's own clips span [0, 1] in each of y, x
             and t; flip is 0 or 1, and -1 for test views.
-        extents: Of the videos; ``code7`` needs no sizes.
+        extents: Extents of the videos; ``code7`` needs no sizes.
 
     Returns:
-        float32 [N, 6] or [N, 7]; NaN where a coordinate is not known.
+        float32 [N, 6] or [N, 7]; unknown coordinates are NaN.
     """
     video = np.asarray(rows.video, np.int64)
     low = {"y": _known(rows.y0), "x": _known(rows.x0), "t": np.asarray(rows.t0, np.float64)}
@@ -115,14 +115,14 @@ def set_positions(rows: ClipRows, *, form: PositionForm, extents: VideoExtents) 
 
 
 def _known(pixels: Ints) -> npt.NDArray[np.float64]:
-    """Pixels as numbers; -1, which a row table holds where a box is not known, as NaN."""
+    """Pixels as floats; -1, which stands for an unknown box in a row table, becomes NaN."""
     return np.where(pixels < 0, np.nan, pixels).astype(np.float64)
 
 
 def _by_video(
     reduce: np.ufunc, values: npt.NDArray[np.float64], video: npt.NDArray[np.int64], num_videos: int
 ) -> npt.NDArray[np.float64]:
-    """The least or greatest known value of each video, float64 [V]; NaN where there is none."""
+    """The least or greatest known value of each video, float64 [V]; NaN if the video has none."""
     result = np.full(num_videos, np.nan)
     reduce.at(result, video, values)
     return result

@@ -1,8 +1,8 @@
-"""Temporal sampling: which frames each row of a video takes. Pure index arithmetic over timestamps.
+"""Temporal sampling: the frames of each row of a video. Pure index arithmetic over timestamps.
 
-Positions are times on the grid of ``target_fps`` (or of the video's own mean rate), counted from the first frame; a
-frame is the one whose timestamp is nearest. On a constant frame rate at its own rate that is ``start + stride * j``
-exactly. M temporal x N spatial views (5x3, 2x3, 10x3) are temporal ``uniform`` with spatial ``views``.
+Positions are times on the grid of ``target_fps`` (or of the video's own mean rate), counted from the first frame; the
+frame with the nearest timestamp is taken. For a constant frame rate and no ``target_fps`` that is exactly
+``start + stride * j``. M temporal x N spatial views (5x3, 2x3, 10x3) are temporal ``uniform`` with spatial ``views``.
 """
 
 import math
@@ -21,17 +21,17 @@ from featcache.seeding import rng_for
 Indices = npt.NDArray[np.int64]
 Seconds = npt.NDArray[np.float64]
 
-# Times closer than this are the same time: far above float rounding, far below any frame interval.
+# Times closer than this count as equal: far above float rounding, far below any frame interval.
 _SAME_TIME_SECONDS = 1e-6
-# Likewise for positions counted in frames or strides.
+# The same for positions counted in frames or strides.
 _SAME_POSITION = 1e-6
 
 
 def nearest_frames(pts_seconds: npt.ArrayLike, times: npt.ArrayLike) -> Indices:
-    """Index of the frame whose timestamp is nearest to each time; of two equally near, the earlier.
+    """Index of the frame whose timestamp is nearest to each time; the earlier one of two equally near.
 
     Times before the first or after the last frame give that frame. Distances that differ by less than a microsecond
-    count as equal, so rounding never decides.
+    count as equal, so that rounding never decides.
 
     Args:
         pts_seconds: float64 [num_frames], strictly increasing, at least one.
@@ -49,10 +49,10 @@ def nearest_frames(pts_seconds: npt.ArrayLike, times: npt.ArrayLike) -> Indices:
 
 
 def count_rows(recipe: SamplingRecipe, *, num_frames: int, duration_seconds: float) -> int:
-    """Rows that a video gets, from the manifest alone; always ``len(sample_rows(...))``.
+    """Number of rows that a video gets, from the manifest alone; always ``len(sample_rows(...))``.
 
-    Clips: ``num_clips x num_crops``. A bank: the grid positions inside its window x ``num_crops``, which is 0 where the
-    window holds none (it begins after the video's end). A video without frames has no rows.
+    Clips: ``num_clips x num_crops``. A bank: the number of grid positions inside its window x ``num_crops``, which is 0
+    if the window begins after the video's end. A video without frames has no rows.
     """
     if num_frames == 0:
         return 0
@@ -66,13 +66,13 @@ def count_rows(recipe: SamplingRecipe, *, num_frames: int, duration_seconds: flo
 def sample_rows(recipe: SamplingRecipe, timeline: Timeline, video_id: str) -> list[ClipSpec]:
     """All rows of one video, time-major: row = temporal index x ``num_crops`` + crop index.
 
-    A pure function of its arguments; random starts, boxes, flips and colours are keyed by the seed, the video id and
+    A pure function of its arguments. Random starts, boxes, flips and colours are keyed by the seed, the video id and
     the row's two indices; all frames of a bank share the draws of index 0.
 
     Args:
-        recipe: Which clips and boxes; of a store, the one that its ``for_split`` gives for the video's split.
+        recipe: Which clips and boxes to sample; for a store, the result of ``for_split`` for the video's split.
         timeline: Timestamps and size of the video.
-        video_id: Keys the random draws.
+        video_id: Id of the video, which keys the random draws.
 
     Raises:
         ConfigError: The recipe is that of an imported store.
@@ -85,7 +85,7 @@ def sample_rows(recipe: SamplingRecipe, timeline: Timeline, video_id: str) -> li
     rows: list[ClipSpec] = []
     views: list[tuple[Box, bool, tuple[ColorStep, ...]]] = []
     for temporal_index, taken in enumerate(frames.tolist()):
-        # Frames of a bank are put together to clips later, whose frames must share one draw.
+        # Frames of a bank are assembled to clips later, and the frames of a clip must share one draw.
         if not views or recipe.layout == "clips":
             views = _draw_views(recipe, timeline, video_id, temporal_index)
         for box, flip, color in views:
@@ -96,7 +96,7 @@ def sample_rows(recipe: SamplingRecipe, timeline: Timeline, video_id: str) -> li
 def _draw_views(
     recipe: SamplingRecipe, timeline: Timeline, video_id: str, temporal_index: int
 ) -> list[tuple[Box, bool, tuple[ColorStep, ...]]]:
-    """Box, flip and colours of each crop."""
+    """Draw box, flip and colours of each crop."""
     place: dict[str, Any] = {"video_id": video_id, "temporal_index": temporal_index}
     boxes = sample_boxes(recipe, height=timeline.height, width=timeline.width, **place)
     return [
@@ -106,10 +106,10 @@ def _draw_views(
 
 
 def clip_times(spec: ClipSpec, timeline: Timeline) -> tuple[float, float]:
-    """When a row begins and ends in seconds, on the clock of ``pts_seconds``.
+    """Begin and end of a row in seconds, on the clock of ``pts_seconds``.
 
-    From the timestamp of its earliest frame to the end of its latest one (the next frame's timestamp, or the end of the
-    video); a clip that loops spans what it has looped over.
+    A row lasts from the timestamp of its earliest frame to the end of its latest one (the next frame's timestamp, or
+    the end of the video); a clip that loops spans all frames that it has looped over.
     """
     first, last = min(spec.frames), max(spec.frames)
     pts = timeline.pts_seconds
@@ -118,7 +118,7 @@ def clip_times(spec: ClipSpec, timeline: Timeline) -> tuple[float, float]:
 
 
 def normalised_coordinates(specs: Sequence[ClipSpec], timeline: Timeline) -> npt.NDArray[np.float64]:
-    """Where rows lie in their video, each in [0, 1]: SCALE Eq. 5.
+    """Positions of rows in their video, each in [0, 1]: SCALE Eq. 5.
 
     Returns:
         float64 [n, 6]: t0, y0, x0, t1, y1, x1, divided by duration, height and width.
@@ -136,7 +136,7 @@ def normalised_coordinates(specs: Sequence[ClipSpec], timeline: Timeline) -> npt
             box.y1 / timeline.height,
             box.x1 / timeline.width,
         )
-    return np.clip(coordinates, 0.0, 1.0)  # (pts + duration) - pts may round to a hair above the duration
+    return np.clip(coordinates, 0.0, 1.0)  # (pts + duration) - pts may be rounded to slightly above the duration
 
 
 def playback_rate_indices(
@@ -150,15 +150,15 @@ def playback_rate_indices(
 ) -> Indices:
     """Rows of a frame bank that make a clip at a playback rate: ``start + j * base_stride * rate``.
 
-    ``start`` and ``rate`` may be arrays, one entry a clip.
+    ``start`` and ``rate`` may be arrays, one entry per clip.
 
     Args:
-        num_rows: Rows (frames) that the bank holds of the video.
+        num_rows: Number of rows (frames) of the video in the bank.
         start: First row, int or int64 [n].
-        num_frames: Frames of the clip.
+        num_frames: Number of frames of the clip.
         base_stride: Distance of neighbouring frames at rate 1, in bank rows.
         rate: Playback rate, 1 = normal, int or int64 [n].
-        wrap: Past the end, begin again (True) or repeat the last row (False).
+        wrap: After the last row, continue at the first (True) or repeat the last (False).
 
     Returns:
         int64 [num_frames] or [n, num_frames].
@@ -169,10 +169,10 @@ def playback_rate_indices(
 
 
 def bank_supports_stride(bank_stride: int, base_stride: int, jitter: float) -> bool:
-    """Whether a frame bank is fine enough for clips whose stride is jittered.
+    """Whether a frame bank is dense enough for clips whose stride is jittered.
 
-    A bank coarser than ``base_stride x (1 - jitter)`` must repeat rows to play slowly, and the repeats give the
-    playback rate away.
+    A bank coarser than ``base_stride x (1 - jitter)`` has to repeat rows to play slowly, and the repetitions would
+    reveal the playback rate.
 
     Args:
         bank_stride: Distance of neighbouring bank rows, in frames.
@@ -183,14 +183,14 @@ def bank_supports_stride(bank_stride: int, base_stride: int, jitter: float) -> b
 
 
 def _rate(recipe: SamplingRecipe, *, num_frames: int, duration_seconds: float) -> float:
-    """Frames a second of the grid on which positions are counted."""
+    """Frames per second of the grid on which positions are counted."""
     return recipe.target_fps if recipe.target_fps is not None else num_frames / duration_seconds
 
 
 def _bank_range(recipe: SamplingRecipe, *, num_frames: int, duration_seconds: float) -> tuple[int, int]:
     """First and end (exclusive) multiple of the bank's stride inside the window.
 
-    The grid is the whole video's whatever the window, so neighbouring windows tile it.
+    The grid is that of the whole video for every window, so that adjacent windows tile it.
     """
     per_second = _rate(recipe, num_frames=num_frames, duration_seconds=duration_seconds) / recipe.frame_stride
     end = duration_seconds if recipe.end_seconds is None else min(recipe.end_seconds, duration_seconds)
@@ -211,7 +211,7 @@ def _bank_frames(recipe: SamplingRecipe, timeline: Timeline) -> Indices:
 def _clip_frames(recipe: SamplingRecipe, timeline: Timeline, video_id: str) -> Indices:
     """Frames of all clips, int64 [num_clips, num_frames].
 
-    A clip begins at a frame; the others are those nearest to that frame's timestamp plus multiples of the stride.
+    A clip begins at a frame; its other frames are those nearest to that frame's timestamp plus multiples of the stride.
     """
     if recipe.temporal in ("spread", "spread_random"):
         return _spread_frames(recipe, timeline, video_id)
@@ -223,7 +223,7 @@ def _clip_frames(recipe: SamplingRecipe, timeline: Timeline, video_id: str) -> I
     if last_start < -_SAME_TIME_SECONDS:  # longer than the video: every clip begins at its first frame
         if recipe.short_videos == "loop":
             offsets = offsets % duration
-            offsets[duration - offsets < _SAME_TIME_SECONDS] = 0.0  # a whole lap that rounding left just short
+            offsets[duration - offsets < _SAME_TIME_SECONDS] = 0.0  # a whole lap that rounding has left slightly short
         return np.tile(nearest_frames(pts, offsets), (recipe.num_clips, 1))
     num_starts = max(1, int(np.searchsorted(pts, last_start + _SAME_TIME_SECONDS, side="right")))
     if recipe.temporal == "random":
@@ -240,9 +240,9 @@ def _clip_frames(recipe: SamplingRecipe, timeline: Timeline, video_id: str) -> I
 
 
 def _spread_frames(recipe: SamplingRecipe, timeline: Timeline, video_id: str) -> Indices:
-    """Frames of clips over the whole video, int64 [num_clips, num_frames]: what is shown at a place of each equal part.
+    """Frames of clips over the whole video, int64 [num_clips, num_frames]: the frame at one place of each equal part.
 
-    A video of fewer frames than a clip repeats each as long as it is shown; no clip wraps.
+    A video with fewer frames than a clip repeats each frame for as long as it is shown; no clip wraps.
     """
     if recipe.temporal == "spread":
         places = (np.arange(recipe.num_clips) + 0.5) / recipe.num_clips

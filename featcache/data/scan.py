@@ -1,4 +1,4 @@
-"""Scanning: open every video of a source once and record what it is, or why it cannot be used."""
+"""Scanning: opens every video of a source once and records its properties, or why it cannot be used."""
 
 import dataclasses
 import stat
@@ -25,27 +25,27 @@ def scan(
     max_gigapixels: float = MAX_GIGAPIXELS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
-    """List a source and open each of its videos in worker processes that may hang or crash without harm.
+    """List a source and open each of its videos in worker processes, which may hang or crash without harm.
 
-    A video that cannot be used is a row with its status and reason, never an error and never left out. One that hangs
-    or whose bytes cannot be read is tried once more at the end.
+    A video that cannot be used becomes a row with its status and reason, never an error, and is never left out. A video
+    that hangs, or whose bytes cannot be read, is tried once more at the end.
 
     Args:
         source: A folder, a listing, a manifest or a video file; see :mod:`featcache.data.sources`.
         decoder: Registered decoder that counts the frames.
-        num_workers: Worker processes, at least 1.
-        deadline_seconds: A worker that shows no sign of life for so long is killed; its video is ``timeout``.
-        max_gigapixels: Decoded pixels that one file may take; one that takes more is ``undecodable``.
-        progress: Called with (videos done, videos in all).
+        num_workers: Number of worker processes, at least 1.
+        deadline_seconds: A worker that makes no progress for this time is killed; its video gets ``timeout``.
+        max_gigapixels: Limit of decoded pixels per file; a file that needs more is ``undecodable``.
+        progress: Called with (videos done, videos in total).
 
     Returns:
         All videos, sorted by id.
 
     Raises:
         ManifestError: The source cannot be listed.
-        UnknownNameError: No such decoder.
-        FeatcacheError: The decoder does not work here, or the machine failed (too many open files, a process killed
-            for want of memory): that is no video's fault and is not recorded as such.
+        UnknownNameError: There is no such decoder.
+        FeatcacheError: The decoder does not work on this machine, or the machine failed (too many open files, a process
+            killed for lack of memory), which is not recorded as a fault of a video.
     """
     return scan_listed(
         list_source(source),
@@ -66,14 +66,14 @@ def scan_listed(
     max_gigapixels: float = MAX_GIGAPIXELS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
-    """As :func:`scan`, of videos that are listed already; a row that is not ``ok`` stays as it is, unopened.
+    """As :func:`scan`, for videos that are already listed; a row that is not ``ok`` is kept and its file not opened.
 
     Returns:
         All videos, in the order of the list.
 
     Raises:
-        UnknownNameError: No such decoder.
-        FeatcacheError: As :func:`scan`.
+        UnknownNameError: There is no such decoder.
+        FeatcacheError: As in :func:`scan`.
     """
     if num_workers < 1:
         raise ConfigError(f"num_workers is {num_workers}; scanning needs at least 1 worker process")
@@ -90,7 +90,7 @@ def scan_listed(
             deadline_seconds=deadline_seconds,
             max_gigapixels=max_gigapixels,
         ) as pool:
-            for is_last in (False, True):  # what a stalled disk did not give is asked for once more at the end
+            for is_last in (False, True):  # videos on a disk that stalled are tried once more at the end
                 items = [(listed.videos[place], listed.path_of(listed.videos[place]), decoder) for place in places]
                 again = []
                 for event in pool.run(items):
@@ -120,14 +120,14 @@ def scan_file(video: VideoRecord, path: Path, *, decoder: str = "pyav") -> Itera
 
     Args:
         video: A record with id, path, labels and split.
-        path: Where the file is.
+        path: Path of the file.
         decoder: Registered decoder that counts the frames.
 
     Yields:
         The record as far as it is known; the last is complete, or has a status other than ``ok`` and the reason.
 
     Raises:
-        OSError: The machine, not the video, is at fault.
+        OSError: The machine failed, not the video.
     """
     try:
         video = dataclasses.replace(video, num_bytes=_size_of(path), content_hash=content_hash(path))
@@ -170,5 +170,5 @@ def _size_of(path: Path) -> int:
     with blaming_the_video():
         about = path.stat()
     if not stat.S_ISREG(about.st_mode):
-        raise VideoError("undecodable", "it is not a regular file")  # opening a pipe would wait for ever
+        raise VideoError("undecodable", "it is not a regular file")  # opening a pipe would block for ever
     return about.st_size

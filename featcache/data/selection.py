@@ -1,7 +1,6 @@
-"""What is taken of the listed videos, and which of them train: official splits, group-aware splits, subsets.
+"""Selects listed videos and training videos: official splits, group-aware splits, subsets.
 
-All of it happens before a video is opened, on the rows of the lists, so that the choice does not depend on which files
-are there.
+The selection works on the rows of the lists before a video is opened, so it does not depend on which files exist.
 """
 
 import re
@@ -16,7 +15,7 @@ from featcache.data.types import VideoRecord
 from featcache.errors import ConfigError, ManifestError, unknown_name
 
 GROUP = "group"
-"""Label column that names what belongs together."""
+"""Label column that names the group of a video; a random split keeps a group together."""
 
 TRAIN = "train"
 _UCF101_NAME = re.compile(r"(.*/)?v_\w+_g\d\d_c\d\d(\.\w+)?")
@@ -24,18 +23,18 @@ _UCF101_NAME = re.compile(r"(.*/)?v_\w+_g\d\d_c\d\d(\.\w+)?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What is taken of a source. The default takes every video as it is listed.
+    """The videos to take from a source. The default takes every video as it is listed.
 
     Attributes:
         split_column: Label column with the split, e.g. ``split2``; ``None``: the listed split.
-        test_fraction: Make a train and a test split of this size, where the source has none.
-        group_by: Label column of which no value may be in both, with ``test_fraction``.
-        subset: Keep so many training videos, balanced over the column ``label``; smaller subsets of one seed are
-            contained in larger ones. Where the classes do not divide it, classes differ by one video; a class with
-            fewer videos gives them all and the others make up for it.
+        test_fraction: Share of the videos for a test split, if the source has no splits; the others are for training.
+        group_by: With ``test_fraction``: label column of which no value may be on both sides.
+        subset: Number of training videos to keep, balanced over the column ``label``; smaller subsets with the same
+            seed are contained in larger ones. If it is not a multiple of the number of classes, classes differ by one
+            video; a class with too few videos gives all of them and the others make up for it.
         low_shot: Keep the first ``max(1, floor(low_shot * n))`` of the n training videos of each class, in the order
             of the list (SCALE, §4.2, with 0.1).
-        seed: Of the split and the subset.
+        seed: Seed of the split and the subset.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -63,14 +62,15 @@ class Selection:
 
 
 def select(manifest: Manifest, selection: Selection) -> Manifest:
-    """Apply a selection to listed or scanned videos; the order stays.
+    """Apply a selection to listed or scanned videos and keep their order.
 
-    Training videos are those of split ``train``, or all where the source has no splits; those of other splits are kept.
+    Training videos are those of split ``train``, or all videos if the source has no splits; videos of other splits are
+    always kept.
 
     Raises:
-        UnknownNameError: No such column.
-        ConfigError: A random split that would leak, or a subset larger than there are videos.
-        ManifestError: A training video without label, or a video without group.
+        UnknownNameError: There is no such column.
+        ConfigError: A random split would leak, or the subset is larger than the number of videos.
+        ManifestError: A training video has no label, or a video has no group.
     """
     videos = list(manifest.videos)
     if selection.split_column is not None:
@@ -118,7 +118,7 @@ def _split(videos: Sequence[VideoRecord], selection: Selection) -> list[VideoRec
 
 
 def _keeps_its_splits(videos: Sequence[VideoRecord]) -> bool:
-    """Whether the official splits stay readable in columns of their own."""
+    """Whether the official splits remain available in columns of their own."""
     return any(name.startswith("split") for video in videos for name in video.labels)
 
 
@@ -148,10 +148,10 @@ def _check_column(videos: Sequence[VideoRecord], column: str) -> None:
 
 
 def check_source(source: str | None, dataset: str | None, root: str | None) -> None:
-    """Check that videos come from exactly one place.
+    """Check that the videos come from exactly one place.
 
     Raises:
-        ConfigError: Neither or both of ``source`` and ``dataset`` are given, or half of a data set.
+        ConfigError: Neither or both of ``source`` and ``dataset`` are given, or only one of ``dataset`` and ``root``.
     """
     if source is not None and (dataset is not None or root is not None):
         given = f"dataset {dataset!r}" if dataset is not None else f"root {root!r}"

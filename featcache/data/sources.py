@@ -1,12 +1,12 @@
-"""Sources: what `scan` is pointed at, listed without opening a video.
+"""Sources: the arguments of `scan`, listed without opening a video.
 
 * **A folder**, recursively. Files are taken by suffix (:data:`VIDEO_SUFFIXES`); names that begin with a dot are
-  skipped; symbolic links are followed, a folder that contains itself is entered once. What is left out is counted, a
-  hidden folder as one. The label is the name of the file's own folder; files directly in the root have none, so a flat
-  folder is unlabelled. Where all videos lie below folders named as splits, two or more with ``train`` among them
-  (:data:`SPLIT_NAMES`), that folder is the split: ``train/<class>/a.mp4``, ``test/<class>/b.mp4``.
-* **A listing**: ``.csv``, ``.jsonl`` or ``.parquet`` with the column ``path`` and, if wanted, ``id``, ``split``,
-  ``label``, ``label.<name>`` and ``group`` (the label of that name); other columns are left alone. Relative paths start
+  skipped; symbolic links are followed, and a folder that contains itself is entered once. Files that are left out are
+  counted, a hidden folder as one. The label is the name of the folder that holds the file; files directly in the root
+  have none, so a flat folder is unlabelled. If all videos lie below folders with names of splits, at least two and
+  ``train`` among them (:data:`SPLIT_NAMES`), that folder is the split: ``train/<class>/a.mp4``, ``test/<class>/b.mp4``.
+* **A listing**: ``.csv``, ``.jsonl`` or ``.parquet`` with the column ``path`` and optionally ``id``, ``split``,
+  ``label``, ``label.<name>`` and ``group`` (the label of that name); other columns are ignored. Relative paths start
   from the listing's folder. An empty cell is a missing value.
 * **One video file**, or **a manifest** written before, whose videos are listed again.
 """
@@ -35,11 +35,11 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validate", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-"""Splits by what folders and lists call them, without case."""
+"""Splits by the names that folders and lists use for them, without regard to case."""
 
-_SUFFIX_LENGTH = 11  # with the dot; what is longer is the end of a sentence
+_SUFFIX_LENGTH = 11  # with the dot; a longer suffix is the end of a sentence
 
-# A row of a listing and where it stands, e.g. "line 3".
+# A row of a listing and its place, e.g. "line 3".
 Row = tuple[str, dict[str, Any]]
 
 
@@ -49,11 +49,11 @@ def list_source(source: Path, *, needs_paths: bool = True) -> Manifest:
     The records have ``id``, ``path``, ``labels`` and ``split``; ``scan`` fills in the rest.
 
     Args:
-        source: What to list.
-        needs_paths: Whether a row of a listing needs a ``path``; where no file is wanted, an ``id`` does.
+        source: A folder, a listing, a manifest or a video file.
+        needs_paths: Whether a row of a listing needs a ``path``; otherwise an ``id`` is enough.
 
     Raises:
-        ManifestError: There is no such source, it holds no video, or a row cannot be used (named).
+        ManifestError: There is no such source, it holds no video, or a row cannot be used; names the row.
         ConfigError: The source is a URL.
     """
     check_local(source)
@@ -86,7 +86,7 @@ def list_source(source: Path, *, needs_paths: bool = True) -> Manifest:
 
 def _list_folder(root: Path, left_out: Counter[str]) -> list[VideoRecord]:
     paths = [path.relative_to(root) for path in _walk(root, ancestors=frozenset(), left_out=left_out)]
-    # A class may be called "test": only where every video lies below such a folder are they splits.
+    # A class may be called "test": such folders are splits only if every video lies below one of them.
     splits = {path.parts[0]: SPLIT_NAMES.get(path.parts[0].casefold(), "") for path in paths if len(path.parts) > 1}
     has_splits = all(len(path.parts) > 1 for path in paths) and all(splits.values())
     has_splits = has_splits and "train" in splits.values() and len(set(splits.values())) > 1
@@ -127,7 +127,7 @@ def _walk(folder: Path, *, ancestors: frozenset[tuple[int, int]], left_out: Coun
 
 
 def _kind_of(path: Path) -> str:
-    """What a file that is left out is counted as: its suffix, if that is an ordinary one."""
+    """The kind under which a left-out file is counted: its suffix, if that is an ordinary one."""
     suffix = path.suffix.lower()
     if not suffix:
         return "no suffix"
@@ -146,12 +146,12 @@ def _record_of_row(listing: Path, place: str, row: dict[str, Any], needs_paths: 
 
 
 def _text(listing: Path, place: str, column: str, cell: Any) -> str:
-    """The text of one cell; empty where it is missing or the column is none of ours."""
+    """The text of one cell; empty if it is missing or the column is unknown."""
     if cell is None or not _is_wanted(column):
         return ""
     if not isinstance(cell, (str, int, float)):
         raise ManifestError(f"{listing}, {place}: column {column!r} holds {type(cell).__name__}, expected text")
-    if column in {"path", "id"}:  # file names may be any bytes, and Manifest judges ids
+    if column in {"path", "id"}:  # file names may be any bytes, and Manifest checks ids
         return cell_text(cell)
     text = label_text(squeezed(cell) if isinstance(cell, str) else cell)
     try:
@@ -166,9 +166,9 @@ def _is_wanted(column: str) -> bool:
 
 
 def _placed(folder: Path, path: str) -> str:
-    """A path of a listing as the manifest holds it: relative inside ``folder``, or absolute."""
+    """A path of a listing in the manifest's form: relative inside ``folder``, or absolute."""
     if "\0" in path or Path(path).is_absolute():
-        return path  # Manifest refuses the first
+        return path  # Manifest refuses the first kind
     inside = os.path.normpath(path)
     return os.path.normpath(folder.absolute() / path) if inside.split("/")[0] == ".." else inside
 
@@ -185,7 +185,7 @@ def _read_jsonl(listing: Path, needs_paths: bool) -> Iterator[Row]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                why = str(error).partition(";")[0]  # without advice how to read 5,000 digits all the same
+                why = str(error).partition(";")[0]  # leaves out the advice on how to read 5,000 digits
                 raise ManifestError(f"{listing}, line {number}: not JSON ({why}); mend the line") from error
             if not isinstance(row, dict):
                 raise ManifestError(f"{listing}, line {number}: expected an object with a 'path'")

@@ -13,15 +13,15 @@ Indices = npt.NDArray[np.int64]
 
 
 def nested_subset(labels: Sequence[str], *, num_items: int, seed: int = 0) -> Indices:
-    """A class-balanced subset; of one seed, every smaller subset is contained in every larger one.
+    """A class-balanced subset; with the same seed, every smaller subset is contained in every larger one.
 
-    Items are dealt in rounds, one of each class a round, so classes differ by at most one item until a small class is
-    used up; an incomplete last round takes its classes in that round's shuffled order.
+    Items are taken in rounds, one item of each class per round, so classes differ by at most one item until a small
+    class is used up; an incomplete last round takes its classes in that round's shuffled order.
 
     Args:
-        labels: One class an item.
+        labels: One class per item.
         num_items: Size of the subset.
-        seed: Chooses the items.
+        seed: Seed of the selection.
 
     Returns:
         int64 [num_items], increasing.
@@ -53,8 +53,8 @@ def low_shot(
     ``first`` takes them in list order (SCALE's 10 % protocol); ``random`` takes a seeded draw in which a smaller
     fraction is contained in a larger one.
 
-    Where items have groups, each class gives whole groups, in the order of their first items, while they fit into that
-    number; the first is given in any case. Nine clips of one recording are little more than one.
+    If items have groups, each class gives whole groups, in the order of their first items, while they fit into that
+    number, and always the first one: nine clips of one recording are worth little more than one clip.
 
     Returns:
         int64, increasing.
@@ -73,7 +73,7 @@ def low_shot(
 
 
 def _whole_groups(items: Sequence[int], groups: Sequence[str], wanted: int) -> list[int]:
-    """Items of the first groups that have ``wanted`` items or fewer between them; those of the first in any case."""
+    """Items of the first groups with at most ``wanted`` items in total, and always those of the first group."""
     members: dict[str, list[int]] = {}
     for item in items:
         members.setdefault(groups[item], []).append(item)
@@ -88,8 +88,8 @@ def _whole_groups(items: Sequence[int], groups: Sequence[str], wanted: int) -> l
 def group_split(groups: Sequence[str], *, test_fraction: float, seed: int = 0) -> tuple[Indices, Indices]:
     """A train and a test part that share no group.
 
-    Groups are shuffled and moved to the test part while that brings it nearer to ``test_fraction`` of the items; each
-    part keeps at least one group.
+    Groups are shuffled and moved to the test part as long as this brings its size closer to ``test_fraction`` of the
+    items; each part keeps at least one group.
 
     Returns:
         Increasing int64 indices (train, test).
@@ -114,7 +114,7 @@ def group_split(groups: Sequence[str], *, test_fraction: float, seed: int = 0) -
 
 
 def _by_class(labels: Sequence[str]) -> dict[str, Indices]:
-    """Indices of each class, classes in sorted order so that the order of items does not choose the draws' order."""
+    """Indices of each class; classes are sorted so that the order of the draws does not depend on that of the items."""
     members: dict[str, list[int]] = {}
     for index, label in enumerate(labels):
         members.setdefault(label, []).append(index)

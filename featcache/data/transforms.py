@@ -1,8 +1,8 @@
-"""Pixels: the one definition of crop, resize, flip, colour and normalisation, for extraction and new videos alike.
+"""Pixels: the single definition of crop, resize, flip, colour and normalisation, for extraction and for new videos.
 
-The resize is torch's own antialiased filter on uint8, which is what ``torchvision.transforms.v2`` calls (the tests hold
-the two equal). torchvision itself is imported only where a recipe varies colours: it costs every decoding process
-seconds and 300 MB.
+The resize is torch's own antialiased filter on uint8, which ``torchvision.transforms.v2`` also calls (the tests check
+that the two are equal). torchvision itself is imported only if a recipe changes colours: it costs every decoding
+process seconds and 300 MB.
 """
 
 import math
@@ -21,9 +21,9 @@ def crop_resize(image: Tensor, box: Box, *, size: int, interpolation: Interpolat
 
     Args:
         image: uint8 [3, H, W].
-        box: Where in the image.
+        box: The box to cut out.
         size: Side of the result in pixels.
-        interpolation: Filter; computed on uint8.
+        interpolation: Filter of the resize, computed on uint8.
         flip: Whether the result is mirrored left to right.
 
     Returns:
@@ -45,11 +45,11 @@ def crop_resize(image: Tensor, box: Box, *, size: int, interpolation: Interpolat
 def recolor(pixels: Tensor, steps: Sequence[ColorStep]) -> Tensor:
     """Change colours step by step with ``torchvision.transforms.v2.functional``, rounding to uint8 after each.
 
-    Contrast turns about each image's own mean. The blur is a Gaussian cut off at 4 sigma, its border reflected.
+    Contrast is changed about each image's own mean. The blur is a Gaussian cut off at 4 sigma, with reflected borders.
 
     Args:
         pixels: uint8 [..., 3, H, W], RGB.
-        steps: What to do, in order; none returns ``pixels``.
+        steps: Steps to apply, in order; without any, ``pixels`` is returned.
 
     Returns:
         uint8, same shape.
@@ -71,7 +71,7 @@ def recolor(pixels: Tensor, steps: Sequence[ColorStep]) -> Tensor:
             case "grey":
                 pixels = functional.rgb_to_grayscale(pixels, num_output_channels=3)
             case "blur":
-                radius = min(math.ceil(4 * amount), *(side - 1 for side in pixels.shape[-2:]))  # it can reflect no more
+                radius = min(math.ceil(4 * amount), *(side - 1 for side in pixels.shape[-2:]))  # the widest reflection
                 pixels = functional.gaussian_blur(pixels, [2 * radius + 1] * 2, [amount] * 2)
             case "solarise":
                 pixels = functional.solarize(pixels, amount)
@@ -79,12 +79,12 @@ def recolor(pixels: Tensor, steps: Sequence[ColorStep]) -> Tensor:
 
 
 def normalise(pixels: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """What a backbone sees: ``(pixels / 255 - mean) / std``, in that order, in float32.
+    """Input of a backbone: ``(pixels / 255 - mean) / std``, in that order, in float32.
 
     Args:
         pixels: uint8 [..., 3, H, W], RGB.
         mean: Channel means of RGB in [0, 1].
-        std: Channel deviations.
+        std: Channel standard deviations.
 
     Returns:
         float32, same shape and device.

@@ -1,4 +1,4 @@
-"""The values that flow from a source to a shard: videos, their timing, clips and row metadata."""
+"""The values passed from a source to a shard: videos, their timing, clips and row metadata."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,13 +10,13 @@ import numpy.typing as npt
 Status = Literal["ok", "missing", "undecodable", "too_short", "timeout", "changed", "unreadable"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 PASSING: tuple[Status, ...] = ("timeout", "unreadable")
-"""Faults that may pass by themselves, a stalled disk or a failing read: worth another try."""
+"""Faults that may be temporary, such as a stalled disk or a failing read, so that another try makes sense."""
 
 _SQUARE_WITHIN = 0.01
 
 
 MAX_GIGAPIXELS = 4000.0
-"""Decoded pixels that one file may take by default: two hours of 4K at 60 frames a second, 18 of full HD at 30."""
+"""Default limit of decoded pixels per file: two hours of 4K at 60 frames per second, 18 hours of full HD at 30."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,18 +25,18 @@ class VideoRecord:
 
     Attributes:
         id: Unique name; by default the path relative to the root, with ``/`` separators.
-        path: Where the file is, relative to the manifest's root (``/`` separators) or absolute.
+        path: Path of the file, relative to the manifest's root (``/`` separators) or absolute.
         num_bytes: File size; 0 if unknown.
         content_hash: ``sha256:…`` of the file; empty if it could not be read.
-        num_frames: Frames that decode, counted by presentation timestamps; 0 if not ``ok``.
+        num_frames: Number of frames that decode, counted by presentation timestamps; 0 if not ``ok``.
         fps: Mean frame rate, ``num_frames / duration_seconds``.
         duration_seconds: From the first frame's timestamp to the end of the last frame.
         start_seconds: Timestamp of the first frame on the container's clock, which need not begin at 0.
         height: Height in pixels as shown (after rotation).
         width: Width in pixels as shown (after rotation).
         codec: Codec name, e.g. ``h264``.
-        pixel_aspect: Width of a pixel over its height, as shown; 1 where the file says nothing.
-        transfer: ``pq`` or ``hlg`` for HDR, whose values mean other brightness than those of SDR; empty for all else.
+        pixel_aspect: Width of a pixel over its height, as shown; 1 if the file states none.
+        transfer: ``pq`` or ``hlg`` for HDR, whose values stand for another brightness than in SDR; otherwise empty.
         labels: Label columns, e.g. ``{"label": "wave"}``; a missing label has no entry.
         split: ``train``, ``test``, …; empty if the source has none.
         status: ``ok``, or why the video cannot be used.
@@ -63,19 +63,19 @@ class VideoRecord:
 
     @property
     def has_square_pixels(self) -> bool:
-        """Whether pixels are as wide as they are high, to within a hundredth (which is rounding)."""
+        """Whether pixels are as wide as they are high, to within a hundredth (which allows for rounding)."""
         return abs(self.pixel_aspect - 1) <= _SQUARE_WITHIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
-    """When each frame of a video is shown, how large it is (all that sampling needs to know), what its pixels mean.
+    """Timestamps and frame size of a video, which is all that sampling needs, and the meaning of its pixels.
 
     Attributes:
         pts_seconds: float64 [num_frames], strictly increasing presentation timestamps.
         duration_seconds: From the first timestamp to the end of the last frame.
-        height: Pixels, after rotation.
-        width: Pixels, after rotation.
+        height: Height in pixels, after rotation.
+        width: Width in pixels, after rotation.
         pixel_aspect: As in :class:`VideoRecord`.
         transfer: As in :class:`VideoRecord`.
     """
@@ -112,12 +112,12 @@ ColorName = Literal["brightness", "contrast", "saturation", "hue", "grey", "blur
 
 
 class ColorStep(NamedTuple):
-    """One change of a row's colours.
+    """One step of a row's colour augmentation.
 
     Attributes:
-        name: What is changed.
+        name: Name of the step.
         amount: Factor of brightness, contrast or saturation; turns of the hue circle; sigma of the blur in pixels; the
-            value from which solarisation inverts, of 255; of grey 1.
+            value, out of 255, from which solarisation inverts; 1 for grey.
     """
 
     name: ColorName
@@ -130,10 +130,10 @@ class ClipSpec:
 
     Attributes:
         index: Ordinal of the row within its video.
-        frames: Frame indices in presentation order, one a frame of the clip (repeats where a short video loops).
-        box: Where in the frame.
-        flip: Whether it is mirrored left to right.
-        color: What is done to its colours, in order, after the resize.
+        frames: Frame indices, one per frame of the clip, in the clip's order (they repeat if a short video loops).
+        box: Box to read from each frame.
+        flip: Whether the row is mirrored left to right.
+        color: Colour steps, applied in order after the resize.
     """
 
     index: int
@@ -145,14 +145,14 @@ class ClipSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoOutcome:
-    """What became of one video's rows in one shard (a long video may span several).
+    """Outcome of one video's rows in one shard (a long video may span several shards).
 
     Attributes:
         id: The video's id.
         status: ``ok``, or why its rows are absent.
         reason: One sentence for a status that is not ``ok``.
         first_row: First row within the shard.
-        num_rows: Rows that the plan gave it in this shard.
+        num_rows: Number of rows that the plan gives the video in this shard.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Decoders behind one protocol, and the worker pool that contains them."""
+"""Decoders behind one protocol, and the worker pool that runs them."""
 
 from featcache.data.decoding import decord, pyav, torchcodec  # noqa: F401  they register themselves
 from featcache.data.decoding.base import (

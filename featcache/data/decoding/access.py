@@ -1,4 +1,4 @@
-"""Where decoding may start: pictures after which nothing refers to what came before them."""
+"""Random access points: pictures from which decoding may start, because no later frame refers to earlier ones."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,7 @@ def is_random_access(codec: str, packet: memoryview, *, extradata: bytes) -> boo
     if codec not in _IDR:
         return True
     if len(extradata) <= _LENGTH_SIZE_BYTE[codec] or extradata[0] != 1:
-        return False  # start codes instead of lengths: not how MP4 and Matroska store it
+        return False  # start codes instead of lengths, which MP4 and Matroska do not use
     length_size = (extradata[_LENGTH_SIZE_BYTE[codec]] & 3) + 1
     kinds = [kind for kind in nal_types(codec, packet, length_size=length_size) if kind in _PICTURES[codec]]
     return bool(kinds) and all(kind in _IDR[codec] for kind in kinds)

@@ -1,4 +1,4 @@
-"""The decoder protocol and registry: open a file, know its timeline, read frames by index, exactly.
+"""The decoder protocol and registry: open a file, get its timeline, read exact frames by index.
 
 To add a decoder, write one file in this folder with an opener decorated by :func:`register_decoder`; the
 frame-exactness suite in ``featcache.testing.decoders`` picks it up by name.
@@ -25,7 +25,7 @@ class VideoReader(Protocol):
 
     @property
     def timeline(self) -> Timeline:
-        """Timestamps and size of the frames that decode, not the container's claim."""
+        """Timestamps and size of the frames that really decode, whatever the container claims."""
 
     @property
     def codec(self) -> str:
@@ -34,10 +34,10 @@ class VideoReader(Protocol):
     def read(self, indices: Sequence[int]) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
         """Yield ``(index, frame)`` for strictly increasing ``indices``, each frame decoded once, in one pass.
 
-        A frame is uint8 RGB [H, W, 3], rotated as the container asks, and valid until the next one is drawn.
+        A frame is uint8 RGB [H, W, 3], rotated as the container asks, and valid until the next one is yielded.
 
         Raises:
-            VideoError: ``undecodable`` if a frame cannot be had.
+            VideoError: ``undecodable`` if a frame cannot be decoded.
         """
 
     def __enter__(self) -> Self: ...
@@ -49,13 +49,13 @@ class VideoReader(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderInfo:
-    """What a user should know before choosing a decoder.
+    """Information for users who choose a decoder.
 
     Attributes:
         name: Registry name, as in ``SamplingRecipe.decoder``.
         summary: One line: the library and how it is installed.
         exact: Whether every frame equals sequential decoding on every kind of file of the conformance suite.
-        note: Where it is not exact, or why it is; one sentence.
+        note: One sentence: on which files it is not exact, or why it is.
     """
 
     name: str
@@ -97,8 +97,9 @@ def register_decoder(info: DecoderInfo, *, probe: Probe = lambda: None) -> Calla
     """Register an opener under ``info.name``; a name can be taken once.
 
     Args:
-        info: What a user should know.
-        probe: Answers :func:`available`: ``None`` if the library works here, else a sentence naming the fix.
+        info: Name and description of the decoder.
+        probe: Answers :func:`available`: ``None`` if the library works on this machine, otherwise a sentence with the
+            fix.
     """
 
     def register(opener: Opener) -> Opener:
@@ -117,30 +118,30 @@ def _entry(name: str) -> _Entry:
 
 
 def decoder_names() -> list[str]:
-    """Registered decoders, whether or not their library is installed."""
+    """Names of the registered decoders, whether or not their library is installed."""
     return sorted(_DECODERS)
 
 
 def decoder_info(name: str) -> DecoderInfo:
-    """What a user should know about a decoder.
+    """Name and description of a decoder.
 
     Raises:
-        UnknownNameError: No such decoder.
+        UnknownNameError: There is no such decoder.
     """
     return _entry(name).info
 
 
 def available(name: str) -> str | None:
-    """Whether a decoder works on this machine: ``None``, or a sentence that names what is missing and the fix.
+    """``None`` if a decoder works on this machine, otherwise a sentence that names what is missing and the fix.
 
     Raises:
-        UnknownNameError: No such decoder.
+        UnknownNameError: There is no such decoder.
     """
     return _entry(name).probe()
 
 
 class _Guarded:
-    """A reader whose every exception is a :class:`VideoError`, or an OSError of the machine."""
+    """A reader that raises only :class:`VideoError`, or OSError if the machine failed."""
 
     def __init__(self, reader: VideoReader, *, path: Path, decoder: str) -> None:
         self._reader, self._path, self._decoder = reader, path, decoder
@@ -174,9 +175,9 @@ def open_video(path: Path, *, decoder: str = "pyav") -> VideoReader:
 
     Raises:
         VideoError: ``missing`` or ``undecodable``.
-        UnknownNameError: No such decoder.
-        FeatcacheError: The decoder's library is not installed or does not work here.
-        OSError: The machine, not the video, is at fault (I/O error, too many open files, no memory, stale handle).
+        UnknownNameError: There is no such decoder.
+        FeatcacheError: The decoder's library is not installed or does not work on this machine.
+        OSError: The machine failed, not the video (I/O error, too many open files, no memory, stale handle).
     """
     entry = _entry(decoder)
     with blaming_the_decoder(path, decoder):

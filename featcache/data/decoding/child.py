@@ -1,4 +1,4 @@
-"""The parent's side of one worker process: start it, feed it, listen to it, bury it."""
+"""The parent's side of one worker process: starts it, sends it items, receives its messages, and reaps it."""
 
 import contextlib
 import os
@@ -15,16 +15,16 @@ from featcache.data.decoding.events import EVENT_BYTES, Cancelled, Failed, Finis
 from featcache.data.decoding.messages import Parts, pack, receive, send
 from featcache.errors import FeatcacheError
 
-_STARTUP_SECONDS = 300.0  # importing torch from a cold network disk
+_STARTUP_SECONDS = 300.0  # allows for importing torch from a cold network disk
 _DYING_SECONDS = 10.0
-# How a library dies of a file. Any other signal came from outside: the out-of-memory killer's, or somebody's.
+# Signals by which a library crashes on a file. Any other signal came from outside, e.g. from the out-of-memory killer.
 _CRASHES = frozenset(
     (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS)
 )
 
 
 class Worker(threading.Thread):
-    """The thread that owns one child process: starts it, feeds it, listens to it, buries it."""
+    """The thread that owns one child process: starts it, sends it items, receives its messages, and reaps it."""
 
     def __init__(
         self, packed_job: bytes, *, name: Callable[[Any], str], deadline_seconds: float, max_gigapixels: float
@@ -37,21 +37,21 @@ class Worker(threading.Thread):
         self._max_gigapixels = max_gigapixels
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
-        self._ended: subprocess.Popen[bytes] | None = None  # the last child that was ended from this side
+        self._ended: subprocess.Popen[bytes] | None = None  # the last child that this side has killed
         self._ready = False
         self._busy = False
 
     def kill_if_busy(self) -> None:
-        """From another thread: end the child unless it idles; its owner notices by the end of the stream."""
+        """Kill the child from another thread unless it is idle; its owner notices the end of the stream."""
         process = self._process
         if self._busy and process is not None:
             self._ended = process
             process.kill()
 
     def run(self) -> None:
-        """Serve runs until ``None`` comes."""
+        """Serve runs until ``None`` arrives."""
         try:
-            with contextlib.suppress(OSError):  # warm up while the consumer prepares; tried again when needed
+            with contextlib.suppress(OSError):  # warm up while the consumer prepares; a failure is tried again later
                 self._start_child()
             while (run := self.inbox.get()) is not None:
                 self._busy = True
@@ -70,7 +70,7 @@ class Worker(threading.Thread):
             self._stop_child()
 
     def _do(self, run: Run, index: int, item: object) -> None:
-        """Have the child do one item; once more if it crashes."""
+        """Let the child process one item, and once more if it crashes."""
         parts, name = pack(item), self._name_of(item)
         death = self._attempt(run, index, parts, name=name)
         if death is not None:
@@ -80,7 +80,7 @@ class Worker(threading.Thread):
             run.announce(Failed(index, "undecodable", f"the decoder crashed twice, the last time with {death}"))
 
     def _attempt(self, run: Run, index: int, parts: Parts, *, name: str) -> str | None:
-        """Pass on what the child says of one item; ``None``, or how the child died."""
+        """Pass on the child's messages about one item; returns ``None``, or how the child died."""
         channel = self._ready_child(run)
         try:
             send(channel, parts)
@@ -111,7 +111,7 @@ class Worker(threading.Thread):
 
     @staticmethod
     def _hear(run: Run, channel: socket.socket) -> tuple[str, Any, int]:
-        """The child's next message and the room reserved for it; ``silent`` or ``dead`` if none comes."""
+        """The child's next message and the room reserved for it; ``silent`` or ``dead`` if none arrives."""
         reserved = 0
 
         def make_room(num_bytes: int) -> None:
@@ -127,13 +127,13 @@ class Worker(threading.Thread):
         return kind, value, reserved
 
     def _ready_child(self, run: Run) -> socket.socket:
-        """The channel to a child that has imported its job."""
+        """The channel to a child that has imported its job; starts a child if there is none."""
         if self._process is not None and self._process is self._ended:
-            self._stop_child()  # it was done when its run was left, and nobody has buried it yet
+            self._stop_child()  # it ended after its run was left, and has not been reaped yet
         if self._channel is None:
             self._start_child()
         assert self._channel is not None
-        if run.cancelled:  # asked only now that there is a child: whoever cancels later will see it and kill it
+        if run.cancelled:  # checked only now that there is a child: a later cancellation will find and kill it
             raise Cancelled
         if not self._ready:
             try:
@@ -161,7 +161,7 @@ class Worker(threading.Thread):
                 self._process = subprocess.Popen(
                     [sys.executable, "-c", code],
                     stdin=subprocess.DEVNULL,
-                    stdout=2,  # what a library prints must not mix with results
+                    stdout=2,  # output of libraries must not mix with results
                     pass_fds=[theirs.fileno()],
                     process_group=0,  # out of reach of the terminal's Ctrl-C
                     env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -171,18 +171,18 @@ class Worker(threading.Thread):
                 raise
         self._channel, self._ready = ours, False
         ours.settimeout(_STARTUP_SECONDS)
-        with contextlib.suppress(EOFError):  # it is dead already: the handshake will say so
+        with contextlib.suppress(EOFError):  # it is dead already, which the handshake will report
             send(ours, pack(self._packed_job))
 
     def _bury(self, run: Run, *, name: str) -> str:
-        """How the child died that has closed its side of the channel.
+        """Reap a child that has closed its side of the channel, and return how it died.
 
         Raises:
-            FeatcacheError: It was killed from outside; nothing that it read is at fault.
+            FeatcacheError: It was killed from outside, so the file that it read is not at fault.
         """
         process = self._process
         assert process is not None
-        with contextlib.suppress(subprocess.TimeoutExpired):  # leave it time to die, its exit status tells why
+        with contextlib.suppress(subprocess.TimeoutExpired):  # give it time to exit: its exit status says why
             process.wait(_DYING_SECONDS)
         self._stop_child()
         if run.cancelled:
@@ -199,7 +199,7 @@ class Worker(threading.Thread):
         )
 
     def _stop_child(self) -> None:
-        """End the child, whatever it is doing."""
+        """Kill the child, whatever it is doing."""
         process, channel, self._process, self._channel = self._process, self._channel, None, None
         if channel is not None:
             channel.close()
@@ -209,7 +209,7 @@ class Worker(threading.Thread):
 
 
 def _original(value: tuple[Exception, str], *, name: str) -> Exception:
-    """The exception that a child sent, with what it read and the child's traceback as a note."""
+    """The exception that a child sent, with the name of the item and the child's traceback as a note."""
     error, trace = value
     if isinstance(error, OSError) and error.filename is None:
         error.filename = name

@@ -19,7 +19,7 @@ MAX_BATCH_BYTES = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class CropSize:
-    """What a backbone wants a box resized to.
+    """Input size of a backbone, to which boxes are resized.
 
     Attributes:
         size: Side in pixels.
@@ -54,23 +54,23 @@ class RowBatch:
 def decode_rows(
     reader: VideoReader, specs: Sequence[ClipSpec], sizes: Sequence[CropSize], *, max_batch_bytes: int
 ) -> Iterator[RowBatch]:
-    """Decode each needed frame once and yield the rows of all ``specs``, for all ``sizes``, as they are complete.
+    """Decode each needed frame once and yield the rows of all ``specs``, for all ``sizes``, as they become complete.
 
-    A row's pixels are defined by :func:`featcache.data.transforms.crop_resize` and ``recolor`` of its frames; what
-    several rows share (frame, box, flip, colours, size) is computed once. Memory holds one frame, the rows begun and
-    not finished, and one batch.
+    A row's pixels are defined by :func:`featcache.data.transforms.crop_resize` and ``recolor`` of its frames; crops
+    that several rows share (frame, box, flip, colours, size) are computed once. Memory holds one frame, the unfinished
+    rows, and one batch.
 
     Args:
         reader: An open video.
         specs: Rows, all with the same number of frames.
         sizes: Distinct input sizes.
-        max_batch_bytes: Largest batch; a single larger row makes a batch of its own.
+        max_batch_bytes: Largest size of a batch; a single larger row becomes a batch of its own.
 
     Yields:
         Batches in order of completion; each row is in exactly one.
 
     Raises:
-        VideoError: A frame cannot be had.
+        VideoError: A frame cannot be decoded.
         ValueError: ``specs`` differ in length, or a box does not fit the frame.
     """
     if len({len(spec.frames) for spec in specs}) > 1:
@@ -112,7 +112,7 @@ def decode_rows(
 def _batch(
     rows: list[int], open_rows: dict[int, dict[CropSize, npt.NDArray[np.uint8]]], sizes: Sequence[CropSize]
 ) -> RowBatch:
-    """Stack finished rows and let go of them."""
+    """Stack finished rows and release them."""
     parts = [open_rows.pop(row) for row in rows]
     return RowBatch(rows=tuple(rows), pixels={size: np.stack([part[size] for part in parts]) for size in sizes})
 
@@ -128,7 +128,7 @@ def _crop(image: torch.Tensor, spec: ClipSpec, size: CropSize) -> npt.NDArray[np
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Keep torch to one thread: decoders run in parallel processes, and pixels must not depend on a thread count."""
+    """Limit torch to one thread: decoders run in parallel processes, and pixels must not depend on the thread count."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

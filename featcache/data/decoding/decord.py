@@ -1,4 +1,4 @@
-"""decord, an optional decoder: quick to seek, but not frame-exact on every file."""
+"""decord, an optional decoder: fast at seeking, but not frame-exact on every file."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from featcache.errors import FeatcacheError
 
 
 def unavailable() -> str | None:
-    """``None`` if decord works here, else a sentence naming the fix."""
+    """``None`` if decord works on this machine, otherwise a sentence with the fix."""
     try:
         import decord  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
@@ -22,7 +22,7 @@ def unavailable() -> str | None:
 def _open(path: Path) -> Fetch:
     import decord
 
-    decord.logging.set_level(decord.logging.QUIET)  # what matters arrives as an error
+    decord.logging.set_level(decord.logging.QUIET)  # serious problems arrive as exceptions
     reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
 
     def fetch(indices: list[int]) -> npt.NDArray[np.uint8]:

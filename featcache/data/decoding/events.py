@@ -1,4 +1,4 @@
-"""What a pool tells its consumer, and the bounded queue through which it does."""
+"""Events that a pool sends to its consumer, and the bounded queue between them."""
 
 import threading
 import time
@@ -9,12 +9,12 @@ from typing import Any
 
 from featcache.data.types import Status
 
-EVENT_BYTES = 1024  # what an event weighs in the queue beside its payload
+EVENT_BYTES = 1024  # size of an event in the queue, besides its payload
 
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """Something that the job yielded for an item; those of one item arrive in order."""
+    """A value that the job has yielded for an item; the values of one item arrive in order."""
 
     item: int
     value: Any
@@ -22,14 +22,14 @@ class Payload:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The job is done with an item."""
+    """The job has finished an item."""
 
     item: int
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """An item that cannot be had; what arrived of it is to be dropped."""
+    """An item that has failed; its earlier payloads must be dropped."""
 
     item: int
     status: Status
@@ -38,7 +38,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """The worker crashed and the item begins anew: what arrived of it is to be dropped."""
+    """The worker crashed and the item is started again; its earlier payloads must be dropped."""
 
     item: int
 
@@ -51,7 +51,7 @@ class Cancelled(Exception):  # noqa: N818  no error: it tells a worker's thread 
 
 
 class Run:
-    """What the workers' threads and the consumer share during one run."""
+    """State that the workers' threads and the consumer share during one run."""
 
     def __init__(self, items: Iterable[Any], *, num_workers: int, ahead_bytes: int) -> None:
         self.consumer_seconds = 0.0
@@ -66,15 +66,15 @@ class Run:
         self._error: BaseException | None = None
         self._num_present = num_workers
 
-    # The threads' side
+    # Methods for the threads
 
     def take(self) -> tuple[int, Any] | None:
-        """The next item with its index, or ``None``."""
+        """The next item with its index, or ``None`` at the end."""
         with self._items_lock:
             return None if self.cancelled else next(self._items, None)
 
     def reserve(self, num_bytes: int) -> None:
-        """Wait for room in the queue."""
+        """Wait for room in the queue and reserve it."""
         with self._changed:
             start = time.monotonic()
             while self._bytes and self._bytes + num_bytes > self._ahead_bytes and not self.cancelled:
@@ -85,7 +85,7 @@ class Run:
             self._bytes += num_bytes
 
     def release(self, num_bytes: int) -> None:
-        """Give back room."""
+        """Return reserved room."""
         with self._changed:
             self._bytes -= num_bytes
             self._changed.notify_all()
@@ -97,23 +97,23 @@ class Run:
             self._changed.notify_all()
 
     def announce(self, event: Event) -> None:
-        """Queue an event that carries no payload."""
+        """Queue an event without a payload."""
         self.reserve(EVENT_BYTES)
         self.put(event, EVENT_BYTES)
 
     def fail(self, error: BaseException) -> None:
-        """Have the consumer raise ``error``."""
+        """Make the consumer raise ``error``."""
         with self._changed:
             self._error = self._error or error
             self._changed.notify_all()
 
     def leave(self) -> None:
-        """A thread is done with this run."""
+        """Report that a thread has left this run."""
         with self._changed:
             self._num_present -= 1
             self._changed.notify_all()
 
-    # The consumer's side
+    # Methods for the consumer
 
     def get(self) -> Event | None:
         """The next event; ``None`` at the end."""
@@ -132,13 +132,13 @@ class Run:
             return event
 
     def cancel(self) -> None:
-        """Have the threads leave."""
+        """Tell the threads to leave."""
         with self._changed:
             self.cancelled = True
             self._changed.notify_all()
 
     def wait_until_left(self) -> None:
-        """Wait for all threads to have left."""
+        """Wait until all threads have left."""
         with self._changed:
             while self._num_present:
                 self._changed.wait()

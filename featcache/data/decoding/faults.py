@@ -1,4 +1,4 @@
-"""Whose fault is it: the video's (a ledger row) or the machine's (an error that stops the run)?"""
+"""Decides whether a fault is the video's (a ledger row) or the machine's (an error that stops the run)."""
 
 import errno
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from featcache.data.decoding.heartbeat import beat
 from featcache.data.decoding.memory import is_capped, too_much
 from featcache.errors import FeatcacheError, VideoError
 
-# Faults of the machine: they propagate as OSError, and no video is called bad for them.
+# Faults of the machine: they propagate as OSError and are not recorded as faults of a video.
 TRANSIENT = frozenset(
     getattr(errno, name)
     for name in (
@@ -20,19 +20,19 @@ TRANSIENT = frozenset(
     if hasattr(errno, name)
 )
 
-# Of these, the ones that may be of one file alone: a bad sector, a stale handle. The file is `unreadable`, and the run
-# goes on; it is tried again later.
+# Those of them that may concern a single file: a bad sector, a stale handle. The file is `unreadable`, the run goes on,
+# and the file is tried again later.
 UNREADABLE = frozenset(
     getattr(errno, name) for name in ("EIO", "EREMOTEIO", "ESTALE", "ETIMEDOUT") if hasattr(errno, name)
 )
 
-# What reading the file once more would not show.
+# Faults that would not appear if the file were read once more.
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 @contextmanager
 def blaming_the_video() -> Iterator[None]:
-    """A file that is not there or may not be read is ``missing``; a fault of the machine stays an OSError."""
+    """Turn a file that does not exist or may not be read into ``missing``; a fault of the machine stays an OSError."""
     try:
         yield
     except OSError as error:
@@ -42,11 +42,11 @@ def blaming_the_video() -> Iterator[None]:
 
 
 def check_readable(path: Path) -> None:
-    """Check that ``path`` is a file with bytes in it that may be read.
+    """Check that ``path`` is a readable file that is not empty.
 
     Raises:
         VideoError: ``missing`` (absent, a folder, no permission) or ``undecodable`` (empty).
-        OSError: The machine is at fault.
+        OSError: The machine failed, not the video.
     """
     try:
         with path.open("rb") as file:
@@ -63,12 +63,12 @@ def check_readable(path: Path) -> None:
 def blame(path: Path, error: Exception, what: str) -> VideoError | OSError:
     """The exception to raise for a library's ``error``: ``undecodable`` unless the machine is at fault.
 
-    A decoder's word is no evidence: it reports a failing disk as invalid data, a Matroska file that is cut as an I/O
-    error and a giant raw picture as a busy device. So the file is read through once, which tells whose fault it is.
+    A decoder's error code is not reliable: it reports a failing disk as invalid data, a truncated Matroska file as an
+    I/O error and a giant raw picture as a busy device. So the whole file is read once, which shows whose fault it is.
 
     Args:
         path: The file.
-        error: What the decoder said.
+        error: The decoder's exception.
         what: What failed, e.g. ``"cannot be opened as a video"``.
     """
     code = getattr(error, "errno", None)
@@ -90,17 +90,17 @@ def blame(path: Path, error: Exception, what: str) -> VideoError | OSError:
 
 @contextmanager
 def blaming_the_decoder(path: Path, decoder: str) -> Iterator[None]:
-    """Whatever a decoder raises that it should not (an ``IndexError`` of a mutated stream) is the video's fault.
+    """Treat an unexpected exception of a decoder (e.g. an ``IndexError`` on a damaged stream) as the video's fault.
 
     Raises:
         VideoError: ``undecodable``, naming the decoder and its exception.
-        OSError: The machine is at fault.
+        OSError: The machine failed, not the video.
     """
     try:
         yield
     except (FeatcacheError, MemoryError):
         raise
     except Exception as error:
-        if isinstance(error, OSError) and type(error).__module__ == "builtins":  # libraries' own are subclasses
+        if isinstance(error, OSError) and type(error).__module__ == "builtins":  # libraries raise subclasses
             raise
         raise blame(path, error, f"{decoder} fails with {type(error).__name__}") from error

@@ -1,7 +1,7 @@
-"""Decoders that are asked for frames by index while PyAV keeps the clock.
+"""Decoders of other libraries, which give frames by index while PyAV gives the timeline.
 
-PyAV says how many frames there are, when each is shown and how large it is; the other library says what frame ``i``
-looks like. So timestamps and failures mean the same with every decoder, and what differs is whose frame ``i`` it is.
+PyAV determines how many frames there are, when each is shown and how large it is; the other library gives the pixels of
+frame ``i``. So timestamps and failures mean the same with every decoder, and only the pixels can differ.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ from featcache.data.decoding.work import spend
 from featcache.data.types import Timeline
 from featcache.errors import VideoError
 
-# Frames asked for at once: a library may decode a group faster than one by one, and memory stays bounded.
+# Number of frames requested at once: a library may decode a group faster than single frames, and memory stays bounded.
 _GROUP_FRAMES = 8
 
 # Frame indices -> uint8 RGB [n, H, W, 3].
@@ -33,12 +33,12 @@ class ForeignReader:
     Args:
         path: The file.
         decoder: The library's name, for messages.
-        open_file: Opens the file with the library and returns how to fetch frames.
-        errors: What the library raises for a video that it cannot read.
+        open_file: Opens the file with the library and returns a function that fetches frames.
+        errors: Exceptions that the library raises for a video that it cannot read.
 
     Raises:
         VideoError: ``missing`` or ``undecodable``.
-        OSError: The machine is at fault.
+        OSError: The machine failed, not the video.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ForeignReader:
 
     @property
     def timeline(self) -> Timeline:
-        """Timestamps and size of the frames, by PyAV."""
+        """Timestamps and size of the frames, from PyAV."""
         return self._timeline
 
     @property

@@ -1,4 +1,4 @@
-"""Signs of life: decoders beat once a packet, so that a long decode is told from a hung one."""
+"""Heartbeats: decoders beat once per packet, so that a long decode is not mistaken for a hung one."""
 
 from collections.abc import Callable
 
@@ -6,12 +6,12 @@ _listener: Callable[[], None] | None = None
 
 
 def beat() -> None:
-    """Say that work goes on; does nothing outside a worker."""
+    """Report progress; does nothing outside a worker."""
     if _listener is not None:
         _listener()
 
 
 def listen(listener: Callable[[], None] | None) -> None:
-    """Have ``listener`` called at each beat of this process; ``None`` stops it."""
+    """Call ``listener`` at each beat of this process; ``None`` removes it."""
     global _listener
     _listener = listener

@@ -1,18 +1,18 @@
-"""A cap on the memory of a decoding process: a file whose header lies must not take the machine down with it."""
+"""Limits the memory of a decoding process, so that a file with a false header cannot exhaust the machine."""
 
 import sys
 from pathlib import Path
 
-# The largest pictures that cameras make (8192 x 8192): more is a damaged header, and gigabytes a frame.
+# The largest pictures that cameras make (8192 x 8192): larger ones come from a damaged header and need gigabytes each.
 MAX_PIXELS = 1 << 26
-# Beside the libraries: 8K video with 16 reference frames needs 1 GB.
+# Beyond the libraries: 8K video with 16 reference frames needs 1 GB.
 HEADROOM_BYTES = 2 << 30
 
 _capped = False
 
 
 def cap_memory(headroom_bytes: int = HEADROOM_BYTES) -> None:
-    """Let this process allocate so much more than it has now, and no more; for worker processes (Linux)."""
+    """Limit how much this process may allocate beyond its present memory; for worker processes (Linux)."""
     global _capped
     if sys.platform != "linux":
         return
@@ -30,10 +30,10 @@ def cap_memory(headroom_bytes: int = HEADROOM_BYTES) -> None:
 
 
 def is_capped() -> bool:
-    """Whether want of memory in this process is the video's fault: it met the cap, not the machine's end."""
+    """Whether a lack of memory in this process is the video's fault: its limit was reached, not the machine's."""
     return _capped
 
 
 def too_much() -> str:
-    """The reason to record for such a video."""
+    """The reason to record for a video that needs too much memory."""
     return f"decoding it takes more than {HEADROOM_BYTES >> 30} GiB of memory, as only damaged files ask for"

@@ -1,4 +1,4 @@
-"""Messages between a pool and its workers: a pickle whose large buffers travel raw behind it."""
+"""Messages between a pool and its workers: a pickle, followed by its large buffers as raw bytes."""
 
 import pickle
 import select
@@ -17,7 +17,7 @@ Parts = list[bytes | memoryview]
 
 
 def pack(message: object) -> Parts:
-    """What to write for ``message``; contiguous NumPy arrays are referred to where they lie, not copied."""
+    """The pieces to write for ``message``; contiguous NumPy arrays are referenced, not copied."""
     buffers: list[pickle.PickleBuffer] = []
     data = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
     raw = [buffer.raw() for buffer in buffers]
@@ -46,7 +46,7 @@ def receive(channel: socket.socket, *, make_room: Callable[[int], None] = lambda
 
     Raises:
         EOFError: The other side is gone.
-        TimeoutError: No byte came for as long as the channel's timeout, while this process ran.
+        TimeoutError: No byte arrived during the channel's timeout while this process was running.
     """
     size, num_buffers = _HEAD.unpack(_exactly(channel, _HEAD.size))
     sizes = [number for (number,) in _SIZE.iter_unpack(_exactly(channel, _SIZE.size * num_buffers))]
@@ -56,7 +56,7 @@ def receive(channel: socket.socket, *, make_room: Callable[[int], None] = lambda
 
 
 def _exactly(channel: socket.socket, num_bytes: int) -> memoryview:
-    """The next ``num_bytes``, in fresh memory that nobody zeroed."""
+    """The next ``num_bytes``, in new memory that has not been zeroed."""
     buffer = np.empty(num_bytes, np.uint8).data
     view = buffer
     while view:
@@ -74,12 +74,13 @@ def _exactly(channel: socket.socket, num_bytes: int) -> memoryview:
 def _wait(channel: socket.socket) -> None:
     """Wait for bytes or the end of the stream, in short waits that add up to the channel's timeout.
 
-    A machine that is suspended, a paused container or Ctrl-Z makes one of them longer, and leaves the other side, which
-    may have been stopped as well, the time of those to come: silence is only what this process was awake to hear.
+    If the machine is suspended, the container paused or Ctrl-Z pressed, only one of these waits gets longer, and the
+    other side, which may have been stopped as well, still has the time of the remaining waits: only the time in which
+    this process was running counts.
     """
     seconds = channel.gettimeout()
     if seconds is None:
-        return  # reading waits for ever
+        return  # reading may then block for ever
     poll = select.poll()
     poll.register(channel, select.POLLIN)
     for _ in range(_NUM_WAITS):

@@ -1,4 +1,4 @@
-"""From a decoded frame to what is shown: RGB, of one size, turned as the container asks."""
+"""Converts decoded frames to the displayed pictures: RGB, of one size, rotated as the container asks."""
 
 from collections.abc import Mapping  # noqa: TC003  of a local name
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """What a display matrix does to pictures, in this order.
+    """The effect of a display matrix on pictures, in this order.
 
     Attributes:
-        swaps: Rows become columns.
-        mirrors_x: Then left and right change places.
-        mirrors_y: Then top and bottom do.
+        swaps: Whether rows become columns.
+        mirrors_x: Whether left and right are then swapped.
+        mirrors_y: Whether top and bottom are then swapped.
     """
 
     swaps: bool = False
@@ -30,11 +30,11 @@ class Turn:
     mirrors_y: bool = False
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height as shown, of pictures stored so."""
+        """Width and height as shown, from those of the stored pictures."""
         return (height, width) if self.swaps else (width, height)
 
     def apply(self, picture: Pixels) -> Pixels:
-        """``picture`` [H, W, …] as shown, a view of the same pixels."""
+        """``picture`` [H, W, …] as shown; a view of the same pixels."""
         if self.swaps:
             picture = picture.swapaxes(0, 1)
         if self.mirrors_x:
@@ -45,8 +45,8 @@ class Turn:
 def turn_of(frame: VideoFrame) -> Turn:
     """The nearest quarter turn, with or without mirroring, to the display matrix of a frame.
 
-    The matrix says x' = ax + cy, y' = bx + dy. Halfway between two quarter turns (45 degrees) rows stay rows; scale and
-    shear are ignored.
+    The matrix stands for x' = ax + cy, y' = bx + dy. Halfway between two quarter turns (45 degrees) rows stay rows;
+    scale and shear are ignored.
     """
     side_data: Mapping[str, Any] = frame.side_data
     if "DISPLAYMATRIX" not in side_data:
@@ -59,19 +59,19 @@ def turn_of(frame: VideoFrame) -> Turn:
 
 
 def pixel_aspect(sample_aspect: Fraction | None, turn: Turn) -> float:
-    """Width over height of a pixel as shown; 1 where the file states none, or one that is not above 0."""
+    """Width over height of a pixel as shown; 1 if the file states none, or a value that is not above 0."""
     if not sample_aspect or sample_aspect < 0:
         return 1.0
     return float(1 / sample_aspect if turn.swaps else sample_aspect)
 
 
 def transfer_of(frame: VideoFrame) -> str:
-    """``pq`` or ``hlg`` for a frame in HDR, else empty."""
+    """``pq`` or ``hlg`` for a frame in HDR, otherwise empty."""
     return _HDR.get(int(frame.color_trc), "")
 
 
 def to_rgb(frame: VideoFrame, reformatter: VideoReformatter, *, size: tuple[int, int]) -> Pixels:
-    """Uint8 RGB [H, W, 3] of a frame as stored, scaled (bicubic) where it has not the video's ``size`` (W, H)."""
+    """Uint8 RGB [H, W, 3] of a frame as stored, scaled (bicubic) if it does not have the video's ``size`` (W, H)."""
     width, height = size
     if (frame.width, frame.height) == size:
         converted = reformatter.reformat(frame, format="rgb24", threads=1)

@@ -1,10 +1,10 @@
-"""A pool of worker processes that decode ahead, are killed when they hang, and take nobody with them when they crash.
+"""A pool of worker processes that decode ahead, are killed when they hang, and may crash without harming the parent.
 
-Each worker is a fresh interpreter (never a fork: torch, CUDA and swscale do not survive one) that runs one generator
-function and streams what it yields over a socket. One thread a worker in the parent hands out items, receives, and
-enforces the deadline; a queue bounded in bytes lies between these threads and the consumer. When the queue is full the
-threads stop reading, the sockets fill up and the workers wait. Sockets vanish with their processes: there is no
-shared memory to leak.
+Each worker is a fresh interpreter (never a fork, which torch, CUDA and swscale do not survive) that runs one generator
+function and streams the yielded values over a socket. In the parent one thread per worker hands out items, receives
+values, and enforces the deadline; between these threads and the consumer is a queue that is bounded in bytes. When the
+queue is full the threads stop reading, the sockets fill up and the workers wait. Sockets vanish with their processes,
+and there is no shared memory that could leak.
 """
 
 import atexit
@@ -29,11 +29,11 @@ class WorkerPool:
         job: A module-level generator function of one picklable item. A :class:`~featcache.errors.VideoError` that it
             raises becomes a :class:`Failed` event, and so does an I/O error of one file (``unreadable``); any other
             exception is raised in the consumer.
-        name: What to call an item in errors, e.g. its path.
-        num_workers: Processes. They start at once and stay warm until :meth:`close`.
-        deadline_seconds: A job that gives no payload and no heartbeat for so long is killed: ``timeout``.
-        max_gigapixels: An item of which more is decoded is ``undecodable``.
-        ahead_bytes: How much may wait for the consumer, over all workers; a larger single payload waits alone.
+        name: Function that names an item in errors, e.g. by its path.
+        num_workers: Number of processes. They start at once and are kept until :meth:`close`.
+        deadline_seconds: A job that gives no payload and no heartbeat for this time is killed: ``timeout``.
+        max_gigapixels: An item for which more pixels are decoded is ``undecodable``.
+        ahead_bytes: How many bytes may wait for the consumer, over all workers; a larger single payload waits alone.
     """
 
     def __init__(
@@ -52,38 +52,38 @@ class WorkerPool:
         self._run: Run | None = None
         self._past_waits = (0.0, 0.0)
         self._closed = False
-        packed_job = pickle.dumps(job, protocol=5)  # by name: an error here says that it is not at module level
+        packed_job = pickle.dumps(job, protocol=5)  # fails if the function is not at module level
         self._workers = [
             Worker(packed_job, name=name, deadline_seconds=deadline_seconds, max_gigapixels=max_gigapixels)
             for _ in range(num_workers)
         ]
         for worker in self._workers:
             worker.start()
-        atexit.register(self.close)  # at exit, while the threads still run, whoever forgot to
+        atexit.register(self.close)  # at exit, while the threads still run, if nobody has closed the pool
 
     @property
     def wait_seconds(self) -> float:
-        """How long the consumer has waited for events: decoding is the bottleneck."""
+        """Seconds for which the consumer has waited for events; if large, decoding is the bottleneck."""
         return self._past_waits[0] + (self._run.consumer_seconds if self._run else 0.0)
 
     @property
     def blocked_seconds(self) -> float:
-        """How long workers have waited for the consumer, summed over workers: encoding is the bottleneck."""
+        """Seconds for which workers have waited for the consumer, summed; if large, encoding is the bottleneck."""
         return self._past_waits[1] + (self._run.producer_seconds if self._run else 0.0)
 
     def run(self, items: Iterable[Any]) -> Iterator[Event]:
-        """Yield events as they arrive; those of different items interleave, and each item ends in one event.
+        """Yield events as they arrive; events of different items interleave, and each item ends with one final event.
 
         Args:
-            items: Drawn lazily, from helper threads (never two at once).
+            items: The items, drawn lazily from helper threads (never two at once).
 
         Yields:
-            :class:`Payload`, and for each item exactly one :class:`Finished` or :class:`Failed`. A worker that crashes
-            gets one more chance (:class:`Restarted`), then the item is ``undecodable``.
+            :class:`Payload`, and for each item exactly one :class:`Finished` or :class:`Failed`. If a worker crashes,
+            the item is tried once more (:class:`Restarted`); then it is ``undecodable``.
 
         Raises:
-            FeatcacheError: A worker was killed from outside, most often for want of memory: no item is at fault.
-            Exception: What a job or ``items`` raised; a worker's traceback is added as a note.
+            FeatcacheError: A worker was killed from outside, usually for lack of memory; no item is at fault.
+            Exception: An exception of a job or of ``items``; a worker's traceback is added as a note.
         """
         if self._closed or self._run is not None:
             raise RuntimeError("the pool is closed" if self._closed else "the pool is in use; finish the first run")
@@ -97,7 +97,7 @@ class WorkerPool:
             self._end(run)
 
     def close(self) -> None:
-        """End all workers at once, whatever they are doing."""
+        """Kill all workers at once, whatever they are doing."""
         if self._closed:
             return
         self._closed = True

@@ -1,10 +1,10 @@
 """The default decoder: PyAV, frame-exact on every file it opens.
 
-Frame ``i`` is the ``i``-th frame that sequential decoding of the whole file gives, in presentation order. How it is
-found depends on what the packets can be trusted for:
+Frame ``i`` is the ``i``-th frame of a sequential decode of the whole file, in presentation order. How it is found
+depends on how far the packets can be trusted:
 
-* *indexed*: where each packet shows one frame and carries its presentation time (H.264, HEVC, VP9, AV1, MJPEG in MP4
-  or Matroska, every packet timed, the first a random access point), demuxing alone gives the timeline, and far frames
+* *indexed*: if each packet shows one frame and carries its presentation time (H.264, HEVC, VP9, AV1, MJPEG in MP4 or
+  Matroska, every packet timed, the first a random access point), demuxing alone gives the timeline, and later frames
   are reached by seeking to a random access point: an IDR picture, or a key frame of a codec that has no other kind.
 * *counted*: everything else (AVI, MPEG-4 packed bitstreams, missing or repeated timestamps, interlaced or cut streams)
   is decoded once to count the frames that really come out, and read from the beginning.
@@ -41,14 +41,14 @@ from featcache.data.decoding.work import spend
 from featcache.data.types import Timeline
 from featcache.errors import VideoError
 
-# Containers that store a presentation time for each packet, and codecs whose packets are one shown frame each.
+# Containers that store a presentation time for each packet, and codecs whose packets each show one frame.
 _TIMED_CONTAINERS = {"mov", "mp4", "matroska", "webm"}
 _INDEXED_CONTAINERS = {"mov", "mp4"}  # and those whose index says how many packets there should be
 _ONE_FRAME_A_PACKET = {"h264", "hevc", "vp9", "av1", "mjpeg"}
 _PROGRESSIVE = (0, 1)  # AV_FIELD_UNKNOWN, AV_FIELD_PROGRESSIVE
-# What may be opened: containers and streams of moving pictures. Anything else is refused before its first byte is
-# interpreted: playlists (hls, dash, concat, sdp, imf), which would open other files or the network, formats that open
-# the files beside them (image2, vobsub, mlv), pictures, texts and sound.
+# Formats that may be opened: containers and streams of moving pictures. Everything else is refused before its first
+# byte is interpreted: playlists (hls, dash, concat, sdp, imf), which would open other files or the network, formats
+# that open the files beside them (image2, vobsub, mlv), pictures, texts and sound.
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,asf_o,flv,live_flv,kux,mpeg,mpegts,mpegvideo,ogg,rm,mxf,gxf,nut,nuv,"
     "nsv,dv,wtv,pva,dhav,lmlm4,vivo,swf,ty,r3d,m4v,h261,h263,h264,hevc,vvc,evc,av1,obu,ivf,vc1,vc1test,avs2,avs3,"
@@ -80,14 +80,14 @@ class PyAVReader:
 
     Raises:
         VideoError: ``missing`` or ``undecodable``, with the reason.
-        OSError: The machine is at fault.
+        OSError: The machine failed, not the video.
     """
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
         self._path = path
         self._threads = threads
         self._container: InputContainer | None = None
-        self._reformatter: VideoReformatter | None = None  # made on first use: one made before a fork hangs
+        self._reformatter: VideoReformatter | None = None  # created on first use, since one created before a fork hangs
         self._access: tuple[_Access, ...] = ()
         self._position: dict[int, int] | None = None  # pts -> index of an indexed stream, None for a counted one
         self._kept: list[VideoFrame] | None = None
@@ -97,7 +97,7 @@ class PyAVReader:
         check_readable(path)
         try:
             self._open()
-            self._codec = self._stream.codec_context.codec.canonical_name  # not the decoder's, which builds choose
+            self._codec = self._stream.codec_context.codec.canonical_name  # the decoder's name depends on the build
             indexed = self._demux()
             if indexed is not None:
                 self._position = {at: index for index, at in enumerate(indexed)}
@@ -151,13 +151,13 @@ class PyAVReader:
         self.close()
         try:
             self._container = av.open(
-                f"file:{self._path}",  # a name such as 12:30.mp4 is no protocol
-                metadata_errors="ignore",  # metadata that is not UTF-8 must not keep anyone from the pictures
+                f"file:{self._path}",  # a name such as 12:30.mp4 is not a protocol
+                metadata_errors="ignore",  # metadata that is not UTF-8 must not prevent reading the pictures
                 container_options={"protocol_whitelist": "file", "format_whitelist": _FORMATS},
             )
             self._stream = _best_stream(self._container)
             _check_size(self._stream)
-        except av.error.ArgumentError as error:  # so FFmpeg refuses a format that may not be opened
+        except av.error.ArgumentError as error:  # FFmpeg's error for a format that may not be opened
             what = "cannot be opened as a video (damaged, or another kind of file, such as a picture or a playlist)"
             raise blame(self._path, error, what) from error
         except (av.error.FFmpegError, OSError) as error:
@@ -195,7 +195,7 @@ class PyAVReader:
             )
         pts = sorted(at for at in shown if at is not None)
         timed = len(pts) == len(set(pts)) == len(shown) > 0
-        # A stream that begins in the middle: how many frames the decoder drops there is its own affair.
+        # A stream that begins in the middle: it is unknown how many frames the decoder drops there.
         if not (trusted and timed and access and access[0] == shown[0] == pts[0]):
             return None
         starts = set(access)
@@ -203,9 +203,9 @@ class PyAVReader:
         return pts
 
     def _num_promised(self, num_packets: int) -> int:
-        """Pictures that the container's index lists; an entry without bytes keeps a place in time and is none."""
+        """Number of pictures in the container's index; entries without bytes only fill a place in time."""
         entries = self._stream.index_entries
-        if len(entries) <= num_packets:  # nothing can be lacking: do not look at each
+        if len(entries) <= num_packets:  # none can be missing, so the entries need not be checked
             return len(entries)
         return sum(entry.size > 0 for entry in entries)
 
@@ -250,7 +250,7 @@ class PyAVReader:
     # Reading
 
     def _packets(self) -> Iterator[VideoPacket]:
-        """Packets of the stream, the flushing one last; without a last packet that the end of the file cuts short."""
+        """Packets of the stream, the flushing one last; a packet that the end of the file truncates is left out."""
         assert self._container is not None, "the reader is closed"
         held: VideoPacket | None = None
         try:
@@ -310,7 +310,7 @@ class PyAVReader:
         return None
 
     def _frame(self, index: int) -> VideoFrame:
-        """Frame ``index`` as decoded, from where the decoder stands, a random access point or the beginning."""
+        """Decode frame ``index``, starting at the decoder's position, a random access point or the beginning."""
         if self._kept is not None:
             return self._kept[index]
         done = -1 if self._last is None else self._last[0]
@@ -330,14 +330,14 @@ class PyAVReader:
         return frame
 
     def _advance(self, index: int) -> VideoFrame | None:
-        """Decode up to frame ``index``; ``None`` if it is passed over."""
+        """Decode up to frame ``index``; ``None`` if the decoder skips it."""
         try:
             for at, frame in self._frames:
                 self._last = (at, frame)
                 if at >= index:
                     return frame if at == index else None
         except (VideoError, OSError):
-            self._last = None  # the next frame asked for starts afresh
+            self._last = None  # the next requested frame begins anew
             raise
         return None
 
@@ -366,7 +366,7 @@ def _best_stream(container: InputContainer) -> VideoStream:
 
 
 def _check_size(stream: VideoStream) -> None:
-    """Refuse what no camera makes, before a frame of it is allocated."""
+    """Refuse pictures larger than any camera's, before a frame is allocated."""
     if stream.width * stream.height > MAX_PIXELS:
         raise VideoError(
             "undecodable",

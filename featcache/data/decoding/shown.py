@@ -1,4 +1,4 @@
-"""How many frames a packet shows, read from its headers: AV1 and VP9 also carry frames that are only referred to."""
+"""Reads from a packet's headers how many frames it shows: AV1 and VP9 also have frames that are never shown."""
 
 from collections.abc import Iterator
 
@@ -7,10 +7,10 @@ _KEY_FRAME = 0
 
 
 def num_shown(codec: str, packet: memoryview) -> int | None:
-    """Frames that a packet shows; ``None`` where its headers cannot be read.
+    """Number of frames that a packet shows; ``None`` if its headers cannot be read.
 
-    Hidden frames (alternative references) count as none, a header that shows a stored frame as one. Packets of other
-    codecs that are indexed hold one picture, which is shown.
+    Hidden frames (alternative references) are not counted; a header that shows a stored frame counts as one. Packets of
+    the other indexed codecs hold one picture, which is shown.
 
     Args:
         codec: FFmpeg's codec name.
@@ -49,8 +49,8 @@ def obus(packet: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Type and payload of each unit of an AV1 packet (specification, section 5.3).
 
     Raises:
-        ValueError: The bytes are no sequence of units.
-        IndexError: They end within one.
+        ValueError: The bytes are not a sequence of units.
+        IndexError: The bytes end within a unit.
     """
     at = 0
     while at < len(packet):
@@ -87,13 +87,13 @@ def _shows_av1(kind: int, payload: memoryview) -> bool:
 
 
 def _av1_frame(payload: memoryview) -> tuple[bool, int, bool]:
-    """``show_existing_frame``, ``frame_type`` and ``show_frame``, with which a frame header begins."""
+    """``show_existing_frame``, ``frame_type`` and ``show_frame`` from the beginning of a frame header."""
     first = payload[0]
     return bool(first & 0x80), first >> 5 & 3, bool(first & 0x10)
 
 
 def _vp9_frames(packet: memoryview) -> Iterator[memoryview]:
-    """Frames of a packet, which a superframe index at its end may list (VP9 specification, annex B)."""
+    """Frames of a packet, which may have a superframe index at its end (VP9 specification, annex B)."""
     marker = packet[-1]
     num_frames, size_bytes = (marker & 7) + 1, (marker >> 3 & 3) + 1
     index_bytes = 2 + num_frames * size_bytes

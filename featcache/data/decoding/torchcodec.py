@@ -11,14 +11,14 @@ from featcache.errors import FeatcacheError
 
 
 def unavailable() -> str | None:
-    """``None`` if torchcodec works here, else a sentence naming the fix."""
+    """``None`` if torchcodec works on this machine, otherwise a sentence with the fix."""
     try:
         import torchcodec
     except ImportError as error:
         return f"decoder 'torchcodec' cannot be imported ({error}); run: pip install 'featcache[torchcodec]'"
-    except (OSError, RuntimeError):  # releases that look for FFmpeg when imported
+    except (OSError, RuntimeError):  # some releases look for FFmpeg when they are imported
         return _NO_FFMPEG
-    # The wheel carries no FFmpeg: the import succeeds without one, and only opening a video would fail.
+    # The wheel contains no FFmpeg: without one the import succeeds, and only opening a video would fail.
     return None if getattr(torchcodec, "ffmpeg_major_version", True) else _NO_FFMPEG
 
 

@@ -1,4 +1,4 @@
-"""A cap on the work of one file: a few bytes can ask for days of decoding, and each frame of it is a sign of life."""
+"""Limits the work on one file: a few bytes can cause days of decoding, and each decoded frame is a heartbeat."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ _left: float | None = None
 
 @contextmanager
 def at_most(gigapixels: float) -> Iterator[None]:
-    """Let what decodes in a block decode so much and no more; nothing is counted outside of one."""
+    """Limit how much may be decoded inside a ``with`` block; nothing is counted outside."""
     global _allowed, _left
     _allowed, _left = gigapixels, gigapixels * 1e9
     try:
@@ -21,10 +21,10 @@ def at_most(gigapixels: float) -> Iterator[None]:
 
 
 def spend(pixels: int) -> None:
-    """Count a frame that was decoded, wanted or not.
+    """Count a decoded frame, whether it was needed or not.
 
     Raises:
-        VideoError: ``undecodable``: it is more than the file may take.
+        VideoError: ``undecodable``: the file exceeds its limit.
     """
     global _left
     if _left is None:

@@ -1,4 +1,4 @@
-"""What a worker process runs: one job function, item after item, over one socket."""
+"""The program of a worker process: runs one job function, item after item, over one socket."""
 
 import contextlib
 import ctypes
@@ -29,12 +29,12 @@ def main(descriptor: int, parent: int, max_gigapixels: float) -> None:
     Args:
         descriptor: File descriptor of the connected socket.
         parent: Process id of the pool; the worker does not outlive it.
-        max_gigapixels: What may be decoded of one item.
+        max_gigapixels: Limit of decoded pixels per item.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent
     _die_with(parent)
     channel = socket.socket(fileno=descriptor)
-    with contextlib.suppress(EOFError):  # the pool is gone: nothing is left to do, and nobody to tell
+    with contextlib.suppress(EOFError):  # the pool is gone, so nothing is left to do or to report
         _serve(channel, max_gigapixels=max_gigapixels)
 
 
@@ -55,7 +55,7 @@ def _serve(channel: socket.socket, *, max_gigapixels: float) -> None:
 
 
 def _messages(job: Callable[[Any], Iterator[Any]], item: object) -> Iterator[tuple[str, Any]]:
-    """What to tell the pool about one item."""
+    """Messages to the pool about one item."""
     try:
         for payload in job(item):
             yield "payload", payload
@@ -80,7 +80,7 @@ def _packed(message: tuple[str, Any]) -> Parts:
 
 
 def _failure(error: Exception) -> tuple[str, Any]:
-    """An error in a form that surely unpickles in the parent, with its traceback as text."""
+    """An error in a form that can always be unpickled in the parent, with its traceback as text."""
     trace = "".join(traceback.format_exception(error))
     try:
         if type(pickle.loads(pickle.dumps(error))) is type(error):  # noqa: S301  our own bytes
@@ -93,7 +93,7 @@ def _failure(error: Exception) -> tuple[str, Any]:
 
 
 class _Beats:
-    """Passes the decoder's beats on, but not more often than the pool cares for."""
+    """Passes the decoder's heartbeats on, but not more often than the pool needs them."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
@@ -108,8 +108,8 @@ class _Beats:
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when the thread that started it ends, however it ends (Linux)."""
+    """Let the kernel kill this process when the thread that started it ends, however it ends (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before the call
+        if os.getppid() != parent:  # the parent ended before the call
             os._exit(1)

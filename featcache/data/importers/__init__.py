@@ -1,4 +1,4 @@
-"""Importers: the official lists of public data sets as manifests; every file here but two registers one."""
+"""Importers: read the official lists of public data sets as manifests; every file here except two registers one."""
 
 from featcache.data.importers import (  # noqa: F401 importing a module registers what it lists
     diving48,

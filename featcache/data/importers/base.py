@@ -1,11 +1,11 @@
-"""The registry of data sets: a function a data set that turns its official lists into rows.
+"""The registry of data sets: one function per data set that turns its official lists into rows.
 
-An importer is one file. It reads the lists that the data set was published with, in whatever packing the videos came,
-and yields a row for each video that they name, in the order of the lists. A video without a file is a row of status
-``missing``. Files that no list names are counted and said, never taken.
+An importer is one file. It reads the lists that were published with the data set, however the videos are arranged, and
+yields a row for each video that they name, in the order of the lists. A video without a file becomes a row of status
+``missing``. Files that no list names are counted and reported, never taken.
 
-Label columns follow one rule for all data sets: ``label`` is the class, ``group`` names what belongs together (clips of
-one source video, so that no random split may separate them), ``split1`` … are official splits where there are several,
+Label columns follow one rule for all data sets: ``label`` is the class, ``group`` names videos that belong together
+(clips of one source video, which no random split may separate), ``split1`` … are official splits if there are several,
 and ``split_<task>`` is the split of the label ``<task>``.
 """
 
@@ -31,11 +31,11 @@ class DatasetEntry:
     Attributes:
         name: Registry name, e.g. ``ucf101``.
         summary: One line for ``featcache datasets``.
-        layout: The folders and lists that are expected, in one line.
-        split_columns: Label columns that hold official splits, where there are several; the first one of which the
-            lists are there is the default, unless ``has_default_split`` is false.
-        has_default_split: Whether a row's ``split`` is filled in without being asked.
-        list_videos: Lists the videos; rows may leave ``split`` to ``split_columns``.
+        layout: The expected folders and lists, in one line.
+        split_columns: Label columns that hold official splits, if there are several; the first one whose lists are
+            present is the default, unless ``has_default_split`` is false.
+        has_default_split: Whether a row's ``split`` is filled in by default.
+        list_videos: Function that lists the videos; its rows may leave ``split`` to ``split_columns``.
     """
 
     name: str
@@ -48,11 +48,11 @@ class DatasetEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """A data set as it is found on disk.
+    """A data set as found on disk.
 
     Attributes:
-        manifest: A row for each video that the lists name; not yet scanned.
-        unlisted: Video files that no list names, relative to the root; they are not taken.
+        manifest: One row for each video that the lists name; not yet scanned.
+        unlisted: Video files that no list names, relative to the root; they are ignored.
     """
 
     manifest: Manifest
@@ -89,10 +89,10 @@ def dataset_entries() -> list[DatasetEntry]:
 
 
 def find_dataset(name: str) -> DatasetEntry:
-    """The data set of a name.
+    """Find a data set by name.
 
     Raises:
-        UnknownNameError: No such data set; names the closest.
+        UnknownNameError: There is no such data set; names the closest.
     """
     if name not in _ENTRIES:
         raise unknown_name("data set", name, _ENTRIES, hint="Run `featcache datasets` for the list.")
@@ -103,13 +103,13 @@ def read_listing(name: str, *, root: Path, split_column: str | None = None) -> L
     """List a data set without opening a video.
 
     Args:
-        name: Registered data set.
-        root: Folder with the videos and the official lists, in any of the usual packings.
+        name: Name of a registered data set.
+        root: Folder with the videos and the official lists, in any of the usual arrangements.
         split_column: Official split that becomes the rows' ``split``; ``None`` is the default of the data set.
 
     Raises:
-        UnknownNameError: No such data set or split column.
-        ManifestError: A list is missing or a row of it cannot be used; the sentence says which.
+        UnknownNameError: There is no such data set or split column.
+        ManifestError: A list is missing or one of its rows cannot be used; the message says which.
     """
     entry = find_dataset(name)
     files = DatasetFiles.under(root)
@@ -128,7 +128,7 @@ def read_listing(name: str, *, root: Path, split_column: str | None = None) -> L
 
 
 def list_dataset(name: str, *, root: Path, split_column: str | None = None) -> Manifest:
-    """As :func:`read_listing`, but only the rows; what is missing or not listed is said in a line of the log."""
+    """As :func:`read_listing`, but returns only the rows; the log reports missing and unlisted videos."""
     listing = read_listing(name, root=root, split_column=split_column)
     missing = [video for video in listing.manifest.videos if video.status == "missing"]
     if missing:
@@ -148,14 +148,14 @@ def list_dataset(name: str, *, root: Path, split_column: str | None = None) -> M
 def make_row(
     video_id: str, *, found: str | None, expected: str, labels: Mapping[str, str], split: str = ""
 ) -> VideoRecord:
-    """The row of a listed video.
+    """Make the row of a listed video.
 
     Args:
-        video_id: Its id.
-        found: Its file relative to the root, or ``None``.
-        expected: Where the file is in the official layout; the path of the row if it is missing.
-        labels: Its label columns.
-        split: Its split, where the data set has one.
+        video_id: Id of the video.
+        found: File of the video relative to the root, or ``None``.
+        expected: Path of the file in the official layout; the path of the row if the file is missing.
+        labels: Label columns of the video.
+        split: Split of the video, if the data set has one.
     """
     if found is not None:
         return VideoRecord(id=video_id, path=found, labels=labels, split=split)

@@ -1,4 +1,4 @@
-"""The files of a data set's folder, from one walk that opens and measures none of them."""
+"""The files of a data set's folder, found in one walk that does not open or measure any of them."""
 
 import json
 import os
@@ -18,7 +18,7 @@ LIST_SUFFIXES = frozenset({".csv", ".json", ".txt"})
 
 @dataclass(frozen=True)
 class DatasetFiles:
-    """What lies under the root of a data set, as paths relative to it.
+    """The files under the root of a data set, as paths relative to it.
 
     Attributes:
         root: The folder.
@@ -32,10 +32,10 @@ class DatasetFiles:
 
     @classmethod
     def under(cls, root: Path) -> "DatasetFiles":
-        """Walk a folder; hidden files are skipped, symbolic links followed, a folder within itself entered once.
+        """Walk a folder, skipping hidden files and following symbolic links; a folder within itself is entered once.
 
         Raises:
-            ManifestError: The folder is not there or cannot be listed.
+            ManifestError: The folder does not exist or cannot be listed.
         """
         if not root.is_dir():
             raise ManifestError(f"{root} is no folder; give --root the folder that holds the videos and the lists")
@@ -49,16 +49,17 @@ class DatasetFiles:
     def video(
         self, *stems: str, folders: Sequence[str] = (), only_in: str | None = None, ignore_case: bool = False
     ) -> str | None:
-        """The file of a video, whatever its suffix and folder; ``None`` if it is not there.
+        """The file of a video, whatever its suffix and folder; ``None`` if there is none.
 
-        Where several files have the name, the one in more of ``folders`` is taken, then the first in sorted order.
+        If several files have the name, the one that lies in more of ``folders`` is taken, then the first in sorted
+        order.
 
         Args:
-            stems: File names without suffix, the first found counts. They are names, not patterns.
-            folders: Folders that the file should be in; spaces and underscores are the same.
-            only_in: A folder that the file must be in, directly.
-            ignore_case: Take a file whose name differs in case, if there is none of the very name. YouTube ids differ
-                in case alone.
+            stems: File names without suffix, of which the first that is found counts. They are names, not patterns.
+            folders: Folders in which the file should be; spaces and underscores are treated alike.
+            only_in: A folder that must directly contain the file.
+            ignore_case: Accept a file whose name differs in case if no file has the exact name. (YouTube ids may differ
+                only in case.)
         """
         for stem in stems:
             found = self._by_stem.get(stem, [])
@@ -69,14 +70,14 @@ class DatasetFiles:
             if len(found) == 1:
                 return found[0]
             if found:
-                return max(found, key=lambda path: _num_folders(path, folders))  # the first of equals
+                return max(found, key=lambda path: _num_folders(path, folders))  # the first among equals
         return None
 
     def find_list(self, pattern: str) -> Path | None:
-        """The one list whose file name matches a pattern, without case; ``None`` if there is none.
+        """The only list whose file name matches a pattern, ignoring case; ``None`` if there is none.
 
         Raises:
-            ManifestError: There are several, and nothing tells which one counts.
+            ManifestError: There are several, and it is unknown which one counts.
         """
         found = self.find_lists(pattern)
         if len(found) > 1:
@@ -90,12 +91,12 @@ class DatasetFiles:
         return found[0] if found else None
 
     def find_lists(self, pattern: str) -> list[Path]:
-        """All lists whose file name matches a pattern, without case, sorted by path."""
+        """All lists whose file name matches a pattern, ignoring case, sorted by path."""
         matches = re.compile(pattern, re.IGNORECASE).fullmatch
         return [self.root / path for path in self.lists if matches(PurePosixPath(path).name)]
 
     def need_list(self, pattern: str, name: str) -> Path:
-        """As :meth:`find_list`, of a list that must be there.
+        """As :meth:`find_list`, for a list that must exist.
 
         Raises:
             ManifestError: There is none, or there are several.
@@ -121,18 +122,18 @@ class DatasetFiles:
 
 
 def stem_of(name: str) -> str:
-    """A file name without its suffix, if that is one of a video."""
+    """A file name without its suffix, if that is the suffix of a video."""
     stem, dot, suffix = name.rpartition(".")
     return stem if dot and f".{suffix.lower()}" in VIDEO_SUFFIXES else name
 
 
 def plain(name: str) -> str:
-    """A label or folder name as it is compared: no case, and underscores are spaces."""
+    """A label or folder name in the form in which it is compared: in one case, with spaces for underscores."""
     return name.replace("_", " ").casefold()
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """(``line 3``, text) of the lines of a list that are not blank, without the white space around them."""
+    """(``line 3``, text) of the non-blank lines of a list, without surrounding white space."""
     with open_list(path) as file:
         for number, line in enumerate(file, start=1):
             if text := line.strip():
@@ -143,7 +144,7 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file.
 
     Raises:
-        ManifestError: It is no JSON.
+        ManifestError: It is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
@@ -178,7 +179,7 @@ def _walk(folder: Path, *, ancestors: frozenset[tuple[int, int]], prefix: str) -
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        return entry.is_dir()  # known from the listing of the parent: no call a file
+        return entry.is_dir()  # known from the listing of the parent folder, without a system call per file
     except OSError:  # a symbolic link to itself
         return False
 
@@ -188,7 +189,7 @@ def _suffix(path: str) -> str:
 
 
 def _num_folders(path: str, folders: Sequence[str]) -> int:
-    """How many of ``folders`` a path goes through; ``train`` is also ``train_video`` and ``kinetics_400_train``."""
+    """Number of ``folders`` in a path; ``train`` also matches ``train_video`` and ``kinetics_400_train``."""
     parts = [f" {plain(part)} " for part in PurePosixPath(path).parts[:-1]]
     return sum(any(f" {name} " in part for part in parts) for name in map(plain, folders))
 

@@ -1,7 +1,8 @@
-"""HMDB51 (Kuehne et al., ICCV 2011): 51 classes, three official splits of 70 + 30 clips a class.
+"""HMDB51 (Kuehne et al., ICCV 2011): 51 classes, three official splits of 70 + 30 clips per class.
 
-``<class>_test_split<N>.txt`` has a line ``<file>.avi <number>`` a clip: 1 trains, 2 tests, 0 is in neither and has no
-entry in the column of that split. File names hold ``#``, ``!``, ``&``, brackets and parentheses.
+``<class>_test_split<N>.txt`` has a line ``<file>.avi <number>`` per clip: 1 is for training, 2 for testing, and 0 is in
+neither part and has no entry in the column of that split. File names contain ``#``, ``!``, ``&``, brackets and
+parentheses.
 """
 
 import re
@@ -50,11 +51,11 @@ def list_hmdb51(files: DatasetFiles) -> Iterator[VideoRecord]:
         )
     for video_id, row in labels.items():
         stem = video_id.rpartition("/")[2]
-        # Two classes may have a file of the same name, so the folder counts.
+        # Two classes may have a file of the same name, so the folder has to match.
         yield make_row(video_id, found=files.video(stem, only_in=row["label"]), expected=expected[video_id], labels=row)
 
 
 def _group(stem: str, name: str) -> str:
-    """What stands before the class in ``<source>_<class>_<body part>_…_<clip number>``."""
+    """The part before the class in ``<source>_<class>_<body part>_…_<clip number>``."""
     source, found, _ = stem.partition(f"_{name}_")
     return source if found else stem

@@ -1,9 +1,9 @@
-"""Kinetics-400, -600 and -700 (Kay et al., 2017; Carreira et al., 2018, 2019): a CSV a split, in any packing.
+"""Kinetics-400, -600 and -700 (Kay et al., 2017; Carreira et al., 2018, 2019): one CSV per split, in any arrangement.
 
-``label,youtube_id,time_start,time_end,split``, some with ``is_cc``; test lists may have no label. A clip's file is
-``<youtube_id>_<start>_<end>.mp4`` with six digits each, in a folder a label (with spaces or underscores), below a
-folder a split, or in neither; a file of that name in ``replacement_for_corrupted_k400`` goes before it. Labels are
-given with spaces whichever way they are written.
+The columns are ``label,youtube_id,time_start,time_end,split``, in some lists also ``is_cc``; test lists may have no
+label. A clip's file is ``<youtube_id>_<start>_<end>.mp4`` with six digits each, in a folder per label (with spaces or
+underscores), below a folder per split, or in neither; a file of that name in ``replacement_for_corrupted_k400``
+replaces it. Labels are always given with spaces.
 """
 
 from collections import Counter
@@ -22,12 +22,12 @@ _LISTS = {
     for split in ("train", "val", "test")
 }
 REPLACEMENTS = "replacement_for_corrupted_k400"
-"""The folder of whole copies that is published beside the archives, for clips whose own file is broken."""
+"""The folder of intact copies that is published beside the archives, for clips whose own file is broken."""
 _NEEDED = ("youtube_id", "time_start", "time_end")
 
 
 def list_kinetics(files: DatasetFiles) -> Iterator[VideoRecord]:
-    """Rows of train, val and test lists, as far as they are there; ids are ``<youtube_id>_<start>_<end>``."""
+    """Rows of those of the train, val and test lists that exist; ids are ``<youtube_id>_<start>_<end>``."""
     found = {split: path for split, pattern in _LISTS.items() if (path := files.find_list(pattern))}
     if not found:
         raise ManifestError(f"{files.root} holds no 'train.csv', 'val.csv' or 'test.csv'; put the official lists there")
@@ -39,7 +39,7 @@ def list_kinetics(files: DatasetFiles) -> Iterator[VideoRecord]:
                 raise bad_row(path, place, f"clip {clip_id!r} was listed before, as {rows[clip_id][:2]}")
     clips_of = Counter(youtube_id for _, _, youtube_id in rows.values())
     for clip_id, (label, split, youtube_id) in rows.items():
-        # Some packings name a file by its YouTube id alone, which tells the clip only if there is one.
+        # Some archives name a file by its YouTube id alone, which identifies a clip only if the video has no other.
         stems = (clip_id, youtube_id) if clips_of[youtube_id] == 1 else (clip_id,)
         folders = [split, label] if label else [split]
         labels = {"label": label, "group": youtube_id} if label else {"group": youtube_id}

@@ -2,9 +2,9 @@ r"""LVU 1.0 (Wu and Krähenbühl, CVPR 2021): nine tasks over long film clips, e
 
 ``<task>/{train,val,test}.csv`` are separated by spaces and begin with a header. Classification tasks have the columns
 ``class_id class_name youtube_id imdb_id``; a class name may be ``\N``, ids have gaps. A video occurs in several tasks
-with different splits, so a row has a label column a task (``scene``) and one for its split (``split_scene``), which is
-the split that a probe of ``scene`` uses unless told otherwise; the row's own split stays empty. The targets of
-regressions are numbers, with the transform of the authors' code: ``view_count`` is ln(views) - 11.76425435683139,
+with different splits, so a row has one label column per task (``scene``) and one for its split (``split_scene``), which
+a probe of ``scene`` uses unless another is chosen; the row's own split stays empty. The targets of regressions are
+numbers, with the transform of the authors' code: ``view_count`` is ln(views) - 11.76425435683139,
 ``like_ratio`` is 10 * likes / (likes + dislikes) - 9.138220535629456.
 """
 
@@ -56,7 +56,7 @@ def list_lvu(files: DatasetFiles) -> Iterator[VideoRecord]:
 
 
 def _read_task(files: DatasetFiles, task: str) -> Iterator[tuple[Path, str, list[str], str]]:
-    """(file, place, cells, split) of the rows of a task, if its lists are there."""
+    """(file, place, cells, split) of the rows of a task, if its lists exist."""
     for split in ("train", "val", "test"):
         found = [path for path in files.find_lists(rf"{split}\.csv") if path.parent.name == task]
         if len(found) > 1:
@@ -72,7 +72,7 @@ def _read_task(files: DatasetFiles, task: str) -> Iterator[tuple[Path, str, list
 
 
 def _target(path: Path, place: str, task: str, values: list[str]) -> float | None:
-    """The transformed target; ``None`` for a video without views or without any vote, which has none."""
+    """The transformed target; ``None`` for a video without views or votes, for which it is undefined."""
     try:
         numbers = [int(value) for value in values]
     except ValueError as error:
@@ -86,7 +86,7 @@ def _target(path: Path, place: str, task: str, values: list[str]) -> float | Non
 
 
 def _name_classes(labels: dict[str, dict[str, str]], task: str) -> None:
-    """Replace ``<id> <name>`` by the name, or by ``class_<id>`` where the name is missing or stands for two ids."""
+    """Replace ``<id> <name>`` by the name, or by ``class_<id>`` if the name is missing or belongs to two ids."""
     classes = {row[task] for row in labels.values() if task in row}
     num_ids = Counter(text.partition(" ")[2] for text in classes)
     for row in labels.values():

@@ -1,8 +1,8 @@
 """Something-Something v2 (Goyal et al., ICCV 2017): 220,847 clips of 174 templates.
 
 The class is the template without its brackets (``Putting [something] on [something]``), which ``labels.json`` lists.
-The key ``label`` of a row is the sentence with the objects filled in: kept as the column ``caption``. The classes of
-the test clips are in ``test-answers.csv`` (``id;class``), where that is there.
+The key ``label`` of a row is the sentence with the objects filled in; it becomes the column ``caption``. The classes of
+the test clips are in ``test-answers.csv`` (``id;class``), if that file exists.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ _SPLITS = {"train": "train", "validation": "val", "test": "test"}
     layout="20bn-something-something-v2/<id>.webm; labels/{labels,train,validation,test}.json, test-answers.csv",
 )
 def list_ssv2(files: DatasetFiles) -> Iterator[VideoRecord]:
-    """Rows of the train, validation and test lists, as far as they are there; ids are the official numbers."""
+    """Rows of those of the train, validation and test lists that exist; ids are the official numbers."""
     path = files.need_list(rf"{_PREFIX}labels\.json", "labels.json")
     classes = read_json(path)
     if not isinstance(classes, dict) or not classes:

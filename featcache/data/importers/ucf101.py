@@ -1,7 +1,7 @@
 """UCF101 (Soomro et al., 2012): 13,320 clips of 101 classes, three official splits by group.
 
 ``classInd.txt`` (``1 ApplyEyeMakeup``), ``trainlist01.txt`` (``ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1``) and
-``testlist01.txt`` (the path alone), and so on to 03. The class is the folder that the lists name, not the number, which
+``testlist01.txt`` (only the path), and so on to 03. The class is the folder that the lists name, not the number, which
 test lists leave out.
 """
 
@@ -57,7 +57,7 @@ def list_ucf101(files: DatasetFiles) -> Iterator[VideoRecord]:
 
 
 def _read_classes(files: DatasetFiles) -> dict[str, str]:
-    """Class names by how they are compared: the folder is HandstandPushups, its files are v_HandStandPushups_…."""
+    """Class names by the form in which they are compared: folder HandstandPushups has files v_HandStandPushups_…."""
     path = files.find_list(r"classInd\.txt")
     if path is None:
         return {}
