@@ -83,12 +83,12 @@ def _library(package: str, *, module: str = "", extra: str = "", code: str = "",
 def _decoder(name: str, package: str) -> Trial:
     code = f"""
 import sys
-from featcache.data.decoding import available, decoder_info
+from featcache.data.decoding import DECODERS, available
 problem, _, fix = (available({name!r}) or "").partition("; ")
 if problem:
     print("fix: " + fix)
     sys.exit(problem)
-info = decoder_info({name!r})
+info = DECODERS.load({name!r})
 print(("frame-exact" if info.exact else "not frame-exact") + ": " + info.note)
 """
     fix = "pip install av" if name == "pyav" else f"pip install 'featcache[{name}]'"

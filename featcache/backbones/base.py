@@ -1,18 +1,17 @@
-"""Backbones: frozen encoders behind one protocol, found by a registry, each with a card for its weights.
+"""The protocol of backbones: frozen encoders, each with a card for its weights. Without torch.
 
-To add a backbone, write one file in this folder with a builder decorated by :func:`register_backbone` (or
-:func:`register_family` for names with a prefix, e.g. ``timm/<name>``). The conformance suite in
-``featcache.testing`` picks it up by name.
+How a package adds one is in ``docs/adding-a-backbone.md``; how they are found is in
+:mod:`featcache.backbones.registry`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from torch import Tensor, nn
-
-from featcache.errors import unknown_name
 from featcache.recipes import Interpolation
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Statistics = tuple[float, float, float]
 
@@ -60,8 +59,8 @@ class LayerOutput:
         cls: The class token or pooled vector, float [B, C]; ``None`` where the network has none at this layer.
     """
 
-    map: Tensor | None
-    cls: Tensor | None
+    map: "Tensor | None"
+    cls: "Tensor | None"
 
 
 class Backbone(Protocol):
@@ -85,107 +84,21 @@ class Backbone(Protocol):
     classes: tuple[str, ...] | None
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> "nn.Module":
         """All that has weights; its state dict, written to a file, is a weights file of this backbone."""
 
-    def encode(self, pixels: Tensor, layers: Sequence[str]) -> Mapping[str, LayerOutput]:
+    def encode(self, pixels: "Tensor", layers: Sequence[str]) -> Mapping[str, LayerOutput]:
         """Run once and return each of ``layers``.
 
         Pixels are float, normalised with the recipe's mean and std, on any device: they are moved to the backbone's.
         """
 
-    def classify(self, pixels: Tensor) -> Tensor:
+    def classify(self, pixels: "Tensor") -> "Tensor":
         """Class logits float [B, num_classes]; raises FeatcacheError where ``classes`` is None."""
 
     def to(self, device: str) -> "Backbone":
         """Move to a device; returns itself."""
 
 
-# A builder takes (name, weights); weights is "default", "random" or a file path.
 Builder = Callable[[str, str], Backbone]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackboneEntry:
-    """One registered backbone or family.
-
-    Attributes:
-        name: Registry name (``clip-l14``) or, for a family, its pattern (``timm/<name>``).
-        summary: One line for ``featcache backbones``.
-        build: Builds it.
-        card: What is known before building; ``None`` for a family (its card depends on the name).
-        example: For a family, a full name that the conformance suite builds; otherwise the name.
-    """
-
-    name: str
-    summary: str
-    build: Builder
-    card: WeightsCard | None
-    example: str
-
-
-JOIN = "+"
-"""What joins names into one, ``clip-l14+dinov2-l14``; see :mod:`featcache.backbones.concat`."""
-
-_ENTRIES: dict[str, BackboneEntry] = {}
-_FAMILIES: dict[str, BackboneEntry] = {}
-
-
-def register_backbone(name: str, *, summary: str, card: WeightsCard) -> Callable[[Builder], Builder]:
-    """Register a builder under one name."""
-
-    def register(build: Builder) -> Builder:
-        if name in _ENTRIES:
-            raise ValueError(f"backbone {name!r} is registered already")
-        _ENTRIES[name] = BackboneEntry(name=name, summary=summary, build=build, card=card, example=name)
-        return build
-
-    return register
-
-
-def register_family(prefix: str, *, pattern: str, summary: str, example: str) -> Callable[[Builder], Builder]:
-    """Register a builder for every name that starts with ``prefix``, which ends in ``/``, or has ``+`` inside."""
-
-    def register(build: Builder) -> Builder:
-        if prefix in _FAMILIES:
-            raise ValueError(f"backbone family {prefix!r} is registered already")
-        _FAMILIES[prefix] = BackboneEntry(name=pattern, summary=summary, build=build, card=None, example=example)
-        return build
-
-    return register
-
-
-def backbone_entries() -> list[BackboneEntry]:
-    """All registered backbones, then the families."""
-    return [_ENTRIES[name] for name in sorted(_ENTRIES)] + [_FAMILIES[prefix] for prefix in sorted(_FAMILIES)]
-
-
-def build_backbone(name: str, *, weights: str = "default") -> Backbone:
-    """Build a frozen backbone.
-
-    Args:
-        name: A registered name or ``<family>/<name>``.
-        weights: ``default`` (the card's), ``random`` (seeded by the name; never a fall-back) or the path of a file.
-
-    Raises:
-        UnknownNameError: No such backbone.
-        WeightsError: The weights are not at hand or do not fit.
-    """
-    return find_entry(name).build(name, weights)
-
-
-def find_entry(name: str) -> BackboneEntry:
-    """The registered backbone or family that builds ``name``.
-
-    Raises:
-        UnknownNameError: No such backbone.
-    """
-    if name in _ENTRIES:
-        return _ENTRIES[name]
-    if JOIN in name:
-        return _FAMILIES[JOIN]
-    for prefix, entry in _FAMILIES.items():
-        if name.startswith(prefix):
-            return entry
-    known = [*_ENTRIES, *(entry.example for marker, entry in _FAMILIES.items() if marker != JOIN)]
-    raise unknown_name("backbone", name, known, hint="Run `featcache backbones` for the list.")
+"""Takes a registry name and weights: ``default``, ``random`` or a file path."""

@@ -10,7 +10,7 @@ import torch
 from open_clip.model import _build_text_tower, convert_to_custom_text_state_dict
 from torch import Tensor, nn
 
-from featcache.backbones._open_clip import find_weights, parse_name
+from featcache.backbones.clip import find_weights, parse_name
 from featcache.backbones.weights import freeze, load_strict, read_state_dict, seeded_init
 from featcache.errors import FeatcacheError, WeightsError
 

@@ -13,16 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from featcache.backbones.base import (
-    JOIN,
-    Backbone,
-    LayerOutput,
-    Statistics,
-    WeightsCard,
-    build_backbone,
-    find_entry,
-    register_family,
-)
+from featcache.backbones.base import Backbone, LayerOutput, Statistics, WeightsCard
+from featcache.backbones.registry import JOIN, build_backbone, check_name
 from featcache.errors import ConfigError, FeatcacheError, WeightsError
 
 _EACH_OR_ALL = ("default", "random")
@@ -95,13 +87,7 @@ class ConcatBackbone:
         return self
 
 
-@register_family(
-    JOIN,
-    pattern="<name>+<name>",
-    summary="image backbones side by side, channels concatenated, e.g. clip-l14+dinov2-l14",
-    example="timm/test_vit+timm/test_resnet",
-)
-def build_concat(name: str, weights: str) -> ConcatBackbone:
+def build(name: str, weights: str) -> ConcatBackbone:
     """Build the members of ``a+b`` (two or more) and check that they can stand side by side.
 
     Args:
@@ -115,7 +101,7 @@ def build_concat(name: str, weights: str) -> ConcatBackbone:
     """
     names = name.split(JOIN)
     for member in names:
-        find_entry(member)  # before any of them is built, which may take a while
+        check_name(member)  # before any of them is built, which may take a while
     each = [weights] * len(names) if weights in _EACH_OR_ALL else weights.split(JOIN)
     if len(each) != len(names):
         raise WeightsError(

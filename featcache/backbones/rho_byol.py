@@ -1,20 +1,12 @@
-"""``rho-byol-r50``: Slow R50 of rho-BYOL. The network is :mod:`featcache.networks.slow_r50`."""
+"""``rho-byol-r50``: Slow R50 of rho-BYOL. The network is :mod:`featcache.networks.slow_r50`.
 
-import logging
-from collections.abc import Mapping, Sequence
+Layers are ``s2`` to ``s5``, without class token; ``s5`` is [B, T, H/32, W/32, 2048], rounded up, and its mean SCALE's
+feature.
+"""
+
 from pathlib import Path
-from typing import Literal
 
-import torch
-from torch import Tensor
-
-from featcache.backbones.base import LayerOutput, WeightsCard, register_backbone
-from featcache.backbones.branches import KeyReport, load_branch, take_branch
-from featcache.backbones.weights import freeze, locate, read_state_dict, seeded_init, state_hash
-from featcache.errors import FeatcacheError
-from featcache.networks.slow_r50 import SlowR50
-
-log = logging.getLogger(__name__)
+from featcache.backbones.base import Backbone, LayerOutput, WeightsCard
 
 CARD = WeightsCard(
     source="PySlowFast, rho-BYOL with rho = 4 on Kinetics-400, 200 epochs, dl.fbaipublicfiles.com/pyslowfast/"
@@ -28,59 +20,13 @@ CARD = WeightsCard(
     num_frames=16,
     frame_stride=4,
 )
+CARDS = {"rho-byol-r50": CARD}
 # The momentum branch is taken, as SCALE does; the online one, every head and the buffers of training go.
 _PREFIX = "backbone_hist."
 _DROP = ("backbone.*", f"{_PREFIX}head.*", "*.ssl_128*", "knn_mem.*", "ptr", "iter", "queue*")
 
 
-class RhoBYOLBackbone:
-    """Slow R50; see :class:`featcache.backbones.base.Backbone`.
-
-    Attributes:
-        network: The frozen network.
-        keys: What was taken from the weights file; ``None`` for random weights.
-    """
-
-    kind: Literal["image", "video"] = "video"
-    card = CARD
-    classes: tuple[str, ...] | None = None
-
-    def __init__(self, network: SlowR50, *, keys: KeyReport | None) -> None:
-        freeze(network)
-        self.network = network
-        self.keys = keys
-        self.weights_hash = state_hash(network)
-        self.layers: tuple[str, ...] = network.stages
-        self._device = torch.device("cpu")
-
-    def encode(self, pixels: Tensor, layers: Sequence[str]) -> Mapping[str, LayerOutput]:
-        """Run once, no further than the last of ``layers``.
-
-        Args:
-            pixels: float [B, T, 3, H, W].
-            layers: ``s2`` to ``s5``.
-
-        Returns:
-            Maps without class token; ``s5`` is [B, T, H/32, W/32, 2048], rounded up, and its mean SCALE's feature.
-        """
-        outputs = self.network.forward_stages(pixels.to(self._device), layers)
-        return {layer: LayerOutput(map=outputs[layer], cls=None) for layer in layers}
-
-    def classify(self, pixels: Tensor) -> Tensor:
-        """Raises FeatcacheError: it is trained without labels."""
-        raise FeatcacheError("rho-byol-r50 has no classifier; train a probe on its features")
-
-    def to(self, device: str) -> "RhoBYOLBackbone":
-        """Move to a device; returns itself."""
-        self._device = torch.device(device)
-        self.network.to(self._device)
-        return self
-
-
-@register_backbone(
-    "rho-byol-r50", summary="Slow R50 of rho-BYOL, Kinetics-400, clips of 16 frames, t x 7 x 7 x 2048", card=CARD
-)
-def build_rho_byol(name: str, weights: str) -> RhoBYOLBackbone:
+def build(name: str, weights: str) -> Backbone:
     """Build ``rho-byol-r50``.
 
     Args:
@@ -90,14 +36,27 @@ def build_rho_byol(name: str, weights: str) -> RhoBYOLBackbone:
     Raises:
         WeightsError: The weights are not at hand or do not fit.
     """
+    from featcache.backbones.branches import load_branch, take_branch
+    from featcache.backbones.weights import locate, read_state_dict, seeded_init
+    from featcache.backbones.wrapped import WrappedBackbone
+    from featcache.networks.slow_r50 import SlowR50
+
     path = locate(
         weights, backbone=name, stems=[Path(CARD.file_name).stem], origin=CARD.source, published=CARD.file_name
     )
     with seeded_init(name):
         network = SlowR50()
-    if path is None:
-        return RhoBYOLBackbone(network, keys=None)
-    state, dropped = take_branch(read_state_dict(path, nested_under=("model_state",)), prefix=_PREFIX, drop=_DROP)
-    keys = load_branch(network, state, source=f"weights file {path} of {name}", dropped=dropped)
-    log.info("%s", keys)
-    return RhoBYOLBackbone(network, keys=keys)
+    keys = None
+    if path is not None:
+        state, dropped = take_branch(read_state_dict(path, nested_under=("model_state",)), prefix=_PREFIX, drop=_DROP)
+        keys = load_branch(network, state, source=f"weights file {path} of {name}", dropped=dropped)
+    return WrappedBackbone(
+        network,
+        name=name,
+        card=CARD,
+        layers=network.stages,
+        run=lambda pixels, wanted: {
+            layer: LayerOutput(map=x, cls=None) for layer, x in network.forward_stages(pixels, wanted).items()
+        },
+        keys=keys,
+    )

@@ -1,21 +1,21 @@
-"""``svt-b``, ``svt-s``, ``svt-tiny``: SVT's TimeSformer. The network is :mod:`featcache.networks.timesformer`."""
+"""``svt-b``, ``svt-s``, ``svt-tiny``: SVT's TimeSformer. The network is :mod:`featcache.networks.timesformer`.
 
-import logging
-from collections.abc import Mapping, Sequence
+Layers are ``blocks.0`` … and ``norm``, whose class token is the feature of SVT and SCALE: maps [B, T, H/16, W/16, C]
+and class tokens [B, C] of clips whose sides are multiples of 16.
+"""
+
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+from featcache.backbones.base import Backbone, LayerOutput, WeightsCard
 
-from featcache.backbones.base import LayerOutput, WeightsCard, register_backbone
-from featcache.backbones.branches import KeyReport, load_branch, take_branch
-from featcache.backbones.weights import freeze, locate, read_state_dict, seeded_init, state_hash
-from featcache.errors import FeatcacheError
-from featcache.networks.timesformer import SIZES, TimeSformer, config_of
+if TYPE_CHECKING:
+    from torch import Tensor
 
-log = logging.getLogger(__name__)
+    from featcache.backbones.branches import KeyReport
+    from featcache.networks.timesformer import TimeSformer
 
 Branch = Literal["teacher", "student"]
 
@@ -34,62 +34,12 @@ _OWN = replace(CARD, source="nothing is published: train one, then pass --weight
 CARDS: Mapping[str, WeightsCard] = {
     "svt-b": CARD,
     "svt-s": replace(_OWN, file_name="svt-s.safetensors"),
-    "svt-tiny": replace(_OWN, file_name="svt-tiny.safetensors", input_size=SIZES["tiny"].image_size),
+    "svt-tiny": replace(_OWN, file_name="svt-tiny.safetensors", input_size=112),
 }
 _SIZE_OF = {"svt-b": "base", "svt-s": "small", "svt-tiny": "tiny"}
-_SUMMARIES = {
-    "svt-b": "SVT's TimeSformer ViT-B/16, Kinetics-400, clips of 8 frames, t x 14 x 14 x 768 and a class token",
-    "svt-s": "SVT's TimeSformer ViT-S/16, own weights, t x 14 x 14 x 384 and a class token",
-    "svt-tiny": "SVT's TimeSformer of 4 blocks for small machines, own weights, t x 7 x 7 x 192 and a class token",
-}
 
 
-class SVTBackbone:
-    """A TimeSformer; see :class:`featcache.backbones.base.Backbone`.
-
-    Attributes:
-        network: The frozen network.
-        keys: What was taken from the weights file; ``None`` for random weights.
-    """
-
-    kind: Literal["image", "video"] = "video"
-    classes: tuple[str, ...] | None = None
-
-    def __init__(self, network: TimeSformer, *, name: str, keys: KeyReport | None) -> None:
-        freeze(network)
-        self.network = network
-        self.keys = keys
-        self.card = CARDS[name]
-        self.weights_hash = state_hash(network)
-        self.layers = network.layers
-        self._name = name
-        self._device = torch.device("cpu")
-
-    def encode(self, pixels: Tensor, layers: Sequence[str]) -> Mapping[str, LayerOutput]:
-        """Run once, no further than the last of ``layers``.
-
-        Args:
-            pixels: float [B, T, 3, H, W], sides multiples of 16.
-            layers: ``blocks.0`` … and ``norm``, whose class token is the feature of SVT and SCALE.
-
-        Returns:
-            Maps [B, T, H/16, W/16, C] and class tokens [B, C].
-        """
-        outputs = self.network.forward_layers(pixels.to(self._device), layers)
-        return {layer: LayerOutput(map=outputs[layer].patches, cls=outputs[layer].cls) for layer in layers}
-
-    def classify(self, pixels: Tensor) -> Tensor:
-        """Raises FeatcacheError: it is trained without labels."""
-        raise FeatcacheError(f"{self._name} has no classifier; train a probe on its features")
-
-    def to(self, device: str) -> "SVTBackbone":
-        """Move to a device; returns itself."""
-        self._device = torch.device(device)
-        self.network.to(self._device)
-        return self
-
-
-def read_svt(path: Path, *, branch: Branch = "teacher") -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def read_svt(path: Path, *, branch: Branch = "teacher") -> tuple[dict[str, "Tensor"], tuple[str, ...]]:
     """Read a TimeSformer from SVT's published file, a checkpoint of its training script, or one of our own files.
 
     Args:
@@ -103,6 +53,9 @@ def read_svt(path: Path, *, branch: Branch = "teacher") -> tuple[dict[str, Tenso
     Raises:
         WeightsError: Unreadable, or no state dict.
     """
+    from featcache.backbones.branches import take_branch
+    from featcache.backbones.weights import read_state_dict
+
     state = read_state_dict(path, nested_under=(branch,))
     # Training on several GPUs wraps the network once more.
     unwrapped = {name.removeprefix("module."): tensor for name, tensor in state.items()}
@@ -110,8 +63,8 @@ def read_svt(path: Path, *, branch: Branch = "teacher") -> tuple[dict[str, Tenso
 
 
 def load_image_weights(
-    network: TimeSformer, state: Mapping[str, Tensor], *, source: str, copies_to_time: bool = True
-) -> KeyReport:
+    network: "TimeSformer", state: Mapping[str, "Tensor"], *, source: str, copies_to_time: bool = True
+) -> "KeyReport":
     """Start from an image ViT, e.g. DINO's ``dino_vitbase16_pretrain.pth`` (flat, without a head).
 
     Args:
@@ -127,6 +80,8 @@ def load_image_weights(
     Raises:
         WeightsError: Anything else is missing or unexpected, or a shape differs.
     """
+    from featcache.backbones.branches import load_branch
+
     state = dict(state)
     if copies_to_time:
         for name in list(state):
@@ -137,12 +92,16 @@ def load_image_weights(
     return load_branch(network, state, source=source, dropped=(), may_lack=may_lack)
 
 
-def load_network(name: str, weights: str) -> tuple[TimeSformer, KeyReport | None]:
+def load_network(name: str, weights: str) -> tuple["TimeSformer", "KeyReport | None"]:
     """The network of one of :data:`CARDS`, and what was taken from the weights file; ``None`` for random weights.
 
     Raises:
         WeightsError: The weights are not at hand or do not fit.
     """
+    from featcache.backbones.branches import load_branch
+    from featcache.backbones.weights import locate, seeded_init
+    from featcache.networks.timesformer import TimeSformer, config_of
+
     card, size = CARDS[name], _SIZE_OF[name]
     path = locate(
         weights, backbone=name, stems=[Path(card.file_name).stem], origin=card.source, published=card.file_name
@@ -152,20 +111,26 @@ def load_network(name: str, weights: str) -> tuple[TimeSformer, KeyReport | None
         network = TimeSformer(config_of(size, state))
     if path is None:
         return network, None
-    keys = load_branch(network, state, source=f"weights file {path} of {name}", dropped=dropped)
-    log.info("%s", keys)
-    return network, keys
+    return network, load_branch(network, state, source=f"weights file {path} of {name}", dropped=dropped)
 
 
-def build_svt(name: str, weights: str) -> SVTBackbone:
+def build(name: str, weights: str) -> Backbone:
     """Build one of :data:`CARDS`.
 
     Raises:
         WeightsError: The weights are not at hand or do not fit.
     """
+    from featcache.backbones.wrapped import WrappedBackbone
+
     network, keys = load_network(name, weights)
-    return SVTBackbone(network, name=name, keys=keys)
-
-
-for _name, _card in CARDS.items():
-    register_backbone(_name, summary=_SUMMARIES[_name], card=_card)(build_svt)
+    return WrappedBackbone(
+        network,
+        name=name,
+        card=CARDS[name],
+        layers=network.layers,
+        run=lambda pixels, wanted: {
+            layer: LayerOutput(map=tokens.patches, cls=tokens.cls)
+            for layer, tokens in network.forward_layers(pixels, wanted).items()
+        },
+        keys=keys,
+    )

@@ -6,23 +6,24 @@ time, and its two class tokens are averaged. Weights are those of ``svt-b``, ``s
 Differs from the paper: its release has no code of this. Here both views are of one decoded crop: the slow one is every
 8th of its frames, the fast one all of them, resized. At another size than 224 the fast view keeps the ratio of 96 to
 224.
+
+Layers are those of ``svt-b``: maps [B, T / 8, S / 16, S / 16, C] and class tokens [B, C] of clips of a multiple of 8
+frames, whose side S is a multiple of 16; see :func:`averaged`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
-from featcache.backbones.base import LayerOutput, WeightsCard, register_backbone
-from featcache.backbones.branches import KeyReport
+from featcache.backbones.base import Backbone, LayerOutput, WeightsCard
 from featcache.backbones.svt import CARDS as ONE_VIEW_CARDS
 from featcache.backbones.svt import load_network
-from featcache.backbones.weights import freeze, state_hash
-from featcache.errors import ClipLengthError, FeatcacheError
-from featcache.networks.timesformer import TimeSformer, Tokens
+from featcache.errors import ClipLengthError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from featcache.networks.timesformer import Tokens
 
 SUFFIX = "-slowfast"
 NUM_FRAMES = 64
@@ -45,8 +46,8 @@ class SlowFastViews(NamedTuple):
         fast: float [B, T, 3, s, s], s as :func:`fast_size` says.
     """
 
-    slow: Tensor
-    fast: Tensor
+    slow: "Tensor"
+    fast: "Tensor"
 
 
 def fast_size(size: int, *, patch: int) -> int:
@@ -54,19 +55,22 @@ def fast_size(size: int, *, patch: int) -> int:
     return max(1, round(_FAST_RATIO * size / patch)) * patch
 
 
-def slow_fast_views(clip: Tensor, *, patch: int) -> SlowFastViews:
+def slow_fast_views(clip: "Tensor", *, patch: int) -> SlowFastViews:
     """Both views of a clip.
 
     Args:
         clip: float [B, T, 3, S, S], normalised, T a multiple of 8. The resize is bicubic with antialiasing.
         patch: Side of a patch in pixels.
     """
+    import torch
+    from torch.nn import functional
+
     side = fast_size(clip.shape[-1], patch=patch)
     fast = functional.interpolate(clip.flatten(0, 1), (side, side), mode="bicubic", antialias=True, align_corners=False)
     return SlowFastViews(slow=clip[:, ::SLOW_STRIDE], fast=torch.unflatten(fast, 0, clip.shape[:2]))
 
 
-def averaged(slow: Tokens, fast: Tokens) -> LayerOutput:
+def averaged(slow: "Tokens", fast: "Tokens") -> LayerOutput:
     """Class tokens averaged, and so are the maps, the fast one brought to the grid of the slow one.
 
     The fast map is averaged over the frames from one slow frame to the next, then resized bilinearly.
@@ -75,6 +79,9 @@ def averaged(slow: Tokens, fast: Tokens) -> LayerOutput:
         slow: Class tokens [B, C], patches [B, t, h, w, C].
         fast: Class tokens [B, C], patches [B, 8 t, h', w', C].
     """
+    import torch
+    from torch.nn import functional
+
     batch, num_frames, height, width, _ = slow.patches.shape
     steps = torch.unflatten(fast.patches, 1, (num_frames, SLOW_STRIDE)).mean(dim=2)
     resized = functional.interpolate(
@@ -84,74 +91,24 @@ def averaged(slow: Tokens, fast: Tokens) -> LayerOutput:
     return LayerOutput(map=(slow.patches + patches) / 2, cls=(slow.cls + fast.cls) / 2)
 
 
-class SlowFastBackbone:
-    """A TimeSformer on two views; see :class:`featcache.backbones.base.Backbone`.
-
-    Attributes:
-        network: The frozen network.
-        keys: What was taken from the weights file; ``None`` for random weights.
-    """
-
-    kind: Literal["image", "video"] = "video"
-    classes: tuple[str, ...] | None = None
-
-    def __init__(self, network: TimeSformer, *, name: str, keys: KeyReport | None) -> None:
-        freeze(network)
-        self.network = network
-        self.keys = keys
-        self.card = CARDS[name]
-        self.weights_hash = state_hash(network)
-        self.layers = network.layers
-        self._name = name
-        self._device = torch.device("cpu")
-
-    def encode(self, pixels: Tensor, layers: Sequence[str]) -> Mapping[str, LayerOutput]:
-        """Run once on each view, no further than the last of ``layers``.
-
-        Args:
-            pixels: float [B, T, 3, S, S], T a multiple of 8, S of 16.
-            layers: ``blocks.0`` … and ``norm``, whose class token is SVT's feature.
-
-        Returns:
-            Maps [B, T / 8, S / 16, S / 16, C] and class tokens [B, C]; see :func:`averaged`.
-
-        Raises:
-            ClipLengthError: Another T.
-        """
-        if pixels.shape[1] % SLOW_STRIDE:
-            raise ClipLengthError(
-                f"{self._name} takes clips of a multiple of {SLOW_STRIDE} frames, not {pixels.shape[1]}; "
-                f"set sampling.num_frames, e.g. to {NUM_FRAMES}"
-            )
-        views = slow_fast_views(pixels.to(self._device), patch=self.network.config.patch_size)
-        slow, fast = (self.network.forward_layers(view, layers) for view in views)
-        return {layer: averaged(slow[layer], fast[layer]) for layer in layers}
-
-    def classify(self, pixels: Tensor) -> Tensor:
-        """Raises FeatcacheError: it is trained without labels."""
-        raise FeatcacheError(f"{self._name} has no classifier; train a probe on its features")
-
-    def to(self, device: str) -> "SlowFastBackbone":
-        """Move to a device; returns itself."""
-        self._device = torch.device(device)
-        self.network.to(self._device)
-        return self
-
-
-def build_slow_fast(name: str, weights: str) -> SlowFastBackbone:
+def build(name: str, weights: str) -> Backbone:
     """Build one of :data:`CARDS`.
 
     Raises:
         WeightsError: The weights are not at hand or do not fit.
     """
+    from featcache.backbones.wrapped import WrappedBackbone
+
     network, keys = load_network(name.removesuffix(SUFFIX), weights)
-    return SlowFastBackbone(network, name=name, keys=keys)
 
+    def read(pixels: "Tensor", wanted: frozenset[str]) -> dict[str, LayerOutput]:
+        if pixels.shape[1] % SLOW_STRIDE:
+            raise ClipLengthError(
+                f"{name} takes clips of a multiple of {SLOW_STRIDE} frames, not {pixels.shape[1]}; "
+                f"set sampling.num_frames, e.g. to {NUM_FRAMES}"
+            )
+        views = slow_fast_views(pixels, patch=network.config.patch_size)
+        slow, fast = (network.forward_layers(view, wanted) for view in views)
+        return {layer: averaged(slow[layer], fast[layer]) for layer in wanted}
 
-for _name, _card in CARDS.items():
-    _side, _one = _card.input_size, _name.removesuffix(SUFFIX)
-    register_backbone(
-        _name,
-        summary=f"{_one} on 8 frames of {_side} pixels and 64 of {fast_size(_side, patch=16)}, class tokens averaged",
-        card=_card,
-    )(build_slow_fast)
+    return WrappedBackbone(network, name=name, card=CARDS[name], layers=network.layers, run=read, keys=keys)

@@ -8,7 +8,7 @@ antialiasing); DINOv3 has rotary embeddings and needs none.
 
 from dataclasses import dataclass
 
-from featcache.backbones.base import Backbone, Statistics, WeightsCard, register_backbone
+from featcache.backbones.base import Backbone, Statistics, WeightsCard
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -126,7 +126,7 @@ SHORT_NAMES: dict[str, Published] = {
 }
 
 
-def card_of(name: str) -> WeightsCard:
+def _card_of(name: str) -> WeightsCard:
     """The card of a short name."""
     published = SHORT_NAMES[name]
     family = published.family
@@ -144,19 +144,13 @@ def card_of(name: str) -> WeightsCard:
     )
 
 
-def build_vit(name: str, weights: str) -> Backbone:
-    """Build a transformer; see :func:`featcache.backbones._timm.build_published`."""
-    from featcache.backbones._timm import build_published
+CARDS = {name: _card_of(name) for name in SHORT_NAMES}
+
+
+def build(name: str, weights: str) -> Backbone:
+    """Build a transformer; see :func:`featcache.backbones.timm.build_published`."""
+    from featcache.backbones.timm import build_published
 
     published = SHORT_NAMES[name]
     stems = [name, *([published.authors_file] if published.authors_file else []), published.model]
-    return build_published(name, weights, model_name=published.model, card=card_of(name), stems=stems)
-
-
-for _name, _published in SHORT_NAMES.items():
-    _side = _published.input_size // _published.patch
-    register_backbone(
-        _name,
-        summary=f"{_published.family.title} {_published.size}, {_side} x {_side} x {_published.channels}",
-        card=card_of(_name),
-    )(build_vit)
+    return build_published(name, weights, model_name=published.model, card=CARDS[name], stems=stems)

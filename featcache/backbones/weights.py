@@ -7,6 +7,7 @@ cache, the hub. ``random`` is asked for by name and never a fall-back. Reading a
 import argparse
 import hashlib
 import json
+import logging
 import os
 import pickle
 import re
@@ -28,6 +29,8 @@ from torch import Tensor, nn
 from featcache.errors import WeightsError
 from featcache.files.publish import put_replace
 from featcache.seeding import seed_for
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pyth")
 NESTED_UNDER = ("state_dict", "model", "module")
@@ -287,3 +290,44 @@ def write_weights(path: Path, network: nn.Module, *, facts: Mapping[str, Any]) -
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     put_replace(path, save(tensors, metadata={"featcache": json.dumps(facts, sort_keys=True)}))
+
+
+def hub_files(repository: str) -> list[tuple[str, str]]:
+    """The files of weights that a repository of the hub may hold, best first."""
+    return [(repository, "model.safetensors"), (repository, "pytorch_model.bin")]
+
+
+def hub_class_names(weights: Path, *, repository: str, num_classes: int) -> tuple[str, ...] | None:
+    """Class names as a checkpoint's ``config.json`` gives them, beside the weights or, for the hub's, on the hub.
+
+    Args:
+        weights: The file the weights were read from.
+        repository: Where the hub has them.
+        num_classes: Columns of the classifier.
+
+    Returns:
+        Names in order, or ``None`` where there is no such file or it names no classes.
+
+    Raises:
+        WeightsError: The file is no JSON, or names another number of classes.
+    """
+    path = weights.with_name("config.json")
+    if not path.is_file() and f"models--{repository.replace('/', '--')}" in weights.parts:
+        try:
+            path = Path(huggingface_hub.hf_hub_download(repository, "config.json"))
+        except (OSError, ValueError) as error:
+            log.warning("no class names of %s: %s", repository, str(error).partition("\n")[0])
+    if not path.is_file():
+        return None
+    try:
+        names = json.loads(path.read_text(encoding="utf-8")).get("id2label")
+    except (OSError, ValueError, RecursionError, AttributeError) as error:
+        raise WeightsError(f"{path} beside the weights is no configuration of a model; mend or remove it") from error
+    if not isinstance(names, dict):
+        return None
+    if set(names) != {str(index) for index in range(num_classes)}:
+        raise WeightsError(
+            f"{path} names {len(names)} classes and the classifier has {num_classes}; "
+            "put the configuration of these weights beside them"
+        )
+    return tuple(str(names[str(index)]) for index in range(num_classes))

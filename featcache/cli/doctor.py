@@ -1,6 +1,6 @@
 """``backbones`` and ``doctor``: what is there, and what works on this machine."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,27 +17,36 @@ def register(app: typer.Typer) -> None:
 
 def backbones(as_json: Json = False) -> None:
     """List the backbones, their weights and the pixels they expect."""
-    from featcache.backbones import backbone_entries
+    from featcache.backbones.registry import BACKBONES, card_of
 
-    entries = [
-        {
-            "name": entry.name,
-            "summary": entry.summary,
-            "input_size": entry.card.input_size if entry.card else None,
-            "num_frames": entry.card.num_frames if entry.card else None,
-            "license": entry.card.license if entry.card else None,
-            "source": entry.card.source if entry.card else None,
-        }
-        for entry in backbone_entries()
-    ]
+    entries: list[dict[str, Any]] = []
+    for place in BACKBONES.places():
+        card = card_of(place)
+        entries.append(
+            {
+                "name": place.title,
+                "summary": place.summary,
+                "input_size": card.input_size if card else None,
+                "num_frames": card.num_frames if card else None,
+                "license": card.license if card else None,
+                "source": card.source if card else None,
+                "origin": place.origin,
+            }
+        )
     if as_json:
         print_json(entries)
         return
     rows = [
-        (entry["name"], entry["summary"], entry["input_size"] or "by name", entry["num_frames"] or "by name")
+        (
+            entry["name"],
+            entry["summary"],
+            entry["origin"],
+            entry["input_size"] or "by name",
+            entry["num_frames"] or "by name",
+        )
         for entry in entries
     ]
-    print_table("backbones", ("name", "what it is", "pixels", "frames"), rows, num_text=2)
+    print_table("backbones", ("name", "what it is", "from", "pixels", "frames"), rows, num_text=3)
 
 
 def doctor(as_json: Json = False) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.backbones import Backbone, build_backbone
-from featcache.backbones.base import JOIN
+from featcache.backbones.registry import JOIN
 from featcache.config import parse, read_mapping
 from featcache.data.decoding import open_video
 from featcache.data.decoding.clips import MAX_BATCH_BYTES, CropSize, RowBatch, decode_rows

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from featcache.backbones import Backbone, build_backbone
-from featcache.backbones.svt import SVTBackbone
+from featcache.backbones.svt import CARDS as SVT_CARDS
 from featcache.data.boxes import center_box
 from featcache.data.decoding import open_video
 from featcache.data.transforms import crop_resize, normalise
@@ -87,7 +87,7 @@ def last_attention(backbone: Backbone) -> nn.Module:
     from timm.models import VisionTransformer
 
     network = backbone.network
-    has_class_token = isinstance(backbone, SVTBackbone) or (
+    has_class_token = backbone.card in SVT_CARDS.values() or (
         isinstance(network, VisionTransformer) and network.cls_token is not None
     )
     attention = network.blocks[-1].attn if has_class_token else None  # type: ignore[index, union-attr]

@@ -1,23 +1,27 @@
-"""Conformance suite of backbones: what every registered backbone must do, whoever wrote it.
+"""Conformance suite of backbones: what every backbone must do, whoever wrote it.
 
-Each check takes a :class:`Subject` and raises ``AssertionError`` with a sentence. A project that registers its own
-backbone runs them all with::
+A package that offers backbones runs the whole suite on them with::
 
-    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-    def test_my_backbone(check):
-        check(make_subject("my_backbone"))
+    from featcache.testing.backbones import BackboneTests
+
+    class TestMine(BackboneTests):
+        names = ("my-backbone",)
+
+Each check takes a :class:`Subject` and raises ``AssertionError`` with a sentence.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from featcache.backbones import Backbone, LayerOutput, WeightsCard, backbone_entries, build_backbone
+from featcache.backbones import BACKBONES, Backbone, LayerOutput, WeightsCard, build_backbone
+from featcache.backbones.from_file import is_of_file
 from featcache.backbones.outputs import record_spec, resolve_recipe, to_records
+from featcache.backbones.registry import card_of
 from featcache.errors import ConfigError, FeatcacheError, UnknownNameError, WeightsError
 from featcache.recipes import Output
 from featcache.seeding import seed_for
@@ -46,11 +50,6 @@ class Subject:
     def num_frames(self) -> int:
         """Frames of a clip that the backbone was given; 1 for images."""
         return self.pixels.shape[1] if self.backbone.kind == "video" else 1
-
-
-def registered_examples() -> list[str]:
-    """One name to build for each registered backbone and family."""
-    return [entry.example for entry in backbone_entries()]
 
 
 @cache
@@ -88,9 +87,8 @@ def the_card_is_filled_in(subject: Subject) -> None:
     assert len(card.mean) == len(card.std) == 3, "card.mean and card.std are for three channels"
     assert all(0 < value < 1 for value in (*card.mean, *card.std)), "card.mean and card.std are for pixels in [0, 1]"
     assert (card.num_frames == 1) == (subject.backbone.kind == "image"), "an image backbone has one frame, a video more"
-    for entry in backbone_entries():
-        if entry.name == subject.name:
-            assert entry.card == card, "the registered card is not the built one"
+    listed = None if is_of_file(subject.name) else card_of(BACKBONES.find(subject.name))
+    assert listed in (None, card), "the listed card is not the built one"
 
 
 def layers_are_named_once(subject: Subject) -> None:
@@ -245,3 +243,25 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     wrong_weights_are_a_sentence,
     an_unknown_layer_is_a_sentence,
 )
+"""Every check of the suite."""
+
+
+class BackboneTests:
+    """Test class of pytest for some backbones; inherit from it and name them.
+
+    Attributes:
+        names: Registry names, or what :func:`featcache.backbones.use_file` has returned; of a family, an example.
+        num_frames: Frames of the clips to test a video backbone with, by name; the card's where nothing is said.
+    """
+
+    names: Sequence[Any] = ()
+    num_frames: Mapping[str, int] = {}
+
+    def pytest_generate_tests(self, metafunc: Any) -> None:
+        """One test for each backbone and check."""
+        metafunc.parametrize("check", CHECKS, ids=[check.__name__ for check in CHECKS])
+        metafunc.parametrize("name", self.names)
+
+    def test_conforms(self, name: str, check: Callable[[Subject], None]) -> None:
+        """The backbone does what the check says."""
+        check(make_subject(name, num_frames=self.num_frames.get(name)))

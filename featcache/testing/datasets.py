@@ -1,11 +1,15 @@
-r"""Data sets in small: trees in the official layout, of real encoded videos, and what every importer must do with them.
+"""Data sets in small: trees in the official layout, of real encoded videos, and what every importer must do with them.
 
-A :class:`Sample` is what a generator wrote and what an importer must make of it. A project that registers its own
-importer writes a generator and runs every check with::
+A :class:`Sample` is what a generator wrote and what an importer must make of it. A package that offers a data set
+writes a generator and runs the whole suite with::
 
-    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-    def test_my_importer(check, tmp_path):
-        check(my_sample(tmp_path))
+    from featcache.testing.datasets import DatasetTests, Row, Sample, put_list, put_video
+
+    class TestMine(DatasetTests):
+        names = ("my-dataset",)
+
+        def make_sample(self, name, root):
+            ...
 
 Each tree has a listed video without file and a file that no list names.
 """
@@ -13,14 +17,15 @@ Each tree has a listed video without file and a file that no list names.
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from featcache.data.importers import DatasetFiles, find_dataset, read_listing
+from featcache.data.importers import DATASETS, DatasetFiles, read_listing
 from featcache.data.importers.diving48 import PARTS
 from featcache.data.importers.lvu import CLASSIFICATION, MEAN_LIKE_RATIO, MEAN_LOG_VIEWS
 from featcache.data.manifest import Manifest, read_parquet, write_parquet
@@ -286,7 +291,7 @@ def labels_and_splits_are_the_official_ones(sample: Sample) -> None:
 
 def every_official_split_can_be_chosen(sample: Sample) -> None:
     """A split column becomes the split; one that does not exist is refused."""
-    for column in find_dataset(sample.name).split_columns:
+    for column in DATASETS.load(sample.name).split_columns:
         manifest = read_listing(sample.name, root=sample.root, split_column=column).manifest
         for video in manifest.videos:
             assert video.split == sample.rows[video.id].labels.get(column, ""), f"{video.id} ignores {column}"
@@ -414,3 +419,26 @@ CHECKS: tuple[Callable[[Sample], None], ...] = (
     a_manifest_keeps_every_row,
 )
 """Every check of the suite."""
+
+
+class DatasetTests:
+    """Test class of pytest for some data sets; inherit from it, name them and say how a small one is made.
+
+    Attributes:
+        names: Registry names.
+    """
+
+    names: Sequence[str] = ()
+
+    def make_sample(self, name: str, root: Path) -> Sample:
+        """Write a small data set below an empty folder, and say what an importer must make of it."""
+        return SAMPLES[name](root)
+
+    def pytest_generate_tests(self, metafunc: Any) -> None:
+        """One test for each data set and check."""
+        metafunc.parametrize("check", CHECKS, ids=[check.__name__ for check in CHECKS])
+        metafunc.parametrize("name", self.names)
+
+    def test_conforms(self, name: str, check: Callable[[Sample], None], tmp_path: Path) -> None:
+        """The importer does what the check says."""
+        check(self.make_sample(name, tmp_path))

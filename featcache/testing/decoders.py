@@ -1,22 +1,28 @@
-"""Conformance suite of decoders: what every registered decoder must do with every kind of video.
+"""Conformance suite of decoders: what every decoder must do with every kind of video.
 
-Each check takes a decoder's registry name, a kind of :data:`~featcache.testing.videos.VIDEO_KINDS` and a file of that
-kind, and raises ``AssertionError`` with a sentence. A project that registers its own decoder runs them with::
+A package that offers a decoder runs the whole suite on it with::
 
-    @pytest.mark.parametrize("kind", VIDEO_KINDS.values(), ids=VIDEO_KINDS)
-    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-    def test_my_decoder(check, kind, tmp_path):
-        check("my_decoder", kind, kind.write(tmp_path))
+    from featcache.testing.decoders import DecoderTests
+
+    class TestMine(DecoderTests):
+        names = ("my-decoder",)
+
+Each check takes a registry name, a kind of :data:`~featcache.testing.videos.VIDEO_KINDS` and a file of that kind, and
+raises ``AssertionError`` with a sentence.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
-from featcache.data.decoding import decoder_info, open_video
+from featcache.data.decoding import DECODERS, open_video
 from featcache.errors import VideoError
-from featcache.testing.videos import Picture, VideoKind, sequential_frames
+from featcache.testing.videos import VIDEO_KINDS, Picture, VideoKind, sequential_frames
 
 # Where optional decoders are known to return other frames than those asked for, or none. That they still do is
 # asserted too: when a release mends one, the entry goes, and so does the warning in doctor and docs/decoding.md.
@@ -41,30 +47,45 @@ _RAW = frozenset({"h264_raw", "resized"})
 UNREADABLE: Mapping[str, frozenset[str]] = {"decord": _RAW, "torchcodec": _RAW}
 
 
-def right_frames(name: str, kind: VideoKind, path: Path) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A decoder under test.
+
+    Attributes:
+        name: Registry name.
+        inexact: Kinds of video of which it is known to return other frames than those asked for, or none.
+        unreadable: Kinds that it does not open at all, and says so.
+    """
+
+    name: str
+    inexact: frozenset[str] = frozenset()
+    unreadable: frozenset[str] = frozenset()
+
+
+def right_frames(decoder: Subject, kind: VideoKind, path: Path) -> None:
     """Frames are those of sequential decoding, however they are asked for.
 
     A decoder that says it is exact must agree to the bit. Others may round colours differently: their frame must be
     nearer to the right one than to any other.
     """
-    if not _readable(name, kind):
+    if not _readable(decoder, kind):
         return
-    wrong = wrong_frames(name, path, turned=kind.turned)
-    known = kind.name in INEXACT.get(name, frozenset())
-    if decoder_info(name).exact:
-        assert not known, f"decoder {name!r} says that it is exact, but is listed as inexact on {kind.name}"
+    wrong = wrong_frames(decoder.name, path, turned=kind.turned)
+    known = kind.name in decoder.inexact
+    if DECODERS.load(decoder.name).exact:
+        assert not known, f"decoder {decoder.name!r} says that it is exact, but is listed as inexact on {kind.name}"
     assert bool(wrong) == known, (
-        f"decoder {name!r} is listed as inexact on {kind.name} but is right now: remove it from INEXACT"
+        f"decoder {decoder.name!r} is listed as inexact on {kind.name} but is right now: remove it from that list"
         if known
-        else f"decoder {name!r} gives wrong frames on {kind.name}: {wrong}"
+        else f"decoder {decoder.name!r} gives wrong frames on {kind.name}: {wrong}"
     )
 
 
-def honest_timeline(name: str, kind: VideoKind, path: Path) -> None:
+def honest_timeline(decoder: Subject, kind: VideoKind, path: Path) -> None:
     """Timestamps increase, their number is that of the frames, and the size is that of the frames as shown."""
-    if not _readable(name, kind):
+    if not _readable(decoder, kind):
         return
-    with open_video(path, decoder=name) as reader:
+    with open_video(path, decoder=decoder.name) as reader:
         timeline = reader.timeline
         assert reader.codec, "the codec has no name"
     assert timeline.pts_seconds.dtype == np.float64, f"timestamps are {timeline.pts_seconds.dtype}"
@@ -76,23 +97,23 @@ def honest_timeline(name: str, kind: VideoKind, path: Path) -> None:
     assert (timeline.height, timeline.width) == shape, f"{timeline.height}x{timeline.width} instead of {shape}"
 
 
-def clear_failures(name: str, kind: VideoKind, path: Path) -> None:
+def clear_failures(decoder: Subject, kind: VideoKind, path: Path) -> None:
     """A video that cannot be used ends in its ledger status with a reason that says why."""
-    if _readable(name, kind):
+    if _readable(decoder, kind):
         return
     status = "undecodable" if kind.status == "ok" else kind.status
-    error = _failure(name, path)
-    assert error is not None, f"decoder {name!r} reads {kind.name} as if nothing were wrong"
+    error = _failure(decoder.name, path)
+    assert error is not None, f"decoder {decoder.name!r} reads {kind.name} as if nothing were wrong"
     assert error.status == status, f"{kind.name} is {error.status} instead of {status}"
-    if decoder_info(name).exact:  # other libraries have their own words
+    if DECODERS.load(decoder.name).exact:  # other libraries have their own words
         assert kind.reason in error.reason, f"{kind.name}: {error.reason!r} does not mention {kind.reason!r}"
 
 
-def strict_indices(name: str, kind: VideoKind, path: Path) -> None:
+def strict_indices(decoder: Subject, kind: VideoKind, path: Path) -> None:
     """Indices out of order are refused, one beyond the end is a failure of the video, none is nothing."""
-    if not _readable(name, kind):
+    if not _readable(decoder, kind):
         return
-    with open_video(path, decoder=name) as reader:
+    with open_video(path, decoder=decoder.name) as reader:
         assert list(reader.read([])) == [], "frames for no indices"
         for indices in ([0, 0], [-1], [1, 0]):
             try:
@@ -100,12 +121,13 @@ def strict_indices(name: str, kind: VideoKind, path: Path) -> None:
             except ValueError:
                 continue
             raise AssertionError(f"indices {indices} are accepted")
-    beyond = _failure(name, path, start=reader.timeline.num_frames)
+    beyond = _failure(decoder.name, path, start=reader.timeline.num_frames)
     assert beyond is not None, "a frame beyond the end is given"
     assert beyond.status == "undecodable", beyond.status
 
 
-CHECKS: tuple[Callable[[str, VideoKind, Path], None], ...] = (
+Check = Callable[[Subject, VideoKind, Path], None]
+CHECKS: tuple[Check, ...] = (
     right_frames,
     honest_timeline,
     clear_failures,
@@ -124,7 +146,7 @@ def wrong_frames(
         turned: How its frames are shown.
     """
     reference = [turned(frame) for frame in sequential_frames(path)]
-    exact = decoder_info(name).exact
+    exact = DECODERS.load(name).exact
     wrong: list[tuple[str, int]] = []
     for how, indices in access_patterns(_num_frames(path)).items():
         try:
@@ -153,8 +175,8 @@ def access_patterns(num_frames: int) -> dict[str, list[int]]:
     }
 
 
-def _readable(name: str, kind: VideoKind) -> bool:
-    return kind.status == "ok" and kind.name not in UNREADABLE.get(name, frozenset())
+def _readable(decoder: Subject, kind: VideoKind) -> bool:
+    return kind.status == "ok" and kind.name not in decoder.unreadable
 
 
 def _failure(name: str, path: Path, *, start: int = 0) -> VideoError | None:
@@ -180,3 +202,41 @@ def _is_right(frame: Picture, index: int, reference: Sequence[Picture], *, exact
         return False
     distances = [float(np.abs(frame.astype(np.int16) - other).mean()) for other in reference]
     return int(np.argmin(distances)) == index or distances[index] == min(distances)
+
+
+@cache
+def _folder() -> TemporaryDirectory[str]:
+    return TemporaryDirectory(prefix="featcache-videos-")
+
+
+@cache
+def _video(kind: str) -> Path:
+    return VIDEO_KINDS[kind].write(Path(_folder().name))
+
+
+class DecoderTests:
+    """Test class of pytest for some decoders; inherit from it and name them.
+
+    Attributes:
+        names: Registry names.
+        inexact: Kinds of video by name; see :class:`Subject`.
+        unreadable: Kinds of video by name; see :class:`Subject`.
+    """
+
+    names: Sequence[str] = ()
+    inexact: Mapping[str, frozenset[str]] = {}
+    unreadable: Mapping[str, frozenset[str]] = {}
+
+    def pytest_generate_tests(self, metafunc: Any) -> None:
+        """One test for each check, decoder and kind of video."""
+        metafunc.parametrize("kind", list(VIDEO_KINDS))
+        metafunc.parametrize("name", self.names)
+        metafunc.parametrize("check", CHECKS, ids=[check.__name__ for check in CHECKS])
+
+    def test_conforms(self, name: str, kind: str, check: Check) -> None:
+        """The decoder does what the check says."""
+        nothing: frozenset[str] = frozenset()
+        subject = Subject(
+            name=name, inexact=self.inexact.get(name, nothing), unreadable=self.unreadable.get(name, nothing)
+        )
+        check(subject, VIDEO_KINDS[kind], _video(kind))

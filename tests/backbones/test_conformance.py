@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from featcache.backbones import LayerOutput, torchvision, videomae
+from featcache.backbones import BACKBONES, LayerOutput, torchvision, videomae
 from featcache.backbones.vit import SHORT_NAMES
 from featcache.testing import backbones as suite
 
@@ -18,20 +18,15 @@ NUM_FRAMES = {**dict.fromkeys(VIDEO_LIBRARIES, 4), "s3d": 13, "i3d": 9, "svt-b":
 NUM_FRAMES |= {f"svt-{size}-slowfast": 8 for size in ("b", "s", "tiny")}
 # Tiny members of families with other layouts: tokens, class and register tokens, NHWC, relative positions.
 TIMM = ["timm/test_vit", "timm/test_vit3", "timm/test_vit_relpos", "timm/test_mambaout", "timm/test_resnet"]
-NAMES = [
-    pytest.param(name, marks=[pytest.mark.slow, pytest.mark.timeout(1200)]) if name in HEAVY else name
-    for name in [*suite.registered_examples(), *TIMM]
-]
+BUILT_IN = [place.example or place.name for place in BACKBONES.places() if place.origin == "built in"]
 
 
-def subject_of(name):
-    return suite.make_subject(name, num_frames=NUM_FRAMES.get(name))
-
-
-@pytest.mark.parametrize("check", suite.CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("name", NAMES)
-def test_conforms(name, check):
-    check(subject_of(name))
+class TestBuiltIn(suite.BackboneTests):
+    names = tuple(
+        pytest.param(name, marks=[pytest.mark.slow, pytest.mark.timeout(1200)]) if name in HEAVY else name
+        for name in [*BUILT_IN, *TIMM]
+    )
+    num_frames = NUM_FRAMES
 
 
 class Wrapped:

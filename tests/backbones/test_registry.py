@@ -1,58 +1,55 @@
-"""The registry, and the example of the documentation as a newcomer would paste it."""
+"""The registry: what is listed, what a list imports, and which names are told apart."""
 
-import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from featcache.backbones import backbone_entries, base, build_backbone
+from featcache.backbones import BACKBONES, build_backbone
+from featcache.backbones.registry import card_of
 from featcache.backbones.vit import SHORT_NAMES
-from featcache.errors import UnknownNameError, WeightsError
-from featcache.testing import backbones as suite
+from featcache.errors import UnknownNameError
+from featcache.plugins import BUILT_IN
 
 PAGE = Path(__file__).parents[2] / "docs" / "backbones.md"
-
-
-@pytest.fixture
-def registry(monkeypatch):
-    """A registry to write into."""
-    monkeypatch.setattr(base, "_ENTRIES", dict(base._ENTRIES))
-    monkeypatch.setattr(base, "_FAMILIES", dict(base._FAMILIES))
+PLACES = [place for place in BACKBONES.places() if place.origin == BUILT_IN]
 
 
 def test_what_is_registered():
-    names = [entry.name for entry in backbone_entries()]
+    names = [place.title for place in PLACES]
     assert {"clip-b16", "clip-b32", "clip-l14", "i3d", "open_clip/<arch>:<tag>", "timm/<name>", *SHORT_NAMES} <= {
         *names
     }
     assert len(set(names)) == len(names)
-    assert all(entry.summary for entry in backbone_entries())
+    assert all(place.summary for place in PLACES)
 
 
 def test_every_registered_name_is_in_the_documentation():
     page = PAGE.read_text(encoding="utf-8")
-    for entry in backbone_entries():
-        assert f"| `{entry.name}` |" in page
+    for place in PLACES:
+        assert f"| `{place.title}` |" in page
 
 
-def test_the_example_of_the_documentation(registry, monkeypatch, tmp_path):
-    monkeypatch.setenv("FEATCACHE_WEIGHTS", str(tmp_path))
-    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
-    exec(compile(example, str(PAGE), "exec"), {})
-    assert "patches" in suite.registered_examples()
-    subject = suite.make_subject("patches")
-    for check in suite.CHECKS:
-        check(subject)
-    with pytest.raises(WeightsError, match=r"put patches\.safetensors into "):
-        build_backbone("patches")
+def test_every_name_has_a_card_and_families_have_none():
+    cards = {place.name: card_of(place) for place in PLACES}
+    assert [name for name, card in cards.items() if card is None] == ["+", "open_clip/", "timm/"]
 
 
-def test_a_name_is_taken_once(registry):
-    card = base.WeightsCard(source="s", license="l")
-    with pytest.raises(ValueError, match="'i3d' is registered already"):
-        base.register_backbone("i3d", summary="", card=card)(lambda *_: None)
-    with pytest.raises(ValueError, match="'timm/' is registered already"):
-        base.register_family("timm/", pattern="", summary="", example="")(lambda *_: None)
+def test_a_list_with_cards_and_a_misspelt_name_import_no_network():
+    code = """
+import sys
+from featcache.backbones import BACKBONES, build_backbone
+from featcache.backbones.registry import card_of
+assert len([card_of(place) for place in BACKBONES.places()]) > 40
+try:
+    build_backbone("clip-l41")
+except KeyError as error:
+    assert "did you mean 'clip-l14'?" in str(error)
+print([name for name in ("torch", "timm", "torchvision", "open_clip", "transformers") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from featcache.backbones import build_backbone, rho_byol
+from featcache.backbones import build_backbone
 from featcache.backbones.rho_byol import CARD
 from featcache.backbones.weights import state_hash
 from featcache.errors import FeatcacheError, WeightsError
@@ -42,7 +42,7 @@ def save(state, file):
 @pytest.fixture
 def narrow(monkeypatch):
     """The backbone over a network of width 4, so that a file is small; names do not depend on it."""
-    monkeypatch.setattr(rho_byol, "SlowR50", make)
+    monkeypatch.setattr("featcache.networks.slow_r50.SlowR50", make)
 
 
 def pixels(num_frames=3, side=40):

@@ -28,7 +28,7 @@ def clip_of(num_frames, size):
 @pytest.mark.parametrize("name", torchvision.VARIANTS)
 def test_the_card_says_what_torchvision_says(name):
     """Frames and rate stand in the sentence about the accuracy; strides are counted in videos of 30 frames a second."""
-    card, published = torchvision.card_of(name), get_model_weights(name).DEFAULT
+    card, published = torchvision.CARDS[name], get_model_weights(name).DEFAULT
     preset = published.transforms()
     rate, frames = re.search(r"frame_rate=([\d.]+)`.*`clip_len=(\d+)", published.meta["_docs"]).groups()
     assert published.url in card.source

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch.nn import functional
 from transformers import VideoMAEForPreTraining, VideoMAEForVideoClassification, VideoMAEModel
 
-from featcache.backbones import _video, build_backbone, videomae
-from featcache.backbones._videomae import config_of
+from featcache.backbones import build_backbone, videomae
 from featcache.backbones.outputs import record_spec, resolve_recipe, to_records
+from featcache.backbones.videomae import config_of
 from featcache.errors import ClipLengthError, ConfigError, FeatcacheError, WeightsError
 
 TINY = {"width": 24, "num_blocks": 3, "num_heads": 2}
@@ -26,7 +26,7 @@ def _tiny():
         for name in ("videomae-b", "videomae-b-k400"):
             published = videomae.VARIANTS[name]
             variant = videomae.Variant(
-                repository=published.repository, summary="", num_classes=5 if published.num_classes else 0, **TINY
+                repository=published.repository, num_classes=5 if published.num_classes else 0, **TINY
             )
             patch.setitem(videomae.VARIANTS, name, variant)
         yield
@@ -276,7 +276,7 @@ def test_what_it_cannot_take_is_a_sentence(shape, error, message):
 
 
 def test_without_the_library_it_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(_video.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for name in ("videomae-b", "xclip-b16", "vjepa2-l"):
         with pytest.raises(ConfigError, match=rf"'{name}' needs .*; run: pip install 'featcache\[video\]'"):
             build_backbone(name, weights="random")
@@ -305,5 +305,5 @@ def test_the_published_networks():
     )
     something = config_of(videomae.VARIANTS["videomae-b-ssv2"])
     assert (something.hidden_size, something.num_hidden_layers, something.num_labels) == (768, 12, 174)
-    assert videomae.card_of("videomae-b-ssv2").frame_stride == 2
+    assert videomae.CARDS["videomae-b-ssv2"].frame_stride == 2
     assert isinstance(VideoMAEModel(config_of(videomae.VARIANTS["videomae-b"])).layernorm, torch.nn.LayerNorm)

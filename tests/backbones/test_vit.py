@@ -7,9 +7,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from featcache.backbones import backbone_entries, build_backbone
+from featcache.backbones import BACKBONES, build_backbone
 from featcache.backbones.outputs import record_spec, resolve_recipe
-from featcache.backbones.vit import SHORT_NAMES, card_of
+from featcache.backbones.vit import CARDS, SHORT_NAMES
 from featcache.errors import ConfigError, WeightsError
 from featcache.testing.backbones import make_subject
 
@@ -29,7 +29,7 @@ def filled(name):
 
 @pytest.mark.parametrize("name", SHORT_NAMES)
 def test_the_card_is_what_timm_records(name):
-    published, card = SHORT_NAMES[name], card_of(name)
+    published, card = SHORT_NAMES[name], CARDS[name]
     record = timm.get_pretrained_cfg(published.model)
     assert record.hf_hub_id == f"timm/{published.model}"
     assert record.hf_hub_id in card.source
@@ -50,8 +50,7 @@ def test_the_summary_gives_the_shape(name):
     assert model.num_features == published.channels
     assert model.patch_embed.patch_size == (published.patch, published.patch)
     side = published.input_size // published.patch
-    (entry,) = (entry for entry in backbone_entries() if entry.name == name)
-    assert entry.summary.endswith(f", {side} x {side} x {published.channels}")
+    assert BACKBONES.find(name).summary.endswith(f", {side} x {side} x {published.channels}")
 
 
 @pytest.mark.parametrize("name", ["dinov2-s14", "dinov3-s16"])
@@ -171,7 +170,7 @@ def test_biases_that_timm_would_drop_are_refused(tmp_path):
 @pytest.mark.slow
 def test_swiglu_of_the_giant(tmp_path):
     """Facebook's names of the gated MLP, w12 and w3; one of the forty blocks stands for all."""
-    from featcache.backbones._timm import _in_timm_names
+    from featcache.backbones.timm import _in_timm_names
 
     with torch.device("meta"):
         model = timm.create_model("vit_giant_patch14_dinov2", dynamic_img_size=True)

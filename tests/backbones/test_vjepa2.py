@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import VJEPA2Config, VJEPA2Model
 
-from featcache.backbones import _vjepa2, build_backbone
+from featcache.backbones import build_backbone
 from featcache.errors import ClipLengthError, ConfigError, WeightsError
 
 
@@ -19,7 +19,7 @@ def config_of(crop_size):
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
     """The published network, but narrow and for frames of 64 pixels."""
-    monkeypatch.setattr(_vjepa2, "VJEPA2Config", lambda: config_of(64))
+    monkeypatch.setattr("transformers.VJEPA2Config", lambda: config_of(64))
 
 
 @pytest.fixture

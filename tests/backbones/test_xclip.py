@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import XCLIPConfig, XCLIPModel, XCLIPVisionConfig
 
-from featcache.backbones import _xclip, build_backbone
+from featcache.backbones import build_backbone
 from featcache.errors import ConfigError, WeightsError
 
 VISION = {
@@ -20,7 +20,7 @@ VISION = {
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
     """The published network, but narrow and for frames of 64 pixels."""
-    monkeypatch.setattr(_xclip, "XCLIPVisionConfig", lambda patch_size: XCLIPVisionConfig(**VISION, image_size=64))
+    monkeypatch.setattr("transformers.XCLIPVisionConfig", lambda patch_size: XCLIPVisionConfig(**VISION, image_size=64))
 
 
 @pytest.fixture

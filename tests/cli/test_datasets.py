@@ -1,18 +1,16 @@
 """``datasets`` and the options that replace a source by a data set."""
 
 import json
-import re
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from featcache.cli.main import app
-from featcache.data.importers import base as registry
-from featcache.data.importers import dataset_entries, register_dataset
+from featcache.data.importers import DATASETS
 from featcache.data.manifest import read_parquet
 from featcache.errors import ConfigError
 from featcache.testing.datasets import make_ucf101
+from featcache.testing.plugins import put_package
 
 
 def invoke(*arguments: object):
@@ -21,7 +19,7 @@ def invoke(*arguments: object):
 
 def test_every_data_set_is_listed_with_its_layout():
     entries = json.loads(invoke("datasets", "--json").stdout)
-    assert [entry["name"] for entry in entries] == [entry.name for entry in dataset_entries()]
+    assert [entry["name"] for entry in entries] == DATASETS.names()
     assert all(entry["summary"] and entry["layout"] for entry in entries)
     table = invoke("datasets").output
     assert all(entry["name"] in table for entry in entries)
@@ -58,17 +56,12 @@ def test_a_source_or_a_data_set():
     assert "are both given" in str(invoke("scan", "videos", "--dataset", "ucf101", "--root", "x").exception)
 
 
-def test_the_example_of_the_page_is_an_importer(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
-    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
-    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    exec(block, {"__name__": "jester"})
-    (tmp_path / "train.csv").write_text("7;Swiping Left\n8;No gesture\n")
-    (tmp_path / "7.webm").touch()
-    manifest = registry.list_dataset("jester", root=tmp_path)
-    assert [(video.id, video.labels["label"], video.status) for video in manifest.videos] == [
-        ("7", "Swiping Left", "ok"),
-        ("8", "No gesture", "missing"),
-    ]
-    with pytest.raises(ValueError, match="registered already"):
-        register_dataset("jester", summary="", layout="")(lambda files: ())
+def test_a_broken_package_is_told_in_its_row_and_the_others_are_listed(tmp_path, monkeypatch):
+    entries = {"featcache.datasets": {"jester": "labsets:JESTER"}}
+    put_package(tmp_path, "labsets", version="0.2", files={"labsets.py": "import nothing_there"}, entries=entries)
+    monkeypatch.syspath_prepend(tmp_path)
+    listed = {entry["name"]: entry for entry in json.loads(invoke("datasets", "--json").stdout)}
+    assert listed["jester"]["origin"] == "labsets 0.2"
+    assert "cannot be loaded from labsets:JESTER" in listed["jester"]["layout"]
+    assert listed["ucf101"]["origin"] == "built in"
+    assert listed["ucf101"]["layout"].startswith("UCF-101/")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import featcache
 from featcache.backbones import LayerOutput
-from featcache.backbones._timm import TimmBackbone
+from featcache.backbones.wrapped import WrappedBackbone
 from featcache.config import to_yaml
 from featcache.extract.encoder import _weights_given
 from featcache.extract.run import extract
@@ -55,14 +55,14 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def forwards(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[str, ...]]]:
     """Backbone and layers of each forward over a whole batch of rows; blank single images probe shapes."""
     seen: list[tuple[str, tuple[str, ...]]] = []
-    encode = TimmBackbone.encode
+    encode = WrappedBackbone.encode
 
-    def noted(self: TimmBackbone, pixels: Tensor, layers: Sequence[str]) -> Mapping[str, LayerOutput]:
+    def noted(self: WrappedBackbone, pixels: Tensor, layers: Sequence[str]) -> Mapping[str, LayerOutput]:
         if len(pixels) > 1:
             seen.append((self.name, tuple(sorted(layers))))
         return encode(self, pixels, layers)
 
-    monkeypatch.setattr(TimmBackbone, "encode", noted)
+    monkeypatch.setattr(WrappedBackbone, "encode", noted)
     return seen
 
 

@@ -36,8 +36,8 @@ def test_the_first_backbone_decides_and_the_second_takes_its_clips(tmp_path):
 
 
 def test_a_backbone_that_cannot_take_the_clips_names_whose_they_are(tmp_path, monkeypatch):
-    shorter = dataclasses.replace(torchvision.VARIANTS["r3d_18"], num_frames=9)
-    monkeypatch.setitem(torchvision.VARIANTS, "r3d_18", shorter)
+    shorter = dataclasses.replace(torchvision.CARDS["r3d_18"], num_frames=9)
+    monkeypatch.setitem(torchvision.CARDS, "r3d_18", shorter)
     message = (
         r"videomae-b joins 2 frames .* clips of 9; .* \(the clips have the frames of 'r3d_18', the first backbone\)"
     )

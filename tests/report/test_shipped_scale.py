@@ -7,13 +7,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from featcache.backbones.base import backbone_entries
+from featcache.backbones import BACKBONES as REGISTRY
 from featcache.cli.main import app
 from featcache.cli.report import parse_steps
 from featcache.commands.registry import load
 from featcache.commands.steps import PipelineSettings, SweepSettings, pipeline_steps, row_steps
 from featcache.config import read_mapping
-from featcache.data.importers import find_dataset
+from featcache.data.importers import DATASETS
 from featcache.evaluation.settings import PROPOSED_LRS
 from featcache.extract.presets import with_preset
 from featcache.extract.settings import ExtractSettings
@@ -24,7 +24,7 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "scale").glob("*.yaml"
 SWEEPS = [path for path in CONFIGS if read_mapping(path)["command"] == "sweep"]
 PIPELINES = [path for path in CONFIGS if read_mapping(path)["command"] == "pipeline"]
 ABLATIONS = ("table8", "table9", "table10", "table11")
-BACKBONES = {entry.name for entry in backbone_entries()}
+BACKBONES = set(REGISTRY.names())
 
 
 def every_step(path):
@@ -74,7 +74,7 @@ def test_pipelines_extract_by_the_preset_into_one_store_a_data_set(path):
     extract, scale, *probes = every_step(path)
     assert isinstance(extract, ExtractSettings)
     assert isinstance(scale, ScaleSettings)
-    find_dataset(extract.dataset)
+    DATASETS.load(extract.dataset)
     step = load(path).steps[0]
     preset = "scale-ssv2" if extract.dataset == "ssv2" else "scale"
     assert step["sampling"] == with_preset(preset, {"features": []})["sampling"]

@@ -7,13 +7,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from featcache.backbones.base import backbone_entries
+from featcache.backbones import BACKBONES as REGISTRY
 from featcache.cli.main import app
 from featcache.cli.report import parse_steps
 from featcache.commands.registry import load
 from featcache.commands.steps import row_steps
 from featcache.config import read_mapping
-from featcache.data.importers import find_dataset
+from featcache.data.importers import DATASETS
 from featcache.extract.settings import ExtractSettings
 from featcache.methods.finetune.settings import FinetuneSettings
 from featcache.methods.svt.settings import SvtSettings
@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parents[2] / "configs" / "svt"
 CONFIGS = sorted(FOLDER.glob("*.yaml"))
 SWEEPS = [path for path in CONFIGS if read_mapping(path)["command"] == "sweep"]
 ABLATIONS = ("table4", "table5", "table6", "table7", "table8")
-BACKBONES = {entry.name for entry in backbone_entries()}
+BACKBONES = set(REGISTRY.names())
 
 
 def every_row(path):
@@ -39,7 +39,7 @@ def test_there_is_a_file_for_every_table():
 
 def test_pre_training_is_the_default_of_the_command():
     settings = load(FOLDER / "k400_vitb.yaml")
-    find_dataset(settings.dataset)
+    DATASETS.load(settings.dataset)
     default = SvtSettings(dataset=settings.dataset, root=settings.root, init=settings.init, out=settings.out)
     assert settings == default
     assert (settings.init.start, settings.init.weights) == ("image", "dino_vitbase16_pretrain.pth")
@@ -54,7 +54,7 @@ def test_every_step_of_every_row_has_the_paper_s_setting(path):
                 assert (step.selection.subset, step.size, step.init.start) == (60_000, "base", "image")
                 assert step.training == SvtSettings.model_fields["training"].default
             if isinstance(step, ExtractSettings):
-                find_dataset(step.dataset)
+                DATASETS.load(step.dataset)
                 assert step.selection.split_column == ("split2" if is_ablation else None)
                 (feature,) = step.features
                 assert feature.backbone in BACKBONES

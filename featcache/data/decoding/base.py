@@ -1,7 +1,7 @@
 """The decoder protocol and registry: open a file, get its timeline, read exact frames by index.
 
-To add a decoder, write one file in this folder with an opener decorated by :func:`register_decoder`; the
-frame-exactness suite in ``featcache.testing.decoders`` picks it up by name.
+A package adds a decoder by an entry point of the group ``featcache.decoders`` that names a :class:`Decoder`. The
+frame-exactness suite is :class:`featcache.testing.decoders.DecoderTests`.
 """
 
 import itertools
@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from featcache.data.decoding.faults import blaming_the_decoder
 from featcache.data.types import Timeline
-from featcache.errors import VideoError, unknown_name
+from featcache.errors import VideoError
+from featcache.plugins import Place, Registry
 
 
 @runtime_checkable
@@ -48,20 +49,36 @@ class VideoReader(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DecoderInfo:
-    """Information for users who choose a decoder.
+class Decoder:
+    """A decoder, and information for users who choose one.
 
     Attributes:
-        name: Registry name, as in ``SamplingRecipe.decoder``.
-        summary: One line: the library and how it is installed.
+        open: Opens a file.
         exact: Whether every frame equals sequential decoding on every kind of file of the conformance suite.
         note: One sentence: on which files it is not exact, or why it is.
+        problem: Answers :func:`available`: ``None`` if the library works on this machine, otherwise a sentence with
+            the fix.
     """
 
-    name: str
-    summary: str
+    open: Callable[[Path], VideoReader]
     exact: bool
     note: str
+    problem: Callable[[], str | None] = lambda: None
+
+
+DECODERS: Registry[Decoder] = Registry(
+    kind="decoder",
+    group="featcache.decoders",
+    entry=Decoder,
+    built_in=tuple(
+        Place(name=name, target=f"featcache.data.decoding.{name}:DECODER", summary=summary)
+        for name, summary in {
+            "decord": "decord, optional: pip install 'featcache[decord]'",
+            "pyav": "PyAV, the default; its wheel carries FFmpeg",
+            "torchcodec": "torchcodec, optional: pip install 'featcache[torchcodec]' and the system's FFmpeg",
+        }.items()
+    ),
+)
 
 
 def check_indices(indices: Sequence[int], *, num_frames: int) -> list[int]:
@@ -79,65 +96,13 @@ def check_indices(indices: Sequence[int], *, num_frames: int) -> list[int]:
     return wanted
 
 
-Opener = Callable[[Path], VideoReader]
-Probe = Callable[[], str | None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    info: DecoderInfo
-    probe: Probe
-    open: Opener
-
-
-_DECODERS: dict[str, _Entry] = {}
-
-
-def register_decoder(info: DecoderInfo, *, probe: Probe = lambda: None) -> Callable[[Opener], Opener]:
-    """Register an opener under ``info.name``; a name can be taken once.
-
-    Args:
-        info: Name and description of the decoder.
-        probe: Answers :func:`available`: ``None`` if the library works on this machine, otherwise a sentence with the
-            fix.
-    """
-
-    def register(opener: Opener) -> Opener:
-        if info.name in _DECODERS:
-            raise ValueError(f"decoder {info.name!r} is registered already")
-        _DECODERS[info.name] = _Entry(info, probe, opener)
-        return opener
-
-    return register
-
-
-def _entry(name: str) -> _Entry:
-    if name not in _DECODERS:
-        raise unknown_name("decoder", name, _DECODERS)
-    return _DECODERS[name]
-
-
-def decoder_names() -> list[str]:
-    """Names of the registered decoders, whether or not their library is installed."""
-    return sorted(_DECODERS)
-
-
-def decoder_info(name: str) -> DecoderInfo:
-    """Name and description of a decoder.
-
-    Raises:
-        UnknownNameError: There is no such decoder.
-    """
-    return _entry(name).info
-
-
 def available(name: str) -> str | None:
     """``None`` if a decoder works on this machine, otherwise a sentence that names what is missing and the fix.
 
     Raises:
         UnknownNameError: There is no such decoder.
     """
-    return _entry(name).probe()
+    return DECODERS.load(name).problem()
 
 
 class _Guarded:
@@ -176,9 +141,10 @@ def open_video(path: Path, *, decoder: str = "pyav") -> VideoReader:
     Raises:
         VideoError: ``missing`` or ``undecodable``.
         UnknownNameError: There is no such decoder.
+        PluginError: The package that offers it is broken.
         FeatcacheError: The decoder's library is not installed or does not work on this machine.
         OSError: The machine failed, not the video (I/O error, too many open files, no memory, stale handle).
     """
-    entry = _entry(decoder)
+    entry = DECODERS.load(decoder)
     with blaming_the_decoder(path, decoder):
         return _Guarded(entry.open(path), path=path, decoder=decoder)

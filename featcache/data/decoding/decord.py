@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from featcache.data.decoding.base import DecoderInfo, register_decoder
+from featcache.data.decoding.base import Decoder
 from featcache.data.decoding.foreign import Fetch, ForeignReader
 from featcache.errors import FeatcacheError
 
@@ -32,16 +32,6 @@ def _open(path: Path) -> Fetch:
     return fetch
 
 
-@register_decoder(
-    DecoderInfo(
-        name="decord",
-        summary="decord, optional: pip install 'featcache[decord]'",
-        exact=False,
-        note="Returns other frames than asked on MPEG-4 with B-frames (HMDB51's own AVIs), H.264 in AVI, open GOPs, "
-        "MPEG streams and cut streams, and ignores mirroring.",
-    ),
-    probe=unavailable,
-)
 def open_decord(path: Path) -> ForeignReader:
     """Open a video with decord and one thread.
 
@@ -55,3 +45,12 @@ def open_decord(path: Path) -> ForeignReader:
     return ForeignReader(
         path, decoder="decord", open_file=_open, errors=(decord.DECORDError, RuntimeError, IndexError, AssertionError)
     )
+
+
+DECODER = Decoder(
+    open=open_decord,
+    exact=False,
+    note="Returns other frames than asked on MPEG-4 with B-frames (HMDB51's own AVIs), H.264 in AVI, open GOPs, "
+    "MPEG streams and cut streams, and ignores mirroring.",
+    problem=unavailable,
+)

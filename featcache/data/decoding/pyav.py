@@ -30,7 +30,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from featcache.data.decoding.access import is_random_access
-from featcache.data.decoding.base import DecoderInfo, check_indices, register_decoder
+from featcache.data.decoding.base import Decoder, check_indices
 from featcache.data.decoding.faults import blame, check_readable
 from featcache.data.decoding.heartbeat import beat
 from featcache.data.decoding.memory import MAX_PIXELS
@@ -374,14 +374,13 @@ def _check_size(stream: VideoStream) -> None:
         )
 
 
-@register_decoder(
-    DecoderInfo(
-        name="pyav",
-        summary="PyAV, the default; its wheel carries FFmpeg",
-        exact=True,
-        note="Every frame equals sequential decoding; where timestamps cannot be trusted frames are counted.",
-    )
-)
 def open_pyav(path: Path) -> PyAVReader:
     """Open a video with PyAV and one decoder thread."""
     return PyAVReader(path)
+
+
+DECODER = Decoder(
+    open=open_pyav,
+    exact=True,
+    note="Every frame equals sequential decoding; where timestamps cannot be trusted frames are counted.",
+)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from featcache.data.decoding.base import DecoderInfo, register_decoder
+from featcache.data.decoding.base import Decoder
 from featcache.data.decoding.foreign import Fetch, ForeignReader
 from featcache.errors import FeatcacheError
 
@@ -40,16 +40,6 @@ def _open(path: Path) -> Fetch:
     return fetch
 
 
-@register_decoder(
-    DecoderInfo(
-        name="torchcodec",
-        summary="torchcodec, optional: pip install 'featcache[torchcodec]' and the system's FFmpeg",
-        exact=False,
-        note="Returns other frames than asked on MPEG-4 with B-frames in AVI (HMDB51's own files), H.264 in AVI, "
-        "MPEG streams and cut streams, and ignores mirroring.",
-    ),
-    probe=unavailable,
-)
 def open_torchcodec(path: Path) -> ForeignReader:
     """Open a video with torchcodec in exact seek mode and one thread.
 
@@ -59,3 +49,12 @@ def open_torchcodec(path: Path) -> ForeignReader:
     if (problem := unavailable()) is not None:
         raise FeatcacheError(problem)
     return ForeignReader(path, decoder="torchcodec", open_file=_open, errors=(RuntimeError, IndexError, ValueError))
+
+
+DECODER = Decoder(
+    open=open_torchcodec,
+    exact=False,
+    note="Returns other frames than asked on MPEG-4 with B-frames in AVI (HMDB51's own files), H.264 in AVI, "
+    "MPEG streams and cut streams, and ignores mirroring.",
+    problem=unavailable,
+)

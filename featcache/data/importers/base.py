@@ -1,8 +1,9 @@
 """The registry of data sets: one function per data set that turns its official lists into rows.
 
-An importer is one file. It reads the lists that were published with the data set, however the videos are arranged, and
-yields a row for each video that they name, in the order of the lists. A video without a file becomes a row of status
-``missing``. Files that no list names are counted and reported, never taken.
+How a package adds one is in ``docs/adding-a-dataset.md``. An importer is one file. It reads the lists that were
+published with the data set, however the videos are arranged, and yields a row for each video that they name, in the
+order of the lists. A video without a file becomes a row of status ``missing``. Files that no list names are counted and
+reported, never taken.
 
 Label columns follow one rule for all data sets: ``label`` is the class, ``group`` names videos that belong together
 (clips of one source video, which no random split may separate), ``split1`` … are official splits if there are several,
@@ -18,6 +19,7 @@ from featcache.data.importers.files import DatasetFiles
 from featcache.data.manifest import Manifest
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError, unknown_name
+from featcache.plugins import Place, Registry
 
 log = logging.getLogger(__name__)
 
@@ -26,24 +28,20 @@ ListVideos = Callable[[DatasetFiles], Iterable[VideoRecord]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetEntry:
-    """One registered data set.
+    """One data set.
 
     Attributes:
-        name: Registry name, e.g. ``ucf101``.
-        summary: One line for ``featcache datasets``.
+        list_videos: Function that lists the videos; its rows may leave ``split`` to ``split_columns``.
         layout: The expected folders and lists, in one line.
         split_columns: Label columns that hold official splits, if there are several; the first one whose lists are
             present is the default, unless ``has_default_split`` is false.
         has_default_split: Whether a row's ``split`` is filled in by default.
-        list_videos: Function that lists the videos; its rows may leave ``split`` to ``split_columns``.
     """
 
-    name: str
-    summary: str
-    layout: str
-    split_columns: tuple[str, ...]
-    has_default_split: bool
     list_videos: ListVideos
+    layout: str
+    split_columns: tuple[str, ...] = ()
+    has_default_split: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,44 +57,53 @@ class Listing:
     unlisted: tuple[str, ...]
 
 
-_ENTRIES: dict[str, DatasetEntry] = {}
-
-
-def register_dataset(
-    name: str, *, summary: str, layout: str, split_columns: tuple[str, ...] = (), has_default_split: bool = True
-) -> Callable[[ListVideos], ListVideos]:
-    """Register the function that lists a data set; see :class:`DatasetEntry`."""
-
-    def register(list_videos: ListVideos) -> ListVideos:
-        if name in _ENTRIES:
-            raise ValueError(f"data set {name!r} is registered already")
-        _ENTRIES[name] = DatasetEntry(
-            name=name,
-            summary=summary,
-            layout=layout,
-            split_columns=split_columns,
-            has_default_split=has_default_split,
-            list_videos=list_videos,
-        )
-        return list_videos
-
-    return register
-
-
-def dataset_entries() -> list[DatasetEntry]:
-    """All registered data sets, by name."""
-    return [_ENTRIES[name] for name in sorted(_ENTRIES)]
-
-
-def find_dataset(name: str) -> DatasetEntry:
-    """Find a data set by name.
-
-    Raises:
-        UnknownNameError: There is no such data set; names the closest.
-    """
-    if name not in _ENTRIES:
-        raise unknown_name("data set", name, _ENTRIES, hint="Run `featcache datasets` for the list.")
-    return _ENTRIES[name]
+DATASETS: Registry[DatasetEntry] = Registry(
+    kind="data set",
+    group="featcache.datasets",
+    entry=DatasetEntry,
+    built_in=tuple(
+        Place(name=name, target=f"featcache.data.importers.{target}", summary=summary)
+        for name, (target, summary) in {
+            "diving48": (
+                "diving48:DIVING48",
+                "48 dives, version 2 of the labels: 15,027 + 1,970 clips; group: clips of one competition video",
+            ),
+            "diving48-v1": (
+                "diving48:DIVING48_V1",
+                "48 dives, version 1 of the labels: 15,943 + 2,096 clips; group: clips of one competition video",
+            ),
+            "hmdb51": (
+                "hmdb51:HMDB51",
+                "51 actions, 6,766 clips, 3 splits of 3,570 + 1,530; group: clips of one source",
+            ),
+            "kinetics400": (
+                "kinetics:KINETICS",
+                "400 actions, nominally 246k + 20k clips of 10 s; group: clips of one YouTube video",
+            ),
+            "kinetics600": (
+                "kinetics:KINETICS",
+                "600 actions, nominally 390k + 30k clips of 10 s; group: clips of one YouTube video",
+            ),
+            "kinetics700": (
+                "kinetics:KINETICS",
+                "700 actions, nominally 545k + 35k clips of 10 s; group: clips of one YouTube video",
+            ),
+            "lvu": (
+                "lvu:LVU",
+                "9 tasks over long film clips: labels relationship, scene, …, each with split_<task>; group: the film",
+            ),
+            "ssv2": (
+                "ssv2:SSV2",
+                "174 templates, 168,913 + 24,777 + 27,157 clips; caption: the sentence of each clip",
+            ),
+            "ucf101": (
+                "ucf101:UCF101",
+                "101 actions, 13,320 clips, 3 splits; group: clips cut from one source video",
+            ),
+        }.items()
+    ),
+    hint="Run `featcache datasets` for the list.",
+)
 
 
 def read_listing(name: str, *, root: Path, split_column: str | None = None) -> Listing:
@@ -108,16 +115,17 @@ def read_listing(name: str, *, root: Path, split_column: str | None = None) -> L
         split_column: Official split that becomes the rows' ``split``; ``None`` is the default of the data set.
 
     Raises:
-        UnknownNameError: There is no such data set or split column.
-        ManifestError: A list is missing or one of its rows cannot be used; the message says which.
+        UnknownNameError: No such data set or split column.
+        PluginError: The package that offers the data set is broken.
+        ManifestError: A list is missing or a row of it cannot be used; the sentence says which.
     """
-    entry = find_dataset(name)
+    entry = DATASETS.load(name)
     files = DatasetFiles.under(root)
     videos = tuple(entry.list_videos(files))
     if not videos:
         raise ManifestError(f"the lists of {name} in {root} name no video; fetch them again")
     if entry.split_columns:
-        videos = _choose_split(entry, videos, split_column)
+        videos = _choose_split(name, entry, videos, split_column)
     elif split_column is not None:
         raise unknown_name("split column", split_column, (), hint=f"{name} has one official split; leave it out.")
     taken = {video.path for video in videos if video.status == "ok"}
@@ -171,10 +179,10 @@ def make_row(
 
 
 def _choose_split(
-    entry: DatasetEntry, videos: tuple[VideoRecord, ...], split_column: str | None
+    name: str, entry: DatasetEntry, videos: tuple[VideoRecord, ...], split_column: str | None
 ) -> tuple[VideoRecord, ...]:
     there = [column for column in entry.split_columns if any(column in video.labels for video in videos)]
     if split_column is not None and split_column not in there:
-        raise unknown_name("split column", split_column, there, hint=f"{entry.name} here has: {', '.join(there)}.")
+        raise unknown_name("split column", split_column, there, hint=f"{name} here has: {', '.join(there)}.")
     column = split_column or (there[0] if entry.has_default_split and there else None)
     return videos if column is None else tuple(replace(video, split=video.labels.get(column, "")) for video in videos)

@@ -7,7 +7,7 @@ are columns of their own. Clips are trimmed, so ``start_frame`` and ``end_frame`
 
 from collections.abc import Iterator
 
-from featcache.data.importers.base import make_row, register_dataset
+from featcache.data.importers.base import DatasetEntry, make_row
 from featcache.data.importers.files import DatasetFiles, bad_row, read_json
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError
@@ -16,21 +16,11 @@ PARTS = ("takeoff", "somersault", "twist", "position")
 _LAYOUT = "rgb/<vid_name>.mp4; Diving48{}_train.json, Diving48{}_test.json, Diving48_vocab.json"
 
 
-@register_dataset(
-    "diving48",
-    summary="48 dives, version 2 of the labels: 15,027 + 1,970 clips; group: clips of one competition video",
-    layout=_LAYOUT.format("_V2", "_V2"),
-)
 def list_diving48(files: DatasetFiles) -> Iterator[VideoRecord]:
     """Rows of the lists of version 2; ids are ``vid_name``."""
     return _list(files, version="_V2")
 
 
-@register_dataset(
-    "diving48-v1",
-    summary="48 dives, version 1 of the labels: 15,943 + 2,096 clips; group: clips of one competition video",
-    layout=_LAYOUT.format("", ""),
-)
 def list_diving48_v1(files: DatasetFiles) -> Iterator[VideoRecord]:
     """Rows of the lists of version 1; ids are ``vid_name``."""
     return _list(files, version="")
@@ -69,3 +59,13 @@ def _read_vocabulary(files: DatasetFiles) -> list[list[str]]:
     ):
         raise ManifestError(f"{path} is no list of classes of {len(PARTS)} parts each; fetch it again")
     return vocabulary
+
+
+DIVING48 = DatasetEntry(
+    list_videos=list_diving48,
+    layout=_LAYOUT.format("_V2", "_V2"),
+)
+DIVING48_V1 = DatasetEntry(
+    list_videos=list_diving48_v1,
+    layout=_LAYOUT.format("", ""),
+)

@@ -8,7 +8,7 @@ parentheses.
 import re
 from collections.abc import Iterator
 
-from featcache.data.importers.base import make_row, register_dataset
+from featcache.data.importers.base import DatasetEntry, make_row
 from featcache.data.importers.files import DatasetFiles, bad_row, read_lines, stem_of
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError
@@ -18,12 +18,6 @@ _SPLITS = {"1": "train", "2": "test", "0": ""}
 _LIST = re.compile(r"(.+)_test_split([123])\.txt", re.IGNORECASE)
 
 
-@register_dataset(
-    "hmdb51",
-    summary="51 actions, 6,766 clips, 3 splits of 3,570 + 1,530; group: clips of one source",
-    layout="videos/<class>/<file>.avi; testTrainMulti_7030_splits/<class>_test_split{1,2,3}.txt",
-    split_columns=SPLIT_COLUMNS,
-)
 def list_hmdb51(files: DatasetFiles) -> Iterator[VideoRecord]:
     """Union of the splits' lists, class after class; ids are ``<class>/<file name without suffix>``."""
     labels: dict[str, dict[str, str]] = {}
@@ -59,3 +53,10 @@ def _group(stem: str, name: str) -> str:
     """The part before the class in ``<source>_<class>_<body part>_…_<clip number>``."""
     source, found, _ = stem.partition(f"_{name}_")
     return source if found else stem
+
+
+HMDB51 = DatasetEntry(
+    list_videos=list_hmdb51,
+    layout="videos/<class>/<file>.avi; testTrainMulti_7030_splits/<class>_test_split{1,2,3}.txt",
+    split_columns=SPLIT_COLUMNS,
+)

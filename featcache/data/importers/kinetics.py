@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from featcache.data.cells import read_csv, squeezed
-from featcache.data.importers.base import make_row, register_dataset
+from featcache.data.importers.base import DatasetEntry, make_row
 from featcache.data.importers.files import DatasetFiles, bad_row
 from featcache.data.sources import SPLIT_NAMES
 from featcache.data.types import VideoRecord
@@ -52,14 +52,6 @@ def list_kinetics(files: DatasetFiles) -> Iterator[VideoRecord]:
         )
 
 
-for _number, _size in ((400, "246k + 20k"), (600, "390k + 30k"), (700, "545k + 35k")):
-    register_dataset(
-        f"kinetics{_number}",
-        summary=f"{_number} actions, nominally {_size} clips of 10 s; group: clips of one YouTube video",
-        layout="{train,val,test}.csv; [train|val|test]/[<label>/]<youtube_id>_<start>_<end>.mp4",
-    )(list_kinetics)
-
-
 def _clip(path: Path, place: str, row: Mapping[str, str], split: str) -> tuple[str, tuple[str, str, str]]:
     label, youtube_id = squeezed(row.get("label", "").replace("_", " ")), row["youtube_id"]
     try:
@@ -71,3 +63,10 @@ def _clip(path: Path, place: str, row: Mapping[str, str], split: str) -> tuple[s
     if given and given.casefold() not in SPLIT_NAMES:
         raise bad_row(path, place, f"split {given!r} is none of {', '.join(SPLIT_NAMES)}")
     return clip_id, (label, SPLIT_NAMES[given.casefold()] if given else split, youtube_id)
+
+
+KINETICS = DatasetEntry(
+    list_videos=list_kinetics,
+    layout="{train,val,test}.csv; [train|val|test]/[<label>/]<youtube_id>_<start>_<end>.mp4",
+)
+"""Kinetics-400, 600 and 700, whose lists are alike."""

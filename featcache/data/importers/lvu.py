@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from featcache.data.importers.base import make_row, register_dataset
+from featcache.data.importers.base import DatasetEntry, make_row
 from featcache.data.importers.files import DatasetFiles, bad_row, read_lines
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError
@@ -26,13 +26,6 @@ MEAN_LIKE_RATIO = 9.138220535629456
 _NO_NAME = r"\N"
 
 
-@register_dataset(
-    "lvu",
-    summary="9 tasks over long film clips: labels relationship, scene, …, each with split_<task>; group: the film",
-    layout="<task>/{train,val,test}.csv; videos/<youtube_id>.mp4",
-    split_columns=tuple(f"split_{task}" for task in TASKS),
-    has_default_split=False,
-)
 def list_lvu(files: DatasetFiles) -> Iterator[VideoRecord]:
     """Union of the tasks' lists, in the order of the tasks; ids are YouTube ids."""
     labels: dict[str, dict[str, str]] = {}
@@ -93,3 +86,11 @@ def _name_classes(labels: dict[str, dict[str, str]], task: str) -> None:
         if task in row:
             class_id, _, name = row[task].partition(" ")
             row[task] = name if name not in ("", _NO_NAME) and num_ids[name] == 1 else f"class_{class_id}"
+
+
+LVU = DatasetEntry(
+    list_videos=list_lvu,
+    layout="<task>/{train,val,test}.csv; videos/<youtube_id>.mp4",
+    split_columns=tuple(f"split_{task}" for task in TASKS),
+    has_default_split=False,
+)

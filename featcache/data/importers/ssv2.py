@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.data.cells import squeezed
-from featcache.data.importers.base import make_row, register_dataset
+from featcache.data.importers.base import DatasetEntry, make_row
 from featcache.data.importers.files import DatasetFiles, bad_row, read_json, read_lines
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError
@@ -19,11 +19,6 @@ _PREFIX = r"(something-something-v2-)?"
 _SPLITS = {"train": "train", "validation": "val", "test": "test"}
 
 
-@register_dataset(
-    "ssv2",
-    summary="174 templates, 168,913 + 24,777 + 27,157 clips; caption: the sentence of each clip",
-    layout="20bn-something-something-v2/<id>.webm; labels/{labels,train,validation,test}.json, test-answers.csv",
-)
 def list_ssv2(files: DatasetFiles) -> Iterator[VideoRecord]:
     """Rows of those of the train, validation and test lists that exist; ids are the official numbers."""
     path = files.need_list(rf"{_PREFIX}labels\.json", "labels.json")
@@ -84,3 +79,9 @@ def _read_answers(files: DatasetFiles, classes: Mapping[str, Any]) -> dict[str, 
 
 def _without_brackets(template: str) -> str:
     return squeezed(template.replace("[", "").replace("]", ""))
+
+
+SSV2 = DatasetEntry(
+    list_videos=list_ssv2,
+    layout="20bn-something-something-v2/<id>.webm; labels/{labels,train,validation,test}.json, test-answers.csv",
+)

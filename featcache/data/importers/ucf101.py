@@ -8,7 +8,7 @@ test lists leave out.
 import re
 from collections.abc import Iterator
 
-from featcache.data.importers.base import make_row, register_dataset
+from featcache.data.importers.base import DatasetEntry, make_row
 from featcache.data.importers.files import DatasetFiles, bad_row, plain, read_lines, stem_of
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError
@@ -17,12 +17,6 @@ SPLIT_COLUMNS = ("split1", "split2", "split3")
 _GROUP = re.compile(r"(.+_g\d+)_c\d+", re.IGNORECASE)
 
 
-@register_dataset(
-    "ucf101",
-    summary="101 actions, 13,320 clips, 3 splits; group: clips cut from one source video",
-    layout="UCF-101/<Class>/v_<Class>_gNN_cNN.avi; ucfTrainTestlist/{classInd,trainlist0N,testlist0N}.txt",
-    split_columns=SPLIT_COLUMNS,
-)
 def list_ucf101(files: DatasetFiles) -> Iterator[VideoRecord]:
     """Union of the splits' lists, in their order; ids are file names without suffix."""
     classes = _read_classes(files)
@@ -74,3 +68,10 @@ def _read_classes(files: DatasetFiles) -> dict[str, str]:
 def _group(stem: str) -> str:
     match = _GROUP.fullmatch(stem)
     return match[1] if match else stem
+
+
+UCF101 = DatasetEntry(
+    list_videos=list_ucf101,
+    layout="UCF-101/<Class>/v_<Class>_gNN_cNN.avi; ucfTrainTestlist/{classInd,trainlist0N,testlist0N}.txt",
+    split_columns=SPLIT_COLUMNS,
+)

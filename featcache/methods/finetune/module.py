@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from featcache.backbones import Backbone, build_backbone
-from featcache.backbones.base import find_entry
 from featcache.backbones.outputs import has_class_token, record_spec, resolve_recipe, to_records
+from featcache.backbones.registry import check_name
 from featcache.backbones.weights import given_file
 from featcache.data.transforms import normalise
 from featcache.errors import ConfigError
@@ -111,7 +111,7 @@ def check_backbone(settings: FinetuneSettings) -> None:
         UnknownNameError: No such backbone.
         WeightsError: No such file.
     """
-    find_entry(settings.backbone)
+    check_name(settings.backbone)
     if settings.weights not in ("default", "random"):
         given_file(settings.weights, backbone=settings.backbone)
 

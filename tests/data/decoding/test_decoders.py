@@ -5,33 +5,37 @@ import sys
 
 import pytest
 
-from featcache.data.decoding import available, decoder_info, decoder_names, open_video
-from featcache.data.decoding.base import DecoderInfo, VideoReader, register_decoder
+from featcache.data.decoding import DECODERS, VideoReader, available, open_video
 from featcache.data.decoding.pyav import PyAVReader
 from featcache.errors import FeatcacheError, UnknownNameError, VideoError
-from featcache.testing.decoders import CHECKS, INEXACT
+from featcache.plugins import BUILT_IN
+from featcache.testing.decoders import INEXACT, UNREADABLE, DecoderTests
 from featcache.testing.videos import VIDEO_KINDS
 
+NAMES = [place.name for place in DECODERS.places() if place.origin == BUILT_IN]
 
-@pytest.mark.parametrize("kind", VIDEO_KINDS.values(), ids=VIDEO_KINDS)
-@pytest.mark.parametrize("decoder", decoder_names())
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_conformance(check, decoder, kind, video, need_decoder):
-    need_decoder(decoder)
-    check(decoder, kind, video(kind.name))
+
+class TestBuiltIn(DecoderTests):
+    names = NAMES
+    inexact = INEXACT
+    unreadable = UNREADABLE
+
+    @pytest.fixture(autouse=True)
+    def _there(self, name, need_decoder):
+        need_decoder(name)
 
 
 def test_the_default_is_exact_everywhere_and_the_others_say_where_they_are_not():
-    assert decoder_names() == ["decord", "pyav", "torchcodec"]
-    assert decoder_info("pyav").exact
-    assert set(INEXACT) == {name for name in decoder_names() if not decoder_info(name).exact}
+    assert NAMES == ["decord", "pyav", "torchcodec"]
+    assert DECODERS.load("pyav").exact
+    assert set(INEXACT) == {name for name in NAMES if not DECODERS.load(name).exact}
     for name, kinds in INEXACT.items():
         assert kinds, name
         assert kinds <= set(VIDEO_KINDS)
-        assert decoder_info(name).note
+        assert DECODERS.load(name).note
 
 
-@pytest.mark.parametrize("decoder", decoder_names())
+@pytest.mark.parametrize("decoder", NAMES)
 def test_readers_follow_the_protocol(decoder, video, need_decoder):
     need_decoder(decoder)
     with open_video(video("h264"), decoder=decoder) as reader:
@@ -79,12 +83,6 @@ def test_a_mutated_transport_stream_is_a_video_or_undecodable(video, tmp_path):
         except VideoError as error:
             statuses.add(error.status)
     assert statuses == {"ok", "undecodable"}
-
-
-def test_a_name_is_taken_once():
-    info = DecoderInfo(name="pyav", summary="", exact=True, note="")
-    with pytest.raises(ValueError, match="registered already"):
-        register_decoder(info)(lambda path: open_video(path))
 
 
 @pytest.mark.parametrize("decoder", ["decord", "torchcodec"])

@@ -1,17 +1,9 @@
-"""Every registered data set through the conformance suite; the suite against importers that are wrong."""
+"""Every data set of featcache through the conformance suite."""
 
-import pytest
-
-from featcache.data.importers import dataset_entries
+from featcache.data.importers import DATASETS
+from featcache.plugins import BUILT_IN
 from featcache.testing import datasets as suite
 
 
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory):
-    return {name: make(tmp_path_factory.mktemp(name)) for name, make in suite.SAMPLES.items()}
-
-
-@pytest.mark.parametrize("check", suite.CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("name", [entry.name for entry in dataset_entries()])
-def test_conforms(name, check, samples):
-    check(samples[name])
+class TestBuiltIn(suite.DatasetTests):
+    names = tuple(place.name for place in DATASETS.places() if place.origin == BUILT_IN)
