@@ -1,4 +1,4 @@
-"""Cells of a table, each measured in a process of its own: its peak memory is its own, and it may run out of it."""
+"""Cells of a table, each measured in a separate process, so that each has its own peak memory and may exhaust it."""
 
 import json
 import resource
@@ -14,12 +14,12 @@ OUT_OF_MEMORY = "out of memory"
 
 
 def measure(script: str, arguments: Sequence[object]) -> dict[str, Any]:
-    """Run ``script`` with ``arguments``; what it printed last, as JSON.
+    """Run ``script`` with ``arguments`` and return the last line that it prints, read as JSON.
 
-    A child that the kernel killed had run out of memory, and is reported so.
+    A child that the kernel has killed is reported as out of memory.
 
     Raises:
-        SystemExit: The child failed otherwise; its error is above.
+        SystemExit: The child failed for another reason; its error is printed above.
     """
     command = [sys.executable, script, *map(str, arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
@@ -32,7 +32,7 @@ def measure(script: str, arguments: Sequence[object]) -> dict[str, Any]:
 
 
 def answer(work: Callable[[], dict[str, Any]]) -> None:
-    """In the child: print what ``work`` returns, or that memory ran out."""
+    """In the child: print the result of ``work``, or that memory ran out."""
     import torch
 
     try:
@@ -45,15 +45,15 @@ def answer(work: Callable[[], dict[str, Any]]) -> None:
 
 
 def limit_memory(num_bytes: int) -> None:
-    """Let allocations on the CPU fail beyond ``num_bytes`` more than now, before the machine begins to swap."""
+    """Let CPU allocations beyond ``num_bytes`` more than now fail, before the machine begins to swap."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + num_bytes, resource.RLIM_INFINITY))
 
 
 def peak_bytes(device: str) -> int:
-    """Peak of this process: what torch had allocated on a GPU, else resident memory.
+    """Peak memory of this process: torch's allocations on a GPU, otherwise resident memory.
 
-    ``ru_maxrss`` would not do: a child starts with that of its parent.
+    ``ru_maxrss`` cannot be used: a child starts with the value of its parent.
     """
     if device != "cpu":
         import torch
@@ -64,7 +64,7 @@ def peak_bytes(device: str) -> int:
 
 
 def synchronise(device: str) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished all queued work."""
     if device != "cpu":
         import torch
 
@@ -72,10 +72,10 @@ def synchronise(device: str) -> None:
 
 
 def seconds_a_step(step: Callable[[], object], *, budget_seconds: float, device: str) -> float:
-    """Mean time of a step after a first that is not counted, as many as fit the budget.
+    """Mean seconds per step over as many steps as fit the budget, after a first step that is not counted.
 
-    A first step that takes most of the budget is the only one, and counts. There is one wait for the device after all
-    steps, not one after each.
+    If the first step takes most of the budget, it is the only one and is counted. The device is waited for once after
+    all steps, not after each.
     """
 
     def run(num_steps: int) -> float:

@@ -1,4 +1,4 @@
-"""What every benchmark prints: the machine, medians, and JSON on request."""
+"""Output that all benchmarks share: the machine, medians, and JSON on request."""
 
 import argparse
 import importlib.metadata
@@ -35,7 +35,7 @@ def machine() -> dict[str, Any]:
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser with the options that all benchmarks have."""
+    """A parser with the options that all benchmarks share."""
     built = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     built.add_argument("--json", action="store_true", help="print JSON instead of a table")
     built.add_argument("--repeats", type=int, default=5, help="runs of each side, interleaved; medians are printed")

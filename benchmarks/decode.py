@@ -2,8 +2,8 @@
 
     python benchmarks/decode.py [VIDEO ...] [--opens 300] [--json]
 
-Without VIDEO, two videos are made: 320x240 and 1280x720, H.264 with B-frames and a key frame every 4 seconds.
-Every decoder uses one thread. `wrong` counts frames that are not the ones asked for.
+Without VIDEO, two videos are generated: 320x240 and 1280x720, H.264 with B-frames and a key frame every 4 seconds.
+Every decoder uses one thread. `wrong` counts frames that are not the requested ones.
 """
 
 import importlib.util
@@ -33,7 +33,7 @@ def reader(decoder: str) -> Callable[[Path, Sequence[int]], Frames]:
 
 
 def plain_pyav(path: Path, indices: Sequence[int]) -> Frames:
-    """What most code does: decode from the beginning, convert with ``to_ndarray``."""
+    """Decode from the beginning and convert with ``to_ndarray``, as most code does."""
     wanted, frames = set(indices), {}
     with av.open(str(path), metadata_errors="ignore") as container:
         stream = container.streams.video[0]
@@ -47,7 +47,7 @@ def plain_pyav(path: Path, indices: Sequence[int]) -> Frames:
 
 
 def opencv(path: Path, indices: Sequence[int]) -> Frames:
-    """OpenCV, grabbing through and retrieving what is wanted."""
+    """OpenCV, which grabs every frame and retrieves the requested ones."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -63,7 +63,7 @@ def opencv(path: Path, indices: Sequence[int]) -> Frames:
 
 
 def sides() -> dict[str, Callable[[Path, Sequence[int]], Frames]]:
-    """What can be compared here."""
+    """The readers that are installed."""
     found = {"featcache pyav": reader("pyav"), "plain pyav": plain_pyav}
     found |= {f"featcache {name}": reader(name) for name in ("decord", "torchcodec") if available(name) is None}
     if importlib.util.find_spec("cv2"):
@@ -72,7 +72,7 @@ def sides() -> dict[str, Callable[[Path, Sequence[int]], Frames]]:
 
 
 def patterns(num_frames: int) -> dict[str, list[int]]:
-    """Which frames an extraction asks for."""
+    """Frame indices that extractions request."""
     starts = np.linspace(0, max(num_frames - 32, 0), 8).astype(int)
     clips = {int(start + step) for start in starts for step in range(0, 32, 4)}
     return {
@@ -83,7 +83,7 @@ def patterns(num_frames: int) -> dict[str, list[int]]:
 
 
 def wrong(frames: Frames, reference: Frames) -> int:
-    """How many frames look more like another one than like the one asked for."""
+    """Number of frames that look more like another frame than like the requested one."""
     count = 0
     for index, frame in reference.items():
         given = frames.get(index)
@@ -96,7 +96,7 @@ def wrong(frames: Frames, reference: Frames) -> int:
 
 
 def compare(path: Path, *, repeats: int) -> list[dict[str, object]]:
-    """One row a pattern and side; CPU milliseconds, medians of interleaved runs."""
+    """One row per pattern and reader; CPU milliseconds, medians of interleaved runs."""
     with open_video(path) as video:
         timeline = video.timeline
     rows: list[dict[str, object]] = []
@@ -130,7 +130,7 @@ def resident_bytes() -> int:
 
 
 def watch_memory(path: Path, *, opens: int) -> list[dict[str, object]]:
-    """Resident memory while one process opens a video again and again."""
+    """Resident memory while one process opens a video repeatedly."""
     rows: list[dict[str, object]] = []
     for count in range(1, opens + 1):
         with open_video(path) as video:
@@ -154,7 +154,7 @@ def main() -> None:
             settings = {"bf": "3", "g": "96", "preset": "veryfast"}
             write_video(path, num_frames=240, options=settings, width=width, height=height)
             videos.append(path)
-        memory = watch_memory(videos[0], opens=options.opens)  # first, while nothing else is in memory
+        memory = watch_memory(videos[0], opens=options.opens)  # first, before anything else is in memory
         rows = [row for path in videos for row in compare(path, repeats=options.repeats)]
     report("decode", rows, as_json=options.json, notes=[f"memory: {row}" for row in memory])
 

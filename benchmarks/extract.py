@@ -1,4 +1,4 @@
-"""Extraction against its floor: decoding alone plus the forward alone, for the same clips, in one run.
+"""Extraction against its lower bound, decoding alone plus the forward passes alone, for the same clips, in one run.
 
 The goal is extract <= 1.15 x (decode alone + forward alone) on CPU.
 
@@ -32,7 +32,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--videos", type=int, default=64)
     options.add_argument("--size", type=int, default=320, help="side of the square clips")
-    options.add_argument("--frames", type=int, default=48, help="frames of a clip")
+    options.add_argument("--frames", type=int, default=48, help="frames per clip")
     options.add_argument("--backbone", default="timm/tf_efficientnet_lite0")
     options.add_argument("--weights", default="default")
     options.add_argument("--device", default="cpu")
@@ -79,7 +79,7 @@ def main() -> None:
         notes = [
             f"{args.videos} videos, {args.frames} frames, {args.size} px, {result.rows_written} rows, {args.backbone}",
             "extract is the whole call: backbone built, workers started, shards written",
-            f"the scan (hashes, frame counts) apart: {scan_seconds:.2f} s",
+            f"the scan (hashes, frame counts), not included: {scan_seconds:.2f} s",
             f"bottleneck named by the run: {result.bottleneck}",
         ]
         report("extract", rows, as_json=args.json, notes=notes)

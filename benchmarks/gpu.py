@@ -1,14 +1,14 @@
-"""Everything that is checked and measured on a GPU, in one command.
+"""All checks and measurements on a GPU, in one command.
 
     python benchmarks/gpu.py                          # all, in eight minutes on one H100 or H200
     python benchmarks/gpu.py --only checks scale      # some: checks extract read scale advise svt probe
     python benchmarks/gpu.py --small --device cpu     # the same code on a laptop
-    python benchmarks/gpu.py --wheels DIR             # what is not installed, as wheels (CONTRIBUTING.md)
+    python benchmarks/gpu.py --wheels DIR             # takes missing libraries from wheels (CONTRIBUTING.md)
 
-Each part is a process of its own with a time of its own: one that fails, crashes or hangs does not stop the next, and
-leaves the rows that it has measured. After each part the JSON file holds what there is. It runs from a checkout, with
-nothing but torch, torchvision, timm, transformers, pyarrow, h5py, scikit-learn, typer and rich installed, and needs no
-network; the rest comes by ``--wheels``.
+Each part runs in a process of its own with a time limit of its own: a part that fails, crashes or hangs does not stop
+the next, and keeps the rows that it has measured. After each part the JSON file holds all rows so far. The script runs
+from a checkout with only torch, torchvision, timm, transformers, pyarrow, h5py, scikit-learn, typer and rich installed,
+and needs no network; other libraries come from ``--wheels``.
 """
 
 import argparse
@@ -32,9 +32,9 @@ from gpu_parts.wheels import unpack  # noqa: E402
 
 MINUTES = 8.0
 GRACE_SECONDS = 10.0
-"""What a part may take beyond its time before it is ended: rows look at the clock themselves."""
+"""Seconds beyond its time limit after which a part is killed; rows check the time themselves."""
 USAGE = 2
-"""Exit code of a part that cannot run as it was asked to; no other could."""
+"""Exit code of a part that cannot run with the given options, with which no other part could run either."""
 COLUMNS = ("part", "what", "result", "peak GB", "note")
 
 
@@ -44,8 +44,8 @@ def main() -> None:
     options.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
     options.add_argument("--small", action="store_true", help="sizes for a laptop")
     options.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; without a GPU give --small too")
-    options.add_argument("--minutes", type=float, default=MINUTES, help="time of the whole; parts share it")
-    options.add_argument("--wheels", type=Path, help="folder of wheels that go onto the path")
+    options.add_argument("--minutes", type=float, default=MINUTES, help="time for all parts together, in seconds")
+    options.add_argument("--wheels", type=Path, help="folder of wheels to add to the path")
     options.add_argument("--out", type=Path, default=Path("gpu.json"), help="the JSON file")
     options.add_argument("--folder", type=Path, help="where parts write; a temporary folder by default")
     options.add_argument("--part", choices=list(PARTS), help=argparse.SUPPRESS)
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def run_all(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Each part in a child process; the document is written after each."""
+    """Run each part in a child process and write the document after each."""
     began, planned = time.monotonic(), 0.0
     share = (60 * args.minutes - GRACE_SECONDS) / sum(PARTS[part] for part in args.only)
     paths = [str(HERE), str(HERE.parent)]
@@ -89,7 +89,7 @@ def run_all(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def rows_of(
     part: str, args: argparse.Namespace, folder: Path, *, budget: float, environment: dict[str, str]
 ) -> Iterator[dict[str, Any]]:
-    """The rows of one part, and one more if its process had to be ended, or ended by itself."""
+    """The rows of one part, and one more row if its process was killed or crashed."""
     if budget <= 0:
         yield {"part": part, "what": "all", "status": "left out", "result": "the time of the whole is over"}
         return
@@ -121,14 +121,14 @@ def rows_of(
 
 
 def end_group(child: "subprocess.Popen[bytes]") -> None:
-    """End a part and what it has started."""
-    with contextlib.suppress(ProcessLookupError):  # nobody is left
+    """Kill a part and every process that it has started."""
+    with contextlib.suppress(ProcessLookupError):  # no process is left
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
 
 
 def run_part(args: argparse.Namespace) -> None:
-    """In a child: the machine, then the part's rows."""
+    """In a child: measure the part's rows after describing the machine."""
     ends = time.monotonic() + args.seconds
     import importlib
 
@@ -146,7 +146,7 @@ def run_part(args: argparse.Namespace) -> None:
     except ConfigError as error:
         print(error, file=sys.stderr)
         raise SystemExit(USAGE) from error
-    if args.small:  # networks so small that a second thread would wait for the first
+    if args.small:  # the networks are so small that a second thread would only wait
         torch.set_num_threads(1)
     facts = machine()
     if device != "cpu":
@@ -165,7 +165,7 @@ def run_part(args: argparse.Namespace) -> None:
 
 
 def print_table(document: dict[str, Any]) -> None:
-    """All rows in one table."""
+    """Print all rows in one table."""
     lines = [COLUMNS, *(tuple(shown(row)) for row in document["rows"])]
     widths = [max(len(line[place]) for line in lines) for place in range(len(COLUMNS))]
     for line in lines:
@@ -174,7 +174,7 @@ def print_table(document: dict[str, Any]) -> None:
 
 
 def shown(row: dict[str, Any]) -> Iterator[str]:
-    """The cells of a row."""
+    """The cells of a row as text."""
     result = row["result"] if row["status"] == "ok" else f"{row['status']}: {row['result']}"
     yield from (row["part"], row["what"], result[:120], str(row.get("peak_gb", "")), str(row.get("note", "")))
 

@@ -1,8 +1,9 @@
 """Importing the Kinetics-400 lists at full size: seconds and peak memory, apart from opening videos.
 
-Writes lists of 240,000 clips of 400 classes and, with ``--files``, an empty file for each, in a folder a class. Each
-repeat is a process of its own that lists the data set, takes a class-balanced subset, writes the manifest and reads it
-again; its peak memory counts all of that. What `scan` does with each file afterwards (hash it, open it) is left out.
+Writes lists of 240,000 clips of 400 classes and, with ``--files``, an empty file for each clip, in one folder per
+class. Each repeat is a process of its own that lists the data set, takes a class-balanced subset, writes the manifest
+and reads it again; its peak memory covers all of that. The later work of `scan` on each file (hashing and opening it)
+is not included.
 """
 
 import json
@@ -24,7 +25,7 @@ _ALPHABET = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0
 
 
 def write_lists(root: Path, *, with_files: bool) -> None:
-    """Lists as DeepMind's of 2017 look: quoted labels, ids of 11 characters of which some begin with ``-``."""
+    """Write lists like DeepMind's of 2017: quoted labels, ids of 11 characters of which some begin with ``-``."""
     rng = np.random.default_rng(0)
     labels = [f"class number {index}" for index in range(NUM_CLASSES)]
     for split, count in (("train", NUM_TRAIN), ("val", NUM_VAL)):
@@ -68,7 +69,7 @@ def measure(root: Path, target: Path) -> dict[str, float]:
 
 
 def repeats(root: Path, *, count: int) -> Iterator[dict[str, float]]:
-    """Each measurement in a process of its own."""
+    """Run each measurement in a process of its own."""
     for _ in range(count):
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, __file__, "--measure", str(root), str(Path(folder) / "videos.parquet")]
@@ -76,7 +77,7 @@ def repeats(root: Path, *, count: int) -> Iterator[dict[str, float]]:
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure and print the table."""
     built = parser(__doc__)
     built.add_argument("--measure", nargs=2, metavar=("ROOT", "MANIFEST"), help="measure once, in this process")
     built.add_argument("--files", action="store_true", help="an empty file for each clip; otherwise all are missing")

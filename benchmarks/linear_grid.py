@@ -1,8 +1,8 @@
 """A 52-head linear grid against 52 separate runs that each open and read the store again, in one run.
 
-Separate runs are plain: ``torch.nn.Linear``, ``torch.optim``, features in memory, the same batches and schedule; their
-weights are compared with the grid's. All run in one warm process, so that neither side pays for start-up and imports;
-``--commands`` times whole `featcache probe linear` commands instead, as a user would feel them. The goal is 5.
+The separate runs are plain: ``torch.nn.Linear``, ``torch.optim``, features in memory, the same batches and schedule;
+their weights are compared with the grid's. Everything runs in one warm process, so that neither side pays for start-up
+and imports; ``--commands`` times whole `featcache probe linear` commands instead, as users run them. The goal is 5.
 
     uv run python benchmarks/linear_grid.py --videos 512 --rows 4 --channels 1280 --classes 8 --epochs 10
 """
@@ -31,7 +31,7 @@ def main() -> None:
     """Time both sides in turn and print their ratio."""
     options = parser(__doc__)
     options.add_argument("--videos", type=int, default=512)
-    options.add_argument("--rows", type=int, default=4, help="rows a video")
+    options.add_argument("--rows", type=int, default=4, help="rows per video")
     options.add_argument("--channels", type=int, default=1280)
     options.add_argument("--grid", type=int, default=1, help="side of the stored maps; 1 for pooled features")
     options.add_argument("--classes", type=int, default=8)
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def library_sides(store: Path, settings: LinearSettings, args: argparse.Namespace) -> dict[str, Callable[[], object]]:
-    """Reading and training in this process; checks once that both sides train the same heads."""
+    """Time reading and training in this process, after checking once that both sides train the same heads."""
 
     def load() -> tuple[Tensor, Tensor]:
         data = read_data(store)
@@ -103,7 +103,7 @@ def library_sides(store: Path, settings: LinearSettings, args: argparse.Namespac
 
 
 def train_alone(features: Tensor, labels: Tensor, head: Head, num_classes: int, settings: LinearSettings) -> Tensor:
-    """One head by itself; returns its weights [D, C]."""
+    """Train one head alone; returns its weights [D, C]."""
     linear = nn.Linear(features.shape[1], num_classes)
     with torch.no_grad():
         linear.weight.copy_(initial_weight(features.shape[1], num_classes, seed=0).T)
@@ -131,7 +131,7 @@ def train_alone(features: Tensor, labels: Tensor, head: Head, num_classes: int, 
 
 
 def command_sides(store: Path, settings: LinearSettings, args: argparse.Namespace) -> dict[str, Callable[[], object]]:
-    """Whole commands: one with the grid, against one a head."""
+    """Time whole commands: one command with the grid against one command per head."""
 
     def probe(**changes: object) -> None:
         own = {"seeds": [0], "epochs": args.epochs, "batch_size": args.batch_size, **changes}

@@ -1,4 +1,4 @@
-"""The matrix products that one pre-training step of SCALE must do, counted from its settings alone, and their speed."""
+"""The matrix products of one pre-training step of SCALE, counted from the settings alone, and their speed."""
 
 import time
 from collections import Counter
@@ -21,12 +21,12 @@ class Product:
     """``count`` products [rows, inner] x [inner, columns] at once.
 
     Attributes:
-        form: Which factor lies transposed in memory: ``nt`` is a linear layer's forward, ``nn`` the gradient of its
-            input, ``tn`` that of its weight.
-        rows: Rows of the result.
+        form: Which factor is transposed in memory: ``nt`` is a linear layer's forward pass, ``nn`` the gradient of its
+            input, ``tn`` the gradient of its weight.
+        rows: Number of rows of the result.
         inner: Length of the sums.
-        columns: Columns of the result.
-        count: Products in one batched call.
+        columns: Number of columns of the result.
+        count: Number of products in one batched call.
     """
 
     form: Form
@@ -37,20 +37,20 @@ class Product:
 
     @property
     def operations(self) -> int:
-        """Multiplications and additions."""
+        """Number of multiplications and additions."""
         return 2 * self.count * self.rows * self.inner * self.columns
 
 
 def step_products(settings: ScaleSettings, *, width_in: int, num_masked: int) -> list[Product]:
-    """All products of forward and backward of one step with both losses, MCM in one direction, SET by InfoNCE.
+    """All products of the forward and backward pass of one step with both losses, MCM in one direction, SET by InfoNCE.
 
-    Gradients that nobody needs (of stored vectors, of positions) are left out; so is all but products: norms, softmax,
-    GELU, dropout, gathers and the optimiser.
+    Gradients that are not needed (of stored vectors, of positions) are left out, and so is everything but products:
+    norms, softmax, GELU, dropout, gathers and the optimiser.
 
     Args:
-        settings: The published ones, or others with these losses.
-        width_in: Channels of a clip.
-        num_masked: Masked clips of the batch.
+        settings: The published settings, or others with these losses.
+        width_in: Number of channels of a clip.
+        num_masked: Number of masked clips in the batch.
     """
     batch, clips = settings.training.batch_size, settings.clips_per_set
     predictor, heads = settings.predictor, settings.heads
@@ -68,12 +68,12 @@ def step_products(settings: ScaleSettings, *, width_in: int, num_masked: int) ->
     products += head(rows, width_in, heads, hidden=heads.target_hidden, depth=heads.target_layers, is_input=True)
     products += head(num_masked, width, heads, hidden=heads.hidden, depth=heads.layers)
     products += head(sets, width, heads, hidden=heads.hidden, depth=heads.layers)
-    products += linear(num_masked, heads.width, rows)  # logits of MCM: both factors need their gradient
+    products += linear(num_masked, heads.width, rows)  # logits of MCM: both factors need a gradient
     return products + 2 * linear(batch, heads.width, batch)
 
 
 def linear(rows: int, width_in: int, width_out: int, *, input_needs_grad: bool = True) -> list[Product]:
-    """Forward, gradient of the weight and, if needed, of the input."""
+    """Products of a linear layer: forward pass, gradient of the weight and, if needed, of the input."""
     forward = Product(form="nt", rows=rows, inner=width_in, columns=width_out)
     weight = Product(form="tn", rows=width_out, inner=rows, columns=width_in)
     into = Product(form="nn", rows=rows, inner=width_out, columns=width_in)
@@ -81,7 +81,7 @@ def linear(rows: int, width_in: int, width_out: int, *, input_needs_grad: bool =
 
 
 def attention(count: int, tokens: int, width: int) -> list[Product]:
-    """Scores and mixture of ``count`` heads, and the gradients of queries, keys, values and scores."""
+    """Products of attention with ``count`` heads: scores, output, gradients of queries, keys, values and scores."""
     scores = Product(form="nt", rows=tokens, inner=width, columns=tokens, count=count)
     mixed = Product(form="nn", rows=tokens, inner=tokens, columns=width, count=count)
     transposed = Product(form="tn", rows=tokens, inner=tokens, columns=width, count=count)
@@ -91,7 +91,7 @@ def attention(count: int, tokens: int, width: int) -> list[Product]:
 def head(
     rows: int, width_in: int, heads: ScaleHeadSettings, *, hidden: int, depth: int, is_input: bool = False
 ) -> list[Product]:
-    """The layers of a projection head; ``is_input``: what it reads needs no gradient."""
+    """Products of a projection head; with ``is_input`` its input needs no gradient."""
     widths = [width_in, *[hidden] * (depth - 1), heads.width]
     return [
         product
@@ -101,12 +101,12 @@ def head(
 
 
 def operations(products: Iterable[Product]) -> int:
-    """Multiplications and additions of all of them."""
+    """Number of multiplications and additions of all products."""
     return sum(product.operations for product in products)
 
 
 def seconds_of(products: Iterable[Product], *, dtype: torch.dtype, device: str, repeats: int = 3) -> float:
-    """How long the machine takes for these very shapes, each measured alone, the best of ``repeats``."""
+    """Seconds that the machine takes for these shapes, each measured alone, the best of ``repeats``."""
     return sum(
         number * seconds_of_one(product, dtype=dtype, device=device, repeats=repeats)
         for product, number in Counter(products).items()
@@ -114,7 +114,7 @@ def seconds_of(products: Iterable[Product], *, dtype: torch.dtype, device: str, 
 
 
 def seconds_of_one(product: Product, *, dtype: torch.dtype, device: str, repeats: int) -> float:
-    """The best time of one call into a result that is there already."""
+    """The best time of one call that writes into an allocated result."""
     left, right, result = factors(product, dtype=dtype, device=device)
     number = max(1, min(100, int(2e9 // product.operations)))
     times = []
@@ -129,7 +129,7 @@ def seconds_of_one(product: Product, *, dtype: torch.dtype, device: str, repeats
 
 
 def factors(product: Product, *, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Both factors, as they lie in memory, and room for the result."""
+    """Both factors in their memory layout, and an allocated result."""
     is_batched = product.count > 1
 
     def made(shape: tuple[int, int], *, is_transposed: bool) -> Tensor:

@@ -28,7 +28,7 @@ print(json.dumps({"rows": result.rows_written, "own": own * 1024, "workers": wor
 
 
 def main() -> None:
-    """Run one child process a count and compare their peaks."""
+    """Run one child process per number of videos and compare their peaks."""
     options = parser(__doc__)
     options.add_argument("--videos", type=int, nargs=2, default=[50, 500])
     args = options.parse_args()

@@ -1,6 +1,7 @@
-"""Several backbones in one pass against the sum of their forwards and one decode, for the same clips, in one run.
+"""Several backbones in one pass against the sum of their forward passes and one decode, for the same clips, in one run.
 
-The goal is extract <= 1.05 x (decode alone + the forwards alone). Beside it: the same backbones in a pass each.
+The goal is extract <= 1.05 x (decode alone + the forward passes alone). For comparison: the same backbones with one
+pass per backbone.
 
     uv run python benchmarks/multi_backbone.py --videos 64
 """
@@ -29,11 +30,11 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--videos", type=int, default=64)
     options.add_argument("--size", type=int, default=320, help="side of the square clips")
-    options.add_argument("--frames", type=int, default=48, help="frames of a clip")
+    options.add_argument("--frames", type=int, default=48, help="frames per clip")
     options.add_argument("--backbones", nargs="+", default=SMALL, help="NAME=WEIGHTS")
     options.add_argument("--interpolation", default="bicubic", help="one resize filter for all, so one set of pixels")
     options.add_argument("--device", default="cpu")
-    options.add_argument("--threads", type=int, default=0, help="threads of the forward; 0: all cores")
+    options.add_argument("--threads", type=int, default=0, help="threads of the forward pass; 0: all cores")
     options.add_argument("--layout", default="clips", choices=["clips", "frames"])
     args = options.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -65,7 +66,12 @@ def main() -> None:
                 runtime=RuntimeSettings(device=args.device, threads=args.threads),
             )
 
-        seconds: dict[str, list[float]] = {"decode alone": [], "forwards alone": [], "one pass": [], "a pass each": []}
+        seconds: dict[str, list[float]] = {
+            "decode alone": [],
+            "forwards alone": [],
+            "one pass": [],
+            "one pass each": [],
+        }
         for _ in range(args.repeats):
             prepared = prepare(settings_for(*features))
             decode_seconds, batches = time_decoding(prepared)
@@ -74,13 +80,13 @@ def main() -> None:
             del prepared, batches
             passes, rows_written = time_extract(settings_for(*features))
             seconds["one pass"].append(passes)
-            seconds["a pass each"].append(sum(time_extract(settings_for(feature))[0] for feature in features))
+            seconds["one pass each"].append(sum(time_extract(settings_for(feature))[0] for feature in features))
         floors = [a + b for a, b in zip(seconds["decode alone"], seconds["forwards alone"], strict=True)]
         ratios = [a / b for a, b in zip(seconds["one pass"], floors, strict=True)]
         rows = [{"what": what, "seconds": median(values)} for what, values in seconds.items()]
         rows.append({"what": "one pass / (decode + forwards)", "seconds": median(ratios)})
-        apart = [a / b for a, b in zip(seconds["a pass each"], seconds["one pass"], strict=True)]
-        rows.append({"what": "a pass each / one pass", "seconds": median(apart)})
+        apart = [a / b for a, b in zip(seconds["one pass each"], seconds["one pass"], strict=True)]
+        rows.append({"what": "one pass each / one pass", "seconds": median(apart)})
         notes = [
             f"{args.videos} videos, {args.frames} frames, {args.size} px, {rows_written} rows",
             f"{len(features)} backbones: {', '.join(args.backbones)}",

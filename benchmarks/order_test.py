@@ -1,10 +1,11 @@
-"""Do temporal modules see time? Motion from stored maps, by module and by order of frames; PRP against scratch.
+"""Do temporal modules use time? Motion from stored maps, by module and by order of frames; PRP against scratch.
 
-Makes the motion set, extracts the stride-16 maps of EfficientNet-Lite0 (real ImageNet weights), deletes the clips and
-trains: the head on averaged features (``skip``), r3d blocks with temporal kernel 1 (as released) and with kernel 3.
-Test frames are shown in order, backwards, shuffled, and one repeated. ``--pretext`` pre-trains kernel 3 on the playback
-rate of long clips first and fine-tunes with few labels, against scratch with the same seeds. The goals: kernel 3 at
-least 0.85 on new clips of seen photographs and 0.6 on photographs never seen; the other two at chance (0.125).
+Generates the motion set, extracts the stride-16 maps of EfficientNet-Lite0 (real ImageNet weights), deletes the clips
+and trains: the head on averaged features (``skip``), r3d blocks with temporal kernel 1 (as released) and with kernel 3.
+Test frames are given in order, reversed, shuffled, and with one frame repeated. ``--pretext`` first pre-trains kernel 3
+on the playback rate of long clips and fine-tunes with few labels, against training from scratch with the same seeds.
+The goals: kernel 3 reaches at least 0.85 on new clips of seen photographs and 0.6 on unseen photographs; the other two
+are at chance (0.125).
 
     uv run python benchmarks/order_test.py
     uv run python benchmarks/order_test.py --pretext
@@ -37,7 +38,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--epochs", type=int, default=30)
     options.add_argument("--hidden", type=int, default=64)
-    options.add_argument("--blocks", type=int, default=3, help="blocks of a module")
+    options.add_argument("--blocks", type=int, default=3, help="number of blocks of a module")
     options.add_argument("--lr", type=float, default=1e-3)
     options.add_argument("--weight-decay", type=float, default=1.0)
     options.add_argument("--layer", default="blocks.4")
@@ -72,7 +73,7 @@ def order_table(folder: Path, args: argparse.Namespace) -> None:
 
 
 def pretext_table(folder: Path, args: argparse.Namespace) -> None:
-    """Kernel 3 with and without playback-rate pre-training, with 40 and 10 labels a class."""
+    """Kernel 3 with and without playback-rate pre-training, with 40 and 10 labels per class."""
     motion = MotionSettings(num_frames=args.pretext_frames, window=(0.15, 0.25))
     store = motion_store(folder / f"long-{args.pretext_frames}", motion, layer=args.layer)
     tmm = module(args, temporal_kernel=3)
@@ -92,10 +93,10 @@ def pretext_table(folder: Path, args: argparse.Namespace) -> None:
         )
         result = run_temporal(settings)
         for arm in ("pretrained", "scratch"):
-            rows += accuracy_rows(f"{arm}, {labels} labels a class", result, arm=arm)
+            rows += accuracy_rows(f"{arm}, {labels} labels per class", result, arm=arm)
         rows += [
             {
-                "module": f"difference, {labels} labels a class",
+                "module": f"difference, {labels} labels per class",
                 "split": split,
                 "true": f"{100 * delta.value:+.1f} [{100 * delta.low:+.1f}, {100 * delta.high:+.1f}]",
             }
@@ -107,7 +108,7 @@ def pretext_table(folder: Path, args: argparse.Namespace) -> None:
 
 
 def accuracy_rows(name: str, result: TemporalResult, *, arm: str) -> list[dict[str, str]]:
-    """One row a split, one accuracy an order."""
+    """One row per split, with one accuracy per order of the frames."""
     rows = []
     for split, orders in result.metrics[arm].items():
         cells = {order: orders[order]["top1"] for order in ORDERS}
@@ -128,7 +129,7 @@ def module(args: argparse.Namespace, *, kind: str = "r3d", temporal_kernel: int 
 
 
 def training(args: argparse.Namespace, *, epochs: int, lr: float, weight_decay: float) -> TrainingSettings:
-    """The loop of both stages."""
+    """Training settings of both stages."""
     return TrainingSettings(
         epochs=epochs,
         batch_size=32,
@@ -143,7 +144,7 @@ def training(args: argparse.Namespace, *, epochs: int, lr: float, weight_decay: 
 def fine_tuning(
     store: Path, tmm: TmmSettings | None, args: argparse.Namespace, out: Path, *, stride: int = 1
 ) -> TmmFineTuneSettings:
-    """Motion labels; clips of eight frames."""
+    """Settings of fine-tuning on motion labels, with clips of eight frames."""
     return TmmFineTuneSettings(
         bank=BankSettings(store=str(store)),
         label="motion",
@@ -157,7 +158,7 @@ def fine_tuning(
 
 
 def motion_store(folder: Path, motion: MotionSettings, *, layer: str) -> Path:
-    """The maps of a motion set, made once."""
+    """A store of the maps of a motion set, made once."""
     store = folder / "store"
     listing = make_motion_set(folder / "videos", motion)
     extract(

@@ -1,7 +1,7 @@
-"""Training steps of methods that read pixels, and the encoder of clips: what SCALE on a store is compared with.
+"""Training steps of methods that read pixels, and a clip encoder, with which SCALE on a store is compared.
 
-All of ViT-B over clips of 16 frames at 224: tubelets of 2 x 16 x 16, 1,568 tokens. Weights are random, which cost what
-trained ones do; pixels are there already, so neither decoding nor augmentation is counted.
+All use a ViT-B over clips of 16 frames at 224: tubelets of 2 x 16 x 16, 1,568 tokens. Weights are random, which cost as
+much as trained ones; pixels are already in memory, so neither decoding nor augmentation is counted.
 """
 
 import copy
@@ -49,9 +49,9 @@ def moco_step(batch: int, *, device: str, bfloat16: bool, share: float) -> Step:
     """MoCo-v3 on clips: two views, a momentum encoder, InfoNCE over the batch in both directions.
 
     Args:
-        batch: Videos, at least 2 (BatchNorm).
-        device: Where.
-        bfloat16: Forward in bfloat16.
+        batch: Number of videos, at least 2 (BatchNorm).
+        device: Device of the step.
+        bfloat16: Whether the forward pass is in bfloat16.
         share: Share of tokens that each view keeps; 1 is the dense form.
     """
     encoder = MocoEncoder().to(device)
@@ -82,7 +82,7 @@ def moco_step(batch: int, *, device: str, bfloat16: bool, share: float) -> Step:
 
 
 class MocoEncoder(nn.Module):
-    """A ViT-B over tubelets with MoCo-v3's projection head; its patch embedding is frozen, as there."""
+    """A ViT-B over tubelets with MoCo-v3's projection head and, as in MoCo-v3, a frozen patch embedding."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class MocoEncoder(nn.Module):
         self.head = _mlp([WIDTH, MOCO_HIDDEN, MOCO_HIDDEN, MOCO_OUT])
 
     def forward(self, pixels: Tensor, kept: Tensor | None) -> Tensor:
-        """Pixels float [B, 3, T, H, W], places of the tokens to keep int64 [B, n] or ``None`` for all: [B, 256]."""
+        """From pixels float [B, 3, T, H, W] and indices of tokens to keep int64 [B, n] (``None``: all) to [B, 256]."""
         tokens = self.embed(pixels).flatten(2).transpose(1, 2) + self.position
         if kept is not None:
             tokens = tokens.gather(1, kept[..., None].expand(-1, -1, WIDTH))
@@ -102,7 +102,7 @@ class MocoEncoder(nn.Module):
 
 
 def clip_encoder(*, device: str, size: int = SIZE) -> nn.Module:
-    """VideoMAE's ViT-B encoder, frozen: clips float [B, 16, 3, size, size] in, tokens out."""
+    """VideoMAE's frozen ViT-B encoder, from clips float [B, 16, 3, size, size] to tokens."""
     from transformers import VideoMAEConfig, VideoMAEModel
 
     encoder: Any = VideoMAEModel(VideoMAEConfig(image_size=size))
@@ -111,7 +111,7 @@ def clip_encoder(*, device: str, size: int = SIZE) -> nn.Module:
 
 
 def _mlp(widths: list[int]) -> nn.Sequential:
-    """MoCo-v3's head: linear layers without biases, BatchNorm after each, ReLU between, the last norm not affine."""
+    """MoCo-v3's head: linear layers without biases, BatchNorm after each (the last not affine), ReLU between."""
     layers: list[nn.Module] = []
     for number, (before, after) in enumerate(itertools.pairwise(widths)):
         is_last = number == len(widths) - 2

@@ -1,8 +1,8 @@
 """SCALE's probes on the motion set: kNN, linear, MLP and Transformer without the predictor, three with it.
 
-Makes the motion set, extracts 16 random clips a video with EfficientNet-Lite0 (real ImageNet weights; a clip's frames
-are averaged, so one clip alone does not know which way the camera went), deletes the clips, pre-trains the set
-predictor without labels and probes both labels: which photograph, which motion. It is `pipelines/scale.py` with three
+Generates the motion set, extracts 16 random clips per video with EfficientNet-Lite0 (real ImageNet weights; a clip's
+frames are averaged, so a single clip does not show the direction of the camera), deletes the clips, pre-trains the set
+predictor without labels and probes both labels: the photograph and the motion. It is `pipelines/scale.py` with three
 seeds of everything; any of its settings may follow `--set`, e.g. an I3D's vectors (hours on a CPU):
 
     uv run python benchmarks/scale_motion.py

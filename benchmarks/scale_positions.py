@@ -1,9 +1,10 @@
 """Do coordinates matter? MCM with true, shuffled and zero coordinates, on real clip vectors and on a positive control.
 
 `motion` extracts the motion set's clips (EfficientNet-Lite0, random crops at random times; or takes `--store`), deletes
-the videos, pre-trains by MCM alone and finds the masked clips of videos never seen; a linear probe on [x; CLS] follows,
-its clips with the same coordinates. `control` is made up: a clip's vector is what its video shows and a function of
-where the clip lies, so a masked clip can only be told from its neighbours by its place, and shuffling must hurt.
+the videos, pre-trains with MCM alone and looks for the masked clips of unseen videos; then a linear probe on [x; CLS]
+is trained on clips with the same kind of coordinates. `control` is synthetic: a clip's vector is a function of what its
+video shows and of the clip's position, so a masked clip differs from its neighbours only by its position, and shuffling
+must hurt.
 
     uv run python benchmarks/scale_positions.py control
     uv run python benchmarks/scale_positions.py motion
@@ -44,7 +45,7 @@ from featcache.training.settings import OptimiserSettings, ScheduleSettings, Tra
 ARMS: tuple[Coordinates, ...] = get_args(Coordinates)
 TRUE, SHUFFLED, ZERO = ARMS
 CONTENT, PLACE, NOISE = 32, 32, 0.1
-"""Of the control: channels of what a video shows and of where a clip lies, and the noise's deviation."""
+"""Of the control: numbers of channels for a video's content and for a clip's position, and the noise's deviation."""
 
 
 def main() -> None:
@@ -106,9 +107,9 @@ COLUMNS = (("mcm_accuracy", "masked clips found, %", 100.0), ("mcm", "MCM loss, 
 
 
 def control_sets(num_videos: int, *, seed: int, num_clips: int = 16) -> ClipSets:
-    """Clips whose vectors are, but for noise, a rotation of [what the video shows; waves of where the clip lies].
+    """Clips whose vectors are, up to noise, a rotation of [content of the video; waves of the clip's position].
 
-    The waves and the rotation are the same for all seeds, the videos and the places are not.
+    The waves and the rotation are the same for all seeds; the videos and the positions are not.
     """
     world, rng = np.random.default_rng(0), np.random.default_rng((1, seed))
     frequencies = world.normal(0.0, 4.0, (6, PLACE // 2))
@@ -133,7 +134,7 @@ def control_sets(num_videos: int, *, seed: int, num_clips: int = 16) -> ClipSets
 def settings_of(
     arm: Coordinates, args: argparse.Namespace, *, folder: Path, store: Path | None = None
 ) -> ScaleSettings:
-    """MCM alone, a small predictor."""
+    """Settings with MCM alone and a small predictor."""
     return ScaleSettings(
         sets=ClipSetSettings(store=str(store or "memory")),
         coordinates=arm,
@@ -157,7 +158,7 @@ def settings_of(
 def found_masked_clips(
     settings: ScaleSettings, train: ClipSets, test: ClipSets, *, epochs: int = 4
 ) -> list[dict[str, float]]:
-    """Pre-train with every seed; loss and accuracy of MCM on the test videos, whose coordinates are treated alike."""
+    """Pre-train with every seed and return MCM's loss and accuracy on test videos with the same kind of coordinates."""
     run = pretrain_scale(settings, sets=train)
     seen = with_coordinates(test, settings.coordinates).to(settings.training.device)
     results = []
@@ -185,7 +186,7 @@ def found_masked_clips(
 
 
 def motion_store(folder: Path) -> Path:
-    """Clips of the motion set, as in ``pipelines/scale.py`` but random ones for all; the videos are deleted."""
+    """A store of clips of the motion set, as in ``pipelines/scale.py`` but all random; the videos are deleted."""
     settings = ScalePipelineSettings()
     listing = make_motion_set(folder / "videos", settings.motion)
     extract(
@@ -201,7 +202,7 @@ def motion_store(folder: Path) -> Path:
 
 
 def unseen_sets(path: Path) -> ClipSets:
-    """Clips of the videos that are not trained on."""
+    """Clips of the videos outside of the training split."""
     store = open_store(path)
     sets = open_clip_sets(ClipSetSettings(store=str(path)), store=store)
     chosen = np.flatnonzero([store.videos[video_id].split != "train" for video_id in sets.video_ids])
@@ -229,7 +230,7 @@ def probe_texts(store: Path, settings: ScaleSettings) -> dict[str, str]:
 
 
 def with_probe_coordinates(data: ProbeData, arm: Coordinates) -> ProbeData:
-    """The same data with coordinates as in pre-training."""
+    """The same data with the kind of coordinates of pre-training."""
     start = np.searchsorted(data.row_video, np.arange(len(data.videos) + 1)).astype(np.int64)
     sets = ClipSets(
         features=torch.from_numpy(data.features),
@@ -249,7 +250,7 @@ def interval_text(values: Sequence[float], scale: float) -> str:
 
 
 def t_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Mean, lower and upper end of Student's interval; all the same for one value."""
+    """Mean, lower and upper end of Student's interval; all three are equal for a single value."""
     mean = statistics.fmean(values)
     if len(values) < 2:
         return mean, mean, mean

@@ -1,8 +1,8 @@
-"""What several seeds of SCALE cost as one stack (`batched_seeds`) and one after another.
+"""The cost of several seeds of SCALE as one stack (`batched_seeds`) and one after another.
 
-Steps of `train scale` on vectors in memory, through its own loop: one seed alone, times the number of seeds, against a
-step of all. Both sides in turn, `--repeats` times; the ratio is the median of pairs. With the published heads a step is
-mostly matrix products; `--head-hidden 256` shows a small model, where overhead counts:
+Measures steps of `train scale` on vectors in memory in its own loop: one seed alone, times the number of seeds, against
+one step of all seeds. Both sides take turns, `--repeats` times; the ratio is the median of pairs. With the published
+heads a step is mostly matrix products; `--head-hidden 256` shows a small model, in which overhead counts:
 
     uv run python benchmarks/scale_seeds.py
     uv run python benchmarks/scale_seeds.py --head-hidden 256 --seeds 2 4 8
@@ -25,8 +25,8 @@ def main() -> None:
     """Time both ways for each number of seeds."""
     options = parser(__doc__)
     options.add_argument("--seeds", type=int, nargs="+", default=[3], help="numbers of seeds")
-    options.add_argument("--batch", type=int, default=64, help="videos a step")
-    options.add_argument("--width", type=int, default=768, help="channels of a clip")
+    options.add_argument("--batch", type=int, default=64, help="videos per step")
+    options.add_argument("--width", type=int, default=768, help="channels per clip")
     options.add_argument("--head-hidden", type=int, help="hidden width of all heads; else the published ones")
     options.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     options.add_argument("--device", default="cpu")
@@ -70,7 +70,7 @@ def main() -> None:
             }
         )
     where = args.device if args.device != "cpu" else f"{args.threads} threads"
-    notes = [f"a step of {args.batch} videos x 2 x 8 clips a seed, {args.precision}, {where}; {args.repeats} pairs"]
+    notes = [f"a step of {args.batch} videos x 2 x 8 clips per seed, {args.precision}, {where}; {args.repeats} pairs"]
     report("several seeds of SCALE", rows, as_json=args.json, notes=notes)
 
 

@@ -1,20 +1,20 @@
-"""What a step of SCALE's pre-training costs: against matrix products, full logits, plain tensors and a DataLoader.
+"""The cost of a step of SCALE's pre-training: against matrix products, full logits, plain tensors and a DataLoader.
 
     uv run python benchmarks/scale_step.py rate      # the step against the machine's rate for its own products: >= 0.7
     uv run python benchmarks/scale_step.py logits    # masked rows in chunks against all rows: time and memory
     uv run python benchmarks/scale_step.py command   # the whole of `train scale` against the same steps: <= 1.05
-    uv run python benchmarks/scale_step.py loader    # against a DataLoader over one file a video: >= 5 on a GPU
+    uv run python benchmarks/scale_step.py loader    # against a DataLoader over one file per video: >= 5 on a GPU
 
-`rate` counts the products of forward and backward from the settings (`matrix_products.py`) and measures each of their
-shapes alone: the sum of those times over the step's is the share. Norms, softmax, dropout, gathers and the optimiser's
-step are in the step's time and not in the products'; a big square product is printed for orientation.
+`rate` counts the products of the forward and backward pass from the settings (`matrix_products.py`) and measures each
+of their shapes alone: the sum of those times over the step's time is the share. Norms, softmax, dropout, gathers and
+the optimiser's step count in the step's time but not in the products'; a big square product is printed for comparison.
 
-`logits` makes MCM's loss for one batch, head included, forward and backward, in a process each: all rows of the logits
-as released, masked rows alone, and masked rows in chunks as `train scale` does.
+`logits` computes MCM's loss for one batch, head included, forward and backward, in three processes: all rows of the
+logits as released, only masked rows, and masked rows in chunks as `train scale` does.
 
-`command` runs all of `train scale` on a store (opened, checked, logged, checkpointed) and a loop on tensors in memory
-that does nothing but draw, index, forward, backward and step. `loader` gives that loop its batches from a DataLoader
-that reads one .npy file a video.
+`command` runs the whole of `train scale` on a store (opened, checked, logged, checkpointed) and a loop on tensors in
+memory that only draws and indexes batches and runs the forward pass, the backward pass and the optimiser's step.
+`loader` gives that loop its batches from a DataLoader that reads one .npy file per video.
 """
 
 import argparse
@@ -51,15 +51,15 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 def main() -> None:
-    """Run one of the four."""
+    """Run one of the four measurements."""
     options = parser(__doc__)
     options.set_defaults(repeats=3)
     options.add_argument("what", choices=("rate", "logits", "command", "loader"))
-    options.add_argument("--batch", type=int, help="videos a step; default 512 (rate, logits), 128 (command, loader)")
+    options.add_argument("--batch", type=int, help="videos per step; default 512 (rate, logits), 128 (command, loader)")
     options.add_argument("--videos", type=int, default=512, help="training videos of command and loader")
-    options.add_argument("--epochs", type=int, default=50, help="of command; loader takes a tenth")
-    options.add_argument("--width", type=int, default=WIDTH, help="channels of a clip")
-    options.add_argument("--seconds", type=float, default=30.0, help="steps of one measurement go on for so long")
+    options.add_argument("--epochs", type=int, default=50, help="epochs of command; loader takes a tenth")
+    options.add_argument("--width", type=int, default=WIDTH, help="channels per clip")
+    options.add_argument("--seconds", type=float, default=30.0, help="seconds of steps per measurement")
     options.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of the DataLoader")
     options.add_argument("--device", default="cpu")
     options.add_argument("--threads", type=int, default=os.cpu_count())
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def settings_of(args: argparse.Namespace, *, epochs: int = 1) -> ScaleSettings:
-    """The published setting at the batch asked for."""
+    """The published settings at the requested batch size."""
     return scale_settings(
         batch=args.batch, epochs=epochs, device=args.device, bfloat16=args.precision == "bfloat16",
         threads=args.threads, compiled=args.compile, matmul=matmul_of(args),
@@ -85,12 +85,12 @@ def settings_of(args: argparse.Namespace, *, epochs: int = 1) -> ScaleSettings:
 
 
 def matmul_of(args: argparse.Namespace) -> Matmul:
-    """TF32 where float32 is left beside a lower precision, too."""
+    """The setting of float32 products: TF32 also for float32 products that remain beside a lower precision."""
     return "highest" if args.precision == "float32" else "high"
 
 
 def rate(args: argparse.Namespace) -> None:
-    """The step's rate over that of its own products."""
+    """The speed of a step as a share of the speed of its own products."""
     settings = settings_of(args)
     sets = made_up_sets(4 * args.batch, width=args.width)
     objective = scale_objective(sets, settings, device=args.device)
@@ -128,7 +128,7 @@ def rate(args: argparse.Namespace) -> None:
 
 
 def logits(args: argparse.Namespace) -> None:
-    """Three ways to MCM's loss, each in its own process."""
+    """Three ways to compute MCM's loss, each in its own process."""
     passed = ("batch", "width", "device", "threads", "precision", "seconds")
     flags = [word for name in passed for word in (f"--{name}", getattr(args, name))]
     cells = {name: measure(__file__, ["logits", *flags, "--cell", name]) for name in LOGITS}
@@ -146,7 +146,7 @@ def logits(args: argparse.Namespace) -> None:
 
 
 def logits_cell(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """In the child: seconds a loss and peak memory."""
+    """In the child: seconds per loss and peak memory."""
     settings = settings_of(args)
     num_clips = 2 * args.batch * settings.clips_per_set
     heads, temperature = settings.heads, settings.loss.mcm_temperature
@@ -178,7 +178,7 @@ def logits_cell(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def command(args: argparse.Namespace) -> None:
-    """All of ``train scale`` against the same steps."""
+    """The whole of ``train scale`` against the same steps."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         settings = store_settings(folder / "store", args)
@@ -190,7 +190,7 @@ def command(args: argparse.Namespace) -> None:
             ),
             "plain loop": lambda turn: plain_loop(settings, drawn_batches(features, positions, settings), args),
         }
-        once = settings_of(args).training  # what only a first run pays is in neither's time
+        once = settings_of(args).training  # costs of a first run count for neither side
         warm = settings.model_copy(update={"training": once, "out": str(folder / "warm")})
         pretrain_scale(warm)
         plain_loop(warm, drawn_batches(features, positions, warm), args)
@@ -218,7 +218,7 @@ def command(args: argparse.Namespace) -> None:
 
 
 def loader(args: argparse.Namespace) -> None:
-    """Batches out of memory against batches of a DataLoader, the same steps."""
+    """Batches from memory against batches from a DataLoader, with the same steps."""
     args.epochs = max(1, args.epochs // 10)
     settings = settings_of(args, epochs=args.epochs)
     sets = made_up_sets(args.videos, width=args.width)
@@ -236,14 +236,14 @@ def loader(args: argparse.Namespace) -> None:
             rates["DataLoader"].append(args.epochs * (args.videos // args.batch) * args.batch / seconds)
     rows: list[dict[str, Any]] = [{"batches": name, "samples/s": median(values)} for name, values in rates.items()]
     rows[0]["times faster"] = median([mine / other for mine, other in zip(*rates.values(), strict=True)])
-    notes = [f"batch {args.batch}, {args.videos} videos, one .npy a video, {args.workers} workers; goal 5 on a GPU"]
+    notes = [f"batch {args.batch}, {args.videos} videos, one .npy per video, {args.workers} workers; goal 5 on a GPU"]
     report("against a DataLoader", rows, as_json=args.json, notes=notes)
 
 
 def store_settings(path: Path, args: argparse.Namespace) -> ScaleSettings:
-    """Settings of ``train scale`` on a store whose training split has ``--videos`` videos; a third of all are test's.
+    """Settings of ``train scale`` on a store with ``--videos`` training videos; a third of all videos are test videos.
 
-    Its made-up videos have no size, so positions are the seven numbers of the released code.
+    Its synthetic videos have no size, so positions are the seven numbers of the released code.
     """
     plan = StorePlan(
         records={"clips": make_record((args.width,))}, rows_per_video=(16,), num_videos=args.videos * 3 // 2,
@@ -261,7 +261,7 @@ def store_settings(path: Path, args: argparse.Namespace) -> ScaleSettings:
 
 
 def plain_loop(settings: ScaleSettings, batches: Batches, args: argparse.Namespace) -> None:
-    """Forward, backward and step for each batch: vectors float16 [B, 16, D] and positions float32 [B, 16, n]."""
+    """Forward pass, backward pass and step per batch: vectors float16 [B, 16, D] and positions float32 [B, 16, n]."""
     module = build_module(settings, width_in=args.width, seed=0).to(args.device).train()
     matrices = [parameter for parameter in module.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in module.parameters() if parameter.ndim <= 1]
@@ -283,7 +283,7 @@ def plain_loop(settings: ScaleSettings, batches: Batches, args: argparse.Namespa
 
 
 def plain_loss(module: ScalePretraining, settings: ScaleSettings, features: Tensor, positions: Tensor) -> Tensor:
-    """MCM and SET of a batch whose clips come in random order."""
+    """MCM and SET loss of a batch whose clips are in random order."""
     assert module.clip_head is not None
     assert module.target_head is not None
     assert module.set_head is not None
@@ -326,7 +326,7 @@ def loaded_batches(files: "VideoFiles", settings: ScaleSettings, args: argparse.
 
 
 class VideoFiles(Dataset[tuple[Tensor, Tensor]]):
-    """One file of vectors and one of positions a video, read when asked for: the clips in a random order."""
+    """One file of vectors and one of positions per video, read on access: the clips in random order."""
 
     def __init__(self, folder: Path, num_videos: int) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""SCALE's steps on sets in memory, through the very objective and loop of ``train scale``, for several benchmarks."""
+"""SCALE's steps on sets in memory, with the objective and loop of ``train scale``, for several benchmarks."""
 
 import contextlib
 import tempfile
@@ -29,7 +29,7 @@ class _EnoughError(Exception):
 
 
 def made_up_sets(num_videos: int, *, width: int = 768, clips: int = CLIPS_PER_VIDEO, numbers: int = 6) -> ClipSets:
-    """Random float16 vectors and positions, ``clips`` a video."""
+    """Random float16 vectors and positions, ``clips`` per video."""
     generator = torch.Generator().manual_seed(0)
     num_rows = num_videos * clips
     return ClipSets(
@@ -51,7 +51,7 @@ def scale_settings(
     compiled: bool = False,
     matmul: Matmul = "highest",
 ) -> ScaleSettings:
-    """The published setting, at another batch and for a few epochs."""
+    """The published settings, at another batch size and for a few epochs."""
     default = ScaleSettings(sets=ClipSetSettings(store="memory"))
     training = default.training.model_dump() | {
         "epochs": epochs,
@@ -68,7 +68,7 @@ def scale_settings(
 
 
 def scale_objective(sets: ClipSets, settings: ScaleSettings, *, device: str) -> ScaleObjective:
-    """What ``train scale`` trains, its module and its clips on the device."""
+    """The objective of ``train scale``, with its module and its clips on the device."""
     module = build_module(settings, width_in=sets.features.shape[1], seed=0).to(device)
     return ScaleObjective(
         placed(sets, storage="auto", device=torch.device(device)),
@@ -84,7 +84,7 @@ def scale_objective(sets: ClipSets, settings: ScaleSettings, *, device: str) -> 
 def seconds_a_step_of_the_loop(
     objective: Objective[Any], settings: ScaleSettings, *, device: str, budget_seconds: float, warm_steps: int = 2
 ) -> float:
-    """Mean time of a step of the loop after ``warm_steps``, as many as fit the budget; at least one."""
+    """Mean seconds per step of the loop after ``warm_steps``, over as many steps as fit the budget, at least one."""
     began = time.perf_counter()
     stamps: list[float] = []
 

@@ -1,16 +1,16 @@
-"""SCALE's Table 1: what a training step of ViT-B methods costs, on a store and on pixels.
+"""SCALE's Table 1: the cost of a training step of ViT-B methods, on a store and on pixels.
 
-Every cell is a process of its own: forward, backward and the optimiser's step of SCALE's predictor on clip vectors in
-memory (768 channels, two sets of 8 clips a video, the loop of `train scale`), of VideoMAE (90 % masked) and of MoCo-v3,
-dense and sparse (10 % of the tokens kept), on random pixels. So decoding and augmentation are left out on the pixels'
-side. What SCALE pays instead is printed below, always: the extraction of its 16 clips a video, measured here, and the
-operations that it adds to multi-crop inference. On a CPU a cell that would not end within `--budget` seconds or not fit
-the memory, judged by the method's last cell, is left out and says so.
+Every cell is a process of its own: forward pass, backward pass and optimiser step of SCALE's predictor on clip vectors
+in memory (768 channels, two sets of 8 clips per video, the loop of `train scale`), of VideoMAE (90 % masked) and of
+MoCo-v3, dense and sparse (10 % of the tokens kept), on random pixels. So decoding and augmentation are not counted for
+the methods on pixels. The costs that SCALE has instead are always printed below the table: the extraction of its 16
+clips per video, measured here, and the operations that it adds to multi-crop inference. On a CPU a cell that would not
+end within `--budget` seconds or not fit into the memory, judged by the method's last cell, is left out with a note.
 
     uv run python benchmarks/scale_table1.py
     uv run python benchmarks/scale_table1.py --device cuda --precision tf32
 
-The paper's row is from one RTX 3090, of the largest batch that each method fits into its 24 GB.
+The paper's numbers are from one RTX 3090, at the largest batch size that fits each method into its 24 GB.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from featcache.networks.settings import SetPredictorSettings
 SCALE = "SCALE on a store"
 METHODS = (SCALE, "VideoMAE", "MoCo-v3 dense", "MoCo-v3 sparse")
 BATCHES = (8, 19, 57, 512, 2048)
-PAPER = {  # (samples a second, GB)
+PAPER = {  # (samples per second, GB)
     (SCALE, 2048): (9225.0, 19.52),
     ("VideoMAE", 19): (33.5, 22.80),
     ("MoCo-v3 dense", 8): (8.7, 23.47),
@@ -52,10 +52,10 @@ def main() -> None:
     options.add_argument("--device", default="cpu")
     options.add_argument("--precision", choices=("float32", "tf32", "bfloat16"), default="float32")
     options.add_argument("--threads", type=int, default=0, help="on a CPU; 0: torch's default")
-    options.add_argument("--seconds", type=float, default=20.0, help="steps of a cell go on for so long")
+    options.add_argument("--seconds", type=float, default=20.0, help="seconds of steps per cell")
     options.add_argument("--budget", type=float, default=240.0, help="on a CPU: longest predicted time of two steps")
     options.add_argument("--videos", type=int, default=9537, help="videos in memory for SCALE; UCF101 trains on 9,537")
-    options.add_argument("--width", type=int, default=768, help="channels of a clip for SCALE")
+    options.add_argument("--width", type=int, default=768, help="channels per clip for SCALE")
     options.add_argument("--compile", action="store_true", help="compile SCALE's predictor")
     options.add_argument("--cell", nargs=2, metavar=("METHOD", "BATCH"), help=argparse.SUPPRESS)
     args = options.parse_args()
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def row_of(method: str, args: argparse.Namespace) -> dict[int, dict[str, Any]]:
-    """The cells of one method by batch, smallest first; on a CPU those that are too much are left out."""
+    """The cells of one method by batch size, smallest first; on a CPU those that would cost too much are left out."""
     cells: dict[int, dict[str, Any]] = {}
     last: tuple[int, dict[str, Any]] | None = None
     for batch in sorted(args.batches):
@@ -92,20 +92,20 @@ def row_of(method: str, args: argparse.Namespace) -> dict[int, dict[str, Any]]:
         cells[batch] = {"problem": problem} if problem else run(method, batch, args)
         if "seconds" in cells[batch]:
             last = batch, cells[batch]
-        elif problem is None and args.device == "cpu":  # a larger batch would fail alike, after longer
+        elif problem is None and args.device == "cpu":  # a larger batch would fail too, after a longer time
             rest = [larger for larger in args.batches if larger > batch]
             return cells | {larger: {"problem": f"left out: {OUT_OF_MEMORY} at {batch}"} for larger in rest}
     return cells
 
 
 def too_much(last: tuple[int, dict[str, Any]] | None, batch: int, *, budget: float, memory: float) -> str | None:
-    """Why a batch is left out, judged in proportion from the last one; ``None``: it is not.
+    """Why a batch size is left out, extrapolated from the last one; ``None`` if it is not.
 
     Args:
-        last: A smaller batch and its cell: seconds a step, peak and base memory in bytes.
-        batch: The batch.
+        last: A smaller batch size and its cell: seconds per step, peak and base memory in bytes.
+        batch: The batch size.
         budget: Seconds that two steps may take.
-        memory: Bytes that it may take beyond the base.
+        memory: Bytes that the batch may take beyond the base.
     """
     if last is None:
         return None
@@ -114,11 +114,11 @@ def too_much(last: tuple[int, dict[str, Any]] | None, batch: int, *, budget: flo
     needed = (cell["peak_bytes"] - cell["base_bytes"]) * batch / done
     if needed > memory:
         return f"left out: up to {needed / 1e9:.0f} GB"
-    return f"left out: about {seconds:.0f} s a step" if 2 * seconds > budget else None
+    return f"left out: about {seconds:.0f} s per step" if 2 * seconds > budget else None
 
 
 def free_memory() -> float:
-    """Bytes that a cell may take."""
+    """Number of bytes that a cell may take."""
     return float(MEMORY_SHARE * psutil.virtual_memory().available)
 
 
@@ -137,19 +137,19 @@ def texts(cell: dict[str, Any], *, batch: int) -> dict[str, Any]:
 
 
 def paper_texts(method: str, batch: int) -> dict[str, Any]:
-    """What the paper prints of this cell, if anything."""
+    """The paper's numbers for this cell, if it prints any."""
     rate, memory = PAPER.get((method, batch), ("", ""))
     return {"paper, samples/s": f"{rate:,}" if rate else "", "paper, GB": memory}
 
 
 def notes(encoding: dict[str, Any], rates: dict[int, float], args: argparse.Namespace) -> list[str]:
-    """What belongs beside the table: the extraction, and what the predictor adds to inference."""
+    """Notes below the table: the cost of extraction, and what the predictor adds to inference."""
     lines = [f"{args.device}, {args.precision}; on a CPU the peak is of resident memory, imports included"]
     if "seconds" not in encoding:
         return [*lines, f"extraction: {encoding['problem']}"]
     sample = encoding["seconds"] * CLIPS_PER_VIDEO
     lines.append(
-        f"extraction, once: {sample:.3g} s a sample ({CLIPS_PER_VIDEO} clips of 16 frames through ViT-B, "
+        f"extraction, once: {sample:.3g} s per sample ({CLIPS_PER_VIDEO} clips of 16 frames through ViT-B, "
         f"{1 / sample:.3g} samples/s, {encoding['macs'] * CLIPS_PER_VIDEO / 1e12:.2f} TMAC), and decoding on top"
     )
     for batch, rate in rates.items():
@@ -167,7 +167,7 @@ def notes(encoding: dict[str, Any], rates: dict[int, float], args: argparse.Name
 
 
 def measured_cell(method: str, batch: int, args: argparse.Namespace) -> dict[str, Any]:
-    """In the child: seconds a step and peak memory."""
+    """In the child: seconds per step and peak memory."""
     if args.threads:
         torch.set_num_threads(args.threads)
     set_matmul("highest" if args.precision == "float32" else "high")
@@ -189,7 +189,7 @@ def measured_cell(method: str, batch: int, args: argparse.Namespace) -> dict[str
 
 
 def scale_cell(batch: int, args: argparse.Namespace) -> float:
-    """Seconds a step of the loop."""
+    """Seconds per step of the loop."""
     settings = scale_settings(
         batch=batch, device=args.device, bfloat16=args.precision == "bfloat16", threads=args.threads,
         compiled=args.compile,

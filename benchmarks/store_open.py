@@ -1,7 +1,7 @@
-"""What it costs to open a store of many shards and to say what is in it.
+"""The cost of opening a store of many shards and listing its contents.
 
-Opens the store, its feature and the coverage of it: every plan and commit record is read and checked. With `--keep` the
-store is made once, so that two versions of the code can be compared on it, each in its own process:
+Opens the store and its feature and computes the coverage: every plan and commit record is read and checked. With
+`--keep` the store is made once, so that two versions of the code can be compared on it, each in its own process:
 
     uv run python benchmarks/store_open.py --shards 2000 --keep DIR
 """
@@ -19,10 +19,10 @@ ROWS_PER_VIDEO, VIDEOS_PER_SHARD = 4, 2
 
 
 def main() -> None:
-    """Make the store, open it so many times, print the median."""
+    """Make the store, open it repeatedly, print the median."""
     arguments = parser(__doc__)
     arguments.add_argument("--shards", type=int, default=2000, help="shards of the store")
-    arguments.add_argument("--keep", type=Path, help="folder of the store; made if it is not there, and left")
+    arguments.add_argument("--keep", type=Path, help="folder of the store; created if it does not exist, and kept")
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = options.keep or Path(folder) / "store"

@@ -1,9 +1,9 @@
 """Shuffled batches from a store, against ``np.memmap`` of the same records, in one run.
 
 Three workloads: dense rows of 350 KB in batches of 64; a frame bank of 44 KB rows, 64 clips of 8 rows; pooled rows of
-1.5 KB in batches of 512. All files are warm in the page cache, every reader writes fresh output, and each block of the
-store has been checked once; what that first check costs is printed beside. Readers take turns on the same batches; a
-ratio is the median over batches of (memmap seconds / reader seconds). The goal is 0.8.
+1.5 KB in batches of 512. All files are in the page cache, every reader writes into newly allocated output, and each
+block of the store has been checked once; the cost of that first check is printed too. Readers take turns on the same
+batches; a ratio is the median over batches of (memmap seconds / reader seconds). The goal is 0.8.
 
     uv run python benchmarks/store_read.py
 """
@@ -34,7 +34,7 @@ Reader = Callable[[np.ndarray], Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What is stored and how it is read: ``batch`` groups of ``together`` rows of one video."""
+    """The stored rows and how they are read: ``batch`` groups of ``together`` rows of one video."""
 
     name: str
     shape: tuple[int, ...]
@@ -45,7 +45,7 @@ class Workload:
 
     @property
     def num_rows(self) -> int:
-        """Rows of the store."""
+        """Number of rows of the store."""
         return self.rows_per_video * self.num_videos
 
 
@@ -60,8 +60,8 @@ def main() -> None:
     """Write the same records in every form, read them in turn, print the ratios."""
     options = parser(__doc__)
     options.add_argument("--batches", type=int, default=60)
-    options.add_argument("--slow-batches", type=int, default=3, help="batches for readers that need long")
-    options.add_argument("--folder", type=Path, default=None, help="where to write; a temporary folder by default")
+    options.add_argument("--slow-batches", type=int, default=3, help="number of batches for slow readers")
+    options.add_argument("--folder", type=Path, default=None, help="folder to write to; a temporary folder by default")
     args = options.parse_args()
     table: dict[str, dict[str, Any]] = {}
     for workload in WORKLOADS:
@@ -121,7 +121,7 @@ def draw(workload: Workload, rng: np.random.Generator) -> np.ndarray:
 
 
 def take_turns(readers: dict[str, Reader], batches: list[np.ndarray]) -> dict[str, list[float]]:
-    """Seconds a batch of each reader; all readers see a batch before the next is drawn, in changing order."""
+    """Seconds per batch of each reader; all readers read a batch, in changing order, before the next one is drawn."""
     seconds: dict[str, list[float]] = {name: [] for name in readers}
     names = list(readers)
     for number, rows in enumerate(batches):
@@ -134,7 +134,7 @@ def take_turns(readers: dict[str, Reader], batches: list[np.ndarray]) -> dict[st
 
 
 def first_touch_cost(path: Path) -> tuple[float, float]:
-    """Seconds a GB of one pass in order over a freshly opened feature, with and without checking blocks."""
+    """Seconds per GB of one sequential pass over a newly opened feature, with and without checking blocks."""
     taken: dict[bool, list[float]] = {True: [], False: []}
     for verify in [True, False] * 3:
         features = open_store(path).feature(verify=verify)
@@ -146,7 +146,7 @@ def first_touch_cost(path: Path) -> tuple[float, float]:
 
 
 def library_readers(workload: Workload, folder: Path) -> dict[str, Reader]:
-    """The same rows through the formats' own libraries, as their documentation has it."""
+    """Read the same rows with the formats' own libraries, as their documentation recommends."""
     array = zarr.open_array(str(folder / "zarr" / "g000" / "features"), mode="r")
     files = sorted((folder / "hdf5" / "g000" / "features").glob("*.h5"))
     datasets = [h5py.File(file, "r")["features"] for file in files]

@@ -1,10 +1,10 @@
-"""SVT from scratch on the motion set: what its teacher knows of motion and of pictures, against the untrained network.
+"""SVT from scratch on the motion set: what its teacher knows about motion and pictures, against the untrained network.
 
 `pipelines/svt.py` with three seeds: `svt-tiny` is trained without labels on short clips of eight camera motions over 16
-photographs, views never mirrored, and kNN and a linear probe ask the teacher of each seed, and the network as that
-seed began, for both labels. Which photograph it is is the short-cut: it is the same in all views of a clip, and so is
-the motion. Means and standard deviations are over the seeds. The second table is the training, its means over the
-seeds; any setting may follow `--set`:
+photographs, with views that are never mirrored. kNN and a linear probe then test the teacher of each seed, and the
+network with that seed's initial weights, on both labels. The photograph is a short-cut: it is the same in all views of
+a clip, as the motion is. Means and standard deviations are over the seeds. The second table describes the training,
+with means over the seeds; any setting may follow `--set`:
 
     uv run python benchmarks/svt_motion.py
     uv run python benchmarks/svt_motion.py --seeds 1 --set pretraining.epochs=4 views.local_time=0.75
@@ -55,14 +55,14 @@ def main() -> None:
         f"top-1 in percent, mean ± standard deviation over {args.seeds} seeds; chance {100 / seen:.1f} for picture, "
         f"{100 / len(MOTIONS):.1f} for motion; fine-tuned: seed 0 alone",
         f"{result['pretrained']['num_videos']} clips, {settings.pretraining.epochs} epochs, "
-        f"{seconds:.0f} s of training a seed, {result['seconds']:.0f} s in all",
+        f"{seconds:.0f} s of training per seed, {result['seconds']:.0f} s in all",
     ]
     report("SVT's teacher on the motion set", probe_rows(result["probes"]), as_json=args.json, notes=notes)
     report("its training", log_rows(logs, num_lines=args.lines), as_json=args.json)
 
 
 def probe_rows(probes: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a probe and network, the seeds of a network together; results are named ``<probe>, <network>-<seed>``."""
+    """One row per probe and network, over the seeds of a network; results are named ``<probe>, <network>-<seed>``."""
     rows: dict[str, dict[str, Any]] = {}
     for label, by_name in probes.items():
         values: dict[tuple[str, str], list[float]] = {}
@@ -77,7 +77,7 @@ def probe_rows(probes: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def log_rows(logs: Sequence[Sequence[dict[str, float]]], *, num_lines: int) -> list[dict[str, Any]]:
-    """Some epochs of a training from the first to the last, the mean over seeds of each measure."""
+    """Some epochs of a training run from the first to the last, with the mean over seeds of each metric."""
     last = len(logs[0]) - 1
     lines = sorted({round(step * last / max(1, num_lines - 1)) for step in range(num_lines)})
     return [
@@ -90,7 +90,7 @@ def log_rows(logs: Sequence[Sequence[dict[str, float]]], *, num_lines: int) -> l
 
 
 def spread(values: Sequence[float]) -> str:
-    """``mean ± standard deviation``, the deviation with n - 1; of a single value the value."""
+    """``mean ± standard deviation``, with n - 1 in the deviation; a single value is given alone."""
     mean = statistics.fmean(values)
     return f"{mean:.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
 

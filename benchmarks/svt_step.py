@@ -1,14 +1,15 @@
-"""What a step of SVT's pre-training costs, what share of it waits for videos, and what one decoding pass saves.
+"""The cost of a step of SVT's pre-training, the share of waiting for videos, and the saving of a single decoding pass.
 
     uv run python benchmarks/svt_step.py step                    # tiny on a CPU; base at 32 videos with --device cuda
     uv run python benchmarks/svt_step.py wait --workers 0 1 2    # share of the time that training waits: <= 0.1
     uv run python benchmarks/svt_step.py decode                  # all views from one pass: >= 0.8 of the predicted gain
 
-`step` trains on one batch of decoded views: student and teacher forward, loss, backward, clipping, optimiser, teacher's
-average, in a process of its own, so that its peak memory is its own. `wait` runs `train svt` on generated videos and
-reads the log. `decode` reads the frames of the ten views of a video in one pass, and in a pass a view, from an open
-file; the prediction is the ratio of the frames that the decoder puts out, counted in a run that is not timed. With the
-views cut out and recoloured, which both sides do alike, the ratio is smaller: the last column.
+`step` trains on one batch of decoded views: forward passes of student and teacher, loss, backward pass, clipping,
+optimiser step, update of the teacher. It runs in a separate process to measure its own peak memory. `wait` runs
+`train svt` on generated videos and reads the log. `decode` reads the frames of the ten views of a video in one pass,
+and in one pass per view, from an open file; the prediction is the ratio of the frames that the decoder outputs, counted
+in a run that is not timed. With cropping and colour jitter, which are the same on both sides, the ratio is smaller; it
+is in the last column.
 """
 
 import argparse
@@ -42,17 +43,17 @@ GROUP_LENGTHS = {"a key frame every 12": 12, "a key frame every 250": 250}
 
 
 def main() -> None:
-    """Run one of the three."""
+    """Run one of the three measurements."""
     options = parser(__doc__)
     options.set_defaults(repeats=3)
     options.add_argument("what", choices=("step", "wait", "decode"))
     options.add_argument("--size", choices=("tiny", "small", "base"), help="default base on a GPU, tiny on a CPU")
-    options.add_argument("--batch", type=int, help="videos a step; default 32 on a GPU, 4 on a CPU")
+    options.add_argument("--batch", type=int, help="videos per step; default 32 on a GPU, 4 on a CPU")
     options.add_argument("--videos", type=int, default=32, help="of wait and decode")
-    options.add_argument("--frames", type=int, default=300, help="of a video")
+    options.add_argument("--frames", type=int, default=300, help="frames per video")
     options.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="decoding processes of wait")
     options.add_argument("--epochs", type=int, default=2, help="of wait")
-    options.add_argument("--seconds", type=float, default=60.0, help="steps of one measurement go on for so long")
+    options.add_argument("--seconds", type=float, default=60.0, help="seconds of steps per measurement")
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--threads", type=int, default=os.cpu_count())
     options.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
@@ -71,7 +72,7 @@ def main() -> None:
 def settings_of(
     args: argparse.Namespace, folder: Path, *, workers: int, recomputes_blocks: bool = False
 ) -> SvtSettings:
-    """The published setting of the base and small networks; half the side and a smaller head for the tiny one."""
+    """The published settings for the base and small networks; half the side and a smaller head for the tiny one."""
     is_tiny = args.size == "tiny"
     default = SvtSettings(source=str(folder))
     training = default.training.model_copy(
@@ -99,7 +100,7 @@ def settings_of(
 
 
 def make_videos(folder: Path, number: int, args: argparse.Namespace, *, group_length: int = 12) -> Path:
-    """H.264 videos of 340 x 256, as Kinetics' are after the usual resizing."""
+    """Make H.264 videos of 340 x 256, the usual size of Kinetics videos after resizing."""
     folder.mkdir(parents=True)
     for index in range(number):
         write_video(
@@ -127,7 +128,7 @@ def step(folder: Path, args: argparse.Namespace) -> None:
 
 
 def step_cell(videos: Path, *, recomputes_blocks: bool, args: argparse.Namespace) -> dict[str, Any]:
-    """One case: the loop's own steps, on one batch that is decoded beforehand."""
+    """One case: steps of the training loop on one batch that is decoded beforehand."""
     torch.set_num_threads(args.threads)
     settings = settings_of(args, videos, workers=0, recomputes_blocks=recomputes_blocks)
     source = SvtViewSource(open_videos(settings).files, settings.views, seed=0)
@@ -139,7 +140,7 @@ def step_cell(videos: Path, *, recomputes_blocks: bool, args: argparse.Namespace
 
 
 def wait(folder: Path, args: argparse.Namespace) -> None:
-    """The log's own figures of a training on videos, per number of decoding processes."""
+    """Figures from the log of a training run on videos, per number of decoding processes."""
     videos = make_videos(folder / "videos", max(args.videos, args.batch), args)
     rows = []
     for workers in args.workers:
@@ -153,29 +154,29 @@ def wait(folder: Path, args: argparse.Namespace) -> None:
 
 
 def decode(folder: Path, args: argparse.Namespace) -> None:
-    """Ten views of each video from one pass and from a pass a view, and what the decoded frames predict."""
+    """Ten views of each video from one pass and from one pass per view, and the ratio predicted by decoded frames."""
     rows = []
     for name, group_length in GROUP_LENGTHS.items():
         videos = sorted(make_videos(folder / str(group_length), args.videos, args, group_length=group_length).iterdir())
-        frames = {"one pass": 0, "a pass a view": 0}
-        seconds: dict[str, list[float]] = {"one pass": [], "a pass a view": [], "one, cut": [], "each, cut": []}
+        frames = {"one pass": 0, "one pass per view": 0}
+        seconds: dict[str, list[float]] = {"one pass": [], "one pass per view": [], "one, cut": [], "each, cut": []}
         for video in videos:
             frames["one pass"] += decoded(video, read_together)
-            frames["a pass a view"] += decoded(video, read_apart)
+            frames["one pass per view"] += decoded(video, read_apart)
         for _ in range(args.repeats):
             seconds["one pass"].append(timed(videos, read_together))
-            seconds["a pass a view"].append(timed(videos, read_apart))
+            seconds["one pass per view"].append(timed(videos, read_apart))
             seconds["one, cut"].append(timed(videos, read_views))
             seconds["each, cut"].append(timed(videos, lambda reader, views: [read_views(reader, [v]) for v in views]))
-        predicted = frames["a pass a view"] / frames["one pass"]
-        gain = median_ratio(seconds["a pass a view"], seconds["one pass"])
+        predicted = frames["one pass per view"] / frames["one pass"]
+        gain = median_ratio(seconds["one pass per view"], seconds["one pass"])
         rows.append(
             {
                 "videos": name,
                 "frames, one pass": frames["one pass"] / len(videos),
-                "frames, a pass a view": frames["a pass a view"] / len(videos),
+                "frames, one pass per view": frames["one pass per view"] / len(videos),
                 "ms, one pass": 1e3 * median(seconds["one pass"]) / len(videos),
-                "ms, a pass a view": 1e3 * median(seconds["a pass a view"]) / len(videos),
+                "ms, one pass per view": 1e3 * median(seconds["one pass per view"]) / len(videos),
                 "gain": gain,
                 "predicted": predicted,
                 "share": gain / predicted,
@@ -187,13 +188,13 @@ def decode(folder: Path, args: argparse.Namespace) -> None:
 
 
 def read_together(reader: VideoReader, views: Sequence[View]) -> None:
-    """Deliver the frames of all views in one pass."""
+    """Read the frames of all views in one pass."""
     for _ in reader.read(frames_of(views).tolist()):
         pass
 
 
 def read_apart(reader: VideoReader, views: Sequence[View]) -> None:
-    """Deliver the frames of one view after the other."""
+    """Read the frames of one view after another."""
     for view in views:
         read_together(reader, [view])
 
@@ -211,7 +212,7 @@ def timed(videos: Sequence[Path], read: Callable[[VideoReader, Sequence[View]], 
 
 
 def decoded(video: Path, read: Callable[[VideoReader, Sequence[View]], object]) -> int:
-    """How many frames the decoder puts out while the views of a video are read."""
+    """Number of frames that the decoder outputs while the views of a video are read."""
     count = 0
     plain = PyAVReader._decode
 

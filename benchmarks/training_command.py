@@ -1,10 +1,10 @@
 """A whole training command against the same steps of a plain torch loop on tensors in memory.
 
 A store of the motion set's size (640 training videos of 8 frames, maps 10 x 10 x 112 in float16), a temporal module of
-hidden width 64, batches of 32 clips. Our side is all of `train tmm`: store opened, rows loaded, clips drawn by key,
-losses checked, logged and checkpointed, test videos scored. The plain side has the rows as one tensor and does nothing
-but index, forward, backward and step, with the same network, optimiser and learning rates. Both take turns. The goal
-is 1.05 over 50 epochs.
+hidden width 64, batches of 32 clips. Our side is the whole of `train tmm`: it opens the store, loads rows, draws clips
+by key, checks and logs losses, writes checkpoints and scores the test videos. The plain side has the rows as one tensor
+and only indexes it and runs the forward pass, the backward pass and the optimiser's step, with the same network,
+optimiser and learning rates. Both take turns. The goal is 1.05 over 50 epochs.
 
     uv run python benchmarks/training_command.py
     uv run python benchmarks/training_command.py --processes
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def make_store(path: Path) -> Path:
-    """A store whose training split has ``NUM_TRAIN`` videos; a third of all are test videos."""
+    """Make a store with ``NUM_TRAIN`` training videos; a third of all videos are test videos."""
     from featcache.recipes import SamplingRecipe
     from featcache.testing.stores import StorePlan, make_record, write_store
 
@@ -131,7 +131,7 @@ def overrides(args: argparse.Namespace) -> list[str]:
 
 
 def command(store: Path, out: Path, args: argparse.Namespace) -> None:
-    """What ``featcache train tmm`` does after its imports."""
+    """Do what ``featcache train tmm`` does after its imports."""
     from featcache.config import apply_overrides, parse
     from featcache.methods.advise.settings import TmmFineTuneSettings
     from featcache.methods.advise.tmm import run_temporal
@@ -143,7 +143,7 @@ def command(store: Path, out: Path, args: argparse.Namespace) -> None:
 
 
 def plain(maps: Tensor, labels: Tensor, *, epochs: int) -> None:
-    """The same steps: maps float16 [V, T, h, w, C] in memory, a random start for every clip, wrapping."""
+    """The same steps on maps float16 [V, T, h, w, C] in memory, with a random start for every clip, wrapping around."""
     generator = torch.Generator().manual_seed(0)
     network = TmmClassifier(TMM, width_in=SHAPE[2], grid=SHAPE[0], num_classes=2)
     matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]

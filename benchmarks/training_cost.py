@@ -1,10 +1,11 @@
 """The cost of one pre-training iteration: AdViSe on a store, AdViSe with its backbone in the loop, R3D-50 end to end.
 
-Each case is a process of its own, so that its peak memory is its own, and the processes take turns, iteration by
+Each case runs in a separate process to measure its own peak memory, and the processes take turns, iteration by
 iteration, so that a busy machine slows all of them alike. An iteration draws the clips (reads or decodes and encodes
-them), runs forward and backward and takes the optimiser's step. CLIP-B/16 and the R3D-50 have random weights, which
-cost what trained ones do. The predicted ratio is that of operations: the backbone's forward on eight frames, and three
-times the forward of what is trained (forward, gradient of activations, gradient of weights).
+them) and runs the forward pass, the backward pass and the optimiser's step. CLIP-B/16 and the R3D-50 have random
+weights, which cost as much as trained ones. The predicted ratio is that of operations: the backbone's forward pass on
+eight frames, and three times the forward pass of the trained network (forward pass, gradient of activations, gradient
+of weights).
 
     uv run python benchmarks/training_cost.py
     uv run python benchmarks/training_cost.py --device cuda --batch 32 --clips 4
@@ -52,8 +53,8 @@ def main() -> None:
     """Start the cases, let them take turns, print the table."""
     options = parser(__doc__)
     options.add_argument("--presets", nargs="+", default=list(PRESETS), choices=list(PRESETS))
-    options.add_argument("--batch", type=int, default=2, help="videos an iteration")
-    options.add_argument("--clips", type=int, default=1, help="clips a video, one after another")
+    options.add_argument("--batch", type=int, default=2, help="videos per iteration")
+    options.add_argument("--clips", type=int, default=1, help="clips per video, one after another")
     options.add_argument("--device", default="cpu")
     options.add_argument("--threads", type=int, default=torch.get_num_threads())
     options.add_argument("--folder", type=Path, help="keep videos and store here")
@@ -77,7 +78,7 @@ def main() -> None:
             "seconds": median(mine["seconds"]),
             "peak GB": mine["peak_bytes"] / 1e9,
             "trained M": mine["parameters"] / 1e6,
-            "GMAC a clip": (costs[kind, preset] + (backbone if kind == "online" else 0.0)) / 1e9,
+            "GMAC per clip": (costs[kind, preset] + (backbone if kind == "online" else 0.0)) / 1e9,
         }
         if kind != "store":
             rows.append(row)
@@ -94,13 +95,13 @@ def main() -> None:
     notes = [
         f"batch of {args.batch} videos x {args.clips} clips of {NUM_FRAMES} frames, {args.repeats} iterations each, in "
         f"turns; {args.threads} threads; medians, ratios are medians of paired iterations",
-        f"backbone {BACKBONE}: {backbone / 1e9:.1f} GMAC a clip",
+        f"backbone {BACKBONE}: {backbone / 1e9:.1f} GMAC per clip",
     ]
     report("cost of one pre-training iteration", rows, as_json=args.json, notes=notes)
 
 
 def make_store(folder: Path, *, num_videos: int, device: str, threads: int) -> None:
-    """Generated videos and their frame bank, made once."""
+    """Generate videos and their frame bank, once."""
     videos = folder / "videos"
     if not videos.exists():
         videos.mkdir(parents=True)
@@ -120,7 +121,7 @@ def make_store(folder: Path, *, num_videos: int, device: str, threads: int) -> N
 def take_turns(
     cases: list[tuple[str, str]], folder: Path, args: argparse.Namespace
 ) -> dict[tuple[str, str], dict[str, Any]]:
-    """Every case in a child process; one iteration of each, then the next round. The first round is not counted."""
+    """Run every case in a child process, one iteration of each per round; the first round is not counted."""
     command = [
         sys.executable, __file__, "--folder", str(folder), "--batch", str(args.batch), "--clips", str(args.clips),
         "--device", args.device, "--threads", str(args.threads), "--case",
@@ -141,7 +142,7 @@ def take_turns(
 
 
 def ask(child: "subprocess.Popen[str]", word: str) -> dict[str, Any]:
-    """Send a word to a child and wait for its answer."""
+    """Send a command to a child and wait for its answer."""
     assert child.stdin is not None
     assert child.stdout is not None
     child.stdin.write(f"{word}\n")
@@ -154,7 +155,7 @@ def ask(child: "subprocess.Popen[str]", word: str) -> dict[str, Any]:
 
 
 def serve(args: argparse.Namespace) -> None:
-    """One case: an iteration for every line on stdin, its facts at the end."""
+    """Serve one case: one iteration per line on stdin, and its figures at the end."""
     torch.set_num_threads(args.threads)
     objective, optimiser = build(args)
     seconds: list[float] = []
@@ -182,7 +183,7 @@ def serve(args: argparse.Namespace) -> None:
 
 
 def build(args: argparse.Namespace) -> tuple[PlaybackRateObjective, torch.optim.Optimizer]:
-    """The objective of a case, as its command would build it, and its optimiser."""
+    """The objective of a case, built as its command does, and its optimiser."""
     kind, preset = args.case
     if kind == "r3d50":
         settings: AdviseSettings | R3d50Settings = R3d50Settings(source=str(args.folder / "videos"))
@@ -202,7 +203,7 @@ def build(args: argparse.Namespace) -> tuple[PlaybackRateObjective, torch.optim.
 
 
 def trained_macs(args: argparse.Namespace) -> int:
-    """Multiply-accumulates of one forward of a clip through what is trained."""
+    """Multiply-accumulates of one forward pass of a clip through the trained network."""
     kind, preset = args.case
     with torch.device("meta"):
         if kind == "r3d50":
@@ -212,7 +213,7 @@ def trained_macs(args: argparse.Namespace) -> int:
 
 
 def backbone_macs() -> int:
-    """Multiply-accumulates of one forward of a frame through the backbone."""
+    """Multiply-accumulates of one forward pass of a frame through the backbone."""
     backbone = build_backbone(BACKBONE, weights="random")
 
     class Forward(torch.nn.Module):

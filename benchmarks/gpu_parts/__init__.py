@@ -1,6 +1,6 @@
 """The parts of `benchmarks/gpu.py`: one module each, with a function `run(bench)` that measures rows.
 
-A part is added by its module and a line here. Nothing is imported before a part runs, in a process of its own.
+To add a part, add its module and a line here. Nothing is imported before a part runs, in a process of its own.
 """
 
 PARTS: dict[str, float] = {
@@ -12,5 +12,5 @@ PARTS: dict[str, float] = {
     "probe": 35.0,
     "scale": 80.0,
 }
-"""Seconds that each part has out of the eight minutes of all, in the order in which they run. What one leaves goes to
-those after it; the last has rows that a compiler makes slow."""
+"""Seconds for each part out of eight minutes in total, in the order in which they run. Time that one part does not use
+goes to those after it; the last part has rows that are slow to compile."""

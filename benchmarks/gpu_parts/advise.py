@@ -1,7 +1,7 @@
 """One iteration of AdViSe's pre-training: every preset from a store and online, and R3D-50 end to end.
 
-An iteration draws clips (reads, or decodes and encodes), runs forward and backward and takes the optimiser's step, at
-the paper's batch of 32 videos and four clips each, one after another, where it fits. Products of float32 are in TF32.
+An iteration draws clips (reads, or decodes and encodes), runs the forward pass, the backward pass and the optimiser's
+step, at the paper's batch of 32 videos and four clips each, one after another, if it fits. Float32 products use TF32.
 """
 
 import argparse
@@ -23,13 +23,13 @@ SMALL = {"BACKBONE": "timm/test_vit", "GRID": 10, "CHANNELS": 64}
 
 
 def run(bench: Bench) -> None:
-    """The cases, with a smaller backbone on a laptop."""
+    """Run the cases, with a smaller backbone on a laptop."""
     with mock.patch.multiple(training_cost, **SMALL if bench.is_small else {"BACKBONE": training_cost.BACKBONE}):
         run_cases(bench)
 
 
 def run_cases(bench: Bench) -> None:
-    """Clips and their frame bank once; then each case."""
+    """Make the clips and their frame bank once; then run each case."""
     set_matmul("high")
     videos, clips = (2, 1) if bench.is_small else (32, 4)
     make_clips(bench.folder / "videos", videos, num_frames=16)
@@ -54,7 +54,7 @@ def bank(bench: Bench, videos: int) -> dict[str, Any]:
 
 
 def iterate(bench: Bench, kind: str, preset: str, videos: int, clips: int) -> dict[str, Any]:
-    """The mean iteration after a first that is not counted; a slow one is measured once."""
+    """Mean time per iteration after a first one that is not counted; a slow iteration is measured once."""
     case = argparse.Namespace(
         case=(kind, preset), folder=bench.folder, device=bench.device, batch=videos, clips=clips
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a part runs with: its device, its time, and a file to which each row goes as soon as it is measured."""
+"""The environment of a part: its device, its time limit, and a file to which each row is written at once."""
 
 import gc
 import json
@@ -14,15 +14,15 @@ from cells import peak_bytes
 
 Status = Literal["ok", "skipped", "left out", "does not fit", "failed", "stopped"]
 GOOD: tuple[Status, ...] = ("ok", "skipped", "left out", "does not fit")
-"""What is no fault of featcache's. A row that is left out or does not fit says why."""
+"""States that are not a fault of featcache. A row that is left out or does not fit says why."""
 
 
 class SkippedError(Exception):
-    """A row that cannot be measured here, for a reason that is no fault."""
+    """A row that cannot be measured on this machine, for a reason that is not a fault."""
 
 
 class DeviceLostError(Exception):
-    """The device answers no more: whatever follows in this process would fail too."""
+    """The device does not respond any more: everything that follows in this process would fail too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +30,12 @@ class Bench:
     """One part's run.
 
     Attributes:
-        part: Its name.
+        part: Name of the part.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         is_small: Sizes for a laptop.
-        folder: For what the part writes.
-        rows: JSON lines, one a row.
-        ends: When the part's time is over, by ``time.monotonic``.
+        folder: Folder for files that the part writes.
+        rows: File of JSON lines, one per row.
+        ends: Time at which the part has to end, by ``time.monotonic``.
     """
 
     part: str
@@ -51,22 +51,22 @@ class Bench:
         return self.device != "cpu"
 
     def left(self) -> float:
-        """Seconds that are left."""
+        """Seconds that are left of the part's time."""
         return self.ends - time.monotonic()
 
     def row(self, what: str, measure: Callable[[], dict[str, Any]], *, needs: float = 1.0) -> dict[str, Any]:
-        """Measure one row and write it; whatever goes wrong is written and does not stop the next.
+        """Measure one row and write it; a failure is written too and does not stop the next row.
 
         Args:
-            what: Its name.
-            measure: Gives the row's figures; ``result`` is what the table shows.
-            needs: Seconds without which it is not begun.
+            what: Name of the row.
+            measure: Returns the row's figures; the table shows ``result``.
+            needs: Seconds that must be left for the row to begin.
 
         Returns:
             The row as written.
 
         Raises:
-            DeviceLostError: A GPU that answers no more.
+            DeviceLostError: The GPU does not respond any more.
         """
         row: dict[str, Any] = {"part": self.part, "what": what, "status": "ok", "result": ""}
         began = time.monotonic()
@@ -91,7 +91,7 @@ class Bench:
             return {"status": "skipped", "result": str(reason)}
         except (torch.OutOfMemoryError, MemoryError) as error:
             return {"status": "does not fit", "result": "out of memory: " + str(error).partition("\n")[0][:160]}
-        except Exception as error:  # the table says what failed, and the next row is another matter
+        except Exception as error:  # the table says what failed; the next row may still work
             reason = f"{type(error).__name__}: {error}".replace("\n", " ")
             return {"status": "failed", "result": reason[:300], "traceback": traceback.format_exc()}
 
@@ -100,7 +100,7 @@ class Bench:
             torch.cuda.reset_peak_memory_stats()
 
     def _free(self) -> None:
-        """Give memory back, and see whether the device still answers: a kernel that failed takes its context along."""
+        """Release memory, and check that the device still responds: a failed kernel destroys its context."""
         gc.collect()
         if not self.on_gpu:
             return
@@ -112,12 +112,12 @@ class Bench:
 
 
 def rate(count: float, seconds: float, unit: str) -> dict[str, Any]:
-    """The figures of ``count`` things in so many seconds, e.g. ``1,234 frames/s``."""
+    """Figures for ``count`` items in a number of seconds, e.g. ``1,234 frames/s``."""
     value = count / seconds
     return {"result": f"{value:,.0f} {unit}/s" if value >= 100 else f"{value:.3g} {unit}/s", "rate": value}
 
 
 def took(seconds: float, what: str) -> dict[str, Any]:
-    """The figures of something that took so long."""
+    """Figures for work that took a number of seconds."""
     shown = f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
     return {"result": f"{shown} {what}", "seconds_each": seconds}

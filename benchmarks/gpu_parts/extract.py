@@ -1,7 +1,7 @@
-"""Frames a second of the whole extraction, of decoding alone and of the forward alone, and which of the two bounds it.
+"""Frames per second of the whole extraction, of decoding alone and of the forward pass alone, and the bottleneck.
 
-Clips are 320 x 240 H.264; every frame is encoded (a frame bank of mean vectors). The pipeline's rate is that between
-its first and its last encoded batch, so that starting processes and building a backbone are not in it.
+Clips are 320 x 240 H.264; every frame is encoded (a frame bank of mean vectors). The pipeline's rate is measured
+between its first and its last encoded batch, so that starting processes and building a backbone do not count.
 """
 
 import dataclasses
@@ -39,22 +39,22 @@ MODES: dict[str, tuple[str, str]] = {
     "TF32": ("float32", "high"),
     "bfloat16": ("bfloat16", "highest"),
 }
-"""Dtype of the forward and products of float32."""
+"""Dtype of the forward pass, and setting of float32 products."""
 MOST_CORES = 16
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """How much is run.
+    """Size of the run.
 
     Attributes:
         backbones: Registry names.
-        num_frames: Frames of a clip.
-        decode_clips: Clips that are decoded alone.
-        forward_seconds: How long the forward alone goes on.
-        pipeline_seconds: About how long a pipeline runs; it has as many clips as that takes.
-        most_clips: At most so many.
-        row_seconds: What a row needs beside its pipeline: a backbone is built twice, and processes start.
+        num_frames: Frames per clip.
+        decode_clips: Number of clips for decoding alone.
+        forward_seconds: Duration of the forward passes alone.
+        pipeline_seconds: Approximate duration of a pipeline, from which its number of clips follows.
+        most_clips: Largest number of clips.
+        row_seconds: Seconds that a row needs besides its pipeline: a backbone is built twice, and processes start.
     """
 
     backbones: tuple[str, ...]
@@ -77,7 +77,7 @@ SMALL = Sizes(
 
 
 def run(bench: Bench) -> None:
-    """Decoding alone for each input, then each backbone in each mode."""
+    """Measure decoding alone for each input, then each backbone in each mode."""
     sizes = SMALL if bench.is_small else FULL
     cores = 1 if bench.is_small else min(MOST_CORES, num_cores())  # a process takes seconds to start
     cached = functools.cache(build_backbone)
@@ -99,7 +99,7 @@ def run(bench: Bench) -> None:
 
 
 def settings_of(bench: Bench, backbone: str, mode: str, *, cores: int) -> ExtractSettings:
-    """Mean vectors of every frame."""
+    """Settings that extract the mean vector of every frame."""
     compute, matmul = MODES[mode]
     return ExtractSettings.model_validate(
         {
@@ -115,7 +115,7 @@ def settings_of(bench: Bench, backbone: str, mode: str, *, cores: int) -> Extrac
 
 
 def decoding(settings: ExtractSettings, manifest: Manifest, sizes: Sizes, folder: Path) -> dict[str, Any]:
-    """Frames a second of the decoding processes, whose pixels are thrown away; they have started before."""
+    """Frames per second of decoding processes that have already started; the pixels are discarded."""
     write_parquet(first(manifest, sizes.decode_clips), folder / "videos.parquet")
     prepared = prepare(settings)
     listed = read_parquet(folder / "videos.parquet")
@@ -138,7 +138,7 @@ def decoding(settings: ExtractSettings, manifest: Manifest, sizes: Sizes, folder
 
 
 def batches_of(pool: WorkerPool, jobs: list[SegmentJob]) -> Iterator[RowBatch]:
-    """Decoded rows as they come."""
+    """Decoded rows as they arrive."""
     for event in pool.run(jobs):
         if isinstance(event, Payload) and isinstance(event.value, RowBatch):
             yield event.value
@@ -147,7 +147,7 @@ def batches_of(pool: WorkerPool, jobs: list[SegmentJob]) -> Iterator[RowBatch]:
 def mode_row(
     bench: Bench, backbone: str, mode: str, manifest: Manifest, sizes: Sizes, decode_rate: float, cores: int
 ) -> dict[str, Any]:
-    """The forward alone, then the pipeline over as many clips as take about the time wanted."""
+    """The forward passes alone, then the pipeline over as many clips as take about the requested time."""
     settings = settings_of(bench, backbone, mode, cores=cores)
     prepared = prepare(settings)
     alone = forward(prepared, sizes)
@@ -174,7 +174,7 @@ def first(manifest: Manifest, count: int) -> Manifest:
 
 
 def forward(prepared: Prepared, sizes: Sizes) -> float:
-    """Frames a second of whole batches, from uint8 pixels in memory to records in memory."""
+    """Frames per second of whole batches, from uint8 pixels in memory to records in memory."""
     (feature,) = prepared.features
     side, batch = feature.crop.size, prepared.encode_batch
     pixels = {feature.crop: np.random.default_rng(0).integers(0, 256, (batch, 1, 3, side, side), dtype=np.uint8)}
@@ -187,13 +187,13 @@ def forward(prepared: Prepared, sizes: Sizes) -> float:
         synchronise(prepared.device)
         began, rows = time.perf_counter(), 0
         while time.perf_counter() - began < sizes.forward_seconds:
-            encode()  # its records are on the CPU when it returns, so that nothing is left to wait for
+            encode()  # its records are on the CPU when it returns, so there is nothing to wait for
             rows += batch
         return rows / (time.perf_counter() - began)
 
 
 def pipeline(settings: ExtractSettings) -> float:
-    """Frames a second between the first and the last encoded batch of an extraction."""
+    """Frames per second between the first and the last encoded batch of an extraction."""
     seen: list[tuple[float, int]] = []
 
     def watch(progress: Progress) -> None:
@@ -205,5 +205,5 @@ def pipeline(settings: ExtractSettings) -> float:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     (began, before), (ended, after) = seen[0], seen[-1]
-    assert after > before, "one batch is no rate; give more clips"
+    assert after > before, "one batch gives no rate; give more clips"
     return (after - before) / (ended - began)

@@ -1,4 +1,4 @@
-"""H.264 clips out of noise that moves: no photograph, so no package that carries one."""
+"""H.264 clips of moving noise, which need no photograph and so no package that contains one."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,15 +16,15 @@ _FREE_BOX = b"\x00\x00\x00\x10free"
 def make_clips(
     folder: Path, count: int, *, num_frames: int, width: int = WIDTH, height: int = HEIGHT, distinct: int = 8
 ) -> list[Path]:
-    """Clips with a key frame every 12, each file of other bytes; beyond ``distinct`` the pictures repeat.
+    """Make clips with a key frame every 12 frames and distinct file contents; beyond ``distinct`` the pictures repeat.
 
     Args:
-        folder: Where to; made if needed.
-        count: How many.
-        num_frames: Frames of each.
-        width: Pixels, even.
-        height: Pixels, even.
-        distinct: How many are encoded; the rest are copies with a number in a box that readers skip.
+        folder: Output folder; created if needed.
+        count: Number of clips.
+        num_frames: Number of frames per clip.
+        width: Width in pixels, even.
+        height: Height in pixels, even.
+        distinct: Number of clips that are encoded; the rest are copies with a number in a box that readers skip.
     """
     folder.mkdir(parents=True, exist_ok=True)
     distinct = min(distinct, count)
@@ -44,7 +44,7 @@ def make_clips(
 
 
 def drifting(seed: int, *, num_frames: int, width: int, height: int) -> Sequence[Picture]:
-    """Coarse noise that moves by a few pixels a frame: uint8 RGB [height, width, 3] each."""
+    """Coarse noise that moves by a few pixels per frame: uint8 RGB [height, width, 3] each."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 8 + 8, width // 8 + 8, 3), dtype=np.uint8)
     picture = coarse.repeat(8, axis=0).repeat(8, axis=1)

@@ -20,7 +20,7 @@ from gpu_parts.checks.probes import serving_card
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """How much is probed."""
+    """Size of the probes."""
 
     rows: int
     queries: int
@@ -35,7 +35,7 @@ NEIGHBOURS = 20
 
 
 def run(bench: Bench) -> None:
-    """The grid, exact search by torch, and by faiss where it serves."""
+    """Measure the grid, and exact search by torch, and by faiss if it works on the card."""
     sizes = SMALL if bench.is_small else FULL
     shape = f"{sizes.rows:,} x {sizes.width}"
     bench.row(f"52 heads, {sizes.classes} classes, {shape}", partial(grid, bench, sizes), needs=10.0)
@@ -44,7 +44,7 @@ def run(bench: Bench) -> None:
 
 
 def grid(bench: Bench, sizes: Sizes) -> dict[str, Any]:
-    """An epoch of the default grid, features on the device."""
+    """One epoch of the default grid, with the features on the device."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(sizes.rows, sizes.width, generator=generator).to(bench.device)
     labels = torch.randint(sizes.classes, (sizes.rows,), generator=generator).to(bench.device)

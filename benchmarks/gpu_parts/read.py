@@ -23,14 +23,14 @@ from gpu_parts.bench import Bench
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What is stored, and how it is read.
+    """The stored rows, and how they are read.
 
     Attributes:
-        shape: Of a row, in float16.
-        rows_per_video: Rows of a video.
-        num_videos: Videos.
-        batch: Groups of rows in a batch, each from a random place.
-        together: Rows of a group, one after the other: a clip out of a frame bank.
+        shape: Shape of a row, in float16.
+        rows_per_video: Number of rows per video.
+        num_videos: Number of videos.
+        batch: Number of groups of rows in a batch, each from a random place.
+        together: Number of consecutive rows per group: a clip of a frame bank.
     """
 
     shape: tuple[int, ...]
@@ -53,11 +53,11 @@ SMALL = {
     "dense, 4 rows": Workload(shape=(14, 14, 64), rows_per_video=4, num_videos=8, batch=4),
 }
 SECONDS = 1.0
-"""How long batches of one kind are read."""
+"""Seconds for which batches of one kind are read."""
 
 
 def run(bench: Bench) -> None:
-    """Three workloads, three ways each."""
+    """Measure three workloads in three ways each."""
     for number, (name, workload) in enumerate((SMALL if bench.is_small else FULL).items()):
         path = bench.folder / f"store{number}"
         bench.row(f"{name}: writing the store", partial(write, workload, path), needs=5.0)
@@ -73,7 +73,7 @@ def run(bench: Bench) -> None:
 
 
 def write(workload: Workload, path: Path) -> dict[str, Any]:
-    """Random rows through the very writer of extraction, the making of them included."""
+    """Write random rows with the writer of extraction; generating them is included in the time."""
     plan = StorePlan(
         records={"features": make_record(workload.shape)}, rows_per_video=(workload.rows_per_video,),
         num_videos=workload.num_videos, shard_rows=4096,
@@ -87,18 +87,18 @@ Reader = Callable[[np.ndarray], object]
 
 
 def fresh(features: Features, shape: tuple[int, ...], device: str) -> Reader:
-    """Memory that nobody has touched."""
+    """Newly allocated memory."""
     return lambda rows: features.gather(rows)
 
 
 def pinned(features: Features, shape: tuple[int, ...], device: str) -> Reader:
-    """One block of pinned memory, filled again and again; ordinary memory where there is no GPU."""
+    """One reused block of pinned memory; ordinary memory if there is no GPU."""
     room = torch.empty(shape, dtype=torch.float16, pin_memory=device != "cpu")
     return lambda rows: features.gather(rows, out=room.numpy())
 
 
 def there(features: Features, shape: tuple[int, ...], device: str) -> Reader:
-    """Onto the device out of pinned memory; the next batch waits until the copy has left it."""
+    """Copy onto the device from pinned memory; the next batch waits until the copy is done."""
     room = torch.empty(shape, dtype=torch.float16, pin_memory=device != "cpu")
     target = torch.empty(shape, dtype=torch.float16, device=device)
 
@@ -125,7 +125,7 @@ def read(
     device: str,
     seconds: float,
 ) -> dict[str, Any]:
-    """Bytes a second of shuffled batches, the median over them."""
+    """Bytes per second of shuffled batches, the median over them."""
     rng = np.random.default_rng(0)
     num_rows = workload.batch * workload.together
     reader = make(features, (num_rows, *workload.shape), device)
@@ -139,7 +139,7 @@ def read(
         times.append(time.perf_counter() - began)
     num_bytes = num_rows * features.record.num_bytes
     speed = num_bytes / median(times) / 1e9
-    note = f"{1e3 * median(times):.3g} ms a batch, {len(times)} batches"
+    note = f"{1e3 * median(times):.3g} ms per batch, {len(times)} batches"
     return {"result": f"{speed:.3g} GB/s", "bytes_per_second": 1e9 * speed, "note": note}
 
 

@@ -1,7 +1,7 @@
-"""Samples a second of SCALE's pre-training, as `train scale` runs it, and its share of the matrix peak.
+"""Samples per second of SCALE's pre-training, as `train scale` runs it, and its share of the matrix peak.
 
-The peak is measured: one large square product in the same precision. What a step must multiply is counted from the
-settings (`matrix_products.py`), so the share counts all that a step does beside its products against it.
+The peak is measured: one large square product in the same precision. The products of a step are counted from the
+settings (`matrix_products.py`), so all other work of a step lowers the share.
 """
 
 import time
@@ -24,17 +24,17 @@ MODES: dict[str, tuple[torch.dtype, bool]] = {
     "TF32": (torch.float32, True),
     "bfloat16": (torch.bfloat16, False),
 }
-"""Dtype, and whether products of float32 are in TF32."""
+"""Dtype, and whether float32 products use TF32."""
 NUM_BATCHES = 8
-"""Of the larger size, in an epoch: the log, which waits for the device, is written at the end of each."""
+"""Number of batches of the larger size per epoch; at the end of each epoch the log waits for the device."""
 SMALL = SetPredictorSettings(width=32, depth=1, position_hidden=16)
 """A predictor that a laptop compiles in seconds."""
 COMPILE_SECONDS = 25.0
-"""What a first compiled step may take."""
+"""Seconds that a first compiled step may take."""
 
 
 def run(bench: Bench) -> None:
-    """The peaks, then plain steps, then compiled ones."""
+    """Measure the peaks, then plain steps, then compiled ones."""
     side, seconds = (256, 0.3) if bench.is_small else (8192, 2.0)
     batches = (8, 16) if bench.is_small else (512, 2048)
     width = 64 if bench.is_small else 768
@@ -54,16 +54,16 @@ def run(bench: Bench) -> None:
 
 
 def not_compiled() -> dict[str, Any]:
-    """On a CPU a C++ compiler takes minutes for a predictor."""
+    """Skip compiling on a CPU, where a C++ compiler takes minutes for a predictor."""
     raise SkippedError("compiling for a CPU takes minutes")
 
 
 def peak(bench: Bench, mode: str, side: int) -> dict[str, Any]:
-    """Operations a second of one square product."""
+    """Operations per second of one square product."""
     dtype, is_tf32 = MODES[mode]
     set_matmul("high" if is_tf32 else "highest")
     square = Product(form="nt", rows=side, inner=side, columns=side)
-    repeats = 3 if bench.is_small else 20  # the best of them: the first loads kernels
+    repeats = 3 if bench.is_small else 20  # the best one: the first loads kernels
     seconds = seconds_of_one(square, dtype=dtype, device=bench.device, repeats=repeats)
     return {"result": f"{square.operations / seconds / 1e12:.3g} TFLOP/s", "rate": square.operations / seconds}
 
@@ -78,7 +78,7 @@ def step(
     is_compiled: bool,
     peak_rate: float | None,
 ) -> dict[str, Any]:
-    """Steps of the loop on clips that lie on the device."""
+    """Steps of the loop on clips that are on the device."""
     dtype, is_tf32 = MODES[mode]
     set_matmul("high" if is_tf32 else "highest")
     settings = scale_settings(
@@ -87,7 +87,7 @@ def step(
     )  # fmt: skip
     if bench.is_small:
         settings = settings.model_copy(update={"predictor": SMALL})
-    torch.compiler.reset()  # what one row compiled is no help to the next, and no hindrance
+    torch.compiler.reset()  # code compiled for one row must neither help nor hinder the next
     objective = scale_objective(sets, settings, device=bench.device)
     began = time.perf_counter()
     warm_up(objective, bench.device, bfloat16=dtype == torch.bfloat16)
@@ -96,7 +96,7 @@ def step(
     masked = round(settings.loss.mask_ratio * 2 * batch * settings.clips_per_set)
     work = operations(step_products(settings, width_in=sets.features.shape[1], num_masked=masked))
     share = f"{work / each / peak_rate:.1%} of the peak" if peak_rate else "no peak was measured"
-    note = f"{1e3 * each:.3g} ms a step, {share}, {first:.2g} s to begin with"
+    note = f"{1e3 * each:.3g} ms per step, {share}, {first:.2g} s for the first steps"
     return rate(batch, each, "videos") | {
         "step_seconds": each,
         "operations": work,
@@ -105,7 +105,7 @@ def step(
 
 
 def warm_up(objective: ScaleObjective, device: str, *, bfloat16: bool) -> None:
-    """Two passes as in the loop, in which kernels are loaded or compiled."""
+    """Run two steps as in the loop, in which kernels are loaded or compiled."""
     objective.module.train()
     for batch in range(2):
         (part,) = objective.parts(0, batch)

@@ -1,6 +1,6 @@
 """A step of SVT's pre-training in bfloat16: time and memory, with activations kept and recomputed.
 
-All ten published views of a batch lie in memory, so that nothing is decoded: the step alone is measured.
+All ten published views of a batch are in memory, so that nothing is decoded and only the step is measured.
 """
 
 from functools import partial
@@ -28,7 +28,7 @@ SMALL = {
 
 
 def run(bench: Bench) -> None:
-    """Each batch, with and without recomputation."""
+    """Measure each batch size, with and without recomputation."""
     batches = (2,) if bench.is_small else (4, 32)
     seconds = 1.0 if bench.is_small else 5.0
     make_clips(bench.folder / "videos", max(batches), num_frames=16, width=96, height=64)
@@ -42,7 +42,7 @@ def run(bench: Bench) -> None:
 
 
 def step(bench: Bench, files: VideoFiles, *, batch: int, recomputes: bool, seconds: float) -> dict[str, Any]:
-    """The loop's own steps on one batch of random pixels."""
+    """Steps of the training loop on one batch of random pixels."""
     settings = SvtSettings(source=str(bench.folder / "videos"))
     training = settings.training.model_copy(
         update={

@@ -1,21 +1,21 @@
-"""Wheels from a folder onto the path, without pip: all are unpacked, since extension modules do not load from a zip."""
+"""Adds wheels from a folder to the path without pip: all are unpacked, since extension modules need real files."""
 
 import zipfile
 from pathlib import Path
 
 
 def unpack(wheels: Path, into: Path) -> list[str]:
-    """Unpack all wheels of a folder side by side.
+    """Unpack all wheels of a folder into another.
 
     Args:
-        wheels: The folder.
-        into: Where to; it then belongs on ``sys.path``.
+        wheels: Folder of the wheels.
+        into: Output folder, to be added to ``sys.path``.
 
     Returns:
-        Their names.
+        Names of the wheels.
 
     Raises:
-        SystemExit: No wheels there, or two of one package.
+        SystemExit: There are no wheels, or two of one package.
     """
     found = sorted(wheels.glob("*.whl"))
     if not found:

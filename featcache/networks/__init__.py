@@ -1,1 +1,1 @@
-"""Networks as plain modules."""
+"""Networks as plain ``nn.Module`` classes."""

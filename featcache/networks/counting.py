@@ -1,4 +1,4 @@
-"""Parameters and operations of a network, counted without running it on real data."""
+"""Counts parameters and operations of a network without running it on real data."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_parameters(modules: Iterable[nn.Module] | nn.Module, *, of: tuple[type[nn.Module], ...] | None = None) -> int:
-    """Parameters of a module, or of its submodules of some types alone (e.g. convolutions, without BatchNorm)."""
+    """Number of parameters of a module, or only of its submodules of some types (e.g. convolutions)."""
     roots = [modules] if isinstance(modules, nn.Module) else list(modules)
     if of is None:
         return sum(parameter.numel() for root in roots for parameter in root.parameters())
@@ -25,20 +25,20 @@ def count_parameters(modules: Iterable[nn.Module] | nn.Module, *, of: tuple[type
 
 @dataclass(slots=True)
 class Macs:
-    """Multiply-accumulates of what ran while they were counted."""
+    """Number of multiply-accumulates that ran inside the counting block."""
 
     total: int = 0
 
 
 @contextmanager
 def counting_macs() -> Iterator[Macs]:
-    """Count the multiply-accumulates of a block: convolutions, matrix products and attention.
+    """Count the multiply-accumulates of a ``with`` block: convolutions, matrix products and attention.
 
-    Half of what torch's counter gives as operations. They follow from shapes, whatever the values and the device.
+    The result is half of the operations that torch's counter gives. It depends only on shapes, not on values or device.
     """
     macs = Macs()
     fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know the fused attention of inference
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not support the fused attention of inference
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             yield macs
@@ -48,7 +48,7 @@ def counting_macs() -> Iterator[Macs]:
 
 
 def count_macs(module: nn.Module, *inputs: Tensor) -> int:
-    """Multiply-accumulates of one forward; inputs and module may lie on the ``meta`` device."""
+    """Multiply-accumulates of one forward pass; inputs and module may be on the ``meta`` device."""
     with counting_macs() as macs:
         module(*inputs)
     return macs.total

@@ -52,7 +52,7 @@ class ConvUnit(nn.Module):
 
 
 class SamePool(nn.Module):
-    """Max pool with ``SAME`` padding; inputs are not negative, so padding by nothing equals padding by zeros."""
+    """Max pool with ``SAME`` padding; inputs are not negative, so ignoring the border equals padding with zeros."""
 
     def __init__(self, kernel: Triple, stride: Triple) -> None:
         super().__init__()
@@ -64,12 +64,12 @@ class SamePool(nn.Module):
             same_padding(size, kernel=kernel, stride=stride)[0]
             for size, kernel, stride in zip(x.shape[2:], self.kernel, self.stride, strict=True)
         ]
-        # The side after is the same or one more: ceil_mode lets the last window reach over the edge.
+        # The padding behind is the same or one more: ceil_mode lets the last window reach beyond the edge.
         return functional.max_pool3d(x, self.kernel, self.stride, padding=before, ceil_mode=True)
 
 
 class Mixed(nn.Module):
-    """Four branches side by side, concatenated over channels (an Inception block)."""
+    """Four parallel branches, concatenated along the channels (an Inception block)."""
 
     def __init__(self, in_channels: int, widths: tuple[int, int, int, int, int, int]) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class InceptionI3D(nn.Module):
     """The RGB network; 12,697,264 parameters for 400 classes.
 
     Args:
-        num_classes: Outputs of the head.
+        num_classes: Number of outputs of the head.
     """
 
     def __init__(self, num_classes: int = 400) -> None:
@@ -120,14 +120,14 @@ class InceptionI3D(nn.Module):
         return tuple(name for name, block in self.features.named_children() if not isinstance(block, SamePool))
 
     def forward_endpoints(self, clip: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-        """Run up to the last of ``names``.
+        """Run the network up to the last of ``names``.
 
         Args:
             clip: float [B, 3, T, H, W] in [-1, 1].
             names: Some of :attr:`endpoints`.
 
         Returns:
-            Each as [B, C, t, h, w]; ``Mixed_5c`` is [B, 1024, ceil(T/8), ceil(H/32), ceil(W/32)].
+            The output of each as [B, C, t, h, w]; ``Mixed_5c`` is [B, 1024, ceil(T/8), ceil(H/32), ceil(W/32)].
         """
         outputs: dict[str, Tensor] = {}
         x = clip
@@ -142,7 +142,8 @@ class InceptionI3D(nn.Module):
     def forward(self, clip: Tensor) -> Tensor:
         """Class logits [B, num_classes] of clips float [B, 3, T, H, W] in [-1, 1], T >= 9 and H, W >= 193.
 
-        The head reads an average pool of 2 x 7 x 7 positions at stride 1 and averages its logits over what remains.
+        The head reads an average pool of 2 x 7 x 7 positions at stride 1 and averages its logits over the remaining
+        positions.
         """
         pooled = functional.avg_pool3d(self.features(clip), kernel_size=(2, 7, 7), stride=1)
         logits: Tensor = self.head(pooled)

@@ -1,4 +1,4 @@
-"""Position embeddings for grids of another size than the one they were trained on."""
+"""Resizes position embeddings to grids of another size than the one they were trained on."""
 
 from torch import Tensor
 from torch.nn import functional
@@ -12,10 +12,10 @@ def resize_positions(table: Tensor, *, native: Grid, grid: Grid) -> Tensor:
     Args:
         table: float [t h w, C], row after row, frame after frame.
         native: (t, h, w) of ``table``.
-        grid: (t, h, w) that is wanted.
+        grid: (t, h, w) of the result.
 
     Returns:
-        float [t h w, C] of ``grid``; ``table`` itself where nothing changes.
+        float [t h w, C] of ``grid``; ``table`` itself if the grids are equal.
     """
     if grid == native:
         return table

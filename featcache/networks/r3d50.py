@@ -28,7 +28,7 @@ class R3d50(nn.Module):
         self.register_buffer("std", torch.tensor(STD), persistent=False)
 
     def forward(self, clips: Tensor) -> Tensor:
-        """RGB clips float [B, T, H, W, 3] in [0, 255] to logits [B, num_classes]."""
+        """Map RGB clips, float [B, T, H, W, 3] in [0, 255], to logits [B, num_classes]."""
         pixels = (clips / 255 - self.mean) / self.std
         maps = self.network.forward_stages(pixels.permute(0, 1, 4, 2, 3), ["s5"])["s5"]
         logits: Tensor = self.head(maps.permute(0, 4, 1, 2, 3))

@@ -1,7 +1,7 @@
-"""A transformer over the clips of a video: features and coordinates in, a summary of the set and refined clips out.
+"""A transformer over the clips of a video: from features and coordinates to a summary of the set and refined clips.
 
 Source: SCALE §3.1, Eq. 5; released sizes (:class:`featcache.networks.settings.SetPredictorSettings`).
-Without positions the network does not know an order of its clips: it maps sets to sets.
+Without positions the network ignores the order of its clips: it maps sets to sets.
 """
 
 from typing import NamedTuple
@@ -15,11 +15,11 @@ from featcache.networks.settings import NUM_NUMBERS, SetPredictorSettings
 
 
 class SetOutput(NamedTuple):
-    """What a set becomes.
+    """Output of the set predictor.
 
     Attributes:
-        summary: float [B, W], the CLS token: the set as a whole.
-        clips: float [B, K, W], the clips, each in the light of the others.
+        summary: float [B, W], the CLS token, which summarises the set.
+        clips: float [B, K, W], the refined clip tokens, which depend on all clips of the set.
     """
 
     summary: Tensor
@@ -37,7 +37,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, visible: Tensor | None) -> Tensor:
-        """Float [B, N, W] to the same; ``visible`` bool [B, 1, 1, N] are the tokens that may be attended to."""
+        """Float [B, N, W] to the same shape; ``visible`` bool [B, 1, 1, N] marks the tokens that may be attended to."""
         size, num_tokens, width = tokens.shape
         qkv = self.qkv(tokens).view(size, num_tokens, 3, self.num_heads, width // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
@@ -66,7 +66,7 @@ class Block(nn.Module):
         )
 
     def forward(self, tokens: Tensor, visible: Tensor | None) -> Tensor:
-        """Float [B, N, W] to the same."""
+        """Float [B, N, W] to the same shape."""
         tokens = tokens + self.attention(self.norm1(tokens), visible)
         output: Tensor = tokens + self.mlp(self.norm2(tokens))
         return output
@@ -76,8 +76,8 @@ class SetPredictor(nn.Module):
     """The set predictor: projected clips plus positions, a CLS token, pre-norm blocks, a final norm.
 
     Attributes:
-        settings: Its shape.
-        width_in: Channels D of a clip.
+        settings: Shape of the network.
+        width_in: Number of channels D of a clip.
     """
 
     def __init__(self, settings: SetPredictorSettings, *, width_in: int) -> None:
@@ -103,11 +103,11 @@ class SetPredictor(nn.Module):
         Args:
             features: Floating [B, K, D], vectors of clips as stored.
             positions: float32 [B, K, 6 or 7], as :func:`featcache.data.positions.set_positions` gives them.
-            masked: bool [B, K]: clips whose vector is hidden; only their position is seen.
-            present: bool [B, K]: ``False`` is padding, which no token attends to. ``None``: all are there.
+            masked: bool [B, K]: clips whose vector is hidden; the network sees only their position.
+            present: bool [B, K]: ``False`` is padding, to which no token attends. ``None``: there is no padding.
 
         Raises:
-            ConfigError: Vectors or positions of another width than the predictor was made for.
+            ConfigError: Vectors or positions have another width than those the predictor was made for.
         """
         self._check_widths(features, positions)
         clips = self.project(features.to(self.project.weight.dtype))
@@ -117,7 +117,7 @@ class SetPredictor(nn.Module):
             clips = clips + self.position(positions.to(self.project.weight.dtype))
         tokens = torch.cat([self.cls_token.to(clips.dtype).expand(len(clips), 1, -1), clips], dim=1)
         visible = None
-        if present is not None:  # the CLS token is always there
+        if present is not None:  # the CLS token is always present
             visible = functional.pad(present, (1, 0), value=True)[:, None, None, :]
         for block in self.blocks:
             tokens = block(tokens, visible)

@@ -19,10 +19,10 @@ class SetPredictorSettings:
 
     Attributes:
         width: Width of a token.
-        depth: Blocks.
-        heads: Attention heads; ``None``: width / 32.
-        mlp_ratio: Hidden width of a block's MLP over ``width``.
-        dropout: On attention, its output and the MLP.
+        depth: Number of blocks.
+        heads: Number of attention heads; ``None``: width / 32.
+        mlp_ratio: Hidden width of a block's MLP as a multiple of ``width``.
+        dropout: Dropout rate on attention weights, attention output and MLP.
         position: ``box6``: the six numbers of Eq. 5. ``code7``: the released code's seven.
         position_hidden: Hidden width of the MLP over a position.
     """
@@ -55,7 +55,7 @@ class SetPredictorSettings:
 
     @property
     def num_heads(self) -> int:
-        """Attention heads."""
+        """Number of attention heads."""
         if self.heads is not None:
             return self.heads
         return self.width // HEAD_WIDTH if self.width % HEAD_WIDTH == 0 else 0
@@ -67,15 +67,15 @@ class TmmSettings:
 
     Attributes:
         kind: ``r3d``: bottleneck residual blocks. ``conv3d``: two plain 3 x 3 x 3 convolutions with SiLU. ``swin``: one
-            Video-Swin stage. ``transformer``: one pre-norm encoder layer over all T x H x W tokens. ``skip``: nothing,
-            so that the head sees averaged features.
-        hidden: Channels inside an r3d block.
-        out: Channels that come out; ``swin``, ``transformer`` and ``skip`` keep those that go in.
-        num_blocks: r3d blocks, or layers of ``swin`` and ``transformer``.
-        temporal_kernel: Frames that the first convolution of an r3d block sees. 1, as released, mixes no frames: the
-            module is then blind to their order. 3 is the usual form of a slow pathway's later stages.
+            Video-Swin stage. ``transformer``: one pre-norm encoder layer over all T x H x W tokens. ``skip``: no
+            module, so that the head reads averaged features.
+        hidden: Number of channels inside an r3d block.
+        out: Number of output channels; ``swin``, ``transformer`` and ``skip`` keep the number of input channels.
+        num_blocks: Number of r3d blocks, or of layers of ``swin`` and ``transformer``.
+        temporal_kernel: Temporal kernel size of the first convolution of an r3d block. With 1, as released, frames are
+            not mixed and the module ignores their order. 3 is the usual size in the later stages of a slow pathway.
         head_hidden: Width between the head's two layers.
-        dropout: Before the head's last layer.
+        dropout: Dropout rate before the head's last layer.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}

@@ -1,7 +1,7 @@
 """Slow R50: the slow pathway of SlowFast alone (Feichtenhofer et al., arXiv:1812.03982), named as in PySlowFast.
 
-A ResNet-50 whose first convolution of a bottleneck spans three frames in the two last stages. It is the network of
-rho-BYOL (Feichtenhofer et al., arXiv:2104.14558) and AdViSe's R3D-50.
+A ResNet-50 in which the first convolution of each bottleneck of the last two stages spans three frames. It is the
+network of rho-BYOL (Feichtenhofer et al., arXiv:2104.14558) and AdViSe's R3D-50.
 """
 
 from collections import OrderedDict
@@ -19,10 +19,10 @@ class SlowR50Config:
     """Sizes of the network.
 
     Attributes:
-        width: Channels of the stem; stages have 4, 8, 16 and 32 times as many.
-        depths: Blocks of the four stages.
-        stem_kernel: Frames that the stem spans, odd.
-        temporal_kernels: Frames that the first convolution of a block spans in each stage, odd.
+        width: Number of channels of the stem; the stages have 4, 8, 16 and 32 times as many.
+        depths: Numbers of blocks of the four stages.
+        stem_kernel: Number of frames that the stem spans, odd.
+        temporal_kernels: Number of frames that the first convolution of a block spans in each stage, odd.
     """
 
     width: int = 64
@@ -72,7 +72,7 @@ class Bottleneck(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """A bottleneck beside the identity, or beside a 1 x 1 x 1 projection where it changes the shape."""
+    """A bottleneck plus the identity, or plus a 1 x 1 x 1 projection if the bottleneck changes the shape."""
 
     def __init__(self, in_channels: int, out_channels: int, *, kernel: int, stride: int) -> None:
         super().__init__()
@@ -92,11 +92,11 @@ class SlowR50(nn.Module):
     """The network without a head; 31,634,496 parameters.
 
     Args:
-        config: Sizes.
+        config: Sizes of the network.
 
     Attributes:
-        stages: Names that :meth:`forward_stages` knows: ``s2`` to ``s5`` (res2 to res5).
-        width: Channels of the last stage.
+        stages: Names that :meth:`forward_stages` accepts: ``s2`` to ``s5`` (res2 to res5).
+        width: Number of channels of the last stage.
     """
 
     def __init__(self, config: SlowR50Config | None = None) -> None:
@@ -131,14 +131,14 @@ class SlowR50(nn.Module):
         return self.forward_stages(clip, ["s5"])["s5"].mean(dim=(1, 2, 3))
 
     def forward_stages(self, clip: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-        """Run up to the last of ``names``.
+        """Run the network up to the last of ``names``.
 
         Args:
             clip: float [B, T, 3, H, W], normalised, of any size.
             names: Some of :attr:`stages`.
 
         Returns:
-            Each as [B, T, h, w, C]: C is 256, 512, 1024, 2048 and h is ceil(H / 4), / 8, / 16, / 32.
+            The output of each as [B, T, h, w, C]: C is 256, 512, 1024, 2048 and h is ceil(H / 4), / 8, / 16, / 32.
         """
         outputs: dict[str, Tensor] = {}
         x: Tensor = self.s1(clip.transpose(1, 2).contiguous())
@@ -152,7 +152,7 @@ class SlowR50(nn.Module):
 
 
 def _conv(in_channels: int, out_channels: int, kernel: tuple[int, int, int], *, stride: int = 1) -> nn.Conv3d:
-    """Without bias, padded to keep the size; the stride is in space."""
+    """A convolution without bias, padded to keep the size; the stride applies to space."""
     time, height, width = (size // 2 for size in kernel)
     return nn.Conv3d(
         in_channels, out_channels, kernel, stride=(1, stride, stride), padding=(time, height, width), bias=False

@@ -1,10 +1,10 @@
 """TimeSformer with divided space-time attention (Bertasius et al., arXiv:2102.05095) in the form that SVT trains.
 
-SVT (Ranasinghe et al., arXiv:2112.01514, §3.2.3) sees clips of many sizes and lengths with one set of positions, which
-are resized to each. Parameters are named as in its checkpoint.
+SVT (Ranasinghe et al., arXiv:2112.01514, §3.2.3) encodes clips of many sizes and lengths with one set of positions,
+which are resized to each clip. Parameters have the names of its checkpoint.
 
-Differs from SVT: attention is a fused kernel; which rows stochastic depth keeps is drawn before the first block, so
-that a checkpointed block sees the same rows twice.
+Differs from SVT: attention is a fused kernel; the rows that stochastic depth keeps are drawn before the first block, so
+that a checkpointed block sees the same rows in both passes.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ from featcache.errors import ConfigError
 SpaceInterpolation = Literal["nearest", "bilinear", "bicubic"]
 TimeInterpolation = Literal["nearest", "linear"]
 
-# What stochastic depth multiplies the residuals of one block with: in time [B*h*w, 1, 1], in space [B*t, 1, 1] and
-# after the MLP [B, 1, 1]; each 0 or 1 / (1 - rate).
+# Factors by which stochastic depth multiplies the residuals of one block: in time [B*h*w, 1, 1], in space [B*t, 1, 1]
+# and after the MLP [B, 1, 1]; each is 0 or 1 / (1 - rate).
 KeptRows = tuple[Tensor, Tensor, Tensor]
 
 
@@ -32,18 +32,18 @@ class TimeSformerConfig:
     """Sizes of the network; the defaults are ViT-B/16 as in SVT's checkpoint.
 
     Attributes:
-        width: Channels of a token.
-        depth: Blocks.
-        num_heads: Heads of both attentions; divides ``width``.
-        mlp_ratio: Hidden channels of the MLP over ``width``.
+        width: Number of channels of a token.
+        depth: Number of blocks.
+        num_heads: Number of heads of both attentions; divides ``width``.
+        mlp_ratio: Hidden channels of the MLP as a multiple of ``width``.
         patch_size: Side of a patch in pixels.
-        image_size: Side in pixels that the learned grid of positions is for.
-        num_frames: Frames that the learned time positions are for; 8 in SVT's checkpoint, 16 in its paper.
-        drop_path: Stochastic depth of the last block; it grows linearly from 0 at the first.
-        space_interpolation: How positions reach another grid; SVT trains with ``nearest``.
-        time_interpolation: How time positions reach another number of frames; SVT trains with ``nearest``.
-        is_temporal_zero: ``temporal_fc`` starts at zero, so the network starts as an image ViT.
-        recomputes_blocks: Keep no activations inside blocks while training (gradient checkpointing).
+        image_size: Input side in pixels for which the grid of positions is learned.
+        num_frames: Number of frames for which the time positions are learned; 8 in SVT's checkpoint, 16 in its paper.
+        drop_path: Stochastic depth rate of the last block; it grows linearly from 0 at the first.
+        space_interpolation: How positions are resized to another grid; SVT trains with ``nearest``.
+        time_interpolation: How time positions are resized to another number of frames; SVT trains with ``nearest``.
+        is_temporal_zero: Whether ``temporal_fc`` is initialised to zero, so that the network starts as an image ViT.
+        recomputes_blocks: Whether training keeps no activations inside blocks (gradient checkpointing).
     """
 
     width: int = 768
@@ -68,7 +68,7 @@ class TimeSformerConfig:
             raise ConfigError(f"drop_path is {self.drop_path}; use at least 0 and below 1")
 
 
-# "tiny" is for a laptop: as wide as DeiT's, with 4 blocks in place of 12 and half the side.
+# "tiny" is for a laptop: as wide as DeiT's, with 4 blocks instead of 12 and half the side.
 SIZES: Mapping[str, TimeSformerConfig] = {
     "tiny": TimeSformerConfig(width=192, depth=4, num_heads=3, image_size=112),
     "small": TimeSformerConfig(width=384, num_heads=6),
@@ -94,9 +94,9 @@ def resize_space(positions: Tensor, height: int, width: int, *, mode: SpaceInter
 
     Args:
         positions: float [1, 1 + g * g, C]: the class token's, then a square grid row by row.
-        height: Rows wanted.
-        width: Columns wanted.
-        mode: Filter; not used where the grid has that size already.
+        height: Number of rows of the result.
+        width: Number of columns of the result.
+        mode: Interpolation filter; not used if the grid already has that size.
     """
     side = round((positions.shape[1] - 1) ** 0.5)
     grid = torch.unflatten(positions[:, 1:], 1, (side, side))
@@ -107,7 +107,7 @@ def resize_space(positions: Tensor, height: int, width: int, *, mode: SpaceInter
 
 
 def resize_time(positions: Tensor, num_frames: int, *, mode: TimeInterpolation) -> Tensor:
-    """Time positions [1, T, C] as [1, num_frames, C]; the same tensor where T is ``num_frames``."""
+    """Time positions [1, T, C] resized to [1, num_frames, C]; the same tensor if T is ``num_frames``."""
     if positions.shape[1] == num_frames:
         return positions
     return functional.interpolate(positions.transpose(1, 2), size=num_frames, mode=mode).transpose(1, 2)
@@ -123,7 +123,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend among the N tokens of each row."""
+        """Apply attention among the N tokens of each row."""
         q, k, v = torch.unflatten(self.qkv(x), -1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(q, k, v)
         projected: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
@@ -139,13 +139,13 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply to each token."""
+        """Apply the MLP to each token."""
         y: Tensor = self.fc2(functional.gelu(self.fc1(x)))
         return y
 
 
 class DividedBlock(nn.Module):
-    """Attention over time at each place, over space in each frame, then an MLP; each a residual."""
+    """Attention over time at each place, attention over space in each frame, then an MLP, each with a residual."""
 
     def __init__(self, config: TimeSformerConfig) -> None:
         super().__init__()
@@ -164,11 +164,11 @@ class DividedBlock(nn.Module):
         Args:
             cls: float [B, 1, C].
             patches: float [B, T, N, C].
-            kept: Stochastic depth; ``None`` keeps all.
+            kept: Factors of stochastic depth; ``None`` keeps all rows.
 
         Returns:
-            Both, of the same shapes. The class token takes no part in time; every frame sees it, and what they add
-            to it is averaged.
+            Both, with the same shapes. The class token takes no part in temporal attention; every frame attends to it,
+            and the updates from all frames are averaged.
         """
         batch, num_frames, num_places, _ = patches.shape
         in_time, in_space, after_mlp = kept or (None, None, None)
@@ -199,7 +199,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Embed each frame by itself."""
+        """Embed each frame separately."""
         return torch.unflatten(self.proj(clip.flatten(0, 1)).permute(0, 2, 3, 1), 0, clip.shape[:2])
 
 
@@ -207,10 +207,10 @@ class TimeSformer(nn.Module):
     """The network; ViT-B/16 for 8 frames has 121,258,752 parameters.
 
     Args:
-        config: Sizes.
+        config: Sizes of the network.
 
     Attributes:
-        layers: Names that :meth:`forward_layers` knows: ``blocks.0`` …, ``norm``.
+        layers: Names that :meth:`forward_layers` accepts: ``blocks.0`` …, ``norm``.
     """
 
     def __init__(self, config: TimeSformerConfig) -> None:
@@ -227,7 +227,7 @@ class TimeSformer(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Truncated normal of deviation 0.02, zero biases; time positions start at zero."""
+        """Initialise with a truncated normal of deviation 0.02, zero biases, and time positions at zero."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -243,14 +243,14 @@ class TimeSformer(nn.Module):
 
         Args:
             clip: float [B, T, 3, H, W]; see :meth:`forward_layers`.
-            generator: For stochastic depth.
+            generator: Random generator of stochastic depth.
         """
         return self.forward_layers(clip, ["norm"], generator=generator)["norm"].cls
 
     def forward_layers(
         self, clip: Tensor, names: Collection[str], *, generator: torch.Generator | None = None
     ) -> dict[str, Tokens]:
-        """Run up to the last of ``names``.
+        """Run the network up to the last of ``names``.
 
         Args:
             clip: float [B, T, 3, H, W], normalised; H and W are multiples of the patch size, T is any.
@@ -262,7 +262,7 @@ class TimeSformer(nn.Module):
             Tokens of each of ``names``, h = H / patch size and w = W / patch size.
 
         Raises:
-            ConfigError: A side is no multiple of the patch size.
+            ConfigError: A side is not a multiple of the patch size.
         """
         cls, patches, grid = self._embed(clip)
         outputs: dict[str, Tokens] = {}
@@ -293,7 +293,7 @@ class TimeSformer(nn.Module):
         return cls, patches.flatten(2, 3), (height, width)
 
     def _draw_kept_rows(self, patches: Tensor, generator: torch.Generator | None) -> list[KeptRows | None]:
-        """Of each block, drawn in order: time, space, MLP."""
+        """Draw the factors of stochastic depth for each block, in the order time, space, MLP."""
         batch, num_frames, num_places, _ = patches.shape
         counts = (batch * num_places, batch * num_frames, batch)
 
@@ -313,7 +313,7 @@ class TimeSformer(nn.Module):
         block: Callable[[Tensor, Tensor, KeptRows | None], tuple[Tensor, Tensor]] = self.blocks[index]
         if not (self.config.recomputes_blocks and torch.is_grad_enabled()):
             return block(cls, patches, kept)
-        # A block draws nothing, so there is no generator's state to keep.
+        # A block draws nothing, so no generator state has to be kept.
         again: tuple[Tensor, Tensor] = checkpoint(
             block, cls, patches, kept, use_reentrant=False, preserve_rng_state=False
         )
@@ -325,8 +325,8 @@ def config_of(size: str, state: Mapping[str, Tensor]) -> TimeSformerConfig:
 
     Args:
         size: One of :data:`SIZES`.
-        state: Tensors under the network's names; where a grid is absent or of another form, the size's own stays, and
-            loading says what is wrong.
+        state: Tensors under the network's names; if a grid is absent or has another form, that of the size is kept, and
+            loading reports the problem.
     """
     config = SIZES[size]
     time, space = state.get("time_embed"), state.get("pos_embed")

@@ -1,8 +1,8 @@
 """The temporal modelling module: a small trained network over the dense maps of a frozen image backbone.
 
 Source: AdViSe, §3.1 and Fig. 3; the block is the bottleneck of a slow pathway (Feichtenhofer et al., ICCV 2019). With
-``temporal_kernel`` 1, as released, frames meet only in the head's average: at test time any order of them gives the
-same logits. :class:`featcache.networks.settings.TmmSettings` says what can be set.
+``temporal_kernel`` 1, as released, frames are combined only by the head's average: at test time any order of them gives
+the same logits. The options are described in :class:`featcache.networks.settings.TmmSettings`.
 """
 
 from torch import Tensor, nn
@@ -22,8 +22,8 @@ TRANSFORMER_DROPOUT = 0.1
 class Bottleneck3d(nn.Module):
     """A residual bottleneck: (kt, 1, 1), (1, 3, 3), (1, 1, 1), each with BatchNorm; strides 1, no biases.
 
-    The shortcut is the identity where widths agree, else a (1, 1, 1) convolution with BatchNorm. ReLU follows the first
-    two and the sum.
+    The shortcut is the identity if the widths agree, otherwise a (1, 1, 1) convolution with BatchNorm. ReLU follows the
+    first two convolutions and the sum.
     """
 
     def __init__(self, width_in: int, *, hidden: int, out: int, temporal_kernel: int) -> None:
@@ -62,7 +62,7 @@ class PlainConv3d(nn.Module):
 
 
 class SwinStage(nn.Module):
-    """One stage of Video Swin (Liu et al., CVPR 2022): window 4 x 7 x 7, 6 heads or the next fewer that divide C."""
+    """One stage of Video Swin (Liu et al., CVPR 2022): window 4 x 7 x 7, and at most 6 heads, as many as divide C."""
 
     def __init__(self, width: int, *, num_blocks: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class SwinStage(nn.Module):
 
 
 class TransformerStage(nn.Module):
-    """Pre-norm encoder layers over all T x H x W tokens, dropout 0.1, without positions, as released."""
+    """Pre-norm encoder layers over all T x H x W tokens with dropout 0.1 and without positions, as released."""
 
     def __init__(self, width: int, *, num_blocks: int) -> None:
         super().__init__()
@@ -114,9 +114,9 @@ class Tmm(nn.Module):
     """The temporal module without a head.
 
     Attributes:
-        width_in: Channels that go in.
-        width_out: Channels that come out.
-        blocks: Its layers, in order.
+        width_in: Number of input channels.
+        width_out: Number of output channels.
+        blocks: The layers, in order.
     """
 
     def __init__(self, settings: TmmSettings, *, width_in: int, grid: int) -> None:
@@ -129,7 +129,7 @@ class Tmm(nn.Module):
         """Float [B, C, T, H, W] to [B, width_out, T, H, W].
 
         Raises:
-            ConfigError: Maps of another width than the module was made for.
+            ConfigError: The maps have another width than those the module was made for.
         """
         if maps.shape[1] != self.width_in:
             raise ConfigError(
@@ -158,7 +158,7 @@ class PooledMlpHead(nn.Module):
 
 
 class TmmClassifier(nn.Module):
-    """A temporal module with its head; the head is made anew for each task, the module is kept.
+    """A temporal module with its head; each task gets a new head, while the module is kept.
 
     Attributes:
         tmm: The module.
@@ -173,7 +173,7 @@ class TmmClassifier(nn.Module):
         )
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Stored maps float [B, T, H, W, C] to logits [B, num_classes]."""
+        """Map stored feature maps, float [B, T, H, W, C], to logits [B, num_classes]."""
         logits: Tensor = self.head(self.tmm(maps.permute(0, 4, 1, 2, 3)))
         return logits
 
@@ -195,5 +195,5 @@ def _layers(settings: TmmSettings, *, width_in: int, grid: int) -> list[nn.Modul
 
 
 def _num_heads(width: int, *, at_most: int) -> int:
-    """The most heads, at most ``at_most``, that divide the width."""
+    """The largest number of heads, at most ``at_most``, that divides the width."""
     return max(heads for heads in range(1, at_most + 1) if width % heads == 0)

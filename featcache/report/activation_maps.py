@@ -1,11 +1,11 @@
-"""Activation maps over real frames: what an image model and a temporal module respond to.
+"""Activation maps over real frames: the places to which an image model and a temporal module respond.
 
 Source: AdViSe, Fig. 7 and its released script: the mean over channels of a map, scaled to [0, 1] frame by frame,
 enlarged to the frame (bicubic), coloured (JET) and blended, 0.6 of the frame and 0.4 of the colour. The map of a module
-is what the last BatchNorm of the first block's residual branch gives, before the sum; that of the image model is the
-stored one.
+is the output of the last BatchNorm of the first block's residual branch, before the sum; the map of the image model is
+the stored one.
 
-Differs from the paper: frames are shown as the store's first crop of them, which is what the image model saw.
+Differs from the paper: each frame is shown as the store's first crop of it, which is the image model's input.
 """
 
 import io
@@ -45,7 +45,7 @@ Pixels = npt.NDArray[np.uint8]
 def heat(maps: Tensor) -> Tensor:
     """Mean over channels, scaled to [0, 1] frame by frame: float [T, h, w, C] to float32 [T, h, w].
 
-    A frame that is the same everywhere becomes 0.
+    A frame whose map is constant becomes 0.
     """
     mean = maps.float().mean(dim=-1)
     low, high = mean.amin(dim=(1, 2), keepdim=True), mean.amax(dim=(1, 2), keepdim=True)
@@ -53,7 +53,7 @@ def heat(maps: Tensor) -> Tensor:
 
 
 def overlay(frames: Pixels, heats: Tensor) -> Pixels:
-    """Frames under coloured heat.
+    """Blend frames with coloured heat maps.
 
     Args:
         frames: uint8 RGB [T, S, S, 3].
@@ -71,10 +71,10 @@ def overlay(frames: Pixels, heats: Tensor) -> Pixels:
 
 @torch.inference_mode()
 def branch_maps(tmm: Tmm, maps: Tensor) -> Tensor:
-    """What the residual branch of the first block adds: float [T, h, w, C] to float32 [T, h, w, out].
+    """Output of the residual branch of the first block: float [T, h, w, C] to float32 [T, h, w, out].
 
     Raises:
-        ConfigError: A module of another kind than r3d.
+        ConfigError: The module is of another kind than r3d.
     """
     first = tmm.blocks[0] if len(tmm.blocks) else None
     if not isinstance(first, Bottleneck3d):
@@ -90,19 +90,19 @@ def branch_maps(tmm: Tmm, maps: Tensor) -> Tensor:
 
 
 def draw_activation(settings: ActivationFigureSettings) -> dict[str, object]:
-    """Draw frames, the image model's maps and those of each module of a run, a row each.
+    """Draw the frames, the image model's maps and the maps of each module of a run, in one row each.
 
     Args:
-        settings: Everything that can be chosen.
+        settings: Settings of the figure.
 
     Returns:
         JSON-ready facts: the picture, its rows, and the frames shown.
 
     Raises:
-        UnknownNameError: No such video in the store.
-        ConfigError: No r3d module of that width in the run, or no such device.
-        ManifestError: The video's file is not there any more.
-        VideoError: It has changed, or cannot be read.
+        UnknownNameError: The store has no such video.
+        ConfigError: The run has no r3d module of that width, or there is no such device.
+        ManifestError: The video's file does not exist any more.
+        VideoError: The video has changed, or cannot be read.
     """
     device = resolve_device(settings.device)
     store = open_store(Path(settings.bank.store))
@@ -162,7 +162,7 @@ def source_frames(
 
 
 def montage(rows: Mapping[str, Pixels]) -> Image.Image:
-    """Named rows of frames, uint8 [T, S, S, 3] each, as one picture with the names on the left."""
+    """Arrange named rows of frames, uint8 [T, S, S, 3] each, as one picture with the names on the left."""
     num_frames, side = next(iter(rows.values())).shape[:2]
     width = LABEL_WIDTH + num_frames * (side + _GAP)
     sheet = Image.new("RGB", (width, len(rows) * (side + _GAP)), (255, 255, 255))

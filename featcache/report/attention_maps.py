@@ -1,8 +1,8 @@
-"""Attention maps over real frames: where the class token of a vision transformer looks (SVT, Fig. 3).
+"""Attention maps over real frames: the patches to which the class token of a vision transformer attends (SVT, Fig. 3).
 
-Attention of the class token to the patches in the last block, averaged over heads or each head by itself, scaled to
-[0, 1] frame by frame and laid over the frames as in :mod:`featcache.report.activation_maps`. A TimeSformer's is that of
-its attention over space, which each frame has by itself; an image network sees each frame by itself altogether.
+A map shows the attention of the class token to the patches in the last block, averaged over heads or for each head,
+scaled to [0, 1] frame by frame and blended with the frames as in :mod:`featcache.report.activation_maps`. For a
+TimeSformer it is the spatial attention, which is separate for each frame; an image network encodes each frame alone.
 """
 
 import io
@@ -32,11 +32,11 @@ Frames = Sequence[npt.NDArray[np.uint8]]
 
 
 def first_token_attention(attention: nn.Module, tokens: Tensor) -> Tensor:
-    """What the first token attends to: softmax of q k / sqrt(d), float32 [M, heads, N], rows summing to 1.
+    """Attention weights of the first token: softmax of q k / sqrt(d), float32 [M, heads, N], rows summing to 1.
 
     Args:
-        attention: :class:`featcache.networks.timesformer.Attention`, or timm's, whose norms of q and k count.
-        tokens: float [M, N, C], what the module is given.
+        attention: :class:`featcache.networks.timesformer.Attention`, or timm's, whose norms of q and k are applied.
+        tokens: float [M, N, C], the input of the module.
     """
     num_heads: int = attention.num_heads  # type: ignore[assignment]
     qkv: Tensor = attention.qkv(tokens)  # type: ignore[operator]
@@ -58,10 +58,10 @@ def class_attention(backbone: Backbone, clip: Tensor) -> Tensor:
         clip: float [T, 3, S, S], normalised as the backbone expects.
 
     Returns:
-        float32 [T, h, w, heads] on the CPU; what falls on the class token itself and on registers is left out.
+        float32 [T, h, w, heads] on the CPU; attention to the class token itself and to registers is left out.
 
     Raises:
-        ConfigError: Another kind of backbone.
+        ConfigError: The backbone is of another kind.
     """
     attention = last_attention(backbone)
     caught: list[Tensor] = []
@@ -78,12 +78,12 @@ def class_attention(backbone: Backbone, clip: Tensor) -> Tensor:
 
 
 def last_attention(backbone: Backbone) -> nn.Module:
-    """The attention of the last block, by which the class token becomes what it is.
+    """The attention module of the last block, which produces the final class token.
 
     Raises:
-        ConfigError: No such block, or attention of another form.
+        ConfigError: There is no such block, or its attention has another form.
     """
-    from timm.layers.attention import Attention as TimmAttention  # seconds to import, and not needed by most commands
+    from timm.layers.attention import Attention as TimmAttention  # seconds to import, and rarely needed
     from timm.models import VisionTransformer
 
     network = backbone.network
@@ -103,16 +103,16 @@ def draw_attention(settings: AttentionFigureSettings) -> dict[str, object]:
     """Draw each video: a row of its frames, then a row for each network, or for each head of each.
 
     Args:
-        settings: Everything that can be chosen.
+        settings: Settings of the figure.
 
     Returns:
         JSON-ready facts: the picture, its rows, and the frames shown of each video.
 
     Raises:
-        ConfigError: A backbone without such attention, a side it does not take, or no such device.
-        UnknownNameError: No such backbone.
-        VideoError: A video that cannot be read.
-        WeightsError: Weights that cannot be read, or of another size.
+        ConfigError: A backbone has no such attention or does not support the input size, or there is no such device.
+        UnknownNameError: There is no such backbone.
+        VideoError: A video cannot be read.
+        WeightsError: Weights cannot be read, or have another size.
     """
     device = resolve_device(settings.device)
     backbones = {
@@ -138,12 +138,12 @@ def draw_attention(settings: AttentionFigureSettings) -> dict[str, object]:
 
 
 def heats_of(name: str, maps: Tensor, *, heads: bool) -> Mapping[str, Tensor]:
-    """Rows of heat by name, float32 [T, h, w] in [0, 1]: the mean over heads, or one each.
+    """Heat maps by the name of their row, float32 [T, h, w] in [0, 1]: the mean over heads, or one row per head.
 
     Args:
-        name: Of the network.
+        name: Name of the network.
         maps: float [T, h, w, heads].
-        heads: Whether each head has a row.
+        heads: Whether each head has a row of its own.
     """
     if not heads:
         return {name: heat(maps)}
@@ -151,10 +151,10 @@ def heats_of(name: str, maps: Tensor, *, heads: bool) -> Mapping[str, Tensor]:
 
 
 def read_frames(video: Path, settings: AttentionFigureSettings) -> tuple[list[int], Frames]:
-    """Numbers of frames spread over a video, and their pictures, uint8 RGB [H, W, 3]; a short video repeats some.
+    """Indices of frames spread over a video, and their pictures, uint8 RGB [H, W, 3]; a short video repeats some.
 
     Raises:
-        VideoError: It cannot be read; names it.
+        VideoError: The video cannot be read; the message names it.
     """
     try:
         with open_video(video, decoder=settings.decoder) as reader:
@@ -174,7 +174,7 @@ def squares(frames: Frames, *, size: int, interpolation: Interpolation) -> Tenso
 
 
 def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of one width, one below the other."""
+    """Stack pictures of one width, one below the other."""
     sheet = Image.new("RGB", (pictures[0].width, sum(picture.height for picture in pictures)), (255, 255, 255))
     top = 0
     for picture in pictures:

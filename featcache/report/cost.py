@@ -1,4 +1,4 @@
-"""Accuracy against cost, out of the tables of sweeps."""
+"""Plots accuracy against cost from the tables of sweeps."""
 
 import sys
 from pathlib import Path
@@ -12,10 +12,10 @@ from featcache.report.plots import CostPoint, plot_cost
 
 
 def draw_cost(settings: CostFigureSettings) -> list[CostPoint]:
-    """Draw the rows of tables as points; rows of one name in several tables are one point.
+    """Draw the rows of tables as points; rows with the same name in several tables become one point.
 
     Raises:
-        ConfigError: No table there, or no row that has both columns.
+        ConfigError: A table does not exist, or no row has both columns.
         UnknownNameError: No table has such a column.
     """
     rows: dict[str, dict[str, Any]] = {}
@@ -44,10 +44,10 @@ def draw_cost(settings: CostFigureSettings) -> list[CostPoint]:
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """The ``table.json`` of a sweep, by the file or its folder.
+    """Read the ``table.json`` of a sweep, given the file or its folder.
 
     Raises:
-        ConfigError: It is not there, or is something else.
+        ConfigError: The file does not exist, or is not a table of a sweep.
     """
     file = path / "table.json" if path.is_dir() else path
     table = read_json(file, what="table of a sweep, which `featcache run` writes")

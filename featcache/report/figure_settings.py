@@ -18,23 +18,23 @@ class ActivationFigureSettings(Settings):
     command: Literal["figure-activation"] = "figure-activation"
     """The command this file repeats."""
     bank: BankSettings
-    """Where maps come from."""
+    """The frame bank that holds the maps."""
     run: str
     """Folder of a run of ``train advise`` or ``train tmm``."""
     video: str
     """Id of the video in the store."""
     num_frames: int = Field(default=16, ge=1)
-    """Frames to show, spread over the video; the module sees them as one clip."""
+    """Number of frames to show, spread over the video; the module sees them as one clip."""
     seed: int = 0
-    """Which seed of the run."""
+    """Seed of the run whose modules are drawn."""
     size: int = Field(default=160, ge=16)
     """Side of a frame in the picture, in pixels."""
     videos: str | None = None
-    """Folder of the videos; null: where they were extracted from."""
+    """Folder of the videos; null: the folder from which they were extracted."""
     device: str = "auto"
-    """Where the module runs: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    """Device on which the module runs: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     out: str
-    """The picture to write; PNG or JPEG by its suffix."""
+    """File of the picture to write; PNG or JPEG by its suffix."""
 
     def model_post_init(self, context: object) -> None:
         """Check what no single field can."""
@@ -44,12 +44,12 @@ class ActivationFigureSettings(Settings):
 
 
 class PicturedNetwork(Settings):
-    """One network of a picture."""
+    """One network of a figure."""
 
     backbone: str
     """Registry name, e.g. ``svt-b``, ``dinov2-b14``, ``timm/vit_base_patch16_224.dino``."""
     weights: str = "default"
-    """``default``, ``random`` or the path of a file."""
+    """Weights: ``default``, ``random`` or the path of a file."""
 
 
 class AttentionFigureSettings(Settings):
@@ -62,19 +62,19 @@ class AttentionFigureSettings(Settings):
     networks: dict[str, PicturedNetwork] = Field(min_length=1)
     """Networks by the name of their row."""
     num_frames: int = Field(default=8, ge=1)
-    """Frames to show, spread over the video; a video network sees them as one clip."""
+    """Number of frames to show, spread over the video; a video network sees them as one clip."""
     heads: bool = False
-    """A row for each head in place of their mean."""
+    """Draw one row per head instead of the mean over heads."""
     input_size: int | None = Field(default=None, ge=16)
-    """Side in pixels that networks see; null: each one's own. A larger side has a finer map."""
+    """Input side of the networks in pixels; null: each network's own. A larger side gives a finer map."""
     size: int = Field(default=160, ge=16)
     """Side of a frame in the picture, in pixels."""
     decoder: str = "pyav"
-    """Decoder of the frames."""
+    """Decoder that reads the frames."""
     device: str = "auto"
-    """Where networks run: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    """Device on which the networks run: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     out: str
-    """The picture to write; PNG or JPEG by its suffix."""
+    """File of the picture to write; PNG or JPEG by its suffix."""
 
     def model_post_init(self, context: object) -> None:
         """Check what no single field can."""
@@ -87,15 +87,15 @@ class CostFigureSettings(Settings):
     command: Literal["figure-cost"] = "figure-cost"
     """The command this file repeats."""
     tables: tuple[str, ...] = Field(min_length=1)
-    """``table.json`` files of sweeps, or their folders; rows of one name are one point."""
+    """``table.json`` files of sweeps, or their folders; rows with the same name become one point."""
     cost: str = "MACs (G)"
     """Column on the horizontal axis, logarithmic."""
     accuracy: str = "top-1"
     """Column on the vertical axis."""
     memory: str | None = None
-    """Column that the markers' area follows; null: all alike."""
+    """Column to which the area of the markers is proportional; null: all markers have the same area."""
     out: str
-    """The picture to write, a PNG."""
+    """File of the picture to write, a PNG."""
 
     def model_post_init(self, context: object) -> None:
         """Check what no single field can."""
@@ -105,10 +105,10 @@ class CostFigureSettings(Settings):
 
 
 def check_picture(name: str) -> None:
-    """Refuse a picture of another kind.
+    """Refuse a picture of another format.
 
     Raises:
-        ConfigError: Another suffix than PNG's or JPEG's.
+        ConfigError: The suffix is not that of a PNG or JPEG file.
     """
     if Path(name).suffix.lower() not in PICTURES:
         raise ConfigError(f"out is {name!r}; give the picture a name that ends in .png or .jpg")

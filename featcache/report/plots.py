@@ -18,7 +18,7 @@ SMALLEST_AREA, LARGEST_AREA = 30.0, 1500.0  # square points
 
 
 def plot_table(table: Table) -> bytes:
-    """One panel a column over ``x``: ours with intervals, published dashed. PNG bytes."""
+    """Plot one panel per column over ``x``: our values with intervals, published ones dashed. Returns PNG bytes."""
     figure = Figure(figsize=(INCHES[0] * len(table.columns), INCHES[1]), layout="constrained")
     FigureCanvasAgg(figure)
     placed = sorted(((x, cells) for _, x, _, cells in table.rows if x is not None), key=lambda row: row[0])
@@ -45,13 +45,13 @@ def plot_table(table: Table) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostPoint:
-    """One row of a table by what it costs.
+    """One row of a table as a point of accuracy over cost.
 
     Attributes:
-        name: Of the row.
-        cost: Positive.
-        accuracy: In percent.
-        memory: What its marker's area follows; ``None``: the area of the smallest.
+        name: Name of the row.
+        cost: Cost, above 0.
+        accuracy: Accuracy in percent.
+        memory: Value to which the marker's area is proportional; ``None``: the area of the smallest marker.
     """
 
     name: str
@@ -61,7 +61,7 @@ class CostPoint:
 
 
 def plot_cost(points: Sequence[CostPoint], *, cost_label: str, accuracy_label: str, memory_label: str | None) -> bytes:
-    """Accuracy over cost, logarithmic, the markers' areas in proportion to memory (AdViSe, Fig. 1). PNG bytes."""
+    """Plot accuracy over logarithmic cost, with marker areas proportional to memory (AdViSe, Fig. 1); PNG bytes."""
     figure = Figure(figsize=(2 * INCHES[0], 1.6 * INCHES[1]), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -88,7 +88,7 @@ def plot_cost(points: Sequence[CostPoint], *, cost_label: str, accuracy_label: s
 
 
 def write_table(table: Table, folder: Path) -> None:
-    """Write ``table.json``, ``table.md`` and, where rows have an ``x``, ``plot.png``."""
+    """Write ``table.json``, ``table.md`` and, if rows have an ``x``, ``plot.png``."""
     put_replace(folder / "table.json", canonical_json(table.to_dict()))
     put_replace(folder / "table.md", table.to_markdown().encode())
     if any(x is not None for _, x, _, _ in table.rows):

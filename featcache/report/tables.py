@@ -1,4 +1,4 @@
-"""Tables of a sweep: values out of the runs' ``result.json``, published numbers beside them, Markdown and a plot."""
+"""Tables of a sweep: values from the runs' ``result.json`` beside published numbers, as JSON and Markdown."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ class Cell:
     """One value of a table.
 
     Attributes:
-        value: Ours; ``None`` where a run has none, e.g. a GPU's memory on a CPU.
-        low: Lower end of its interval; ``None`` where there is none.
-        high: Upper end.
-        published: What the source prints; ``None`` where it prints nothing.
+        value: Our value; ``None`` if the run has none, e.g. a GPU's memory on a CPU.
+        low: Lower end of its interval; ``None`` if there is no interval.
+        high: Upper end of its interval.
+        published: Value printed in the source; ``None`` if it prints none.
     """
 
     value: float | None
@@ -31,7 +31,7 @@ class Table:
     """A table of a sweep.
 
     Attributes:
-        title: What it reproduces.
+        title: Title, e.g. the table of the paper that it reproduces.
         columns: Names of the values.
         rows: ``(name, x, note, cells by column)``.
         x_label: Name of ``x``.
@@ -62,7 +62,7 @@ class Table:
         }
 
     def to_markdown(self) -> str:
-        """Ours with its interval, and what was published behind it."""
+        """The table in Markdown: our values with their intervals, each followed by the published one."""
         lines = [
             f"# {self.title}",
             "",
@@ -77,7 +77,7 @@ class Table:
 
 
 def cell_text(cell: Cell) -> str:
-    """``12.3 [10.1, 14.2] (15.0)``; a dash where there is no value of ours."""
+    """The text of a cell, ``12.3 [10.1, 14.2] (15.0)``; a dash stands for a missing value of ours."""
     interval = "" if cell.low is None or cell.high is None else f" [{_short(cell.low)}, {_short(cell.high)}]"
     published = "" if cell.published is None else f" ({_short(cell.published)})"
     return f"{'-' if cell.value is None else _short(cell.value)}{interval}{published}"
@@ -86,11 +86,11 @@ def cell_text(cell: Cell) -> str:
 def value_at(result: Mapping[str, Any], path: Sequence[str], *, where: str) -> Cell:
     """The number at a path of a result; a metric (value, low, high) is a share and becomes percent.
 
-    The part ``*`` is the only key there is.
+    The part ``*`` stands for the only key at its place.
 
     Raises:
-        UnknownNameError: No such key on the way; names the closest.
-        ConfigError: Something else than a number is there, or ``*`` where there are several keys.
+        UnknownNameError: A key of the path does not exist; names the closest.
+        ConfigError: The value is not a number, or ``*`` stands for several keys.
     """
     node: Any = result
     for part in path:
@@ -115,11 +115,11 @@ def value_at(result: Mapping[str, Any], path: Sequence[str], *, where: str) -> C
 
 
 def probe_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
-    """Top-1 in percent by probe, a column a label and split; splits of which no class was taught are left out.
+    """Top-1 in percent by probe, one column per label and split; splits without any trained class are left out.
 
     Args:
-        results: By label and name of the probe: what :class:`featcache.evaluation.run.ProbeResult` is as JSON. A label
-            that a probe was not asked about has no value.
+        results: Results by label and name of the probe: :class:`featcache.evaluation.run.ProbeResult` as JSON. A probe
+            that was not run for a label has no value there.
     """
     places = {
         f"{label}, {split}": (label, split)

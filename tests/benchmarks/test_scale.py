@@ -51,7 +51,7 @@ def test_cells_that_are_too_much_are_left_out(benchmark):
     cell = {"seconds": 10.0, "peak_bytes": 3e9, "base_bytes": 1e9}
     assert too_much(None, 8, budget=1, memory=1) is None
     assert too_much((2, cell), 8, budget=80, memory=8e9) is None
-    assert too_much((2, cell), 8, budget=79, memory=8e9) == "left out: about 40 s a step"
+    assert too_much((2, cell), 8, budget=79, memory=8e9) == "left out: about 40 s per step"
     assert too_much((2, cell), 8, budget=80, memory=7.9e9) == "left out: up to 8 GB"
 
 

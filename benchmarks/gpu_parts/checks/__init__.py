@@ -17,12 +17,12 @@ CHECKS: dict[str, Check] = {
     **training.CHECKS,
     **backbones.CHECKS,
 }
-"""By name, quick ones first."""
+"""Checks by name, quick ones first."""
 NOT_SMALL = {f"backbone {name}" for name in backbones.NAMES} - {f"backbone {name}" for name in backbones.QUICK}
 
 
 def run(bench: Bench) -> None:
-    """One row a check, each with as many threads on the CPU."""
+    """Run one row per check, each with the same number of CPU threads."""
     threads = torch.get_num_threads()
     for name, check in CHECKS.items():
         if not (bench.is_small and name in NOT_SMALL):

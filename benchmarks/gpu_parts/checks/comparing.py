@@ -1,4 +1,4 @@
-"""How far what a device computes may lie from what the CPU computes."""
+"""Limits for the difference between the results of a device and those of the CPU."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 Check: TypeAlias = Callable[[str, Path], str]
-"""Takes a device and an empty folder; says in a few words what was compared and how far apart it was.
+"""Takes a device and an empty folder; returns in a few words what was compared and how large the difference was.
 
 Raises:
-    AssertionError: It is too far apart.
-    SkippedError: It cannot be checked here.
+    AssertionError: The difference is too large.
+    SkippedError: It cannot be checked on this machine.
 """
 
 FLOAT32 = 1e-4
 """Relative distance in float32: the order of sums differs, through dozens of layers."""
 FLOAT16 = 5e-3
-"""In float16 and TF32, which both round inputs to 10 bits; on a CPU 0.001 at most was seen in float16."""
+"""In float16 and TF32, which both round inputs to 10 bits; on a CPU at most 0.001 was seen in float16."""
 BFLOAT16 = 4e-2
-"""In bfloat16, of 7 bits; on a CPU 0.016 at most was seen."""
+"""In bfloat16, with 7 bits; on a CPU at most 0.016 was seen."""
 LOSSES = 1e-3
 """Relative distance of a loss after a few steps, in which rounding grows."""
 
@@ -37,13 +37,13 @@ def distance(mine: Tensor | npt.NDArray[Any], theirs: Tensor | npt.NDArray[Any])
 
 
 def within(found: float, limit: float, what: str) -> str:
-    """``what`` with the distance that was found; an error if it is more than the limit."""
+    """``what`` with the measured distance; an error if it exceeds the limit."""
     assert found <= limit, f"{what}: {found:.2g} from the CPU's, more than {limit:g}"
     return f"{what} {found:.1g}"
 
 
 def same(mine: npt.NDArray[Any], theirs: npt.NDArray[Any], what: str) -> str:
-    """``what``, which has to be equal to the bit."""
+    """``what``, after checking equality to the bit."""
     assert mine.dtype == theirs.dtype, f"{what}: {mine.dtype} instead of {theirs.dtype}"
     assert np.array_equal(mine, theirs), f"{what}: not equal"
     return f"{what} equal"

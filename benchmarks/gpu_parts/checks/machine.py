@@ -1,4 +1,4 @@
-"""What is chosen by itself, what processes say to each other, and what is drawn."""
+"""Automatic choices, communication between processes, and figures."""
 
 import importlib.util
 from pathlib import Path
@@ -23,7 +23,7 @@ from gpu_parts.checks.training import TMM
 
 
 def chosen(device: str, folder: Path) -> str:
-    """``auto`` in extraction, training and probes."""
+    """The device that ``auto`` gives in extraction, training and probes."""
     wanted = "cuda" if torch.cuda.is_available() else "cpu"
     assert resolve_device("auto") == wanted, f"auto is {resolve_device('auto')}"
     assert prepare_torch(TrainingSettings(device="auto", threads=1)).type == wanted
@@ -33,7 +33,7 @@ def chosen(device: str, folder: Path) -> str:
 
 
 def products(device: str, folder: Path) -> str:
-    """TF32 is off unless it is asked for, and then it shows; it is recorded."""
+    """TF32 is off by default; if it is chosen, its rounding is visible, and it is recorded."""
     assert provenance(device, matmul="high")["matmul"] == "high"
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(256, 256, generator=generator, dtype=torch.float64) for _ in range(2))
@@ -55,7 +55,7 @@ def products(device: str, folder: Path) -> str:
 
 
 def processes(device: str, folder: Path) -> str:
-    """What a shared run does, in a group of one: NCCL on a GPU, gloo beside it for what is on the CPU."""
+    """The operations of a shared run in a group of one: NCCL on a GPU, and gloo for tensors on the CPU."""
     backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, store=dist.FileStore(str(folder / "meeting"), 1), rank=0, world_size=1)
     try:
@@ -84,7 +84,7 @@ def processes(device: str, folder: Path) -> str:
 
 
 def pictures(device: str, folder: Path) -> str:
-    """What the figures draw: attention of a class token, and maps inside a temporal module."""
+    """Contents of the figures: attention of a class token, and maps inside a temporal module."""
     if importlib.util.find_spec("matplotlib") is None:
         raise SkippedError("matplotlib is not installed")
     from featcache.report.activation_maps import branch_maps

@@ -24,7 +24,7 @@ EPOCHS = 3
 
 
 def probe(name: str, device: str, folder: Path) -> str:
-    """Scores of the test videos, and the numbers that are reported."""
+    """Scores of the test videos, and the reported numbers."""
     data = separable_data(spread=0.3)
     if name == "ridge":
         data = numbered(data, np.random.default_rng(0).standard_normal(len(data.videos)))
@@ -44,14 +44,14 @@ def probe(name: str, device: str, folder: Path) -> str:
 
 
 def _short(settings: Any) -> Any:
-    """The same for a few epochs: rounding grows with each, and scores are compared."""
+    """The same settings with few epochs, because rounding errors grow and scores are compared."""
     if hasattr(settings, "training"):
         return dataclasses.replace(settings, training=dataclasses.replace(settings.training, epochs=EPOCHS))
     return dataclasses.replace(settings, epochs=EPOCHS) if hasattr(settings, "epochs") else settings
 
 
 def neighbours(device: str, folder: Path) -> str:
-    """The cosines of exact search over random vectors; equal neighbours wherever cosines differ."""
+    """The cosines of exact search over random vectors, and equal neighbours wherever cosines differ."""
     rng = np.random.default_rng(0)
     table = rng.standard_normal((5000, 64)).astype(np.float32)
     table /= np.linalg.norm(table, axis=1, keepdims=True)
@@ -64,7 +64,7 @@ def neighbours(device: str, folder: Path) -> str:
 
 
 def grid(device: str, folder: Path) -> str:
-    """The 52 heads of the default grid after a few epochs; those that move fast and far are no measure."""
+    """The 52 heads of the default grid after a few epochs; heads with large learning rates are not compared."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(5, (600,), generator=generator)
     features = torch.randn(600, 32, generator=generator) + 2 * torch.eye(5, 32)[labels]
@@ -87,10 +87,10 @@ def grid(device: str, folder: Path) -> str:
 
 
 def serving_card(device: str) -> int:
-    """The number of the card on which faiss serves.
+    """The number of the card on which faiss works.
 
     Raises:
-        SkippedError: It does not, and why.
+        SkippedError: faiss does not work on a card; says why.
     """
     if importlib.util.find_spec("faiss") is None:
         raise SkippedError("faiss is not installed")
@@ -103,7 +103,7 @@ def serving_card(device: str) -> int:
 
 
 def faiss(device: str, folder: Path) -> str:
-    """Search by faiss on the card, where it serves: what torch gives."""
+    """Search by faiss on the card, if it works there, gives the same as torch."""
     serving_card(device)
     data = separable_data(spread=0.3)
     results = [

@@ -1,4 +1,4 @@
-"""From a store to the device and back: equal to the bit, since nothing is computed; and extraction with its encoder."""
+"""From a store to the device and back, equal to the bit because nothing is computed; extraction and its encoder."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ SHAPES = {"float16": (24,), "float32": (2, 3, 8), "int8": (16,)}
 
 
 def gathered(device: str, folder: Path) -> str:
-    """Whole arrays on the device, and batches of a loader out of pinned memory."""
+    """Whole arrays on the device, and batches of a loader through pinned memory."""
     for file_format in ("zarr", "hdf5"):
         path = folder / file_format
         records = {name: make_record(shape, name) for name, shape in SHAPES.items()}
@@ -42,7 +42,7 @@ def gathered(device: str, folder: Path) -> str:
 
 
 def sets_on_device(device: str, folder: Path) -> str:
-    """Clips and positions where SCALE reads them."""
+    """Clips and positions on the device, as SCALE reads them."""
     write_store(folder / "store", StorePlan(records={"clips": make_record((24,))}, rows_per_video=(6,)))
     sets = open_clip_sets(ClipSetSettings(store=str(folder / "store")), form="code7")
     moved = placed(sets, storage="device", device=torch.device(device))

@@ -1,7 +1,7 @@
-"""Three steps of every method on the device, each loss against the CPU's; bfloat16; and a run that is taken up again.
+"""Three steps of every method on the device, each loss against the CPU's; bfloat16; and a resumed run.
 
-Nothing random inside the networks (dropout, stochastic depth): a GPU draws other numbers than a CPU. The run that is
-taken up has dropout, which each step seeds anew.
+The networks use nothing random (dropout, stochastic depth), because a GPU draws other numbers than a CPU. The resumed
+run has dropout, which each step seeds anew.
 """
 
 import contextlib
@@ -41,11 +41,11 @@ VIEWS = SvtViewSettings(
     global_frames=(2, 4), local_frames=(2, 2), global_size=32, local_size=16, local_time=0.5
 )  # fmt: skip
 Train = Callable[[Path, Path, TrainingSettings], object]
-"""Takes the folder of what all runs read, that of this run, and its loop."""
+"""Takes the folder of the data that all runs read, the folder of this run, and its training settings."""
 
 
 def loop(device: str, *, batch: int, precision: Precision = "float32") -> TrainingSettings:
-    """One step an epoch, so that the log has a line for each."""
+    """One step per epoch, so that the log has a line for each step."""
     return TrainingSettings(
         epochs=STEPS, batch_size=batch, schedule=NO_WARMUP, precision=precision, device=device, threads=1,
         tensorboard=False,
@@ -123,7 +123,7 @@ METHODS["fine-tuning"] = (fine_tuning, 4)
 
 
 def losses(folder: Path) -> np.ndarray:
-    """Of each step of a run's first seed."""
+    """The loss of each step of a run's first seed."""
     found = np.array([line["loss"] for line in read_log(seed_folder(folder, 0))])
     assert len(found) == STEPS, f"{len(found)} steps instead of {STEPS}"
     return found
@@ -146,11 +146,11 @@ class _KilledError(Exception):
 
 
 def taken_up(device: str, folder: Path) -> str:
-    """A run with dropout, killed after its first step and taken up, against one that went straight."""
+    """A run with dropout that is killed after its first step and resumed, against an uninterrupted one."""
     training = loop(device, batch=16).model_copy(update={"checkpoint_seconds": 0.0})
 
     def kill(stage: str, done: float, *_: object) -> None:
-        if done >= 2:  # the checkpoint of the step before is there, this one's is not
+        if done >= 2:  # the checkpoint of the previous step exists, that of this step does not
             raise _KilledError
 
     def run(out: str, **more: Any) -> None:
@@ -160,7 +160,7 @@ def taken_up(device: str, folder: Path) -> str:
     with contextlib.suppress(_KilledError):
         run("killed", on_stage=kill)
     run("killed")
-    # Sums on a GPU are not always in the same order, so that bits may differ.
+    # Sums on a GPU are not always in the same order, so the bits may differ.
     return within(distance(losses(folder / "killed"), losses(folder / "straight")), LOSSES, "losses")
 
 
