@@ -38,10 +38,10 @@ from torch.utils.data import DataLoader, Dataset
 from featcache.loaders.clip_sets import open_clip_sets
 from featcache.loaders.settings import ClipSetSettings
 from featcache.machine import Matmul, set_matmul
-from featcache.methods.scale.heads import ProjectionHead, ScalePretraining
 from featcache.methods.scale.losses import masked_clip_loss, set_contrast_loss
 from featcache.methods.scale.run import build_module, pretrain_scale
 from featcache.methods.scale.settings import ScaleSettings
+from featcache.networks.set_pretraining import ProjectionHead, ScalePretraining
 from featcache.testing.stores import StorePlan, make_record, write_store
 from featcache.training.schedules import learning_rate_factor
 

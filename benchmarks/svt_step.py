@@ -30,12 +30,12 @@ from featcache.data.decoding import open_video
 from featcache.data.decoding.base import VideoReader
 from featcache.data.decoding.pyav import PyAVReader
 from featcache.loaders.ahead import ViewLoader
+from featcache.loaders.views import View, frames_of, read_views
 from featcache.methods.svt.module import build_module
 from featcache.methods.svt.objective import SvtObjective
-from featcache.methods.svt.pixels import SvtViewSource, read_views
 from featcache.methods.svt.run import open_videos, pretrain_svt
 from featcache.methods.svt.settings import SvtHeadSettings, SvtSettings, SvtViewSettings
-from featcache.methods.svt.views import View, draw_views, frames_of
+from featcache.methods.svt.views import SvtViewSource, draw_views
 from featcache.testing.videos import write_video
 
 SMALL_VIEWS = SvtViewSettings(global_size=112, local_size=48)

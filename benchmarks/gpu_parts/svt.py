@@ -14,9 +14,9 @@ from featcache.loaders.ahead import ViewLoader
 from featcache.loaders.videos import VideoFiles
 from featcache.methods.svt.module import build_module
 from featcache.methods.svt.objective import SvtObjective, ViewBatch
-from featcache.methods.svt.pixels import SvtViewSource
 from featcache.methods.svt.run import open_videos
 from featcache.methods.svt.settings import SvtHeadSettings, SvtSettings, SvtViewSettings
+from featcache.methods.svt.views import SvtViewSource
 from gpu_parts.bench import Bench, took
 from gpu_parts.media import make_clips
 

@@ -14,8 +14,7 @@ from pydantic import Field
 from featcache.commands.steps import PipelineSettings, SweepSettings
 from featcache.config import Settings, apply_overrides, parse, read_mapping
 from featcache.data.motion import MotionSettings
-from featcache.data.selection import Selection, check_source
-from featcache.data.types import MAX_GIGAPIXELS
+from featcache.data.selection import VideosSettings
 from featcache.errors import ConfigError, unknown_name
 from featcache.evaluation.settings import (
     KnnSettings,
@@ -45,31 +44,17 @@ from featcache.report.figure_settings import ActivationFigureSettings, Attention
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
 
 
-class ScanSettings(Settings):
+class ScanSettings(VideosSettings):
     """Settings of ``featcache scan``."""
 
     command: Literal["scan"] = "scan"
     """The command this file repeats."""
-    source: str | None = None
-    """A folder of videos, or a CSV, JSONL or Parquet listing; null where ``dataset`` is given."""
-    dataset: str | None = None
-    """A public data set by its official lists, e.g. ``ucf101``; null where ``source`` is given."""
-    root: str | None = None
-    """Folder with the videos and the lists of ``dataset``."""
-    selection: Selection = Selection()
-    """Which split counts, and what is taken of the listed videos."""
     out: str
     """The manifest to write; it ends in ``.parquet``, by which ``extract`` knows it."""
-    decoder: str = "pyav"
-    """Decoder that counts the frames."""
-    deadline_seconds: float = Field(default=60.0, gt=0, allow_inf_nan=False)
-    """A file that shows no sign of life for so long is recorded as ``timeout``."""
-    max_gigapixels: float = Field(default=MAX_GIGAPIXELS, gt=0, allow_inf_nan=False)
-    """Decoded pixels that one file may take; one that takes more is recorded as ``undecodable``."""
 
     def model_post_init(self, context: object) -> None:
         """Check where videos come from, and that the manifest will be found again."""
-        check_source(self.source, self.dataset, self.root)
+        super().model_post_init(context)
         if Path(self.out).suffix != ".parquet":
             raise ConfigError(f"out is {self.out!r}; give the manifest a name that ends in .parquet")
 

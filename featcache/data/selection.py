@@ -7,11 +7,15 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
+from pydantic import Field
+
+from featcache.config import Aside, Settings
 from featcache.data.manifest import Manifest
 from featcache.data.subsets import group_split, low_shot, nested_subset
-from featcache.data.types import VideoRecord
+from featcache.data.types import MAX_GIGAPIXELS, VideoRecord
 from featcache.errors import ConfigError, ManifestError, unknown_name
 
 GROUP = "group"
@@ -161,3 +165,38 @@ def check_source(source: str | None, dataset: str | None, root: str | None) -> N
         raise ConfigError(
             f"{half or 'no source'} is given; name a folder or listing of videos, or --dataset NAME with --root DIR"
         )
+
+
+class SourceSettings(Settings):
+    """Where the videos of a command come from."""
+
+    command: str
+    """The command this file repeats."""
+    source: Aside[str | None] = None
+    """A folder of videos, or a CSV, JSONL or Parquet listing; null where ``dataset`` is given."""
+    dataset: Aside[str | None] = None
+    """A public data set by its official lists, e.g. ``ucf101``; null where ``source`` is given."""
+    root: Aside[str | None] = None
+    """Folder with the videos and the lists of ``dataset``."""
+    selection: Aside[Selection] = Selection()
+    """Which split counts, and what is taken of the listed videos."""
+
+    @property
+    def videos_name(self) -> str:
+        """What folders of runs on these videos are named for."""
+        return Path(self.source or self.dataset or "").stem
+
+    def model_post_init(self, context: object) -> None:
+        """Check that videos come from exactly one place."""
+        check_source(self.source, self.dataset, self.root)
+
+
+class VideosSettings(SourceSettings):
+    """Where the videos of a command come from, and how they are scanned."""
+
+    decoder: str = "pyav"
+    """Decoder of the frames."""
+    deadline_seconds: Aside[float] = Field(default=60.0, gt=0, allow_inf_nan=False)
+    """While scanning, a file that shows no sign of life for so long is a ``timeout``."""
+    max_gigapixels: Aside[float] = Field(default=MAX_GIGAPIXELS, gt=0, allow_inf_nan=False)
+    """Decoded pixels that one file may take while it is scanned; one that takes more is ``undecodable``."""

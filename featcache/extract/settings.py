@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from featcache.config import Settings
-from featcache.data.selection import Selection, check_source
+from featcache.data.selection import SourceSettings
 from featcache.data.types import MAX_GIGAPIXELS
 from featcache.errors import ConfigError
 from featcache.machine import Matmul
@@ -190,19 +190,11 @@ def failures_allowed(max_failed: int | str | None, *, num_videos: int) -> int | 
     raise ConfigError(f"max_failed is {max_failed!r}; give a number of videos, e.g. 10, or a share, e.g. 5%")
 
 
-class ExtractSettings(Settings):
+class ExtractSettings(SourceSettings):
     """Settings of ``featcache extract``."""
 
     command: Literal["extract"] = "extract"
     """The command this file repeats."""
-    source: str | None = None
-    """A folder of videos, or a CSV, JSONL or Parquet listing; null where ``dataset`` is given."""
-    dataset: str | None = None
-    """A public data set by its official lists, e.g. ``ucf101``; null where ``source`` is given."""
-    root: str | None = None
-    """Folder with the videos and the lists of ``dataset``."""
-    selection: Selection = Selection()
-    """Which split counts, and what is taken of the listed videos."""
     out: str
     """The store to create, resume or extend."""
     file_format: FileFormat = "zarr"
@@ -225,7 +217,7 @@ class ExtractSettings(Settings):
 
     def model_post_init(self, context: object) -> None:
         """Check what no single field can."""
-        check_source(self.source, self.dataset, self.root)
+        super().model_post_init(context)
         if not self.features:
             raise ConfigError("features is empty; name at least one backbone")
         failures_allowed(self.max_failed, num_videos=0)

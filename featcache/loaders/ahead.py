@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from torch import Tensor
 from featcache.errors import FeatcacheError
 from featcache.loaders.videos import VideoFiles
 
-Pixels = tuple[npt.NDArray[np.uint8], ...]
+Pixels = tuple[npt.NDArray[Any], ...]
 
 
 class Batch(NamedTuple):
@@ -46,7 +46,7 @@ class ViewSource(Protocol):
     files: VideoFiles
 
     def pixels(self, video: int, epoch: int) -> Pixels:
-        """All views of one video, each of a shape that all videos share, e.g. uint8 [T, 3, S, S].
+        """Arrays of one video, each of a shape that all videos share, e.g. a view uint8 [T, 3, S, S].
 
         Raises:
             VideoError: It could be used when it was scanned, and cannot now.

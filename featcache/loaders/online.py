@@ -1,7 +1,8 @@
 """The backbone in the loop: clips decoded and encoded as they are drawn, each under its own crop and colours.
 
 The same draws as of a stored bank, so that the two differ in the views of a clip alone: a bank holds N crops of each
-video, here every clip has a fresh one. It costs a decoding and a forward a frame, which a bank pays once.
+video, here every clip has a fresh one. It costs one decode and one forward pass per frame, which a bank
+pays once.
 """
 
 import dataclasses
@@ -22,8 +23,9 @@ from featcache.extract.encode import encode_rows
 from featcache.extract.encoder import Encoder, encoder
 from featcache.extract.origin import source_roots
 from featcache.loaders.bank import ClipSource, FrameBank, open_bank
+from featcache.loaders.fresh import FRESH_LOOK_HASH, fresh_look
 from featcache.loaders.settings import BankSettings
-from featcache.loaders.videos import FRESH_VIEW_HASH, VideoFiles, find_files, fresh_view
+from featcache.loaders.videos import VideoFiles, find_files
 from featcache.machine import forward_threads
 from featcache.store.precision import to_storage
 from featcache.store.reader import Store, open_store
@@ -47,7 +49,7 @@ class OnlineSource:
         self.num_source_frames = bank.num_source_frames
         self.bank_stride = bank.bank_stride
         self.shape = bank.shape
-        self.identity = hashlib.sha256(f"online\n{bank.identity}\n{FRESH_VIEW_HASH}".encode()).hexdigest()[:16]
+        self.identity = hashlib.sha256(f"online\n{bank.identity}\n{FRESH_LOOK_HASH}".encode()).hexdigest()[:16]
 
     def clips(self, videos: Positions, positions: Positions, crops: npt.ArrayLike) -> Tensor:
         """See :meth:`featcache.loaders.bank.ClipSource.clips`; a frame that occurs twice is encoded once.
@@ -107,10 +109,10 @@ class OnlineSource:
             if crop < per_frame:
                 clips.append([stored[place * per_frame + crop] for place in places])
                 continue
-            view = fresh_view(record.id, crop, height=timeline.height, width=timeline.width)
+            look = fresh_look(record.id, crop, height=timeline.height, width=timeline.width)
             clips.append(
                 [
-                    dataclasses.replace(stored[place * per_frame], box=view.box, flip=False, color=view.color)
+                    dataclasses.replace(stored[place * per_frame], box=look.box, flip=look.flip, color=look.color)
                     for place in places
                 ]
             )

@@ -3,11 +3,11 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from featcache.data.listing import read_videos
 from featcache.data.manifest import Manifest
-from featcache.data.selection import Selection
+from featcache.data.selection import VideosSettings
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError, unknown_name
 from featcache.loaders.videos import VideoFiles, find_files
@@ -16,47 +16,19 @@ from featcache.stages import OnStage, ignore
 log = logging.getLogger(__name__)
 
 
-class VideoSettings(Protocol):
-    """What the settings of such a command say of its videos; see e.g. ``SvtSettings``."""
-
-    @property
-    def source(self) -> str | None:
-        """A folder or listing."""
-
-    @property
-    def dataset(self) -> str | None:
-        """A public data set."""
-
-    @property
-    def root(self) -> str | None:
-        """Its folder."""
-
-    @property
-    def selection(self) -> Selection:
-        """What is taken of it."""
-
-    @property
-    def decoder(self) -> str:
-        """Decoder of the frames."""
-
-    @property
-    def deadline_seconds(self) -> float:
-        """While scanning, a file that shows no sign of life for so long is left out."""
-
-
 class UsableVideos(NamedTuple):
     """The usable ones of some videos.
 
     Attributes:
-        files: They.
-        num_left_out: Those that cannot be used.
+        files: Files of the usable videos, by number.
+        num_left_out: Number of videos that cannot be used.
     """
 
     files: VideoFiles
     num_left_out: int
 
 
-def list_videos(settings: VideoSettings, *, on_stage: OnStage = ignore) -> Manifest:
+def list_videos(settings: VideosSettings, *, on_stage: OnStage = ignore) -> Manifest:
     """List and scan what settings name; see :func:`featcache.data.listing.read_videos`.
 
     Args:
@@ -73,6 +45,7 @@ def list_videos(settings: VideoSettings, *, on_stage: OnStage = ignore) -> Manif
         selection=settings.selection,
         decoder=settings.decoder,
         deadline_seconds=settings.deadline_seconds,
+        max_gigapixels=settings.max_gigapixels,
         on_scan=lambda done, total: on_stage("scan", done, total),
     )
 
@@ -109,7 +82,7 @@ def open_usable(videos: Sequence[VideoRecord], *, root: str, decoder: str) -> Us
     return UsableVideos(find_files(usable, [Path(root)], decoder=decoder, hint="scan the videos again"), num_left_out)
 
 
-def extraction_of(settings: VideoSettings, *, backbone: str, weights: str) -> str:
+def extraction_of(settings: VideosSettings, *, backbone: str, weights: str) -> str:
     """The command that extracts features of the same videos with trained weights.
 
     Args:

@@ -8,9 +8,9 @@ from featcache.errors import ManifestError, VideoError
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
 from featcache.loaders.bank import open_bank
+from featcache.loaders.fresh import fresh_look
 from featcache.loaders.online import open_online
 from featcache.loaders.settings import BankSettings
-from featcache.loaders.videos import fresh_view
 from featcache.methods.advise.run import pretrain
 from featcache.methods.advise.settings import AdviseSettings, PretextClipSettings
 from featcache.networks.settings import TmmSettings
@@ -84,7 +84,7 @@ def test_pooling_at_read_is_that_of_the_bank(store):
 
 
 def test_a_fresh_view_has_the_papers_size_place_and_colours():
-    views = [fresh_view("v", draw, height=240, width=320) for draw in range(200)]
+    views = [fresh_look("v", draw, height=240, width=320) for draw in range(200)]
     assert {(view.box.y1 - view.box.y0, view.box.x1 - view.box.x0) for view in views} == {(210, 224)}
     assert {view.box.y0 for view in views} >= {0, 30}
     assert len({view.box.x0 for view in views}) > 60
@@ -93,7 +93,7 @@ def test_a_fresh_view_has_the_papers_size_place_and_colours():
     assert all({step.name for step in steps} == {"brightness", "contrast", "saturation"} for steps in coloured)
     assert all(0.8 <= step.amount <= 1.2 for steps in coloured for step in steps)
     assert len({tuple(step.name for step in steps) for steps in coloured}) == 6
-    assert fresh_view("w", 0, height=240, width=320) != views[0]
+    assert fresh_look("w", 0, height=240, width=320) != views[0]
 
 
 def test_pretraining_online_repeats_and_sees_other_views_than_the_bank(store, tmp_path):

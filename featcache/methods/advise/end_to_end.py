@@ -3,11 +3,9 @@
 Differs from the paper: as :mod:`featcache.methods.advise.pretext`, but crops and colours are fresh for every clip.
 """
 
-from pathlib import Path
-
 from featcache.loaders.choice import training_videos
+from featcache.loaders.fresh import PixelSource
 from featcache.loaders.usable import list_videos, open_usable
-from featcache.loaders.videos import PixelSource
 from featcache.methods.advise.cost import MEGA
 from featcache.methods.advise.pretext import PlaybackRateObjective
 from featcache.methods.advise.run import PretextResult, clip_contents, pretext_result
@@ -32,8 +30,7 @@ def pretrain_r3d50(settings: R3d50Settings, *, on_stage: OnStage = ignore) -> Pr
         UnknownNameError: No such split.
     """
     training, num_classes = settings.training, len(settings.clips.rates)
-    name = Path(settings.source or settings.dataset or "").stem
-    runs = open_runs(settings, training, name="r3d50", of=name, out=settings.out, on_stage=on_stage)
+    runs = open_runs(settings, training, name="r3d50", of=settings.videos_name, out=settings.out, on_stage=on_stage)
     source = open_pixels(settings, on_stage=on_stage)
     splits = {video.id: video.split for video in source.videos if video.split}
     videos = training_videos(source.video_ids, splits, settings.train_split)

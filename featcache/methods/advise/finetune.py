@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from featcache.errors import ConfigError
 from featcache.loaders.bank import ClipSource
+from featcache.loaders.batches import BatchOrder
 from featcache.methods.advise.clips import playback_clip, spread_clip, view_starts
-from featcache.methods.advise.pretext import LabelledClips
+from featcache.methods.advise.pretext import LabelledMaps
 from featcache.methods.advise.settings import TmmFineTuneSettings
 from featcache.networks.tmm import TmmClassifier
 from featcache.seeding import rng_for
@@ -54,16 +55,15 @@ class FineTuneObjective:
         self._labels = labels
         self._settings = settings
         self._seed = seed
-        self._batch_size = min(settings.training.batch_size, len(videos))
-        if self._batch_size * settings.num_clips < 2:
+        self._order = BatchOrder(np.arange(len(videos)), batch_size=settings.training.batch_size, seed=seed)
+        if self._order.batch_size * settings.num_clips < 2:
             raise ConfigError("BatchNorm needs two clips at once; give more videos, or raise num_clips")
-        self.num_batches = len(videos) // self._batch_size
-        self.num_items = self.num_batches * self._batch_size * settings.num_clips
+        self.num_batches = self._order.num_batches
+        self.num_items = self._order.num_items * settings.num_clips
 
-    def parts(self, epoch: int, batch: int) -> list[LabelledClips]:
+    def parts(self, epoch: int, batch: int) -> list[LabelledMaps]:
         """One part with all clips of the batch."""
-        order = rng_for(self._seed, "videos", epoch).permutation(len(self._videos))
-        chosen = np.repeat(order[batch * self._batch_size : (batch + 1) * self._batch_size], self._settings.num_clips)
+        chosen = np.repeat(self._order.batch(epoch, batch), self._settings.num_clips)
         positions, crops = [], []
         for place, number in enumerate(chosen):
             video = int(self._videos[number])
@@ -71,13 +71,13 @@ class FineTuneObjective:
             positions.append(self._draw(video, rng))
             crops.append(int(rng.integers(2**31)))
         return [
-            LabelledClips(
+            LabelledMaps(
                 maps=self._source.clips(self._videos[chosen], np.stack(positions), crops),
                 labels=torch.from_numpy(self._labels[chosen]),
             )
         ]
 
-    def loss(self, part: LabelledClips) -> Loss:
+    def loss(self, part: LabelledMaps) -> Loss:
         """Cross-entropy."""
         device = next(self.module.parameters()).device
         labels = part.labels.to(device)

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from featcache.errors import ConfigError
 from featcache.loaders.bank import ClipSource
+from featcache.loaders.batches import BatchOrder
 from featcache.methods.advise.clips import playback_clip, pretext_start
 from featcache.methods.advise.settings import PretextClipSettings, max_bank_stride
 from featcache.seeding import rng_for
@@ -25,7 +26,7 @@ from featcache.training.objective import Loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabelledClips:
+class LabelledMaps:
     """Maps floating [B, T, h, w, C] and classes int64 [B]."""
 
     maps: Tensor
@@ -60,19 +61,17 @@ class PlaybackRateObjective:
             )
         self.module = module
         self._source = source
-        self._videos = videos
         self._settings = settings
         self._seed = seed
-        self._batch_size = min(batch_size, len(videos))
-        if self._batch_size * (1 if settings.sequential else settings.num_clips) < 2:
+        self._order = BatchOrder(videos, batch_size=batch_size, seed=seed)
+        if self._order.batch_size * (1 if settings.sequential else settings.num_clips) < 2:
             raise ConfigError("BatchNorm needs two clips at once; give more videos, or set clips.sequential=false")
-        self.num_batches = len(videos) // self._batch_size
-        self.num_items = self.num_batches * self._batch_size * settings.num_clips
+        self.num_batches = self._order.num_batches
+        self.num_items = self._order.num_items * settings.num_clips
 
-    def parts(self, epoch: int, batch: int) -> list[LabelledClips]:
+    def parts(self, epoch: int, batch: int) -> list[LabelledMaps]:
         """One part a clip index where clips go one after another, else a single part."""
-        order = rng_for(self._seed, "videos", epoch).permutation(self._videos)
-        chosen = order[batch * self._batch_size : (batch + 1) * self._batch_size]
+        chosen = self._order.batch(epoch, batch)
         settings = self._settings
         if settings.sequential:
             return [self._clips(chosen, np.full(len(chosen), clip), epoch) for clip in range(settings.num_clips)]
@@ -82,7 +81,7 @@ class PlaybackRateObjective:
             )
         ]
 
-    def loss(self, part: LabelledClips) -> Loss:
+    def loss(self, part: LabelledMaps) -> Loss:
         """Cross-entropy or logistic losses over the rates, with label smoothing."""
         device = next(self.module.parameters()).device
         labels = part.labels.to(device)
@@ -93,10 +92,10 @@ class PlaybackRateObjective:
     def after_step(self, progress: float) -> None:
         """Nothing to move."""
 
-    def _clips(self, videos: npt.NDArray[np.int64], clips: npt.NDArray[np.int64], epoch: int) -> LabelledClips:
+    def _clips(self, videos: npt.NDArray[np.int64], clips: npt.NDArray[np.int64], epoch: int) -> LabelledMaps:
         drawn = [self._draw(int(video), int(clip), epoch) for video, clip in zip(videos, clips, strict=True)]
         positions = np.stack([position for position, _, _ in drawn])
-        return LabelledClips(
+        return LabelledMaps(
             maps=self._source.clips(videos, positions, [crop for _, _, crop in drawn]),
             labels=torch.tensor([label for _, label, _ in drawn]),
         )

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from featcache.config import Aside, Input, Settings
-from featcache.data.selection import Selection, check_source
+from featcache.data.selection import VideosSettings
 from featcache.errors import ConfigError
 from featcache.loaders.settings import BankSettings
 from featcache.networks.settings import TmmSettings
@@ -110,25 +110,13 @@ class TmmFineTuneSettings(Settings):
             raise ConfigError("compare_scratch needs init: without it every run is from scratch")
 
 
-class R3d50Settings(Settings):
+class R3d50Settings(VideosSettings):
     """Settings of ``featcache train r3d50``: the playback-rate pretext on an R3D-50, end to end on pixels."""
 
     command: Literal["train-r3d50"] = "train-r3d50"
     """The command this file repeats."""
-    source: Aside[str | None] = None
-    """A folder of videos, or a CSV, JSONL or Parquet listing; null where ``dataset`` is given."""
-    dataset: Aside[str | None] = None
-    """A public data set by its official lists, e.g. ``ucf101``; null where ``source`` is given."""
-    root: Aside[str | None] = None
-    """Folder with the videos and the lists of ``dataset``."""
-    selection: Aside[Selection] = Selection()
-    """Which split counts, and what is taken of the listed videos."""
     train_split: Aside[str] = "train"
     """Split to learn from; a source without splits is used whole."""
-    decoder: str = "pyav"
-    """Decoder of the frames."""
-    deadline_seconds: Aside[float] = Field(default=60.0, gt=0, allow_inf_nan=False)
-    """While scanning, a file that shows no sign of life for so long is left out."""
     size: int = Field(default=224, ge=32)
     """Side of a frame in pixels."""
     width: int = Field(default=64, ge=4)
@@ -151,7 +139,7 @@ class R3d50Settings(Settings):
 
     def model_post_init(self, context: object) -> None:
         """Check where videos come from."""
-        check_source(self.source, self.dataset, self.root)
+        super().model_post_init(context)
 
 
 def max_bank_stride(*, base_stride: int, speed_jitter: float) -> int:

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from featcache.errors import ConfigError
-from featcache.loaders.ahead import Batch, ViewLoader
+from featcache.loaders.ahead import ViewLoader
+from featcache.loaders.batches import VideoBatches
 from featcache.methods.finetune.module import VideoClassifier
-from featcache.seeding import rng_for
 from featcache.training.objective import Loss
 
 
@@ -58,18 +57,10 @@ class FinetuneObjective:
         Raises:
             ConfigError: Fewer videos than a batch.
         """
-        if len(labels) < batch_size:
-            raise ConfigError(
-                f"{len(labels)} training videos make no batch of {batch_size}; give more videos, or set "
-                f"training.batch_size={len(labels)} or less"
-            )
         self.module: nn.Module = module
-        self._loader = loader
+        self._batches = VideoBatches(loader, batch_size=batch_size, seed=seed)
         self._labels = torch.from_numpy(labels)
-        self._batch_size = batch_size
-        self._seed = seed
-        self.num_batches = len(labels) // batch_size
-        self.num_items = self.num_batches * batch_size
+        self.num_batches, self.num_items = self._batches.num_batches, self._batches.num_items
 
     def parts(self, epoch: int, batch: int) -> list[LabelledClips]:
         """One part with all clips of the batch.
@@ -77,10 +68,8 @@ class FinetuneObjective:
         Raises:
             VideoError: A video cannot be used any more.
         """
-        wanted = self._batch(epoch, batch)
-        following = self._batch(epoch, batch + 1) if batch + 1 < self.num_batches else None
-        (rows,) = self._loader.views(wanted, following=following)
-        return [LabelledClips(clips=rows.flatten(0, 1), labels=self._labels[list(wanted.videos)])]
+        videos, (rows,) = self._batches.views(epoch, batch)
+        return [LabelledClips(clips=rows.flatten(0, 1), labels=self._labels[list(videos)])]
 
     def loss(self, part: LabelledClips) -> Loss:
         """Cross-entropy, in float32."""
@@ -92,7 +81,3 @@ class FinetuneObjective:
 
     def after_step(self, progress: float) -> None:
         """Nothing to move."""
-
-    def _batch(self, epoch: int, batch: int) -> Batch:
-        order = rng_for(self._seed, "videos", epoch).permutation(len(self._labels))
-        return Batch(epoch, tuple(order[batch * self._batch_size : (batch + 1) * self._batch_size].tolist()))

@@ -4,19 +4,20 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from featcache.backbones.trainable import check_names
 from featcache.data.decoding.clips import CropSize
 from featcache.loaders.ahead import ViewLoader
+from featcache.loaders.recipe_rows import RecipeSource
 from featcache.loaders.usable import extraction_of
 from featcache.machine import num_cores
-from featcache.methods.finetune.clips import RecipeSource, scoring_recipe, train_recipe
+from featcache.methods.finetune.clips import scoring_recipe, train_recipe
 from featcache.methods.finetune.data import FinetuneData, LabelledVideos, read_data
-from featcache.methods.finetune.module import VideoClassifier, build_classifier, check_backbone
+from featcache.methods.finetune.module import VideoClassifier, build_classifier
 from featcache.methods.finetune.objective import FinetuneObjective
 from featcache.methods.finetune.scoring import Scores, video_scores
 from featcache.methods.finetune.settings import FinetuneSettings
@@ -180,9 +181,8 @@ def finetune(
     """
     started = time.monotonic()
     training = settings.training
-    name = Path(settings.source or settings.dataset or "").stem
-    runs = open_runs(settings, training, name="finetune", of=name, out=settings.out, on_stage=on_stage)
-    check_backbone(settings)
+    runs = open_runs(settings, training, name="finetune", of=settings.videos_name, out=settings.out, on_stage=on_stage)
+    check_names(settings.backbone, settings.weights)
     data = read_data(settings, on_stage=on_stage)
     workers = num_cores() if settings.workers is None else settings.workers
     scores: dict[str, list[Scores]] = {}
@@ -245,7 +245,7 @@ def plan_finetune(settings: FinetuneSettings, *, on_stage: OnStage = ignore) -> 
     Raises:
         FeatcacheError: As :func:`finetune`, as far as it shows before training.
     """
-    check_backbone(settings)
+    check_names(settings.backbone, settings.weights)
     data = read_data(settings, on_stage=on_stage)
     training = settings.training
     module = build_classifier(settings, num_classes=data.num_taught, seed=training.seeds[0], device=torch.device("cpu"))

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 
 from featcache.loaders.ahead import Batch, ViewLoader
-from featcache.methods.finetune.clips import RecipeSource
+from featcache.loaders.recipe_rows import RecipeSource
 from featcache.methods.finetune.module import VideoClassifier
 from featcache.stages import OnStage, ignore
 from featcache.training.settings import Precision

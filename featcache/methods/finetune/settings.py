@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from featcache.config import Aside, Input, Settings
-from featcache.data.selection import Selection, check_source
+from featcache.data.selection import VideosSettings
 from featcache.errors import ConfigError
 from featcache.recipes import ColorRecipe, ShortVideos
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
@@ -67,29 +67,17 @@ class FinetuneTestSettings(Settings):
     """What is averaged over the views of a video."""
 
 
-class FinetuneSettings(Settings):
+class FinetuneSettings(VideosSettings):
     """Settings of ``featcache train finetune``: a backbone and a linear head on labelled videos, then tested."""
 
     command: Literal["train-finetune"] = "train-finetune"
     """The command this file repeats."""
-    source: Aside[str | None] = None
-    """A folder of videos, or a CSV, JSONL or Parquet listing; null where ``dataset`` is given."""
-    dataset: Aside[str | None] = None
-    """A public data set by its official lists, e.g. ``ucf101``; null where ``source`` is given."""
-    root: Aside[str | None] = None
-    """Folder with the videos and the lists of ``dataset``."""
-    selection: Aside[Selection] = Selection()
-    """Which split counts, and what is taken of the listed videos."""
     label: Aside[str] = "label"
     """Label column."""
     train_split: Aside[str] = "train"
     """Split to learn from."""
     test_splits: Aside[tuple[str, ...] | None] = None
     """Splits to score; null: all others."""
-    decoder: str = "pyav"
-    """Decoder of the frames."""
-    deadline_seconds: Aside[float] = Field(default=60.0, gt=0, allow_inf_nan=False)
-    """While scanning, a file that shows no sign of life for so long is left out."""
     workers: Aside[int | None] = Field(default=None, ge=0)
     """Processes that decode; 0: a thread beside the training; null: one a core. Pixels are the same."""
     backbone: str
@@ -121,7 +109,7 @@ class FinetuneSettings(Settings):
 
     def model_post_init(self, context: object) -> None:
         """Check where videos come from, and what is trained."""
-        check_source(self.source, self.dataset, self.root)
+        super().model_post_init(context)
         if self.training.ema_decay is not None:
             raise ConfigError("training.ema_decay is given, and fine-tuning keeps no average; leave it out")
         if "+" in self.backbone:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from featcache.errors import ConfigError
+from featcache.loaders.batches import BatchOrder
 from featcache.loaders.clip_sets import ClipSets
-from featcache.methods.scale.heads import ScalePretraining
 from featcache.methods.scale.losses import (
     masked_clip_loss,
     set_clustering_loss,
@@ -22,6 +22,7 @@ from featcache.methods.scale.losses import (
     set_regression_loss,
 )
 from featcache.methods.scale.settings import ScaleLossSettings
+from featcache.networks.set_pretraining import ScalePretraining
 from featcache.seeding import rng_for
 from featcache.training.objective import Loss
 
@@ -82,11 +83,11 @@ class ScaleObjective:
         is_compiled: bool = False,
     ) -> None:
         set_size = np.minimum(clips_per_set, sets.num_clips // 2)
-        self._videos = np.flatnonzero(set_size)
-        self.num_left_out = len(set_size) - len(self._videos)
-        if len(self._videos) < 2:
+        videos = np.flatnonzero(set_size)
+        self.num_left_out = len(set_size) - len(videos)
+        if len(videos) < 2:
             raise ConfigError(
-                f"{len(self._videos)} of {len(set_size)} training videos have two clips or more, and SCALE compares "
+                f"{len(videos)} of {len(set_size)} training videos have two clips or more, and SCALE compares "
                 "sets of different videos; extract more clips a video (--preset scale takes 16), or more videos"
             )
         if batch_size < 2:
@@ -101,10 +102,8 @@ class ScaleObjective:
         self._seed = seed
         self._device = next(module.parameters()).device
         self._is_gathered_ahead = sets.features.device != self._device
-        self._batch_size = min(batch_size, len(self._videos))
-        self.num_batches = len(self._videos) // self._batch_size
-        self.num_items = self.num_batches * self._batch_size
-        self._order: tuple[int, Ints] = (-1, self._videos)
+        self._order = BatchOrder(videos, batch_size=batch_size, seed=seed)
+        self.num_batches, self.num_items = self._order.num_batches, self._order.num_items
         if is_compiled:
             module.predictor.compile()
 
@@ -114,9 +113,7 @@ class ScaleObjective:
 
     def draw(self, epoch: int, batch: int) -> SetBatch:
         """A batch as numbers of rows, on the CPU."""
-        if self._order[0] != epoch:
-            self._order = (epoch, rng_for(self._seed, "videos", epoch).permutation(self._videos))
-        videos = self._order[1][batch * self._batch_size : (batch + 1) * self._batch_size]
+        videos = self._order.batch(epoch, batch)
         return draw_sets(
             self._sets.video_start,
             videos,
@@ -162,7 +159,7 @@ def compared(projected: Mapping[str, Tensor], positive: Tensor, settings: ScaleL
     """The weighted mean of MCM and SET.
 
     Args:
-        projected: What :class:`featcache.methods.scale.heads.ScalePretraining` gives.
+        projected: What :class:`featcache.networks.set_pretraining.ScalePretraining` gives.
         positive: int64 [M], the target of each prediction.
         settings: Which losses.
     """

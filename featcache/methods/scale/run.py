@@ -9,11 +9,11 @@ import torch
 
 from featcache.loaders.clip_sets import ClipSets, open_clip_sets, placed, with_coordinates
 from featcache.methods.scale.batched import train_stack
-from featcache.methods.scale.heads import ScalePretraining
 from featcache.methods.scale.objective import ScaleObjective
-from featcache.methods.scale.settings import ScaleSettings
+from featcache.methods.scale.settings import ScaleHeadSettings, ScaleLossSettings, ScaleSettings
 from featcache.networks.counting import count_parameters
 from featcache.networks.set_predictor import SetPredictor
+from featcache.networks.set_pretraining import ScalePretraining
 from featcache.stages import OnStage, ignore
 from featcache.summary import Summary
 from featcache.training.generators import seeded_torch
@@ -129,4 +129,15 @@ def build_module(settings: ScaleSettings, *, width_in: int, seed: int) -> ScaleP
     """Predictor and heads as a run of this seed begins, on the CPU."""
     with seeded_torch(seed, "scale"):
         predictor = SetPredictor(settings.predictor, width_in=width_in)
-        return ScalePretraining(predictor, settings.heads, settings.loss)
+        return with_heads(predictor, settings.heads, settings.loss)
+
+
+def with_heads(predictor: SetPredictor, heads: ScaleHeadSettings, loss: ScaleLossSettings) -> ScalePretraining:
+    """A predictor with fresh heads, those that the losses need."""
+    return ScalePretraining(
+        predictor,
+        heads,
+        compares_clips=loss.mcm_weight > 0,
+        set_loss=loss.set_loss if loss.set_weight else None,
+        num_prototypes=loss.num_prototypes,
+    )

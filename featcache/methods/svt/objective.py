@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from featcache.errors import ConfigError
-from featcache.loaders.ahead import Batch, ViewLoader
+from featcache.loaders.ahead import ViewLoader
+from featcache.loaders.batches import VideoBatches
 from featcache.methods.svt.losses import distillation_loss, moved_center, teacher_targets, teacher_temperature
-from featcache.methods.svt.module import SvtPretraining
 from featcache.methods.svt.pairs import NUM_GLOBALS, positions_of, student_views, teacher_views, view_pairs
 from featcache.methods.svt.settings import SvtSettings
 from featcache.methods.svt.views import same_shapes
+from featcache.networks.self_distillation import SvtPretraining
 from featcache.seeding import rng_for
 from featcache.training.collapse import assignment_entropy, feature_deviation, mean_assignment_entropy, rank_me
 from featcache.training.objective import Loss
@@ -49,22 +49,14 @@ class SvtObjective:
     def __init__(
         self, loader: ViewLoader, settings: SvtSettings, *, module: SvtPretraining, seed: int, world: World = ALONE
     ) -> None:
-        num_videos, self._batch_size = len(loader.source.files.videos), settings.training.batch_size
-        if num_videos < self._batch_size:
-            raise ConfigError(
-                f"{num_videos} training videos make no batch of {self._batch_size}; give more videos, or set "
-                f"training.batch_size={num_videos} or less"
-            )
-        self._share = world.share(self._batch_size)
+        self._batches = VideoBatches(loader, batch_size=settings.training.batch_size, seed=seed, world=world)
         self._world = world
         self.module: nn.Module = module
         self.trained = module
-        self._loader = loader
         self._settings = settings
         self._seed = seed
         self._groups = same_shapes(settings.views)
-        self.num_batches = num_videos // self._batch_size
-        self.num_items = self.num_batches * self._batch_size
+        self.num_batches, self.num_items = self._batches.num_batches, self._batches.num_items
 
     def parts(self, epoch: int, batch: int) -> list[ViewBatch]:
         """A single part, this process's share: the centre is a mean over the batch.
@@ -72,13 +64,12 @@ class SvtObjective:
         Raises:
             VideoError: A video cannot be used any more.
         """
-        following = self._batch(epoch, batch + 1) if batch + 1 < self.num_batches else None
         teacher_view = None
         if self._settings.loss.single_teacher:
             teacher_view = int(rng_for(self._seed, "teacher", epoch, batch).integers(NUM_GLOBALS))
         return [
             ViewBatch(
-                clips=self._loader.views(self._batch(epoch, batch), following=following),
+                clips=self._batches.views(epoch, batch)[1],
                 epoch=epoch + batch / self.num_batches,
                 teacher_view=teacher_view,
             )
@@ -121,8 +112,3 @@ class SvtObjective:
     def after_step(self, progress: float) -> None:
         """Move the teacher; its momentum grows to 1 over the run."""
         self.trained.move_teacher(cosine(self._settings.teacher_momentum, 1.0, progress))
-
-    def _batch(self, epoch: int, batch: int) -> Batch:
-        order = rng_for(self._seed, "videos", epoch).permutation(len(self._loader.source.files.videos))
-        chosen = order[batch * self._batch_size : (batch + 1) * self._batch_size]
-        return Batch(epoch, tuple(chosen[self._share].tolist()))

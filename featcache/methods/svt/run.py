@@ -14,9 +14,8 @@ from featcache.loaders.ahead import ViewLoader
 from featcache.loaders.usable import UsableVideos, extraction_of, list_videos, of_split, open_usable
 from featcache.methods.svt.module import build_module
 from featcache.methods.svt.objective import SvtObjective
-from featcache.methods.svt.pixels import SvtViewSource
 from featcache.methods.svt.settings import SvtSettings
-from featcache.methods.svt.views import short_views
+from featcache.methods.svt.views import SvtViewSource, short_views
 from featcache.networks.counting import count_parameters
 from featcache.stages import OnStage, ignore
 from featcache.summary import Summary
@@ -117,7 +116,7 @@ def _pretrain(settings: SvtSettings, world: World, *, on_stage: OnStage) -> SvtR
         settings,
         settings.training,
         name="svt",
-        of=Path(settings.source or settings.dataset or "").stem,
+        of=settings.videos_name,
         out=settings.out,
         items="videos",
         world=world,

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from featcache.config import Aside, Input, Settings
-from featcache.data.selection import Selection, check_source
+from featcache.data.selection import VideosSettings
 from featcache.errors import ConfigError
 from featcache.methods.svt.pairs import NUM_GLOBALS, Route, view_pairs
 from featcache.recipes import ColorRecipe
@@ -160,25 +160,13 @@ class SvtInitSettings(Settings):
             raise ConfigError(f"init.start is {self.start!r} {given}; give both of 'image' or 'checkpoint', or neither")
 
 
-class SvtSettings(Settings):
+class SvtSettings(VideosSettings):
     """Settings of ``featcache train svt``: a video transformer trained by self-distillation, from pixels."""
 
     command: Literal["train-svt"] = "train-svt"
     """The command this file repeats."""
-    source: Aside[str | None] = None
-    """A folder of videos, or a CSV, JSONL or Parquet listing; null where ``dataset`` is given."""
-    dataset: Aside[str | None] = None
-    """A public data set by its official lists, e.g. ``kinetics400``; null where ``source`` is given."""
-    root: Aside[str | None] = None
-    """Folder with the videos and the lists of ``dataset``."""
-    selection: Aside[Selection] = Selection()
-    """Which split counts, and what is taken of the listed videos."""
     train_split: Aside[str] = "train"
     """Split to learn from; a source without splits is used whole."""
-    decoder: str = "pyav"
-    """Decoder of the frames."""
-    deadline_seconds: Aside[float] = Field(default=60.0, gt=0, allow_inf_nan=False)
-    """While scanning, a file that shows no sign of life for so long is left out."""
     workers: Aside[int | None] = Field(default=None, ge=0)
     """Processes that decode; 0: a thread beside the training; null: one a core. Pixels are the same."""
     size: Size = "base"
@@ -212,7 +200,7 @@ class SvtSettings(Settings):
 
     def model_post_init(self, context: object) -> None:
         """Check where videos come from, and that there is something to predict."""
-        check_source(self.source, self.dataset, self.root)
+        super().model_post_init(context)
         if self.training.ema_decay is not None:
             raise ConfigError("training.ema_decay is given, and the teacher is such an average; set teacher_momentum")
         num_locals = len(self.views.local_frames)

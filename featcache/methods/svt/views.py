@@ -12,18 +12,17 @@ code: globals have windows at random places (there the first and the last 5 fram
 """
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from featcache.data.boxes import draw_color, random_resized_box
 from featcache.data.sampling import nearest_frames
 from featcache.data.types import Box, ColorStep, Timeline
+from featcache.loaders.ahead import Pixels
+from featcache.loaders.videos import VideoFiles
+from featcache.loaders.views import Indices, Look, View, read_views
 from featcache.methods.svt.pairs import NUM_GLOBALS
 from featcache.methods.svt.settings import SvtViewSettings
 from featcache.seeding import rng_for
@@ -32,8 +31,6 @@ SOLARISE_FROM = 128.0
 """The value from which solarisation inverts, of 255 (DINO)."""
 # Of windows counted in frames: far above float rounding.
 _SAME_POSITION = 1e-6
-
-Indices = npt.NDArray[np.int64]
 
 
 class Window(NamedTuple):
@@ -46,32 +43,6 @@ class Window(NamedTuple):
 
     start: float
     width: float
-
-
-class Look(NamedTuple):
-    """How a frame becomes pixels of a view: cut, resized, mirrored, recoloured."""
-
-    box: Box
-    flip: bool
-    color: tuple[ColorStep, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """One view of a video.
-
-    Attributes:
-        frames: Frame indices, ascending, with repeats where the window has too few.
-        looks: One a frame; all the same where augmentation is temporally consistent.
-        size: Side in pixels.
-    """
-
-    frames: tuple[int, ...]
-    looks: tuple[Look, ...]
-    size: int
-
-    def __post_init__(self) -> None:
-        assert len(self.frames) == len(self.looks), f"{len(self.frames)} frames but {len(self.looks)} looks"
 
 
 def draw_views(
@@ -210,17 +181,6 @@ def same_shapes(settings: SvtViewSettings) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(group) for group in groups.values())
 
 
-def frames_of(views: Sequence[View]) -> Indices:
-    """The distinct frames of some views, ascending: what one pass of a decoder has to deliver, int64 [n]."""
-    return np.unique(np.fromiter(itertools.chain.from_iterable(view.frames for view in views), np.int64))
-
-
-def places_of(views: Sequence[View]) -> tuple[Indices, ...]:
-    """For each view, the places of its frames among :func:`frames_of` of all, int64 [T]."""
-    frames = frames_of(views)
-    return tuple(np.searchsorted(frames, view.frames) for view in views)
-
-
 def _span_seconds(settings: SvtViewSettings, duration_seconds: float) -> float:
     """How much of a video its views come from."""
     return min(settings.span_seconds or duration_seconds, duration_seconds)
@@ -238,3 +198,27 @@ def _window_widths(settings: SvtViewSettings, *, num_frames: int, duration_secon
         clip = ((settings.global_frames[0] - 1) * settings.tis_stride + 1) * period
         widths[:NUM_GLOBALS] = [min(clip, span)] * NUM_GLOBALS
     return tuple(widths)
+
+
+class SvtViewSource:
+    """See :class:`featcache.loaders.ahead.ViewSource`; a view is uint8 [T, 3, S, S].
+
+    Attributes:
+        files: The videos.
+    """
+
+    def __init__(self, files: VideoFiles, settings: SvtViewSettings, *, seed: int) -> None:
+        self.files = files
+        self._settings = settings
+        self._seed = seed
+
+    def pixels(self, video: int, epoch: int) -> Pixels:
+        """All views of one video.
+
+        Raises:
+            VideoError: It could be used when it was scanned, and cannot now.
+        """
+        name = self.files.videos[video].id
+        with self.files.open_scanned(video) as reader:
+            views = draw_views(self._settings, reader.timeline, video_id=name, epoch=epoch, seed=self._seed)
+            return tuple(clip.numpy() for clip in read_views(reader, views))

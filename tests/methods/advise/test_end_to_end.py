@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from featcache.errors import ManifestError
-from featcache.loaders.videos import fresh_view
+from featcache.loaders.fresh import fresh_look
 from featcache.methods.advise.end_to_end import open_pixels, pretrain_r3d50
 from featcache.methods.advise.pretext import PlaybackRateObjective, rate_loss
 from featcache.methods.advise.settings import PretextClipSettings, R3d50Settings
@@ -49,11 +49,11 @@ def test_clips_are_the_frames_of_their_view(videos, tmp_path):
     source = open_pixels(settings(videos, tmp_path))
     assert source.video_ids == ("0.mp4", "1.mp4", "2.mp4", "3.mp4"), "the broken one is left out"
     assert source.num_source_frames.tolist() == list(NUM_FRAMES)
-    draw = next(draw for draw in range(100) if not fresh_view("0.mp4", draw, height=64, width=96).color)
+    draw = next(draw for draw in range(100) if not fresh_look("0.mp4", draw, height=64, width=96).color)
     clips = source.clips(np.array([2, 0, 2]), np.array([[5, 6, 5], [0, 4, 8], [9, 9, 1]]), [3, draw, 4])
     assert clips.shape == (3, 3, 32, 32, 3)
     assert torch.equal(clips[0, 0], clips[0, 2])
-    box = fresh_view("0.mp4", draw, height=64, width=96).box
+    box = fresh_look("0.mp4", draw, height=64, width=96).box
     part = torch.from_numpy(sequential_frames(videos / "0.mp4")[4])[None, box.y0 : box.y1, box.x0 : box.x1]
     plain = functional.interpolate(
         part.permute(0, 3, 1, 2), (32, 32), mode="bilinear", antialias=True, align_corners=False

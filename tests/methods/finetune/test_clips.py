@@ -10,7 +10,8 @@ from featcache.data.decoding.clips import CropSize
 from featcache.data.sampling import sample_rows
 from featcache.data.transforms import crop_resize
 from featcache.errors import ConfigError
-from featcache.methods.finetune.clips import RecipeSource, scoring_recipe, train_recipe
+from featcache.loaders.recipe_rows import RecipeSource
+from featcache.methods.finetune.clips import scoring_recipe, train_recipe
 from featcache.methods.finetune.data import read_data
 from featcache.methods.finetune.settings import FinetuneClipSettings, FinetuneSettings, FinetuneTestSettings
 from featcache.seeding import seed_for

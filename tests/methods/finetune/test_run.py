@@ -20,7 +20,8 @@ from featcache.errors import (
     VideoError,
     WeightsError,
 )
-from featcache.methods.finetune.clips import RecipeSource, scoring_recipe
+from featcache.loaders.recipe_rows import RecipeSource
+from featcache.methods.finetune.clips import scoring_recipe
 from featcache.methods.finetune.data import read_data
 from featcache.methods.finetune.module import build_classifier
 from featcache.methods.finetune.run import finetune, plan_finetune

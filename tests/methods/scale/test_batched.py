@@ -10,9 +10,8 @@ from featcache.config import parse
 from featcache.errors import ConfigError, RecipeMismatchError
 from featcache.methods.scale import batched
 from featcache.methods.scale.batched import StackObjective, stacked
-from featcache.methods.scale.heads import ScalePretraining
 from featcache.methods.scale.objective import ScaleObjective
-from featcache.methods.scale.run import build_module, pretrain_scale
+from featcache.methods.scale.run import build_module, pretrain_scale, with_heads
 from featcache.methods.scale.saved import load_predictor
 from featcache.methods.scale.settings import ScaleHeadSettings, ScaleLossSettings, ScaleSettings
 from featcache.networks.set_predictor import SetPredictor
@@ -58,7 +57,7 @@ def objectives_for(sets, loss):
         with seeded_torch(seed, "test"):
             shape = SetPredictorSettings(width=32, depth=1, position_hidden=16, dropout=0.0)
             heads = ScaleHeadSettings(width=8, target_hidden=16, hidden=16)
-            module = ScalePretraining(SetPredictor(shape, width_in=sets.features.shape[1]), heads, loss)
+            module = with_heads(SetPredictor(shape, width_in=sets.features.shape[1]), heads, loss)
         found[seed] = ScaleObjective(sets, loss, module=module, clips_per_set=4, batch_size=5, seed=seed)
     return found
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from featcache.config import parse
 from featcache.errors import ConfigError
-from featcache.methods.scale.heads import ScalePretraining
 from featcache.methods.scale.losses import masked_clip_loss, set_contrast_loss
 from featcache.methods.scale.objective import ScaleObjective, draw_sets
+from featcache.methods.scale.run import with_heads
 from featcache.methods.scale.settings import ScaleHeadSettings, ScaleLossSettings
 from featcache.networks.set_predictor import SetPredictor
 from featcache.networks.settings import SetPredictorSettings
@@ -28,7 +28,7 @@ def build(sets, loss=None, *, clips_per_set=4, batch_size=4, seed=0):
     loss = loss or ScaleLossSettings()
     with seeded_torch(seed, "test"):
         shape = SetPredictorSettings(width=32, depth=1, position_hidden=16, dropout=0.0)
-        module = ScalePretraining(SetPredictor(shape, width_in=sets.features.shape[1]), HEADS, loss)
+        module = with_heads(SetPredictor(shape, width_in=sets.features.shape[1]), HEADS, loss)
     return ScaleObjective(sets, loss, module=module, clips_per_set=clips_per_set, batch_size=batch_size, seed=seed)
 
 

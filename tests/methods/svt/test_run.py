@@ -15,12 +15,12 @@ from featcache.config import parse
 from featcache.errors import ConfigError, FeatcacheError, ManifestError, VideoError, WeightsError
 from featcache.loaders.ahead import Batch, ViewLoader
 from featcache.methods.svt.losses import distillation_loss, teacher_targets
-from featcache.methods.svt.module import build_module
+from featcache.methods.svt.module import build_module, network_input
 from featcache.methods.svt.objective import SvtObjective
 from featcache.methods.svt.pairs import positions_of, view_pairs
-from featcache.methods.svt.pixels import SvtViewSource, network_input
 from featcache.methods.svt.run import open_videos, pretrain_svt
 from featcache.methods.svt.settings import SvtHeadSettings, SvtInitSettings, SvtSettings
+from featcache.methods.svt.views import SvtViewSource
 from featcache.testing.videos import write_video
 from featcache.training.generators import seeded_torch
 from featcache.training.loop import DivergedError, trained_state

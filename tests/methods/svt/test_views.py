@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 
 from featcache.data.types import Box, ColorStep
+from featcache.loaders.views import frames_of, places_of
 from featcache.methods.svt.settings import SvtViewSettings
 from featcache.methods.svt.views import (
     draw_views,
     draw_windows,
-    frames_of,
-    places_of,
     same_shapes,
     short_views,
     tis_distance,

@@ -7,8 +7,9 @@ from torchvision.transforms.v2 import functional
 
 from featcache.data.decoding import open_video
 from featcache.data.decoding.base import VideoReader
-from featcache.methods.svt.pixels import cut_views, network_input, read_views
-from featcache.methods.svt.views import draw_views, frames_of
+from featcache.loaders.views import cut_views, frames_of, read_views
+from featcache.methods.svt.module import network_input
+from featcache.methods.svt.views import draw_views
 from featcache.testing.videos import sequential_frames, write_video
 from tests.methods.svt.helpers import small_views
 

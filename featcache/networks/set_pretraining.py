@@ -1,12 +1,36 @@
-"""SCALE's heads: projections into the space where clips and sets are compared; used in pre-training alone."""
+"""A set predictor with the heads that project clips and sets into the space where SCALE compares them."""
 
 import itertools
+from typing import Literal, Protocol
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from featcache.methods.scale.settings import ScaleHeadSettings, ScaleLossSettings
 from featcache.networks.set_predictor import SetPredictor
+
+
+class HeadSizes(Protocol):
+    """Sizes of the heads."""
+
+    @property
+    def width(self) -> int:
+        """Width of the space in which clips and sets are compared."""
+
+    @property
+    def target_hidden(self) -> int:
+        """Hidden width of the target head."""
+
+    @property
+    def target_layers(self) -> int:
+        """Layers of the target head."""
+
+    @property
+    def hidden(self) -> int:
+        """Hidden width of the other heads."""
+
+    @property
+    def layers(self) -> int:
+        """Layers of the other heads."""
 
 
 class ProjectionHead(nn.Module):
@@ -38,9 +62,24 @@ class ScalePretraining(nn.Module):
         set_head: From summaries.
         set_regressor: From one summary's projection to the other's; with ``regression`` (SimSiam).
         prototypes: float [P, width]; with ``clustering`` (SwAV).
+
+    Args:
+        predictor: The predictor as it begins.
+        heads: Sizes of the heads.
+        compares_clips: Whether masked clips are told apart.
+        set_loss: How sets are compared; ``None``: not at all.
+        num_prototypes: P, with ``clustering``.
     """
 
-    def __init__(self, predictor: SetPredictor, heads: ScaleHeadSettings, loss: ScaleLossSettings) -> None:
+    def __init__(
+        self,
+        predictor: SetPredictor,
+        heads: HeadSizes,
+        *,
+        compares_clips: bool,
+        set_loss: Literal["infonce", "regression", "clustering"] | None,
+        num_prototypes: int,
+    ) -> None:
         super().__init__()
         width = predictor.settings.width
         self.predictor = predictor
@@ -49,19 +88,19 @@ class ScalePretraining(nn.Module):
         self.set_head: ProjectionHead | None = None
         self.set_regressor: ProjectionHead | None = None
         self.prototypes: nn.Linear | None = None
-        if loss.mcm_weight:
+        if compares_clips:
             self.target_head = ProjectionHead(
                 predictor.width_in, hidden=heads.target_hidden, width_out=heads.width, num_layers=heads.target_layers
             )
             self.clip_head = ProjectionHead(width, hidden=heads.hidden, width_out=heads.width, num_layers=heads.layers)
-        if loss.set_weight:
+        if set_loss is not None:
             self.set_head = ProjectionHead(width, hidden=heads.hidden, width_out=heads.width, num_layers=heads.layers)
-            if loss.set_loss == "regression":
+            if set_loss == "regression":
                 self.set_regressor = ProjectionHead(
                     heads.width, hidden=heads.hidden, width_out=heads.width, num_layers=2
                 )
-            if loss.set_loss == "clustering":
-                self.prototypes = nn.Linear(heads.width, loss.num_prototypes, bias=False)
+            if set_loss == "clustering":
+                self.prototypes = nn.Linear(heads.width, num_prototypes, bias=False)
 
     def forward(
         self,

@@ -1,0 +1,143 @@
+"""A backbone as a module to be trained: clips to the vectors that ``extract`` stores as float32, with gradients."""
+
+import dataclasses
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from featcache.backbones.base import Backbone
+from featcache.backbones.outputs import has_class_token, record_spec, resolve_recipe, to_records
+from featcache.backbones.registry import check_name
+from featcache.backbones.weights import given_file
+from featcache.data.transforms import normalise
+from featcache.errors import ConfigError
+from featcache.recipes import FeatureRecipe
+
+IMAGE_FRAMES = 8
+"""Frames of a clip for a backbone that sees images, where settings leave it open; as ``extract`` has it."""
+
+
+class ClipEncoder(nn.Module):
+    """The network of a backbone, from clips to one vector each.
+
+    Attributes:
+        network: The backbone's network.
+        recipe: Which feature is read.
+        num_frames: Frames of a clip.
+        width: Channels of the vector.
+    """
+
+    def __init__(self, backbone: Backbone, recipe: FeatureRecipe, *, num_frames: int, is_frozen: bool = False) -> None:
+        """Take a backbone.
+
+        Args:
+            backbone: As built: frozen.
+            recipe: A single vector per clip, in float32.
+            num_frames: Frames of a clip.
+            is_frozen: Leave the backbone as it is, in evaluation mode.
+
+        Raises:
+            ConfigError: The backbone cannot take such clips.
+        """
+        super().__init__()
+        record = record_spec(backbone, recipe, num_frames=num_frames, layout="clips")
+        assert len(record.shape) == 1, f"{recipe.output} of {recipe.backbone} is no vector: {record}"
+        self.network = backbone.network.requires_grad_(not is_frozen)
+        self.recipe = recipe
+        self.num_frames = num_frames
+        self.width = record.shape[0]
+        self._backbone = backbone
+        self._is_frozen = is_frozen
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, but never of a frozen backbone."""
+        super().train(mode)
+        if self._is_frozen:
+            self.network.eval()
+        return self
+
+    def placed(self, device: torch.device | str) -> Self:
+        """Move the module to a device, where its backbone then expects clips."""
+        self._backbone.to(str(device))
+        return self.to(device)
+
+    def features(self, clips: Tensor) -> Tensor:
+        """Vectors float32 [B, C] of clips uint8 [B, T, 3, S, S] on the module's device.
+
+        Raises:
+            ConfigError: The backbone is to be trained, and its ``encode`` lets no gradient through.
+        """
+        recipe = self.recipe
+        pixels = normalise(clips, mean=recipe.mean, std=recipe.std)
+        if self._backbone.kind == "image":
+            pixels = pixels.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        output = self._backbone.encode(pixels, [recipe.layer])[recipe.layer]
+        features = to_records(output, recipe, num_frames=clips.shape[1])
+        if self.training and torch.is_grad_enabled() and not (self._is_frozen or features.requires_grad):
+            raise ConfigError(
+                f"no gradient reaches the network of {recipe.backbone!r}, since its encode runs under "
+                "torch.inference_mode or torch.no_grad, or detaches what it returns: only the head would be trained; "
+                "take that off encode, or train the head alone with --linear"
+            )
+        return features.clone() if features.is_inference() else features  # a head may learn from copies alone
+
+
+def check_names(backbone: str, weights: str) -> None:
+    """Check the names of a backbone and a weights file, before videos are listed, which takes long.
+
+    Raises:
+        UnknownNameError: No such backbone.
+        WeightsError: No such file.
+    """
+    check_name(backbone)
+    if weights not in ("default", "random"):
+        given_file(weights, backbone=backbone)
+
+
+def clip_length(backbone: Backbone, num_frames: int | None) -> int:
+    """Frames of a clip: what is asked for, or what the backbone takes."""
+    return num_frames or (IMAGE_FRAMES if backbone.kind == "image" else backbone.card.num_frames)
+
+
+def clip_feature(
+    backbone: Backbone,
+    name: str,
+    *,
+    num_frames: int,
+    layer: str = "last",
+    output: Literal["cls", "mean"] | None = None,
+    input_size: int | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+) -> FeatureRecipe:
+    """One vector per clip, as a recipe of extraction.
+
+    Args:
+        backbone: As built.
+        name: Its registry name.
+        num_frames: Frames of a clip.
+        layer: Name of the layer; ``last`` is the backbone's default.
+        output: The class token, or the mean over the map; ``None``: the class token where there is one.
+        input_size: Side in pixels; ``None``: the backbone's.
+        mean: RGB means; ``None``: the backbone's.
+        std: RGB deviations; ``None``: the backbone's.
+
+    Raises:
+        UnknownNameError: No such layer.
+        ConfigError: The backbone cannot take such clips.
+    """
+    recipe = resolve_recipe(
+        backbone,
+        name,
+        layer=layer,
+        output=output,
+        average_frames=backbone.kind == "image",
+        input_size=input_size,
+        mean=mean,
+        std=std,
+        precision="float32",
+    )
+    if output is None and has_class_token(backbone, recipe, num_frames=num_frames):
+        return dataclasses.replace(recipe, output="cls")
+    return recipe

@@ -1,0 +1,87 @@
+"""The one order of batches: a new permutation of the items in every epoch, and the videos that it names."""
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from featcache.errors import ConfigError
+from featcache.loaders.ahead import Batch, ViewLoader
+from featcache.seeding import rng_for
+from featcache.training.world import ALONE, World
+
+
+class BatchOrder:
+    """Which items make each batch: a pure function of seed, epoch and number; an incomplete last batch is left out.
+
+    Attributes:
+        batch_size: Items of a batch, those of all processes.
+        num_batches: Batches of an epoch.
+        num_items: Items of an epoch.
+    """
+
+    def __init__(self, items: npt.NDArray[np.int64], *, batch_size: int, seed: int) -> None:
+        """Take items as they are numbered.
+
+        Args:
+            items: int64 [N], their numbers.
+            batch_size: Items of a batch; fewer items than that are one batch.
+            seed: Seed of the run.
+        """
+        self._items = items
+        self._seed = seed
+        self._shuffled: tuple[int, npt.NDArray[np.int64]] = (-1, items)
+        self.batch_size = min(batch_size, len(items))
+        self.num_batches = len(items) // self.batch_size
+        self.num_items = self.num_batches * self.batch_size
+
+    def batch(self, epoch: int, number: int) -> npt.NDArray[np.int64]:
+        """Items of one batch, int64 [batch_size]."""
+        if self._shuffled[0] != epoch:
+            self._shuffled = (epoch, rng_for(self._seed, "videos", epoch).permutation(self._items))
+        return self._shuffled[1][number * self.batch_size : (number + 1) * self.batch_size]
+
+
+class VideoBatches:
+    """Batches of the views of a loader's videos, each decoded while the one before is trained on.
+
+    Attributes:
+        num_batches: Batches of an epoch.
+        num_items: Videos of an epoch, those of all processes.
+    """
+
+    def __init__(self, loader: ViewLoader, *, batch_size: int, seed: int, world: World = ALONE) -> None:
+        """Put the videos of a loader in order.
+
+        Args:
+            loader: Where views come from.
+            batch_size: Videos of a batch, those of all processes.
+            seed: Seed of the run.
+            world: The processes that share each batch.
+
+        Raises:
+            ConfigError: Fewer videos than a batch, or processes that cannot share it equally.
+        """
+        num_videos = len(loader.source.files.videos)
+        if num_videos < batch_size:
+            raise ConfigError(
+                f"{num_videos} training videos make no batch of {batch_size}; give more videos, or set "
+                f"training.batch_size={num_videos} or less"
+            )
+        self._loader = loader
+        self._share = world.share(batch_size)
+        self._order = BatchOrder(np.arange(num_videos), batch_size=batch_size, seed=seed)
+        self.num_batches = self._order.num_batches
+        self.num_items = self._order.num_items
+
+    def views(self, epoch: int, number: int) -> tuple[tuple[int, ...], tuple[Tensor, ...]]:
+        """Videos of this process's share of a batch, and one tensor for each array of :class:`ViewSource`.
+
+        Raises:
+            VideoError: A video cannot be used any more.
+        """
+        wanted = self._batch(epoch, number)
+        following = self._batch(epoch, number + 1) if number + 1 < self.num_batches else None
+        return wanted.videos, self._loader.views(wanted, following=following)
+
+    def _batch(self, epoch: int, number: int) -> Batch:
+        return Batch(epoch, tuple(self._order.batch(epoch, number)[self._share].tolist()))

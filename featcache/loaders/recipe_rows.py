@@ -1,0 +1,51 @@
+"""The pixels of the rows that a sampling recipe gives each video, drawn anew in every epoch."""
+
+import dataclasses
+
+import numpy as np
+
+from featcache.data.decoding.clips import MAX_BATCH_BYTES, CropSize, decode_rows
+from featcache.data.sampling import sample_rows
+from featcache.loaders.ahead import Pixels
+from featcache.loaders.videos import VideoFiles
+from featcache.recipes import SamplingRecipe
+from featcache.seeding import seed_for
+
+
+class RecipeSource:
+    """The rows that a recipe gives a video; see :class:`featcache.loaders.ahead.ViewSource`.
+
+    Attributes:
+        files: The videos.
+        recipe: Which rows; the same number of each video.
+    """
+
+    def __init__(self, files: VideoFiles, recipe: SamplingRecipe, *, crop: CropSize, seed: int) -> None:
+        self.files = files
+        self.recipe = recipe
+        self._crop = crop
+        self._seed = seed
+
+    @property
+    def num_clips(self) -> int:
+        """Rows of a video."""
+        return self.recipe.num_clips * self.recipe.num_crops
+
+    @property
+    def video_bytes(self) -> int:
+        """Pixels of a video."""
+        return self.num_clips * self.recipe.num_frames * 3 * self._crop.size**2
+
+    def pixels(self, video: int, epoch: int) -> Pixels:
+        """All rows of one video as one array, uint8 [V, T, 3, S, S]; random ones are drawn anew in each epoch.
+
+        Raises:
+            VideoError: It could be used when it was scanned, and cannot now.
+        """
+        recipe = dataclasses.replace(self.recipe, seed=seed_for(self._seed, "clip", epoch))
+        with self.files.open_scanned(video) as reader:
+            specs = sample_rows(recipe, reader.timeline, self.files.videos[video].id)
+            rows = np.empty((len(specs), recipe.num_frames, 3, self._crop.size, self._crop.size), np.uint8)
+            for batch in decode_rows(reader, specs, [self._crop], max_batch_bytes=MAX_BATCH_BYTES):
+                rows[list(batch.rows)] = batch.pixels[self._crop]
+        return (rows,)

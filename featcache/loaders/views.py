@@ -1,0 +1,147 @@
+"""Views of a video: which frames, cut and coloured how, and their pixels; each frame is decoded once for all views.
+
+A view's pixels are those of :func:`featcache.data.transforms.crop_resize` and ``recolor``.
+"""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from featcache.data.decoding.base import VideoReader
+from featcache.data.decoding.clips import one_thread
+from featcache.data.transforms import crop_resize, recolor
+from featcache.data.types import Box, ColorStep
+from featcache.recipes import Interpolation
+
+Indices = npt.NDArray[np.int64]
+
+
+class Look(NamedTuple):
+    """How a frame becomes pixels of a view: cut, resized, mirrored, recoloured, rotated.
+
+    Attributes:
+        box: What is cut out.
+        flip: Whether it is mirrored left to right.
+        color: What is done to its colours, in order.
+        turns: Quarter turns against the clock, at last.
+    """
+
+    box: Box
+    flip: bool
+    color: tuple[ColorStep, ...]
+    turns: int = 0
+
+
+class ClipShape(NamedTuple):
+    """A clip as a network takes it.
+
+    Attributes:
+        num_frames: Frames.
+        size: Side in pixels.
+        interpolation: How boxes are resized.
+    """
+
+    num_frames: int
+    size: int
+    interpolation: Interpolation = "bicubic"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """One view of a video.
+
+    Attributes:
+        frames: Frame indices, ascending, with repeats where the window has too few.
+        looks: One per frame; all the same where augmentation is temporally consistent.
+        size: Side in pixels.
+        interpolation: How a box is resized.
+    """
+
+    frames: tuple[int, ...]
+    looks: tuple[Look, ...]
+    size: int
+    interpolation: Interpolation = "bicubic"
+
+    def __post_init__(self) -> None:
+        assert len(self.frames) == len(self.looks), f"{len(self.frames)} frames but {len(self.looks)} looks"
+
+
+def strided_view(start: int, stride: int, shape: ClipShape, look: Look) -> View:
+    """Frames at equal distances under one look.
+
+    Args:
+        start: Number of the first frame.
+        stride: Distance of neighbouring frames.
+        shape: How many frames, and how large.
+        look: How every frame is cut and coloured.
+    """
+    return View(
+        frames=tuple(start + stride * place for place in range(shape.num_frames)),
+        looks=(look,) * shape.num_frames,
+        size=shape.size,
+        interpolation=shape.interpolation,
+    )
+
+
+def frames_of(views: Sequence[View]) -> Indices:
+    """The distinct frames of some views, ascending: what one pass of a decoder has to deliver, int64 [n]."""
+    return np.unique(np.fromiter(itertools.chain.from_iterable(view.frames for view in views), np.int64))
+
+
+def places_of(views: Sequence[View]) -> tuple[Indices, ...]:
+    """For each view, the places of its frames among :func:`frames_of` of all, int64 [T]."""
+    frames = frames_of(views)
+    return tuple(np.searchsorted(frames, view.frames) for view in views)
+
+
+def read_views(reader: VideoReader, views: Sequence[View]) -> tuple[Tensor, ...]:
+    """Decode all views of an open video in one pass; see :func:`cut_views`.
+
+    Raises:
+        VideoError: A frame cannot be had.
+    """
+    return cut_views(reader.read(frames_of(views).tolist()), views)
+
+
+def cut_views(pictures: Iterable[tuple[int, npt.NDArray[np.uint8]]], views: Sequence[View]) -> tuple[Tensor, ...]:
+    """Put views together from frames as they come.
+
+    Memory holds one frame and the views. Frames of a view that share frame and look are computed once.
+
+    Args:
+        pictures: Frame index and RGB picture [H, W, 3]; at least all frames that the views take, in any order.
+        views: What to cut.
+
+    Returns:
+        One tensor per view, uint8 [T, 3, S, S].
+
+    Raises:
+        ValueError: A box does not fit the picture, or a frame is not among the pictures.
+    """
+    clips = tuple(torch.empty((len(view.frames), 3, view.size, view.size), dtype=torch.uint8) for view in views)
+    needs: dict[int, list[tuple[int, int]]] = defaultdict(list)  # frame -> view and place in it
+    for number, view in enumerate(views):
+        for place, frame in enumerate(view.frames):
+            needs[frame].append((number, place))
+    with one_thread():
+        for frame, picture in pictures:
+            image = torch.from_numpy(picture).permute(2, 0, 1)
+            shared: dict[tuple[Look, int, Interpolation], Tensor] = {}
+            for number, place in needs.pop(frame, ()):
+                view = views[number]
+                look = view.looks[place]
+                key = (look, view.size, view.interpolation)
+                if key not in shared:
+                    cut = crop_resize(image, look.box, size=view.size, interpolation=view.interpolation, flip=look.flip)
+                    shared[key] = torch.rot90(recolor(cut, look.color), look.turns, (-2, -1))
+                clips[number][place] = shared[key]
+    if needs:
+        raise ValueError(f"frames {sorted(needs)} are not among the pictures; decode what frames_of() names")
+    return clips
