@@ -1,0 +1,1 @@
+"""Pretext tasks: a backbone trained on questions whose answers are known without labels."""

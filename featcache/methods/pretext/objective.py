@@ -1,0 +1,122 @@
+"""A pretext task as batches and a loss: what is drawn out of videos, and what the task makes of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor, nn
+
+from featcache.data.types import VideoRecord
+from featcache.loaders.ahead import Pixels, ViewLoader
+from featcache.loaders.batches import VideoBatches
+from featcache.loaders.videos import VideoFiles
+from featcache.loaders.views import ClipShape, read_views
+from featcache.methods.pretext.task import Draw, Footage, PretextModule, PretextTask
+from featcache.seeding import rng_for
+from featcache.training.objective import Loss
+
+
+class DrawnViews:
+    """What a task draws of each video; see :class:`featcache.loaders.ahead.ViewSource`.
+
+    The arrays of a video are its views, uint8 [T, 3, S, S], then its targets in the order of their names.
+
+    Attributes:
+        files: The videos, each long enough.
+        names: Names of the targets.
+    """
+
+    def __init__(self, files: VideoFiles, task: PretextTask, shape: ClipShape, *, seed: int) -> None:
+        self.files = files
+        self._task = task
+        self._shape = shape
+        self._seed = seed
+        self.names = tuple(sorted(self.draw(0, epoch=0).targets))
+
+    def draw(self, video: int, *, epoch: int) -> Draw:
+        """What one video shows in one epoch."""
+        footage = footage_of(self.files.videos[video])
+        return self._task.draw(footage, self._shape, rng_for(self._seed, "draw", footage.id, epoch))
+
+    def pixels(self, video: int, epoch: int) -> Pixels:
+        """Views and targets of one video.
+
+        Raises:
+            VideoError: It could be used when it was scanned, and cannot now.
+        """
+        drawn = self.draw(video, epoch=epoch)
+        with self.files.open_scanned(video) as reader:
+            views = read_views(reader, drawn.views)
+        return (*(view.numpy() for view in views), *(np.asarray(drawn.targets[name]) for name in self.names))
+
+
+def footage_of(video: VideoRecord) -> Footage:
+    """What a manifest knows of a video."""
+    return Footage(
+        id=video.id,
+        num_frames=video.num_frames,
+        height=video.height,
+        width=video.width,
+        duration_seconds=video.duration_seconds,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AskedClips:
+    """Clips of some videos and what is to be found out about them.
+
+    Attributes:
+        clips: One tensor per view, uint8 [B, T, 3, S, S].
+        targets: By name, [B, ...].
+    """
+
+    clips: tuple[Tensor, ...]
+    targets: Mapping[str, Tensor]
+
+
+class PretextObjective:
+    """See :class:`featcache.training.objective.Objective`.
+
+    Attributes:
+        module: Backbone and heads.
+        num_batches: Batches of an epoch; an incomplete last one is left out.
+        num_items: Videos of an epoch.
+    """
+
+    def __init__(
+        self, loader: ViewLoader, task: PretextTask, *, module: PretextModule, batch_size: int, seed: int
+    ) -> None:
+        """Put the videos of a loader of :class:`DrawnViews` in order.
+
+        Raises:
+            ConfigError: Fewer videos than a batch.
+        """
+        assert isinstance(loader.source, DrawnViews), f"{loader.source} draws for no task"
+        self.module: nn.Module = module
+        self._trained = module
+        self._task = task
+        self._names = loader.source.names
+        self._batches = VideoBatches(loader, batch_size=batch_size, seed=seed)
+        self.num_batches, self.num_items = self._batches.num_batches, self._batches.num_items
+
+    def parts(self, epoch: int, batch: int) -> list[AskedClips]:
+        """One part with all clips of the batch.
+
+        Raises:
+            VideoError: A video cannot be used any more.
+        """
+        _, arrays = self._batches.views(epoch, batch)
+        num_views = len(arrays) - len(self._names)
+        targets = dict(zip(self._names, arrays[num_views:], strict=True))
+        return [AskedClips(clips=arrays[:num_views], targets=targets)]
+
+    def loss(self, part: AskedClips) -> Loss:
+        """What the task says."""
+        device = next(self.module.parameters()).device
+        clips = tuple(clip.to(device, non_blocking=True) for clip in part.clips)
+        targets = {name: each.to(device, non_blocking=True) for name, each in part.targets.items()}
+        return self._task.loss(self._trained, clips, targets)
+
+    def after_step(self, progress: float) -> None:
+        """What the task does then."""
+        self._task.after_step(self._trained, progress)

@@ -1,0 +1,179 @@
+"""Pre-training on a pretext task as a function of its settings: a backbone out of unlabelled videos."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from featcache.backbones import build_backbone
+from featcache.backbones.trainable import check_names, clip_feature, clip_length
+from featcache.errors import ManifestError
+from featcache.loaders.ahead import ViewLoader
+from featcache.loaders.usable import extraction_of, list_videos, of_split, open_usable
+from featcache.machine import num_cores
+from featcache.methods.pretext.objective import DrawnViews, PretextObjective
+from featcache.methods.pretext.settings import PretextSettings
+from featcache.methods.pretext.task import PretextModule
+from featcache.networks.counting import count_parameters
+from featcache.stages import OnStage, ignore
+from featcache.summary import Summary
+from featcache.training.collapse import bottleneck_sign
+from featcache.training.generators import seeded_torch
+from featcache.training.identity import digest
+from featcache.training.seeds import last_epochs, open_runs, result_dict
+
+log = logging.getLogger(__name__)
+
+WEIGHTS = "backbone.safetensors"
+_OF_THE_LOOP = ("step", "epoch", "lr", "peak_memory_bytes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretextTrainingResult:
+    """A pre-training run.
+
+    Attributes:
+        folder: The run's folder.
+        task: Name of the task.
+        backbone: Name under which its weights can be extracted with.
+        num_videos: Number of videos that it learned from.
+        num_left_out: Number of listed videos that cannot be used.
+        num_short: Number of usable videos that are too short for the task, and left out.
+        num_parameters: Parameters of the network, which is kept.
+        num_head_parameters: Parameters of the heads, which are not.
+        weights: The network's file of each seed.
+        seeds: The last line of each seed's log.
+        next_command: An extraction with the first seed's weights.
+    """
+
+    folder: str
+    task: str
+    backbone: str
+    num_videos: int
+    num_left_out: int
+    num_short: int
+    num_parameters: int
+    num_head_parameters: int
+    weights: Mapping[int, str]
+    seeds: Mapping[int, Mapping[str, float]]
+    next_command: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return result_dict(self)
+
+    def summary(self) -> Summary:
+        """The last epoch of each seed."""
+        shown = {"items_per_second": "videos/s", "wait_share": "wait"}
+        line = next(iter(self.seeds.values()))
+        columns = {name: shown.get(name, name) for name in line if name not in _OF_THE_LOOP}
+        facts: dict[str, object] = {
+            "videos": self.num_videos,
+            "network": f"{self.num_parameters:,} parameters",
+            "heads": f"{self.num_head_parameters:,} parameters, dropped now",
+            "run": self.folder,
+        }
+        if self.num_left_out:
+            facts["left out"] = f"{self.num_left_out} videos that cannot be used"
+        if self.num_short:
+            facts["too short"] = f"{self.num_short} videos"
+        table = last_epochs(f"{self.task}, last epoch", self.seeds, columns)
+        return Summary(tables=(table,), facts=facts, next_command=self.next_command)
+
+
+def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> PretextTrainingResult:
+    """Train a backbone on a pretext task, once a seed; runs that are there are taken up or left as they are.
+
+    The network of a seed is written to ``seed-N/backbone.safetensors``, a weights file of the backbone's name.
+
+    Args:
+        settings: Everything that can be chosen.
+        on_stage: Called with the stage ``scan``, then with ``seed N`` after each step.
+
+    Raises:
+        ConfigError: A backbone that cannot take such clips or lets no gradient through, or fewer videos than a batch.
+        DivergedError: The loss is not finite; the last checkpoint is kept.
+        ManifestError: No usable videos, or none that is long enough.
+        UnknownNameError: No such backbone, layer or split.
+        VideoError: A video that cannot be used any more.
+        WeightsError: Weights that are not at hand, or of another network.
+    """
+    training, task = settings.training, settings.task
+    runs = open_runs(
+        settings,
+        training,
+        name=task.name,
+        of=settings.videos_name,
+        out=settings.out,
+        items="videos",
+        on_stage=on_stage,
+    )
+    check_names(settings.backbone, settings.weights)
+    manifest = list_videos(settings, on_stage=on_stage)
+    videos = of_split(manifest.videos, settings.train_split)
+    usable = open_usable(videos, root=manifest.root, decoder=settings.decoder)
+    workers = num_cores() if settings.workers is None else settings.workers
+    weights = {}
+    for seed in training.seeds:
+        module = build_module(settings, seed=seed, device=runs.device)
+        least = task.min_frames(module.shape)
+        files = usable.files.only(lambda video, least=least: video.num_frames >= least)  # type: ignore[misc]
+        num_short = len(usable.files.videos) - len(files.videos)
+        if not files.videos:
+            raise ManifestError(
+                f"all {num_short} usable videos are shorter than the {least} frames that the task {task.name!r} "
+                "needs; give longer ones, or lower num_frames or the task's strides"
+            )
+        listed = [[video.id, video.content_hash, video.num_frames] for video in files.videos]
+        identity = runs.identity(seed, {"videos": digest(listed), "weights": module.recipe.weights_hash})
+        with ViewLoader(DrawnViews(files, task, module.shape, seed=seed), workers=workers) as loader:
+            runs.train(
+                PretextObjective(loader, task, module=module, batch_size=training.batch_size, seed=seed),
+                seed=seed,
+                identity=identity,
+                facts={"method": "pretext", "task": task.name, "backbone": settings.backbone},
+            )
+        facts = {"backbone": settings.backbone, "recipe": dict(identity.values)}
+        weights[seed] = runs.write_network(seed, module.network, name=WEIGHTS, facts=facts)
+        if sign := bottleneck_sign(runs.lines[seed], workers=workers):
+            log.warning("%s", sign)
+    return runs.finish(
+        PretextTrainingResult(
+            folder=str(runs.folder),
+            task=task.name,
+            backbone=settings.backbone,
+            num_videos=len(files.videos),
+            num_left_out=usable.num_left_out,
+            num_short=num_short,
+            num_parameters=count_parameters(module.network),
+            num_head_parameters=count_parameters(module.heads),
+            weights=weights,
+            seeds=runs.lines,
+            next_command=extraction_of(settings, backbone=settings.backbone, weights=weights[training.seeds[0]]),
+        )
+    )
+
+
+def build_module(settings: PretextSettings, *, seed: int, device: torch.device | str = "cpu") -> PretextModule:
+    """Backbone and heads as a run of this seed begins.
+
+    Args:
+        settings: Backbone, weights and task.
+        seed: Seed of the heads.
+        device: Where it is to be.
+
+    Raises:
+        ConfigError: A backbone that cannot take such clips.
+        UnknownNameError: No such backbone or layer.
+        WeightsError: The weights are not at hand or do not fit.
+    """
+    backbone = build_backbone(settings.backbone, weights=settings.weights)
+    num_frames = clip_length(backbone, settings.num_frames)
+    recipe = clip_feature(
+        backbone, settings.backbone, num_frames=num_frames, layer=settings.layer, input_size=settings.input_size
+    )
+    with seeded_torch(seed, "pretext"):
+        module = PretextModule(backbone, recipe, num_frames=num_frames, task=settings.task)
+    return module.placed(device)
