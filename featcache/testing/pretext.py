@@ -1,0 +1,222 @@
+"""Conformance suite of pretext tasks: what every task must do, whoever wrote it.
+
+A package that offers tasks runs the whole suite on them with::
+
+    from featcache.testing.pretext import PretextTests
+
+    class TestMine(PretextTests):
+        names = ("my-task",)
+
+Each check takes the settings of a task and raises ``AssertionError`` with a sentence. Videos are frames that tell which
+one they are and which way is up, so that a task's own :meth:`~featcache.methods.pretext.task.PretextTask.label_of` can
+read the answer off the pixels.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from featcache.config import apply_overrides, parse, read_yaml, to_assignments, to_yaml
+from featcache.errors import ConfigError
+from featcache.loaders.views import ClipShape, cut_views
+from featcache.methods.pretext.task import TASKS, Draw, Footage, PretextTask, Seen
+from featcache.seeding import rng_for
+
+SHAPE = ClipShape(4, 32)
+NUM_DRAWS = 2000
+SIDE = 48
+WIDTH = 8
+_MOST_UNEVEN = 5.0
+
+
+class Toy(nn.Module):
+    """Stands for a :class:`featcache.methods.pretext.task.PretextModule`: a linear map of mean pixels, and the heads.
+
+    Attributes:
+        network: The map.
+        heads: Those of the task.
+    """
+
+    def __init__(self, task: PretextTask) -> None:
+        super().__init__()
+        self.network = nn.Linear(3 * SHAPE.num_frames, WIDTH)
+        self.width = WIDTH
+        self.shape = SHAPE
+        self.heads = nn.ModuleDict(task.heads(WIDTH))
+
+    def features(self, clips: Tensor) -> Tensor:
+        """Vectors float [B, C] of clips uint8 [B, T, 3, S, S]."""
+        vectors: Tensor = self.network(clips.float().mean(dim=(-2, -1)).flatten(1) / 255)
+        return vectors
+
+
+def footage(num_frames: int, *, number: int = 0, height: int = SIDE, width: int = SIDE + 16) -> Footage:
+    """A video of so many frames."""
+    return Footage(f"video{number}", num_frames, height, width, num_frames / 24)
+
+
+def clock_frame(number: int, *, height: int, width: int) -> npt.NDArray[np.uint8]:
+    """A frame whose red grows downwards, whose green grows to the right, and whose blue is its number."""
+    down, right = np.mgrid[0:height, 0:width]
+    frame = np.empty((height, width, 3), np.uint8)
+    frame[..., 0] = 255 * down // max(1, height - 1)
+    frame[..., 1] = 255 * right // max(1, width - 1)
+    frame[..., 2] = number
+    return frame
+
+
+def seen_in(clip: Tensor) -> Seen:
+    """What the pixels of a view of clock frames say, uint8 [T, 3, S, S]."""
+    frames = tuple(round(float(blue)) for blue in clip[:, 2].float().mean(dim=(1, 2)))
+    red = clip[0, 0].float()
+    half = red.shape[0] // 2
+    down, right = float(red[half:].mean() - red[:half].mean()), float(red[:, half:].mean() - red[:, :half].mean())
+    along = (down, right, -down, -right)
+    return Seen(frames=frames, turns=int(np.argmax(along)))
+
+
+def draws_are_pure(task: PretextTask) -> None:
+    """The same video and generator give the same draw, and another generator another one."""
+    video = footage(task.min_frames(SHAPE) + 30)
+    one, same = (_drawn(task, video, "a") for _ in range(2))
+    assert one.views == same.views, f"{task.name}: two draws of one generator differ"
+    assert _plain(one) == _plain(same), f"{task.name}: targets of two draws of one generator differ"
+    others = [_drawn(task, video, f"other {number}") for number in range(20)]
+    assert any(other.views != one.views for other in others), f"{task.name} draws the same clip always"
+
+
+def the_shortest_video_is_enough(task: PretextTask) -> None:
+    """A video of ``min_frames`` frames gives clips of frames that it has."""
+    least = task.min_frames(SHAPE)
+    for number in range(50):
+        drawn = _drawn(task, footage(least, number=number), "short")
+        frames = [frame for view in drawn.views for frame in view.frames]
+        assert min(frames) >= 0, f"{task.name} takes frame {min(frames)}"
+        assert max(frames) < least, f"{task.name} takes frame {max(frames)} of a video of {least} frames"
+
+
+def shapes_are_those_of_all_videos(task: PretextTask) -> None:
+    """Views and targets of two videos stack."""
+    small, large = (_drawn(task, footage(task.min_frames(SHAPE) + more, number=more), "s") for more in (0, 57))
+    for one, other in zip(small.views, large.views, strict=True):
+        shapes = [(len(view.frames), view.size) for view in (one, other)]
+        assert shapes[0] == shapes[1], f"{task.name}: views of {shapes}, which do not stack"
+    assert small.targets.keys() == large.targets.keys(), f"{task.name}: videos have other targets"
+    for name, target in small.targets.items():
+        shapes = [np.shape(target), np.shape(large.targets[name])]
+        assert shapes[0] == shapes[1], f"{task.name}: target {name!r} of shapes {shapes}"
+
+
+def targets_do_not_tell_the_length(task: PretextTask) -> None:
+    """Every number that is to be guessed is as likely as any other, in short videos as in long ones."""
+    for name, counts in _counts(task).items():
+        num_labels = counts.shape[1]
+        expected = NUM_DRAWS / num_labels
+        uneven = np.abs(counts - expected).max() / np.sqrt(expected * (1 - 1 / num_labels) + 1e-9)
+        assert num_labels == 1 or uneven < _MOST_UNEVEN, f"{task.name}: {name!r} is {counts.tolist()} times each"
+
+
+def answers_can_be_read_off_the_pixels(task: PretextTask) -> None:
+    """What the task's own ``label_of`` reads off clock frames is the target, wherever it says something."""
+    for number in range(20):
+        video = footage(task.min_frames(SHAPE) + 7 * number, number=number)
+        drawn = _drawn(task, video, "oracle")
+        pictures = [(i, clock_frame(i, height=video.height, width=video.width)) for i in range(video.num_frames)]
+        wanted = {frame for view in drawn.views for frame in view.frames}
+        clips = cut_views([pair for pair in pictures if pair[0] in wanted], drawn.views)
+        read = task.label_of(tuple(seen_in(clip) for clip in clips))
+        for name, label in read.items():
+            assert drawn.targets[name] == label, (
+                f"{task.name}: {name!r} is {drawn.targets[name]}, the pixels say {label}"
+            )
+
+
+def every_parameter_takes_part(task: PretextTask) -> None:
+    """The loss is a finite scalar that gives the network and every trained head a gradient."""
+    torch.manual_seed(0)
+    module = Toy(task)
+    drawn = [_drawn(task, footage(task.min_frames(SHAPE) + 9, number=number), "loss") for number in range(4)]
+    rng = np.random.default_rng(0)
+    clips = tuple(
+        torch.from_numpy(rng.integers(256, size=(4, len(view.frames), 3, view.size, view.size), dtype=np.uint8))
+        for view in drawn[0].views
+    )
+    targets = {name: torch.from_numpy(np.stack([np.asarray(each.targets[name]) for each in drawn]))
+               for name in drawn[0].targets}  # fmt: skip
+    loss = task.loss(module, clips, targets)  # type: ignore[arg-type]
+    assert loss.total.ndim == 0, f"{task.name}: the loss has shape {tuple(loss.total.shape)}"
+    assert bool(torch.isfinite(loss.total)), f"{task.name}: the loss is {float(loss.total)}"
+    loss.total.backward()  # type: ignore[no-untyped-call]
+    trained = [(name, each) for name, each in module.named_parameters() if each.requires_grad]
+    without = [name for name, parameter in trained if parameter.grad is None]
+    assert not without, f"{task.name}: no gradient reaches {without}"
+    assert all(not metric.requires_grad for metric in loss.metrics.values()), f"{task.name}: a metric has a graph"
+
+
+def settings_are_configuration(task: PretextTask) -> None:
+    """Settings survive YAML and ``--set``, and refuse unknown keys."""
+    kind = type(task)
+    assert parse(kind, read_yaml(to_yaml(task))) == task, f"{task.name} does not survive YAML"
+    assert parse(kind, apply_overrides({}, to_assignments(task))) == task, f"{task.name} does not survive --set"
+    try:
+        parse(kind, {"name": task.name, "no_such_key": 1})
+    except ConfigError:
+        return
+    raise AssertionError(f"{task.name} accepts unknown keys")
+
+
+def _drawn(task: PretextTask, video: Footage, key: str) -> Draw:
+    return task.draw(video, SHAPE, rng_for(0, "suite", video.id, key))
+
+
+def _plain(drawn: Draw) -> Mapping[str, Any]:
+    return {name: np.asarray(target).tolist() for name, target in drawn.targets.items()}
+
+
+def _counts(task: PretextTask) -> dict[str, npt.NDArray[np.int64]]:
+    """How often each label occurs, int64 [short or long video, label], for each target that is one whole number."""
+    counts: dict[str, list[npt.NDArray[np.int64]]] = {}
+    for more in (0, 200):
+        video = footage(task.min_frames(SHAPE) + more)
+        drawn = [_drawn(task, video, f"{more} {number}").targets for number in range(NUM_DRAWS)]
+        for name, first in drawn[0].items():
+            if isinstance(first, int):
+                counts.setdefault(name, []).append(np.bincount([int(each[name]) for each in drawn]))
+    width = {name: max(map(len, found)) for name, found in counts.items()}
+    return {name: np.stack([np.pad(each, (0, width[name] - len(each))) for each in found])
+            for name, found in counts.items()}  # fmt: skip
+
+
+CHECKS: tuple[Callable[[PretextTask], None], ...] = (
+    draws_are_pure,
+    the_shortest_video_is_enough,
+    shapes_are_those_of_all_videos,
+    targets_do_not_tell_the_length,
+    answers_can_be_read_off_the_pixels,
+    every_parameter_takes_part,
+    settings_are_configuration,
+)
+"""Every check of the suite."""
+
+
+class PretextTests:
+    """Test class of pytest for some pretext tasks; inherit from it and name them.
+
+    Attributes:
+        names: Names of tasks, which are tested with their defaults.
+    """
+
+    names: Sequence[str] = ()
+
+    def pytest_generate_tests(self, metafunc: Any) -> None:
+        """One test for each task and check."""
+        metafunc.parametrize("check", CHECKS, ids=[check.__name__ for check in CHECKS])
+        metafunc.parametrize("name", self.names)
+
+    def test_conforms(self, name: str, check: Callable[[PretextTask], None]) -> None:
+        """The task does what the check says."""
+        check(parse(TASKS.load(name), {}))
