@@ -1,1 +1,1 @@
-"""Files that others may read at any time: publishing, sealing and locking."""
+"""Files that other processes may read at any time: publishing, sealing and locking."""

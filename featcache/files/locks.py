@@ -1,4 +1,4 @@
-"""Advisory locks between processes; each dies with its process."""
+"""Advisory locks between processes; each ends with its process."""
 
 import fcntl
 import os
@@ -13,7 +13,7 @@ from featcache.files.publish import ensure_folder, explained
 
 @contextmanager
 def try_lock(path: Path, *, exclusive: bool) -> Generator[bool]:
-    """Hold an advisory lock for the block if it is free; yields whether it is held. The lock dies with the process."""
+    """Hold an advisory lock for a block if it is free; yields whether it is held. The lock ends with the process."""
     ensure_folder(path.parent)
     with explained(path, "open"):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
@@ -35,15 +35,15 @@ def _flock(fd: int, operation: int) -> bool:
 
 @contextmanager
 def lock(path: Path, *, exclusive: bool, wait_seconds: float | None = None) -> Generator[None]:
-    """Hold an advisory lock for the block.
+    """Hold an advisory lock for a ``with`` block.
 
     Args:
         path: Lock file; created if absent, never removed here.
-        exclusive: Alone, or shared with other shared holders.
-        wait_seconds: How long to wait for it; ``None`` waits for ever.
+        exclusive: Whether to hold the lock alone, or shared with other shared holders.
+        wait_seconds: How long to wait for the lock; ``None`` waits for ever.
 
     Raises:
-        StoreError: Still held by others after ``wait_seconds``.
+        StoreError: The lock is still held by others after ``wait_seconds``.
     """
     ensure_folder(path.parent)
     with explained(path, "open"):

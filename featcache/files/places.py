@@ -1,4 +1,4 @@
-"""Where files may be: local paths alone, nothing behind a symbolic link, and as much as the disk has room for."""
+"""Rules for the place of files: only local paths, nothing behind a symbolic link, and enough room on the disk."""
 
 import os
 import re
@@ -11,12 +11,13 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/", re.ASCII)  # pathlib makes on
 
 
 def safe_join(root: Path, name: str) -> Path:
-    """``root / name`` for a name out of a file, or for any place of a store that is read or written.
+    """``root / name`` for a name from a file, or for any place of a store that is read or written.
 
     ``root`` itself may be reached through symbolic links; nothing below it may be one, whether it leads out or not.
 
     Raises:
-        CorruptStoreError: Absolute, with ``..``, NUL or a backslash, or on its way is a symbolic link, which is named.
+        CorruptStoreError: The name is absolute, contains ``..``, NUL or a backslash, or leads through a symbolic link,
+            which the message names.
     """
     parts = name.split("/")
     if not name or "\0" in name or "\\" in name or any(part in {"", ".", ".."} for part in parts):
@@ -32,10 +33,10 @@ def safe_join(root: Path, name: str) -> Path:
 
 
 def check_local(path: Path | str) -> None:
-    """Refuse a URL where a path belongs, of which ``pathlib`` would make a folder ``s3:``.
+    """Refuse a URL in place of a path, which ``pathlib`` would turn into a folder ``s3:``.
 
     Raises:
-        ConfigError: It begins with a scheme.
+        ConfigError: The path begins with a scheme.
     """
     if _SCHEME.match(str(path)):
         raise ConfigError(
@@ -45,7 +46,7 @@ def check_local(path: Path | str) -> None:
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that may still be written at ``path`` or, if it does not exist yet, at its nearest parent."""
+    """Number of bytes that can still be written at ``path`` or, if it does not exist yet, at its nearest parent."""
     path = path.absolute()
     while not path.exists():
         path = path.parent

@@ -1,8 +1,8 @@
-"""Atomic publication; the only module that renames.
+"""Atomic publication; the only module that renames files.
 
-A torn file is never under its final name: the bytes go to a temporary file in the same folder, are fsynced, linked to
-the name without clobbering, the temporary name is removed and the folder is fsynced. Temporary files of a killed
-process stay until ``gc``: sweeping them at start-up would remove those of a live sibling.
+A torn file is never under its final name: the bytes are written to a temporary file in the same folder and fsynced, the
+file is linked to its name without replacing another, the temporary name is removed and the folder is fsynced. Temporary
+files of a killed process stay until ``gc``: removing them at start-up could remove those of another running process.
 """
 
 import errno
@@ -19,13 +19,13 @@ from featcache.errors import DiskSpaceError, StoreError
 from featcache.files.sealed import Bytes, as_view, read_bytes
 
 TEMP_SUFFIX = ".tmp"
-_IOV_MAX = 1024  # buffers a writev call; POSIX guarantees 16, Linux and macOS have 1024
+_IOV_MAX = 1024  # buffers per writev call; POSIX guarantees 16, Linux and macOS have 1024
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
 def explained(path: Path, action: str) -> Generator[None]:
-    """Turn the operating system's errors into sentences."""
+    """Turn the operating system's errors into readable messages."""
     try:
         yield
     except OSError as error:
@@ -68,12 +68,12 @@ def _write_temp(path: Path, data: Bytes | Iterable[Bytes]) -> Path:
 
 
 def _discard(temp: Path) -> None:
-    with suppress(OSError):  # the error on its way out matters more than a left-over that gc removes
+    with suppress(OSError):  # the original error matters more than a left-over that gc removes
         temp.unlink()
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable. Raises StoreError."""
+    """Sync the names in a folder. Raises StoreError."""
     with explained(path, "sync"):
         _sync_folder(path)
 
@@ -87,7 +87,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def ensure_folder(path: Path) -> None:
-    """Create a folder and its parents, each durable in its parent."""
+    """Create a folder and its parents, and sync each in its parent."""
     with explained(path, "create"):
         _make_folder(path)
 
@@ -97,17 +97,17 @@ def _make_folder(path: Path) -> None:
         _sync_name_of_empty(path)
         return
     _make_folder(path.parent)
-    with suppress(FileExistsError):  # a sibling made it first; a file in the way fails at the next step
+    with suppress(FileExistsError):  # another process made it first; a file in its place fails at the next step
         path.mkdir()
     _sync_folder(path.parent)
 
 
 def _sync_name_of_empty(path: Path) -> None:
-    """Make the name of a folder durable if whoever made it may have died before; nothing is put into one until then."""
+    """Sync the name of an empty folder, whose creator may have died before; nothing is put into it until then."""
     with os.scandir(path) as entries:
         is_empty = next(entries, None) is None
     if is_empty and not path.is_mount():
-        with suppress(PermissionError):  # of a parent that may not be listed, where nothing of a store was made
+        with suppress(PermissionError):  # the parent may not be listed, so no store was made in it
             _sync_folder(path.parent)
 
 
@@ -115,8 +115,8 @@ def put_new(path: Path, data: Bytes | Iterable[Bytes]) -> bool:
     """Publish a file unless its name is taken.
 
     Args:
-        path: Final name; the folder must exist or is created.
-        data: The bytes, or buffers written one after the other without copying.
+        path: Final name; its folder is created if needed.
+        data: The bytes, or buffers that are written one after another without copying.
 
     Returns:
         True if this call published it, False if the name existed (its bytes are untouched).
@@ -127,8 +127,8 @@ def put_new(path: Path, data: Bytes | Iterable[Bytes]) -> bool:
     """
     ensure_folder(path.parent)
     with explained(path, "write"):
-        if os.path.lexists(path):  # spares the bytes; link decides all the same
-            _sync_folder(path.parent)  # whoever linked it may have died before this
+        if os.path.lexists(path):  # avoids writing the bytes; the link decides in any case
+            _sync_folder(path.parent)  # the process that linked it may have died before syncing
             return False
         temp = _write_temp(path, data)
         try:
@@ -145,7 +145,7 @@ def put_new(path: Path, data: Bytes | Iterable[Bytes]) -> bool:
 
 
 def put_replace(path: Path, data: Bytes | Iterable[Bytes]) -> None:
-    """Publish a file atomically, replacing one of that name. Raises as :func:`put_new`."""
+    """Publish a file atomically, replacing one of that name. Raises the errors of :func:`put_new`."""
     ensure_folder(path.parent)
     with explained(path, "write"):
         temp = _write_temp(path, data)
@@ -158,20 +158,20 @@ def put_replace(path: Path, data: Bytes | Iterable[Bytes]) -> None:
 
 
 def put_exact(path: Path, data: bytes) -> None:
-    """Publish a small file whose bytes follow from others; heals one whose bytes differ. Raises as :func:`put_new`."""
+    """Publish a small file that follows from other files; replaces one that differs. Raises as :func:`put_new`."""
     if not put_new(path, data) and read_bytes(path, what="file") != data:
         put_replace(path, data)
 
 
 @contextmanager
 def new_folder(path: Path) -> Generator[Path]:
-    """Fill a folder that gets its name only when the block has ended well.
+    """Fill a folder that gets its name only when the ``with`` block has ended without an error.
 
     Args:
-        path: Final name; nothing or an empty folder may be there.
+        path: Final name; only an empty folder may exist there.
 
     Yields:
-        A temporary folder beside it. If the block raises, it is removed; that of a killed process stays.
+        A temporary folder beside it. It is removed if the block raises; that of a killed process stays.
 
     Raises:
         StoreError: The name is taken, or the file system refuses.
@@ -193,10 +193,10 @@ def new_folder(path: Path) -> Generator[Path]:
                 for name in files:
                     _sync_file(Path(folder) / name)
                 _sync_folder(Path(folder))
-            temp.rename(path)  # replaces an empty folder, and nothing else
+            temp.rename(path)  # replaces only an empty folder
             _sync_folder(path.parent)
     except BaseException as error:
-        shutil.rmtree(temp, ignore_errors=True)  # the error on its way out matters more than a left-over
+        shutil.rmtree(temp, ignore_errors=True)  # the original error matters more than a left-over
         if isinstance(error, OSError) and error.errno in _FULL:
             with explained(path, "write"):
                 raise
@@ -212,12 +212,12 @@ def _sync_file(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, if there is one, and make that durable."""
+    """Remove a file, if there is one, and sync its folder."""
     with explained(path, "remove"):
         path.unlink(missing_ok=True)
         _sync_folder(path.parent)
 
 
 def is_temp(name: str) -> bool:
-    """Whether a file name is one that :func:`put_new` or :func:`put_replace` writes before publishing."""
+    """Whether a file name is that of a temporary file of :func:`put_new` or :func:`put_replace`."""
     return name.startswith(".") and name.endswith(TEMP_SUFFIX)

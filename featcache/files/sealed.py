@@ -1,4 +1,4 @@
-"""Reading what was published: whole files, their hashes, and sealed JSON, of which every changed byte shows."""
+"""Reads published files: whole files, their hashes, and sealed JSON, in which every changed byte is detected."""
 
 import errno
 import hashlib
@@ -15,7 +15,7 @@ Bytes = bytes | npt.NDArray[Any]
 
 
 def as_view(data: Bytes) -> memoryview:
-    """The bytes of a buffer, uncopied."""
+    """A view of the bytes of a buffer, without a copy."""
     return memoryview(data if isinstance(data, bytes) else data.data).cast("B")
 
 
@@ -34,7 +34,7 @@ def read_bytes(path: Path, *, what: str) -> bytes:
     """Read a whole regular file that the store needs; a symbolic link at its name is refused.
 
     Raises:
-        CorruptStoreError: It is missing, no file, or cannot be read.
+        CorruptStoreError: It is missing, is not a file, or cannot be read.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -55,7 +55,7 @@ def unreadable(path: Path, what: str, error: OSError) -> CorruptStoreError:
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one JSON text of a value: sorted keys, no spaces, ASCII, no NaN."""
+    """The canonical JSON text of a value: sorted keys, no spaces, ASCII, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
@@ -70,14 +70,14 @@ def unseal(data: bytes, *, path: Path, what: str) -> dict[str, Any]:
 
     Args:
         data: Content of the file.
-        path: Where it came from, for the message.
-        what: What it is, e.g. ``"commit record"``.
+        path: Path of the file, for the message.
+        what: Kind of the document, e.g. ``"commit record"``.
 
     Returns:
-        The document, ``checksum`` included.
+        The document, including ``checksum``.
 
     Raises:
-        CorruptStoreError: Not the bytes that were sealed.
+        CorruptStoreError: The bytes are not those that were sealed.
     """
     try:
         document = json.loads(data)
@@ -91,5 +91,5 @@ def unseal(data: bytes, *, path: Path, what: str) -> dict[str, Any]:
 
 
 def read_sealed(path: Path, *, what: str) -> dict[str, Any]:
-    """Read a file written by :func:`seal`. Raises CorruptStoreError as :func:`read_bytes` and :func:`unseal`."""
+    """Read a file written by :func:`seal`. Raises CorruptStoreError like :func:`read_bytes` and :func:`unseal`."""
     return unseal(read_bytes(path, what=what), path=path, what=what)

@@ -1,1 +1,1 @@
-"""The cache on disk: plan, commit, shard encoders, reader, verification. See docs/store-format.md."""
+"""The store on disk: plan, commit, shard encoders, reader, verification. See docs/store-format.md."""

@@ -1,4 +1,4 @@
-"""Blocks: the unit of checksum inside a shard file, and where each lies. Shared by both file formats."""
+"""Blocks, the units of checksum inside a shard file, and their places. Shared by both file formats."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,14 +18,15 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EncodedShard:
-    """A shard file as buffers that follow each other, uncopied.
+    """A shard file as a sequence of buffers, which are not copied.
 
     Attributes:
         chunks: Buffers to write.
-        num_bytes: Their total.
-        frame_crc32c: Of all bytes that belong to no block, in order; with the blocks' own it covers every byte once.
-        data_offset: Where the first block starts.
-        block_crc32c: uint32 [written blocks], of the feature bytes of each.
+        num_bytes: Total size of the buffers.
+        frame_crc32c: CRC-32C of all bytes that belong to no block, in order; together with the blocks' own checksums it
+            covers every byte once.
+        data_offset: Offset of the first block.
+        block_crc32c: uint32 [written blocks], CRC-32C of the feature bytes of each block.
     """
 
     chunks: tuple[Buffer, ...]
@@ -37,12 +38,12 @@ class EncodedShard:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BlockLayout:
-    """Where the blocks of a shard lie in its file.
+    """Places of the blocks of a shard in its file.
 
     Attributes:
-        offset: int64 [blocks of the shard], -1 for one that was not written.
-        num_bytes: int64 [blocks of the shard], 0 for one that was not written.
-        file_bytes: Size of the file if the layout alone fixes it, else -1.
+        offset: int64 [blocks of the shard], -1 for a block that was not written.
+        num_bytes: int64 [blocks of the shard], 0 for a block that was not written.
+        file_bytes: Size of the file if the layout alone determines it, otherwise -1.
     """
 
     offset: npt.NDArray[np.int64]
@@ -51,7 +52,7 @@ class BlockLayout:
 
 
 class ShardFormat(Protocol):
-    """A file format of shards: a module with these functions."""
+    """A file format of shards, i.e. a module with these functions."""
 
     def encode(
         self,
@@ -63,26 +64,26 @@ class ShardFormat(Protocol):
         record: RecordSpec,
         scale: npt.NDArray[np.float32] | None,
     ) -> EncodedShard:
-        """Encode ``array`` [shard_rows, *record] of which ``num_rows`` are planned and ``present`` are filled."""
+        """Encode ``array`` [shard_rows, *record]; ``num_rows`` rows are planned, those in ``present`` are filled."""
 
     def layout(
         self, present: Mask, *, block_rows: int, num_rows: int, record_bytes: int, data_offset: int
     ) -> BlockLayout:
-        """Where :meth:`encode` put each block."""
+        """The place to which :meth:`encode` writes each block."""
 
     def check_head(self, file: npt.NDArray[np.uint8], layout: BlockLayout) -> bool:
-        """Whether the parts that readers of this format go by agree with the layout."""
+        """Whether the parts of the file on which readers of this format rely agree with the layout."""
 
 
 def fill_value(record: RecordSpec) -> float | int:
-    """What absent rows inside a written block hold: NaN, or 0 for int8."""
+    """Value of absent rows inside a written block: NaN, or 0 for int8."""
     return 0 if record.dtype == "int8" else float("nan")
 
 
 def block_bytes(
     array: npt.NDArray[Any], present: Mask, first: int, last: int, *, record: RecordSpec
 ) -> npt.NDArray[np.uint8]:
-    """Read-only bytes of rows ``first`` to ``last``, absent rows filled; copies only where one is absent.
+    """Read-only bytes of rows ``first`` to ``last`` with absent rows filled; copies only if a row is absent.
 
     Raises:
         NonFiniteFeatureError: A present row has NaN or infinity.
@@ -108,7 +109,7 @@ def crc32c(data: Buffer) -> int:
 
 
 def crc32c_of_all(chunks: Iterable[Buffer]) -> int:
-    """CRC-32C of buffers that follow each other."""
+    """CRC-32C of consecutive buffers."""
     crc = 0
     for chunk in chunks:
         crc = google_crc32c.extend(crc, chunk)
@@ -116,7 +117,7 @@ def crc32c_of_all(chunks: Iterable[Buffer]) -> int:
 
 
 def frame(file: npt.NDArray[np.uint8], layout: BlockLayout) -> Iterator[npt.NDArray[np.uint8]]:
-    """The bytes of a shard file that belong to no block: what is before, between and after them."""
+    """The bytes of a shard file that belong to no block: those before, between and after the blocks."""
     written = layout.offset >= 0
     end = 0
     for start, length in zip(layout.offset[written].tolist(), layout.num_bytes[written].tolist(), strict=True):

@@ -1,8 +1,8 @@
 """The commit protocol of one feature of one shard. The record is the commit point; a valid committed shard wins.
 
-Order: data file (and int8 scales) -> commit record, each published atomically and durably, the row table before them.
-A record that is damaged, or whose files are not there, is removed before anything under it changes, so that at no
-instant a valid record points to other bytes.
+The order is: row table, data file (and int8 scales), commit record, each published atomically and durably. A record
+that is damaged, or whose files are missing, is removed before any of its files changes, so that a valid record never
+points to other bytes.
 """
 
 import logging
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 def is_whole(generation: Generation, feature: FeatureDoc, record: CommitDoc, file_format: FileFormat) -> bool:
-    """Whether the files of a valid record are there with their recorded sizes."""
+    """Whether the files of a valid record exist with their recorded sizes."""
     rows = safe_join(generation.root, paths.rows(generation.number, record.shard, record.rows.sha256))
     whole = _has_size(rows, record.rows.num_bytes)
     if record.data is not None:
@@ -80,7 +80,7 @@ def commit_feature(
     )
     sealed = seal(record.to_json())
     safe_join(generation.root, paths.commits(generation.number, feature.name))
-    path = generation.root / paths.commit(generation.number, feature.name, shard)  # one that is a link is replaced
+    path = generation.root / paths.commit(generation.number, feature.name, shard)  # a link is replaced
     if _keep_committed(generation, feature, shard, path=path, record=record, file_format=file_format):
         return
     if with_metadata and file_format == "zarr":
@@ -105,7 +105,7 @@ def _encode(
     present: npt.NDArray[np.bool_],
     file_format: FileFormat,
 ) -> tuple[EncodedShard | None, Scale | None, int]:
-    """The shard's file (``None`` without a present row), its int8 scales, and the rows of a block."""
+    """The shard's file (``None`` without a present row), its int8 scales, and the number of rows per block."""
     record = feature.record
     shape = (generation.shard_rows, *record.shape)
     assert array.shape == shape, f"{feature.name} is {array.shape}, a shard of it is {shape}"
@@ -142,10 +142,10 @@ def _keep_committed(
     record: CommitDoc,
     file_format: FileFormat,
 ) -> bool:
-    """Whether a valid committed shard is there and wins; a record that is not valid is taken away."""
+    """Whether a valid committed shard exists and wins; an invalid record is removed."""
     is_there = os.path.lexists(path)
     if path.parent.is_dir():
-        publish.sync_folder(path.parent)  # whoever published or removed it may have died before this
+        publish.sync_folder(path.parent)  # the process that published or removed it may have died before syncing
     if not is_there:
         withdraw_complete(generation, feature.name)
         return False
@@ -186,7 +186,7 @@ def _publish_metadata(generation: Generation, feature: FeatureDoc, size: int) ->
 
 
 def _publish_data(path: Path, encoded: EncodedShard) -> None:
-    """Publish a data file; an uncommitted one of the same bytes is reused, any other replaced."""
+    """Publish a data file; an uncommitted file with the same bytes is reused, any other is replaced."""
     if publish.put_new(path, encoded.chunks):
         return
     if not _has_size(path, encoded.num_bytes) or not same_bytes(path, encoded):

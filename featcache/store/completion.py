@@ -1,8 +1,7 @@
 """Completion: the sealed note that every shard of a feature of a generation is committed, and by which records.
 
-A commit record that is lost from a complete feature is damage. Without the note it could only be taken for a shard
-that is still to be extracted. The note is taken away before any record under it changes, and published again once
-all records are there.
+If a complete feature loses a commit record, that is damage. Without the note, the shard would seem to be still to
+extract. The note is removed before any record of the feature changes, and published again once all records exist.
 """
 
 import logging
@@ -30,24 +29,24 @@ log = logging.getLogger(__name__)
 
 
 def complete_path(generation: Generation, name: str) -> Path:
-    """Where the note of a feature is."""
+    """Path of the note of a feature."""
     return safe_join(generation.root, paths.complete(generation.number, name))
 
 
 def completion_of(generation: Generation, feature: FeatureDoc, records: Mapping[int, CommitDoc]) -> CompleteDoc:
-    """The note over these commit records, by shard."""
+    """The note for these commit records, given by shard."""
     identity = record_identity(generation, feature)
     checksums = "".join(f"{records[shard].checksum}\n" for shard in sorted(records))
     return CompleteDoc(**identity, num_records=len(records), records_sha256=sha256_bytes(checksums.encode("ascii")))
 
 
 def read_records(generation: Generation, feature: FeatureDoc) -> dict[int, CommitDoc]:
-    """All commit records of a feature in one generation, by shard, compared with the note, if there is one.
+    """All commit records of a feature in one generation, by shard, compared with the note if there is one.
 
     Raises:
-        CorruptStoreError: A record is damaged, lost, or another one took its place, or the note is damaged.
+        CorruptStoreError: A record is damaged, lost or replaced by another one, or the note is damaged.
     """
-    note = read_complete(generation, feature)  # first: a writer beside may commit a last shard and the note at any time
+    note = read_complete(generation, feature)  # first: another writer may commit at any time
     records = {shard: read_record(generation, feature, shard) for shard in recorded_shards(generation, feature.name)}
     check_complete(generation, feature, note, records)
     return records
@@ -57,7 +56,7 @@ def read_complete(generation: Generation, feature: FeatureDoc) -> CompleteDoc | 
     """The note of a feature, or ``None`` if there is none.
 
     Raises:
-        CorruptStoreError: It is damaged.
+        CorruptStoreError: The note is damaged.
     """
     path = complete_path(generation, feature.name)
     if not os.path.lexists(path):
@@ -73,7 +72,7 @@ def check_complete(
     """Compare a note with the commit records that were read after it.
 
     Raises:
-        CorruptStoreError: A record is lost or another one took its place.
+        CorruptStoreError: A record is lost or replaced by another one.
     """
     if note is None or note == completion_of(generation, feature, records):
         return
@@ -90,27 +89,27 @@ def check_complete(
 
 
 def publish_complete(generation: Generation, feature: FeatureDoc, records: Mapping[int, CommitDoc]) -> None:
-    """Publish the note over all records of a feature, unless the right one is there."""
+    """Publish the note for all records of a feature, unless it already exists."""
     assert set(records) == set(range(generation.num_shards)), "a complete feature has a record for each shard"
     path = complete_path(generation, feature.name)
     publish.put_exact(path, seal(completion_of(generation, feature, records).to_json()))
 
 
 def withdraw_complete(generation: Generation, name: str) -> None:
-    """Take the note away, if there is one; called before a record under it changes."""
+    """Remove the note, if there is one; called before a record of the feature changes."""
     path = complete_path(generation, name)
     if os.path.lexists(path):
         publish.remove(path)
 
 
 def reopen_lost(root: Path) -> None:
-    """Take away the notes that their records do not bear out, so that lost shards count as still to be written.
+    """Remove the notes that do not agree with their records, so that lost shards count as still to be written.
 
     Args:
-        root: Folder of a store, or of none yet.
+        root: Folder of a store, or of a future one.
 
     Raises:
-        CorruptStoreError: A commit record that is there is damaged: it is for its owner to restore or remove.
+        CorruptStoreError: An existing commit record is damaged: the user has to restore or remove it.
     """
     if not (root / paths.ROOT).exists():
         return

@@ -1,4 +1,4 @@
-"""One feature of an open store: rows by number, from mapped files or memory."""
+"""One feature of an open store: rows by number, from memory-mapped files or from memory."""
 
 import hashlib
 import itertools
@@ -28,17 +28,18 @@ _LOAD_BYTES = 64 << 20
 class Features:
     """Rows of one feature, numbered 0 to ``num_rows - 1`` by generation, video and row within the video.
 
-    Blocks are checked against their commit record at the first touch in a process. Safe to share between threads and
-    to pickle; a forked worker shares the pages, a spawned one opens the store again.
+    Each block is checked against its commit record when it is first read in a process. Features can be shared between
+    threads and pickled; a forked worker shares the pages, a spawned one opens the store again.
 
     Attributes:
         name: Name of the feature.
-        recipe: What was computed.
+        recipe: Recipe of the feature.
         record: Shape, axes and dtype of a row.
         video_ids: Ids of the V videos that have rows, in row order.
         video_index: int32 [num_rows], index into ``video_ids``.
         video_start: int64 [V + 1], first row of each video, then ``num_rows``.
-        num_crops: int64 [V], crops of each video: its crop k at moment t is row ``video_start + t * num_crops + k``.
+        num_crops: int64 [V], number of crops of each video: crop k at moment t is row
+            ``video_start + t * num_crops + k``.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Features:
 
     @property
     def num_open_maps(self) -> int:
-        """Mapped files at the moment."""
+        """Number of files that are mapped at present."""
         return self._maps.num_open
 
     def __len__(self) -> int:
@@ -113,26 +114,26 @@ class Features:
         self.close()
 
     def close(self) -> None:
-        """Give up maps and memory; a later read maps again."""
+        """Release maps and memory; a later read maps the files again."""
         with self._lock:
             self._maps.close()
 
     def gather(
         self, rows: npt.ArrayLike, *, out: npt.NDArray[Any] | None = None, dequantised: bool = False
     ) -> npt.NDArray[Any]:
-        """Copy rows in the given order, by numpy's rules; a row may be asked for more than once.
+        """Copy rows in the given order, by numpy's rules; a row may occur more than once.
 
         Args:
             rows: Integers of any shape [...] in ``[-num_rows, num_rows)``, negative ones counted from the end, or a
                 bool mask [num_rows] of n true entries.
-            out: C-contiguous [..., *record] of ``dtype`` to fill instead of a fresh array.
-            dequantised: Return float32, int8 multiplied by its scale (``out`` must be ``None``).
+            out: C-contiguous [..., *record] of ``dtype`` to fill instead of a new array.
+            dequantised: Return float32, with int8 multiplied by its scale (``out`` must be ``None``).
 
         Returns:
             [..., *record] of ``dtype``, or float32; [n, *record] for a mask.
 
         Raises:
-            RowError: A row is out of range, a mask has another length, or something that is no row number (a float).
+            RowError: A row is out of range, a mask has another length, or a value is not a row number (e.g. a float).
             CorruptStoreError: A file is missing, short, swapped or damaged.
         """
         numbers = self._numbers(rows)
@@ -144,7 +145,7 @@ class Features:
             assert out.flags.c_contiguous, "out is not C-contiguous"
             assert not dequantised, "dequantised rows go to a fresh array"
         if self._memory is not None:
-            # index is in range; mode raise would buffer out
+            # the index is in range; mode "raise" would buffer out
             values = self._memory[index].reshape(shape) if out is None else out
             if out is not None:
                 self._memory.take(numbers, axis=0, out=out, mode="clip")
@@ -156,7 +157,7 @@ class Features:
         return self._dequantised(values, numbers) if dequantised else values
 
     def __getitem__(self, rows: slice | EllipsisType | npt.ArrayLike) -> npt.NDArray[Any]:
-        """One row [*record], or rows [..., *record] by slice, indices or mask; as :meth:`gather`."""
+        """One row [*record], or rows [..., *record] by slice, indices or mask, as in :meth:`gather`."""
         if isinstance(rows, EllipsisType):
             rows = slice(None)
         if isinstance(rows, slice):
@@ -189,10 +190,10 @@ class Features:
         return np.where(numbers < 0, numbers + self.num_rows, numbers) if first < 0 else numbers
 
     def digest(self, rows: npt.NDArray[np.int64]) -> str:
-        """Hex SHA-256 of what :meth:`gather` returns for rows, without reading them.
+        """A hex SHA-256 that identifies the contents of rows without reading them.
 
-        It follows the recorded checksums: the recipe, each row's block (its CRC-32C) and place in it, and the scales of
-        int8. Equal features that lie in other blocks have another digest.
+        It is computed from recorded values: the recipe, the CRC-32C of each row's block and the row's place in it, and
+        the scales of int8. Equal features in other blocks have another digest.
 
         Args:
             rows: int64 [n], in order.
@@ -208,15 +209,15 @@ class Features:
     def rows_of(self, video_id: str, *, crop: int | None = None) -> npt.NDArray[np.int64]:
         """Rows of a video, in order.
 
-        Where and when they were taken is ``features.rows.select(rows)``; rows ``[B, T]`` of one crop of a frame bank
-        make clips through :meth:`clips`.
+        ``features.rows.select(rows)`` gives their boxes and times; :meth:`clips` turns rows ``[B, T]`` of one crop of a
+        frame bank into clips.
 
         Args:
-            video_id: The video.
-            crop: Only the rows of this crop, one a moment.
+            video_id: Id of the video.
+            crop: Only the rows of this crop, one per moment.
 
         Raises:
-            UnknownNameError: No such video among those with rows.
+            UnknownNameError: No video with rows has this id.
             RowError: The video has no such crop.
         """
         if video_id not in self._video_numbers:
@@ -240,7 +241,7 @@ class Features:
 
     @cached_property
     def rows(self) -> RowTable:
-        """Where and when each row was taken; ``video`` indexes ``video_ids``, ``row`` is the row within its shard."""
+        """Box and times of each row; ``video`` indexes ``video_ids``, ``row`` is the row within its shard."""
         tables = []
         starts = np.searchsorted(self._index.file, np.arange(len(self._index.files) + 1)).tolist()
         for file, (first, last) in zip(self._index.files, itertools.pairwise(starts), strict=True):
@@ -285,7 +286,7 @@ class Features:
         return np.stack(scales) if scales else np.ones((0, self.record.shape[-1]), np.float32)
 
     def _load(self) -> npt.NDArray[Any]:
-        """All rows in memory, each block checked."""
+        """Load all rows into memory and check each block."""
         memory = np.empty(self.shape, self._dtype)
         step = max(1, _LOAD_BYTES // self.record.num_bytes)
         for first in range(0, self.num_rows, step):

@@ -1,4 +1,4 @@
-"""Removing what killed writers left behind; needs the store for itself."""
+"""Removes the left-overs of killed writers; needs exclusive access to the store."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +19,11 @@ from featcache.store.overlay import overlay_numbers, overlay_table_path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """What :func:`gc` removed.
+    """Result of :func:`gc`.
 
     Attributes:
-        removed: Files, relative to the store.
-        num_bytes: Bytes freed.
+        removed: Removed files, relative to the store.
+        num_bytes: Number of bytes freed.
     """
 
     removed: tuple[str, ...]
@@ -33,15 +33,15 @@ class Collected:
 def gc(path: Path | str, *, wait_seconds: float = 0.0) -> Collected:
     """Remove temporary files, lock files, and files in generations that no commit record refers to.
 
-    Files that featcache does not write are left alone.
+    Files that featcache does not write are kept.
 
     Args:
-        path: The store.
+        path: Folder of the store.
         wait_seconds: How long to wait for writers to end.
 
     Raises:
-        StoreError: Writers are at work, or there is no store.
-        CorruptStoreError: A record or plan is damaged or lost: what it refers to is unknown, so nothing is removed.
+        StoreError: Writers are active, or there is no store.
+        CorruptStoreError: A record or plan is damaged or lost; since its files are unknown, nothing is removed.
     """
     root = Path(path)
     read_root(root)
@@ -50,7 +50,7 @@ def gc(path: Path | str, *, wait_seconds: float = 0.0) -> Collected:
         num_bytes = sum(file.lstat().st_size for file in garbage)
         for file in garbage:
             if file.parent != root:
-                safe_join(root, file.parent.relative_to(root).as_posix())  # a left-over that is a link may go
+                safe_join(root, file.parent.relative_to(root).as_posix())  # a left-over that is a link may be removed
             publish.remove(file)
     return Collected(removed=tuple(file.relative_to(root).as_posix() for file in garbage), num_bytes=num_bytes)
 

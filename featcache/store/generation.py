@@ -32,12 +32,12 @@ FORMATS: dict[FileFormat, ShardFormat] = {"zarr": zarr_format, "hdf5": hdf5_form
 
 @dataclass(frozen=True)
 class Generation:
-    """A plan and its tables, which are read when asked for.
+    """A plan and its tables, which are read on demand.
 
     Attributes:
         root: Folder of the store.
         plan: The plan.
-        plan_hash: Its checksum.
+        plan_hash: Checksum of the plan.
     """
 
     root: Path
@@ -51,23 +51,23 @@ class Generation:
 
     @property
     def shard_rows(self) -> int:
-        """Row capacity of a shard."""
+        """Largest number of rows per shard."""
         return self.plan.shard_rows
 
     @property
     def num_shards(self) -> int:
-        """Number of shards, read off the segments: what a document claims is not counted up to."""
+        """Number of shards according to the segments, which cannot claim more shards than they fill."""
         shards = self.segment_columns["shard"]
         return int(shards[-1]) + 1 if len(shards) else 0
 
     @property
     def encode_batch(self) -> int:
-        """Rows a forward pass."""
+        """Number of rows per forward pass."""
         return self.plan.encode_batch
 
     @property
     def threads(self) -> int:
-        """Intra-op threads of the forward pass."""
+        """Number of intra-op threads of the forward pass."""
         return self.plan.threads
 
     @cached_property
@@ -89,12 +89,12 @@ class Generation:
 
     @cached_property
     def video_ids(self) -> list[str]:
-        """Ids of the manifest slice; unlike other text they are stored as they are (see ``id_problem``)."""
+        """Ids of the manifest slice; unlike other text they are stored unescaped (see ``id_problem``)."""
         return [str(video_id) for video_id in self.video_table.column("id").to_pylist()]
 
     @cached_property
     def content_hashes(self) -> list[str]:
-        """Content hash of each video's file when it was planned; empty where it is not known."""
+        """Content hash of each video's file when it was planned; empty if unknown."""
         return [str(content) for content in self.video_table.column("content_hash").to_pylist()]
 
     @cached_property
@@ -119,15 +119,15 @@ class Generation:
         return np.searchsorted(shards, np.arange(self.num_shards + 1)).astype(np.int64)
 
     def shard_slice(self, shard: int) -> slice:
-        """Where a shard's segments are among all."""
+        """Slice of a shard's segments among all segments."""
         return slice(int(self._shard_starts[shard]), int(self._shard_starts[shard + 1]))
 
     def shard_segments(self, shard: int) -> tuple[Segment, ...]:
-        """Segments of a shard."""
+        """The segments of a shard."""
         return self.segments[self.shard_slice(shard)]
 
     def planned_rows(self, shard: int) -> int:
-        """Rows of a shard that the plan uses."""
+        """Number of rows of a shard that the plan uses."""
         last = self.shard_slice(shard).stop - 1
         return int(self.segment_columns["first_row"][last] + self.segment_columns["num_rows"][last])
 
@@ -137,17 +137,17 @@ class Generation:
         return table_from_bytes(read_table_bytes(path, ref, what=what), where=f"{what} {path}")
 
 
-# Every id with a problem is among these, and nearly no other one: the few are looked at one by one.
+# These include every id with a problem and hardly any other; the few are checked one by one.
 _UNUSUAL_ID = r"^$|^/|^[A-Za-z]:/|\\|[^ -~]|(^|/)\.{0,2}(/|$)"
 
 SEGMENT_COLUMNS = ("video", "shard", "first_row", "first_clip", "num_rows")
 
 
 def check_ids(table: pa.Table, *, where: object) -> None:
-    """Refuse a table of videos whose ids cannot be ids: they become file names when a store is exported.
+    """Refuse a table of videos with unusable ids, since an export turns ids into file names.
 
     Raises:
-        CorruptStoreError: No column of texts, or an id that is unusable or there twice; names it.
+        CorruptStoreError: There is no column of texts, or an id is unusable or occurs twice; names the id.
     """
     usable = table.column_names.count("id") == 1 and table.column("id").type == pa.string()
     if not usable or table.column("id").null_count:
@@ -190,7 +190,7 @@ def segments_table(segments: Sequence[Segment]) -> pa.Table:
 
 
 def read_table_bytes(path: Path, ref: TableRef, *, what: str) -> bytes:
-    """A Parquet file whose size and hash are the recorded ones."""
+    """Read a Parquet file and check its size and hash against the recorded ones."""
     data = read_bytes(path, what=what)
     if len(data) != ref.num_bytes or sha256_bytes(data) != ref.sha256:
         raise CorruptStoreError(f"{what} {path} is damaged (its SHA-256 does not match); restore it from a copy")
@@ -198,12 +198,12 @@ def read_table_bytes(path: Path, ref: TableRef, *, what: str) -> bytes:
 
 
 def read_root(root: Path) -> RootDoc:
-    """What the store at ``root`` is.
+    """Read the description of the store at ``root``.
 
     Raises:
         ConfigError: The path is a URL.
-        StoreError: No store there, or one of a newer format.
-        CorruptStoreError: A damaged ``featcache.json``.
+        StoreError: There is no store, or one of a newer format.
+        CorruptStoreError: ``featcache.json`` is damaged.
     """
     check_local(root)
     path = root / paths.ROOT
@@ -232,9 +232,9 @@ def read_generations(root: Path, sampling: SamplingRecipe) -> list[Generation]:
     """All generations in order.
 
     Raises:
-        CorruptStoreError: A plan is lost, damaged, or of another store.
+        CorruptStoreError: A plan is lost, damaged, or belongs to another store.
     """
-    notes = _read_planned(root)  # first: a writer beside may publish a plan and its note at any time
+    notes = _read_planned(root)  # first, because another writer may publish a plan and its note at any time
     numbers = sorted(n for path in root.iterdir() if (n := paths.generation_number(path.name)) is not None)
     planned = [n for n in numbers if (root / paths.plan(n)).exists()]
     for number in range(max(planned, default=-1) + 1):
@@ -249,9 +249,9 @@ def read_generations(root: Path, sampling: SamplingRecipe) -> list[Generation]:
 
 
 def _read_planned(root: Path) -> list[PlannedDoc]:
-    """The notes of what was planned, in order.
+    """The notes of planned generations, in order.
 
-    The one of the last generation may still be missing, since it is published after the plan; stores of version 1 have
+    The note of the last generation may still be missing, since it is published after the plan; stores of version 1 have
     none.
     """
     folder = safe_join(root, paths.PLANNED)
@@ -266,7 +266,7 @@ def _read_planned(root: Path) -> list[PlannedDoc]:
 
 
 def _check_planned(root: Path, notes: Sequence[PlannedDoc], generations: Sequence[Generation]) -> None:
-    """Every generation that was noted is there, with its plan."""
+    """Check that every noted generation exists with its plan."""
     for number, note in enumerate(notes):
         path = root / paths.planned(number)
         if number >= len(generations):
@@ -282,7 +282,7 @@ def _check_planned(root: Path, notes: Sequence[PlannedDoc], generations: Sequenc
 
 
 def read_generation(root: Path, number: int, sampling: SamplingRecipe) -> Generation:
-    """One generation."""
+    """Read one generation."""
     path = safe_join(root, paths.plan(number))
     document = read_sealed(path, what="plan")
     plan = PlanDoc.from_json(document, generation=number, sampling_hash=recipe_hash(sampling), where=path)
@@ -290,7 +290,7 @@ def read_generation(root: Path, number: int, sampling: SamplingRecipe) -> Genera
 
 
 def record_identity(generation: Generation, feature: FeatureDoc) -> dict[str, Any]:
-    """What ties the documents of a feature in a generation to their place; commit records have their shard besides."""
+    """Members that tie a feature's documents in a generation to their place; commit records also have their shard."""
     return {
         "feature": feature.name,
         "recipe_hash": feature.recipe_hash,
@@ -309,10 +309,10 @@ def recorded_shards(generation: Generation, name: str) -> list[int]:
 
 
 def read_record(generation: Generation, feature: FeatureDoc, shard: int) -> CommitDoc:
-    """The commit record of a shard, checked to be its own.
+    """The commit record of a shard, after checking that it belongs there.
 
     Raises:
-        CorruptStoreError: Missing, damaged, swapped, or at odds with the plan.
+        CorruptStoreError: The record is missing, damaged, swapped, or does not agree with the plan.
     """
     path = safe_join(generation.root, paths.commit(generation.number, feature.name, shard))
     record = CommitDoc.from_json(
@@ -337,7 +337,7 @@ def read_rows(generation: Generation, record: CommitDoc) -> RowTable:
 
 
 def segment_failures(generation: Generation, record: CommitDoc) -> npt.NDArray[np.bool_]:
-    """Which segments of the shard the record lists as failed, bool [segments]."""
+    """Segments of the shard that the record lists as failed, bool [segments]."""
     where = generation.shard_slice(record.shard)
     first_rows = generation.segment_columns["first_row"][where]
     num_rows = generation.segment_columns["num_rows"][where]
@@ -357,7 +357,7 @@ def segment_failures(generation: Generation, record: CommitDoc) -> npt.NDArray[n
 
 
 def present_rows(generation: Generation, record: CommitDoc) -> npt.NDArray[np.bool_]:
-    """Which rows a committed shard holds, bool [shard_rows]."""
+    """Rows that a committed shard holds, bool [shard_rows]."""
     where = generation.shard_slice(record.shard)
     ok = ~segment_failures(generation, record)
     present = np.zeros(generation.shard_rows, bool)
@@ -367,7 +367,7 @@ def present_rows(generation: Generation, record: CommitDoc) -> npt.NDArray[np.bo
 
 
 def data_path(generation: Generation, feature: FeatureDoc, shard: int, file_format: FileFormat) -> Path:
-    """Where a shard's data file is."""
+    """Path of a shard's data file."""
     ndim = len(feature.record.shape)
     return safe_join(generation.root, paths.data(file_format, generation.number, feature.name, shard, record_ndim=ndim))
 
@@ -375,10 +375,10 @@ def data_path(generation: Generation, feature: FeatureDoc, shard: int, file_form
 def shard_layout(
     generation: Generation, feature: FeatureDoc, record: CommitDoc, file_format: FileFormat
 ) -> BlockLayout:
-    """Where the blocks of a committed shard lie, from its record and plan alone.
+    """Places of the blocks of a committed shard, from its record and plan alone.
 
     Raises:
-        CorruptStoreError: The record's sizes do not add up.
+        CorruptStoreError: The record's sizes are inconsistent.
     """
     assert record.data is not None, f"shard {record.shard} has no data file"
     data = record.data

@@ -1,7 +1,7 @@
-"""HDF5 shards: one file a shard, one contiguous dataset ``features``, so that a reader can map it at its offset.
+"""HDF5 shards: one file per shard with one contiguous dataset ``features``, so that a reader can map it at its offset.
 
-h5py lays the file out on a recorder that keeps the few metadata bytes; the feature bytes are then written around them
-by :mod:`featcache.files.publish`, without passing through HDF5.
+h5py lays the file out on a recorder that keeps the few metadata bytes; :mod:`featcache.files.publish` then writes the
+feature bytes between them, without passing through HDF5.
 """
 
 import io
@@ -19,7 +19,7 @@ _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 class _Recorder(io.RawIOBase):
-    """A file that remembers writes by position; everything else reads as zeros."""
+    """A file object that records writes by position; all other bytes read as zeros."""
 
     def __init__(self) -> None:
         self.pieces: list[tuple[int, bytes]] = []
@@ -66,7 +66,7 @@ def _dataset(file: Any, name: bytes, shape: tuple[int, ...], dtype: np.dtype[Any
     properties.set_layout(layout)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    properties.set_obj_track_times(False)  # a clock in the file would change its bytes
+    properties.set_obj_track_times(False)  # a time stamp would change the bytes of the file
     return h5py.h5d.create(file.id, name, h5py.h5t.py_create(dtype), h5py.h5s.create_simple(shape), properties)
 
 
@@ -110,7 +110,7 @@ def encode(
 
 
 def layout(present: Mask, *, block_rows: int, num_rows: int, record_bytes: int, data_offset: int) -> BlockLayout:
-    """Planned rows lie one after the other; the last block may be short."""
+    """Planned rows are stored consecutively; the last block may be short."""
     first_row = np.arange(0, len(present), block_rows)
     rows = np.clip(num_rows - first_row, 0, block_rows)
     return BlockLayout(
@@ -121,6 +121,6 @@ def layout(present: Mask, *, block_rows: int, num_rows: int, record_bytes: int, 
 
 
 def check_head(file: npt.NDArray[np.uint8], layout: BlockLayout) -> bool:
-    """Whether the file starts as HDF5 does and the last block ends inside it."""
+    """Whether the file begins with the HDF5 signature and the last block ends inside it."""
     end = int((layout.offset + layout.num_bytes).max())
     return file[: len(_SIGNATURE)].tobytes() == _SIGNATURE and end <= len(file)

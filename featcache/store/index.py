@@ -1,4 +1,4 @@
-"""The reader's row index: from plans and commit records to (file, offset) of every row of a feature."""
+"""The reader's row index: the file and offset of every row of a feature, from plans and commit records."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,15 +26,15 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Committed:
-    """Commit records of a feature in one generation, and what they say of its segments.
+    """Commit records of a feature in one generation, and the state of its segments.
 
     Attributes:
-        generation: The plan.
-        records: Valid records by shard; a shard without one is pending.
+        generation: The generation.
+        records: Valid records by shard; a shard without a record is pending.
         segment_done: bool [segments], whether the segment's shard is committed.
-        segment_ok: bool [segments], whether its rows are present.
-        video_ok: bool [videos], whether all segments of the video are.
-        video_pending: bool [videos], whether some segment is in no committed shard.
+        segment_ok: bool [segments], whether the segment's rows are present.
+        video_ok: bool [videos], whether the rows of all segments of the video are present.
+        video_pending: bool [videos], whether some segment of the video is not in a committed shard.
     """
 
     generation: Generation
@@ -78,14 +78,14 @@ def read_committed(generation: Generation, feature: FeatureDoc) -> Committed:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ShardFile:
-    """What a reader needs of one data file.
+    """A data file as a reader needs it.
 
     Attributes:
-        path: Where it is.
-        num_bytes: Its recorded size.
+        path: Path of the file.
+        num_bytes: Recorded size.
         first_block: Number of its first block among all blocks of the feature.
-        scale: float32 [C] for int8, else ``None``.
-        committed: Where its record and layout come from.
+        scale: float32 [C] for int8, otherwise ``None``.
+        committed: The commit records to which its record and layout belong.
         shard: Shard number.
     """
 
@@ -99,19 +99,19 @@ class ShardFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RowIndex:
-    """Where every visible row of a feature is. Rows are ordered by generation, then by plan.
+    """The place of every visible row of a feature. Rows are ordered by generation, then by plan.
 
     Attributes:
         files: Data files that hold visible rows.
         file: int32 [rows], index into ``files``.
         offset: int64 [rows], byte offset of the row in its file.
-        block: int64 [rows], number of the row's block among all of the feature.
-        block_offset: int64 [blocks], in the file, -1 for one that was not written.
-        block_bytes: int64 [blocks].
-        block_crc32c: uint32 [blocks].
+        block: int64 [rows], number of the row's block among all blocks of the feature.
+        block_offset: int64 [blocks], offset in the file, -1 for a block that was not written.
+        block_bytes: int64 [blocks], size.
+        block_crc32c: uint32 [blocks], checksum.
         video_ids: Ids of the V visible videos, in row order.
         video_start: int64 [V + 1], first row of each video, then the number of rows.
-        num_crops: int64 [V], rows that each moment of a video has.
+        num_crops: int64 [V], number of rows per moment of each video.
         video: int32 [rows], index into ``video_ids``.
     """
 
@@ -129,14 +129,14 @@ class RowIndex:
 
 
 def current_videos(generations: Sequence[Generation], ids: Sequence[Sequence[str | None]]) -> list[Mask]:
-    """Which videos of each generation have the content that counts: that of the latest plan with their id.
+    """Videos of each generation that have the content that counts: that of the latest plan with their id.
 
-    A file that was replaced under its name is planned anew with another content hash. What older plans say of that
-    name then belongs to a file that is gone.
+    A file that was replaced under its name is planned anew with another content hash. Older plans of that name then
+    belong to a file that no longer exists.
 
     Args:
-        generations: The plans, in order.
-        ids: Ids of each generation's videos as they are shown; ``None`` for one that was taken out, which never counts.
+        generations: The generations, in order.
+        ids: Present ids of each generation's videos; ``None`` for a removed video, which never counts.
     """
     if len(generations) == 1:  # ids are unique within a plan
         if None not in ids[0]:
@@ -158,12 +158,12 @@ def current_videos(generations: Sequence[Generation], ids: Sequence[Sequence[str
 
 
 def visible_videos(committed: list[Committed], ids: Sequence[Sequence[str | None]], current: list[Mask]) -> list[Mask]:
-    """Which videos of each generation are read: of videos with one id, the latest that is ``ok`` and current.
+    """Videos of each generation that are read: among videos with the same id, the latest that is ``ok`` and current.
 
     Args:
-        committed: Records of the feature, one item for each generation.
+        committed: Records of the feature, one item per generation.
         ids: Ids of each generation's videos.
-        current: See :func:`current_videos`.
+        current: Result of :func:`current_videos`.
     """
     visible = [generation.video_ok & counts for generation, counts in zip(committed, current, strict=True)]
     seen: set[str | None] = set()
@@ -231,15 +231,15 @@ def build_index(
     feature: FeatureDoc,
     file_format: FileFormat,
 ) -> RowIndex:
-    """Address every visible row of a feature.
+    """Find the place of every visible row of a feature.
 
     Args:
-        committed: Records of the feature, a generation each.
-        visible: Which videos of each generation are read.
-        ids: Ids of each generation's videos as they are shown.
-        num_crops: Rows that each moment of each generation's videos has.
-        feature: Its description.
-        file_format: Of its data files.
+        committed: Records of the feature, one item per generation.
+        visible: Videos of each generation that are read.
+        ids: Present ids of each generation's videos.
+        num_crops: Number of rows per moment of each generation's videos.
+        feature: Description of the feature.
+        file_format: File format of the data files.
     """
     builder = _Builder(feature, file_format)
     video_ids: list[str] = []
@@ -256,7 +256,7 @@ def build_index(
                 builder.add(generation, record, ranges(first, num))
         order = columns["video"][shown]
         if len(order):
-            changes = np.flatnonzero(np.diff(order, prepend=-1))  # windows of a long video follow each other
+            changes = np.flatnonzero(np.diff(order, prepend=-1))  # windows of a long video are consecutive
             video_rows += np.add.reduceat(columns["num_rows"][shown], changes).tolist()
             video_ids += [name for index in order[changes].tolist() if (name := names[index]) is not None]
             crops.append(generation_crops[order[changes]])

@@ -1,4 +1,4 @@
-"""Mapped shard files: a bounded number of them, checked before use, gathered from in one call whatever their number."""
+"""Memory-mapped shard files: a bounded number of them, checked before use, and read with one gather for all files."""
 
 import mmap
 import os
@@ -20,12 +20,12 @@ Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 
 _LARGE_ROW_BYTES = 4096
-_MAX_ARRAY_BYTES = 2**62  # overlapping rows count in full towards numpy's limit
+_MAX_ARRAY_BYTES = 2**62  # overlapping rows count fully towards numpy's limit
 _MAX_DEFAULT_MAPS = 1000
 
 
 def default_max_maps() -> int:
-    """Half of the file descriptors this process may have (a map keeps one), at most 1000."""
+    """Half of the file descriptors that this process may have (a map keeps one), at most 1000."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return _MAX_DEFAULT_MAPS if limit == resource.RLIM_INFINITY else max(1, min(_MAX_DEFAULT_MAPS, limit // 2))
 
@@ -34,7 +34,7 @@ class _Memory:
     """Addresses ``first`` to ``last`` of this process as an array of overlapping, unaligned rows.
 
     Element ``i`` is the ``row_bytes`` bytes at ``first + i``. The range has holes between the maps; only addresses
-    inside a held map are ever indexed.
+    inside an open map are ever indexed.
     """
 
     def __init__(self, first: int, last: int, row_bytes: int) -> None:
@@ -48,9 +48,9 @@ class _Memory:
 
 
 class ShardMaps:
-    """Read-only maps of a feature's data files, the least recently used given up beyond ``max_open``.
+    """Read-only maps of a feature's data files; beyond ``max_open`` the least recently used one is closed.
 
-    Not thread-safe: the caller serialises, because a map that another thread gives up must not be read.
+    Not thread-safe: callers take turns, because a map that another thread closes must not be read.
     """
 
     def __init__(
@@ -76,18 +76,18 @@ class ShardMaps:
         self._head_checked = np.zeros(len(index.files), bool)
         self._block_checked = np.zeros(len(index.block_offset), bool)
         self._num_unchecked = len(np.unique(index.block)) if verify else 0
-        self._row_start: Ints | None = None  # of every row in _memory, once all files are mapped
+        self._row_start: Ints | None = None  # place of every row in _memory, once all files are mapped
         self._clock = 0
         self._first = 0
         self._memory: npt.NDArray[np.void] | None = None
 
     @property
     def num_open(self) -> int:
-        """Maps held at the moment."""
+        """Number of open maps."""
         return len(self._views)
 
     def close(self) -> None:
-        """Give up all maps."""
+        """Close all maps."""
         self._memory = None
         self._row_start = None
         self._views.clear()
@@ -98,7 +98,7 @@ class ShardMaps:
 
         Args:
             rows: int64 [n], within range.
-            out: C-contiguous [n, *record] of the stored dtype to fill, or ``None`` for a fresh one.
+            out: C-contiguous [n, *record] of the stored dtype to fill, or ``None`` for a new array.
         """
         if self._row_start is None or self._num_unchecked:
             files = self._index.file[rows]
@@ -124,7 +124,7 @@ class ShardMaps:
         if out is None:
             out = np.empty(len(rows), f"V{self._row_bytes}")
         target = out.reshape(-1).view(np.uint8).reshape(len(rows), self._row_bytes)
-        # Row by row, straight into place: for long rows a second copy costs more than the loop.
+        # Row by row, directly into the output: for long rows a second copy costs more than the loop.
         places = zip(self._index.file[rows].tolist(), self._index.offset[rows].tolist(), strict=True)
         for place, (file, offset) in enumerate(places):
             target[place] = self._views[file][offset : offset + self._row_bytes]
@@ -133,7 +133,7 @@ class ShardMaps:
     def _gather_in_parts(
         self, rows: Ints, files: npt.NDArray[np.int32], needed: npt.NDArray[np.int32], out: npt.NDArray[Any] | None
     ) -> npt.NDArray[Any]:
-        """A batch from more files than may be open at once: some files after the other."""
+        """Read a batch from more files than may be open at once, some files after the others."""
         if out is None:
             out = np.empty(len(rows), f"V{self._row_bytes}")
         target = out.reshape(-1).view(f"V{self._row_bytes}")
@@ -144,7 +144,7 @@ class ShardMaps:
 
     def _open(self, needed: npt.NDArray[np.int32]) -> None:
         self._clock += 1
-        self._last_used[needed] = self._clock  # spared by what follows
+        self._last_used[needed] = self._clock  # not closed by the calls below
         self._memory = None
         self._row_start = None
         for file in needed.tolist():
@@ -166,7 +166,7 @@ class ShardMaps:
             self._row_start = self._address[self._index.file] - self._first + self._index.offset
 
     def _map(self, number: int) -> Bytes:
-        """Map a file after checking its size: a map that is longer than its file dies of SIGBUS."""
+        """Map a file after checking its size: reading a map beyond the end of its file would raise SIGBUS."""
         file = self._index.files[number]
         try:
             fd = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

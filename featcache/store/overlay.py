@@ -1,7 +1,7 @@
-"""Overlays: what a store says of its videos after they were planned, so that saying it computes nothing again.
+"""Overlays: changes to videos after they were planned, which need no new computation.
 
-An overlay amends videos of the generations that were there when it was published: it gives a video other labels,
-another split or another id, or takes it out. Plans and records stay as they are; what they hold is shown otherwise.
+An overlay amends videos of the generations that existed when it was published: it gives a video other labels, another
+split or another id, or removes it. Plans and records do not change; readers apply the overlays to them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,12 +26,12 @@ _VIDEO, _REMOVED = "video", "removed"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amendment:
-    """What is said of one video from now on.
+    """A change to one video.
 
     Attributes:
-        video: Its id until now.
-        record: Its id, path, labels and split from now on; the other fields are those of its plan.
-        removed: Whether it is taken out; a later amendment may take it in again.
+        video: Id of the video before the change.
+        record: Id, path, labels and split after the change; the other fields are those of the plan.
+        removed: Whether the video is removed; a later amendment may bring it back.
     """
 
     video: str
@@ -44,10 +44,10 @@ class Overlay:
     """A published overlay.
 
     Attributes:
-        number: From 0.
-        generations: How many generations it is about: those before it.
-        amendments: What it says.
-        checksum: Of its document; the next overlay names it.
+        number: Number of the overlay, from 0.
+        generations: Number of generations to which it applies: those before it.
+        amendments: Its changes.
+        checksum: Checksum of its document, which the next overlay names.
     """
 
     number: int
@@ -57,7 +57,7 @@ class Overlay:
 
 
 def shown(video: VideoRecord, amendment: Amendment | None) -> VideoRecord:
-    """A video of a plan as an amendment, if there is one, shows it."""
+    """A video of a plan with its amendment applied, if there is one."""
     if amendment is None:
         return video
     new = amendment.record
@@ -65,10 +65,10 @@ def shown(video: VideoRecord, amendment: Amendment | None) -> VideoRecord:
 
 
 def amend(generations: Sequence[Generation], overlays: Sequence[Overlay]) -> list[dict[int, Amendment]]:
-    """For each generation the last amendment of each row of its videos table that has one.
+    """For each generation, the last amendment of each row of its videos table that has one.
 
     Raises:
-        CorruptStoreError: An overlay gives two videos of a generation one id.
+        CorruptStoreError: An overlay gives two videos of a generation the same id.
     """
     amended: list[dict[int, Amendment]] = []
     for generation in generations:
@@ -76,7 +76,7 @@ def amend(generations: Sequence[Generation], overlays: Sequence[Overlay]) -> lis
         later = [overlay for overlay in overlays if overlay.generations > generation.number]
         row_of = {name: row for row, name in enumerate(generation.video_ids)} if later else {}
         for overlay in later:
-            # All leave their names before any takes its new one: two videos may swap theirs.
+            # All give up their ids before any takes its new one, so that two videos may swap ids.
             moved = [(row_of.pop(one.video), one) for one in overlay.amendments if one.video in row_of]
             for row, one in moved:
                 if one.record.id in row_of:
@@ -91,7 +91,7 @@ def amend(generations: Sequence[Generation], overlays: Sequence[Overlay]) -> lis
 
 
 def shown_ids(generation: Generation, amended: dict[int, Amendment]) -> list[str | None]:
-    """Ids of a generation's videos as they are shown; ``None`` for one that is taken out."""
+    """Present ids of a generation's videos; ``None`` for a removed video."""
     ids: list[str | None] = [*generation.video_ids]
     for row, one in amended.items():
         ids[row] = None if one.removed else one.record.id
@@ -109,7 +109,7 @@ def read_overlays(root: Path) -> list[Overlay]:
     """All overlays of a store in order.
 
     Raises:
-        CorruptStoreError: One is lost, damaged, or of another store.
+        CorruptStoreError: An overlay is lost, damaged, or belongs to another store.
     """
     overlays: list[Overlay] = []
     for number in range(max(overlay_numbers(root), default=-1) + 1):
@@ -118,15 +118,15 @@ def read_overlays(root: Path) -> list[Overlay]:
 
 
 def read_overlay(root: Path, number: int, *, previous: str | None) -> Overlay:
-    """One overlay.
+    """Read one overlay.
 
     Args:
-        root: The store.
-        number: Which.
-        previous: Checksum of the one before, empty for the first; ``None``: not compared.
+        root: Folder of the store.
+        number: Number of the overlay.
+        previous: Checksum of the overlay before it, empty for the first; ``None``: not compared.
 
     Raises:
-        CorruptStoreError: It is lost or damaged, or comes from another store.
+        CorruptStoreError: The overlay is lost or damaged, or belongs to another store.
     """
     path = safe_join(root, paths.overlay(number))
     document = read_sealed(path, what="overlay")
@@ -142,7 +142,7 @@ def read_overlay(root: Path, number: int, *, previous: str | None) -> Overlay:
 
 
 def check_generations(root: Path, overlays: Sequence[Overlay], generations: Sequence[Generation]) -> None:
-    """The generations that overlays are about are there. Overlays are to be read before generations.
+    """Check that the generations to which overlays apply exist. Overlays must be read before generations.
 
     Raises:
         CorruptStoreError: A generation is lost.
@@ -158,9 +158,9 @@ def publish_overlay(root: Path, amendments: Iterable[Amendment], *, num_generati
     """Publish an overlay under the next free number; the caller holds the planning lock.
 
     Args:
-        root: The store.
-        amendments: What it says; one for each id.
-        num_generations: How many generations the store has.
+        root: Folder of the store.
+        amendments: The changes, at most one per id.
+        num_generations: Number of generations of the store.
     """
     amendments = sorted(amendments, key=lambda one: one.video)
     assert len({one.video for one in amendments}) == len(amendments), "a video is amended once"
@@ -183,7 +183,7 @@ def publish_overlay(root: Path, amendments: Iterable[Amendment], *, num_generati
 
 
 def overlay_table_path(root: Path, number: int) -> Path:
-    """Where the table of an overlay is."""
+    """Path of the table of an overlay."""
     path = safe_join(root, paths.overlay(number))
     about = OverlayDoc.from_json(read_sealed(path, what="overlay"), number=number, where=path)
     return safe_join(root, paths.overlay_table(number, about.videos.sha256))

@@ -1,4 +1,4 @@
-"""Where each file of a store is; every path is derived, none is taken from a file."""
+"""The path of each file of a store; every path is derived, none is read from a file."""
 
 import re
 from typing import Literal
@@ -22,10 +22,10 @@ _RESERVED_ENDS = (".scale", ".json", ".parquet", ".tmp")
 
 
 def check_feature_name(name: str) -> None:
-    """Refuse names that are no single, plain folder name.
+    """Refuse names that cannot be the name of a single folder.
 
     Raises:
-        ConfigError: Naming the rule.
+        ConfigError: The name breaks the rule, which the message states.
     """
     if not _SLUG.fullmatch(name) or name in _RESERVED_NAMES or name.endswith(_RESERVED_ENDS):
         raise ConfigError(
@@ -46,7 +46,7 @@ def generation(number: int) -> str:
 
 
 def generation_number(folder: str) -> int | None:
-    """Number of a generation's folder, or ``None`` if the name is none."""
+    """Number of a generation from the name of its folder, or ``None`` for another name."""
     match = re.fullmatch(r"g(\d{3,6})", folder, re.ASCII)
     return int(match[1]) if match and folder == generation(int(match[1])) else None
 
@@ -57,12 +57,12 @@ def plan(number: int) -> str:
 
 
 def planned(number: int) -> str:
-    """Sealed note that a generation was planned; it lies outside of the generation, so that losing one is noticed."""
+    """Sealed note that a generation was planned; it is outside of the generation's folder, to notice its loss."""
     return f"{PLANNED}/{number:03d}.json"
 
 
 def planned_number(file_name: str) -> int | None:
-    """Generation of such a note's file name, or ``None`` if the name is none."""
+    """Generation from the file name of such a note, or ``None`` for another name."""
     match = re.fullmatch(r"(\d{3,6})\.json", file_name, re.ASCII)
     return int(match[1]) if match and file_name == f"{int(match[1]):03d}.json" else None
 
@@ -78,8 +78,8 @@ def overlay_table(number: int, sha256: str) -> str:
 
 
 def overlay_number(file_name: str) -> int | None:
-    """Number of an overlay's file name, or ``None`` if the name is none."""
-    return planned_number(file_name)  # numbered alike
+    """Number of an overlay from its file name, or ``None`` for another name."""
+    return planned_number(file_name)  # numbered in the same way
 
 
 def table(number: int, kind: Literal["videos", "segments"], sha256: str) -> str:
@@ -130,16 +130,16 @@ def complete(number: int, name: str) -> str:
 
 
 def commit_shard(file_name: str) -> int | None:
-    """Shard of a commit record's file name, or ``None`` if the name is none."""
+    """Shard from the file name of a commit record, or ``None`` for another name."""
     match = re.fullmatch(r"(\d{5,9})\.json", file_name, re.ASCII)
     return int(match[1]) if match and file_name == f"{int(match[1]):05d}.json" else None
 
 
 def claim_lock(number: int, shard: int) -> str:
-    """Held by the writer that works on a shard."""
+    """Lock that is held by the writer that works on a shard."""
     return f"locks/{generation(number)}-{shard:05d}.claim"
 
 
 def publish_lock(number: int, shard: int) -> str:
-    """Held while a shard's files are published."""
+    """Lock that is held while a shard's files are published."""
     return f"locks/{generation(number)}-{shard:05d}.publish"

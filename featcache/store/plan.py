@@ -1,4 +1,4 @@
-"""The plan's arithmetic: which rows of which video go to which shard. Pure functions: no clock, no worker count."""
+"""The arithmetic of plans: assigns rows of videos to shards. Pure functions, independent of time and worker count."""
 
 import math
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ MAX_SHARD_BYTES = 64 << 20
 MAX_SHARD_ROWS = 4096
 MAX_BLOCK_BYTES = 512 << 10
 MAX_SHARD_MACS = 7_200_000_000_000
-"""Multiply-accumulates: two minutes of a laptop whose cores give 60 G a second in float32, seconds of a GPU."""
+"""Multiply-accumulates: two minutes on a laptop that does 60 G per second in float32, seconds on a GPU."""
 MAX_SHARDS_FOR_WORK = 4096
-_STRETCH = 4  # where one typical video needs it
+_STRETCH = 4  # if one typical video needs it
 
-# What a plan may ask for at all, by settings or by its document.
+# Upper limits for plans, from settings or from a document.
 MAX_PLANNED_ROWS = 1 << 24
 MAX_ENCODE_BATCH = 1 << 20
 MAX_THREADS = 1 << 12
@@ -27,7 +27,7 @@ class Segment:
         shard: Shard number.
         first_row: First row within the shard.
         first_clip: Ordinal of that row within its video.
-        num_rows: Rows.
+        num_rows: Number of rows.
     """
 
     video: int
@@ -40,12 +40,12 @@ class Segment:
 def plan_segments(rows_per_video: Sequence[int], *, shard_rows: int) -> tuple[tuple[Segment, ...], int]:
     """Pack videos into shards in order.
 
-    A video is never split unless it is longer than a shard; then it starts a shard and is cut into windows of
+    A video is never split unless it is longer than a shard; then it starts a new shard and is cut into windows of
     ``shard_rows``, and the rest of its last shard takes further videos.
 
     Args:
-        rows_per_video: Rows that each video gets; 0 for one that cannot be used (it gets no segment).
-        shard_rows: Row capacity of a shard.
+        rows_per_video: Number of rows of each video; 0 for a video that cannot be used (it gets no segment).
+        shard_rows: Largest number of rows per shard.
 
     Returns:
         Segments ordered by shard and first row, and the number of shards.
@@ -75,18 +75,19 @@ def default_shard_rows(
     macs_per_row: int = 0,
     num_rows: int = 0,
 ) -> int:
-    """Row capacity of a shard: a power of two.
+    """Largest number of rows per shard: a power of two.
 
-    Files of the largest feature stay at or below 64 MB and the work of a shard, which a kill costs, at or below
-    :data:`MAX_SHARD_MACS`, or four times that where one typical video needs it. Work counts only as long as this gives
-    no more than :data:`MAX_SHARDS_FOR_WORK` shards: of more rows, a kill costs a smaller share.
+    Files of the largest feature stay at or below 64 MB, and the work of a shard, which a kill would lose, at or below
+    :data:`MAX_SHARD_MACS`; both limits are four times higher if one typical video needs that. The limit on work is
+    raised if it would give more than :data:`MAX_SHARDS_FOR_WORK` shards, since with more rows in total the work that a
+    kill loses is a smaller share.
 
     Args:
-        record_bytes: Bytes a row of each feature.
-        typical_rows_per_video: E.g. the median over the manifest.
-        max_rows: Upper bound.
-        macs_per_row: Multiply-accumulates that a row takes, all backbones together; 0 where nothing is computed.
-        num_rows: Rows to be computed in all.
+        record_bytes: Bytes per row of each feature.
+        typical_rows_per_video: Number of rows of a typical video, e.g. the median over the manifest.
+        max_rows: Upper bound of the result.
+        macs_per_row: Multiply-accumulates per row, all backbones together; 0 if nothing is computed.
+        num_rows: Total number of rows to compute.
     """
     largest = max(record_bytes)
     two_minutes = MAX_SHARD_MACS // macs_per_row if macs_per_row else max_rows
@@ -102,7 +103,7 @@ def _floor_power_of_two(value: int) -> int:
 
 
 def block_rows(record_bytes: int, shard_rows: int) -> int:
-    """Rows an inner block: the largest divisor of ``shard_rows`` whose block is at most 512 KB, at least one row."""
+    """Rows per block: the largest divisor of ``shard_rows`` whose block has at most 512 KB, but at least one row."""
     limit = max(1, MAX_BLOCK_BYTES // record_bytes)
     divisors = {d for i in range(1, math.isqrt(shard_rows) + 1) if shard_rows % i == 0 for d in (i, shard_rows // i)}
     return max(d for d in divisors if d <= limit)

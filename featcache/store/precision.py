@@ -1,4 +1,4 @@
-"""Storage precision: what is written is finite, and int8 carries one scale a channel."""
+"""Storage precision: all stored values are finite, and int8 has one scale per channel."""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ _INT8_MAX = 127
 
 
 def staging_dtype(precision: Precision) -> np.dtype[np.generic]:
-    """Dtype in which rows wait for their shard: the stored one, or float32 for int8 (its scale needs all rows)."""
+    """Dtype of rows that wait for their shard: the stored dtype, or float32 for int8 (whose scale needs all rows)."""
     return np.dtype("<f2") if precision == "float16" else np.dtype("<f4")
 
 
@@ -23,7 +23,7 @@ def stored_dtype(precision: Precision) -> np.dtype[np.generic]:
 
 
 def to_storage(values: Array, precision: Precision, *, where: str) -> Array:
-    """Cast features to the dtype in which they wait for their shard, and refuse what that cannot hold.
+    """Cast features to the dtype in which they wait for their shard, and refuse values that it cannot hold.
 
     Args:
         values: float [...].
@@ -31,12 +31,12 @@ def to_storage(values: Array, precision: Precision, *, where: str) -> Array:
         where: Feature and video, for the message.
 
     Returns:
-        float16 for ``float16``, else float32 (int8 is quantised per shard, at commit).
+        float16 for ``float16``, otherwise float32 (int8 is quantised per shard, at commit).
 
     Raises:
         NonFiniteFeatureError: NaN, infinity, or a value beyond float16's 65504.
     """
-    with np.errstate(over="ignore"):  # an overflow becomes an infinity, which is refused below with a sentence
+    with np.errstate(over="ignore"):  # an overflow becomes an infinity, which is refused below
         cast: Array = values.astype(staging_dtype(precision), copy=False)
     if not all_finite(cast):
         raise _not_finite(values, precision, where)
@@ -64,7 +64,7 @@ def _not_finite(values: Array, precision: Precision, where: str) -> NonFiniteFea
 
 
 def quantise(values: npt.NDArray[np.float32], present: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int8], Scale]:
-    """Symmetric int8 with one scale a channel over the present rows of a shard.
+    """Quantise to symmetric int8 with one scale per channel over the present rows of a shard.
 
     Args:
         values: float32 [N, ..., C].
@@ -84,9 +84,9 @@ def quantise(values: npt.NDArray[np.float32], present: npt.NDArray[np.bool_]) ->
             raise NonFiniteFeatureError(f"row {row} holds NaN or infinite values")
         np.maximum(largest, np.abs(values[row]).max(axis=axes, initial=0), out=largest)
     scale = np.where(largest > 0, largest / np.float32(_INT8_MAX), np.float32(1)).astype(np.float32)
-    scale[scale == 0] = np.finfo(np.float32).smallest_subnormal  # a magnitude so small that its 127th part vanished
+    scale[scale == 0] = np.finfo(np.float32).smallest_subnormal  # a magnitude so small that 1/127 of it underflows
     quantised = np.zeros(values.shape, np.int8)
-    for row in np.flatnonzero(present):  # row by row: no second float copy of the shard
+    for row in np.flatnonzero(present):  # row by row, to avoid a second float copy of the shard
         quantised[row] = np.clip(np.rint(values[row] / scale), -_INT8_MAX, _INT8_MAX)
     return quantised, scale
 

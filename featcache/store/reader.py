@@ -1,4 +1,4 @@
-"""Opening a store to read: its videos, labels, coverage and features."""
+"""Opens a store for reading: its videos, labels, coverage and features."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -27,8 +27,8 @@ class Failure:
 
     Attributes:
         id: Id of the video.
-        status: Why.
-        reason: One sentence.
+        status: Status of the video.
+        reason: The reason, in one sentence.
     """
 
     id: str
@@ -38,14 +38,14 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """What became of every video of the manifest: ``ok + failed + pending = total``, pending 0 once extracted.
+    """Numbers of videos by outcome: ``ok + failed + pending = total``; pending is 0 after a complete extraction.
 
     Attributes:
-        ok: Videos with all their rows.
-        failed: Videos without, for a known reason.
-        pending: Videos that are planned and not extracted yet.
-        total: Videos of the manifest.
-        by_status: Videos of each status, every status present.
+        ok: Number of videos with all their rows.
+        failed: Number of videos without rows, for a known reason.
+        pending: Number of videos that are planned but not extracted yet.
+        total: Number of videos of the manifest.
+        by_status: Number of videos of each status, including zeros.
         failures: The ledger, in manifest order.
     """
 
@@ -58,7 +58,7 @@ class Coverage:
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing is pending."""
+        """Whether no video is pending."""
         return self.pending == 0
 
 
@@ -66,11 +66,11 @@ class Store:
     """A store opened for reading. See :func:`open_store`.
 
     Attributes:
-        path: Its folder.
-        sampling: Which clips and boxes were read.
+        path: Folder of the store.
+        sampling: Sampling recipe: the clips and boxes that were read.
         file_format: ``zarr`` or ``hdf5``.
-        overlays: What was said of its videos since they were planned, in order.
-        generations: Its plans, in order.
+        overlays: Changes to videos since they were planned, in order.
+        generations: The generations, in order.
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,7 +78,7 @@ class Store:
         self.path = path
         self.sampling: SamplingRecipe = document.sampling
         self.file_format = document.file_format
-        self.overlays: list[Overlay] = read_overlays(path)  # before the generations that they are about
+        self.overlays: list[Overlay] = read_overlays(path)  # before the generations to which they apply
         self.generations: list[Generation] = read_generations(path, document.sampling)
         check_generations(path, self.overlays, self.generations)
         self._features: dict[str, FeatureDoc] = read_features(path)
@@ -94,17 +94,17 @@ class Store:
 
     @cached_property
     def amended(self) -> list[dict[int, Amendment]]:
-        """For each generation what overlays say of a row of its videos table, by row."""
+        """For each generation, the amendments by overlays, by row of its videos table."""
         return amend(self.generations, self.overlays)
 
     @cached_property
     def shown_ids(self) -> list[list[str | None]]:
-        """For each generation the ids of its videos as they are now; ``None`` for one that was taken out."""
+        """For each generation, the present ids of its videos; ``None`` for a removed video."""
         return [shown_ids(one, amended) for one, amended in zip(self.generations, self.amended, strict=True)]
 
     @cached_property
     def removed_videos(self) -> dict[str, VideoRecord]:
-        """Id to record of the videos that were taken out."""
+        """Id to record of the removed videos."""
         return {
             one.record.id: shown(generation.videos[row], one)
             for generation, amended in zip(self.generations, self.amended, strict=True)
@@ -116,8 +116,8 @@ class Store:
     def videos(self) -> dict[str, VideoRecord]:
         """Video id to record, in the order in which ids first appeared.
 
-        Of several plans with one id, the content of the latest counts, and of those with that content the latest that
-        is ``ok``. Overlays say id, path, labels and split otherwise, and which videos are none of the store's any more.
+        If several plans have the same id, the content of the latest counts, and among those with that content the
+        latest that is ``ok``. Overlays change id, path, labels and split, and remove videos.
         """
         order = dict.fromkeys(name for names in self.shown_ids for name in names if name is not None)
         videos: dict[str, VideoRecord] = {}
@@ -175,7 +175,7 @@ class Store:
         return [video.id for video in self.videos.values() if split is None or video.split == split]
 
     def coverage(self, feature: str | None = None) -> Coverage:
-        """What became of every video in a feature."""
+        """Coverage of a feature: the outcome of every video."""
         committed = self._read_committed(self._document(feature))
         last: dict[str, Failure | None] = {}  # None: ok
         pending: set[str] = set()
@@ -214,7 +214,7 @@ class Store:
         )
 
     def tries(self, feature: str | None = None) -> Counter[str]:
-        """How often each video was read in vain for a fault that may pass, as the file that it is now."""
+        """How often each video, with its present content, has failed with a fault that may be temporary."""
         counts: Counter[str] = Counter()
         committed = self._read_committed(self._document(feature))
         for one, names, current in zip(committed, self.shown_ids, self._current, strict=True):
@@ -238,20 +238,21 @@ class Store:
         """Open a feature.
 
         Args:
-            name: Its name; may be left out where the store has one.
-            device: ``mmap`` maps shard files on demand; ``ram`` loads all rows now.
-            verify: Check each block's crc32c at its first touch.
-            max_open_maps: Files mapped at once; ``None``: half of this process's file descriptors, at most 1000.
-            partially: Accept a feature of which shards are still to be extracted.
+            name: Name of the feature; may be omitted if the store has only one.
+            device: ``mmap`` maps shard files on demand; ``ram`` loads all rows at once.
+            verify: Check each block's crc32c when it is first read.
+            max_open_maps: Number of files mapped at once; ``None``: half of this process's file descriptors, at most
+                1000.
+            partially: Accept a feature whose shards are not all extracted.
 
         Raises:
-            UnknownNameError: No such feature, or several and no name.
+            UnknownNameError: There is no such feature, or there are several and no name is given.
             StoreError: Videos are still to be extracted.
             CorruptStoreError: A record is damaged or swapped.
         """
         document = self._document(name)
         committed = self._read_committed(document)
-        # By videos, not shards: a retried video may have rows in an older generation whatever this one still lacks.
+        # By videos, not shards: a retried video may have rows in an older generation although this one lacks them.
         if not partially and (pending := self.coverage(document.name).pending):
             raise StoreError(
                 f"feature {document.name!r} of {self.path} still lacks {pending} of {len(self.videos)} videos; "
@@ -284,7 +285,7 @@ class Store:
         )
 
     def info(self) -> dict[str, Any]:
-        """A summary that fits a screen, JSON-ready."""
+        """A summary, short enough for a screen, as JSON-ready values."""
         return {
             "path": str(self.path),
             "file_format": self.file_format,
@@ -331,7 +332,7 @@ class Store:
         }
 
     def _num_crops(self, generation: Generation) -> npt.NDArray[np.int64]:
-        """Rows that each moment of each video of a generation has, int64 [videos]."""
+        """Number of rows per moment of each video of a generation, int64 [videos]."""
         if self.sampling.test is None:
             return np.full(generation.plan.num_videos, self.sampling.num_crops, np.int64)
         splits = [video.split for video in generation.videos]
@@ -354,7 +355,7 @@ class Store:
 
 
 def _num_rows(generation: Generation, videos: Mask) -> int:
-    """Rows that a plan gives to some of its videos."""
+    """Number of rows that a plan gives to some of its videos."""
     columns = generation.segment_columns
     return int(columns["num_rows"][videos[columns["video"]]].sum())
 
@@ -363,8 +364,8 @@ def open_store(path: Path | str) -> Store:
     """Open a store.
 
     Raises:
-        StoreError: No store there, or one of a newer format.
-        CorruptStoreError: Damaged descriptions or plans.
+        StoreError: There is no store, or one of a newer format.
+        CorruptStoreError: Descriptions or plans are damaged.
     """
     return Store(Path(path))
 

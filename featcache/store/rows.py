@@ -1,4 +1,4 @@
-"""The row table: where and when each stored row was taken, as columns and as Parquet bytes."""
+"""The row table: box and times of each stored row, as columns and as Parquet bytes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -26,7 +26,8 @@ class RowTable:
     """Columns of N rows of T frames each.
 
     Attributes:
-        video: int32 [N], index of the video (in a generation's list on disk, in ``Features.video_ids`` when read).
+        video: int32 [N], index of the video (on disk in the generation's list, after reading in
+            ``Features.video_ids``).
         row: int32 [N], row within the shard.
         clip: int32 [N], ordinal of the row within its video.
         frames: int32 [N, T], indices of the frames taken, in the order of the clip.
@@ -74,7 +75,7 @@ class RowTable:
 
     @classmethod
     def empty(cls, *, num_frames: int) -> Self:
-        """A table of no rows."""
+        """A table without rows."""
         return cls(**{name: np.zeros((0, num_frames) if name in _LISTS else 0, _dtype(name)) for name in COLUMNS})
 
     @classmethod
@@ -95,16 +96,16 @@ def _dtype(name: str) -> np.dtype[Any]:
 def table_bytes(table: pa.Table) -> bytes:
     """Parquet bytes of a table; the same table and library version give the same bytes."""
     sink = pa.BufferOutputStream()
-    # No dictionaries: nearly every value is its own, and building them took most of the time and made files larger.
+    # No dictionaries: nearly all values are distinct, and dictionaries cost most of the time and made files larger.
     pq.write_table(table, sink, compression="zstd", write_statistics=False, use_dictionary=False)
     return sink.getvalue().to_pybytes()
 
 
 def table_from_bytes(data: bytes, *, where: object) -> pa.Table:
-    """A table from Parquet bytes whose hash has been checked: whoever sealed it may have meant ill.
+    """A table from Parquet bytes, which may be hostile although their hash has been checked.
 
     Raises:
-        CorruptStoreError: It is no Parquet table, or one of more rows than so few bytes can hold; names ``where``.
+        CorruptStoreError: It is not a Parquet table, or has more rows than so few bytes can hold; names ``where``.
     """
     try:
         return read_table(data)
@@ -116,7 +117,7 @@ def int_column(table: pa.Table, name: str, *, where: object) -> npt.NDArray[np.i
     """A column of whole numbers as int64 [rows].
 
     Raises:
-        CorruptStoreError: There is no such column, or it is of another type or has gaps; names ``where``.
+        CorruptStoreError: There is no such column, or it has another type or gaps; names ``where``.
     """
     column = table.column(name) if table.column_names.count(name) == 1 else None
     if column is None or not pa.types.is_signed_integer(column.type) or column.null_count:
@@ -138,10 +139,10 @@ def rows_to_bytes(rows: RowTable) -> bytes:
 
 
 def rows_from_bytes(data: bytes, *, where: object) -> RowTable:
-    """The row table that :func:`rows_to_bytes` wrote.
+    """The row table from bytes that :func:`rows_to_bytes` wrote.
 
     Raises:
-        CorruptStoreError: Something else is there; names ``where``.
+        CorruptStoreError: The bytes are something else; names ``where``.
     """
     table = table_from_bytes(data, where=where)
     columns: dict[str, Any] = {}
@@ -160,7 +161,7 @@ def rows_from_bytes(data: bytes, *, where: object) -> RowTable:
 
 
 def _fits(column: Any, name: str) -> bool:
-    """Whether a column has the type that :func:`rows_to_bytes` gives it, and no gap."""
+    """Whether a column has the type that :func:`rows_to_bytes` gives it, and no gaps."""
     values: pa.DataType = column.type
     if name in _LISTS:
         if not pa.types.is_fixed_size_list(column.type) or any(chunk.flatten().null_count for chunk in column.chunks):

@@ -21,12 +21,12 @@ VERSION = 2
 
 
 def _document(kind: str, members: dict[str, Any], *, version: int = 1) -> dict[str, Any]:
-    """A document as the version that introduced it, so that what did not change keeps its bytes."""
+    """A document with the version that introduced it, so that documents that did not change keep their bytes."""
     return {"format": FORMAT, "version": version, "kind": kind, **members}
 
 
 def _open(document: Mapping[str, Any], *, kind: str, where: object) -> Mapping[str, Any]:
-    """Check what a sealed document says it is, before anything else of it is read."""
+    """Check format, version and kind of a sealed document before anything else of it is read."""
     if document.get("format") != FORMAT:
         raise StoreError(f"{where} has format {document.get('format')!r}, not {FORMAT!r}; it is no featcache store")
     version = document.get("version")
@@ -51,18 +51,18 @@ def _count(document: Mapping[str, Any], name: str, *, where: object) -> int:
     return value
 
 
-# What a count may be before anything is made of it: arithmetic stays in 64 bits, and a plan asks for no absurd memory.
+# Limits of counts, checked before use: arithmetic stays in 64 bits, and a plan cannot request absurd amounts of memory.
 _MAX_BYTES = 1 << 62
 _LIMITS = {"shard_rows": MAX_PLANNED_ROWS, "encode_batch": MAX_ENCODE_BATCH, "threads": MAX_THREADS}
 _MAX_RECORD_BYTES = 1 << 34
 
 
 def _value(kind: type[Any], document: Mapping[str, Any], name: str, *, where: object) -> Any:
-    """A recipe or record out of a document, whatever was put there."""
+    """A recipe or record from a document with arbitrary contents."""
     members = _member(document, name, dict, where=where)
     try:
         found = from_dict(kind, members)
-        # For its refusals alone: what it returns has other types (1.0 for 1), and so another hash.
+        # Only for validation: its result has other types (1.0 for 1), and therefore another hash.
         _TYPED[kind].validate_python(members)
     except (TypeError, ValueError, AttributeError, AssertionError, OverflowError, RecursionError) as error:
         if isinstance(error, FeatcacheError):
@@ -86,7 +86,7 @@ def _record(document: Mapping[str, Any], *, where: object) -> RecordSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RootDoc:
-    """``featcache.json``: what the store is. Its publication creates the store."""
+    """``featcache.json``: the description of the store. Its publication creates the store."""
 
     sampling: SamplingRecipe
     file_format: FileFormat
@@ -104,7 +104,7 @@ class RootDoc:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], *, where: object) -> Self:
-        """Read it; StoreError for a newer version or an unknown file format."""
+        """Read the document; raises StoreError for a newer version or an unknown file format."""
         _open(document, kind="store", where=where)
         if document.get("file_format") not in get_args(FileFormat):
             raise StoreError(f"{where} has file format {document.get('file_format')!r}; this build reads zarr and hdf5")
@@ -116,7 +116,7 @@ class RootDoc:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureDoc:
-    """``features/<name>.json``: what one array holds."""
+    """``features/<name>.json``: the description of one array."""
 
     name: str
     recipe: FeatureRecipe
@@ -141,7 +141,7 @@ class FeatureDoc:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], *, name: str, where: object) -> Self:
-        """Read it and check that it is the one of ``name``."""
+        """Read the document and check that it belongs to ``name``."""
         _open(document, kind="feature", where=where)
         if document.get("name") != name:
             raise CorruptStoreError(f"{where} describes feature {document.get('name')!r}; files were swapped")
@@ -154,7 +154,7 @@ class FeatureDoc:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableRef:
-    """A Parquet file by content; its name follows from the hash."""
+    """A reference to a Parquet file by its content; the file's name follows from the hash."""
 
     sha256: str
     num_bytes: int
@@ -192,13 +192,13 @@ class PlanDoc:
         """Members of the document."""
         counts = {name: getattr(self, name) for name in _PLAN_COUNTS}
         tables = {"videos": self.videos.to_json(), "segments": self.segments.to_json()}
-        # A later generation may replace files of an earlier one, by a rule that version 1 did not have.
+        # A later generation may replace files of an earlier one, a rule that version 1 did not have.
         version = 2 if self.generation else 1
         return _document("plan", {**counts, **tables, "sampling_hash": self.sampling_hash}, version=version)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], *, generation: int, sampling_hash: str, where: object) -> Self:
-        """Read it and check that it is this generation's, of this store."""
+        """Read the document and check that it belongs to this generation of this store."""
         _open(document, kind="plan", where=where)
         if _count(document, "generation", where=where) != generation or document.get("sampling_hash") != sampling_hash:
             raise CorruptStoreError(f"{where} is the plan of another generation or store; files were swapped")
@@ -221,10 +221,10 @@ class DataRef:
     """A shard's data file.
 
     Attributes:
-        num_bytes: Its size.
+        num_bytes: Size of the file.
         frame_crc32c: CRC-32C of the bytes that belong to no block, in order.
-        data_offset: Where the first block starts.
-        block_rows: Rows a block.
+        data_offset: Offset of the first block.
+        block_rows: Number of rows per block.
         block_crc32c: uint32 [written blocks], CRC-32C of each block's bytes.
     """
 
@@ -262,17 +262,17 @@ class CommitDoc:
 
     Attributes:
         feature: Name of the array.
-        recipe_hash: Of its feature recipe.
-        plan_hash: Of the generation's plan.
+        recipe_hash: Hash of the feature recipe.
+        plan_hash: Hash of the generation's plan.
         generation: Generation number.
         shard: Shard number.
-        rows: The row table of the rows that are present.
+        rows: The row table of the present rows.
         data: The data file; ``None`` if no row is present.
-        int8_scale: float32 [C] for int8, else ``None``.
-        num_ok: Planned segments whose rows are present.
-        failed: Planned segments whose rows are absent, and why; all others are ``ok``.
-        provenance: Library versions and device: recorded, not identity.
-        checksum: Of the sealed record; empty before it is sealed.
+        int8_scale: float32 [C] for int8, otherwise ``None``.
+        num_ok: Number of planned segments whose rows are present.
+        failed: Planned segments whose rows are absent, with the reason; all others are ``ok``.
+        provenance: Library versions and device; recorded, but not part of the identity.
+        checksum: Checksum of the sealed record; empty before it is sealed.
     """
 
     feature: str
@@ -318,15 +318,15 @@ class CommitDoc:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], *, identity: Mapping[str, Any], where: object) -> Self:
-        """Read it and check that it is the record of ``identity``.
+        """Read the document and check that it is the record of ``identity``.
 
         Args:
             document: The unsealed document.
             identity: Expected ``feature``, ``recipe_hash``, ``plan_hash``, ``generation`` and ``shard``.
-            where: Its path, for messages.
+            where: Path of the document, for messages.
 
         Raises:
-            CorruptStoreError: It belongs elsewhere: files were swapped, or the array is of another recipe.
+            CorruptStoreError: It belongs elsewhere: files were swapped, or the array has another recipe.
         """
         _open(document, kind="commit", where=where)
         _check_identity(document, identity, where=where)
@@ -348,14 +348,14 @@ class CommitDoc:
 class CompleteDoc:
     """``gNNN/commits/<feature>/complete.json``: every shard of a feature is committed, by these records.
 
-    With it a lost commit record is damage; without it, a shard that is still to be extracted.
+    With this note a missing commit record is damage; without it, the shard is still to be extracted.
 
     Attributes:
         feature: Name of the array.
-        recipe_hash: Of its feature recipe.
-        plan_hash: Of the generation's plan.
+        recipe_hash: Hash of the feature recipe.
+        plan_hash: Hash of the generation's plan.
         generation: Generation number.
-        num_records: Commit records, one for each shard.
+        num_records: Number of commit records, one per shard.
         records_sha256: Hex SHA-256 of the records' checksums, in shard order, each followed by a newline.
     """
 
@@ -372,7 +372,7 @@ class CompleteDoc:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], *, identity: Mapping[str, Any], where: object) -> Self:
-        """Read it and check that it is the one of ``identity``; see :meth:`CommitDoc.from_json`."""
+        """Read the document and check that it belongs to ``identity``; see :meth:`CommitDoc.from_json`."""
         _open(document, kind="complete", where=where)
         _check_identity(document, identity, where=where)
         return cls(
@@ -384,7 +384,7 @@ class CompleteDoc:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedDoc:
-    """``plans/NNN.json``: a generation was planned, with this plan. It is published after the plan."""
+    """``plans/NNN.json``: says that a generation was planned with this plan. It is published after the plan."""
 
     generation: int
     plan_hash: str
@@ -395,7 +395,7 @@ class PlannedDoc:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], *, generation: int, where: object) -> Self:
-        """Read it and check that it is this generation's."""
+        """Read the document and check that it belongs to this generation."""
         _open(document, kind="planned", where=where)
         _check_identity(document, {"generation": generation}, where=where)
         return cls(generation=generation, plan_hash=_member(document, "plan_hash", str, where=where))
@@ -403,14 +403,14 @@ class PlannedDoc:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverlayDoc:
-    """``overlays/NNN.json``: what the store says of some videos of the generations before it.
+    """``overlays/NNN.json``: changes to some videos of the generations before it.
 
     Attributes:
-        number: From 0, without gaps.
-        generations: Generations that were there, which it is about.
-        num_videos: Rows of its table.
+        number: Number of the overlay, from 0 without gaps.
+        generations: Number of generations that existed, to which it applies.
+        num_videos: Number of rows of its table.
         previous: Checksum of the overlay before it; empty for the first.
-        videos: Its table.
+        videos: The table of the videos.
     """
 
     number: int
@@ -426,7 +426,7 @@ class OverlayDoc:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], *, number: int, where: object) -> Self:
-        """Read it and check that it is the one of this number."""
+        """Read the document and check that it has this number."""
         _open(document, kind="overlay", where=where)
         _check_identity(document, {"number": number}, where=where)
         return cls(
@@ -441,7 +441,7 @@ class OverlayDoc:
 def _check_identity(document: Mapping[str, Any], identity: Mapping[str, Any], *, where: object) -> None:
     for name, expected in identity.items():
         found = document.get(name)
-        if type(found) is not type(expected) or found != expected:  # True is 1 and -0.0 is 0, and no number of a shard
+        if type(found) is not type(expected) or found != expected:  # True equals 1, -0.0 equals 0
             raise CorruptStoreError(
                 f"{where} has {name} {found!r:.200} where {expected!r} belongs; "
                 "files were swapped or come from another store"

@@ -1,4 +1,4 @@
-"""Verification: every file of a store is read and compared with what the records, plans and recipes say."""
+"""Verification: reads every file of a store and compares it with the records, plans and recipes."""
 
 import os
 import re
@@ -49,11 +49,11 @@ _CONFIG_NAME = re.compile(r"[a-z0-9-]+-([0-9a-f]{12})\.yaml", re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Something wrong with a file.
+    """A problem of a file.
 
     Attributes:
         path: The file, relative to the store.
-        what: One sentence.
+        what: The problem, in one sentence.
     """
 
     path: str
@@ -62,14 +62,14 @@ class Problem:
 
 @dataclass(slots=True, kw_only=True)
 class Report:
-    """What :func:`verify` found.
+    """Result of :func:`verify`.
 
     Attributes:
-        problems: What is wrong; empty for a store that can be trusted.
-        notes: What is unusual and harmless: left-overs of killed writers, files that are not the store's.
-        num_files: Files checked.
-        num_bytes: Bytes of them.
-        num_pending: Shards that are still to be extracted, by feature.
+        problems: Problems; empty for a store that can be trusted.
+        notes: Unusual but harmless findings: left-overs of killed writers, files that do not belong to the store.
+        num_files: Number of files checked.
+        num_bytes: Total size of these files.
+        num_pending: Number of shards that are still to be extracted, by feature.
     """
 
     problems: list[Problem] = field(default_factory=list)
@@ -80,11 +80,11 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there are no problems."""
         return not self.problems
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """JSON-ready values."""
         return {
             "ok": self.ok,
             "problems": [{"path": problem.path, "what": problem.what} for problem in self.problems],
@@ -96,7 +96,7 @@ class Report:
 
 
 class _Checker:
-    """Walks a store once; remembers which files it has accounted for."""
+    """Walks a store once and remembers which files it has checked."""
 
     def __init__(self, root: Path, *, deep: bool, progress: OnFile | None) -> None:
         self.root = root
@@ -106,7 +106,7 @@ class _Checker:
         self._known: set[Path] = set()
 
     def check(self, path: Path, test: Callable[[], object]) -> bool:
-        """Run a test of one file; a failure becomes a problem."""
+        """Check one file; a failure becomes a problem."""
         relative = path.relative_to(self.root).as_posix()
         self._known.add(path)
         self.report.num_files += 1
@@ -120,7 +120,7 @@ class _Checker:
         return self.attempt(path, measured)
 
     def attempt(self, path: Path, action: Callable[[], object]) -> bool:
-        """Do what a damaged file or folder may prevent; a failure becomes a problem of it."""
+        """Do work that a damaged file or folder may prevent; a failure becomes a problem of that file."""
         try:
             action()
         except (FeatcacheError, OSError) as error:
@@ -129,7 +129,7 @@ class _Checker:
         return True
 
     def exactly(self, path: Path, expected: bytes) -> None:
-        """A file whose every byte follows from the plan."""
+        """Check a file whose bytes all follow from the plan."""
 
         def test() -> None:
             if read_bytes(path, what="metadata") != expected:
@@ -139,7 +139,7 @@ class _Checker:
 
     def run(self) -> Report:
         """Check everything that can be reached."""
-        root = read_root(self.root)  # without it nothing else has a meaning
+        root = read_root(self.root)  # without it nothing else can be checked
         self.check(self.root / paths.ROOT, lambda: None)
         if root.file_format == "zarr":
             self.exactly(self.root / paths.GROUP, zarr_format.group_metadata())
@@ -158,7 +158,7 @@ class _Checker:
         return self.report
 
     def _overlays(self, generations: list[Generation]) -> None:
-        """Each overlay with its table, and then whether they follow each other and fit the plans."""
+        """Check each overlay with its table, and then that they follow each other and fit the plans."""
         folder = self.root / paths.OVERLAYS
         numbers: list[int] = []
         self.attempt(folder, lambda: numbers.extend(overlay_numbers(self.root)))
@@ -202,9 +202,9 @@ class _Checker:
         if file_format == "zarr":
             self.exactly(self.root / paths.generation(number) / paths.GROUP, zarr_format.group_metadata())
         planned = self.root / paths.planned(number)
-        if planned.exists():  # what it says was compared when the plans were read
+        if planned.exists():  # its contents were compared when the plans were read
             self.check(planned, lambda: None)
-        for feature in features.values() if readable else ():  # without the tables no record has a meaning
+        for feature in features.values() if readable else ():  # without the tables no record can be checked
             commits = self.root / paths.commits(number, feature.name)
             shards: list[int] = []
             if not self.attempt(commits, lambda: shards.extend(recorded_shards(generation, feature.name))):  # noqa: B023
@@ -224,7 +224,7 @@ class _Checker:
             return
         records: dict[int, CommitDoc] = {}
         for shard in recorded_shards(generation, feature.name):
-            with suppress(FeatcacheError):  # a damaged record is a problem of its own file, see below
+            with suppress(FeatcacheError):  # a damaged record is reported for its own file, see below
                 records[shard] = read_record(generation, feature, shard)
         if len(records) == len(recorded_shards(generation, feature.name)):
             self.check(path, lambda: check_complete(generation, feature, read_complete(generation, feature), records))
@@ -277,7 +277,7 @@ class _Checker:
             self.check(path, partial(_check_config, path))
 
     def _rest(self) -> None:
-        """Files that nothing above has accounted for."""
+        """Report files that have not been checked above."""
         for path in _files(self.root):
             relative = path.relative_to(self.root)
             if path in self._known:
@@ -299,11 +299,11 @@ def verify(path: Path | str, *, deep: bool = True, progress: OnFile | None = Non
 
     Args:
         path: The store.
-        deep: Read data files whole; otherwise their size alone is checked.
+        deep: Read data files completely; otherwise only their size is checked.
         progress: Called with each file's relative path.
 
     Raises:
-        StoreError: No store there, or one of a newer format.
+        StoreError: There is no store, or one of a newer format.
         CorruptStoreError: ``featcache.json`` itself is damaged, so that nothing else can be checked.
     """
     return _Checker(Path(path), deep=deep, progress=progress).run()
@@ -314,7 +314,7 @@ def _raise(sentence: str) -> None:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """All files and symbolic links below, links to folders not followed."""
+    """All files and symbolic links below a folder; links to folders are not followed."""
     for path in sorted(root.iterdir()):
         if path.is_dir() and not path.is_symlink():
             yield from _files(path)
@@ -323,14 +323,14 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _check_segments(generation: Generation) -> None:
-    """Segments, which were compared with the plan when they were read, give rows to exactly the usable videos."""
+    """Check that segments, which were compared with the plan when read, give rows to exactly the usable videos."""
     usable = [index for index, video in enumerate(generation.videos) if video.status == "ok"]
     if not np.array_equal(np.unique(generation.segment_columns["video"]), usable):
         raise CorruptStoreError(f"the segments of generation {generation.number} do not fit its plan")
 
 
 def _check_rows(generation: Generation, record: CommitDoc) -> None:
-    """The row table lists exactly the rows that the record's outcomes say are present."""
+    """Check that the row table lists exactly the rows that are present according to the record's outcomes."""
     rows = read_rows(generation, record)
     segments = generation.shard_segments(record.shard)
     if not np.array_equal(rows.row, np.flatnonzero(present_rows(generation, record))):
@@ -347,7 +347,7 @@ def _check_rows(generation: Generation, record: CommitDoc) -> None:
 def _check_data(
     generation: Generation, feature: FeatureDoc, record: CommitDoc, file_format: FileFormat, *, deep: bool
 ) -> None:
-    """The data file has its recorded size and, if deep, checksum; the blocks are where readers will look."""
+    """Check the size of the data file, if deep its checksum, and that blocks are where readers will look."""
     assert record.data is not None, "called for shards with data"
     path = data_path(generation, feature, record.shard, file_format)
     layout = shard_layout(generation, feature, record, file_format)

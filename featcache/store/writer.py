@@ -1,4 +1,4 @@
-"""Writing a store: create or open it, declare features, add generations, commit shards."""
+"""Writes a store: creates or opens it, declares features, adds generations, commits shards."""
 
 import logging
 import os
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 class StoreWriter:
-    """One of any number of writers of a store. A context manager; open one a process.
+    """One of any number of writers of a store. A context manager; open one per process.
 
     Attributes:
         root: Folder of the store.
@@ -66,12 +66,12 @@ class StoreWriter:
 
     @classmethod
     def open(cls, path: Path | str, *, sampling: SamplingRecipe, file_format: FileFormat = "zarr") -> Self:
-        """Open the store at ``path``, or create it if there is nothing.
+        """Open the store at ``path``, or create it if there is none.
 
         Raises:
             RecipeMismatchError: The store has another sampling recipe or file format; names the field.
             StoreError: The folder holds something else, or a store of a newer format.
-            CorruptStoreError: A damaged description.
+            CorruptStoreError: The description is damaged.
             ConfigError: The path is a URL.
         """
         check_local(path)
@@ -94,16 +94,16 @@ class StoreWriter:
             )
         with ExitStack() as stack:
             stack.enter_context(lock(safe_join(root, paths.STORE_LOCK), exclusive=False, wait_seconds=60))
-            if file_format == "zarr":  # heals a lost one
+            if file_format == "zarr":  # restores a lost one
                 publish.put_new(safe_join(root, paths.GROUP), zarr_format.group_metadata())
             writer = cls(root, found, stack)
-            for generation in writer.generations():  # a writer that was killed may have left its plan without the note
+            for generation in writer.generations():  # a killed writer may have left its plan without the note
                 writer._note_planned(generation)
             writer._held = stack.pop_all()
             return writer
 
     def close(self) -> None:
-        """Let go of the store's shared lock."""
+        """Release the store's shared lock."""
         self._held.close()
 
     def __enter__(self) -> Self:
@@ -122,8 +122,8 @@ class StoreWriter:
         """Add an array to the store, or check that it is the one declared under that name.
 
         Raises:
-            RecipeMismatchError: Declared with another recipe or record; names the field.
-            ConfigError: The name cannot be a folder.
+            RecipeMismatchError: It was declared with another recipe or record; names the field.
+            ConfigError: The name cannot be the name of a folder.
         """
         paths.check_feature_name(name)
         assert recipe.precision == record.dtype, f"record of {name} is {record.dtype}, its recipe {recipe.precision}"
@@ -142,16 +142,16 @@ class StoreWriter:
             )
 
     def generations(self) -> list[Generation]:
-        """All generations in order, each made durable: whoever published the last may have died on the way."""
+        """All generations in order, each synced, since the process that published the last may have died on the way."""
         found = read_generations(self.root, self.sampling)
         for generation in found:
             publish.sync_folder(self.root / paths.generation(generation.number))
         return found
 
     def planning_lock(self) -> AbstractContextManager[None]:
-        """Held while finding out which videos the store lacks and adding a generation for them.
+        """Hold the lock for finding the videos that the store lacks and adding a generation for them.
 
-        Two processes started at once then plan one generation, not two with the same videos.
+        Two processes that start at the same time then plan one generation, not two with the same videos.
         """
         return lock(self._place(paths.PLANNING_LOCK), exclusive=True)
 
@@ -168,12 +168,12 @@ class StoreWriter:
         """Publish a plan under the next free number.
 
         Args:
-            videos: The manifest slice, usable or not; ids are unique.
-            segments: Rows of the usable ones, from :func:`featcache.store.plan.plan_segments`.
-            num_shards: Shards that the segments fill.
-            shard_rows: Row capacity of a shard.
-            encode_batch: Rows a forward pass.
-            threads: Intra-op threads of the forward pass.
+            videos: The videos of the generation, usable or not; ids are unique.
+            segments: Rows of the usable videos, from :func:`featcache.store.plan.plan_segments`.
+            num_shards: Number of shards that the segments fill.
+            shard_rows: Largest number of rows per shard.
+            encode_batch: Number of rows per forward pass.
+            threads: Number of intra-op threads of the forward pass.
         """
         Manifest(root="", videos=tuple(videos))  # refuses duplicate and unusable ids
         planned = {segment.video for segment in segments}
@@ -206,32 +206,32 @@ class StoreWriter:
 
     def _note_planned(self, generation: Generation) -> None:
         path = self._place(paths.planned(generation.number))
-        if not path.exists():  # one that is there was checked when its plan was read
+        if not path.exists():  # an existing table was checked when its plan was read
             note = PlannedDoc(generation=generation.number, plan_hash=generation.plan_hash)
             publish.put_new(path, seal(note.to_json()))
 
     def add_overlay(self, amendments: Iterable[Amendment]) -> None:
-        """Publish what is said of videos from now on; the caller holds the planning lock, under which it was found out.
+        """Publish changes to videos; the caller holds the planning lock, under which they were determined.
 
         Args:
-            amendments: At most one for each id; nothing is published of none.
+            amendments: At most one per id; without any, nothing is published.
         """
         if amendments := list(amendments):
             publish_overlay(self.root, amendments, num_generations=len(self.generations()))
 
     def committed(self, generation: Generation, feature: str) -> set[int]:
-        """Shards of a feature that have a valid record, and files of the recorded size; durable once they are told."""
+        """Shards of a feature with a valid record and files of the recorded size, synced before this returns."""
         return set(self._whole_records(generation, feature))
 
     def is_committed(self, generation: Generation, shard: int, *, feature: str) -> bool:
-        """Whether one shard of a feature is among :meth:`committed`."""
+        """Whether a shard of a feature is among :meth:`committed`."""
         if self._whole_record(generation, shard, feature=self._feature(feature)) is None:
             return False
         publish.sync_folder(self.root / paths.commits(generation.number, feature))
         return True
 
     def complete(self, generation: Generation, feature: str) -> set[int]:
-        """Seal a feature of a generation if all its shards are committed: a lost record is noticed from then on.
+        """Seal a feature of a generation if all its shards are committed, so that a lost record is noticed afterwards.
 
         Returns:
             The shards that are not committed; empty if the feature is complete.
@@ -243,14 +243,14 @@ class StoreWriter:
         return lacking
 
     def _whole_records(self, generation: Generation, name: str) -> dict[int, CommitDoc]:
-        """The records of :meth:`committed`, by shard."""
+        """The records of the shards of :meth:`committed`, by shard."""
         feature = self._feature(name)  # an unknown name is an error, not a feature without shards
         records = {
             shard: self._whole_record(generation, shard, feature=feature)
             for shard in recorded_shards(generation, feature.name)
         }
         found = {shard: record for shard, record in records.items() if record is not None}
-        if found:  # whoever published the last may have died on the way
+        if found:  # the process that published the last may have died on the way
             publish.sync_folder(self.root / paths.commits(generation.number, name))
         return found
 
@@ -266,7 +266,7 @@ class StoreWriter:
 
     @contextmanager
     def shard_lock(self, generation: Generation, shard: int) -> Generator[bool]:
-        """Claim a shard for the block; yields False at once if another process has it."""
+        """Claim a shard for a ``with`` block; yields False at once if another process has it."""
         with try_lock(self._place(paths.claim_lock(generation.number, shard)), exclusive=True) as claimed:
             yield claimed
 
@@ -281,23 +281,23 @@ class StoreWriter:
         outcomes: Sequence[VideoOutcome],
         provenance: Mapping[str, Any],
     ) -> None:
-        """Make a shard durable: data files, row table, then one commit record a feature.
+        """Make a shard durable: data files, row table, then one commit record per feature.
 
         Args:
-            generation: The plan.
+            generation: The generation.
             shard: Shard number.
             features: Name to [shard_rows, *record] in the dtype of
                 :func:`featcache.store.precision.staging_dtype`; rows that are not present may hold anything.
             present: bool [shard_rows].
-            rows: One row for each present row, in order.
-            outcomes: One for each segment of the shard, in order.
-            provenance: Library versions and device type, JSON-ready; no clock and no host name, so that the same
+            rows: Row table with one entry per present row, in order.
+            outcomes: One outcome per segment of the shard, in order.
+            provenance: Library versions and device type, JSON-ready; without time and host name, so that the same
                 shard has the same record everywhere.
 
         Raises:
             NonFiniteFeatureError: A present row has NaN or infinity.
-            DiskSpaceError: The disk is full; the shard stays uncommitted and nothing is torn.
-            StoreError: Another error of the file system.
+            DiskSpaceError: The disk is full; the shard stays uncommitted and no file is left torn.
+            StoreError: The file system fails in another way.
         """
         check_shard(generation, shard, present=present, rows=rows, outcomes=outcomes)
         fresh = [name for name in features if (generation.number, name) not in self._with_metadata]
@@ -322,13 +322,13 @@ class StoreWriter:
                 self._with_metadata.add((generation.number, name))
 
     def keep_config(self, name: str, data: bytes) -> Path:
-        """Keep the settings of a command that writes here, under a name that carries their hash."""
+        """Save the settings of a command that writes here, under a name that contains their hash."""
         path = self._place(f"{paths.CONFIG}/{name}")
         publish.put_new(path, data)
         return path
 
     def _place(self, name: str) -> Path:
-        """Where a file of the store is written; never through a symbolic link."""
+        """Path at which a file of the store is written; never through a symbolic link."""
         return safe_join(self.root, name)
 
     def _feature(self, name: str) -> FeatureDoc:
@@ -341,7 +341,7 @@ class StoreWriter:
 
 
 def _refuse_foreign(root: Path, *, file_format: FileFormat) -> None:
-    """A new store goes into no folder or an empty one (left-overs of a creation that was killed do not count)."""
+    """Refuse a folder that is not empty for a new store (left-overs of a killed creation do not count)."""
     if root.is_dir():
         foreign = [
             path.name
@@ -358,7 +358,7 @@ def _refuse_foreign(root: Path, *, file_format: FileFormat) -> None:
 
 
 def _is_group(path: Path) -> bool:
-    """Whether a file is the root group that is published just before the store's description."""
+    """Whether a file is the root group that is published immediately before the store's description."""
     return path.name == paths.GROUP and path.is_file() and path.read_bytes() == zarr_format.group_metadata()
 
 
@@ -370,7 +370,7 @@ def check_shard(
     rows: RowTable,
     outcomes: Sequence[VideoOutcome],
 ) -> None:
-    """The caller's promise: outcomes, present rows and row table all say the same as the plan."""
+    """Check the caller's promise that outcomes, present rows and row table all agree with the plan."""
     where = generation.shard_slice(shard)
     columns = {name: column[where] for name, column in generation.segment_columns.items()}
     ids = [generation.video_ids[video] for video in columns["video"].tolist()]

@@ -1,7 +1,7 @@
 """Zarr v3 shards, written byte for byte as zarr writes them, and the metadata of groups and arrays.
 
 A shard file is its written blocks in order, each followed by its crc32c, then the index (offset and length of every
-block as little-endian uint64, all ones where a block is missing) and the index's crc32c.
+block as little-endian uint64, all ones for a missing block) and the index's crc32c.
 """
 
 import json
@@ -28,7 +28,7 @@ def encode(
     scale: npt.NDArray[np.float32] | None,
 ) -> EncodedShard:
     """Encode a shard; a block without a present row is missing. See :class:`featcache.store.blocks.ShardFormat`."""
-    del scale  # an array of its own, see scale_chunk
+    del scale  # scales have an array of their own, see scale_chunk
     chunks: list[Buffer] = []
     crcs: list[int] = []
     for block in np.flatnonzero(_written(present, block_rows)).tolist():
@@ -48,7 +48,7 @@ def encode(
 
 
 def layout(present: Mask, *, block_rows: int, num_rows: int, record_bytes: int, data_offset: int) -> BlockLayout:
-    """Written blocks lie one after the other, each with its checksum behind it."""
+    """Written blocks are stored consecutively, each followed by its checksum."""
     del num_rows
     written = _written(present, block_rows)
     size = block_rows * record_bytes
@@ -61,7 +61,7 @@ def layout(present: Mask, *, block_rows: int, num_rows: int, record_bytes: int, 
 
 
 def check_head(file: npt.NDArray[np.uint8], layout: BlockLayout) -> bool:
-    """Whether the index at the end is the one that this layout has."""
+    """Whether the index at the end of the file is that of this layout."""
     expected = _index_bytes(layout)
     return file[-len(expected) :].tobytes() == expected
 
