@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from featcache.plugins import offered
+
 State = Literal["ok", "absent", "broken"]
 
 DEADLINE_SECONDS = 60.0
@@ -154,9 +156,15 @@ except pynvml.NVMLError_LibraryNotFound:
 else:
     print(f"driver {pynvml.nvmlSystemGetDriverVersion()}, {pynvml.nvmlDeviceGetCount()} GPUs")
 """
+_TRANSFORMERS = """
+import sys, transformers
+if not transformers.is_torch_available():
+    print("fix: pip install --upgrade torch, or another version of transformers")
+    sys.exit("transformers refuses this version of torch")
+"""
 _WEIGHTS = """
 import sys
-from featcache.backbones.weights import weights_folder
+from featcache.machine import weights_folder
 folder = weights_folder()
 if not folder.is_dir():
     print("absent", f"there is no folder {folder}", f"fix: mkdir -p {folder}, and put files there", sep=chr(10))
@@ -165,6 +173,14 @@ files = sorted(path.name for path in folder.iterdir() if path.is_file())
 print(f"{folder}: {', '.join(files) or 'empty; files put there are found by name'}")
 """
 
+_REGISTRIES = {
+    "featcache.backbones": ("backbone", "featcache.backbones.registry:BACKBONES"),
+    "featcache.datasets": ("data set", "featcache.data.importers.base:DATASETS"),
+    "featcache.decoders": ("decoder", "featcache.data.decoding.base:DECODERS"),
+    "featcache.probes": ("probe", "featcache.evaluation.probe:PROBES"),
+}
+"""What a package may offer, by entry-point group: what it is called, and where its registry is."""
+
 REQUIRED = ("torch", "torchvision", "timm", "open-clip-torch", "av", "zarr", "h5py", "pyarrow", "scikit-learn")
 TRIALS: tuple[Trial, ...] = (
     Trial(part="faiss", module="faiss", fix="pip install 'featcache[faiss-cpu]'", code=_FAISS),
@@ -172,23 +188,39 @@ TRIALS: tuple[Trial, ...] = (
     _decoder("pyav", "av"),
     _decoder("torchcodec", "torchcodec"),
     _decoder("decord", "decord"),
-    _library("transformers", extra="video", code="from transformers import VideoMAEModel"),
+    _library("transformers", extra="video", code=_TRANSFORMERS),
     _library("datasets", extra="exchange"),
     _library("webdataset", extra="exchange"),
     _library("fiftyone", extra="fiftyone"),
     Trial(part="cuda", module="torch", fix="look at nvidia-smi, then at the build of torch", code=_CUDA),
     Trial(part="nvidia-ml", module="pynvml", fix="pip install 'featcache[gpu]'", code=_NVML, package="nvidia-ml-py"),
-    Trial(part="weights", module="torch", fix="make the folder readable, or set FEATCACHE_WEIGHTS", code=_WEIGHTS),
+    Trial(part="weights", module="featcache", fix="make the folder readable, or set FEATCACHE_WEIGHTS", code=_WEIGHTS),
 )
 
 
-def examine(trials: Sequence[Trial] = TRIALS, *, deadline_seconds: float = DEADLINE_SECONDS) -> list[Finding]:
-    """Examine the interpreter, libraries, decoders, GPU, weights and disk.
+def plugin_trials() -> list[Trial]:
+    """One check of each entry that a package offers from outside."""
+    return [
+        Trial(
+            part=f"plug-in {place.name}",
+            module="featcache",
+            fix=f"mend or uninstall {place.origin}",
+            code=f"from featcache.plugins import import_target\n"
+            f"import_target({registry!r}).load({place.name!r})\nprint({f'{kind} of {place.origin}'!r})",
+        )
+        for group, (kind, registry) in _REGISTRIES.items()
+        for place in offered(group)
+    ]
+
+
+def examine(trials: Sequence[Trial] | None = None, *, deadline_seconds: float = DEADLINE_SECONDS) -> list[Finding]:
+    """Examine the interpreter, libraries, decoders, GPU, weights, plug-ins and disk.
 
     Args:
-        trials: Checks to run in child processes, several at a time.
+        trials: Checks to run in child processes, several at a time; ``None``: all of them.
         deadline_seconds: Time limit of each check.
     """
+    trials = (*TRIALS, *plugin_trials()) if trials is None else trials
     with ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1))) as pool:
         tried = list(pool.map(lambda trial: attempt(trial, deadline_seconds=deadline_seconds), trials))
     return [*_machine(), *_required(), *tried, _disk()]

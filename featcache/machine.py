@@ -1,9 +1,13 @@
-"""The machine that a run uses: its device, its cores, and how it multiplies; torch is imported only where needed."""
+"""The machine that a run uses: its device, its cores, its weights folder, and how it multiplies.
+
+torch is imported only where it is needed.
+"""
 
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 from featcache.errors import ConfigError
@@ -55,6 +59,12 @@ def set_matmul(matmul: Matmul) -> None:
 
     torch.set_float32_matmul_precision(matmul)
     torch.backends.cudnn.allow_tf32 = matmul == "high"
+
+
+def weights_folder() -> Path:
+    """The folder searched for weight files: ``$FEATCACHE_WEIGHTS``, else ``~/.cache/featcache/weights``."""
+    named = os.environ.get("FEATCACHE_WEIGHTS")
+    return Path(named) if named else Path.home() / ".cache" / "featcache" / "weights"
 
 
 def num_cores() -> int:

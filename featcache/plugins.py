@@ -84,7 +84,7 @@ class Registry(Generic[E]):
 
     def places(self) -> list[Place]:
         """All entries by name, families last."""
-        found = [*self.built_in, *_of_packages(self.group, tuple(sys.path))]
+        found = [*self.built_in, *offered(self.group)]
         return sorted(found, key=lambda place: (bool(place.pattern), place.name))
 
     def names(self) -> list[str]:
@@ -153,9 +153,14 @@ def _by(origin: str) -> str:
     return "by featcache itself" if origin == BUILT_IN else f"by package {origin}"
 
 
+def offered(group: str) -> tuple[Place, ...]:
+    """What the packages on the import path offer under an entry-point group; none of them is imported."""
+    return _offered(group, tuple(sys.path))
+
+
 @cache
-def _of_packages(group: str, path: tuple[str, ...]) -> tuple[Place, ...]:
-    """What the packages on the import path offer; ``path`` is there for the cache alone."""
+def _offered(group: str, path: tuple[str, ...]) -> tuple[Place, ...]:
+    """``path`` is there for the cache alone."""
     return tuple(_places(group))
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from featcache import doctor
 from featcache.doctor import Trial, attempt
+from featcache.testing.plugins import put_package
 
 TRIAL = Trial(part="stub", module="stub", fix="pip install stub", code="import stub\nprint(stub.WORD)")
 
@@ -120,11 +121,39 @@ def test_the_report_survives_a_torch_that_crashes(tmp_path: Path) -> None:
     )
     findings = {finding["part"]: finding for finding in json.loads(done.stdout)}
     assert findings.keys() >= {"python", "cores", "torch", "disk", *(trial.part for trial in doctor.TRIALS)}
-    for part in ("transformers", "datasets", "decoder torchcodec", "decoder decord", "cuda", "weights", "ffmpeg"):
+    for part in ("transformers", "datasets", "decoder torchcodec", "decoder decord", "cuda", "ffmpeg"):
         assert findings[part]["state"] == "broken", part
         assert findings[part]["note"].endswith("crashes the interpreter (SIGSEGV)"), part
         assert findings[part]["fix"], part
     assert all(finding["state"] == "ok" or finding["fix"] for finding in findings.values())
+
+
+def test_a_broken_plug_in_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = {"featcache.probes": {"sound": "labsound:PROBE", "broken": "labbroken:PROBE"}}
+    files = {
+        "labbroken.py": "import nothing_there",
+        "labsound.py": "from featcache.evaluation.probes import KNN as PROBE",
+    }
+    put_package(tmp_path, "lab", version="0.3", files=files, entries=entries)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = {trial.part: attempt(trial) for trial in doctor.plugin_trials()}
+    assert (found["plug-in sound"].state, found["plug-in sound"].note) == ("ok", "probe of lab 0.3")
+    broken = found["plug-in broken"]
+    assert (broken.state, broken.fix) == ("broken", "mend or uninstall lab 0.3")
+    assert "probe 'broken' of package lab 0.3 cannot be loaded from labbroken:PROBE (ModuleNotFoundError" in broken.note
+
+
+def test_no_part_is_examined_by_importing_a_network_where_its_version_will_do() -> None:
+    code = "".join(trial.code for trial in doctor.TRIALS)
+    for library in ("timm", "torchvision", "open_clip", "sklearn"):
+        assert library not in code
+    heavy = [trial.part for trial in doctor.TRIALS if "featcache" in trial.code and trial.part != "faiss"]
+    for part in heavy:
+        (trial,) = (trial for trial in doctor.TRIALS if trial.part == part)
+        code = f"{trial.code}\nimport sys\nassert 'torch' not in sys.modules, {part!r}\n"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert "AssertionError" not in done.stderr, done.stderr
 
 
 @pytest.mark.slow

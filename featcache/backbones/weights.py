@@ -8,7 +8,6 @@ import argparse
 import hashlib
 import json
 import logging
-import os
 import pickle
 import re
 import urllib.error
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 
 from featcache.errors import WeightsError
 from featcache.files.publish import put_replace
+from featcache.machine import weights_folder
 from featcache.seeding import seed_for
 
 log = logging.getLogger(__name__)
@@ -35,12 +35,6 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pyth")
 NESTED_UNDER = ("state_dict", "model", "module")
 _HUB_ANSWER_SECONDS = 3.0
-
-
-def weights_folder() -> Path:
-    """The folder searched for weight files: ``$FEATCACHE_WEIGHTS``, else ``~/.cache/featcache/weights``."""
-    named = os.environ.get("FEATCACHE_WEIGHTS")
-    return Path(named) if named else Path.home() / ".cache" / "featcache" / "weights"
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from featcache import machine
 from featcache.backbones import weights
 from featcache.backbones.weights import (
     load_strict,
@@ -19,7 +20,6 @@ from featcache.backbones.weights import (
     read_state_dict,
     seeded_init,
     state_hash,
-    weights_folder,
 )
 from featcache.errors import WeightsError
 
@@ -118,7 +118,7 @@ class TestLocate:
     def test_the_folder_has_a_default(self, monkeypatch, tmp_path):
         monkeypatch.delenv("FEATCACHE_WEIGHTS")
         monkeypatch.setenv("HOME", str(tmp_path))
-        assert weights_folder() == tmp_path / ".cache" / "featcache" / "weights"
+        assert machine.weights_folder() == tmp_path / ".cache" / "featcache" / "weights"
 
 
 class TestRead:

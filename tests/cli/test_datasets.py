@@ -38,7 +38,7 @@ def test_flags_are_settings(verb, tmp_path):
             "--out", tmp_path / "videos.parquet", "--json",
         )  # fmt: skip
         summary = json.loads(result.stdout)
-        assert (summary["splits"], summary["status"]["missing"]) == ({"test": 4, "train": 2}, 1)
+        assert (summary["splits"], summary["status"]["missing"]) == ({"test": 4, "train": 4}, 1)
         videos = read_parquet(tmp_path / "videos.parquet").videos
         assert all(video.split == video.labels["split3"] for video in videos)
     else:
