@@ -23,6 +23,7 @@ from featcache.testing import stores
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "scale").glob("*.yaml"))
 SWEEPS = [path for path in CONFIGS if read_mapping(path)["command"] == "sweep"]
 PIPELINES = [path for path in CONFIGS if read_mapping(path)["command"] == "pipeline"]
+EXTRACTIONS = [path for path in CONFIGS if read_mapping(path)["command"] == "extract"]
 ABLATIONS = ("table8", "table9", "table10", "table11")
 BACKBONES = set(REGISTRY.names())
 
@@ -43,30 +44,65 @@ def own_settings(step):
     return getattr(step, step.command.removeprefix("probe-").replace("-", "_"))
 
 
+def by_training(steps):
+    """Each pre-training with the probes behind it."""
+    groups = []
+    for step in steps:
+        if isinstance(step, ScaleSettings):
+            groups.append((step, []))
+        else:
+            groups[-1][1].append(step)
+    return groups
+
+
 def test_there_is_a_file_for_every_table():
-    assert {path.stem.partition("_")[0] for path in SWEEPS} == {f"table{number}" for number in range(2, 12)}
+    assert {path.stem.partition("_")[0] for path in SWEEPS} == {f"table{number}" for number in range(1, 12)}
 
 
 @pytest.mark.parametrize("path", SWEEPS + PIPELINES, ids=lambda path: path.stem)
 def test_every_step_of_every_row_has_the_paper_s_setting(path):
-    varied = {key for row in read_mapping(path).get("rows", ()) for key in row.get("set", ())}
+    varied = {key.partition(".")[2] for row in read_mapping(path).get("rows", ()) for key in row.get("set", ())}
+    epochs = {"table1": 20, **dict.fromkeys(ABLATIONS, 200)}.get(path.stem.partition("_")[0], 500)
     for step in every_step(path):
         if isinstance(step, ScaleSettings):
             default = ScaleSettings(sets=step.sets)
             assert step.training.optimiser == default.training.optimiser
             assert step.training.schedule == default.training.schedule
-            assert step.training.epochs == (200 if path.stem.partition("_")[0] in ABLATIONS else 500)
-            if not any(key.startswith("0.predictor") for key in varied):
+            assert step.training.epochs == epochs
+            if not any(key.startswith("predictor") for key in varied):
                 assert step.predictor == default.predictor
-            if not any(key.startswith("0.loss") for key in varied):
+            if not any(key.startswith("loss") for key in varied):
                 assert step.loss == default.loss
-            if "0.clips_per_set" not in varied:
+            if "training.batch_size" not in varied:
                 assert (step.clips_per_set, step.training.batch_size) == (8, 512)
         own = own_settings(step)
         if hasattr(own, "training"):
-            assert (own.training.epochs, own.training.num_clips, own.training.lrs) == (60, 8, PROPOSED_LRS)
+            grid = own.training
+            assert (grid.epochs, grid.num_clips, grid.batch_sizes) == (60, 8, (128, 512))
+        elif hasattr(own, "lrs"):
+            grid = own
+            assert (grid.epochs, grid.batch_size) == (60, 512 * 8)
+        else:
+            grid = None
+        if grid is not None:
+            assert (grid.lrs, grid.weight_decays) == (PROPOSED_LRS, (0.0, 1e-4, 1e-2))
+            assert (grid.optimizers, grid.batch_norms) == (("adamw", "sgd"), (False, True))
         if hasattr(own, "ks"):
             assert (own.ks, own.temperature, own.center) == ((20,), 0.07, True)
+
+
+def check_feature(feature):
+    assert feature.name == feature.backbone
+    assert feature.backbone in BACKBONES
+    fine_tuned = feature.backbone in ("videomae-b-k400", "videomae-b-ssv2")  # fc_norm of the mean, as the head reads it
+    assert feature.output == ("cls" if fine_tuned or feature.backbone.startswith("svt") else "mean")
+    assert feature.mean == (0.45, 0.45, 0.45)  # PySlowFast's, for every backbone
+    assert feature.std == (0.225, 0.225, 0.225)
+
+
+def source_of(step):
+    """Store and array that a step of a table reads."""
+    return (step.sets.store, step.sets.feature) if isinstance(step, ScaleSettings) else (step.store, step.feature)
 
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
@@ -79,12 +115,7 @@ def test_pipelines_extract_by_the_preset_into_one_store_a_data_set(path):
     preset = "scale-ssv2" if extract.dataset == "ssv2" else "scale"
     assert step["sampling"] == with_preset(preset, {"features": []})["sampling"]
     (feature,) = extract.features
-    assert feature.name == feature.backbone
-    assert feature.backbone in BACKBONES
-    fine_tuned = feature.backbone in ("videomae-b-k400", "videomae-b-ssv2")  # fc_norm of the mean, as the head reads it
-    assert feature.output == ("cls" if fine_tuned or feature.backbone.startswith("svt") else "mean")
-    assert feature.mean == (0.45, 0.45, 0.45)  # PySlowFast's, for every backbone
-    assert feature.std == (0.225, 0.225, 0.225)
+    check_feature(feature)
     assert {extract.out} == {scale.sets.store, *(probe.store for probe in probes)}
     assert {feature.name} == {scale.sets.feature, *(probe.feature for probe in probes)}
     models = {own_settings(probe).model for probe in probes if getattr(own_settings(probe), "model", None)}
@@ -93,25 +124,95 @@ def test_pipelines_extract_by_the_preset_into_one_store_a_data_set(path):
     assert len(set(outs)) == len(outs)
 
 
+@pytest.mark.parametrize("path", EXTRACTIONS, ids=lambda path: path.stem)
+def test_one_extraction_a_data_set_gives_what_its_tables_read(path):
+    extraction = load(path)
+    DATASETS.load(extraction.dataset)
+    preset = "scale-ssv2" if extraction.dataset == "ssv2" else "scale"
+    assert read_mapping(path)["sampling"] == with_preset(preset, {"features": []})["sampling"]
+    for feature in extraction.features:
+        check_feature(feature)
+    steps = [step for sweep in SWEEPS for step in every_step(sweep)]
+    read = {feature for store, feature in map(source_of, steps) if store == extraction.out}
+    assert read == {feature.name for feature in extraction.features}
+
+
+def test_every_store_that_a_table_reads_is_extracted():
+    stores = {load(path).out for path in EXTRACTIONS}
+    assert {source_of(step)[0] for sweep in SWEEPS for step in every_step(sweep)} == stores
+
+
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_a_row_names_one_feature_and_its_own_predictor(path):
+def test_a_probe_reads_the_array_and_the_predictor_of_the_training_before_it(path):
     settings = load(path)
     for row in settings.rows:
-        scale, *probes = parse_steps(row_steps(settings, row, folder="runs"))
-        assert {scale.sets.feature} == {probe.feature for probe in probes}
-        assert scale.sets.feature in BACKBONES
-        models = {own_settings(probe).model for probe in probes if getattr(own_settings(probe), "model", None)}
-        assert models == {scale.out}
+        for scale, probes in by_training(parse_steps(row_steps(settings, row, folder="runs"))):
+            assert {source_of(scale)} == {source_of(step) for step in (scale, *probes)}
+            assert scale.sets.feature in BACKBONES
+            models = {own_settings(probe).model for probe in probes if getattr(own_settings(probe), "model", None)}
+            assert models <= {scale.out}
+            assert models or path.stem == "table1_cost"
 
 
-def test_what_is_said_to_be_published():
-    said = {
-        (path.stem, row["name"]): row["published"]
-        for path in SWEEPS
-        for row in read_mapping(path)["rows"]
-        if "published" in row
-    }
-    assert said == {("table4_ucf101", "svt-b"): {"linear": 92.65}}  # no other number is at hand
+def test_rows_that_share_a_folder_share_its_settings():
+    by_folder = {}
+    for path in SWEEPS:
+        settings = load(path)
+        for row in settings.rows:
+            for step in parse_steps(row_steps(settings, row, folder=f"{path.stem}/{row.name}")):
+                if path.stem != "table2_lvu" or isinstance(step, ScaleSettings):
+                    by_folder.setdefault(step.out, []).append(step)
+    shared = {folder: steps for folder, steps in by_folder.items() if len(steps) > 1}
+    assert len(shared) == 2 + 5 + 4 * 2  # LVU's backbones, Kinetics-400's, the ablations' default with its probe
+    for steps in shared.values():
+        assert all(step == steps[0] for step in steps)
+
+
+PROBES = {
+    "k-NN": ("probe-knn", False),
+    "SCALE_k-NN": ("probe-knn", True),
+    "Linear": ("probe-linear", False),
+    "SCALE_linear": ("probe-scale-linear", True),
+    "MLP": ("probe-mlp", False),
+    "Transformer": ("probe-transformer", False),
+    "SCALE_ft": ("probe-scale-ft", True),
+}
+"""Command of a column, and whether it uses a pre-trained predictor."""
+STORES = {"UCF101": "stores/ucf101-scale", "HMDB51": "stores/hmdb51-scale"}
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_a_cell_measures_what_its_row_and_column_name(path):
+    settings = load(path)
+    table = path.stem.partition("_")[0]
+    for row in settings.rows:
+        steps = parse_steps(row_steps(settings, row, folder="runs"))
+        for column, place in settings.columns.items():
+            number, _, value = place.partition(".")
+            step = steps[int(number)]
+            if value != "splits.*.metrics.top1":
+                assert isinstance(step, ScaleSettings)
+                continue
+            first, _, last = column.rpartition(", ")
+            probe = "SCALE_ft" if table in ABLATIONS else last
+            assert (step.command, bool(getattr(own_settings(step), "model", None))) == PROBES[probe]
+            if table == "table2":
+                assert (step.feature, step.label) == (first, row.name)
+            elif table in ABLATIONS:
+                assert (step.store, step.feature) == (STORES[first], last)
+            else:
+                assert (step.feature, step.label, first) == (row.name, "label", "")
+            assert step.low_shot == (0.1 if table == "table7" else None)
+        for scale, _ in by_training(steps):
+            loss, predictor = scale.loss, scale.predictor
+            named = {
+                "table1": f"SCALE, batch {scale.training.batch_size}",
+                "table8": " and ".join(name for name in ("MCM", "SET") if getattr(loss, f"{name.lower()}_weight")),
+                "table9": str(loss.mask_ratio),
+                "table10": f"{predictor.width}x{predictor.depth}",
+                "table11": f"{scale.clips_per_set}x2, {scale.training.batch_size}",
+            }
+            assert row.name == named.get(table, row.name)
 
 
 def small(path, *, store, rows=None):
@@ -119,6 +220,8 @@ def small(path, *, store, rows=None):
     data = read_mapping(path)
     data |= {"store": store, "feature": None}
     for step in data["steps"]:
+        for name in ("store", "feature", "sets"):
+            step.pop(name, None)
         if step["command"] == "train-scale":
             step |= {"clips_per_set": 2, "heads": {"target_hidden": 8, "hidden": 8}}
             step["predictor"] |= {"width": 32, "depth": 1}
@@ -126,24 +229,24 @@ def small(path, *, store, rows=None):
             step["training"]["schedule"] = {"warmup_fraction": 0}
         for own in step.values():
             if isinstance(own, dict) and isinstance(own.get("training"), dict) and step["command"] != "train-scale":
-                own["training"] |= {"epochs": 1, "seeds": [0], "lrs": [0.001], "batch_sizes": [4]}
-                own["training"] |= {"optimizers": ["adamw"], "batch_norms": [False]}
+                own["training"] |= {"epochs": 1, "seeds": [0], "lrs": [0.001], "weight_decays": [0.0]}
+                own["training"] |= {"batch_sizes": [4], "optimizers": ["adamw"], "batch_norms": [False]}
         if "mlp" in step:
             step["mlp"]["hidden"] = [4]
         if "linear" in step:
-            step["linear"] |= {"epochs": 1, "seeds": [0], "lrs": [0.001], "optimizers": ["sgd"]}
+            step["linear"] |= {"epochs": 1, "seeds": [0], "lrs": [0.001], "weight_decays": [0.0], "optimizers": ["sgd"]}
         if step["command"].startswith("probe-"):
             step["intervals"] = {"num_resamples": 20}
             step |= {"label": "label", "test_splits": None, "numbers": False}
     for row in data.get("rows", ()):
-        sizes = {"0.predictor.width": 1 / 8, "0.clips_per_set": 1 / 4, "0.training.batch_size": 1 / 128}
+        sizes = {"predictor.width": 1 / 8, "clips_per_set": 1 / 4, "training.batch_size": 1 / 256}
         row["set"] = {
-            key: max(1, int(value * sizes[key])) if key in sizes else value
+            key: max(2, int(value * sizes[name])) if (name := key.partition(".")[2]) in sizes else value
             for key, value in row.get("set", {}).items()
-            if not key.endswith("feature")
+            if not key.endswith(("feature", "label"))
         }
-        if "0.predictor.width" in row["set"]:
-            row["set"] |= {"0.predictor.heads": 4}
+        for key in [key for key in row["set"] if key.endswith("predictor.width")]:
+            row["set"][key.replace("width", "heads")] = 4
     if rows is not None:
         data["rows"] = data["rows"][:rows]
     return data
@@ -152,6 +255,9 @@ def small(path, *, store, rows=None):
 def run_small(data, folder):
     """Run it; the table's rows."""
     data = {**data, "out": str(folder / "table")}
+    for row in data["rows"]:
+        shared = {key: str(folder / value) for key, value in row["set"].items() if key.endswith(".out")}
+        row["set"] |= shared
     (folder / "small.yaml").write_text(yaml.safe_dump(data))
     result = CliRunner().invoke(app, ["run", str(folder / "small.yaml")], catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -177,11 +283,12 @@ def check_rows(rows, data):
     for row in rows:
         for column in data["columns"]:
             assert row[column]["value"] is not None
-            assert 0 <= row[column]["value"] <= (1e9 if column in ("parameters", "videos/s") else 100)
+            is_share = data["columns"][column].endswith("top1")
+            assert 0 <= row[column]["value"] <= (100 if is_share else 1e9)
 
 
-def test_a_table_of_probes_and_an_ablation_run_on_another_store(clip_store, tmp_path):
-    for name in ("table4_ucf101", "table8_loss"):
+def test_a_table_of_probes_and_one_of_costs_run_on_another_store(clip_store, tmp_path):
+    for name in ("table4_ucf101", "table1_cost"):
         folder = tmp_path / name
         folder.mkdir()
         data = small(next(path for path in SWEEPS if path.stem == name), store=clip_store, rows=1)
@@ -195,7 +302,7 @@ def test_every_table_runs_on_another_store(path, clip_store, tmp_path):
     rows = run_small(data, tmp_path)
     check_rows(rows, data)
     if path.stem == "table10_capacity":
-        sizes = [row["parameters"]["value"] for row in rows]
+        sizes = [row["parameters, svt-b"]["value"] for row in rows]
         assert len(set(sizes)) == len(sizes)
 
 

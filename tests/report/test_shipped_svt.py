@@ -106,23 +106,28 @@ def test_rows_of_an_ablation_differ():
         assert len(told_apart) == len(rows)
 
 
-def test_what_is_said_to_be_published():
-    said = {
-        (path.stem.partition("_")[0], column): value
-        for path in SWEEPS
-        for row in read_mapping(path)["rows"]
-        for column, value in row.get("published", {}).items()
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_which_views_a_table_is_tested_on(path):
+    for name, steps in every_row(path).items():
+        slow_alone = path.stem.startswith(ABLATIONS) and name != "slow and fast"
+        extractions = {step.features[0].backbone for step in steps if isinstance(step, ExtractSettings)}
+        fine_tuned = {step.backbone for step in steps if isinstance(step, FinetuneSettings)}
+        assert extractions | fine_tuned == {"svt-b" if slow_alone else "svt-b-slowfast"}
+
+
+def test_tables_share_the_stores_of_the_shared_training():
+    stores = {}
+    for path in SWEEPS:
+        for steps in every_row(path).values():
+            for step in steps:
+                if isinstance(step, ExtractSettings) and step.out.startswith("stores/"):
+                    stores.setdefault(step.out, []).append(step)
+    assert {name: len(steps) for name, steps in stores.items()} == {
+        "stores/svt-ablations-ucf101": 5,
+        "stores/svt-ablations-hmdb51": 5,
     }
-    assert said == {
-        ("table1", "UCF101 linear"): 90.8,
-        ("table1", "UCF101 fine-tuned"): 93.7,
-        ("table1", "HMDB51 linear"): 57.8,
-        ("table1", "HMDB51 fine-tuned"): 67.2,
-        ("table2", "linear"): 68.1,
-        ("table2", "fine-tuned"): 78.1,
-        ("table3", "linear"): 18.3,
-        ("table3", "fine-tuned"): 59.6,
-    }
+    for steps in stores.values():
+        assert all(step == steps[0] for step in steps)
 
 
 @pytest.fixture(scope="module")
@@ -172,8 +177,8 @@ def small(path, *, listing, folder):
         for key, value in row["set"].items():
             if key.endswith("backbone"):
                 row["set"][key] = tiny(value)
-            if key == "0.out":
-                row["set"][key] = str(folder / "shared")
+            if key.endswith(".out"):
+                row["set"][key] = str(folder / ("shared" if key == "0.out" else value))
             if key.endswith("global_frames"):
                 row["set"][key] = [4, 4]
     return data

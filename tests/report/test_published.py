@@ -1,0 +1,95 @@
+"""Every number that a paper prints stands in a cell of its own in a shipped table, or in a list with a reason."""
+
+import csv
+from collections import Counter
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+from featcache.commands.registry import load
+from featcache.commands.steps import SweepSettings
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+PUBLISHED = CONFIGS / "published"
+PAPERS = sorted(path.stem for path in PUBLISHED.glob("*.csv") if path.stem != "not_run")
+NOT_PRINTED = ("-", "OOM")
+
+
+def lines(name):
+    """Rows of one of the files."""
+    with (PUBLISHED / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def printed(paper):
+    """What the paper prints, as text, by (table, row, column)."""
+    found = {(line["table"], line["row"], line["column"]): line["value"] for line in lines(paper)}
+    assert len(found) == len(lines(paper)), "a cell is given twice"
+    return found
+
+
+def cells(paper):
+    """Published numbers of all shipped sweeps of a paper: [((table, row, column), number)]."""
+    found = []
+    for path in sorted((CONFIGS / paper).glob("table*.yaml")):
+        settings = load(path)
+        assert isinstance(settings, SweepSettings)
+        table = path.stem.partition("_")[0].removeprefix("table")
+        for row in settings.rows:
+            found += [((table, row.name, column), number) for column, number in row.published.items()]
+    return found
+
+
+def reason(paper, place):
+    """Why the cell is not run; ``None``: it is."""
+    matching = [
+        line["reason"]
+        for line in lines("not_run")
+        if line["paper"] == paper
+        and line["table"] == place[0]
+        and fnmatchcase(place[1], line["row"])
+        and fnmatchcase(place[2], line["column"])
+    ]
+    assert len(matching) <= 1, f"{place} has several reasons"
+    return matching[0] if matching else None
+
+
+def test_the_papers_that_are_typed():
+    assert {"scale", "svt"} <= set(PAPERS)
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_every_printed_number_is_in_one_cell_or_has_a_reason(paper):
+    in_cells = Counter(place for place, _ in cells(paper))
+    numbers = dict(cells(paper))
+    values = printed(paper)
+    without = {place: reason(paper, place) for place in values if place not in in_cells}
+    for place, value in values.items():
+        if place in without:
+            assert without[place], f"{place} is in no cell, and nothing says why"
+        else:
+            assert reason(paper, place) is None, f"{place} is in a cell and in the list of what is not run"
+            assert in_cells[place] == 1, f"{place} is in {in_cells[place]} cells"
+            assert value not in NOT_PRINTED
+            assert numbers[place] == float(value), place
+    print(f"{paper}: {len(values)} values, {len(values) - len(without)} in cells, {len(without)} with a reason")
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_no_cell_has_a_number_that_is_not_printed(paper):
+    assert {place for place, _ in cells(paper)} <= set(printed(paper))
+
+
+def test_every_reason_is_of_something_printed():
+    for line in lines("not_run"):
+        assert line["reason"]
+        assert any(
+            place[0] == line["table"] and fnmatchcase(place[1], line["row"]) and fnmatchcase(place[2], line["column"])
+            for place in printed(line["paper"])
+        ), line
+
+
+@pytest.mark.parametrize(("paper", "num_values", "num_in_cells"), [("scale", 360, 313), ("svt", 38, 38)])
+def test_how_many_there_are(paper, num_values, num_in_cells):
+    assert (len(printed(paper)), len(cells(paper))) == (num_values, num_in_cells)
