@@ -224,7 +224,7 @@ def small(path, *, store, rows=None):
             step.pop(name, None)
         if step["command"] == "train-scale":
             step |= {"clips_per_set": 2, "heads": {"target_hidden": 8, "hidden": 8}}
-            step["predictor"] |= {"width": 32, "depth": 1}
+            step["predictor"] |= {"width": 32}
             step["training"] |= {"epochs": 1, "batch_size": 4, "tensorboard": False, "device": "cpu", "threads": 1}
             step["training"]["schedule"] = {"warmup_fraction": 0}
         for own in step.values():
