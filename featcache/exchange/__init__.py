@@ -1,1 +1,1 @@
-"""Features that others made into a store, and a store out to the formats that others read. No torch."""
+"""Import of features that others have computed, and export of stores to other formats. No torch."""

@@ -21,13 +21,13 @@ ROW_NUMBERS = ("t0", "t1", "y0", "x0", "y1", "x1", "flip")
 
 
 def row_columns_of(videos: Sequence[VideoRecord], counts: Sequence[int], rows: RowTable) -> dict[str, Column]:
-    r"""What is known of rows as columns: id, split, labels, clip, times, box, flip, frames; null where it is not.
+    r"""The facts about rows as columns: id, split, labels, clip, times, box, flip, frames; unknown values are null.
 
-    Names that are not UTF-8 have ``\xNN`` for such bytes, since Arrow text is UTF-8; ``videos.csv`` has the bytes.
+    Bytes of names that are not UTF-8 are written ``\xNN``, since Arrow text is UTF-8; ``videos.csv`` has the bytes.
 
     Args:
         videos: Videos in row order.
-        counts: Rows of each.
+        counts: Number of rows of each video.
         rows: The rows, in order.
     """
     owner = np.repeat(np.arange(len(videos)), counts)
@@ -59,7 +59,7 @@ def label_names(videos: Iterable[VideoRecord]) -> list[str]:
 
 
 def utf8(text: str) -> str:
-    r"""Text with ``\xNN`` for bytes that are not UTF-8."""
+    r"""Text in which bytes that are not UTF-8 are written ``\xNN``."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -96,7 +96,7 @@ def to_numpy(array: Column, where: str) -> Array:
     """Lists of lists, whose lengths agree, as one array [n, …].
 
     Raises:
-        ExchangeError: Nulls, lists of different lengths, or something else than numbers.
+        ExchangeError: There are nulls, lists of different lengths, or values that are not numbers.
     """
     shape: list[int] = [len(array)]
     while True:

@@ -1,4 +1,4 @@
-"""``export``: one feature of a store, whole or in part, into a new folder that appears when it is complete."""
+"""``export``: writes one feature of a store, or a part of it, to a new folder that appears when it is complete."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -28,17 +28,17 @@ _WRITERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """What an export wrote.
+    """Result of an export.
 
     Attributes:
         out: The folder.
-        format: Its format.
+        format: Format of the export.
         feature: Name of the array.
-        num_videos: Videos written, failed ones included.
-        num_failed: Videos without rows; they stand in ``videos.csv`` with their status.
-        num_rows: Rows written.
-        dtype: Of the values as written.
-        details: What else the format has to say.
+        num_videos: Number of videos written, including failed ones.
+        num_failed: Number of videos without rows; ``videos.csv`` lists them with their status.
+        num_rows: Number of rows written.
+        dtype: Dtype of the written values.
+        details: Further facts that depend on the format.
     """
 
     out: str
@@ -58,16 +58,16 @@ class Exported:
 def export(settings: ExportSettings, *, on_progress: Step = lambda done, total: None) -> Exported:
     """Write the feature that ``settings`` name.
 
-    Every export holds ``videos.csv`` (all chosen videos, failed ones with their status), ``recipe.yaml`` and
-    ``export.yaml`` (these settings) beside the files of its format.
+    Every export holds ``videos.csv`` (all selected videos, failed ones with their status), ``recipe.yaml`` and
+    ``export.yaml`` (these settings) besides the files of its format.
 
     Args:
-        settings: What to write, and where.
-        on_progress: Called with (done, in all), in the format's own unit.
+        settings: Settings of the export.
+        on_progress: Called with (done, total), in the format's own unit.
 
     Raises:
         StoreError: The folder is not empty, or the store is not complete.
-        ExchangeError: The store does not fit the format; says why.
+        ExchangeError: The store does not fit the format; the message says why.
         DiskSpaceError: The disk is full; nothing is left under the name.
     """
     out = choose(open_store(settings.store), settings)

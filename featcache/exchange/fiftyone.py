@@ -1,7 +1,7 @@
-"""Format ``fiftyone``: ids, labels and vectors as plain files, and :func:`load`, which makes FiftyOne datasets of them.
+"""Format ``fiftyone``: ids, labels and vectors as plain files, and :func:`load`, which turns them into a dataset.
 
 FiftyOne keeps datasets in its own database, and recommends a loop over samples for data in any other form. So the
-export is ``samples.json`` and ``embeddings.npy``, and the loop is here.
+export consists of ``samples.json`` and ``embeddings.npy``, and the loop is in :func:`load`.
 """
 
 import json
@@ -23,9 +23,9 @@ _CHUNK_BYTES = 32 << 20
 
 
 def write(out: Outgoing, folder: Path, settings: ExportSettings, step: Step) -> dict[str, Any]:
-    """``embeddings.npy`` [rows, C] and ``samples.json``: a sample a video, with its place in the array.
+    """Write ``embeddings.npy`` [rows, C] and ``samples.json``: one sample per video, with its place in the array.
 
-    Failed videos are samples without rows; they carry the tag ``failed`` and their status.
+    Failed videos are samples without rows; they have the tag ``failed`` and their status.
     """
     if len(out.record.shape) != 1:
         raise ExchangeError(
@@ -65,14 +65,14 @@ def write(out: Outgoing, folder: Path, settings: ExportSettings, step: Step) -> 
 
 
 def load(folder: Path | str, *, videos: Path | str, name: str | None = None) -> Any:
-    """Make a FiftyOne dataset of an export: a sample a video, with labels, tags and an embedding.
+    """Make a FiftyOne dataset from an export: one sample per video, with labels, tags and an embedding.
 
-    A sample's ``embedding`` is the mean of its rows, float32 [C]; its ``rows`` tells where they are in
-    ``embeddings.npy``. A label is a ``Classification`` in the field ``label``, or ``label_<name>`` for any other name.
+    A sample's ``embedding`` is the mean of its rows, float32 [C]; its ``rows`` give their place in ``embeddings.npy``.
+    A label is a ``Classification`` in the field ``label``, or ``label_<name>`` for any other name.
 
     Args:
-        folder: What ``export --format fiftyone`` wrote.
-        videos: Folder that the videos' paths start from.
+        folder: Folder that ``export --format fiftyone`` wrote.
+        videos: Folder to which the videos' paths are relative.
         name: Name of the dataset; ``None``: FiftyOne chooses one.
 
     Returns:
@@ -80,7 +80,7 @@ def load(folder: Path | str, *, videos: Path | str, name: str | None = None) -> 
 
     Raises:
         FeatcacheError: fiftyone is not installed.
-        ExchangeError: The folder is no such export.
+        ExchangeError: The folder is not such an export.
     """
     samples, embeddings = read(folder)
     fo = optional("fiftyone", extra="fiftyone")
@@ -90,10 +90,10 @@ def load(folder: Path | str, *, videos: Path | str, name: str | None = None) -> 
 
 
 def read(folder: Path | str) -> tuple[list[dict[str, Any]], np.ndarray[Any, Any]]:
-    """The samples and the embeddings [rows, C] of an export.
+    """Read the samples and the embeddings [rows, C] of an export.
 
     Raises:
-        ExchangeError: The folder is no such export, or its parts do not fit.
+        ExchangeError: The folder is not such an export, or its parts do not fit together.
     """
     root = Path(folder)
     try:
@@ -114,7 +114,7 @@ def read(folder: Path | str) -> tuple[list[dict[str, Any]], np.ndarray[Any, Any]
 
 
 def label_field(name: str) -> str:
-    """The field of a label: FiftyOne's names are letters, digits and underscores, and some are taken."""
+    """The field of a label: FiftyOne's names consist of letters, digits and underscores, and some are reserved."""
     return "label" if name == "label" else "label_" + re.sub(r"[^A-Za-z0-9_]", "_", name)
 
 

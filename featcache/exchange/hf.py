@@ -1,4 +1,4 @@
-"""Format ``hf``: a Hugging Face dataset as ``save_to_disk`` writes it, a row for each row of the feature."""
+"""Format ``hf``: a Hugging Face dataset as ``save_to_disk`` writes it, with one row per row of the feature."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,7 @@ from featcache.exchange.settings import ExportSettings
 
 
 def write(out: Outgoing, folder: Path, settings: ExportSettings, step: Step) -> dict[str, Any]:
-    """The columns of format ``parquet``; maps are fixed-size lists in fixed-size lists.
+    """Write the columns of format ``parquet``; maps are fixed-size lists in fixed-size lists.
 
     ``datasets.load_from_disk(folder)`` opens it.
     """

@@ -1,4 +1,4 @@
-"""``import``: arrays that others made into a store, under a recipe that says what is declared and what is not known."""
+"""``import``: arrays from elsewhere into a store, under a recipe that says what is declared and what is unknown."""
 
 import hashlib
 import logging
@@ -37,21 +37,21 @@ _AXES = {1: ("c",), 2: ("n", "c"), 3: ("h", "w", "c"), 4: ("t", "h", "w", "c")}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """What an import did and what the store now holds of its feature.
+    """Result of an import, and the state of the feature in the store.
 
     Attributes:
-        store: The store.
+        store: Folder of the store.
         feature: Name of the array.
-        config: The YAML that repeats the command.
-        videos_total: Videos of the store.
-        videos_ok: Videos with rows.
-        videos_failed: The others.
-        failures: (video, status, reason) of each.
-        rows_total: Rows of the feature.
-        rows_written: Rows that this call wrote.
-        not_listed: Arrays of the source that its listing does not name; they were left out.
+        config: The YAML file that repeats the command.
+        videos_total: Number of videos of the store.
+        videos_ok: Number of videos with rows.
+        videos_failed: Number of videos without rows.
+        failures: (video, status, reason) of each failed video.
+        rows_total: Number of rows of the feature.
+        rows_written: Number of rows that this call wrote.
+        not_listed: Number of arrays of the source that its listing does not name; they were left out.
         dtype: Stored dtype.
-        unknown: Fields of the recipe of which nothing is known.
+        unknown: Fields of the recipe whose values are unknown.
     """
 
     store: str
@@ -75,19 +75,19 @@ class Imported:
 def import_features(settings: ImportSettings, *, on_progress: Step = lambda done, total: None) -> Imported:
     """Store the arrays of a source; the same call resumes, and adds videos or another array to the store.
 
-    A file that cannot be read is a failed video (``undecodable``), an empty array one that is ``too_short``, a video
-    that a listing names and the source lacks one that is ``missing``. An array that can be read and does not fit (other
-    shape or dtype, NaN, infinity, overflow) stops the import.
+    A file that cannot be read is a failed video (``undecodable``), an empty array is ``too_short``, and a video that a
+    listing names but the source lacks is ``missing``. An array that can be read but does not fit (other shape or dtype,
+    NaN, infinity, overflow) stops the import.
 
     Args:
-        settings: What to import, and what is known of it.
-        on_progress: Called with (rows written, rows in all).
+        settings: What to import, and what is known about it.
+        on_progress: Called with (rows written, rows in total).
 
     Raises:
-        ExchangeError: A source or array that does not fit; names it.
-        NonFiniteFeatureError: Values that are not finite or overflow; names the file.
+        ExchangeError: A source or array does not fit; names it.
+        NonFiniteFeatureError: Values are not finite or overflow; names the file.
         RecipeMismatchError: The store was made with another recipe.
-        ManifestError: An id that cannot be one, or twice the same.
+        ManifestError: An id is unusable or occurs twice.
     """
     samples: list[Sample] = import_module(f"featcache.exchange.{_READERS[settings.format]}").read(settings)
     check_ids(samples)
@@ -129,10 +129,10 @@ def import_features(settings: ImportSettings, *, on_progress: Step = lambda done
 
 
 def check_ids(samples: Sequence[Sample]) -> None:
-    """Ids are checked before anything is looked up by them.
+    """Check ids before they are used for look-ups.
 
     Raises:
-        ManifestError: One that cannot be an id, or that two arrays have; names where.
+        ManifestError: An id is unusable, or two arrays have it; names the place.
     """
     seen: dict[str, str] = {}
     for sample in samples:
@@ -144,7 +144,7 @@ def check_ids(samples: Sequence[Sample]) -> None:
 
 
 def _listed(samples: Sequence[Sample], settings: ImportSettings) -> tuple[list[Sample], int]:
-    """The samples that the listing names, in its order, with its facts; and how many it does not name."""
+    """The samples that the listing names, in its order and with its facts, and the number that it does not name."""
     source = Path(settings.source)
     default = (source if source.is_dir() else source.parent) / VIDEOS
     path = Path(settings.listing) if settings.listing is not None else default if default.is_file() else None
@@ -173,7 +173,7 @@ def choose_record(samples: Sequence[Sample], feature: DeclaredFeature) -> Record
     """Shape, axes and dtype that all arrays share.
 
     Raises:
-        ExchangeError: One differs from the first, holds no floats, or the axes do not fit.
+        ExchangeError: An array differs from the first or does not hold floats, or the axes do not fit.
     """
     filled = [sample for sample in samples if sample.num_rows and sample.dtype is not None]
     if not filled:
@@ -215,10 +215,10 @@ def _output(feature: DeclaredFeature, record: RecordSpec) -> Output:
 
 
 def check_counts(samples: Sequence[Sample], videos: Sequence[VideoRecord], sampling: SamplingRecipe) -> None:
-    """A recipe that fixes the rows of a video is believed only if every video has that many.
+    """Check that every video has the number of rows that the recipe fixes, if it fixes one.
 
     Raises:
-        ExchangeError: Naming the first that has not.
+        ExchangeError: A video has another number of rows; names the first one.
     """
     for sample, video in zip(samples, videos, strict=True):
         recipe = sampling.for_split(video.split)
@@ -232,7 +232,7 @@ def check_counts(samples: Sequence[Sample], videos: Sequence[VideoRecord], sampl
 
 
 def _check_aligned(writer: StoreWriter, samples: Mapping[str, Sample]) -> None:
-    """Rows of all features align, so an array for a planned video has as many rows as its plan."""
+    """Check that an array for a planned video has as many rows as its plan, since rows of all features align."""
     opened = open_store(writer.root)
     for generation, names in zip(opened.generations, opened.shown_ids, strict=True):
         planned: dict[int, int] = {}
@@ -257,7 +257,7 @@ def _add_generation(
     record: RecordSpec,
     settings: ImportSettings,
 ) -> None:
-    """Plan the videos that the store lacks, those of another file, and those that failed and now have rows."""
+    """Plan the videos that the store lacks, those whose file was replaced, and those that failed and now have rows."""
     opened = open_store(writer.root)
     stored = opened.videos
     if out := [video.id for video in videos if video.id in opened.removed_videos]:
@@ -315,7 +315,7 @@ class _Importer:
         }
 
     def run(self, on_progress: Step) -> int:
-        """Write them all; returns the rows written."""
+        """Fill all shards; returns the number of rows written."""
         opened = open_store(self.writer.root)
         self.names = opened.shown_ids
         work = [
@@ -388,7 +388,7 @@ class _Importer:
 
 
 def _outcome(sample: Sample | None, *, planned_content: str) -> tuple[Status, str]:
-    """What becomes of a planned video: failed, if this source has no array for it, or one of another file."""
+    """Outcome of a planned video: failed if this source has no array for it, or an array of another file."""
     if sample is None:
         return "missing", "the import of this feature has no array for it"
     video = video_record(sample)
@@ -398,7 +398,7 @@ def _outcome(sample: Sample | None, *, planned_content: str) -> tuple[Status, st
 
 
 def is_other_content(first: str, second: str) -> bool:
-    """Whether two content hashes are those of different files; one that is not known (empty) says nothing."""
+    """Whether two content hashes belong to different files; an unknown (empty) hash differs from none."""
     return bool(first and second) and first != second
 
 

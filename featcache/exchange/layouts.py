@@ -1,7 +1,7 @@
-"""Whose array a file of a folder is, where its name alone does not say it: a pattern, or a layout that is known.
+"""Assigns files of a folder to videos when the file name alone is not the id: by a pattern, or a known layout.
 
 ``video_features``, a widely used extractor, writes ``<video>_<feature>.npy`` and beside it ``<video>_fps.npy``, a
-number, and ``<video>_timestamps_ms.npy``, the time of each row. All here is arithmetic on names; no file is opened.
+number, and ``<video>_timestamps_ms.npy``, the time of each row. This module works on names only; no file is opened.
 """
 
 import re
@@ -17,13 +17,13 @@ _FIELDS = {"{id}": "(?P<id>.+)", "{label}": "(?P<label>[^/]+)", "{split}": "(?P<
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """An array by what its path says.
+    """An array with the facts that follow from its path.
 
     Attributes:
         path: The file, relative to the folder.
-        video: Whose it is, as a path; ``None``: that of the file without ``.npy``.
-        label: Its label, where a pattern says it.
-        split: Its split, where a pattern says it.
+        video: The video, as a path; ``None``: the path of the file without ``.npy``.
+        label: Label, if a pattern gives it.
+        split: Split, if a pattern gives it.
         rate: The file of its frame rate, if there is one.
         times: The file of its rows' times in milliseconds, if there is one.
     """
@@ -37,14 +37,14 @@ class Placed:
 
 
 def place(paths: Iterable[str], *, pattern: str | None) -> list[Placed]:
-    """Say of each array whose it is; files of rates and times belong to theirs, and with a pattern others are left out.
+    """Assign each array to its video, with its files of rate and times; files that do not match a pattern are left out.
 
     Args:
         paths: All ``.npy`` files, relative to their folder.
         pattern: See :func:`compile_pattern`; ``None``: the known layouts.
 
     Raises:
-        ExchangeError: No file fits the pattern, or a video has several arrays, and nothing says which is meant.
+        ExchangeError: No file matches the pattern, or a video has several arrays and it is unknown which one to take.
     """
     paths = sorted(paths)
     companions = _companions(paths)
@@ -67,10 +67,10 @@ def place(paths: Iterable[str], *, pattern: str | None) -> list[Placed]:
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """A pattern of paths: ``{id}``, ``{label}`` and ``{split}`` are what they say, ``*`` is anything within a name.
+    """Compile a pattern of paths: ``{id}``, ``{label}`` and ``{split}`` stand for these, ``*`` for anything in a name.
 
     Raises:
-        ConfigError: It has no ``{id}``, one of them twice, or braces around something else.
+        ConfigError: It has no ``{id}``, one of the fields twice, or braces around something else.
     """
     parts = re.split(r"(\{[^{}]*\}|\*)", pattern)
     names = [part for part in parts if part.startswith("{")]
@@ -82,7 +82,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
 
 
 def _companions(paths: list[str]) -> Mapping[str, tuple[str | None, str | None]]:
-    """By video, with its folder: files of rate and times, of those that have an array beside them."""
+    """Files of rate and times by video (with its folder), for videos that have an array beside them."""
     there = set(paths)
     ends = (_RATE, _TIMES)
     videos = {path.removesuffix(end) for path in paths for end in ends if path.endswith(end)}
@@ -99,7 +99,7 @@ def _companions(paths: list[str]) -> Mapping[str, tuple[str | None, str | None]]
 
 
 def _video_of(path: str, videos: Mapping[str, object]) -> str | None:
-    """The longest of ``videos`` that an array ``<video>_<feature>.npy`` belongs to."""
+    """The longest of ``videos`` to which an array ``<video>_<feature>.npy`` can belong."""
     stem = path
     while "_" in PurePosixPath(stem).name:
         stem = stem.rpartition("_")[0]

@@ -1,4 +1,4 @@
-"""The listing beside arrays: a CSV of one row a video, and the recipe file of an export."""
+"""The listing beside arrays, a CSV with one row per video, and the recipe file of an export."""
 
 import csv
 import io
@@ -26,10 +26,10 @@ _RECIPE_KEYS = ("feature", "sampling", "plan", "note")
 
 
 def write_videos(videos: Iterable[VideoRecord], num_rows: Mapping[str, int]) -> bytes:
-    """A CSV of ``id, status, reason, split, num_rows``, the labels, and the fields of the manifest.
+    """Write a CSV of ``id, status, reason, split, num_rows``, the labels, and the fields of the manifest.
 
-    Floats are written so that reading gives the same ones; bytes of a name that are not UTF-8 stay those bytes. Texts
-    that a spreadsheet would take for a formula begin with an apostrophe, which :func:`read_listing` takes away.
+    Floats are written so that reading gives the same values; bytes of a name that are not UTF-8 are preserved. Texts
+    that a spreadsheet would read as a formula get an apostrophe in front, which :func:`read_listing` removes.
     """
     videos = list(videos)
     labels = label_names(videos)
@@ -49,10 +49,10 @@ def write_videos(videos: Iterable[VideoRecord], num_rows: Mapping[str, int]) -> 
 
 
 def read_listing(path: Path) -> dict[str, dict[str, Any]]:
-    """The facts of each video of a listing, by id, in its order; empty cells are absent.
+    """Read the facts of each video of a listing, by id, in its order; empty cells are absent.
 
     Raises:
-        ExchangeError: No such file, no column ``id``, or a row that cannot be used; names the line.
+        ExchangeError: There is no such file or no column ``id``, or a row cannot be used; names the line.
     """
     listed: dict[str, dict[str, Any]] = {}
     try:
@@ -72,16 +72,16 @@ def read_listing(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def write_recipe(document: Mapping[str, Any]) -> bytes:
-    """YAML of ``feature``, ``sampling``, ``plan`` and ``note``."""
+    """Write ``feature``, ``sampling``, ``plan`` and ``note`` as YAML."""
     text: str = yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True, width=100)
     return text.encode()
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The parts of a recipe file, as ``import`` takes them.
+    """Read the parts of a recipe file for ``import``.
 
     Raises:
-        ConfigError: No YAML, or a key that is not known.
+        ConfigError: The file is not YAML, or has an unknown key.
     """
     data = read_mapping(path)
     if strangers := sorted(set(map(str, data)) - set(_RECIPE_KEYS)):

@@ -1,11 +1,11 @@
-"""Formats ``actionformer`` and ``opentad``: what two libraries of temporal action localisation read.
+"""Formats ``actionformer`` and ``opentad``: the inputs of two libraries for temporal action localisation.
 
-Both see a video as ``[T, C]`` whose row i stands for one moment. With ``s`` = ``feat_stride`` (ActionFormer) or
+Both represent a video as ``[T, C]``, where row i stands for one moment. With ``s`` = ``feat_stride`` (ActionFormer) or
 ``feature_stride`` (OpenTAD) and ``o`` = ``num_frames / 2`` or ``offset_frames``, a time of ``x`` seconds is at row
 ``(x * fps - o) / s`` (ActionFormer, ``libs/datasets/thumos14.py``; OpenTAD, ``opentad/datasets/thumos.py``, where
 ``fps`` is ``frame / duration``). So the middle of row i must be at ``(o + i * s) / fps`` seconds, and ``s`` and ``o``
-must be the same for all videos. They are found from the times in the row table and checked against every row. Times of
-both libraries count from a video's first frame, those of the row table on the container's clock, which may begin later.
+must be the same for all videos. They are computed from the times in the row table and checked against every row. Both
+libraries count times from a video's first frame; the row table has the container's clock, which may begin later.
 """
 
 import json
@@ -27,19 +27,19 @@ from featcache.store.rows import RowTable
 
 Seconds = npt.NDArray[np.float64]
 
-_FRAMES = 0.5 + 1e-6  # a row may be off its place by half a frame, which is what timestamps are rounded to
+_FRAMES = 0.5 + 1e-6  # a row may be off its place by half a frame, the rounding of timestamps
 FEATURES = "features"
 ANNOTATIONS = "annotations.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Track:
-    """When the rows of one video were taken.
+    """Times of the rows of one video.
 
     Attributes:
-        id: Of the video.
+        id: Id of the video.
         middle: float64 [T], the middle of each row in seconds from the video's first frame, increasing.
-        fps: Frames a second of the video; 0 if not known.
+        fps: Frames per second of the video; 0 if unknown.
     """
 
     id: str
@@ -49,12 +49,12 @@ class Track:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """Where rows lie: the middle of row i is at ``(offset_frames + i * stride_frames) / fps`` seconds.
+    """A regular grid of rows: the middle of row i is at ``(offset_frames + i * stride_frames) / fps`` seconds.
 
     Attributes:
-        stride_frames: Frames from one row to the next.
-        offset_frames: Frames from the beginning of a video to the middle of its first row.
-        fps: Frames a second of the grid, the same for all videos; ``None``: each video's own.
+        stride_frames: Number of frames from one row to the next.
+        offset_frames: Number of frames from the beginning of a video to the middle of its first row.
+        fps: Frames per second of the grid, the same for all videos; ``None``: each video's own.
     """
 
     stride_frames: float
@@ -62,24 +62,24 @@ class Grid:
     fps: float | None
 
     def fps_of(self, track: Track) -> float:
-        """Frames a second of a video on this grid."""
+        """Frames per second of a video on this grid."""
         return track.fps if self.fps is None else self.fps
 
     def error_frames(self, track: Track) -> float:
-        """By how many frames the worst row of a video is off its place."""
+        """Largest distance, in frames, of a row of a video from its place on the grid."""
         places = self.offset_frames + np.arange(len(track.middle)) * self.stride_frames
         return float(np.abs(track.middle * self.fps_of(track) - places).max())
 
 
 def find_grid(tracks: Iterable[Track], *, target_fps: float | None) -> Grid:
-    """The one grid on which the rows of all videos lie: of their own frame rates, else of one rate for all.
+    """The grid on which the rows of all videos lie, at their own frame rates or else at one rate for all.
 
     Args:
         tracks: The videos, at least one.
-        target_fps: The sampling recipe's, if it has one: strides are then counted at that rate.
+        target_fps: Frame rate of the sampling recipe, if it has one: strides are then counted at that rate.
 
     Raises:
-        ExchangeError: There is none; names a video and says what to do.
+        ExchangeError: There is no such grid; names a video and says what to do.
     """
     tracks = list(tracks)
     longest = max(tracks, key=lambda track: len(track.middle))
@@ -121,9 +121,9 @@ def _grid_of(track: Track, rate: float | None) -> Grid:
 
 
 def write_actionformer(out: Outgoing, folder: Path, settings: ExportSettings, step: Step) -> dict[str, Any]:
-    """``features/<id>.npy`` [T, C], ``annotations.json`` and ``config.yaml`` with the keys of ActionFormer's dataset.
+    """Write ``features/<id>.npy`` [T, C], ``annotations.json`` and ``config.yaml`` for ActionFormer's dataset.
 
-    ``num_frames`` is twice the offset: the length of a clip, if the first one begins with the video.
+    ``num_frames`` is twice the offset, which is the length of a clip if the first clip begins with the video.
     """
     grid, written = _write(out, folder, step)
     config = {
@@ -144,7 +144,7 @@ def write_actionformer(out: Outgoing, folder: Path, settings: ExportSettings, st
 
 
 def write_opentad(out: Outgoing, folder: Path, settings: ExportSettings, step: Step) -> dict[str, Any]:
-    """``features/<id>.npy`` [T, C], ``annotations.json`` and ``config.yaml`` with the keys of OpenTAD's datasets."""
+    """Write ``features/<id>.npy`` [T, C], ``annotations.json`` and ``config.yaml`` for OpenTAD's datasets."""
     grid, written = _write(out, folder, step)
     config = {
         "ann_file": ANNOTATIONS,
@@ -162,11 +162,11 @@ def _summary(grid: Grid) -> dict[str, Any]:
 
 
 def _write(out: Outgoing, folder: Path, step: Step) -> tuple[Grid, int]:
-    """Arrays and annotations, and the grid that both libraries need."""
+    """Write arrays and annotations; returns the grid that both libraries need."""
     if len(out.record.shape) != 1:
         raise ExchangeError(
-            f"a row of feature {out.features.name!r} is {list(out.record.shape)}; localisation reads one vector a row, "
-            "export a pooled feature (output mean or cls)"
+            f"a row of feature {out.features.name!r} is {list(out.record.shape)}; localisation reads one vector per "
+            "row, export a pooled feature (output mean or cls)"
         )
     usable = [video for video in out.videos if out.num_rows(video.id)]
     if not usable:
@@ -200,7 +200,7 @@ def track(out: Outgoing, video: VideoRecord) -> Track:
     """The times of one video's rows.
 
     Raises:
-        ExchangeError: They are not known, or rows do not follow each other in time.
+        ExchangeError: The times are unknown, or do not increase from row to row.
     """
     rows = out.rows_of(video.id)
     middle = (rows.t0 + rows.t1) / 2 - first_frame_seconds(video, rows)
@@ -213,22 +213,21 @@ def track(out: Outgoing, video: VideoRecord) -> Track:
         crops = out.sampling.num_crops
         raise ExchangeError(
             f"rows of {video.id!r} do not follow each other in time"
-            f"{f' (there are {crops} crops a time)' if crops > 1 else ''}; localisation reads one row a time, extract "
-            "a frame bank with one crop"
+            f"{f' (there are {crops} crops per time)' if crops > 1 else ''}; localisation reads one row per time, "
+            "extract a frame bank with one crop"
         )
     return Track(id=video.id, middle=middle, fps=video.fps)
 
 
 def first_frame_seconds(video: VideoRecord, rows: RowTable) -> float:
-    """When a video's first frame is shown on the clock of its rows.
+    """Time of a video's first frame on the clock of its rows.
 
-    A row that holds that frame says so itself; the records of stores that were made before
-    ``VideoRecord.start_seconds`` do not.
+    A row that contains that frame gives its time; records from before ``VideoRecord.start_seconds`` was added do not.
     """
     shown = rows.pts_seconds[rows.frames == 0]
     return float(shown[0]) if len(shown) and not np.isnan(shown[0]) else video.start_seconds
 
 
 def _plain(number: float) -> int | float:
-    """A whole number as such, anything else as it is."""
+    """A float without a fraction as an int, any other number unchanged."""
     return round(number) if abs(number - round(number)) < 1e-6 else number

@@ -1,7 +1,7 @@
-"""Format ``npy``: a folder with one ``.npy`` file a video, [N, …], and if wanted one ``.json`` of facts beside it.
+"""Format ``npy``: a folder with one ``.npy`` file per video, [N, …], and optionally a ``.json`` of facts beside it.
 
-The id is the path below the folder without ``.npy``; the label, where no listing gives one, is the file's own folder. A
-pattern, or a layout that is known, says it otherwise: :mod:`featcache.exchange.layouts`.
+The id is the path below the folder without ``.npy``; the label, if no listing gives one, is the folder of the file. A
+pattern or a known layout overrides both: :mod:`featcache.exchange.layouts`.
 """
 
 import io
@@ -26,14 +26,14 @@ _MAX_JSON_BYTES = 256 << 20
 
 
 class UnreadableError(Exception):
-    """Bytes that are no array; the message is the end of a sentence."""
+    """Bytes that are not an array; the message is the end of a sentence."""
 
 
 def read(settings: ImportSettings) -> list[Sample]:
     """List the arrays of a folder by their headers.
 
     Raises:
-        ExchangeError: No folder, no array in it, none that fits the pattern, or a link that leads out of it.
+        ExchangeError: There is no folder, no array in it, none that fits the pattern, or a link that leads out of it.
     """
     root = Path(settings.source)
     if not root.is_dir():
@@ -41,7 +41,7 @@ def read(settings: ImportSettings) -> list[Sample]:
     found = [path.relative_to(root).as_posix() for path in _walk(root)]
     alone = [Placed(path=path) for path in found if path.endswith(".json")]
     arrays = [path for path in found if path.endswith(".npy")]
-    if settings.pattern is None:  # an array with facts of its own needs no layout, and is no fact of another
+    if settings.pattern is None:  # an array with facts of its own needs no layout, and does not belong to another array
         described = {path for path in arrays if (root / path).with_suffix(".json").is_file()}
         alone += [Placed(path=path) for path in described]
         arrays = [path for path in arrays if path not in described]
@@ -53,7 +53,7 @@ def read(settings: ImportSettings) -> list[Sample]:
 
 
 def write(out: Outgoing, folder: Path, settings: ExportSettings, step: Step) -> dict[str, Any]:
-    """One ``<id>.npy`` and ``<id>.json`` a video; a video that failed has the ``.json`` alone."""
+    """Write one ``<id>.npy`` and ``<id>.json`` per video; a failed video has only the ``.json``."""
     for number, video in enumerate(out.videos):
         target = safe_join(folder, f"{video.id}.npy")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -68,16 +68,16 @@ def write(out: Outgoing, folder: Path, settings: ExportSettings, step: Step) -> 
 
 
 def array_at(path: Path, *, offset: int, num_bytes: int) -> tuple[tuple[int, ...], np.dtype[Any], "Reader"]:
-    """Shape, dtype and reader of an array that stands in a file; nothing but its header is read.
+    """Shape, dtype and reader of an array in a file; only its header is read.
 
     Args:
         path: The file.
-        offset: Where the ``.npy`` bytes begin.
-        num_bytes: How many they are.
+        offset: Offset of the ``.npy`` bytes.
+        num_bytes: Number of these bytes.
 
     Raises:
-        UnreadableError: They are no array, or fewer than its header says.
-        ExchangeError: An array of something else than numbers.
+        UnreadableError: The bytes are not an array, or fewer than its header says.
+        ExchangeError: The array does not hold numbers.
     """
     with path.open("rb") as file:
         file.seek(offset)
@@ -95,7 +95,7 @@ def array_at(path: Path, *, offset: int, num_bytes: int) -> tuple[tuple[int, ...
 
 
 class Reader:
-    """Rows of an array in a file, read when asked for."""
+    """Rows of an array in a file, read on demand."""
 
     def __init__(
         self, *, path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], is_fortran: bool
@@ -138,10 +138,10 @@ def _header(file: BinaryIO, *, limit: int) -> tuple[tuple[int, ...], bool, np.dt
 
 
 def read_json(data: bytes, where: str) -> Mapping[str, Any]:
-    """The object in a sidecar.
+    """The object in a JSON file beside an array.
 
     Raises:
-        ExchangeError: No JSON, or something else than an object.
+        ExchangeError: The file is not JSON, or holds something else than an object.
     """
     try:
         facts = json.loads(data)
@@ -181,10 +181,10 @@ def _sample(root: Path, placed: Placed) -> Sample:
 
 
 def _numbers(path: Path, *, ndim: int) -> list[float]:
-    """The numbers of a file that says something of the rows of another.
+    """The numbers of a file that describes the rows of another.
 
     Raises:
-        ExchangeError: It is no array of so many axes.
+        ExchangeError: It is not an array with the expected number of axes.
     """
     try:
         with path.open("rb") as file:
@@ -206,7 +206,7 @@ def _numbers(path: Path, *, ndim: int) -> list[float]:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    """All arrays, and the sidecars of videos that say they failed, sorted."""
+    """All arrays, and the JSON files of failed videos, sorted."""
     found: list[Path] = []
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -221,7 +221,7 @@ def _walk(root: Path) -> Iterator[Path]:
 
 
 def _is_failure(sidecar: Path) -> bool:
-    """Whether a JSON file without an array is the ledger entry of a video, not something else's."""
+    """Whether a JSON file without an array is the ledger entry of a failed video."""
     data = sidecar.read_bytes() if sidecar.is_file() and sidecar.stat().st_size < 1 << 20 else b""
     try:
         facts = json.loads(data)

@@ -1,4 +1,4 @@
-"""Libraries that only an extra installs."""
+"""Imports libraries that only an extra installs."""
 
 from importlib import import_module
 from typing import Any
@@ -7,10 +7,10 @@ from featcache.errors import FeatcacheError
 
 
 def optional(module: str, *, extra: str) -> Any:
-    """A library of an extra, imported when it is needed.
+    """Import a library of an extra when it is needed.
 
     Raises:
-        FeatcacheError: It is not installed; names the extra.
+        FeatcacheError: The library is not installed; names the extra.
     """
     try:
         return import_module(module)

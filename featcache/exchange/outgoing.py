@@ -1,4 +1,4 @@
-"""What every export starts from: one feature of a store, its videos with their status, and the rows of each."""
+"""The input of every export: one feature of a store, its videos with their status, and the rows of each."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -22,16 +22,16 @@ DEQUANTISED = "int8 values times their scales, as float32"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outgoing:
-    """One feature on its way out.
+    """One feature to export.
 
     Attributes:
-        features: Its rows.
-        videos: The chosen videos in the store's order, each with its status in this feature.
+        features: The rows of the feature.
+        videos: The selected videos in the store's order, each with its status in this feature.
         places: First row and end (exclusive) of the videos that have rows.
-        table: Where and when each row was taken.
-        record: Shape, axes and dtype of a row as it is written: int8 goes out as float32.
-        sampling: The store's recipe.
-        recipe: What :func:`featcache.exchange.listing.write_recipe` writes.
+        table: Box and times of each row.
+        record: Shape, axes and dtype of a row as it is written: int8 is exported as float32.
+        sampling: The store's sampling recipe.
+        recipe: Contents for :func:`featcache.exchange.listing.write_recipe`.
     """
 
     features: Features
@@ -44,11 +44,11 @@ class Outgoing:
 
     @property
     def total_rows(self) -> int:
-        """Rows of the chosen videos."""
+        """Number of rows of the selected videos."""
         return sum(last - first for first, last in self.places.values())
 
     def num_rows(self, video_id: str) -> int:
-        """Rows of a video; 0 for one that failed."""
+        """Number of rows of a video; 0 for a failed one."""
         first, last = self.places.get(video_id, (0, 0))
         return last - first
 
@@ -58,7 +58,7 @@ class Outgoing:
         return self.features.gather(rows, dequantised=self.features.record.dtype == "int8")
 
     def rows_of(self, video_id: str) -> RowTable:
-        """The row table of a video; empty for one that failed."""
+        """The row table of a video; empty for a failed one."""
         return self.table.select(slice(*self.places.get(video_id, (0, 0))))
 
     def chunks(self, num_bytes: int) -> Iterator["Chunk"]:
@@ -91,9 +91,9 @@ class Chunk:
     """Consecutive rows of an export.
 
     Attributes:
-        videos: Whose they are, in order.
-        counts: How many each has here.
-        table: Where and when they were taken.
+        videos: Videos of the rows, in order.
+        counts: Number of rows of each video in this chunk.
+        table: Box and times of the rows.
         values: [sum(counts), *record].
     """
 
@@ -104,10 +104,10 @@ class Chunk:
 
 
 def choose(store: Store, settings: ExportSettings) -> Outgoing:
-    """The feature and videos that settings name.
+    """Choose the feature and videos that settings name.
 
     Raises:
-        UnknownNameError: No such feature, split or video.
+        UnknownNameError: There is no such feature, split or video.
         StoreError: Shards are still to be extracted.
         ExchangeError: No video is left.
     """

@@ -1,4 +1,4 @@
-"""Format ``parquet``: one file, a row for each row of the feature, the recipe in the schema's metadata."""
+"""Format ``parquet``: one file with one row per row of the feature and the recipe in the schema's metadata."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ _CHUNK_BYTES = 32 << 20
 
 
 def tables(out: Outgoing, feature_column: Callable[[Array], Column]) -> Iterator[pa.Table]:
-    """The export as tables of at most 32 MB (or one row) of features; of schemas that are all the same."""
+    """The export as tables with at most 32 MB of features (or one row), all with the same schema."""
     names = [label_column(name) for name in label_names(out.videos)]
     for chunk in out.chunks(_CHUNK_BYTES):
         columns = row_columns_of(chunk.videos, chunk.counts, chunk.table)
@@ -30,9 +30,9 @@ def tables(out: Outgoing, feature_column: Callable[[Array], Column]) -> Iterator
 
 
 def write(out: Outgoing, folder: Path, settings: ExportSettings, step: Step) -> dict[str, Any]:
-    """``features.parquet``: id, labels, split, clip, times, box, flip, frames and the feature, a row group a 32 MB.
+    """Write ``features.parquet``: id, labels, split, clip, times, box, flip, frames, feature; 32 MB per row group.
 
-    Vectors are fixed-size lists, maps Arrow's fixed-shape tensors. What is not known is null.
+    Vectors are fixed-size lists, maps are Arrow's fixed-shape tensors. Unknown values are null.
     """
     about = json.dumps({**out.recipe, "record": to_dict(out.record)}).encode()
     writer: pq.ParquetWriter | None = None

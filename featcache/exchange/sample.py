@@ -1,6 +1,6 @@
-"""One video between a store and a foreign format: its array, and the facts that travel beside it as JSON.
+"""One video between a store and another format: its array, and the facts beside it as JSON.
 
-A fact that is not known is null, or absent. In a store's row table that is NaN for times, -1 for frames and boxes.
+An unknown fact is null or absent. In a store's row table that is NaN for times, and -1 for frames and boxes.
 """
 
 import math
@@ -30,16 +30,16 @@ _TIMING = ("fps", "stride_frames", "clip_frames", "offset_frames")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One video of a foreign source.
+    """One video of a source to import.
 
     Attributes:
-        id: Its id.
+        id: Id of the video.
         where: The file, or the place in it, for messages.
-        shape: ``(N, *record)``; ``None`` if it has no array that can be read.
-        dtype: Of the array.
-        read: Rows ``first`` to ``last``, [last - first, *record].
-        facts: What the source says of it, see :func:`video_record` and :func:`row_columns`.
-        problem: Why there is no array that can be read.
+        shape: ``(N, *record)``; ``None`` if there is no readable array.
+        dtype: Dtype of the array.
+        read: Function that reads rows ``first`` to ``last``, [last - first, *record].
+        facts: Facts from the source, see :func:`video_record` and :func:`row_columns`.
+        problem: Why there is no readable array.
     """
 
     id: str
@@ -52,24 +52,24 @@ class Sample:
 
     @property
     def num_rows(self) -> int:
-        """Rows of the array; 0 without one."""
+        """Number of rows of the array; 0 without an array."""
         return 0 if self.shape is None else self.shape[0]
 
 
 def id_of(facts: Mapping[str, Any], default: str, where: str) -> str:
-    """The id that facts give, else ``default``.
+    """The id from the facts, otherwise ``default``.
 
     Raises:
-        ExchangeError: It is neither text nor a number.
+        ExchangeError: The id is neither text nor a number.
     """
     return _text(facts, "id", where) or default
 
 
 def video_record(sample: Sample) -> VideoRecord:
-    """The record of a sample; one that has no rows is a failure with its reason.
+    """The record of a sample; a sample without rows is a failure with its reason.
 
     Raises:
-        ExchangeError: A fact of the wrong type; names where.
+        ExchangeError: A fact has the wrong type; names the place.
     """
     facts, where = sample.facts, sample.where
     labels = facts.get("labels") or {}
@@ -95,27 +95,27 @@ def video_record(sample: Sample) -> VideoRecord:
 
 
 def row_columns(sample: Sample, timing: TimingSettings, *, num_frames: int) -> dict[str, Array]:
-    """The columns of the row table that follow from a sample's facts; what is not known is NaN or -1.
+    """The columns of the row table that follow from a sample's facts; unknown values are NaN or -1.
 
-    ``facts["rows"]`` may hold lists of one entry a row: ``t0``, ``t1``, ``frames``, ``pts_seconds``, ``y0``, ``x0``,
-    ``y1``, ``x1``, ``flip``. Without ``t0``, times are those of ``timestamps_ms`` in the facts, or follow from ``fps``,
+    ``facts["rows"]`` may hold lists with one entry per row: ``t0``, ``t1``, ``frames``, ``pts_seconds``, ``y0``,
+    ``x0``, ``y1``, ``x1``, ``flip``. Without ``t0``, times come from ``timestamps_ms`` in the facts, or from ``fps``,
     ``stride_frames``, ``clip_frames`` and ``offset_frames`` of the facts or of ``timing``.
 
     Args:
         sample: The video.
-        timing: What holds where its facts say nothing.
-        num_frames: Frames a row in the store's row table.
+        timing: Timing for facts that the sample lacks.
+        num_frames: Number of frames per row in the store's row table.
 
     Returns:
-        Columns of ``sample.num_rows`` rows: all of :class:`RowTable` but ``video``, ``row`` and ``clip``.
+        Columns of ``sample.num_rows`` rows: all of :class:`RowTable` except ``video``, ``row`` and ``clip``.
 
     Raises:
-        ExchangeError: A list of another length or of the wrong type; names where.
+        ExchangeError: A list has another length or the wrong type; names the place.
     """
     n, where = sample.num_rows, sample.where
     rows = sample.facts.get("rows") or {}
     if not isinstance(rows, Mapping):
-        raise ExchangeError(f"{where}: 'rows' is {type(rows).__name__}; expected an object of lists, one entry a row")
+        raise ExchangeError(f"{where}: 'rows' is {type(rows).__name__}; expected an object of lists, one entry per row")
     columns = {
         "frames": _column(rows, "frames", (n, num_frames), np.dtype(np.int32), -1, where),
         "pts_seconds": _column(rows, "pts_seconds", (n, num_frames), np.dtype(np.float64), math.nan, where),
@@ -140,7 +140,7 @@ def _timed(sample: Sample, timing: TimingSettings) -> tuple[Array, Array]:
         shape, kind = (sample.num_rows,), np.dtype(np.float64)
         begins = start + _column(sample.facts, "timestamps_ms", shape, kind, math.nan, sample.where) / 1000
         return begins, begins + clip / fps if clip and fps else unknown
-    if not fps or not (stride or (clip and sample.num_rows == 1)):  # a frame rate alone places no row
+    if not fps or not (stride or (clip and sample.num_rows == 1)):  # a frame rate alone does not give the times of rows
         return unknown, unknown.copy()
     first = offset + np.arange(sample.num_rows) * (stride or 0.0)
     return start + first / fps, start + (first + clip) / fps if clip else unknown
@@ -160,7 +160,7 @@ def facts_of(video: VideoRecord, rows: RowTable) -> dict[str, Any]:
 
 
 def unknown_mask(column: Array) -> npt.NDArray[np.bool_]:
-    """Which rows of a row table's column are not known, bool [N]."""
+    """Rows of a row table's column that are unknown, bool [N]."""
     if column.dtype == np.bool_:
         return np.zeros(len(column), bool)
     unknown: Array = np.asarray(np.isnan(column) if column.dtype.kind == "f" else column == -1)
@@ -183,7 +183,7 @@ def _column(
         return np.full(shape, unknown, dtype)
     if not isinstance(values, list) or len(values) != shape[0]:
         found = f"{len(values)} entries" if isinstance(values, list) else type(values).__name__
-        raise ExchangeError(f"{where}: 'rows.{name}' has {found}; expected a list of {shape[0]}, one a row")
+        raise ExchangeError(f"{where}: 'rows.{name}' has {found}; expected a list of {shape[0]}, one per row")
     blank = [unknown] * shape[1] if len(shape) > 1 else unknown
     try:
         column = np.array([blank if value is None else value for value in values])

@@ -1,4 +1,4 @@
-"""Format ``hf``: a saved Hugging Face dataset, or Parquet files, read as Arrow tables a piece at a time."""
+"""Format ``hf``: a saved Hugging Face dataset, or Parquet files, read as Arrow tables piece by piece."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,10 +26,10 @@ class Pieces(Protocol):
     """A table in pieces that are read one at a time.
 
     Attributes:
-        where: For messages.
-        split: Split of all its rows; empty if a column says it.
-        schema: Its columns.
-        sizes: Rows of each piece.
+        where: Place of the table, for messages.
+        split: Split of all its rows; empty if a column gives it.
+        schema: Columns of the table.
+        sizes: Number of rows of each piece.
     """
 
     where: str
@@ -83,8 +83,8 @@ def read(settings: ImportSettings) -> list[Sample]:
     """Collect the videos of all tables.
 
     Raises:
-        ExchangeError: No table, a damaged one, or arrays that are no lists of floats.
-        UnknownNameError: A column that the tables do not have.
+        ExchangeError: There is no table, it is damaged, or arrays are not lists of floats.
+        UnknownNameError: The tables lack a column.
     """
     columns = settings.columns
     samples: dict[str, _Rows] = {}
@@ -111,7 +111,7 @@ def _open(source: Path) -> Iterator[Pieces]:
         datasets = optional("datasets", extra="exchange")
         try:
             loaded = datasets.load_from_disk(str(source))
-        except Exception as error:  # its JSON is taken at its word: a number for a name is an AttributeError
+        except Exception as error:  # datasets trusts its JSON: a number instead of a name is an AttributeError
             why = " ".join(str(error).split())[:200]
             raise ExchangeError(f"{source} cannot be opened as a saved dataset ({why}); save it again") from error
         named = loaded.items() if isinstance(loaded, datasets.DatasetDict) else [("", loaded)]
@@ -132,9 +132,9 @@ def _open(source: Path) -> Iterator[Pieces]:
 
 @dataclass(slots=True)
 class _Rows:
-    """The table rows of one video: which, and what their other columns say."""
+    """The table rows of one video: their places and their other columns."""
 
-    places: list[tuple["_Loader", int, int]] = field(default_factory=list)  # loader, piece, row in it
+    places: list[tuple["_Loader", int, int]] = field(default_factory=list)  # loader, piece, row in the piece
     clips: list[int | None] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, list[Any]] = field(default_factory=dict)
@@ -165,7 +165,7 @@ class _Loader:
 
 
 def _collect(loader: "_Loader", piece: int, columns: ColumnSettings, samples: dict[str, _Rows]) -> None:
-    """Sort the rows of one piece to their videos."""
+    """Assign the rows of one piece to their videos."""
     pieces = loader.pieces
     names = [name for name in pieces.schema.names if name != columns.array and _is_wanted(name, columns)]
     table = pieces.load(piece, names)
@@ -214,7 +214,7 @@ def _facts(video_id: str, rows: _Rows, order: Sequence[int]) -> dict[str, Any]:
 
 
 def _by_row(video_id: str, rows: _Rows, column: str) -> Sample:
-    """A video whose rows are table rows, in the order of ``clip`` where there is such a column."""
+    """A video whose rows are table rows, in the order of the column ``clip`` if there is one."""
     where = f"{rows.places[0][0].pieces.where}, id {video_id!r}"
     order = list(range(len(rows.places)))
     if all(clip is not None for clip in rows.clips):
@@ -248,7 +248,7 @@ def _record_of(place: tuple[_Loader, int, int]) -> tuple[tuple[int, ...], np.dty
 
 
 def _by_video(video_id: str, rows: _Rows, column: str) -> Sample:
-    """A video whose rows are the entry of one table row; a null entry is a video without an array."""
+    """A video whose rows are the entry of one table row; a null entry stands for a video without an array."""
     loader, piece, row = rows.places[0]
     where = f"{loader.pieces.where}, id {video_id!r}"
     facts = _facts(video_id, rows, range(len(next(iter(rows.rows.values()), []))))

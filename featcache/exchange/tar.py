@@ -1,6 +1,6 @@
-"""Format ``webdataset``: tar shards with ``<key>.npy`` and, if wanted, ``<key>.json``, ``<key>.cls``, ``<key>.txt``.
+"""Format ``webdataset``: tar shards with ``<key>.npy`` and optionally ``<key>.json``, ``<key>.cls``, ``<key>.txt``.
 
-The id is the member ``id`` of the JSON, else the key. Members of other kinds are not read: pickles never are.
+The id is the member ``id`` of the JSON, otherwise the key. Members of other kinds, such as pickles, are never read.
 """
 
 import io
@@ -28,7 +28,7 @@ _PICKLES = ("pth", "pt", "pkl", "pickle", "pyd", "npz")
 
 @dataclass(slots=True)
 class _Members:
-    """What the shards hold under one key."""
+    """The members that the shards hold under one key."""
 
     shard: Path
     key: str
@@ -39,11 +39,11 @@ class _Members:
 
 
 def read(settings: ImportSettings) -> list[Sample]:
-    """Index the shards: where each array stands, and the facts beside it.
+    """Index the shards: the place of each array, and the facts beside it.
 
     Raises:
-        ExchangeError: No shard, one that is damaged or compressed, a member that is no plain file or whose name would
-            leave the folder it is unpacked to, or a key in two places.
+        ExchangeError: There is no shard, a shard is damaged or compressed, a member is not a plain file or its name
+            would leave the folder to which it is unpacked, or a key occurs in two places.
     """
     source = Path(settings.source)
     shards = [source] if source.is_file() else sorted(source.glob("*.tar"))
@@ -72,10 +72,10 @@ def read(settings: ImportSettings) -> list[Sample]:
 
 
 def write(out: Outgoing, folder: Path, settings: ExportSettings, step: Step) -> dict[str, Any]:
-    """Shards of at most ``shard_megabytes`` (or one video): ``<number>.npy`` and ``<number>.json`` with id and facts.
+    """Write shards of at most ``shard_megabytes`` (or one video): ``<number>.npy``, ``<number>.json`` of id and facts.
 
     Keys are numbers, because a webdataset key ends at the first dot of a name and ids have dots. Labels are in the
-    JSON, because a ``.cls`` is a class number to that library.
+    JSON, because that library reads a ``.cls`` as a class number.
     """
     webdataset = optional("webdataset", extra="exchange")
     pattern = str(folder).replace("%", "%%") + "/shard-%06d.tar"
@@ -94,7 +94,7 @@ def write(out: Outgoing, folder: Path, settings: ExportSettings, step: Step) -> 
 
 
 def _members(shard: Path, npy: str) -> Iterator[tuple[str, str, tarfile.TarInfo, bytes]]:
-    """Key, extension, member and, for facts and labels, bytes of every file of a shard."""
+    """Key, extension and member of every file of a shard, and the bytes of facts and labels."""
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
