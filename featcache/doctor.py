@@ -177,6 +177,7 @@ _REGISTRIES = {
     "featcache.backbones": ("backbone", "featcache.backbones.registry:BACKBONES"),
     "featcache.datasets": ("data set", "featcache.data.importers.base:DATASETS"),
     "featcache.decoders": ("decoder", "featcache.data.decoding.base:DECODERS"),
+    "featcache.tasks": ("pretext task", "featcache.methods.pretext.task:TASKS"),
     "featcache.probes": ("probe", "featcache.evaluation.probe:PROBES"),
 }
 """What a package may offer, by entry-point group: what it is called, and where its registry is."""

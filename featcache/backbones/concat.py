@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from featcache.backbones.base import Backbone, LayerOutput, Statistics, WeightsCard
-from featcache.backbones.registry import JOIN, build_backbone, check_name
+from featcache.backbones.registry import JOIN, build_backbone
 from featcache.errors import ConfigError, FeatcacheError, WeightsError
 
 _EACH_OR_ALL = ("default", "random")
@@ -100,8 +100,6 @@ def build(name: str, weights: str) -> ConcatBackbone:
         WeightsError: Weights that are not at hand, do not fit, or are not one a member.
     """
     names = name.split(JOIN)
-    for member in names:
-        check_name(member)  # before any of them is built, which may take a while
     each = [weights] * len(names) if weights in _EACH_OR_ALL else weights.split(JOIN)
     if len(each) != len(names):
         raise WeightsError(

@@ -158,7 +158,9 @@ def check_name(name: str) -> None:
         PluginError: Several packages offer it, or it is a function of a file that this process was not told of.
     """
     if not is_of_file(name):
-        BACKBONES.find(name)
+        if BACKBONES.find(name).name == JOIN:
+            for member in name.split(JOIN):
+                check_name(member)
     elif builder_of_file(name) is None:
         raise PluginError(
             f"backbone {name!r} is a function of a Python file, and files are never looked for; say where it is with "

@@ -318,6 +318,9 @@ def run_scan(settings: "ScanSettings", *, as_json: bool = False) -> None:
 
 def run_extract(settings: "ExtractSettings", *, as_json: bool = False) -> None:
     """Carry out ``extract`` with progress bars and print its summary."""
+    from featcache.extract.checking import check
+
+    check(settings)  # before what takes seconds to import
     from featcache.extract.run import extract as run
 
     with bars() as drawn:
@@ -358,6 +361,9 @@ def problem_of(result: "Extraction", *, max_failed: int | str | None) -> Featcac
 
 def run_plan(settings: "ExtractSettings", *, as_json: bool = False) -> None:
     """Carry out ``plan`` and print what the extraction would take."""
+    from featcache.extract.checking import check
+
+    check(settings)  # before what takes seconds to import
     from featcache.extract.estimate import estimate
 
     with bars() as drawn:

@@ -17,10 +17,11 @@ from featcache.data.listing import OnScan
 from featcache.data.manifest import Manifest
 from featcache.errors import DiskSpaceError
 from featcache.extract.amending import find_renames
+from featcache.extract.checking import check
 from featcache.extract.encode import BoundFeature, encode_rows
 from featcache.extract.jobs import SegmentJob, timed_segment
 from featcache.extract.lacking import ids_to_retry, judge, rows_per_video, videos_to_add
-from featcache.extract.prepare import Prepared, check_there, prepare, read_source
+from featcache.extract.prepare import Prepared, prepare, read_source
 from featcache.extract.settings import ExtractSettings
 from featcache.files.places import free_bytes
 from featcache.machine import forward_threads, num_cores
@@ -109,7 +110,7 @@ def estimate(settings: ExtractSettings, *, on_scan: OnScan = lambda done, total:
         settings: What would be extracted.
         on_scan: Called with (files listed, files in all).
     """
-    check_there(settings)
+    check(settings)
     prepared = prepare(settings)
     manifest = read_source(settings, on_scan=on_scan)
     manifest = Manifest(root=manifest.root, videos=judge(manifest.videos, prepared.sampling))

@@ -8,7 +8,7 @@ from featcache.backbones import Backbone, build_backbone
 from featcache.backbones.outputs import macs_per_row, record_spec, resolve_recipe
 from featcache.data.listing import OnScan, read_videos
 from featcache.data.manifest import Manifest
-from featcache.errors import ClipLengthError, ConfigError, ManifestError, RecipeMismatchError
+from featcache.errors import ClipLengthError, ConfigError, RecipeMismatchError
 from featcache.extract.encode import BoundFeature, one_a_forward
 from featcache.extract.settings import ExtractSettings, FeatureSettings
 from featcache.machine import num_cores, resolve_device
@@ -183,17 +183,6 @@ def _resolved(given: FeatureSettings, bound: BoundFeature) -> FeatureSettings:
             "std": recipe.std,
         }
     )
-
-
-def check_there(settings: ExtractSettings) -> None:
-    """Look whether there is anything to read, before backbones are built for it.
-
-    Raises:
-        ManifestError: There is no such source, or no such folder of a data set.
-    """
-    place = settings.source if settings.source is not None else settings.root
-    if place is not None and not Path(place).exists():
-        raise ManifestError(f"{place} does not exist; give a folder of videos or a .csv, .jsonl or .parquet listing")
 
 
 def read_source(settings: ExtractSettings, *, on_scan: OnScan) -> Manifest:

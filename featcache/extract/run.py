@@ -17,6 +17,7 @@ from featcache.data.manifest import Manifest
 from featcache.data.types import PASSING, VideoRecord
 from featcache.errors import FeatcacheError
 from featcache.extract.amending import find_renames
+from featcache.extract.checking import check
 from featcache.extract.encode import float32_products
 from featcache.extract.engine import ShardRunner, shard_tasks
 from featcache.extract.estimate import check_disk, choose_shard_rows
@@ -29,7 +30,7 @@ from featcache.extract.lacking import (
     videos_to_add,
     worth_another_try,
 )
-from featcache.extract.prepare import Prepared, check_there, prepare, read_source
+from featcache.extract.prepare import Prepared, prepare, read_source
 from featcache.extract.progress import OnProgress, Progress, ignore
 from featcache.extract.provenance import provenance
 from featcache.extract.settings import ExtractSettings
@@ -105,7 +106,7 @@ def extract(
         FeatcacheError: A user's mistake, as one sentence; what was committed before stays.
     """
     started = time.monotonic()
-    check_there(settings)
+    check(settings)
     prepared = prepare(settings)  # first: a typo in a name should not wait for a scan
     manifest = read_source(settings, on_scan=on_scan)
     manifest = Manifest(root=manifest.root, videos=judge(manifest.videos, prepared.sampling))

@@ -1,0 +1,27 @@
+"""What of an extraction can be wrong at first sight: names and places. Without torch, so that it is told at once."""
+
+from pathlib import Path
+
+from featcache.backbones.registry import check_name
+from featcache.data.decoding import DECODERS
+from featcache.data.importers import DATASETS
+from featcache.errors import ManifestError
+from featcache.extract.settings import ExtractSettings
+
+
+def check(settings: ExtractSettings) -> None:
+    """Check that what settings name is there, before videos are listed and backbones are built.
+
+    Raises:
+        ManifestError: There is no such source, or no such folder of a data set.
+        UnknownNameError: No such data set, decoder or backbone; names the closest.
+        PluginError: Several packages offer one of these names, or a backbone is of a file that was not given.
+    """
+    place = settings.source if settings.source is not None else settings.root
+    if place is not None and not Path(place).exists():
+        raise ManifestError(f"{place} does not exist; give a folder of videos or a .csv, .jsonl or .parquet listing")
+    if settings.dataset is not None:
+        DATASETS.find(settings.dataset)
+    DECODERS.find(settings.sampling.decoder)
+    for feature in settings.features:
+        check_name(feature.backbone)
