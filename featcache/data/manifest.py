@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featcache.data.parquet import UnreadableTableError, opened, read_table
+from featcache.data.parquet import UnreadableTableError, numbers, opened, read_table
 from featcache.data.types import STATUSES, Status, VideoRecord
 from featcache.errors import ManifestError
 from featcache.files.publish import put_replace
@@ -228,7 +228,7 @@ def _column_problem(table: pa.Table, name: str) -> str | None:
         return f"holds {column.type}, not {kind}"
     if column.null_count and label_name(name) is None:
         return "has empty cells"
-    if name in _INT_FIELDS and len(column) and column.to_numpy().min() < 0:
+    if name in _INT_FIELDS and len(column) and numbers(column).min() < 0:
         return "has numbers below 0"
     return None
 

@@ -7,7 +7,10 @@ if it has more rows, or a column of lists has more values, than a file of its si
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -62,6 +65,16 @@ def read_batches(source: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatc
         for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns), use_threads=False):
             batch.validate(full=True)
             yield batch
+
+
+def numbers(column: "pa.ChunkedArray[Any] | pa.Array[Any]") -> npt.NDArray[Any]:
+    """The numbers of a column without gaps, [rows], read-only and uncopied where it is in one piece.
+
+    Not ``to_numpy``, which imports pandas wherever that is installed.
+    """
+    pieces = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    arrays = [np.from_dlpack(piece) for piece in pieces]
+    return arrays[0] if len(arrays) == 1 else np.concatenate([np.zeros(0, column.type.to_pandas_dtype()), *arrays])
 
 
 def _check_sizes(about: pq.FileMetaData, num_bytes: int) -> None:

@@ -7,7 +7,6 @@ feature bytes between them, without passing through HDF5.
 import io
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -62,6 +61,8 @@ class _Recorder(io.RawIOBase):
 
 
 def _dataset(file: Any, name: bytes, shape: tuple[int, ...], dtype: np.dtype[Any], layout: int) -> Any:
+    import h5py
+
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_layout(layout)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -72,6 +73,8 @@ def _dataset(file: Any, name: bytes, shape: tuple[int, ...], dtype: np.dtype[Any
 
 def _frame(shape: tuple[int, ...], record: RecordSpec, scale: npt.NDArray[np.float32] | None) -> tuple[bytes, bytes]:
     """Bytes before and after the feature data of a file."""
+    import h5py  # a reader maps the files and does without
+
     recorder = _Recorder()
     dtype = stored_dtype(record.dtype)
     with h5py.File(recorder, "w", libver=("earliest", "v110")) as file:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featcache.data.parquet import UnreadableTableError, read_table
+from featcache.data.parquet import UnreadableTableError, numbers, read_table
 from featcache.errors import CorruptStoreError
 
 Ints = npt.NDArray[np.int32]
@@ -122,7 +122,7 @@ def int_column(table: pa.Table, name: str, *, where: object) -> npt.NDArray[np.i
     column = table.column(name) if table.column_names.count(name) == 1 else None
     if column is None or not pa.types.is_signed_integer(column.type) or column.null_count:
         raise CorruptStoreError(f"{where} has no usable column {name!r}; restore it from a copy")
-    return column.to_numpy().astype(np.int64)
+    return numbers(column).astype(np.int64)
 
 
 def rows_to_bytes(rows: RowTable) -> bytes:
@@ -151,10 +151,12 @@ def rows_from_bytes(data: bytes, *, where: object) -> RowTable:
         if column is None or not _fits(column, name):
             raise CorruptStoreError(f"{where} has no usable column {name!r}; restore it from a copy")
         if name in _LISTS:
-            flat = np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks] or [np.zeros(0)])
+            flat = np.concatenate([numbers(chunk.flatten()) for chunk in column.chunks] or [np.zeros(0)])
             columns[name] = flat.astype(_LISTS[name], copy=False).reshape(len(table), column.type.list_size)
+        elif name in (*_INTS, *_FLOATS):
+            columns[name] = numbers(column)
         else:
-            columns[name] = column.to_numpy()
+            columns[name] = numbers(column.cast(pa.uint8())).astype(np.bool_)
     if columns["frames"].shape != columns["pts_seconds"].shape:
         raise CorruptStoreError(f"{where} has other numbers of frames than of their times; restore it from a copy")
     return RowTable(**columns)
