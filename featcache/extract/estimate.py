@@ -26,7 +26,7 @@ from featcache.extract.settings import ExtractSettings
 from featcache.files.places import free_bytes
 from featcache.machine import forward_threads, num_cores
 from featcache.recipes import RecordSpec
-from featcache.store.paths import ROOT
+from featcache.store.documents import is_store
 from featcache.store.plan import default_shard_rows, plan_segments
 from featcache.store.reader import Store, open_store
 from featcache.units import readable_bytes
@@ -149,7 +149,7 @@ def estimate(settings: ExtractSettings, *, on_scan: OnScan = lambda done, total:
 
 def missing_sizes(prepared: Prepared, manifest: Manifest, *, store: Path) -> list[FeatureEstimate]:
     """What each feature still lacks in the store (everything where there is no store)."""
-    opened = open_store(store) if (store / ROOT).exists() else None
+    opened = open_store(store) if is_store(store) else None
     scanned = {video.id: video for video in manifest.videos}
     paths = {video.id: manifest.path_of(video) for video in manifest.videos}
     retry = ids_to_retry(opened, scanned, paths=paths, prepared=prepared) if opened else frozenset[str]()

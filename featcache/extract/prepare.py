@@ -13,7 +13,7 @@ from featcache.extract.encode import BoundFeature, one_a_forward
 from featcache.extract.settings import ExtractSettings, FeatureSettings
 from featcache.machine import num_cores, resolve_device
 from featcache.recipes import SamplingRecipe, first_difference
-from featcache.store.paths import ROOT
+from featcache.store.documents import is_store
 from featcache.store.reader import open_store
 
 
@@ -163,7 +163,7 @@ def _origin_of_clips(settings: ExtractSettings, stored: SamplingRecipe | None) -
 
 def stored_sampling(store: Path) -> SamplingRecipe | None:
     """The recipe of the store at a path, or ``None`` if there is no store yet."""
-    return open_store(store).sampling if (store / ROOT).exists() else None
+    return open_store(store).sampling if is_store(store) else None
 
 
 def _slug(text: str) -> str:

@@ -151,7 +151,7 @@ def extract(
     total = coverages[prepared.features[0].name].total
     return Extraction(
         store=str(store),
-        config=str(config),
+        config=config,
         features=tuple(coverages),
         videos_total=total,
         videos_ok=total - len(failures) - pending,
@@ -170,7 +170,7 @@ def extract(
     )
 
 
-def _keep_config(writer: StoreWriter, settings: ExtractSettings) -> Path:
+def _keep_config(writer: StoreWriter, settings: ExtractSettings) -> str:
     """Keep the resolved YAML in the store, named by its content."""
     data = to_yaml(settings).encode()
     return writer.keep_config(f"extract-{hashlib.sha256(data).hexdigest()[:12]}.yaml", data)

@@ -10,10 +10,15 @@ from featcache.errors import ConfigError, CorruptStoreError
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/", re.ASCII)  # pathlib makes one slash of two
 
 
-def safe_join(root: Path, name: str) -> Path:
+def safe_join(root: Path, name: str, *, may_be_link: bool = False) -> Path:
     """``root / name`` for a name from a file, or for any place of a store that is read or written.
 
     ``root`` itself may be reached through symbolic links; nothing below it may be one, whether it leads out or not.
+
+    Args:
+        root: The folder.
+        name: A place in it.
+        may_be_link: Whether the place itself may be a link, which is then not followed.
 
     Raises:
         CorruptStoreError: The name is absolute, contains ``..``, NUL or a backslash, or leads through a symbolic link,
@@ -23,11 +28,11 @@ def safe_join(root: Path, name: str) -> Path:
     if not name or "\0" in name or "\\" in name or any(part in {"", ".", ".."} for part in parts):
         raise CorruptStoreError(f"file name {name!r} in {root} is no plain relative path; the store was tampered with")
     place = str(root)
-    for part in parts:
+    for part in parts[:-1] if may_be_link else parts:
         place = f"{place}/{part}"
         if os.path.islink(place):  # noqa: PTH114  a hundred thousand of these open a large store
             raise CorruptStoreError(
-                f"{place} is a symbolic link; a store has none, put the file or folder itself in its place"
+                f"{place} is a symbolic link; a store has none, remove it or put the file or folder itself in its place"
             )
     return root / name
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from featcache.errors import DiskSpaceError, StoreError
-from featcache.files.sealed import Bytes, as_view, read_bytes
+from featcache.files.sealed import Bytes, as_view
 
 TEMP_SUFFIX = ".tmp"
 _IOV_MAX = 1024  # buffers per writev call; POSIX guarantees 16, Linux and macOS have 1024
@@ -157,10 +157,20 @@ def put_replace(path: Path, data: Bytes | Iterable[Bytes]) -> None:
         _sync_folder(path.parent)
 
 
-def put_exact(path: Path, data: bytes) -> None:
-    """Publish a small file that follows from other files; replaces one that differs. Raises as :func:`put_new`."""
-    if not put_new(path, data) and read_bytes(path, what="file") != data:
+def put_exact(path: Path, data: bytes | tuple[Bytes, ...]) -> None:
+    """Publish a file whose bytes follow from others; heals one whose bytes differ. Raises as :func:`put_new`."""
+    if not put_new(path, data) and not _holds(path, (data,) if isinstance(data, bytes) else data):
         put_replace(path, data)
+
+
+def _holds(path: Path, chunks: tuple[Bytes, ...]) -> bool:
+    """Whether a regular file consists of exactly these buffers; of one that does not, as little is read as it takes."""
+    with explained(path, "read"):
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
+            if os.fstat(fd).st_size != sum(as_view(chunk).nbytes for chunk in chunks):
+                return False
+            return all(file.read(as_view(chunk).nbytes) == as_view(chunk) for chunk in chunks)
 
 
 @contextmanager

@@ -24,12 +24,6 @@ def sha256_bytes(data: Bytes) -> str:
     return hashlib.sha256(as_view(data)).hexdigest()
 
 
-def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def read_bytes(path: Path, *, what: str) -> bytes:
     """Read a whole regular file that the store needs; a symbolic link at its name is refused.
 
@@ -65,12 +59,12 @@ def seal(document: dict[str, Any]) -> bytes:
     return canonical_json({**document, "checksum": sha256_bytes(canonical_json(document))}) + b"\n"
 
 
-def unseal(data: bytes, *, path: Path, what: str) -> dict[str, Any]:
+def unseal(data: bytes, *, where: object, what: str) -> dict[str, Any]:
     """Parse and check sealed JSON; any byte that differs from what :func:`seal` wrote is an error.
 
     Args:
         data: Content of the file.
-        path: Path of the file, for the message.
+        where: Where it came from, for the message.
         what: Kind of the document, e.g. ``"commit record"``.
 
     Returns:
@@ -86,10 +80,10 @@ def unseal(data: bytes, *, path: Path, what: str) -> dict[str, Any]:
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         intact = False
     if not intact:
-        raise CorruptStoreError(f"{what} {path} is damaged (its checksum does not match); restore it from a copy")
+        raise CorruptStoreError(f"{what} {where} is damaged (its checksum does not match); restore it from a copy")
     return {**document, "checksum": checksum}
 
 
 def read_sealed(path: Path, *, what: str) -> dict[str, Any]:
     """Read a file written by :func:`seal`. Raises CorruptStoreError like :func:`read_bytes` and :func:`unseal`."""
-    return unseal(read_bytes(path, what=what), path=path, what=what)
+    return unseal(read_bytes(path, what=what), where=path, what=what)

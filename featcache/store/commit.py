@@ -6,9 +6,7 @@ points to other bytes.
 """
 
 import logging
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +14,11 @@ import numpy.typing as npt
 
 from featcache.data.types import VideoOutcome
 from featcache.errors import CorruptStoreError, NonFiniteFeatureError
-from featcache.files import publish
-from featcache.files.places import safe_join
 from featcache.files.sealed import seal
 from featcache.store import paths, zarr_format
 from featcache.store.blocks import EncodedShard
 from featcache.store.completion import withdraw_complete
-from featcache.store.generation import FORMATS, Generation, data_path, read_record, record_identity
+from featcache.store.generation import FORMATS, Generation, data_name, read_record, record_identity
 from featcache.store.paths import FileFormat
 from featcache.store.plan import block_rows
 from featcache.store.precision import Scale, quantise, staging_dtype
@@ -33,16 +29,12 @@ log = logging.getLogger(__name__)
 
 def is_whole(generation: Generation, feature: FeatureDoc, record: CommitDoc, file_format: FileFormat) -> bool:
     """Whether the files of a valid record exist with their recorded sizes."""
-    rows = safe_join(generation.root, paths.rows(generation.number, record.shard, record.rows.sha256))
-    whole = _has_size(rows, record.rows.num_bytes)
+    rows = paths.rows(generation.number, record.shard, record.rows.sha256)
+    whole = generation.files.size(rows) == record.rows.num_bytes
     if record.data is not None:
-        data = data_path(generation, feature, record.shard, file_format)
-        whole = whole and _has_size(data, record.data.num_bytes)
+        data = data_name(generation, feature, record.shard, file_format)
+        whole = whole and generation.files.size(data) == record.data.num_bytes
     return whole
-
-
-def _has_size(path: Path, num_bytes: int) -> bool:
-    return path.is_file() and path.stat().st_size == num_bytes
 
 
 def commit_feature(
@@ -79,20 +71,17 @@ def commit_feature(
         provenance=provenance,
     )
     sealed = seal(record.to_json())
-    safe_join(generation.root, paths.commits(generation.number, feature.name))
-    path = generation.root / paths.commit(generation.number, feature.name, shard)  # a link is replaced
-    if _keep_committed(generation, feature, shard, path=path, record=record, file_format=file_format):
+    if _keep_committed(generation, feature, shard, record=record, file_format=file_format):
         return
+    files = generation.files
     if with_metadata and file_format == "zarr":
         _publish_metadata(generation, feature, size)
     if encoded is not None:
-        _publish_data(data_path(generation, feature, shard, file_format), encoded)
+        files.put_exact(data_name(generation, feature, shard, file_format), encoded.chunks)
         if scale is not None and file_format == "zarr":
-            publish.put_exact(
-                safe_join(generation.root, paths.scale_chunk(generation.number, feature.name, shard)),
-                zarr_format.scale_chunk(scale),
-            )
-    if not publish.put_new(path, sealed):
+            chunk = paths.scale_chunk(generation.number, feature.name, shard)
+            files.put_exact(chunk, zarr_format.scale_chunk(scale))
+    if not files.put_new(paths.commit(generation.number, feature.name, shard), sealed):
         log.warning("shard %d of %r was committed by another writer meanwhile; its record stays", shard, feature.name)
 
 
@@ -138,14 +127,13 @@ def _keep_committed(
     feature: FeatureDoc,
     shard: int,
     *,
-    path: Path,
     record: CommitDoc,
     file_format: FileFormat,
 ) -> bool:
     """Whether a valid committed shard exists and wins; an invalid record is removed."""
-    is_there = os.path.lexists(path)
-    if path.parent.is_dir():
-        publish.sync_folder(path.parent)  # the process that published or removed it may have died before syncing
+    files, name = generation.files, paths.commit(generation.number, feature.name, shard)
+    is_there = files.exists(name)  # also as a link, which is no record and is replaced
+    files.settle(paths.commits(generation.number, feature.name))
     if not is_there:
         withdraw_complete(generation, feature.name)
         return False
@@ -154,12 +142,12 @@ def _keep_committed(
     except CorruptStoreError as error:
         log.warning("replacing a damaged commit record: %s", error)
         withdraw_complete(generation, feature.name)
-        publish.remove(path)
+        files.remove(name)
         return False
     if not is_whole(generation, feature, found, file_format):
         log.warning("shard %d of %r has lost files of its record; writing it again", shard, feature.name)
         withdraw_complete(generation, feature.name)
-        publish.remove(path)
+        files.remove(name)
         return False
     mine, theirs = (doc.data.to_json() if doc.data else None for doc in (record, found))
     if mine != theirs or found.rows != record.rows:
@@ -177,25 +165,9 @@ def _publish_metadata(generation: Generation, feature: FeatureDoc, size: int) ->
         block_rows=size,
         name=feature.name,
     )
-    folder = safe_join(generation.root, paths.array(generation.number, feature.name))
-    publish.put_exact(folder / paths.GROUP, array)
+    folder = paths.array(generation.number, feature.name)
+    generation.files.put_exact(f"{folder}/{paths.GROUP}", array)
     if feature.record.dtype == "int8":
         scales = zarr_format.scale_metadata(num_shards=generation.num_shards, num_channels=feature.record.shape[-1])
-        folder = safe_join(generation.root, paths.scale_array(generation.number, feature.name))
-        publish.put_exact(folder / paths.GROUP, scales)
-
-
-def _publish_data(path: Path, encoded: EncodedShard) -> None:
-    """Publish a data file; an uncommitted file with the same bytes is reused, any other is replaced."""
-    if publish.put_new(path, encoded.chunks):
-        return
-    if not _has_size(path, encoded.num_bytes) or not same_bytes(path, encoded):
-        publish.put_replace(path, encoded.chunks)
-
-
-def same_bytes(path: Path, encoded: EncodedShard) -> bool:
-    """Whether a file holds exactly these buffers."""
-    if path.is_symlink():
-        return False
-    with path.open("rb") as file:
-        return all(file.read(len(chunk)) == bytes(chunk) for chunk in encoded.chunks) and not file.read(1)
+        folder = paths.scale_array(generation.number, feature.name)
+        generation.files.put_exact(f"{folder}/{paths.GROUP}", scales)

@@ -5,32 +5,24 @@ extract. The note is removed before any record of the feature changes, and publi
 """
 
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from featcache.errors import CorruptStoreError
-from featcache.files import publish
-from featcache.files.places import safe_join
-from featcache.files.sealed import read_sealed, seal, sha256_bytes
+from featcache.files.base import open_files
+from featcache.files.sealed import seal, sha256_bytes
 from featcache.store import paths
+from featcache.store.documents import read_document, read_features, read_root
 from featcache.store.generation import (
     Generation,
-    read_features,
     read_generations,
     read_record,
-    read_root,
     record_identity,
     recorded_shards,
 )
 from featcache.store.schema import CommitDoc, CompleteDoc, FeatureDoc
 
 log = logging.getLogger(__name__)
-
-
-def complete_path(generation: Generation, name: str) -> Path:
-    """Path of the note of a feature."""
-    return safe_join(generation.root, paths.complete(generation.number, name))
 
 
 def completion_of(generation: Generation, feature: FeatureDoc, records: Mapping[int, CommitDoc]) -> CompleteDoc:
@@ -58,11 +50,13 @@ def read_complete(generation: Generation, feature: FeatureDoc) -> CompleteDoc | 
     Raises:
         CorruptStoreError: The note is damaged.
     """
-    path = complete_path(generation, feature.name)
-    if not os.path.lexists(path):
+    files, name = generation.files, paths.complete(generation.number, feature.name)
+    if not files.exists(name):
         return None
     return CompleteDoc.from_json(
-        read_sealed(path, what="completion"), identity=record_identity(generation, feature), where=path
+        read_document(files, name, what="completion"),
+        identity=record_identity(generation, feature),
+        where=files.where(name),
     )
 
 
@@ -77,7 +71,7 @@ def check_complete(
     if note is None or note == completion_of(generation, feature, records):
         return
     lost = sorted(set(range(generation.num_shards)) - set(records))
-    where = generation.root / paths.commits(generation.number, feature.name)
+    where = generation.files.where(paths.commits(generation.number, feature.name))
     if lost:
         problem = f"lacks {len(lost)} of its {note.num_records} commit records, {lost[0]:05d}.json first"
     else:
@@ -91,30 +85,31 @@ def check_complete(
 def publish_complete(generation: Generation, feature: FeatureDoc, records: Mapping[int, CommitDoc]) -> None:
     """Publish the note for all records of a feature, unless it already exists."""
     assert set(records) == set(range(generation.num_shards)), "a complete feature has a record for each shard"
-    path = complete_path(generation, feature.name)
-    publish.put_exact(path, seal(completion_of(generation, feature, records).to_json()))
+    note = seal(completion_of(generation, feature, records).to_json())
+    generation.files.put_exact(paths.complete(generation.number, feature.name), note)
 
 
 def withdraw_complete(generation: Generation, name: str) -> None:
     """Remove the note, if there is one; called before a record of the feature changes."""
-    path = complete_path(generation, name)
-    if os.path.lexists(path):
-        publish.remove(path)
+    note = paths.complete(generation.number, name)
+    if generation.files.exists(note):
+        generation.files.remove(note)
 
 
-def reopen_lost(root: Path) -> None:
+def reopen_lost(path: Path | str) -> None:
     """Remove the notes that do not agree with their records, so that lost shards count as still to be written.
 
     Args:
-        root: Folder of a store, or of a future one.
+        path: A store, or where none is yet.
 
     Raises:
         CorruptStoreError: An existing commit record is damaged: the user has to restore or remove it.
     """
-    if not (root / paths.ROOT).exists():
+    files = open_files(path)
+    if not files.exists(paths.ROOT):
         return
-    for generation in read_generations(root, read_root(root).sampling):
-        for feature in read_features(root).values():
+    for generation in read_generations(files, read_root(files).sampling):
+        for feature in read_features(files).values():
             try:
                 note = read_complete(generation, feature)
             except CorruptStoreError as error:

@@ -1,20 +1,16 @@
 """Removes the left-overs of killed writers; needs exclusive access to the store."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from featcache.files import publish
-from featcache.files.locks import lock
-from featcache.files.places import safe_join
+from featcache.files.base import Files, open_files
+from featcache.files.publish import is_temp
 from featcache.store import paths
 from featcache.store.completion import read_records
-from featcache.store.generation import (
-    data_path,
-    read_features,
-    read_generations,
-    read_root,
-)
-from featcache.store.overlay import overlay_numbers, overlay_table_path
+from featcache.store.documents import read_features, read_root
+from featcache.store.generation import data_name, read_generations
+from featcache.store.overlay import overlay_numbers, overlay_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,45 +39,60 @@ def gc(path: Path | str, *, wait_seconds: float = 0.0) -> Collected:
         StoreError: Writers are active, or there is no store.
         CorruptStoreError: A record or plan is damaged or lost; since its files are unknown, nothing is removed.
     """
-    root = Path(path)
-    read_root(root)
-    with lock(safe_join(root, paths.STORE_LOCK), exclusive=True, wait_seconds=wait_seconds):
-        garbage = _garbage(root)
-        num_bytes = sum(file.lstat().st_size for file in garbage)
-        for file in garbage:
-            if file.parent != root:
-                safe_join(root, file.parent.relative_to(root).as_posix())  # a left-over that is a link may be removed
-            publish.remove(file)
-    return Collected(removed=tuple(file.relative_to(root).as_posix() for file in garbage), num_bytes=num_bytes)
+    files = open_files(path)
+    read_root(files)
+    with files.lock(paths.STORE_LOCK, exclusive=True, wait_seconds=wait_seconds):
+        referred = _referred(files)
+        features = read_features(files)
+        garbage = {
+            name: num_bytes or 0
+            for name, num_bytes in files.walk()
+            if name not in referred and _is_written_here(name, features)
+        }
+        for name in garbage:
+            files.remove(name)
+    return Collected(removed=tuple(sorted(garbage)), num_bytes=sum(garbage.values()))
 
 
-def _garbage(root: Path) -> list[Path]:
-    document = read_root(root)
-    features = read_features(root)
-    generations = read_generations(root, document.sampling)
-    referred: set[Path] = set()
-    candidates = [file for file in root.rglob("*") if publish.is_temp(file.name) and not file.is_dir()]
-    candidates += [file for file in root.glob("locks/*") if file != root / paths.STORE_LOCK]
-    for generation in generations:
+def _referred(files: Files) -> set[str]:
+    """Every file that a plan, a commit record or an overlay names."""
+    document = read_root(files)
+    features = read_features(files)
+    referred = {overlay_table(files, number) for number in overlay_numbers(files)}
+    for generation in read_generations(files, document.sampling):
         number, plan = generation.number, generation.plan
-        referred.add(root / paths.table(number, "videos", plan.videos.sha256))
-        referred.add(root / paths.table(number, "segments", plan.segments.sha256))
+        referred.add(paths.table(number, "videos", plan.videos.sha256))
+        referred.add(paths.table(number, "segments", plan.segments.sha256))
         for feature in features.values():
             for shard, record in read_records(generation, feature).items():  # files of a lost record are not garbage
-                referred.add(root / paths.rows(number, shard, record.rows.sha256))
-                referred.add(data_path(generation, feature, shard, document.file_format))
-                referred.add(root / paths.scale_chunk(number, feature.name, shard))
-    referred.update(overlay_table_path(root, number) for number in overlay_numbers(root))
-    candidates += root.glob(f"{paths.OVERLAYS}/*.parquet")
-    for number in {n for file in root.iterdir() if (n := paths.generation_number(file.name)) is not None}:
-        folder = root / paths.generation(number)
-        candidates += [
-            *folder.glob("videos-*.parquet"),
-            *folder.glob("segments-*.parquet"),
-            *folder.glob("rows/*.parquet"),
-        ]
-        for name in features:
-            array = root / paths.array(number, name)
-            candidates += [*array.glob("*.h5"), *(file for file in array.glob("c/**/0") if not file.is_dir())]
-            candidates += list((root / paths.scale_array(number, name)).glob("c/*/0"))
-    return sorted({file for file in candidates if file not in referred})
+                referred.add(paths.rows(number, shard, record.rows.sha256))
+                referred.add(data_name(generation, feature, shard, document.file_format))
+                referred.add(paths.scale_chunk(number, feature.name, shard))
+    return referred
+
+
+def _is_written_here(name: str, features: Collection[str]) -> bool:
+    """Whether writers make files of this name that mean nothing unless a document names them."""
+    match name.split("/"):
+        case [*_, last] if is_temp(last):
+            return True
+        case ["locks", _]:
+            return name != paths.STORE_LOCK
+        case [paths.OVERLAYS, last]:
+            return last.endswith(".parquet")
+        case [folder, *rest] if paths.generation_number(folder) is not None:
+            return _is_part_of_a_generation(rest, features)
+    return False
+
+
+def _is_part_of_a_generation(parts: list[str], features: Collection[str]) -> bool:
+    match parts:
+        case [last]:
+            return last.startswith(("videos-", "segments-")) and last.endswith(".parquet")
+        case ["rows", last]:
+            return last.endswith(".parquet")
+        case [array, last] if array in features:
+            return last.endswith(".h5")
+        case [array, "c", *_, "0"]:
+            return array.removesuffix(".scale") in features
+    return False

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,16 +13,16 @@ import pyarrow.compute as pc
 
 from featcache.data.manifest import id_problem, table_to_videos
 from featcache.data.types import VideoRecord
-from featcache.errors import CorruptStoreError, ManifestError, StoreError
-from featcache.files.places import check_local, safe_join
-from featcache.files.sealed import read_bytes, read_sealed, sha256_bytes
+from featcache.errors import CorruptStoreError, ManifestError
+from featcache.files.base import Files
 from featcache.recipes import SamplingRecipe, recipe_hash
 from featcache.store import hdf5_format, paths, zarr_format
 from featcache.store.blocks import BlockLayout, ShardFormat
+from featcache.store.documents import read_document, read_table_bytes
 from featcache.store.paths import FileFormat
 from featcache.store.plan import Segment
 from featcache.store.rows import RowTable, int_column, rows_from_bytes, table_from_bytes
-from featcache.store.schema import CommitDoc, FeatureDoc, PlanDoc, PlannedDoc, RootDoc, TableRef
+from featcache.store.schema import CommitDoc, FeatureDoc, PlanDoc, PlannedDoc, TableRef
 
 Ints = npt.NDArray[np.int64]
 
@@ -35,14 +34,19 @@ class Generation:
     """A plan and its tables, which are read on demand.
 
     Attributes:
-        root: Folder of the store.
+        files: The files of the store.
         plan: The plan.
         plan_hash: Checksum of the plan.
     """
 
-    root: Path
+    files: Files
     plan: PlanDoc
     plan_hash: str
+
+    @property
+    def where(self) -> str:
+        """How messages call the store."""
+        return self.files.where()
 
     @property
     def number(self) -> int:
@@ -75,8 +79,8 @@ class Generation:
         """The manifest slice as a table."""
         table = self._read("videos", self.plan.videos)
         if len(table) != self.plan.num_videos:
-            raise CorruptStoreError(f"{self.root}: generation {self.number} lists {len(table)} videos, not its plan's")
-        check_ids(table, where=f"{self.root}: the table of videos of generation {self.number}")
+            raise CorruptStoreError(f"{self.where}: generation {self.number} lists {len(table)} videos, not its plan's")
+        check_ids(table, where=f"{self.where}: the table of videos of generation {self.number}")
         return table
 
     @cached_property
@@ -85,7 +89,7 @@ class Generation:
         try:
             return table_to_videos(self.video_table)
         except ManifestError as error:
-            raise CorruptStoreError(f"{self.root}: generation {self.number}: {error}") from error
+            raise CorruptStoreError(f"{self.where}: generation {self.number}: {error}") from error
 
     @cached_property
     def video_ids(self) -> list[str]:
@@ -101,7 +105,7 @@ class Generation:
     def segment_columns(self) -> dict[str, Ints]:
         """int64 columns ``video, shard, first_row, first_clip, num_rows``, ordered by shard and first row."""
         table = self._read("segments", self.plan.segments)
-        where = f"{self.root}: the segments of generation {self.number}"
+        where = f"{self.where}: the segments of generation {self.number}"
         columns = {name: int_column(table, name, where=where) for name in SEGMENT_COLUMNS}
         if not segments_fit(columns, self.plan):
             raise CorruptStoreError(f"{where} do not fit its plan; restore both from a copy")
@@ -132,9 +136,9 @@ class Generation:
         return int(self.segment_columns["first_row"][last] + self.segment_columns["num_rows"][last])
 
     def _read(self, kind: Literal["videos", "segments"], ref: TableRef) -> pa.Table:
-        path = safe_join(self.root, paths.table(self.number, kind, ref.sha256))
-        what = f"table of {kind}"
-        return table_from_bytes(read_table_bytes(path, ref, what=what), where=f"{what} {path}")
+        name, what = paths.table(self.number, kind, ref.sha256), f"table of {kind}"
+        data = read_table_bytes(self.files, name, ref, what=what)
+        return table_from_bytes(data, where=f"{what} {self.files.where(name)}")
 
 
 # These include every id with a problem and hardly any other; the few are checked one by one.
@@ -189,104 +193,72 @@ def segments_table(segments: Sequence[Segment]) -> pa.Table:
     return pa.table({name: pa.array(column) for name, column in columns.items()})
 
 
-def read_table_bytes(path: Path, ref: TableRef, *, what: str) -> bytes:
-    """Read a Parquet file and check its size and hash against the recorded ones."""
-    data = read_bytes(path, what=what)
-    if len(data) != ref.num_bytes or sha256_bytes(data) != ref.sha256:
-        raise CorruptStoreError(f"{what} {path} is damaged (its SHA-256 does not match); restore it from a copy")
-    return data
-
-
-def read_root(root: Path) -> RootDoc:
-    """Read the description of the store at ``root``.
-
-    Raises:
-        ConfigError: The path is a URL.
-        StoreError: There is no store, or one of a newer format.
-        CorruptStoreError: ``featcache.json`` is damaged.
-    """
-    check_local(root)
-    path = root / paths.ROOT
-    if not path.exists():
-        raise StoreError(f"{root} is not a featcache store (it has no {paths.ROOT}); check the path")
-    return RootDoc.from_json(read_sealed(path, what="store description"), where=path)
-
-
-def read_features(root: Path) -> dict[str, FeatureDoc]:
-    """All declared features by name."""
-    return {name: read_feature(root, name) for name in feature_names(root)}
-
-
-def feature_names(root: Path) -> list[str]:
-    """Names of the declared features, sorted."""
-    return sorted(path.stem for path in safe_join(root, paths.FEATURES).glob("*.json"))
-
-
-def read_feature(root: Path, name: str) -> FeatureDoc:
-    """The declaration of one feature."""
-    path = safe_join(root, paths.feature(name))
-    return FeatureDoc.from_json(read_sealed(path, what="feature recipe"), name=name, where=path)
-
-
-def read_generations(root: Path, sampling: SamplingRecipe) -> list[Generation]:
+def read_generations(files: Files, sampling: SamplingRecipe) -> list[Generation]:
     """All generations in order.
 
     Raises:
         CorruptStoreError: A plan is lost, damaged, or belongs to another store.
     """
-    notes = _read_planned(root)  # first, because another writer may publish a plan and its note at any time
-    numbers = sorted(n for path in root.iterdir() if (n := paths.generation_number(path.name)) is not None)
-    planned = [n for n in numbers if (root / paths.plan(n)).exists()]
+    notes = _read_planned(files)  # first: a writer beside may publish a plan and its note at any time
+    numbers = sorted(n for name in files.names("") if (n := paths.generation_number(name)) is not None)
+    planned = [n for n in numbers if files.exists(paths.plan(n))]
     for number in range(max(planned, default=-1) + 1):
         if number not in planned:
-            raise CorruptStoreError(f"plan {root / paths.plan(number)} is missing; restore it from a copy")
+            raise _lost_plan(files, number)
     for number in numbers:
-        if number not in planned and any((root / paths.generation(number)).glob("commits/*/*.json")):
-            raise CorruptStoreError(f"plan {root / paths.plan(number)} is missing; restore it from a copy")
-    generations = [read_generation(root, number, sampling) for number in planned]
-    _check_planned(root, notes, generations)
+        if number not in planned and _has_records(files, number):
+            raise _lost_plan(files, number)
+    generations = [read_generation(files, number, sampling) for number in planned]
+    _check_planned(files, notes, generations)
     return generations
 
 
-def _read_planned(root: Path) -> list[PlannedDoc]:
+def _lost_plan(files: Files, number: int) -> CorruptStoreError:
+    return CorruptStoreError(f"plan {files.where(paths.plan(number))} is missing; restore it from a copy")
+
+
+def _has_records(files: Files, number: int) -> bool:
+    """Whether a generation's folder holds commit records, valid or not."""
+    folder = paths.generation(number)
+    return any(name.startswith(f"{folder}/commits/") and name.endswith(".json") for name, _ in files.walk(folder))
+
+
+def _read_planned(files: Files) -> list[PlannedDoc]:
     """The notes of planned generations, in order.
 
     The note of the last generation may still be missing, since it is published after the plan; stores of version 1 have
     none.
     """
-    folder = safe_join(root, paths.PLANNED)
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    noted = (number for name in names if (number := paths.planned_number(name)) is not None)
+    noted = (number for name in files.names(paths.PLANNED) if (number := paths.planned_number(name)) is not None)
     notes = []
     for number in range(max(noted, default=-1) + 1):
-        path = safe_join(root, paths.planned(number))
-        document = read_sealed(path, what="note of a plan")
-        notes.append(PlannedDoc.from_json(document, generation=number, where=path))
+        name = paths.planned(number)
+        document = read_document(files, name, what="note of a plan")
+        notes.append(PlannedDoc.from_json(document, generation=number, where=files.where(name)))
     return notes
 
 
-def _check_planned(root: Path, notes: Sequence[PlannedDoc], generations: Sequence[Generation]) -> None:
+def _check_planned(files: Files, notes: Sequence[PlannedDoc], generations: Sequence[Generation]) -> None:
     """Check that every noted generation exists with its plan."""
     for number, note in enumerate(notes):
-        path = root / paths.planned(number)
+        where, plan = files.where(paths.planned(number)), files.where(paths.plan(number))
         if number >= len(generations):
             raise CorruptStoreError(
-                f"generation {number} of {root} is lost: {path} says that it was planned, and "
-                f"{root / paths.plan(number)} is not there; restore it from a copy"
+                f"generation {number} of {files.where()} is lost: {where} says that it was planned, and {plan} is not "
+                "there; restore it from a copy"
             )
         if generations[number].plan_hash != note.plan_hash:
             raise CorruptStoreError(
-                f"{root / paths.plan(number)} is not the plan that {path} names; files come from another store, "
-                "restore both from a copy"
+                f"{plan} is not the plan that {where} names; files come from another store, restore both from a copy"
             )
 
 
-def read_generation(root: Path, number: int, sampling: SamplingRecipe) -> Generation:
+def read_generation(files: Files, number: int, sampling: SamplingRecipe) -> Generation:
     """Read one generation."""
-    path = safe_join(root, paths.plan(number))
-    document = read_sealed(path, what="plan")
-    plan = PlanDoc.from_json(document, generation=number, sampling_hash=recipe_hash(sampling), where=path)
-    return Generation(root=root, plan=plan, plan_hash=document["checksum"])
+    name = paths.plan(number)
+    document = read_document(files, name, what="plan")
+    plan = PlanDoc.from_json(document, generation=number, sampling_hash=recipe_hash(sampling), where=files.where(name))
+    return Generation(files=files, plan=plan, plan_hash=document["checksum"])
 
 
 def record_identity(generation: Generation, feature: FeatureDoc) -> dict[str, Any]:
@@ -301,10 +273,8 @@ def record_identity(generation: Generation, feature: FeatureDoc) -> dict[str, An
 
 def recorded_shards(generation: Generation, name: str) -> list[int]:
     """Shards that have a commit record, valid or not."""
-    folder = safe_join(generation.root, paths.commits(generation.number, name))
-    if not folder.is_dir():
-        return []
-    shards = (paths.commit_shard(path.name) for path in folder.iterdir())
+    names = generation.files.names(paths.commits(generation.number, name))
+    shards = (paths.commit_shard(file_name) for file_name in names)
     return sorted(shard for shard in shards if shard is not None and shard < generation.num_shards)
 
 
@@ -314,26 +284,28 @@ def read_record(generation: Generation, feature: FeatureDoc, shard: int) -> Comm
     Raises:
         CorruptStoreError: The record is missing, damaged, swapped, or does not agree with the plan.
     """
-    path = safe_join(generation.root, paths.commit(generation.number, feature.name, shard))
+    name = paths.commit(generation.number, feature.name, shard)
+    where = generation.files.where(name)
     record = CommitDoc.from_json(
-        read_sealed(path, what="commit record"),
+        read_document(generation.files, name, what="commit record"),
         identity={**record_identity(generation, feature), "shard": shard},
-        where=path,
+        where=where,
     )
     num_planned = len(range(*generation.shard_slice(shard).indices(len(generation.segment_columns["shard"]))))
     if record.num_ok + len(record.failed) != num_planned or (record.data is None) != (record.num_ok == 0):
-        raise CorruptStoreError(f"{path} accounts for other videos than the plan of its shard; restore it from a copy")
+        raise CorruptStoreError(f"{where} accounts for other videos than the plan of its shard; restore it from a copy")
     if (record.int8_scale is None) != (feature.record.dtype != "int8"):
-        raise CorruptStoreError(f"{path} and the recipe of {feature.name!r} differ about int8 scales; restore it")
+        raise CorruptStoreError(f"{where} and the recipe of {feature.name!r} differ about int8 scales; restore it")
     if record.int8_scale is not None and len(record.int8_scale) != feature.record.shape[-1]:
-        raise CorruptStoreError(f"{path} has {len(record.int8_scale)} int8 scales; restore it from a copy")
+        raise CorruptStoreError(f"{where} has {len(record.int8_scale)} int8 scales; restore it from a copy")
     return record
 
 
 def read_rows(generation: Generation, record: CommitDoc) -> RowTable:
     """The row table of a committed shard."""
-    path = safe_join(generation.root, paths.rows(generation.number, record.shard, record.rows.sha256))
-    return rows_from_bytes(read_table_bytes(path, record.rows, what="row table"), where=f"row table {path}")
+    name = paths.rows(generation.number, record.shard, record.rows.sha256)
+    data = read_table_bytes(generation.files, name, record.rows, what="row table")
+    return rows_from_bytes(data, where=f"row table {generation.files.where(name)}")
 
 
 def segment_failures(generation: Generation, record: CommitDoc) -> npt.NDArray[np.bool_]:
@@ -349,7 +321,7 @@ def segment_failures(generation: Generation, record: CommitDoc) -> npt.NDArray[n
         fits = fits and num_rows[index] == outcome.num_rows
         if not fits or generation.video_ids[videos[index]] != outcome.id:
             raise CorruptStoreError(
-                f"the commit record of shard {record.shard} of {record.feature!r} in {generation.root} lists a failed "
+                f"the commit record of shard {record.shard} of {record.feature!r} in {generation.where} lists a failed "
                 f"video {outcome.id!r} that its plan does not have there; restore it from a copy"
             )
         failed[index] = True
@@ -366,10 +338,9 @@ def present_rows(generation: Generation, record: CommitDoc) -> npt.NDArray[np.bo
     return present
 
 
-def data_path(generation: Generation, feature: FeatureDoc, shard: int, file_format: FileFormat) -> Path:
-    """Path of a shard's data file."""
-    ndim = len(feature.record.shape)
-    return safe_join(generation.root, paths.data(file_format, generation.number, feature.name, shard, record_ndim=ndim))
+def data_name(generation: Generation, feature: FeatureDoc, shard: int, file_format: FileFormat) -> str:
+    """Name of a shard's data file."""
+    return paths.data(file_format, generation.number, feature.name, shard, record_ndim=len(feature.record.shape))
 
 
 def shard_layout(
@@ -382,7 +353,7 @@ def shard_layout(
     """
     assert record.data is not None, f"shard {record.shard} has no data file"
     data = record.data
-    where = generation.root / paths.commit(generation.number, feature.name, record.shard)
+    where = generation.files.where(paths.commit(generation.number, feature.name, record.shard))
     if data.block_rows < 1 or generation.shard_rows % data.block_rows:
         raise CorruptStoreError(f"{where} has blocks of {data.block_rows} rows; restore it from a copy")
     layout = FORMATS[file_format].layout(

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy.typing as npt
 from featcache.store.completion import read_records
 from featcache.store.generation import (
     Generation,
-    data_path,
+    data_name,
     ranges,
     segment_failures,
     shard_layout,
@@ -81,7 +80,7 @@ class ShardFile:
     """A data file as a reader needs it.
 
     Attributes:
-        path: Path of the file.
+        name: Its name among the files of the store.
         num_bytes: Recorded size.
         first_block: Number of its first block among all blocks of the feature.
         scale: float32 [C] for int8, otherwise ``None``.
@@ -89,7 +88,7 @@ class ShardFile:
         shard: Shard number.
     """
 
-    path: Path
+    name: str
     num_bytes: int
     first_block: int
     scale: Scale | None
@@ -211,7 +210,7 @@ class _Builder:
             self.columns[name].append(column)
         self.files.append(
             ShardFile(
-                path=data_path(committed.generation, self.feature, record.shard, self.file_format),
+                name=data_name(committed.generation, self.feature, record.shard, self.file_format),
                 num_bytes=record.data.num_bytes,
                 first_block=self.num_blocks,
                 scale=record.int8_scale,

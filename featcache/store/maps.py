@@ -1,7 +1,5 @@
 """Memory-mapped shard files: a bounded number of them, checked before use, and read with one gather for all files."""
 
-import mmap
-import os
 import resource
 from typing import Any
 
@@ -9,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import CorruptStoreError
-from featcache.files.sealed import unreadable
 from featcache.store.blocks import ShardFormat, crc32c
 from featcache.store.generation import shard_layout
 from featcache.store.index import RowIndex
@@ -166,29 +163,16 @@ class ShardMaps:
             self._row_start = self._address[self._index.file] - self._first + self._index.offset
 
     def _map(self, number: int) -> Bytes:
-        """Map a file after checking its size: reading a map beyond the end of its file would raise SIGBUS."""
+        """Map a file and, at the first time, compare its head with its record."""
         file = self._index.files[number]
-        try:
-            fd = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError as error:
-            raise unreadable(file.path, "data file", error) from error
-        try:
-            size = os.fstat(fd).st_size
-            if size != file.num_bytes:
-                raise CorruptStoreError(
-                    f"data file {file.path} has {size} bytes, its record says {file.num_bytes}; restore it from a copy"
-                )
-            view: Bytes = np.frombuffer(mmap.mmap(fd, size, prot=mmap.PROT_READ), np.uint8)
-        except OSError as error:
-            raise unreadable(file.path, "data file", error) from error
-        finally:
-            os.close(fd)
+        view = file.committed.generation.files.map(file.name, num_bytes=file.num_bytes, what="data file")
         if self._verify and not self._head_checked[number]:
             generation = file.committed.generation
             record = file.committed.records[file.shard]
             layout = shard_layout(generation, self._feature, record, self._file_format)
             if not self._shard_format.check_head(view, layout):
-                raise CorruptStoreError(f"data file {file.path} is damaged or another shard's; restore it from a copy")
+                where = generation.files.where(file.name)
+                raise CorruptStoreError(f"data file {where} is damaged or another shard's; restore it from a copy")
             self._head_checked[number] = True
         return view
 
@@ -203,9 +187,10 @@ class ShardMaps:
             start = int(self._index.block_offset[block])
             data = self._views[file][start : start + int(self._index.block_bytes[block])]
             if crc32c(data) != int(self._index.block_crc32c[block]):
-                number = block - self._index.files[file].first_block
+                damaged = self._index.files[file]
+                where = damaged.committed.generation.files.where(damaged.name)
                 raise CorruptStoreError(
-                    f"block {number} of {self._index.files[file].path} is damaged or another shard's (its crc32c does "
+                    f"block {block - damaged.first_block} of {where} is damaged or another shard's (its crc32c does "
                     "not match the commit record); restore the file from a copy"
                 )
             self._block_checked[block] = True

@@ -6,18 +6,17 @@ split or another id, or removes it. Plans and records do not change; readers app
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pyarrow as pa
 
 from featcache.data.manifest import table_to_videos, videos_to_table
 from featcache.data.types import VideoRecord
 from featcache.errors import CorruptStoreError, ManifestError
-from featcache.files import publish
-from featcache.files.places import safe_join
-from featcache.files.sealed import read_sealed, seal, sha256_bytes
+from featcache.files.base import Files
+from featcache.files.sealed import seal, sha256_bytes
 from featcache.store import paths
-from featcache.store.generation import Generation, check_ids, read_table_bytes
+from featcache.store.documents import read_document, read_table_bytes
+from featcache.store.generation import Generation, check_ids
 from featcache.store.rows import table_bytes, table_from_bytes
 from featcache.store.schema import OverlayDoc, TableRef
 
@@ -81,7 +80,7 @@ def amend(generations: Sequence[Generation], overlays: Sequence[Overlay]) -> lis
             for row, one in moved:
                 if one.record.id in row_of:
                     raise CorruptStoreError(
-                        f"overlay {overlay.number} of {generation.root} gives {one.video!r} the id of another video, "
+                        f"overlay {overlay.number} of {generation.where} gives {one.video!r} the id of another video, "
                         f"{one.record.id!r}; restore it from a copy"
                     )
                 row_of[one.record.id] = row
@@ -98,50 +97,49 @@ def shown_ids(generation: Generation, amended: dict[int, Amendment]) -> list[str
     return ids
 
 
-def overlay_numbers(root: Path) -> list[int]:
+def overlay_numbers(files: Files) -> list[int]:
     """Numbers of the overlays of a store that have a document, valid or not, sorted."""
-    folder = safe_join(root, paths.OVERLAYS)
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    names = files.names(paths.OVERLAYS)
     return sorted(number for name in names if (number := paths.overlay_number(name)) is not None)
 
 
-def read_overlays(root: Path) -> list[Overlay]:
+def read_overlays(files: Files) -> list[Overlay]:
     """All overlays of a store in order.
 
     Raises:
         CorruptStoreError: An overlay is lost, damaged, or belongs to another store.
     """
     overlays: list[Overlay] = []
-    for number in range(max(overlay_numbers(root), default=-1) + 1):
-        overlays.append(read_overlay(root, number, previous=overlays[-1].checksum if overlays else ""))
+    for number in range(max(overlay_numbers(files), default=-1) + 1):
+        overlays.append(read_overlay(files, number, previous=overlays[-1].checksum if overlays else ""))
     return overlays
 
 
-def read_overlay(root: Path, number: int, *, previous: str | None) -> Overlay:
+def read_overlay(files: Files, number: int, *, previous: str | None) -> Overlay:
     """Read one overlay.
 
     Args:
-        root: Folder of the store.
+        files: The files of the store.
         number: Number of the overlay.
         previous: Checksum of the overlay before it, empty for the first; ``None``: not compared.
 
     Raises:
         CorruptStoreError: The overlay is lost or damaged, or belongs to another store.
     """
-    path = safe_join(root, paths.overlay(number))
-    document = read_sealed(path, what="overlay")
-    about = OverlayDoc.from_json(document, number=number, where=path)
+    where = files.where(paths.overlay(number))
+    document = read_document(files, paths.overlay(number), what="overlay")
+    about = OverlayDoc.from_json(document, number=number, where=where)
     if previous is not None and about.previous != previous:
-        raise CorruptStoreError(f"{path} does not follow the overlay before it; files come from another store")
+        raise CorruptStoreError(f"{where} does not follow the overlay before it; files come from another store")
     return Overlay(
         number=number,
         generations=about.generations,
-        amendments=_read_amendments(root, about),
+        amendments=_read_amendments(files, about),
         checksum=str(document["checksum"]),
     )
 
 
-def check_generations(root: Path, overlays: Sequence[Overlay], generations: Sequence[Generation]) -> None:
+def check_generations(files: Files, overlays: Sequence[Overlay], generations: Sequence[Generation]) -> None:
     """Check that the generations to which overlays apply exist. Overlays must be read before generations.
 
     Raises:
@@ -149,16 +147,16 @@ def check_generations(root: Path, overlays: Sequence[Overlay], generations: Sequ
     """
     if overlays and overlays[-1].generations > len(generations):
         raise CorruptStoreError(
-            f"overlay {overlays[-1].number} of {root} is about {overlays[-1].generations} generations, and "
+            f"overlay {overlays[-1].number} of {files.where()} is about {overlays[-1].generations} generations, and "
             f"{len(generations)} are there; restore the others from a copy"
         )
 
 
-def publish_overlay(root: Path, amendments: Iterable[Amendment], *, num_generations: int) -> None:
+def publish_overlay(files: Files, amendments: Iterable[Amendment], *, num_generations: int) -> None:
     """Publish an overlay under the next free number; the caller holds the planning lock.
 
     Args:
-        root: Folder of the store.
+        files: The files of the store.
         amendments: The changes, at most one per id.
         num_generations: Number of generations of the store.
     """
@@ -169,7 +167,7 @@ def publish_overlay(root: Path, amendments: Iterable[Amendment], *, num_generati
     data = table_bytes(table.append_column(_REMOVED, pa.array([one.removed for one in amendments], pa.bool_())))
     ref = TableRef(sha256=sha256_bytes(data), num_bytes=len(data))
     while True:
-        overlays = read_overlays(root)
+        overlays = read_overlays(files)
         document = OverlayDoc(
             number=len(overlays),
             generations=num_generations,
@@ -177,22 +175,24 @@ def publish_overlay(root: Path, amendments: Iterable[Amendment], *, num_generati
             previous=overlays[-1].checksum if overlays else "",
             videos=ref,
         )
-        publish.put_exact(safe_join(root, paths.overlay_table(document.number, ref.sha256)), data)
-        if publish.put_new(safe_join(root, paths.overlay(document.number)), seal(document.to_json())):
+        files.put_exact(paths.overlay_table(document.number, ref.sha256), data)
+        if files.put_new(paths.overlay(document.number), seal(document.to_json())):
             return
 
 
-def overlay_table_path(root: Path, number: int) -> Path:
-    """Path of the table of an overlay."""
-    path = safe_join(root, paths.overlay(number))
-    about = OverlayDoc.from_json(read_sealed(path, what="overlay"), number=number, where=path)
-    return safe_join(root, paths.overlay_table(number, about.videos.sha256))
+def overlay_table(files: Files, number: int) -> str:
+    """Name of the table of an overlay."""
+    document = read_document(files, paths.overlay(number), what="overlay")
+    about = OverlayDoc.from_json(document, number=number, where=files.where(paths.overlay(number)))
+    return paths.overlay_table(number, about.videos.sha256)
 
 
-def _read_amendments(root: Path, about: OverlayDoc) -> tuple[Amendment, ...]:
-    path = safe_join(root, paths.overlay_table(about.number, about.videos.sha256))
-    table = table_from_bytes(read_table_bytes(path, about.videos, what="table of an overlay"), where=path)
-    check_ids(table, where=path)
+def _read_amendments(files: Files, about: OverlayDoc) -> tuple[Amendment, ...]:
+    name = paths.overlay_table(about.number, about.videos.sha256)
+    where = files.where(name)
+    data = read_table_bytes(files, name, about.videos, what="table of an overlay")
+    table = table_from_bytes(data, where=where)
+    check_ids(table, where=where)
     usable = {name: table.column_names.count(name) == 1 for name in (_VIDEO, _REMOVED)}
     if not (
         len(table) == about.num_videos
@@ -202,14 +202,14 @@ def _read_amendments(root: Path, about: OverlayDoc) -> tuple[Amendment, ...]:
         and not table.column(_VIDEO).null_count
         and not table.column(_REMOVED).null_count
     ):
-        raise CorruptStoreError(f"{path} is no table of an overlay; restore it from a copy")
+        raise CorruptStoreError(f"{where} is no table of an overlay; restore it from a copy")
     try:
         records = table_to_videos(table)
     except ManifestError as error:
-        raise CorruptStoreError(f"{path}: {error}") from error
+        raise CorruptStoreError(f"{where}: {error}") from error
     videos = [str(name) for name in table.column(_VIDEO).to_pylist()]
     if len(set(videos)) != len(videos):
-        raise CorruptStoreError(f"{path} amends a video twice; restore it from a copy")
+        raise CorruptStoreError(f"{where} amends a video twice; restore it from a copy")
     removed = [bool(value) for value in table.column(_REMOVED).to_pylist()]
     return tuple(
         Amendment(video=video, record=record, removed=gone)

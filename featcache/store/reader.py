@@ -12,9 +12,11 @@ import numpy.typing as npt
 
 from featcache.data.types import PASSING, STATUSES, Status, VideoRecord
 from featcache.errors import StoreError, no_name, unknown_name
+from featcache.files.base import open_files
 from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe, recipe_hash, to_dict
+from featcache.store.documents import read_features, read_root
 from featcache.store.features import Device, Features
-from featcache.store.generation import Generation, read_features, read_generations, read_root
+from featcache.store.generation import Generation, read_generations
 from featcache.store.index import Committed, Mask, build_index, current_videos, read_committed, visible_videos
 from featcache.store.maps import default_max_maps
 from featcache.store.overlay import Amendment, Overlay, amend, check_generations, read_overlays, shown, shown_ids
@@ -74,14 +76,15 @@ class Store:
     """
 
     def __init__(self, path: Path) -> None:
-        document = read_root(path)
+        files = open_files(path)
+        document = read_root(files)
         self.path = path
         self.sampling: SamplingRecipe = document.sampling
         self.file_format = document.file_format
-        self.overlays: list[Overlay] = read_overlays(path)  # before the generations to which they apply
-        self.generations: list[Generation] = read_generations(path, document.sampling)
-        check_generations(path, self.overlays, self.generations)
-        self._features: dict[str, FeatureDoc] = read_features(path)
+        self.overlays: list[Overlay] = read_overlays(files)  # before the generations that they are about
+        self.generations: list[Generation] = read_generations(files, document.sampling)
+        check_generations(files, self.overlays, self.generations)
+        self._features: dict[str, FeatureDoc] = read_features(files)
         self._committed: dict[str, list[Committed]] = {}
 
     def __repr__(self) -> str:

@@ -1,8 +1,7 @@
 """Verification: reads every file of a store and compares it with the records, plans and recipes."""
 
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,21 +11,20 @@ from typing import Any
 import numpy as np
 
 from featcache.errors import CorruptStoreError, FeatcacheError
-from featcache.files import publish
-from featcache.files.sealed import read_bytes, sha256_file, unreadable
+from featcache.files.base import Files, open_files
+from featcache.files.publish import is_temp
+from featcache.files.sealed import sha256_bytes
 from featcache.store import paths, zarr_format
 from featcache.store.blocks import crc32c, crc32c_of_all, frame
-from featcache.store.completion import check_complete, complete_path, read_complete
+from featcache.store.completion import check_complete, read_complete
+from featcache.store.documents import feature_names, read_feature, read_root
 from featcache.store.generation import (
     FORMATS,
     Generation,
-    data_path,
-    feature_names,
+    data_name,
     present_rows,
-    read_feature,
     read_generations,
     read_record,
-    read_root,
     read_rows,
     recorded_shards,
     shard_layout,
@@ -35,7 +33,7 @@ from featcache.store.overlay import (
     amend,
     check_generations,
     overlay_numbers,
-    overlay_table_path,
+    overlay_table,
     read_overlay,
     read_overlays,
 )
@@ -98,55 +96,56 @@ class Report:
 class _Checker:
     """Walks a store once and remembers which files it has checked."""
 
-    def __init__(self, root: Path, *, deep: bool, progress: OnFile | None) -> None:
-        self.root = root
+    def __init__(self, files: Files, *, deep: bool, progress: OnFile | None) -> None:
+        self.files = files
         self.deep = deep
         self.report = Report()
         self._progress = progress
-        self._known: set[Path] = set()
+        self._known: set[str] = set()
 
-    def check(self, path: Path, test: Callable[[], object]) -> bool:
+    def check(self, name: str, test: Callable[[], object]) -> bool:
         """Check one file; a failure becomes a problem."""
-        relative = path.relative_to(self.root).as_posix()
-        self._known.add(path)
+        self._known.add(name)
         self.report.num_files += 1
         if self._progress:
-            self._progress(relative)
+            self._progress(name)
 
         def measured() -> None:
             test()
-            self.report.num_bytes += path.stat().st_size
+            self.report.num_bytes += self.files.size(name) or 0
 
-        return self.attempt(path, measured)
+        return self.attempt(name, measured)
 
-    def attempt(self, path: Path, action: Callable[[], object]) -> bool:
+    def attempt(self, name: str, action: Callable[[], object]) -> bool:
         """Do work that a damaged file or folder may prevent; a failure becomes a problem of that file."""
         try:
             action()
         except (FeatcacheError, OSError) as error:
-            self.report.problems.append(Problem(path=path.relative_to(self.root).as_posix(), what=str(error)))
+            self.report.problems.append(Problem(path=name, what=str(error)))
             return False
         return True
 
-    def exactly(self, path: Path, expected: bytes) -> None:
+    def exactly(self, name: str, expected: bytes) -> None:
         """Check a file whose bytes all follow from the plan."""
 
         def test() -> None:
-            if read_bytes(path, what="metadata") != expected:
-                raise CorruptStoreError(f"{path} is damaged (it differs from what its plan gives); run extract again")
+            if self.files.read(name, what="metadata") != expected:
+                raise CorruptStoreError(
+                    f"{self.files.where(name)} is damaged (it differs from what its plan gives); run extract again"
+                )
 
-        self.check(path, test)
+        self.check(name, test)
 
     def run(self) -> Report:
         """Check everything that can be reached."""
-        root = read_root(self.root)  # without it nothing else can be checked
-        self.check(self.root / paths.ROOT, lambda: None)
+        root = read_root(self.files)  # without it nothing else has a meaning
+        self.check(paths.ROOT, lambda: None)
         if root.file_format == "zarr":
-            self.exactly(self.root / paths.GROUP, zarr_format.group_metadata())
+            self.exactly(paths.GROUP, zarr_format.group_metadata())
         features = self._features()
         generations: list[Generation] = []
         try:
-            generations = read_generations(self.root, root.sampling)
+            generations = read_generations(self.files, root.sampling)
         except FeatcacheError as error:
             self.report.problems.append(Problem(path="", what=str(error)))
         for generation in generations:
@@ -159,53 +158,51 @@ class _Checker:
 
     def _overlays(self, generations: list[Generation]) -> None:
         """Check each overlay with its table, and then that they follow each other and fit the plans."""
-        folder = self.root / paths.OVERLAYS
+        folder = paths.OVERLAYS
         numbers: list[int] = []
-        self.attempt(folder, lambda: numbers.extend(overlay_numbers(self.root)))
+        self.attempt(folder, lambda: numbers.extend(overlay_numbers(self.files)))
         are_whole = [self._overlay(number) for number in numbers]
         if numbers and all(are_whole):
             self.attempt(folder, lambda: self._overlays_fit(generations))
 
     def _overlay(self, number: int) -> bool:
-        places: list[Path] = []
-        if not self.check(
-            self.root / paths.overlay(number), lambda: places.append(overlay_table_path(self.root, number))
-        ):
+        places: list[str] = []
+        if not self.check(paths.overlay(number), lambda: places.append(overlay_table(self.files, number))):
             return False
-        return self.check(places[0], lambda: read_overlay(self.root, number, previous=None))
+        return self.check(places[0], lambda: read_overlay(self.files, number, previous=None))
 
     def _overlays_fit(self, generations: list[Generation]) -> None:
-        overlays = read_overlays(self.root)
-        check_generations(self.root, overlays, generations)
+        overlays = read_overlays(self.files)
+        check_generations(self.files, overlays, generations)
         amend(generations, overlays)
 
     def _features(self) -> dict[str, FeatureDoc]:
         features: dict[str, FeatureDoc] = {}
         names: list[str] = []
-        self.attempt(self.root / paths.FEATURES, lambda: names.extend(feature_names(self.root)))
+        self.attempt(paths.FEATURES, lambda: names.extend(feature_names(self.files)))
         for name in names:
-            self.check(self.root / paths.feature(name), partial(self._feature, name, features))
+            self.check(paths.feature(name), partial(self._feature, name, features))
         return features
 
     def _feature(self, name: str, features: dict[str, FeatureDoc]) -> None:
-        features[name] = read_feature(self.root, name)
+        features[name] = read_feature(self.files, name)
 
     def _generation(self, generation: Generation, features: dict[str, FeatureDoc], file_format: FileFormat) -> None:
         number = generation.number
-        self.check(self.root / paths.plan(number), lambda: None)
+        self.check(paths.plan(number), lambda: None)
         plan = generation.plan
-        videos = self.root / paths.table(number, "videos", plan.videos.sha256)
-        segments = self.root / paths.table(number, "segments", plan.segments.sha256)
+        videos = paths.table(number, "videos", plan.videos.sha256)
+        segments = paths.table(number, "segments", plan.segments.sha256)
         readable = self.check(videos, lambda: generation.videos)
         fit = partial(_check_segments, generation) if readable else lambda: generation.segment_columns
         readable = self.check(segments, fit) and readable
         if file_format == "zarr":
-            self.exactly(self.root / paths.generation(number) / paths.GROUP, zarr_format.group_metadata())
-        planned = self.root / paths.planned(number)
-        if planned.exists():  # its contents were compared when the plans were read
+            self.exactly(f"{paths.generation(number)}/{paths.GROUP}", zarr_format.group_metadata())
+        planned = paths.planned(number)
+        if self.files.exists(planned):  # what it says was compared when the plans were read
             self.check(planned, lambda: None)
         for feature in features.values() if readable else ():  # without the tables no record can be checked
-            commits = self.root / paths.commits(number, feature.name)
+            commits = paths.commits(number, feature.name)
             shards: list[int] = []
             if not self.attempt(commits, lambda: shards.extend(recorded_shards(generation, feature.name))):  # noqa: B023
                 continue
@@ -219,8 +216,8 @@ class _Checker:
                 self._array_metadata(generation, feature, block_sizes)
 
     def _completion(self, generation: Generation, feature: FeatureDoc) -> None:
-        path = complete_path(generation, feature.name)
-        if not os.path.lexists(path):
+        path = paths.complete(generation.number, feature.name)
+        if not self.files.exists(path):
             return
         records: dict[int, CommitDoc] = {}
         for shard in recorded_shards(generation, feature.name):
@@ -232,25 +229,25 @@ class _Checker:
             self.check(path, lambda: None)
 
     def _shard(self, generation: Generation, feature: FeatureDoc, shard: int, file_format: FileFormat) -> set[int]:
-        path = self.root / paths.commit(generation.number, feature.name, shard)
+        path = paths.commit(generation.number, feature.name, shard)
         found: list[CommitDoc] = []
         if not self.check(path, lambda: found.append(read_record(generation, feature, shard))):
             return set()
         record = found[0]
-        rows = self.root / paths.rows(generation.number, shard, record.rows.sha256)
+        rows = paths.rows(generation.number, shard, record.rows.sha256)
         self.check(rows, lambda: _check_rows(generation, record))
         if record.data is None:
             return set()
         ndim = len(feature.record.shape)
-        data = self.root / paths.data(file_format, generation.number, feature.name, shard, record_ndim=ndim)
+        data = paths.data(file_format, generation.number, feature.name, shard, record_ndim=ndim)
         self.check(data, lambda: _check_data(generation, feature, record, file_format, deep=self.deep))
         if record.int8_scale is not None and file_format == "zarr":
-            scale = self.root / paths.scale_chunk(generation.number, feature.name, shard)
+            scale = paths.scale_chunk(generation.number, feature.name, shard)
             self.exactly(scale, zarr_format.scale_chunk(record.int8_scale))
         return {record.data.block_rows}
 
     def _array_metadata(self, generation: Generation, feature: FeatureDoc, block_sizes: set[int]) -> None:
-        path = self.root / paths.array(generation.number, feature.name) / paths.GROUP
+        path = f"{paths.array(generation.number, feature.name)}/{paths.GROUP}"
         if len(block_sizes) > 1:
             self.check(path, lambda: _raise(f"{path} cannot fit shards with blocks of {sorted(block_sizes)} rows"))
         for size in block_sizes:
@@ -264,34 +261,38 @@ class _Checker:
             self.exactly(path, expected)
         if feature.record.dtype == "int8":
             scales = zarr_format.scale_metadata(num_shards=generation.num_shards, num_channels=feature.record.shape[-1])
-            self.exactly(self.root / paths.scale_array(generation.number, feature.name) / paths.GROUP, scales)
+            self.exactly(f"{paths.scale_array(generation.number, feature.name)}/{paths.GROUP}", scales)
 
     def _undeclared(self, features: dict[str, FeatureDoc]) -> None:
-        for folder in sorted(self.root.glob("g*/commits/*")):
-            where = self.root / paths.feature(folder.name)
-            if folder.name not in features and where not in self._known:
-                self.check(where, partial(_raise, f"feature recipe {where} is missing under its records; restore it"))
+        parts = [name.split("/") for name, _ in self.files.walk()]
+        recorded = {part[2] for part in parts if len(part) > 3 and part[0].startswith("g") and part[1] == "commits"}
+        for feature in sorted(recorded - set(features)):
+            name = paths.feature(feature)
+            if name not in self._known:
+                where = self.files.where(name)
+                self.check(name, partial(_raise, f"feature recipe {where} is missing under its records; restore it"))
 
     def _config(self) -> None:
-        for path in sorted(self.root.glob("config/*.yaml")):
-            self.check(path, partial(_check_config, path))
+        names: list[str] = []
+        self.attempt(paths.CONFIG, lambda: names.extend(self.files.names(paths.CONFIG)))
+        for name in names:
+            if name.endswith(".yaml"):
+                self.check(f"{paths.CONFIG}/{name}", partial(_check_config, self.files, name))
 
     def _rest(self) -> None:
         """Report files that have not been checked above."""
-        for path in _files(self.root):
-            relative = path.relative_to(self.root)
-            if path in self._known:
+        for name, num_bytes in self.files.walk():
+            if name in self._known:
                 continue
-            if path.is_symlink():
-                self.check(path, partial(_raise, f"{path} is a symbolic link; a store has none, remove it"))
-            elif relative.parts[0] == "locks":
+            if num_bytes is None:
+                where = self.files.where(name)
+                self.check(name, partial(_raise, f"{where} is a symbolic link or no file at all; remove it"))
+            elif name.startswith("locks/"):
                 continue
-            elif publish.is_temp(path.name):
-                self.report.notes.append(
-                    f"{relative} is the temporary file of a killed writer; `featcache gc` removes it"
-                )
+            elif is_temp(name.rpartition("/")[2]):
+                self.report.notes.append(f"{name} is the temporary file of a killed writer; `featcache gc` removes it")
             else:
-                self.report.notes.append(f"{relative} belongs to no commit record")
+                self.report.notes.append(f"{name} belongs to no commit record")
 
 
 def verify(path: Path | str, *, deep: bool = True, progress: OnFile | None = None) -> Report:
@@ -306,20 +307,11 @@ def verify(path: Path | str, *, deep: bool = True, progress: OnFile | None = Non
         StoreError: There is no store, or one of a newer format.
         CorruptStoreError: ``featcache.json`` itself is damaged, so that nothing else can be checked.
     """
-    return _Checker(Path(path), deep=deep, progress=progress).run()
+    return _Checker(open_files(path), deep=deep, progress=progress).run()
 
 
 def _raise(sentence: str) -> None:
     raise CorruptStoreError(sentence)
-
-
-def _files(root: Path) -> Iterator[Path]:
-    """All files and symbolic links below a folder; links to folders are not followed."""
-    for path in sorted(root.iterdir()):
-        if path.is_dir() and not path.is_symlink():
-            yield from _files(path)
-        else:
-            yield path
 
 
 def _check_segments(generation: Generation) -> None:
@@ -349,17 +341,17 @@ def _check_data(
 ) -> None:
     """Check the size of the data file, if deep its checksum, and that blocks are where readers will look."""
     assert record.data is not None, "called for shards with data"
-    path = data_path(generation, feature, record.shard, file_format)
+    files, name = generation.files, data_name(generation, feature, record.shard, file_format)
+    where = files.where(name)
     layout = shard_layout(generation, feature, record, file_format)
-    try:
-        size = path.lstat().st_size
-    except OSError as error:
-        raise unreadable(path, "data file", error) from error
+    size = files.size(name)
+    if size is None:
+        raise CorruptStoreError(f"data file {where} is missing; restore it from a copy, or run extract again")
     if size != record.data.num_bytes:
-        raise CorruptStoreError(f"data file {path} has {size} bytes, its record says {record.data.num_bytes}")
+        raise CorruptStoreError(f"data file {where} has {size} bytes, its record says {record.data.num_bytes}")
     if not deep:
         return
-    data = np.frombuffer(read_bytes(path, what="data file"), np.uint8)
+    data = np.frombuffer(files.read(name, what="data file"), np.uint8)
     written = layout.offset >= 0
     places = zip(layout.offset[written].tolist(), layout.num_bytes[written].tolist(), strict=True)
     blocks = [crc32c(data[start : start + length]) for start, length in places]
@@ -368,12 +360,13 @@ def _check_data(
     )
     if not intact or not FORMATS[file_format].check_head(data, layout):
         raise CorruptStoreError(
-            f"data file {path} is damaged or another shard's (its crc32c does not match its record); "
+            f"data file {where} is damaged or another shard's (its crc32c does not match its record); "
             "restore it from a copy"
         )
 
 
-def _check_config(path: Path) -> None:
-    match = _CONFIG_NAME.fullmatch(path.name)
-    if match is None or not sha256_file(path).startswith(match[1]):
-        raise CorruptStoreError(f"saved configuration {path} was changed (its name carries another hash)")
+def _check_config(files: Files, name: str) -> None:
+    match = _CONFIG_NAME.fullmatch(name)
+    place = f"{paths.CONFIG}/{name}"
+    if match is None or not sha256_bytes(files.read(place, what="saved configuration")).startswith(match[1]):
+        raise CorruptStoreError(f"saved configuration {files.where(place)} was changed (its name carries another hash)")

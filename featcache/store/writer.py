@@ -1,7 +1,6 @@
 """Writes a store: creates or opens it, declares features, adds generations, commits shards."""
 
 import logging
-import os
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -14,22 +13,20 @@ import numpy.typing as npt
 from featcache.data.manifest import Manifest, videos_to_table
 from featcache.data.types import VideoOutcome, VideoRecord
 from featcache.errors import CorruptStoreError, RecipeMismatchError, StoreError, unknown_name
-from featcache.files import publish
-from featcache.files.locks import lock, try_lock
-from featcache.files.places import check_local, safe_join
-from featcache.files.sealed import read_sealed, seal, sha256_bytes
+from featcache.files.base import Files, open_files
+from featcache.files.publish import is_temp
+from featcache.files.sealed import seal, sha256_bytes
 from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe, first_difference, recipe_hash
 from featcache.store import paths, zarr_format
 from featcache.store.commit import commit_feature, is_whole
 from featcache.store.completion import publish_complete
+from featcache.store.documents import read_feature, read_features, read_root
 from featcache.store.generation import (
     Generation,
     ranges,
-    read_features,
     read_generation,
     read_generations,
     read_record,
-    read_root,
     recorded_shards,
     segments_table,
 )
@@ -53,8 +50,9 @@ class StoreWriter:
         file_format: ``zarr`` or ``hdf5``.
     """
 
-    def __init__(self, root: Path, document: RootDoc, held: ExitStack) -> None:
+    def __init__(self, root: Path, files: Files, document: RootDoc, held: ExitStack) -> None:
         self.root = root
+        self._files = files
         self.sampling = document.sampling
         self.file_format = document.file_format
         self._held = held
@@ -74,15 +72,14 @@ class StoreWriter:
             CorruptStoreError: The description is damaged.
             ConfigError: The path is a URL.
         """
-        check_local(path)
-        root = Path(path)
+        root, files = Path(path), open_files(path)
         wanted = RootDoc(sampling=sampling, file_format=file_format)
-        if not (root / paths.ROOT).exists():
-            _refuse_foreign(root, file_format=file_format)
+        if not files.exists(paths.ROOT):
+            _refuse_foreign(files, file_format=file_format)
             if file_format == "zarr":
-                publish.put_new(safe_join(root, paths.GROUP), zarr_format.group_metadata())
-            publish.put_new(safe_join(root, paths.ROOT), seal(wanted.to_json()))
-        found = read_root(root)
+                files.put_new(paths.GROUP, zarr_format.group_metadata())
+            files.put_new(paths.ROOT, seal(wanted.to_json()))
+        found = read_root(files)
         if difference := first_difference(found.sampling, sampling):
             raise RecipeMismatchError(
                 f"{root} was made with another sampling recipe: {difference}; "
@@ -93,10 +90,10 @@ class StoreWriter:
                 f"{root} holds {found.file_format} files, not {file_format}; use that format or choose another folder"
             )
         with ExitStack() as stack:
-            stack.enter_context(lock(safe_join(root, paths.STORE_LOCK), exclusive=False, wait_seconds=60))
+            stack.enter_context(files.lock(paths.STORE_LOCK, exclusive=False, wait_seconds=60))
             if file_format == "zarr":  # restores a lost one
-                publish.put_new(safe_join(root, paths.GROUP), zarr_format.group_metadata())
-            writer = cls(root, found, stack)
+                files.put_new(paths.GROUP, zarr_format.group_metadata())
+            writer = cls(root, files, found, stack)
             for generation in writer.generations():  # a killed writer may have left its plan without the note
                 writer._note_planned(generation)
             writer._held = stack.pop_all()
@@ -116,7 +113,7 @@ class StoreWriter:
 
     def features(self) -> dict[str, tuple[FeatureRecipe, RecordSpec]]:
         """Declared features: name to recipe and record."""
-        return {name: (doc.recipe, doc.record) for name, doc in read_features(self.root).items()}
+        return {name: (doc.recipe, doc.record) for name, doc in read_features(self._files).items()}
 
     def declare_feature(self, name: str, recipe: FeatureRecipe, record: RecordSpec) -> None:
         """Add an array to the store, or check that it is the one declared under that name.
@@ -128,10 +125,9 @@ class StoreWriter:
         paths.check_feature_name(name)
         assert recipe.precision == record.dtype, f"record of {name} is {record.dtype}, its recipe {recipe.precision}"
         wanted = FeatureDoc(name=name, recipe=recipe, record=record)
-        path = self._place(paths.feature(name))
-        if publish.put_new(path, seal(wanted.to_json())):
+        if self._files.put_new(paths.feature(name), seal(wanted.to_json())):
             return
-        found = FeatureDoc.from_json(read_sealed(path, what="feature recipe"), name=name, where=path)
+        found = read_feature(self._files, name)
         difference = first_difference(found.recipe, recipe)
         if difference is None and found.record != record:
             difference = f"record ({found.record} against {record})"
@@ -143,9 +139,9 @@ class StoreWriter:
 
     def generations(self) -> list[Generation]:
         """All generations in order, each synced, since the process that published the last may have died on the way."""
-        found = read_generations(self.root, self.sampling)
+        found = read_generations(self._files, self.sampling)
         for generation in found:
-            publish.sync_folder(self.root / paths.generation(generation.number))
+            self._files.settle(paths.generation(generation.number))
         return found
 
     def planning_lock(self) -> AbstractContextManager[None]:
@@ -153,7 +149,7 @@ class StoreWriter:
 
         Two processes that start at the same time then plan one generation, not two with the same videos.
         """
-        return lock(self._place(paths.PLANNING_LOCK), exclusive=True)
+        return self._files.lock(paths.PLANNING_LOCK, exclusive=True)
 
     def add_generation(
         self,
@@ -196,19 +192,19 @@ class StoreWriter:
                 segments=refs["segments"],
             )
             for kind in ("videos", "segments"):
-                publish.put_exact(self._place(paths.table(number, kind, refs[kind].sha256)), tables[kind])
+                self._files.put_exact(paths.table(number, kind, refs[kind].sha256), tables[kind])
             if self.file_format == "zarr":
-                publish.put_new(self._place(paths.generation(number)) / paths.GROUP, zarr_format.group_metadata())
-            if publish.put_new(self._place(paths.plan(number)), seal(plan.to_json())):
-                generation = read_generation(self.root, number, self.sampling)
+                self._files.put_new(f"{paths.generation(number)}/{paths.GROUP}", zarr_format.group_metadata())
+            if self._files.put_new(paths.plan(number), seal(plan.to_json())):
+                generation = read_generation(self._files, number, self.sampling)
                 self._note_planned(generation)
                 return generation
 
     def _note_planned(self, generation: Generation) -> None:
-        path = self._place(paths.planned(generation.number))
-        if not path.exists():  # an existing table was checked when its plan was read
+        name = paths.planned(generation.number)
+        if not self._files.exists(name):  # one that is there was checked when its plan was read
             note = PlannedDoc(generation=generation.number, plan_hash=generation.plan_hash)
-            publish.put_new(path, seal(note.to_json()))
+            self._files.put_new(name, seal(note.to_json()))
 
     def add_overlay(self, amendments: Iterable[Amendment]) -> None:
         """Publish changes to videos; the caller holds the planning lock, under which they were determined.
@@ -217,7 +213,7 @@ class StoreWriter:
             amendments: At most one per id; without any, nothing is published.
         """
         if amendments := list(amendments):
-            publish_overlay(self.root, amendments, num_generations=len(self.generations()))
+            publish_overlay(self._files, amendments, num_generations=len(self.generations()))
 
     def committed(self, generation: Generation, feature: str) -> set[int]:
         """Shards of a feature with a valid record and files of the recorded size, synced before this returns."""
@@ -227,7 +223,7 @@ class StoreWriter:
         """Whether a shard of a feature is among :meth:`committed`."""
         if self._whole_record(generation, shard, feature=self._feature(feature)) is None:
             return False
-        publish.sync_folder(self.root / paths.commits(generation.number, feature))
+        self._files.settle(paths.commits(generation.number, feature))
         return True
 
     def complete(self, generation: Generation, feature: str) -> set[int]:
@@ -251,11 +247,11 @@ class StoreWriter:
         }
         found = {shard: record for shard, record in records.items() if record is not None}
         if found:  # the process that published the last may have died on the way
-            publish.sync_folder(self.root / paths.commits(generation.number, name))
+            self._files.settle(paths.commits(generation.number, name))
         return found
 
     def _whole_record(self, generation: Generation, shard: int, *, feature: FeatureDoc) -> CommitDoc | None:
-        if not (self.root / paths.commit(generation.number, feature.name, shard)).exists():
+        if not self._files.exists(paths.commit(generation.number, feature.name, shard)):
             return None
         try:
             record = read_record(generation, feature, shard)
@@ -267,7 +263,7 @@ class StoreWriter:
     @contextmanager
     def shard_lock(self, generation: Generation, shard: int) -> Generator[bool]:
         """Claim a shard for a ``with`` block; yields False at once if another process has it."""
-        with try_lock(self._place(paths.claim_lock(generation.number, shard)), exclusive=True) as claimed:
+        with self._files.try_lock(paths.claim_lock(generation.number, shard), exclusive=True) as claimed:
             yield claimed
 
     def commit_shard(
@@ -304,8 +300,8 @@ class StoreWriter:
         documents = {name: self._feature(name) for name in features}
         table = rows_to_bytes(rows)
         ref = TableRef(sha256=sha256_bytes(table), num_bytes=len(table))
-        with lock(self._place(paths.publish_lock(generation.number, shard)), exclusive=True):
-            publish.put_exact(self._place(paths.rows(generation.number, shard, ref.sha256)), table)
+        with self._files.lock(paths.publish_lock(generation.number, shard), exclusive=True):
+            self._files.put_exact(paths.rows(generation.number, shard, ref.sha256), table)
             for name, array in features.items():
                 commit_feature(
                     generation,
@@ -321,45 +317,34 @@ class StoreWriter:
                 )
                 self._with_metadata.add((generation.number, name))
 
-    def keep_config(self, name: str, data: bytes) -> Path:
-        """Save the settings of a command that writes here, under a name that contains their hash."""
-        path = self._place(f"{paths.CONFIG}/{name}")
-        publish.put_new(path, data)
-        return path
-
-    def _place(self, name: str) -> Path:
-        """Path at which a file of the store is written; never through a symbolic link."""
-        return safe_join(self.root, name)
+    def keep_config(self, name: str, data: bytes) -> str:
+        """Keep the settings of a command that writes here, under a name that carries their hash; returns where."""
+        place = f"{paths.CONFIG}/{name}"
+        self._files.put_new(place, data)
+        return self._files.where(place)
 
     def _feature(self, name: str) -> FeatureDoc:
         if name not in self._declared:  # declarations never change
-            features = read_features(self.root)
+            features = read_features(self._files)
             if name not in features:
                 raise unknown_name("feature", name, features)
             self._declared[name] = features[name]
         return self._declared[name]
 
 
-def _refuse_foreign(root: Path, *, file_format: FileFormat) -> None:
+def _refuse_foreign(files: Files, *, file_format: FileFormat) -> None:
     """Refuse a folder that is not empty for a new store (left-overs of a killed creation do not count)."""
-    if root.is_dir():
-        foreign = [
-            path.name
-            for path in root.iterdir()
-            if not publish.is_temp(path.name) and not (file_format == "zarr" and _is_group(path))
-        ]
-        if foreign:
+    for name in files.names(""):
+        if not is_temp(name) and not (file_format == "zarr" and _is_group(files, name)):
             raise StoreError(
-                f"{root} is not a featcache store and not empty (it holds {sorted(foreign)[0]!r}); "
-                "choose an empty folder"
+                f"{files.where()} is not a featcache store and not empty (it holds {name!r}); choose an empty folder"
             )
-    elif os.path.lexists(root):
-        raise StoreError(f"{root} is a file, not a folder; choose an empty folder")
 
 
-def _is_group(path: Path) -> bool:
+def _is_group(files: Files, name: str) -> bool:
     """Whether a file is the root group that is published immediately before the store's description."""
-    return path.name == paths.GROUP and path.is_file() and path.read_bytes() == zarr_format.group_metadata()
+    expected = zarr_format.group_metadata()
+    return name == paths.GROUP and files.size(name) == len(expected) and files.read(name, what="group") == expected
 
 
 def check_shard(

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from featcache.files import publish
-from featcache.store import commit
 from featcache.testing.crash_model import Disk, crashes, read_tree, write_tree
 from featcache.testing.recorded_calls import recording
 from tests.crash.crashing import Checker, WrongStoreError, check_prefixes, check_resumed, live
@@ -128,16 +127,16 @@ def torn_replacement(monkeypatch):
 
 
 def record_before_data(monkeypatch):
-    late(monkeypatch, commit, "_publish_data", ".h5", until="commits")
+    late(monkeypatch, ".h5", until="commits")
 
 
 def plan_before_tables(monkeypatch):
-    late(monkeypatch, publish, "put_exact", ".parquet", until="g000")
+    late(monkeypatch, ".parquet", until="g000")
 
 
-def late(monkeypatch, module, name, suffix, *, until):
-    """Hold back the files that a function publishes until a document has been published in, or below, a folder."""
-    held, now, put_new = [], getattr(module, name), publish.put_new
+def late(monkeypatch, suffix, *, until):
+    """Hold back files whose bytes are known until a document has been published in, or below, a folder."""
+    held, now, put_new = [], publish.put_exact, publish.put_new
 
     def put(path, data):
         if path.suffix == suffix:
@@ -152,21 +151,21 @@ def late(monkeypatch, module, name, suffix, *, until):
                 now(*held.pop())
         return published
 
-    monkeypatch.setattr(module, name, put)
+    monkeypatch.setattr(publish, "put_exact", put)
     monkeypatch.setattr(publish, "put_new", put_new_then_held)
 
 
 def record_stays(monkeypatch):
     """The record of a lost data file is removed after the new data is there, not before."""
-    held, publish_data, remove = [], commit._publish_data, publish.remove
+    held, put_exact, remove = [], publish.put_exact, publish.remove
 
-    def publish_then_remove(path, encoded):
-        publish_data(path, encoded)
-        while held:
+    def put_exact_then_remove(path, data):
+        put_exact(path, data)
+        while held and path.suffix == ".h5":
             remove(held.pop())
 
     monkeypatch.setattr(publish, "remove", lambda path: held.append(path) if "commits" in path.parts else remove(path))
-    monkeypatch.setattr(commit, "_publish_data", publish_then_remove)
+    monkeypatch.setattr(publish, "put_exact", put_exact_then_remove)
 
 
 def unsynced_removal(monkeypatch):

@@ -20,6 +20,7 @@ from featcache.config import to_yaml
 from featcache.data.manifest import Manifest, read_parquet, write_parquet
 from featcache.data.sources import list_source
 from featcache.data.types import VideoRecord
+from featcache.files.base import open_files
 from featcache.methods.advise.plugged import read_run
 from featcache.methods.advise.saved import load_module
 from featcache.networks.settings import TmmSettings
@@ -360,7 +361,7 @@ def prepare(folder: Path) -> None:
         write_store(folder / name, StorePlan(records={"a": record}, **plan), file_format=file_format, sampling=sampling)
         (folder / name / "config").mkdir()
         video = VideoRecord(id="v0001", path="v0001.mp4", labels={"label": "c"}, split="test")
-        publish_overlay(folder / name, [Amendment(video="v0001", record=video)], num_generations=1)
+        publish_overlay(open_files(folder / name), [Amendment(video="v0001", record=video)], num_generations=1)
     settings = TmmSettings(hidden=4, out=4, num_blocks=1, temporal_kernel=1, head_hidden=4)
     module = TmmClassifier(settings, width_in=4, grid=2, num_classes=3)
     tensors = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}

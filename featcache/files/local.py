@@ -1,0 +1,131 @@
+"""The files of a store on a local disk that has hard links. See :class:`featcache.files.base.Files`."""
+
+import mmap
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.errors import CorruptStoreError
+from featcache.files import locks, publish
+from featcache.files.places import safe_join
+from featcache.files.sealed import Bytes, read_bytes, unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFiles:
+    """The files below a folder.
+
+    Attributes:
+        root: The folder, which may itself be reached through symbolic links.
+    """
+
+    root: Path
+
+    def where(self, name: str = "") -> str:
+        """The path."""
+        return f"{self.root}/{name}" if name else str(self.root)
+
+    def _place(self, name: str, *, may_be_link: bool = False) -> Path:
+        return safe_join(self.root, name, may_be_link=may_be_link) if name else self.root
+
+    def exists(self, name: str) -> bool:
+        """Whether anything has this name."""
+        return os.path.lexists(self._place(name, may_be_link=True))
+
+    def size(self, name: str) -> int | None:
+        """Size of a regular file."""
+        path = self._place(name)
+        try:
+            found = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise unreadable(path, "file", error) from error
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def names(self, folder: str) -> list[str]:
+        """Names directly in a folder."""
+        return [entry.name for entry in self._entries(folder)]
+
+    def walk(self, folder: str = "") -> Iterator[tuple[str, int | None]]:
+        """Names of files and links in a folder and below, with their sizes."""
+        for entry in self._entries(folder):
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                yield from self.walk(name)
+            else:
+                with suppress(FileNotFoundError):  # a rival has taken it away meanwhile
+                    found = entry.stat(follow_symlinks=False)
+                    yield name, found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
+        path = self._place(folder)
+        try:
+            with os.scandir(path) as entries:
+                return sorted(entries, key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return []
+        except NotADirectoryError as error:
+            raise CorruptStoreError(
+                f"{path} is a file, not a folder; choose an empty folder, or restore this one from a copy"
+            ) from error
+        except OSError as error:
+            raise unreadable(path, "folder", error) from error
+
+    def read(self, name: str, *, what: str) -> bytes:
+        """All bytes of a file."""
+        return read_bytes(self._place(name), what=what)
+
+    def map(self, name: str, *, num_bytes: int, what: str) -> npt.NDArray[np.uint8]:
+        """A file mapped into memory, after its size was compared: a map that is longer than its file dies of SIGBUS."""
+        path = self._place(name)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise unreadable(path, what, error) from error
+        try:
+            size = os.fstat(fd).st_size
+            if size != num_bytes:
+                raise CorruptStoreError(
+                    f"{what} {path} has {size} bytes, its record says {num_bytes}; restore it from a copy"
+                )
+            view: npt.NDArray[np.uint8] = np.frombuffer(mmap.mmap(fd, size, prot=mmap.PROT_READ), np.uint8)
+        except CorruptStoreError:
+            raise
+        except OSError as error:
+            raise unreadable(path, what, error) from error
+        finally:
+            os.close(fd)
+        return view
+
+    def put_new(self, name: str, data: Bytes | Iterable[Bytes]) -> bool:
+        """Publish a file unless its name is taken."""
+        return publish.put_new(self._place(name), data)
+
+    def put_exact(self, name: str, data: bytes | tuple[Bytes, ...]) -> None:
+        """Publish a file whose bytes are known."""
+        publish.put_exact(self._place(name), data)
+
+    def remove(self, name: str) -> None:
+        """Remove a file or link, if there is one."""
+        publish.remove(self._place(name, may_be_link=True))
+
+    def settle(self, folder: str) -> None:
+        """Sync a folder, if there is one."""
+        path = self._place(folder)
+        if path.is_dir():
+            publish.sync_folder(path)
+
+    def lock(self, name: str, *, exclusive: bool, wait_seconds: float | None = None) -> AbstractContextManager[None]:
+        """Hold a lock file's lock."""
+        return locks.lock(self._place(name), exclusive=exclusive, wait_seconds=wait_seconds)
+
+    def try_lock(self, name: str, *, exclusive: bool) -> AbstractContextManager[bool]:
+        """Hold a lock file's lock if it is free."""
+        return locks.try_lock(self._place(name), exclusive=exclusive)

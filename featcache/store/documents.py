@@ -1,0 +1,69 @@
+"""Reading what a store says of itself: its sealed documents and the tables that they name by hash."""
+
+from pathlib import Path
+from typing import Any
+
+from featcache.errors import CorruptStoreError, StoreError
+from featcache.files.base import Files, open_files
+from featcache.files.sealed import sha256_bytes, unseal
+from featcache.store import paths
+from featcache.store.schema import FeatureDoc, RootDoc, TableRef
+
+
+def read_document(files: Files, name: str, *, what: str) -> dict[str, Any]:
+    """The members of a sealed document.
+
+    Raises:
+        CorruptStoreError: It is missing or damaged; says ``what`` it is.
+    """
+    return unseal(files.read(name, what=what), where=files.where(name), what=what)
+
+
+def read_table_bytes(files: Files, name: str, ref: TableRef, *, what: str) -> bytes:
+    """A Parquet file whose size and hash are the recorded ones.
+
+    Raises:
+        CorruptStoreError: It is missing or damaged; says ``what`` it is.
+    """
+    data = files.read(name, what=what)
+    if len(data) != ref.num_bytes or sha256_bytes(data) != ref.sha256:
+        raise CorruptStoreError(
+            f"{what} {files.where(name)} is damaged (its SHA-256 does not match); restore it from a copy"
+        )
+    return data
+
+
+def is_store(place: Path | str) -> bool:
+    """Whether there is a store at a place, damaged or not."""
+    files = open_files(place)
+    return files.exists(paths.ROOT)
+
+
+def read_root(files: Files) -> RootDoc:
+    """What a store is.
+
+    Raises:
+        StoreError: No store there, or one of a newer format.
+        CorruptStoreError: A damaged ``featcache.json``.
+    """
+    if not files.exists(paths.ROOT):
+        raise StoreError(f"{files.where()} is not a featcache store (it has no {paths.ROOT}); check the path")
+    document = read_document(files, paths.ROOT, what="store description")
+    return RootDoc.from_json(document, where=files.where(paths.ROOT))
+
+
+def read_features(files: Files) -> dict[str, FeatureDoc]:
+    """All declared features by name."""
+    return {name: read_feature(files, name) for name in feature_names(files)}
+
+
+def feature_names(files: Files) -> list[str]:
+    """Names of the declared features, sorted."""
+    names = files.names(paths.FEATURES)
+    return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
+
+
+def read_feature(files: Files, name: str) -> FeatureDoc:
+    """The declaration of one feature."""
+    place = paths.feature(name)
+    return FeatureDoc.from_json(read_document(files, place, what="feature recipe"), name=name, where=files.where(place))
