@@ -74,8 +74,7 @@ def test_no_folder_is_read_through_a_link(tmp_path, name):
     (tmp_path / "s" / name).rename(tmp_path / "outside")
     (tmp_path / "s" / name).symlink_to(tmp_path / "outside")
     with pytest.raises(CorruptStoreError, match="is a symbolic link"):
-        features = open_store(tmp_path / "s").feature("a")
-        _ = features.rows, features[:]
+        _ = (features := open_store(tmp_path / "s").feature("a")).rows, features[:]
     assert any("symbolic link" in problem.what for problem in verify(tmp_path / "s").problems)
 
 
