@@ -1,4 +1,4 @@
-"""The choice from a grid of settings: by held-out training videos, never by test videos."""
+"""Chooses a setting from a grid on held-out training videos, never on test videos."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +16,11 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """How one setting did on the held-out videos.
+    """Result of one setting on the held-out videos.
 
     Attributes:
-        top1: Accuracy over videos and seeds; 0 where numbers are predicted.
-        loss: Mean cross-entropy, or mean squared error; infinite where it is not a number.
+        top1: Accuracy over videos and seeds; 0 for regression.
+        loss: Mean cross-entropy, or mean squared error; infinite if it is not a number.
         diverged: Whether a seed's training loss was not finite at the end.
     """
 
@@ -34,9 +34,9 @@ class Choice:
     """The chosen setting.
 
     Attributes:
-        index: Its position in the grid.
+        index: Position of the setting in the grid.
         table: The grid with its validation numbers.
-        notes: Sentences about what was done otherwise than asked.
+        notes: Sentences about deviations from the request.
     """
 
     index: int
@@ -53,14 +53,15 @@ def choose(
     fallback: int,
     evaluate: Callable[[Mask, Mask], Sequence[Trial]],
 ) -> Choice:
-    """The setting of the highest validation accuracy, of equals that of the lower validation loss.
+    """Choose the setting with the highest validation accuracy; among equals, the one with the lower validation loss.
 
     Args:
-        grid: Settings; one alone is taken untried.
+        grid: Settings; a single one is chosen without a trial.
         labels: int64 [A], classes of the training videos.
-        groups: int64 [A], what stays together, of the training videos; see :meth:`Task.groups_of`.
+        groups: int64 [A], group numbers of the training videos, which keep groups together; see
+            :meth:`Task.groups_of`.
         fraction: Share of each class's videos to hold out.
-        fallback: Position to take where no class has two videos (of different groups), so that none can be held out.
+        fallback: Position to choose if no class has two videos (of different groups), so that none can be held out.
         evaluate: Trains every setting on the videos of the first mask, bool [A], and scores it on those of the second.
     """
     rows = [dataclasses.asdict(setting) for setting in grid]

@@ -1,4 +1,4 @@
-"""From a task to a prediction for every probe that trains over clips: choose from the grid, train again, score."""
+"""Runs a task for every probe that trains on clips: choose from the grid, train again, score the test videos."""
 
 import itertools
 
@@ -20,10 +20,10 @@ Floats = npt.NDArray[np.floating]
 def probe_clips(task: Task, embedding: Embedding, training: ClipTraining) -> Prediction:
     """Choose the setting on held-out training videos, train it on all of them with every seed, score the test videos.
 
-    A video's scores are the softmax averaged over its clips after the last epoch (for numbers: the mean output).
+    A video's scores are the softmax averaged over its clips after the last epoch (for regression: the mean output).
 
     Raises:
-        ConfigError: The chosen setting diverged.
+        ConfigError: The chosen setting has diverged.
     """
     table = clip_table(task.data, form=embedding.form, coordinates=embedding.coordinates, device=task.device)
     problem = _Problem(task, training)
@@ -72,33 +72,33 @@ def probe_clips(task: Task, embedding: Embedding, training: ClipTraining) -> Pre
 
 
 class _Problem:
-    """Classes or numbers: what is learned from a task, and how outputs are read."""
+    """Classification or regression: the targets of a task, and how outputs become scores."""
 
     def __init__(self, task: Task, training: ClipTraining) -> None:
         self.task = task
         self.training = training
         self.classes = np.unique(task.data.labels[task.train])
         self.numbers = task.data.targets
-        self.num_outputs = len(self.classes)  # one for numbers
+        self.num_outputs = len(self.classes)  # one for regression
 
     def places(self, videos: Indices) -> Indices:
-        """int64 [A], position of each video's class among those taught; 0 for numbers."""
+        """int64 [A], position of each video's class among the trained classes; 0 for regression."""
         return np.searchsorted(self.classes, self.task.data.labels[videos]).astype(np.int64)
 
     def targets(self, videos: Indices) -> torch.Tensor:
-        """What the loss compares with, on the device."""
+        """Targets of the loss, on the device."""
         if self.numbers is None:
             return torch.from_numpy(self.places(videos)).to(self.task.device)
         return torch.from_numpy(self.numbers[videos].astype(np.float32)).to(self.task.device)
 
     def scores(self, net: Net, table: ClipTable, videos: Indices, *, mean_logits: bool = False) -> Floats:
-        """Float32 [H, M, C]: the mean softmax of each video; for numbers, or where asked, the mean output."""
+        """Float32 [H, M, C]: the mean softmax of each video; for regression, or on request, the mean output."""
         logits = mean_logits or self.numbers is not None
         return np.concatenate([(b if logits else a).cpu().numpy() for _, a, b in iter_outputs(net, table, videos)], 1)
 
 
 def _evaluate(problem: _Problem, embedding: Embedding, table: ClipTable, kept: Indices, held: Indices) -> list[Trial]:
-    """Train each candidate with every seed on ``kept``; its numbers on ``held``. Frozen embedders are shared."""
+    """Train each candidate with every seed on ``kept`` and measure it on ``held``. Frozen embedders are shared."""
     training, candidates = problem.training, problem.training.candidates
     order = sorted(range(len(candidates)), key=lambda place: candidates[place].batch_size)
     groups = (
@@ -123,7 +123,7 @@ def _evaluate(problem: _Problem, embedding: Embedding, table: ClipTable, kept: I
 
 
 def _measure(problem: _Problem, net: Net, table: ClipTable, videos: Indices) -> tuple[Floats, Floats]:
-    """Top-1 accuracy (0 for numbers) and mean loss of each head over videos, both float64 [H]."""
+    """Top-1 accuracy (0 for regression) and mean loss of each head over videos, both float64 [H]."""
     right, loss = np.zeros(len(net.heads)), np.zeros(len(net.heads))
     for part, probabilities, logits in iter_outputs(net, table, videos):
         if problem.numbers is not None:
@@ -138,7 +138,7 @@ def _measure(problem: _Problem, net: Net, table: ClipTable, videos: Indices) -> 
 
 
 class _BestEpoch:
-    """Keeps the scores of the epoch, and of the way to average, that does best on the test videos (SCALE's code)."""
+    """Keeps the scores of the epoch and the kind of average that do best on the test videos, as SCALE's code does."""
 
     def __init__(self, problem: _Problem, table: ClipTable) -> None:
         self.problem, self.table = problem, table

@@ -1,8 +1,9 @@
-"""Classifiers over the clips of videos: what ``mlp``, ``transformer``, ``scale-linear`` and ``scale-ft`` share.
+"""Classifiers on the clips of videos, shared by ``mlp``, ``transformer``, ``scale-linear`` and ``scale-ft``.
 
-An embedder turns the clips of a video, in the light of each other or not, into vectors; a linear layer classifies each.
-Training draws some clips of each video anew each epoch (SCALE's probes); in a test all clips of a video enter at once
-and their softmax is averaged. All rows stay on the device; a batch is one gather by index.
+An embedder turns the clips of a video into vectors, separately or depending on the other clips; a linear layer
+classifies each vector. Training draws some clips of each video anew each epoch (as SCALE's probes do); at test time all
+clips of a video form one set and their softmax is averaged. All rows stay on the device; a batch is one gather by
+index.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,15 +33,15 @@ CLIPS_AT_ONCE = 2**14
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedding:
-    """What a probe makes of clips before its linear layer.
+    """The part of a probe before its linear layer.
 
     Attributes:
         make: Builds the embedder of a seed, a module from features float32 [B, K, D], positions float32 [B, K, P] (or
             ``None``) and ``present`` bool [B, K] (``None``: all) to float32 [B, K, ``width``].
-        width: Channels of an embedded clip.
-        form: Form of the positions that it takes; ``None``: none.
-        coordinates: Which coordinates it gets: those that its predictor was trained with.
-        is_frozen: Whether the embedder is left as it is, in eval mode, so that a whole grid shares its output.
+        width: Number of channels of an embedded clip.
+        form: Form of the positions that it uses; ``None``: none.
+        coordinates: Kind of coordinates: the kind that its predictor was trained with.
+        is_frozen: Whether the embedder is frozen, in eval mode, so that a whole grid shares its output.
     """
 
     make: Callable[[int], nn.Module]
@@ -58,7 +59,7 @@ class ClipTable:
         features: float32 [N, D].
         positions: float32 [N, P], or ``None``.
         first: int64 [M], first row of each video.
-        counts: int64 [M], rows of each video.
+        counts: int64 [M], number of rows of each video.
     """
 
     features: Tensor
@@ -73,12 +74,12 @@ class ClipTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Net:
-    """An embedder and H linear layers on it; one where the embedder is trained.
+    """An embedder and H linear layers on it, or a single one if the embedder is trained.
 
     Attributes:
-        embed: See :class:`Embedding`.
-        heads: Linear layers, with BatchNorm before where asked.
-        loss: float32 [H] on CPU, mean training loss of each over the last epoch.
+        embed: The embedder, see :class:`Embedding`.
+        heads: Linear layers, with a BatchNorm before them if requested.
+        loss: float32 [H] on CPU, mean training loss of each layer over the last epoch.
     """
 
     embed: nn.Module
@@ -87,7 +88,7 @@ class Net:
 
 
 def clip_table(data: ProbeData, *, form: PositionForm | None, coordinates: Coordinates, device: str) -> ClipTable:
-    """Move what an embedder takes to the device; see :class:`Embedding`."""
+    """Move the inputs of an embedder to the device; see :class:`Embedding`."""
     _, first, counts = np.unique(data.row_video, return_index=True, return_counts=True)
     features = torch.from_numpy(data.features).to(device)
     positions = None
@@ -106,20 +107,20 @@ def clip_table(data: ProbeData, *, form: PositionForm | None, coordinates: Coord
 
 
 def draw_clips(counts: Indices, *, num_clips: int, seed: int, epoch: int) -> tuple[Indices, npt.NDArray[np.bool_]]:
-    """Draw clips of each video without replacement; all of a video that has fewer.
+    """Draw clips of each video without replacement, or all clips if a video has fewer.
 
     Args:
-        counts: int64 [A], clips of each video.
-        num_clips: How many to draw.
-        seed: Of the run.
-        epoch: Each draws anew.
+        counts: int64 [A], number of clips of each video.
+        num_clips: Number of clips to draw.
+        seed: Seed of the run.
+        epoch: Number of the epoch; each draws anew.
 
     Returns:
-        Ordinals within the videos, int64 [A, K] with K = min(``num_clips``, most clips of a video), and bool [A, K],
-        false where a video has no K-th clip (its ordinal is 0 then). Clips that are there come first.
+        Ordinals within the videos, int64 [A, K] with K = min(``num_clips``, largest number of clips), and bool [A, K],
+        false for clips that a video does not have (whose ordinal is 0). Existing clips come first.
     """
     keys = rng_for(seed, "probe-clips", epoch).random((len(counts), int(counts.max())))
-    keys[np.arange(keys.shape[1]) >= counts[:, None]] = 2.0  # behind all clips that there are
+    keys[np.arange(keys.shape[1]) >= counts[:, None]] = 2.0  # behind all existing clips
     drawn = np.argsort(keys, axis=1, kind="stable")[:, :num_clips]
     present = np.arange(drawn.shape[1]) < counts[:, None]
     return np.where(present, drawn, 0).astype(np.int64), present
@@ -131,10 +132,10 @@ def clip_loss(
     """Loss of a batch.
 
     Args:
-        outputs: float32 [R, C], of the clips that are there, video by video.
+        outputs: float32 [R, C], outputs for the existing clips, video by video.
         targets: int64 [B] classes, or floating [B] numbers (then C is 1).
-        present: bool [B, K]; ``None``: all are there.
-        kind: See :class:`featcache.evaluation.settings.ClipTraining`.
+        present: bool [B, K], which clips exist; ``None``: all.
+        kind: Kind of loss, see :class:`featcache.evaluation.settings.ClipTraining`.
         shape: (B, K).
     """
     if targets.is_floating_point():
@@ -150,7 +151,7 @@ def clip_loss(
 
 
 def video_means(values: Tensor, present: Tensor | None, *, shape: tuple[int, int]) -> Tensor:
-    """Mean over the clips of each video: float32 [R, C] -> [B, C]; R counts the clips that are there."""
+    """Mean over the clips of each video: float32 [R, C] -> [B, C], where R is the number of existing clips."""
     if present is None:
         return values.view(*shape, -1).mean(dim=1)
     padded = values.new_zeros(*shape, values.shape[1])
@@ -170,17 +171,17 @@ def train_net(
     seed: int,
     after_epoch: Callable[[Net], None] | None = None,
 ) -> Net:
-    """Train a linear layer a candidate, and the embedder with it where it is not frozen.
+    """Train one linear layer per candidate, and with it the embedder unless that is frozen.
 
     Args:
-        embedding: What comes before the linear layers.
+        embedding: The part before the linear layers.
         table: All rows.
         videos: int64 [A], the training videos.
         targets: int64 [A] classes or float32 [A] numbers, on the device.
-        candidates: Settings of one batch size; one alone unless the embedder is frozen.
-        training: Everything that the candidates share.
-        num_outputs: C.
-        seed: Of initial weights, batches, clips and dropout.
+        candidates: Settings with the same batch size; only one unless the embedder is frozen.
+        training: Settings that the candidates share.
+        num_outputs: Number of outputs C.
+        seed: Seed of initial weights, batches, clips and dropout.
         after_epoch: Called with the net, in eval mode, after each epoch.
     """
     assert embedding.is_frozen or len(candidates) == 1, "a trained embedder belongs to one candidate"
@@ -241,10 +242,10 @@ def train_net(
 
 
 def iter_outputs(net: Net, table: ClipTable, videos: Indices) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Score videos, all clips of each as one set, some videos at a time.
+    """Score some videos at a time, with all clips of each video as one set.
 
     Yields:
-        Videos as a slice of ``videos``; their mean softmax and their mean logits, both float32 [H, m, C].
+        A slice of ``videos``; their mean softmax and their mean logits, both float32 [H, m, C].
     """
     for part, vectors, present in iter_sets(net.embed, table, videos):
         with torch.no_grad():
@@ -260,11 +261,11 @@ def iter_outputs(net: Net, table: ClipTable, videos: Indices) -> Iterator[tuple[
 
 @torch.no_grad()
 def iter_sets(embed: nn.Module, table: ClipTable, videos: Indices) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-    """Embed videos, all clips of each as one set, some videos at a time.
+    """Embed some videos at a time, with all clips of each video as one set.
 
     Yields:
-        Videos as a slice of ``videos``; vectors of their clips float32 [R, E], video by video in the order of the
-        rows; which places of the padded sets are filled, bool [m, K], ``None``: all.
+        A slice of ``videos``; vectors of their clips float32 [R, E], video by video in the order of the rows; which
+        places of the padded sets are filled, bool [m, K], or ``None`` for all.
     """
     counts = table.counts[videos]
     at_once = max(1, CLIPS_AT_ONCE // int(counts.max()))
@@ -278,7 +279,7 @@ def iter_sets(embed: nn.Module, table: ClipTable, videos: Indices) -> Iterator[t
 
 
 def make_head(weight: Tensor, *, batch_norm: bool) -> nn.Sequential:
-    """A linear layer that starts from ``weight`` [C, E] and zero biases, after BatchNorm where asked."""
+    """A linear layer with initial weights ``weight`` [C, E] and zero biases, after a BatchNorm if requested."""
     linear = nn.Linear(weight.shape[1], weight.shape[0])
     with torch.no_grad():
         linear.weight.copy_(weight)
@@ -288,13 +289,13 @@ def make_head(weight: Tensor, *, batch_norm: bool) -> nn.Sequential:
 
 
 def _embedded(embed: nn.Module, table: ClipTable, rows: Tensor, present: Tensor | None) -> Tensor:
-    """Vectors of the clips that are there, float32 [R, E], video by video."""
+    """Vectors of the existing clips, float32 [R, E], video by video."""
     features, positions = table.gather(rows)
     vectors: Tensor = embed(features, positions, present)
     return vectors.flatten(0, 1) if present is None else vectors[present]
 
 
 def _by_clip(targets: Tensor, present: Tensor | None, shape: tuple[int, int]) -> Tensor:
-    """A target a clip that is there: [B] -> [R]."""
+    """Repeat the target of each video for its existing clips: [B] -> [R]."""
     spread = targets[:, None].expand(shape)
     return spread.reshape(-1) if present is None else spread[present]

@@ -1,4 +1,4 @@
-"""What a figure should say about videos that are nearly one: groups, and near-duplicates where no groups are known."""
+"""Notes about videos that are nearly identical: groups, and near-duplicates if no groups are known."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ import torch
 from featcache.evaluation.data import ProbeData
 
 NEARLY_EQUAL = 0.99
-"""Cosine of two videos' mean vectors, less that of all training videos, from which they count as near-duplicates."""
+"""Cosine of two videos' centred mean vectors from which they count as near-duplicates."""
 _SIMILARITIES_AT_ONCE = 1 << 24
 
 Videos = npt.NDArray[np.int64]
@@ -18,15 +18,15 @@ Videos = npt.NDArray[np.int64]
 def about_groups(data: ProbeData, train: Videos, splits: Mapping[str, Videos], *, device: str) -> list[str]:
     """Sentences for the readers of a result.
 
-    With groups: how many groups stand behind each split, and how many are on both sides of the store's own splits.
-    Without: how many of a split's videos have a near-duplicate among those that teach, by cosine of mean vectors or by
-    the bytes of the files.
+    With groups: the number of groups of each split, and the number of groups on both sides of the store's own splits.
+    Without groups: the number of a split's videos that have a near-duplicate among the training videos, by the cosine
+    of mean vectors or by the bytes of the files.
 
     Args:
         data: Features and labels.
         train: int64 [A], training videos.
         splits: int64 indices of the scored videos, by split.
-        device: Where to compute cosines.
+        device: Device on which cosines are computed.
     """
     notes = []
     for split, videos in splits.items():
@@ -66,17 +66,17 @@ def _near_duplicates(data: ProbeData, train: Videos, videos: Videos, *, split: s
 
 
 def nearest_twin(data: ProbeData, train: Videos, videos: Videos, *, device: str) -> Videos:
-    """The training video that is nearly equal to each video, or -1.
+    """Find a near-duplicate of each video among the training videos, or -1.
 
     Args:
         data: Features.
         train: int64 [A], sorted.
         videos: int64 [B], sorted.
-        device: Where to compute cosines.
+        device: Device on which cosines are computed.
 
     Returns:
-        int64 [B], a video of ``train`` other than the video itself, of the same bytes or with a cosine of at least
-        :data:`NEARLY_EQUAL` between mean vectors from which that of the training videos is subtracted.
+        int64 [B], a video of ``train`` other than the video itself, with the same bytes or with a cosine of at least
+        :data:`NEARLY_EQUAL` between mean vectors, after the mean of the training videos is subtracted from both.
     """
     twin = np.full(len(videos), -1, np.int64)
     means = data.video_means(train)

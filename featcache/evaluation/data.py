@@ -1,4 +1,4 @@
-"""What a probe sees: vectors by row, the video each belongs to, labels, splits and coverage, as plain arrays."""
+"""Input of a probe: vectors by row, the video of each row, labels, splits and coverage, as plain arrays."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,24 +22,24 @@ class ProbeData:
         features: float32 [N, D], finite, rows grouped by video.
         row_video: int64 [N], index into ``videos``, not decreasing; every video has at least one row.
         videos: M video ids.
-        labels: int64 [M], index into ``classes``, or -1 where a video has no label.
+        labels: int64 [M], index into ``classes``, or -1 for a video without a label.
         classes: Sorted class names.
-        splits: M split names; empty strings where the store has none.
-        coverage: By split name.
-        store: Where the features come from, for messages and results.
+        splits: M split names; empty strings if the store has none.
+        coverage: Coverage by split name.
+        store: Source of the features, for messages and results.
         feature: Name of the array.
         label: Name of the label column.
-        split_column: Label column that the splits are from; ``None``: the splits of the store itself.
-        positions: By form (``box6``, ``code7``) float32 [N, 6] or [N, 7], where each row lies in its video; empty where
-            they were not asked for.
-        targets: float64 [M], the numbers to predict where the label column holds numbers, NaN where a video has none;
-            then there is one class, ``number``. ``None``: classes are to be told apart.
-        groups: int64 [M], the group of each video: videos of one group are nearly one, e.g. clips of one recording.
-            ``None``: no groups are known.
-        group_column: Label column that the groups are from; ``None``: no groups are known.
-        contents: M content hashes; empty where files are not known.
-        is_random: bool [M], whether a video's rows are the random views of training in a store that has fixed test
-            views too. ``None``: no video's are.
+        split_column: Label column that gives the splits; ``None``: the store's own splits.
+        positions: Position of each row in its video, float32 [N, 6] or [N, 7], by form (``box6``, ``code7``); empty if
+            they were not requested.
+        targets: float64 [M], the numbers to predict if the label column holds numbers, NaN for a video without one;
+            then there is one class, ``number``. ``None``: classification.
+        groups: int64 [M], the group of each video: videos of one group are nearly identical, e.g. clips of one
+            recording. ``None``: no groups are known.
+        group_column: Label column that gives the groups; ``None``: no groups are known.
+        contents: M content hashes; empty for unknown files.
+        is_random: bool [M], whether a video's rows are random training views in a store that also has fixed test views.
+            ``None``: there are none.
     """
 
     features: npt.NDArray[np.float32]
@@ -86,7 +86,7 @@ class ProbeData:
         )
 
     def rows_of(self, videos: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Rows of ``videos`` in their order, and how many each has.
+        """Rows of ``videos`` in their order, and the number of rows of each.
 
         Returns:
             int64 [R] row indices, grouped by video, and int64 [len(videos)] counts.
@@ -97,7 +97,7 @@ class ProbeData:
         return (first + np.arange(counts.sum())).astype(np.int64), counts.astype(np.int64)
 
     def video_means(self, videos: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """One vector a video, float32 [len(videos), D]: the mean of its rows, taken in float64."""
+        """One vector per video, float32 [len(videos), D]: the mean of its rows, computed in float64."""
         starts = np.searchsorted(self.row_video, videos, side="left")
         stops = np.searchsorted(self.row_video, videos, side="right")
         means = np.empty((len(videos), self.features.shape[1]), dtype=np.float32)
@@ -128,25 +128,25 @@ def make_data(
     """Build :class:`ProbeData` from arrays in any row order.
 
     Args:
-        features: [N, D], one vector a row.
+        features: [N, D], one vector per row.
         row_video: [N], index into ``videos``.
         videos: M ids.
-        labels: M class names; ``None`` where a video has none.
+        labels: M class names; ``None`` for a video without a label.
         splits: M split names; ``None`` if there are no splits.
-        failed: Videos without features, by split.
-        store: Where they come from.
+        failed: Number of videos without features, by split.
+        store: Source of the features, for messages.
         feature: Name of the array.
         label: Name of the label column.
-        split_column: Label column that the splits are from; ``None``: the splits of the store itself.
-        positions: Where each row lies in its video, by form, in the order of ``features``.
+        split_column: Label column that gives the splits; ``None``: the store's own splits.
+        positions: Position of each row in its video, by form, in the order of ``features``.
         numbers: The labels are numbers to predict, not classes.
-        groups: M names of groups; ``None`` for a video that has none and is one by itself. ``None``: no groups.
-        group_column: Name of the label column that the groups are from.
-        contents: M content hashes, where they are known.
-        is_random: bool [M], whose rows are the random views of training; ``None``: none.
+        groups: M names of groups; ``None`` for a video that is a group of its own. ``None``: no groups.
+        group_column: Name of the label column that gives the groups.
+        contents: M content hashes, if they are known.
+        is_random: bool [M], whether a video's rows are random training views; ``None``: none are.
 
     Raises:
-        ManifestError: ``numbers``, and a label is none.
+        ManifestError: With ``numbers``, a label is not a number.
         NonFiniteFeatureError: A row holds NaN or infinity.
     """
     targets = _numbers(labels, videos, label=label, store=store) if numbers else None
@@ -195,7 +195,7 @@ def make_data(
 
 
 def _numbered(groups: Sequence[str | None]) -> npt.NDArray[np.int64]:
-    """int64 [M]: a number for each name, and one of its own for each video without a name."""
+    """int64 [M]: one number per distinct name, and a number of its own for each video without a name."""
     numbers: dict[tuple[str, int], int] = {}
     keys = [("", place) if name is None else (name, -1) for place, name in enumerate(groups)]
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)

@@ -1,7 +1,7 @@
-"""faiss's exact inner-product index, on a GPU only where one search there has agreed with torch.
+"""faiss's exact inner-product index, used on a GPU only after a trial search has agreed with torch.
 
-Wheels with GPU code have lacked kernels for newer cards, and faiss then ends the whole process instead of raising. So
-a card is tried in a process of its own first, and serves if that process comes back with the right neighbours.
+Wheels with GPU code have lacked kernels for newer cards, and faiss then kills the whole process instead of raising. So
+a card is first tried in a separate process, and used if that process returns the right neighbours.
 """
 
 import functools
@@ -17,23 +17,23 @@ from featcache.errors import ConfigError
 Floats = npt.NDArray[np.float32]
 NUM_VECTORS = 1000
 MOST_NEIGHBOURS = 2048
-"""What faiss selects on a GPU at once."""
+"""Largest number of neighbours that faiss selects on a GPU at once."""
 _NUM_QUERIES, _WIDTH, _NEIGHBOURS = 16, 64, 10
 _DEADLINE_SECONDS = 120.0
 
 
 class FlatIndex(Protocol):
-    """What is used of an index of faiss."""
+    """The methods of a faiss index that are used here."""
 
     def add(self, vectors: Floats, /) -> None:
         """Append vectors float32 [n, D]."""
 
     def search(self, queries: Floats, k: int, /) -> tuple[Floats, npt.NDArray[np.int64]]:
-        """Products float32 [Q, k], falling, and positions int64 [Q, k], -1 where there are fewer."""
+        """Products float32 [Q, k] in decreasing order, and positions int64 [Q, k], -1 if there are fewer."""
 
 
 def import_faiss() -> Any:
-    """The library, which is an extra.
+    """Import the library, which is an extra.
 
     Raises:
         ConfigError: It is not installed.
@@ -52,9 +52,9 @@ def flat_index(width: int, *, device: str, k: int) -> FlatIndex:
     """An empty exact index.
 
     Args:
-        width: D.
-        device: Where it may lie: ``cpu``, ``cuda`` or ``cuda:N``.
-        k: Most neighbours that will be asked for.
+        width: Number of channels D.
+        device: Device on which it may be: ``cpu``, ``cuda`` or ``cuda:N``.
+        k: Largest number of neighbours that will be requested.
 
     Raises:
         ConfigError: faiss is not installed.
@@ -70,14 +70,14 @@ def flat_index(width: int, *, device: str, k: int) -> FlatIndex:
 
 
 def card_of(device: str) -> int | None:
-    """The number of a GPU that this faiss could search on; ``None`` for a CPU, or a faiss built for one."""
+    """The number of a GPU on which this faiss could search; ``None`` for a CPU, or for a faiss built for CPUs."""
     kind, _, number = device.partition(":")
     return int(number or 0) if kind == "cuda" and hasattr(import_faiss(), "StandardGpuResources") else None
 
 
 @functools.cache
 def agrees(card: int) -> bool:
-    """Whether a search of :data:`NUM_VECTORS` vectors on a card gives what torch gives; tried in a child, once."""
+    """Whether a search of :data:`NUM_VECTORS` vectors on a card agrees with torch; tried once, in a child process."""
     try:
         code = f"import sys; sys.path[:] = {sys.path!r}; from featcache.evaluation.flat_index import try_card; try_card"
         done = subprocess.run(

@@ -1,8 +1,9 @@
 """Many linear heads trained at once on the same features: one pass over the rows for a whole grid of settings.
 
-Heads of one optimiser, with or without BatchNorm, form a block whose weights are one tensor [S, D, H, C] (S seeds, D
-channels, H heads, C classes): a step is two matrix products a seed, whatever H is. Each head takes the steps that
-``torch.nn.Linear`` under ``torch.optim`` would take alone with the same batches, learning rates and initial weights.
+Heads with the same optimiser and with or without BatchNorm form a block whose weights are one tensor [S, D, H, C] (S
+seeds, D channels, H heads, C classes): a step is two matrix products per seed, whatever H is. Each head takes the same
+steps as a ``torch.nn.Linear`` that is trained alone with ``torch.optim`` and the same batches, learning rates and
+initial weights.
 """
 
 import math
@@ -35,7 +36,7 @@ class TrainedHeads:
         index: Positions of the heads in the grid.
         weight: float32 [S, D, H, C].
         bias: float32 [S, 1, H, C].
-        batch_norm: Whether features are normalised by the running statistics first.
+        batch_norm: Whether features are first normalised with the running statistics.
     """
 
     index: tuple[int, ...]
@@ -50,7 +51,7 @@ class TrainedGrid:
 
     Attributes:
         blocks: The heads.
-        num_heads: H, over all blocks.
+        num_heads: Number of heads H in all blocks.
         mean: Running mean of the features, float32 [S, 1, D].
         variance: Running variance, float32 [S, 1, D].
         train_loss: Mean cross-entropy over the batches of the last epoch, float32 [S, H] on CPU.
@@ -63,7 +64,7 @@ class TrainedGrid:
     train_loss: Tensor
 
     def probabilities(self, features: Tensor) -> Tensor:
-        """Softmax of each head for each row: float32 [N, D] -> [S, N, H, C]."""
+        """The softmax of each head for each row: float32 [N, D] -> [S, N, H, C]."""
         seeds, _, _, classes = self.blocks[0].weight.shape
         result = features.new_empty(seeds, len(features), self.num_heads, classes)
         for block in self.blocks:
@@ -81,7 +82,7 @@ def learning_rate_factor(epoch: float, settings: LinearSettings) -> float:
 
 
 def epoch_batches(num_rows: int, *, batch_size: int, seed: int, epoch: int) -> list[npt.NDArray[np.int64]]:
-    """A permutation of the rows in ceil(N / batch size) batches whose sizes differ by at most one."""
+    """A permutation of the rows, cut into ceil(N / batch size) batches whose sizes differ by at most one."""
     order = rng_for(seed, "linear-order", epoch).permutation(num_rows)
     return np.array_split(order, math.ceil(num_rows / batch_size))
 
@@ -96,16 +97,16 @@ def initial_weight(num_channels: int, num_classes: int, *, seed: int) -> Tensor:
 def train_grid(
     features: Tensor, labels: Tensor, heads: Sequence[Head], *, num_classes: int, settings: LinearSettings
 ) -> TrainedGrid:
-    """Train every head with every seed of ``settings`` in one pass over the features an epoch.
+    """Train every head with every seed of ``settings`` in one pass over the features per epoch.
 
-    A head's training does not depend on which others are in the grid; one that diverges harms none. A seed draws
-    initial weights and the order of batches, the same for all its heads.
+    The training of a head does not depend on the other heads of the grid; a head that diverges does not affect them. A
+    seed draws initial weights and the order of batches, which are the same for all its heads.
 
     Args:
         features: float32 [N, D] on the device to train on, N >= 2.
         labels: int64 [N] in [0, ``num_classes``), same device.
         heads: The grid.
-        num_classes: C.
+        num_classes: Number of classes C.
         settings: Seeds, epochs, batch size, momentum and schedule (its own grid is not used).
     """
     seeds, (num_rows, num_channels) = settings.seeds, features.shape
@@ -149,15 +150,15 @@ def train_grid(
 def iter_video_probabilities(
     grid: TrainedGrid, features: Tensor, counts: npt.NDArray[np.int64]
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Softmax averaged over each video's rows (multi-view averaging), some whole videos at a time.
+    """The softmax averaged over each video's rows (multi-view averaging), for some whole videos at a time.
 
     Args:
         grid: The heads.
         features: float32 [N, D], rows grouped by video.
-        counts: Rows a video, int64 [M], summing to N.
+        counts: Number of rows per video, int64 [M], summing to N.
 
     Yields:
-        Videos as a slice of M, and float32 [S, m, H, C] for them.
+        A slice of the M videos, and float32 [S, m, H, C] for them.
     """
     seeds, _, _, classes = grid.blocks[0].weight.shape
     rows_at_once = max(1, LOGITS_AT_ONCE // (seeds * grid.num_heads * classes))
@@ -193,26 +194,26 @@ class _Block:
         # Heads and classes are one flat axis, so that per-head rates broadcast along whole contiguous rows.
         self.parameters = (weight, weight.new_zeros(len(init), 1, weight.shape[-1]))  # [S, D, H * C], [S, 1, H * C]
         self.first = tuple(torch.zeros_like(parameter) for parameter in self.parameters)
-        self.second = tuple(torch.zeros_like(parameter) for parameter in self.parameters)  # AdamW's alone
+        self.second = tuple(torch.zeros_like(parameter) for parameter in self.parameters)  # only for AdamW
         self.lr = init.new_tensor([head.lr for head in heads]).repeat_interleave(self.num_classes)
         self.decay = init.new_tensor([head.weight_decay for head in heads]).repeat_interleave(self.num_classes)
         self.decays = any(head.weight_decay for head in heads)
         self.num_steps = 0
 
     def step(self, rows: Tensor, targets: Tensor, factor: float) -> Tensor:
-        """One step at ``factor`` times the peak rates; returns the batch's mean cross-entropy, [S, H]."""
+        """Take one step at ``factor`` times the peak learning rates; returns the mean cross-entropy, [S, H]."""
         trained = self.trained()
         error = _logits(rows, trained.weight, trained.bias).softmax(dim=-1)  # [S, B, H, C]
         truth = targets[:, :, None, None].expand(-1, -1, self.num_heads, 1)
         chosen = error.gather(-1, truth)
-        # The gradient of the mean cross-entropy by the logits is (softmax - one hot) / B.
+        # The gradient of the mean cross-entropy with respect to the logits is (softmax - one hot) / B.
         error.scatter_add_(-1, truth, chosen.new_full((), -1.0).expand_as(truth)).div_(rows.shape[1])
         flat = error.flatten(2)
         self.num_steps += 1
         update = self._sgd if self.optimizer == "sgd" else self._adamw
         for place, gradient in enumerate((rows.transpose(1, 2).bmm(flat), flat.sum(dim=1, keepdim=True))):
             update(self.parameters[place], gradient, place, self.lr * factor)
-        # The clamp keeps NaN: a loss is not finite only where a head has diverged.
+        # The clamp keeps NaN: a loss is not finite only if a head has diverged.
         return -chosen[..., 0].clamp_min(torch.finfo(torch.float32).tiny).log().mean(dim=1)
 
     def trained(self) -> TrainedHeads:

@@ -14,26 +14,26 @@ from featcache.evaluation.settings import KnnSettings
 from featcache.recipes import PositionForm
 
 Neighbours = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
-"""Similarities float32 [Q, k], falling, and bank indices int64 [Q, k]; -inf and -1 where a query has fewer."""
+"""Similarities float32 [Q, k] in decreasing order, and bank indices int64 [Q, k]; -inf and -1 if there are fewer."""
 
 SIMILARITIES_AT_ONCE = 2**24
 
 
 def position_form(settings: KnnSettings) -> PositionForm | None:
-    """The form of positions that the predictor takes, where there is one."""
+    """The form of positions of the predictor, if there is one."""
     if settings.model is None:
         return None
-    from featcache.evaluation.sets import saved_form  # imports what trains predictors
+    from featcache.evaluation.sets import saved_form  # imports the training of predictors
 
     return saved_form(settings)
 
 
 def knn(task: Task, settings: KnnSettings, /) -> Prediction:
-    """Score each test video by its nearest training rows, never by its own or, where one is left out, its group's.
+    """Score each test video by its nearest training rows, never by its own rows or, in leave-one-out, its group's.
 
     Each of the k neighbours votes for its class with weight exp(cosine / temperature) (Wu et al., CVPR 2018, Sec. 3.4;
-    DINO's and SVT's evaluation). Shares of the votes are the scores; a class without a vote scores -inf. With a model,
-    rows are [x; CLS] and each split is centred (SCALE_kNN).
+    DINO's and SVT's evaluation). The scores are the shares of the votes; a class without a vote scores -inf. With a
+    model, rows are [x; CLS] and each split is centred (SCALE_kNN).
     """
     if settings.model is None:
         return _neighbours(task, settings)
@@ -91,14 +91,14 @@ def vote(
     *,
     temperature: float,
 ) -> npt.NDArray[np.float64]:
-    """Shares of the weighted votes.
+    """Compute the shares of the weighted votes.
 
     Args:
         similarities: float32 [Q, k], cosines; -inf for no neighbour.
         neighbours: int64 [Q, k], indices into ``labels``; -1 for no neighbour.
         labels: int64 [N], class of each bank row.
-        num_classes: C.
-        temperature: Of the weights exp(s / temperature).
+        num_classes: Number of classes C.
+        temperature: Temperature of the weights exp(s / temperature).
 
     Returns:
         float64 [Q, C]; each row sums to 1.
@@ -137,9 +137,9 @@ def search_torch(
     k: int,
     device: str,
 ) -> Neighbours:
-    """Exact search by matrix products in chunks; of equal similarities the lower bank index is taken.
+    """Exact search by matrix products in chunks; among equal similarities the lower bank index is taken.
 
-    A row is no neighbour of a query of the same owner (a video, or a group of videos).
+    A row is never a neighbour of a query with the same owner (a video, or a group of videos).
     """
     k = min(k, len(bank))
     table, owners = torch.from_numpy(bank).to(device), torch.from_numpy(bank_owner).to(device)
@@ -155,7 +155,7 @@ def search_torch(
 
 
 def _top(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Top k of each row; where the k-th place is tied, ``topk`` takes any of the equals, so those rows are sorted."""
+    """Top k of each row; rows with a tie at the k-th place are sorted, because ``topk`` takes any of the tied ones."""
     values, indices = similarity.topk(k, dim=1)
     tied = (similarity >= values[:, -1:]).sum(dim=1) > k
     if tied.any():
@@ -172,7 +172,7 @@ def _search_faiss(
     k: int,
     device: str,
 ) -> Neighbours:
-    """The same search by faiss's exact inner-product index; see :mod:`featcache.evaluation.flat_index`."""
+    """The same search with faiss's exact inner-product index; see :mod:`featcache.evaluation.flat_index`."""
     own = int(np.bincount(bank_owner).max()) if np.isin(query_owner, bank_owner).any() else 0
     wanted = min(k + own, len(bank))
     index = flat_index(bank.shape[1], device=device, k=wanted)
@@ -184,7 +184,7 @@ def _search_faiss(
 
 
 def _ordered(similarity: npt.NDArray[np.float32], neighbours: npt.NDArray[np.int64]) -> Neighbours:
-    """Sort each row by falling similarity, then by rising bank index; masked entries become index -1."""
+    """Sort each row by decreasing similarity, then by increasing bank index; masked entries become index -1."""
     order = np.lexsort((neighbours, -similarity), axis=1)
     similarity = np.take_along_axis(similarity, order, axis=1)
     neighbours = np.take_along_axis(neighbours, order, axis=1)

@@ -1,4 +1,4 @@
-"""The linear probe: a grid of heads, the best chosen on held-out training videos, then trained on all of them."""
+"""The linear probe: a grid of heads; the best one is chosen on held-out training videos and trained on all of them."""
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,9 @@ from featcache.metrics.intervals import rank_of_truth
 def linear(task: Task, settings: LinearSettings, /) -> Prediction:
     """Train every head on part of the training videos, choose on the rest, train the chosen one on all.
 
-    Every row is an example of its video's class. A video's score is the softmax averaged over its rows, after the last
-    epoch (not the best). The head with the highest validation accuracy over the seeds is chosen, of equals the one
-    with the lower validation loss; test videos play no part.
+    Every row is an example of its video's class. A video's score is the softmax averaged over its rows after the last
+    epoch (not the best one). The head with the highest validation accuracy over the seeds is chosen; among equals, the
+    one with the lower validation loss. Test videos are not used for the choice.
 
     Differs from the papers: SCALE reports the best test accuracy over epochs, DINO and V-JEPA the best head on test.
     """
@@ -65,7 +65,7 @@ def _fit(
 def _validate(
     grid: TrainedGrid, task: Task, videos: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]
 ) -> list[Trial]:
-    """Each head's numbers over seeds and videos."""
+    """Validation metrics of each head over seeds and videos."""
     rows, counts = task.data.rows_of(videos)
     right, loss = np.zeros(grid.num_heads), np.zeros(grid.num_heads)
     for part, probabilities in iter_video_probabilities(grid, _to_device(task, rows), counts):

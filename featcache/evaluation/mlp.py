@@ -1,4 +1,4 @@
-"""The probe ``mlp``: a classifier on each clip's vector and what an MLP makes of it."""
+"""The probe ``mlp``: a classifier on each clip's vector and an MLP's output for it."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from featcache.evaluation.settings import MlpSettings
 
 
 class ClipMlp(nn.Module):
-    """Each clip beside its MLP, [x; h]: linear layers with ReLU between them, each clip for itself."""
+    """Each clip with the output of an MLP, [x; h]: linear layers with ReLU between them, for each clip separately."""
 
     def __init__(self, hidden: tuple[int, ...], *, width_in: int) -> None:
         super().__init__()
@@ -22,14 +22,14 @@ class ClipMlp(nn.Module):
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, features: Tensor, positions: Tensor | None, present: Tensor | None) -> Tensor:
-        """Float [B, K, D] to [B, K, D + last width]; positions and absence play no part."""
+        """Float [B, K, D] to [B, K, D + last width]; positions and padding are ignored."""
         return torch.cat([features, self.layers(features)], dim=-1)
 
 
 def mlp(task: Task, settings: MlpSettings, /) -> Prediction:
     """SCALE's baseline "MLP": D -> 2048 -> 2048 -> 512, then a linear layer on [x; h] of D + 512 channels.
 
-    A step sees 8 random clips of each of its videos, each an example, as in SCALE's probes of sets.
+    A step uses 8 random clips of each video, each of which is an example, as in SCALE's probes of sets.
     """
     width = task.data.features.shape[1]
     embedding = Embedding(make=lambda seed: ClipMlp(settings.hidden, width_in=width), width=width + settings.hidden[-1])

@@ -1,9 +1,9 @@
 """Probes: one protocol and a registry.
 
 A probe is a frozen settings dataclass and a function that turns a :class:`Task` into a :class:`Prediction`, named
-together by a :class:`ProbeEntry`. Splits, unlabelled videos, coverage, metrics and intervals are dealt with once, in
-:mod:`featcache.evaluation.run`. How a package adds one is in ``docs/adding-a-probe.md``; featcache's own are declared
-in :mod:`featcache.evaluation.probes`.
+together by a :class:`ProbeEntry`. Splits, unlabelled videos, coverage, metrics and intervals are handled once, in
+:mod:`featcache.evaluation.run`. ``docs/adding-a-probe.md`` says how a package adds a probe; featcache's own probes are
+declared in :mod:`featcache.evaluation.probes`.
 """
 
 import dataclasses
@@ -27,11 +27,11 @@ class Task:
     """One training set and the videos to score.
 
     Attributes:
-        data: Everything; a probe learns from the labels of ``train`` alone.
+        data: All data; a probe learns only from the labels of ``train``.
         train: int64 [A], indices of training videos, all labelled, of at least two classes.
         test: int64 [B], sorted indices of the videos to score. Either disjoint from ``train`` or, for probes
             registered with ``leaves_one_out``, equal to it.
-        device: Where to compute, e.g. ``cpu`` or ``cuda``.
+        device: Device of the computation, e.g. ``cpu`` or ``cuda``.
     """
 
     data: ProbeData
@@ -45,23 +45,23 @@ class Task:
         return np.array_equal(self.train, self.test)
 
     def groups_of(self, videos: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """int64 [len(videos)], numbers of what stays together: the videos' groups, or the videos where none are known.
+        """int64 [len(videos)], group numbers of the videos, or a number per video if no groups are known.
 
-        Probes use them to divide the training videos, e.g. for validation.
+        Probes use them to divide the training videos, e.g. for validation, without separating a group.
         """
         return videos if self.data.groups is None else self.data.groups[videos]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """What a probe says of a task's test videos.
+    """A probe's scores for a task's test videos.
 
     Attributes:
-        scores: float [S, B, num_classes], one slice a seed; the highest score wins; -inf for a class that the
-            training videos lack or that cannot win. Where numbers are predicted: the number, [S, B, 1].
+        scores: float [S, B, num_classes], one slice per seed; the highest score wins; -inf for a class that the
+            training videos lack or that cannot win. For regression the predicted number, [S, B, 1].
         variants: Other scores of the same shape, by name (``k=5``), reported beside the main ones.
         table: Rows about the training, such as the grid of heads, as JSON-ready values.
-        notes: Sentences about what was done otherwise than asked.
+        notes: Sentences about deviations from the request.
     """
 
     scores: npt.NDArray[np.floating]
@@ -77,7 +77,7 @@ class Probe(Protocol[S_contra]):
     """Learns from the training videos of a task and scores its test videos."""
 
     def __call__(self, task: Task, settings: S_contra, /) -> Prediction:
-        """``task.test`` is sorted; scores come in its order."""
+        """``task.test`` is sorted, and scores have its order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,14 +85,13 @@ class ProbeEntry:
     """One probe.
 
     Attributes:
-        probe: The function, or where it is (``module:function``), so that what it
-            imports is imported when it runs.
-        settings: Its settings, a frozen dataclass; calling it gives the defaults.
+        probe: The function, or its place (``module:function``), so that its imports are made only when it runs.
+        settings: Class of its settings, a frozen dataclass; calling it gives the defaults.
         leaves_one_out: Whether a video's own rows never help to score it, so that a store without splits is scored
             in one call with ``test`` equal to ``train``. Other probes are trained fold by fold.
-        predicts: What labels may be: classes, numbers, or both.
-        positions: A function of the settings, or where it is: the form in which the probe looks at where clips lie in
-            their videos. ``None``: it never does.
+        predicts: Kind of labels: classes, numbers, or both.
+        positions: A function of the settings, or its place, that gives the form of the clip positions which the probe
+            uses. ``None``: it uses no positions.
     """
 
     probe: Probe[Any] | str
@@ -113,7 +112,7 @@ class ProbeEntry:
         return probe(task, settings)
 
     def position_form(self, settings: object) -> PositionForm | None:
-        """In which form, with these settings, the probe looks at where clips lie in their videos; ``None``: never."""
+        """The form of the clip positions that the probe uses with these settings; ``None``: it uses no positions."""
         form = import_target(self.positions) if isinstance(self.positions, str) else self.positions
         found: PositionForm | None = None if form is None else form(settings)
         return found
@@ -140,5 +139,5 @@ PROBES: Registry[ProbeEntry] = Registry(
 
 
 def find_probe(name: str) -> ProbeEntry:
-    """The probe of a name; see :meth:`featcache.plugins.Registry.load`."""
+    """Find a probe by name; see :meth:`featcache.plugins.Registry.load`."""
     return PROBES.load(name)

@@ -1,4 +1,4 @@
-"""The probes of featcache: what settings each takes, what it predicts, and where it is computed. Without torch."""
+"""Declarations of featcache's probes: the settings, the kind of prediction and the function of each. Without torch."""
 
 from featcache.evaluation.probe import ProbeEntry
 from featcache.evaluation.settings import (

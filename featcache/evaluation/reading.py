@@ -1,4 +1,4 @@
-"""From a store to what a probe sees: one vector a row, labels of one column, splits and coverage."""
+"""Reads the input of a probe from a store: one vector per row, labels of one column, splits and coverage."""
 
 from collections import Counter
 from pathlib import Path
@@ -16,7 +16,7 @@ from featcache.store.reader import Store, open_store
 
 BYTES_AT_ONCE = 64 << 20
 NO_GROUPS = "none"
-"""In the place of a group column: each video is one by itself."""
+"""Value for a group column that makes each video a group of its own."""
 
 
 def read_data(
@@ -33,19 +33,19 @@ def read_data(
 
     Args:
         store: An open store, or its folder.
-        feature: Name of the feature; may be left out where the store has one.
+        feature: Name of the feature; may be omitted if the store has only one.
         label: Label column.
         split_column: Label column that holds the split of each video, e.g. ``split2``. ``None`` is ``split_<label>``
-            where the store has it (tasks of one data set with different splits), else the store's own split.
-        positions: Form of the positions to read beside the rows, for probes that look at them; ``None``: none.
+            if the store has it (tasks of one data set with different splits), otherwise the store's own split.
+        positions: Form of the positions to read with the rows, for probes that use them; ``None``: none.
         numbers: The labels are numbers to predict, not classes.
-        group_column: Label column of which equal values belong together, e.g. clips of one recording. ``None`` is
-            ``group`` where the store has it; ``"none"`` takes each video as one by itself.
+        group_column: Label column whose equal values belong together, e.g. clips of one recording. ``None`` is
+            ``group`` if the store has it; ``"none"`` makes each video a group of its own.
 
     Raises:
-        ConfigError: ``positions``, and rows whose place in their video is not known.
-        UnknownNameError: No such feature or label column; names the closest.
-        ManifestError: The store has no labels at all, or labels that are no numbers where these are asked for.
+        ConfigError: ``positions`` are requested and the positions of some rows are unknown.
+        UnknownNameError: There is no such feature or label column; names the closest.
+        ManifestError: The store has no labels at all, or labels that are not numbers although ``numbers`` is set.
         StoreError: Shards are still to be extracted.
         NothingUsableError: Every video failed.
     """
@@ -93,7 +93,7 @@ def read_data(
 
 
 def _positions(store: Store, features: Features, form: PositionForm) -> npt.NDArray[np.float32]:
-    from featcache.loaders.clip_sets import store_positions  # imports torch, which takes seconds
+    from featcache.loaders.clip_sets import store_positions  # imports torch, which takes seconds to load
 
     return store_positions(store, features, np.arange(features.num_rows), form=form)
 
@@ -113,6 +113,6 @@ def read_vectors(features: Features, *, first: int = 0, last: int | None = None)
 
 
 def pooled(records: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Records [n, ..., C] as vectors float32 [n, C]: the mean over all positions between."""
+    """Average records [n, ..., C] over all positions to vectors float32 [n, C]."""
     vectors: npt.NDArray[np.float32] = records.mean(axis=tuple(range(1, records.ndim - 1)))
     return vectors

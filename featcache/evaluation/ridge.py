@@ -12,9 +12,9 @@ from featcache.evaluation.settings import RidgeSettings
 def ridge(task: Task, settings: RidgeSettings, /) -> Prediction:
     """Standardise the channels by the training videos, fit, and predict each test video's number.
 
-    The penalty is the one of least squared error when each training video (or group of videos) is left out in turn; for
-    single videos ridge regression has that in closed form. A linear map of the mean vector is the mean of the map over
-    a video's clips (LVU's protocol).
+    The penalty is the one with the smallest squared error when each training video (or group of videos) is left out in
+    turn; for single videos ridge regression has this error in closed form. A linear map of the mean vector is the mean
+    of the map over a video's clips (LVU's protocol).
     """
     assert task.data.targets is not None, "run_probe gives this probe numbers alone"
     scaler = StandardScaler()

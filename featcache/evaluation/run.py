@@ -24,10 +24,10 @@ from featcache.metrics.settings import IntervalSettings
 from featcache.metrics.splits import fold_numbers
 
 NUM_FOLDS = 5
-"""Folds over the videos, or groups of them, of a store without splits."""
+"""Number of folds over the videos, or groups of videos, of a store without splits."""
 
 SMALL_STORE_VIDEOS = 30
-"""Below this many labelled videos (or groups), each fold holds one instead."""
+"""With fewer labelled videos (or groups) than this, each fold holds a single one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,19 +36,19 @@ class ProbeResult:
 
     Attributes:
         probe: Registry name.
-        store: Where the features come from.
+        store: Source of the features.
         feature: Name of the array.
         label: Name of the label column.
-        protocol: How training and test videos were told apart.
-        num_classes: Classes of the training videos; 0 where numbers are predicted.
+        protocol: How training and test videos were separated.
+        num_classes: Number of classes of the training videos; 0 for regression.
         train: Coverage of the training videos.
-        splits: Results by test split; ``all`` where the store has no splits.
-        settings: Settings of the probe, complete.
-        intervals: Settings of the intervals, complete.
+        splits: Results by test split; ``all`` if the store has no splits.
+        settings: Complete settings of the probe.
+        intervals: Complete settings of the intervals.
         variants: Metrics of other settings from the same run (``k=5``), by variant and split.
         table: Rows about the training, such as the grid of heads.
-        device: Where it was computed, ``cpu``, ``cuda`` or ``cuda:N``.
-        notes: Sentences a reader of the numbers should know.
+        device: Device of the computation, ``cpu``, ``cuda`` or ``cuda:N``.
+        notes: Sentences that a reader of the numbers should know.
         seconds: Wall time.
     """
 
@@ -80,7 +80,7 @@ class ProbeResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    """Which videos teach and which are scored; ``splits`` maps a split to int64 indices of labelled videos."""
+    """The training videos and the scored videos; ``splits`` maps a split to int64 indices of labelled videos."""
 
     train: npt.NDArray[np.int64]
     splits: Mapping[str, npt.NDArray[np.int64]]
@@ -92,7 +92,7 @@ class _Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Outcome:
-    """Predictions for ``videos``; ``is_trained`` tells whose class was among those that taught."""
+    """Predictions for ``videos``; ``is_trained`` says whether a video's class was among the trained ones."""
 
     videos: npt.NDArray[np.int64]
     is_trained: npt.NDArray[np.bool_]
@@ -111,29 +111,30 @@ def run_probe(
     intervals: IntervalSettings | None = None,
     low_shot: float | None = None,
 ) -> ProbeResult:
-    """Train a probe on one split and report every other.
+    """Train a probe on one split and report every other split.
 
-    Without splits, each video is scored by a probe that did not see it: leave-one-out where the probe does that in
-    one call or below 30 videos, else 5 folds over the videos, balanced over classes; the split is then called ``all``.
-    Where the data have groups, all of this is by group: no video is scored by a probe that saw another of its group,
-    the choice of settings holds out groups, low-shot training takes whole groups, and intervals resample groups.
+    Without splits, each video is scored by a probe that was not trained on it: by leave-one-out if the probe does that
+    in one call or there are fewer than 30 videos, otherwise by 5 folds over the videos, balanced over classes; the
+    split is then called ``all``. If the data have groups, all of this is done by group: no video is scored by a probe
+    that was trained on another video of its group, the choice of settings holds out groups, low-shot training takes
+    whole groups, and intervals resample groups.
 
     Args:
         name: Registered probe.
         data: Features and labels.
         settings: An instance of the probe's settings; ``None`` for the defaults.
-        train_split: Split to learn from.
+        train_split: Split to train on.
         test_splits: Splits to report; ``None`` for every other split.
-        device: Where to compute: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        intervals: How intervals are drawn; ``None`` for the defaults.
-        low_shot: Learn from the first ``max(1, floor(low_shot * n))`` of each class's n training videos, in the order
-            of the list (SCALE's 10 % protocol: 0.1); ``None``: from all.
+        device: Device of the computation: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        intervals: Settings of the intervals; ``None`` for the defaults.
+        low_shot: Train on the first ``max(1, floor(low_shot * n))`` of each class's n training videos, in the order of
+            the list (SCALE's 10 % protocol: 0.1); ``None``: on all.
 
     Raises:
-        UnknownNameError: No such probe or split.
-        ManifestError: Nothing to learn from or nothing to score.
-        ConfigError: Settings of another probe, a probe that cannot predict what the labels are, or one that looks at
-            positions where the data have none; a device that is not there.
+        UnknownNameError: There is no such probe or split.
+        ManifestError: There are no videos to train on or to score.
+        ConfigError: The settings belong to another probe, the probe cannot predict this kind of labels or needs
+            positions that the data lack, or the device does not exist.
     """
     started = time.perf_counter()
     device = resolve_device(device)
@@ -193,7 +194,7 @@ def run_probe(
 
 
 def _check_fit(name: str, entry: ProbeEntry, data: ProbeData, settings: Any) -> None:
-    """Whether a probe can do what is asked of it with these data."""
+    """Check that a probe fits the request and the data."""
     if data.targets is not None and entry.predicts == "classes":
         raise ConfigError(
             f"probe {name!r} tells classes apart, and column {data.label!r} was read as numbers; leave numbers "
@@ -309,7 +310,7 @@ def _test_splits(data: ProbeData, train_split: str, test_splits: Sequence[str] |
 
 
 def _predict(entry: ProbeEntry, data: ProbeData, settings: Any, plan: _Plan, device: str) -> _Outcome:
-    """One call where there are splits or the probe leaves one out by itself, else one call per fold."""
+    """Make one call if there are splits or the probe does leave-one-out itself, otherwise one call per fold."""
     videos = np.unique(np.concatenate(list(plan.splits.values())))
     labels = data.labels[videos]
     if plan.has_splits or entry.leaves_one_out:
@@ -332,7 +333,7 @@ def _predict(entry: ProbeEntry, data: ProbeData, settings: Any, plan: _Plan, dev
         if len(classes := np.unique(labels[train])) > 1 or data.targets is not None:
             task = Task(data=data, train=videos[train], test=videos[test], device=device)
             prediction = entry.run(task, settings)
-        else:  # a probe of one class can only say that class
+        else:  # a probe of a single class can only predict that class
             scores = np.where(np.arange(len(data.classes)) == classes[0], 0.0, -np.inf)
             prediction = Prediction(scores=np.broadcast_to(scores, (1, len(test), len(scores))))
         parts.append((fold, test, prediction))
@@ -349,7 +350,7 @@ def leave_one_out(data: ProbeData) -> str:
 
 
 def _companions(labels: npt.NDArray[np.int64], groups: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64] | int:
-    """Videos of each video's own class and group, itself included: they do not help to score it."""
+    """Number of videos of each video's own class and group, itself included; they do not help to score it."""
     if groups is None:
         return 1
     _, kind, counts = np.unique(np.stack([labels, groups]), axis=1, return_inverse=True, return_counts=True)
@@ -357,7 +358,7 @@ def _companions(labels: npt.NDArray[np.int64], groups: npt.NDArray[np.int64] | N
 
 
 def _join(parts: Sequence[tuple[int, npt.NDArray[np.int64], Prediction]], num_videos: int) -> Prediction:
-    """Put the predictions of (fold, positions of its videos, prediction) together again."""
+    """Join the predictions given as (fold, positions of its videos, prediction)."""
     num_seeds = max(len(part.scores) for _, _, part in parts)
 
     def gather(name: str | None) -> npt.NDArray[np.floating]:

@@ -1,7 +1,7 @@
 """Probes over sets of clips: ``transformer``, ``scale-linear`` and ``scale-ft``.
 
-All classify each clip from its vector and the summary of its set, [x; CLS] (SCALE §4.1). The set predictor starts from
-random weights, or was pre-trained and stays frozen, or was pre-trained and is trained further.
+All classify each clip from its vector and the summary of its set, [x; CLS] (SCALE §4.1). The set predictor is trained
+from random weights, or is pre-trained and frozen, or is pre-trained and trained further.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ from featcache.recipes import PositionForm
 
 
 class ModelSettings(Protocol):
-    """Settings of a probe that starts from a pre-trained predictor."""
+    """Settings of a probe with a pre-trained predictor."""
 
     @property
     def model(self) -> str | None:
-        """Folder of its run."""
+        """Folder of the predictor's run."""
 
 
 class SetEmbedder(nn.Module):
-    """Each clip beside the summary of its set, [x; CLS], and its refined token where asked; nothing is masked."""
+    """Each clip with the summary of its set, [x; CLS], and optionally its refined token; nothing is masked."""
 
     def __init__(self, predictor: SetPredictor, *, refined: bool) -> None:
         super().__init__()
@@ -48,12 +48,12 @@ class SetEmbedder(nn.Module):
 
 
 def embedded_width(predictor: SetPredictorSettings, *, width_in: int, refined: bool) -> int:
-    """Channels of what :class:`SetEmbedder` makes of clips of ``width_in`` channels."""
+    """Number of output channels of :class:`SetEmbedder` for clips of ``width_in`` channels."""
     return width_in + predictor.width * (2 if refined else 1)
 
 
 def saved_form(settings: ModelSettings) -> PositionForm:
-    """The form of positions that a saved predictor takes."""
+    """The form of positions of a saved predictor."""
     return _load(settings.model, seed=None).settings.position
 
 
@@ -73,19 +73,19 @@ def transformer(task: Task, settings: TransformerSettings, /) -> Prediction:
 
 
 def scale_linear(task: Task, settings: ScaleLinearSettings, /) -> Prediction:
-    """SCALE_linear: the predictor is frozen, in eval mode; its summary is of the clips drawn, in a test of all."""
+    """SCALE_linear: the predictor is frozen, in eval mode; it summarises the drawn clips, at test time all clips."""
     embedding = _saved_embedding(task.data, settings.model, refined=settings.refined, is_frozen=True)
     return with_notes(probe_clips(task, embedding, settings.training), task.data)
 
 
 def scale_ft(task: Task, settings: ScaleFtSettings, /) -> Prediction:
-    """SCALE_ft: projection, positions, tokens and blocks are trained; the stored features stay as they are."""
+    """SCALE_ft: projection, positions, tokens and blocks are trained; the stored features do not change."""
     embedding = _saved_embedding(task.data, settings.model, refined=settings.refined, is_frozen=False)
     return with_notes(probe_clips(task, embedding, settings.training), task.data)
 
 
 def with_notes(prediction: Prediction, data: ProbeData) -> Prediction:
-    """What a reader of a pre-trained predictor's numbers should know beside what the prediction says already."""
+    """The prediction with notes that readers of a pre-trained predictor's numbers should know."""
     if any(data.splits):
         return prediction
     note = "the store has no splits: a predictor pre-trained on it saw the scored videos too, without their labels"
@@ -93,7 +93,7 @@ def with_notes(prediction: Prediction, data: ProbeData) -> Prediction:
 
 
 def with_summaries(data: ProbeData, *, model: str, seed: int | None, device: str) -> ProbeData:
-    """The same rows, each beside the summary of all clips of its video, [x; CLS]: float32 [N, D + W]."""
+    """The same rows, each with the summary of all clips of its video, [x; CLS]: float32 [N, D + W]."""
     saved = _checked(data, _load(model, seed=seed))
     embed = SetEmbedder(saved.predictor, refined=False).to(device)
     table = clip_table(data, form=saved.settings.position, coordinates=saved.coordinates, device=device)
@@ -118,7 +118,7 @@ def _saved_embedding(data: ProbeData, model: str | None, *, refined: bool, is_fr
 
 
 def _load(model: str | None, *, seed: int | None) -> SavedPredictor:
-    """The predictor of a seed; of the first for ``None``, since all seeds of a run have one shape."""
+    """The predictor of a seed; ``None`` takes the first, since all seeds of a run have the same shape."""
     if model is None:
         raise ConfigError(
             "this probe starts from a pre-trained set predictor; give the folder of a `featcache train scale` run by "

@@ -1,4 +1,4 @@
-"""Settings of the probes: frozen values without torch, so that a configuration tree can embed them."""
+"""Settings of the probes: frozen values that import no torch, so that a configuration tree can contain them."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ from featcache.networks.settings import SetPredictorSettings
 ClipLoss = Literal["per_clip", "mean_logits", "mean_probabilities"]
 
 PROPOSED_LRS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-"""SCALE publishes that it searched, not where; its released rate, 3e-4, is among these."""
+"""SCALE does not publish its search range; its released learning rate, 3e-4, is among these."""
 
 Optimizer = Literal["sgd", "adamw"]
 
@@ -25,16 +25,17 @@ class KnnSettings:
 
     Attributes:
         ks: Numbers of neighbours, all from one search. The first is the reported one, fixed before the test labels
-            are seen; the others are in the result's table.
+            are read; the others are in the result's table.
         temperature: A neighbour of cosine s votes with weight exp(s / temperature).
-        views: ``mean``: one vector a video, the mean of its rows. ``vote``: every row searches among all training
+        views: ``mean``: one vector per video, the mean of its rows. ``vote``: every row searches among all training
             rows, and the class shares of a video's rows are averaged.
-        center: Subtract from each split its own mean vector before normalising, as SCALE does; ``None``: with a model.
-        model: Folder of a run of ``featcache train scale``: each row stands beside the summary of its video, [x; CLS]
+        center: Subtract from each split its own mean vector before normalising, as SCALE does; ``None``: only with a
+            model.
+        model: Folder of a run of ``featcache train scale``: each row is joined with the summary of its video, [x; CLS]
             (SCALE_kNN). ``None``: rows as they are.
-        model_seeds: Seeds of that run; each gives a score of its own. A run of one seed serves for any.
-        backend: ``torch``: exact search by chunked matrix products. ``faiss``: its flat index,
-            exact too; on a GPU where that has agreed with torch.
+        model_seeds: Seeds of that run; each gives a score of its own. A run of one seed is used for all of them.
+        backend: ``torch``: exact search by chunked matrix products. ``faiss``: its flat index, also exact; on a GPU
+            only if it has agreed with torch.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -80,10 +81,10 @@ class Head:
 
 
 def check_grid(settings: "LinearSettings | ClipTraining", *, several: Sequence[str]) -> None:
-    """Check what all trained probes have in common.
+    """Check the settings that all trained probes have in common.
 
     Args:
-        settings: Of a probe.
+        settings: Settings of a probe.
         several: Names of the fields that hold one or more different values.
 
     Raises:
@@ -121,13 +122,13 @@ class LinearSettings:
         optimizers: ``sgd``, ``adamw`` or both.
         batch_norms: BatchNorm without affine parameters before the head: off, on or both.
         seeds: Each seed draws its own initial weights and its own order of batches, the same for every head.
-        epochs: Passes over the training rows.
-        batch_size: Rows a step; batches of an epoch differ by at most one row, and none is dropped.
-        momentum: Of SGD.
+        epochs: Number of passes over the training rows.
+        batch_size: Rows per step; the batches of an epoch differ by at most one row, and none is dropped.
+        momentum: Momentum of SGD.
         schedule: ``cosine`` to 0 by fractional epoch, or ``constant``; both after the warm-up.
-        warmup_fraction: Share of the epochs in which the rate rises linearly from 0.
+        warmup_fraction: Share of the epochs in which the learning rate rises linearly from 0.
         validation_fraction: Share of each class's training videos held out to choose the head. The chosen head is
-            trained again on all training videos; test videos never choose.
+            trained again on all training videos; test videos are never used for the choice.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -183,9 +184,9 @@ class Candidate:
     Attributes:
         optimizer: ``adamw`` or ``sgd`` (with momentum).
         lr: Peak learning rate, not scaled by the batch size.
-        weight_decay: Of all parameters.
+        weight_decay: Weight decay of all parameters.
         batch_norm: Whether vectors pass a BatchNorm without affine parameters before the classifier.
-        batch_size: Videos a step.
+        batch_size: Number of videos per step.
     """
 
     optimizer: Optimizer
@@ -197,28 +198,28 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipTraining:
-    """How a classifier of clips is trained, and the grid it is chosen from.
+    """Training of a classifier of clips, and the grid from which its settings are chosen.
 
-    A grid of one is trained without a choice. SCALE's whole grid: ``weight_decays`` 0, 1e-4 and 1e-2, ``batch_sizes``
-    128 and 512, both ``optimizers``, ``batch_norms`` off and on.
+    A grid of one is trained without a choice. SCALE's full grid has ``weight_decays`` 0, 1e-4 and 1e-2,
+    ``batch_sizes`` 128 and 512, both ``optimizers``, and ``batch_norms`` off and on.
 
     Attributes:
         lrs: Peak learning rates.
         weight_decays: Weight decays.
-        batch_sizes: Videos a step; batches of an epoch differ by at most one video, and none is dropped.
+        batch_sizes: Videos per step; the batches of an epoch differ by at most one video, and none is dropped.
         optimizers: ``adamw``, ``sgd`` or both.
         batch_norms: BatchNorm without affine parameters before the classifier: off, on or both.
         seeds: Each seed draws its own initial weights, order of batches, clips and dropout.
-        epochs: Passes over the training videos.
-        num_clips: Clips drawn of each video a step, anew each epoch; all of a video that has fewer.
+        epochs: Number of passes over the training videos.
+        num_clips: Number of clips drawn per video and step, anew each epoch; all clips if a video has fewer.
         loss: ``per_clip``: mean cross-entropy of the clips. ``mean_logits``, ``mean_probabilities``: cross-entropy of
-            a video's mean. For numbers the squared error, of clips or of the mean.
-        momentum: Of SGD.
+            a video's mean. For regression the squared error, of clips or of the mean.
+        momentum: Momentum of SGD.
         schedule: ``cosine`` to 0 by fractional epoch, or ``constant``; both after the warm-up.
-        warmup_fraction: Share of the epochs in which the rate rises linearly from 0.
+        warmup_fraction: Share of the epochs in which the learning rate rises linearly from 0.
         validation_fraction: Share of each class's training videos held out to choose from the grid.
         as_released: Also report the best epoch on the test videos, as SCALE's released code does. It is a variant of
-            that name and never the reported number, for it is chosen by the labels that it is scored on.
+            that name and never the reported number, because it is chosen on the labels on which it is scored.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -259,11 +260,11 @@ class ClipTraining:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MlpSettings:
-    """A classifier on each clip's vector and what an MLP makes of it (SCALE's baseline "MLP").
+    """A classifier on each clip's vector and an MLP's output for it (SCALE's baseline "MLP").
 
     Attributes:
         hidden: Widths of the MLP's layers, with ReLU between them.
-        training: How it is trained.
+        training: Training settings.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -281,9 +282,9 @@ class TransformerSettings:
     """A set predictor trained from random weights with the classifier (SCALE's baseline "Transformer").
 
     Attributes:
-        predictor: Its shape.
-        refined: Append each clip's refined token to what the classifier sees.
-        training: How it is trained.
+        predictor: Shape of the predictor.
+        refined: Append each clip's refined token to the classifier's input.
+        training: Training settings.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -297,13 +298,13 @@ class TransformerSettings:
 class ScaleLinearSettings:
     """A linear classifier on each clip and the summary of its video by a frozen predictor (SCALE_linear).
 
-    A setting of the grid costs one linear layer, so optimisers and BatchNorm are searched by default too.
+    A point of the grid costs only one linear layer, so optimisers and BatchNorm are searched by default too.
 
     Attributes:
-        model: Folder of a run of ``featcache train scale``. Where it holds several seeds, each seed of the probe takes
+        model: Folder of a run of ``featcache train scale``. If it holds several seeds, each seed of the probe takes
             the predictor of the same seed.
-        refined: Append each clip's refined token to what the classifier sees.
-        training: How the classifier is trained.
+        refined: Append each clip's refined token to the classifier's input.
+        training: Training settings of the classifier.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -317,12 +318,12 @@ class ScaleLinearSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleFtSettings:
-    """A pre-trained predictor trained further with the classifier; the backbone stays as it is (SCALE_ft).
+    """A pre-trained predictor trained further with the classifier; the backbone stays frozen (SCALE_ft).
 
     Attributes:
         model: Folder of a run of ``featcache train scale``, as in :class:`ScaleLinearSettings`.
-        refined: Append each clip's refined token to what the classifier sees.
-        training: How they are trained.
+        refined: Append each clip's refined token to the classifier's input.
+        training: Training settings of predictor and classifier.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}

@@ -1,1 +1,1 @@
-"""Stage 1: from videos to a store."""
+"""Stage 1, extraction: from videos to a store."""

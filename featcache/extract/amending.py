@@ -1,4 +1,4 @@
-"""Amending a store without computing anything: videos that were renamed, relabelled or taken out."""
+"""Amends a store without computing features: videos that were renamed, relabelled or removed."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,14 +18,14 @@ from featcache.store.writer import StoreWriter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amended:
-    """What an amendment did.
+    """Result of an amendment.
 
     Attributes:
-        store: The store.
-        changed: Ids of the videos that were relabelled, taken out, or taken in again.
-        unchanged: How many of the named videos were so already.
-        not_stored: How many of the named videos the store does not have.
-        kept_split: How many videos keep their split, since the store samples the other one otherwise.
+        store: Folder of the store.
+        changed: Ids of the videos that were relabelled, removed, or brought back.
+        unchanged: Number of named videos that needed no change.
+        not_stored: Number of named videos that the store does not have.
+        kept_split: Number of videos that keep their split, because the store samples the other split differently.
     """
 
     store: str
@@ -40,10 +40,10 @@ class Amended:
 
 
 def find_renames(scanned: Manifest, opened: Store) -> list[Amendment]:
-    """Videos of a source that the store has under an id that is gone: the same bytes, and no file at the old place.
+    """Find renamed videos: the store has the same bytes under another id, whose file no longer exists.
 
-    Of several candidates the one with the same file name is taken, then the first. A video that moved to a split that
-    the store samples otherwise is none: its rows are others.
+    Among several candidates the one with the same file name is taken, otherwise the first. A video that moved to a
+    split that the store samples differently does not count, because it needs other rows.
 
     Args:
         scanned: The source, with content hashes.
@@ -63,7 +63,7 @@ def find_renames(scanned: Manifest, opened: Store) -> list[Amendment]:
         if not any((root / known.path).exists() for root in roots):
             gone.setdefault(known.content_hash, []).append(known)
     found: list[Amendment] = []
-    for same_name in (True, False):  # first those that kept the name of their file
+    for same_name in (True, False):  # first those that kept their file name
         taken = {one.record.id for one in found}
         for video in (video for video in new if video.id not in taken):
             fitting = [
@@ -80,7 +80,7 @@ def find_renames(scanned: Manifest, opened: Store) -> list[Amendment]:
 
 
 def relabelled(known: VideoRecord, given: VideoRecord, *, columns: Collection[str], has_splits: bool) -> VideoRecord:
-    """A stored video with what a source says of it: label columns and splits that the source does not have stay.
+    """A stored video with the source's labels and split; label columns and splits that the source lacks are kept.
 
     Args:
         known: The stored video.
@@ -95,7 +95,7 @@ def relabelled(known: VideoRecord, given: VideoRecord, *, columns: Collection[st
 def differing(
     scanned: Sequence[VideoRecord], stored: Mapping[str, VideoRecord]
 ) -> list[tuple[VideoRecord, VideoRecord]]:
-    """(stored, relabelled) of the videos of which a source says something else than the store."""
+    """(stored, relabelled) of the videos whose labels or split differ between a source and the store."""
     columns = {name for video in scanned for name in video.labels}
     has_splits = any(video.split for video in scanned)
     pairs = []
@@ -110,16 +110,16 @@ def differing(
 def relabel(path: Path | str, listed: Manifest) -> Amended:
     """Give stored videos the labels and splits of a source; see :func:`relabelled`.
 
-    Where the store samples the splits of videos alike, any split may become any other. Where it does not (plain views
-    of test videos), a video that would change its views keeps its split.
+    If the store samples all splits alike, any split may become any other. If it does not (fixed views of test videos),
+    a video that would change its views keeps its split.
 
     Args:
-        path: The store.
+        path: Folder of the store.
         listed: The source; its videos need not be scanned.
 
     Raises:
         ManifestError: The source names no stored video.
-        StoreError: No store.
+        StoreError: There is no store.
     """
     with _planning(path) as writer:
         opened = open_store(path)
@@ -148,18 +148,18 @@ def relabel(path: Path | str, listed: Manifest) -> Amended:
 
 
 def remove(path: Path | str, ids: Sequence[str], *, undo: bool = False) -> Amended:
-    """Take videos out of a store, or in again; their features stay on the disk, and are not computed again.
+    """Remove videos from a store, or bring them back; their features stay on the disk and are not computed again.
 
-    A video that was taken out is not added by a later extraction or import, even if its source still has it.
+    A later extraction or import does not add a removed video, even if its source still has it.
 
     Args:
-        path: The store.
-        ids: The videos.
-        undo: Take them in again.
+        path: Folder of the store.
+        ids: Ids of the videos.
+        undo: Bring the videos back.
 
     Raises:
-        UnknownNameError: No such video.
-        StoreError: No store.
+        UnknownNameError: There is no such video.
+        StoreError: There is no store.
     """
     with _planning(path) as writer:
         opened = open_store(path)
@@ -177,7 +177,7 @@ def ids_not_in(path: Path | str, listed: Manifest) -> list[str]:
     """Ids of the stored videos that a source does not have.
 
     Raises:
-        ManifestError: It has none of them, so that it is hardly the right one.
+        ManifestError: The source has none of them, so it is probably the wrong one.
     """
     stored = open_store(path).videos
     here = {video.id for video in listed.videos}
@@ -190,7 +190,7 @@ def ids_not_in(path: Path | str, listed: Manifest) -> list[str]:
 
 
 def _removable(opened: Store, video_id: str, *, undo: bool) -> VideoRecord | None:
-    """The record of a video to take out or in; ``None`` if it is out or in already."""
+    """The record of a video to remove or bring back; ``None`` if nothing has to change."""
     removed = opened.removed_videos
     if video_id not in opened.videos and video_id not in removed:
         raise unknown_name("video", video_id, [*opened.videos, *removed])
@@ -199,7 +199,7 @@ def _removable(opened: Store, video_id: str, *, undo: bool) -> VideoRecord | Non
 
 @contextmanager
 def _planning(path: Path | str) -> Iterator[StoreWriter]:
-    """A writer of a store that is there, with its planning lock held."""
+    """A writer of an existing store, with its planning lock held."""
     opened = open_store(path)
     with (
         StoreWriter.open(path, sampling=opened.sampling, file_format=opened.file_format) as writer,

@@ -1,4 +1,4 @@
-"""Run the backbones over decoded rows: one decoding pass, one forward a backbone, one record a feature and row."""
+"""Runs the backbones over decoded rows: one forward pass per backbone, one record per feature and row."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ class BoundFeature:
 
     Attributes:
         name: Name of the array.
-        recipe: What it holds.
+        recipe: Recipe of the feature.
         record: Shape and dtype of a row.
         backbone: The frozen encoder, on its device.
     """
@@ -36,13 +36,13 @@ class BoundFeature:
 
     @property
     def crop(self) -> CropSize:
-        """The pixels it needs."""
+        """Size and filter of the pixels that it needs."""
         return CropSize(size=self.recipe.input_size, interpolation=self.recipe.interpolation)
 
 
 @contextmanager
 def float32_products(matmul: Matmul) -> Iterator[None]:
-    """:func:`set_matmul` for a block; restores the former values."""
+    """Apply :func:`set_matmul` inside a ``with`` block and restore the former values afterwards."""
     former = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     set_matmul(matmul)
     try:
@@ -58,10 +58,10 @@ def encode_rows(
     """Encode at most ``encode_batch`` rows; the batch is always padded to that size.
 
     Args:
-        features: Features to compute; those of one backbone share one forward.
-        pixels: uint8 [n, T, 3, S, S] for each crop size the features need.
-        encode_batch: The plan's rows a forward.
-        device: Where the backbones are.
+        features: Features to compute; those of one backbone share one forward pass.
+        pixels: uint8 [n, T, 3, S, S] for each crop size that the features need.
+        encode_batch: Number of rows per forward pass, from the plan.
+        device: Device of the backbones.
 
     Returns:
         Each feature's records, float32 [n, *record.shape].
@@ -73,12 +73,12 @@ def encode_rows(
 
 
 def one_a_forward(features: Sequence[BoundFeature]) -> list[BoundFeature]:
-    """The first of the features that share a forward, for each forward."""
+    """For each forward pass, the first of the features that share it."""
     return [members[0] for members in _forwards(features)]
 
 
 def _forwards(features: Sequence[BoundFeature]) -> list[list[BoundFeature]]:
-    """Features that read one backbone with the same preprocessing share a forward."""
+    """Group the features that share a forward pass: those of one backbone with the same preprocessing."""
     groups: dict[tuple[int, CropSize, tuple[float, ...], tuple[float, ...], str], list[BoundFeature]] = {}
     for feature in features:
         recipe = feature.recipe
@@ -91,7 +91,7 @@ def _forwards(features: Sequence[BoundFeature]) -> list[list[BoundFeature]]:
 def _encode_group(
     members: Sequence[BoundFeature], pixels: npt.NDArray[np.uint8], *, encode_batch: int, device: str
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """One forward of one backbone for all features that read it with the same preprocessing."""
+    """Run one forward pass of one backbone for all features that use it with the same preprocessing."""
     recipe, backbone = members[0].recipe, members[0].backbone
     num_rows, num_frames = pixels.shape[:2]
     assert num_rows <= encode_batch, f"{num_rows} rows in a batch of {encode_batch}"

@@ -1,4 +1,4 @@
-"""``encoder(store)``: the exact pipeline of a store, for a video it has never seen."""
+"""``encoder(store)``: the exact pipeline of a store, for videos that are not in it."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedVideo:
-    """Features of one video, as the store would hold them.
+    """Features of one video as the store would hold them.
 
     Attributes:
-        features: Each array's rows, [num_rows, *record]; int8 arrays are given in float32, before quantisation.
+        features: Rows of each array, [num_rows, *record]; int8 arrays are given in float32, before quantisation.
         rows: Frames, boxes, flips and times of the rows.
     """
 
@@ -44,13 +44,13 @@ class Encoder:
     """Turns a video into the rows that ``extract`` would store. Build it with :func:`encoder`.
 
     Attributes:
-        sampling: The store's recipe.
+        sampling: The store's sampling recipe.
         features: The store's arrays, bound to backbones.
-        encode_batch: Rows a forward, as in the store's last plan.
-        threads: Threads of the forward, as in the store's last plan.
-        device: Where the backbones are.
+        encode_batch: Number of rows per forward pass, as in the store's last plan.
+        threads: Number of threads of the forward pass, as in the store's last plan.
+        device: Device of the backbones.
         matmul: How a GPU multiplies float32.
-        weights: Where each feature's weights were found: ``default``, ``random`` or a file.
+        weights: Source of each feature's weights: ``default``, ``random`` or a file.
     """
 
     sampling: SamplingRecipe
@@ -65,9 +65,10 @@ class Encoder:
         """Sample, decode and encode one file.
 
         Args:
-            video: The file.
-            video_id: Its id, which seeds random clips, boxes and colours; the file's name if not given.
-            split: Its split, where the store keeps other views of test videos; without one it counts as training.
+            video: The video file.
+            video_id: Id of the video, which seeds random clips, boxes and colours; the file's name if not given.
+            split: Split of the video, for stores with other views of test videos; without a split it counts as
+                training.
 
         Raises:
             VideoError: The file cannot be read.
@@ -110,19 +111,19 @@ def encoder(
     """Rebuild the pipeline of a store.
 
     Args:
-        store: The store.
-        features: Arrays to compute; all if not given.
-        weights: Weights by backbone name (``default``, ``random`` or a file), where those that the store was made with
+        store: Folder of the store.
+        features: Names of the arrays to compute; all if not given.
+        weights: Weights by backbone name (``default``, ``random`` or a file), if those that the store was made with
             have moved.
-        device: ``auto``, ``cpu`` or ``cuda``. Bit-identity needs the kind that the store was made on.
-        matmul: How a GPU multiplies float32, ``highest`` or ``high``; for bit-identity as the store was made.
+        device: ``auto``, ``cpu`` or ``cuda``. Equality to the bit needs the kind of device that made the store.
+        matmul: How a GPU multiplies float32, ``highest`` or ``high``; equality to the bit needs the store's setting.
 
     Raises:
-        RecipeMismatchError: Weights at hand differ from the store's.
-        WeightsError: Weights are not at hand.
-        StoreError: No store, one that an extraction has not planned yet, or features that were imported without
-            all that it takes to compute them.
-        UnknownNameError: No such feature, or ``weights`` names a backbone that the features do not use.
+        RecipeMismatchError: The weights found differ from the store's.
+        WeightsError: Weights cannot be found.
+        StoreError: There is no store, it has no plan yet, or features were imported without the facts that are needed
+            to compute them.
+        UnknownNameError: There is no such feature, or ``weights`` names a backbone that the features do not use.
     """
     root, device = Path(store), resolve_device(device)
     opened = open_store(root)
@@ -171,7 +172,7 @@ def encoder(
 
 
 def _weights_given(root: Path) -> dict[str, str]:
-    """What the extractions of a store were told about weights, by feature; only a hint, the hash decides."""
+    """Weights that the extractions of a store were given, by feature; only a hint, since the hash decides."""
     given: dict[str, str] = {}
     for path in sorted((root / "config").glob("extract-*.yaml")):
         try:

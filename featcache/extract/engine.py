@@ -1,4 +1,4 @@
-"""The local engine: decoding processes run ahead of the encoder, and each finished shard is committed at once."""
+"""The local engine: decoding processes work ahead of the encoder, and each finished shard is committed at once."""
 
 import itertools
 import logging
@@ -35,8 +35,8 @@ class ShardTask:
         generation: Number of the generation.
         shard: Number of the shard.
         features: Names of the arrays to fill.
-        jobs: One a segment, in row order.
-        segments: Where each job's rows go.
+        jobs: One job per segment, in row order.
+        segments: The segments that hold each job's rows.
     """
 
     generation: int
@@ -56,14 +56,14 @@ def shard_tasks(
     writer: StoreWriter,
     features: Sequence[BoundFeature],
 ) -> Iterator[ShardTask]:
-    """The tasks of one generation, in shard order; a pure function of the plan and what is pending.
+    """The tasks of one generation, in shard order; a pure function of the plan and the pending work.
 
     Args:
-        generation: The plan.
-        amended: What overlays say of its videos, by row: a video that was renamed is read where it is now. Its clips
-            are those of the id in the plan.
-        root: Folder that relative paths of the plan start from.
-        paths: Where videos are now, by id; the plan's own path counts for the others.
+        generation: The generation.
+        amended: Amendments of its videos by overlays, by row: a renamed video is read from its present path, but its
+            clips are those of the id in the plan.
+        root: Folder to which relative paths of the plan refer.
+        paths: Present paths of videos, by id; for other videos the plan's path is used.
         pending: Features that each unfinished shard lacks.
         writer: The open store, for its sampling recipe.
         features: All features of the run.
@@ -94,7 +94,7 @@ def shard_tasks(
 
 @dataclass(slots=True, kw_only=True)
 class _OpenShard:
-    """A shard in flight: its arrays, and what became of its segments."""
+    """A shard in progress: its arrays, and the outcomes of its segments."""
 
     task: ShardTask
     claim: ExitStack
@@ -117,8 +117,8 @@ class _WaitingRow:
     """A decoded row on its way to the encoder.
 
     Attributes:
-        shard: Where it goes.
-        position: Which of the shard's segments it belongs to.
+        shard: Shard to which the row belongs.
+        position: Position of its segment in the shard.
         row: Row within the segment.
         pixels: uint8 [T, 3, S, S] by size.
     """
@@ -140,12 +140,12 @@ class ShardRunner:
 
     Attributes:
         writer: The open store.
-        generation: The plan that the tasks belong to.
+        generation: The generation to which the tasks belong.
         features: Features by name.
-        device: Where the backbones are.
-        provenance: Versions and device, kept in every commit record.
+        device: Device of the backbones.
+        provenance: Versions and device, recorded in every commit record.
         progress: Counters to advance.
-        on_progress: Called whenever they moved.
+        on_progress: Called whenever the counters have changed.
     """
 
     writer: StoreWriter
@@ -159,7 +159,7 @@ class ShardRunner:
     _queue: list[_WaitingRow] = field(default_factory=list)
 
     def run(self, tasks: Iterable[ShardTask], pool: WorkerPool) -> None:
-        """Run tasks that all lack the same features. A shard that another process holds is left to it."""
+        """Run tasks that all lack the same features. A shard that another process has claimed is skipped."""
         started = time.monotonic() - self.progress.elapsed_seconds  # other runners may have advanced these counters
         with ExitStack() as claims, forward_threads(self.generation.threads):
             waited = pool.wait_seconds
@@ -173,16 +173,16 @@ class ShardRunner:
         self.on_progress(self.progress)
 
     def _jobs(self, tasks: Iterable[ShardTask], claims: ExitStack) -> Iterator[SegmentJob]:
-        """Hand out jobs shard after shard; a shard is claimed when its first job is drawn."""
+        """Yield jobs shard after shard; a shard is claimed when its first job is drawn."""
         items = itertools.count()
         for task in tasks:
             claim = claims.enter_context(ExitStack())
             if not claim.enter_context(self.writer.shard_lock(self.generation, task.shard)):
-                claim.close()  # its file descriptor; there may be thousands of such shards
+                claim.close()  # releases its file descriptor; there may be thousands of such shards
                 log.info("shard %d of generation %d is being written elsewhere", task.shard, task.generation)
                 continue
             if all(self.writer.is_committed(self.generation, task.shard, feature=name) for name in task.features):
-                claim.close()  # another process finished it meanwhile
+                claim.close()  # another process has finished it meanwhile
                 continue
             rows = self.generation.shard_rows
             arrays = {
@@ -227,7 +227,7 @@ class ShardRunner:
         self.progress.videos_done += 1
 
     def _drop(self, shard: _OpenShard, position: int) -> None:
-        """Forget what an interrupted segment has delivered so far."""
+        """Drop the rows that an interrupted segment has delivered so far."""
         kept = [row for row in self._queue if row.shard is not shard or row.position != position]
         shard.waiting_rows -= len(self._queue) - len(kept)
         self._queue = kept
@@ -238,7 +238,7 @@ class ShardRunner:
         shard.present[rows] = False
 
     def _encode_all(self, *, flush: bool) -> None:
-        """Encode full batches; the rest too when ``flush``."""
+        """Encode full batches, and with ``flush`` also the rest."""
         size = self.generation.encode_batch
         while len(self._queue) >= size or (flush and self._queue):
             batch, self._queue = self._queue[:size], self._queue[size:]

@@ -1,4 +1,4 @@
-"""What a decoding process does for one segment: check the file, sample its rows, read them in one pass."""
+"""The work of a decoding process for one segment: check the file, sample its rows, read them in one pass."""
 
 import time
 from collections.abc import Iterator
@@ -26,8 +26,8 @@ class SegmentJob:
         video: Its manifest row.
         sampling: The store's recipe.
         first_clip: Ordinal of the segment's first row within the video.
-        num_rows: Rows of the segment.
-        sizes: Sizes to which each box is resized, one a distinct preprocessing.
+        num_rows: Number of rows of the segment.
+        sizes: Sizes to which each box is resized, one per distinct preprocessing.
     """
 
     path: str
@@ -40,7 +40,7 @@ class SegmentJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowDetails:
-    """Where and when each row of a segment was taken: the first payload of a job.
+    """Boxes and times of the rows of a segment, the first payload of a job.
 
     Attributes:
         specs: The rows, in order.
@@ -87,7 +87,7 @@ def decode_segment(job: SegmentJob) -> Iterator[RowDetails | RowBatch]:
 
 
 def timed_segment(job: SegmentJob) -> Iterator[tuple[float, RowDetails | RowBatch]]:
-    """As :func:`decode_segment`, each payload with the seconds that it took to make."""
+    """As :func:`decode_segment`, with the seconds that each payload took."""
     payloads = decode_segment(job)
     while True:
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Which videos of a source a store still lacks: new ones, changed ones, and failed ones worth another try."""
+"""Finds the videos of a source that a store still lacks: new, changed, and failed ones that are worth another try."""
 
 import logging
 import os
@@ -16,11 +16,11 @@ from featcache.store.reader import Store
 log = logging.getLogger(__name__)
 
 MAX_TRIES = 6
-"""How often a video that hangs, or whose bytes cannot be read, is tried before only ``--retry-failed`` tries it."""
+"""Number of tries of a video that hangs or cannot be read; after that only ``--retry-failed`` tries it."""
 
 
 def judge(videos: Sequence[VideoRecord], sampling: SamplingRecipe) -> tuple[VideoRecord, ...]:
-    """The videos of a scan; one that ends before the frame bank begins has no row and becomes ``too_short``."""
+    """The videos of a scan; a video that ends before the frame bank begins has no rows and becomes ``too_short``."""
     reason = f"it ends before the frame bank begins at {sampling.start_seconds} seconds"
     return tuple(
         replace(video, status="too_short", reason=reason) if video.status == "ok" and not rows else video
@@ -29,7 +29,7 @@ def judge(videos: Sequence[VideoRecord], sampling: SamplingRecipe) -> tuple[Vide
 
 
 def rows_per_video(videos: Sequence[VideoRecord], sampling: SamplingRecipe) -> list[int]:
-    """Rows each video gets; 0 where it cannot be used."""
+    """Number of rows of each video; 0 if it cannot be used."""
     return [
         count_rows(
             sampling.for_split(video.split), num_frames=video.num_frames, duration_seconds=video.duration_seconds
@@ -49,8 +49,8 @@ def videos_to_add(
 ) -> list[VideoRecord]:
     """The videos that need a new generation: new ones, changed ones, and failed ones that are to be tried again.
 
-    A stored video that the scan no longer finds stays as it is: its features outlive the file. One that was taken out
-    stays out. One that is tried again keeps the labels and the split that the store has; another file has its own.
+    A stored video that the scan no longer finds is kept: its features outlive the file. A removed video stays removed.
+    A video that is tried again keeps the store's labels and split; a replaced file gets those of the source.
     """
     added = []
     for video in scanned:
@@ -59,7 +59,7 @@ def videos_to_add(
             is_due = True
         elif video.status == "ok":
             is_due = video.id in retry or known.status != "ok" or known.content_hash != video.content_hash
-        else:  # a file that was replaced by one that cannot be used; of a file that is gone no hash is known
+        else:  # a file that was replaced by an unusable one; a missing file has no hash
             is_other = video.content_hash not in ("", known.content_hash)
             is_due = is_other or (video.id in retry and known.status != "ok")
         if is_due and video.id not in removed:
@@ -73,10 +73,10 @@ def ids_to_retry(
 ) -> frozenset[str]:
     """Stored videos that failed and are worth another try.
 
-    A file that was missing or being replaced when its turn came is tried again once it is back as it was scanned (a
-    manifest may be older than the files, and a retry that must fail again would add a generation each time); what hung
-    or could not be read is tried again until it was tried :data:`MAX_TRIES` times (see :func:`worth_another_try`); what
-    was undecodable only on request.
+    A file that was missing or changed during the extraction is tried again once it exists as it was scanned (a manifest
+    may be older than the files, and a retry that is bound to fail would add a generation each time). A video that hung
+    or could not be read is tried up to :data:`MAX_TRIES` times (see :func:`worth_another_try`). An undecodable video is
+    tried again only on request.
     """
     names = [feature.name for feature in prepared.features if feature.name in opened.features]
     failures = [failure for name in names for failure in opened.coverage(name).failures]
@@ -94,9 +94,9 @@ def ids_to_retry(
 
 
 def worth_another_try(opened: Store, scanned: Mapping[str, VideoRecord], *, names: Iterable[str]) -> frozenset[str]:
-    """Stored videos whose fault in one of some features may have passed, and that were not tried too often.
+    """Stored videos whose fault in one of the features may have passed, and that were not tried too often.
 
-    How often is counted from the commit records: each try is a generation of its own, which ledgers what became of it.
+    Tries are counted from the commit records: each try is a generation of its own that records the outcome.
     """
     ids: set[str] = set()
     for name in names:
@@ -113,7 +113,7 @@ def worth_another_try(opened: Store, scanned: Mapping[str, VideoRecord], *, name
 
 
 def is_back(path: Path, video: VideoRecord) -> bool:
-    """Whether a file is there, may be read, and has the size that was scanned; its hash is checked when it is read."""
+    """Whether a file exists, is readable, and has its scanned size; its hash is checked when it is read."""
     try:
         return path.stat().st_size == video.num_bytes and os.access(path, os.R_OK)
     except OSError:
@@ -121,11 +121,11 @@ def is_back(path: Path, video: VideoRecord) -> bool:
 
 
 def tell_differences(scanned: Sequence[VideoRecord], opened: Store, *, source: str) -> None:
-    """Say what the store keeps otherwise than the source has it, and which command follows the source.
+    """Log where the store differs from the source, and which commands adopt the source's state.
 
     Args:
         scanned: The source's videos.
-        opened: The store, after what is new was planned.
+        opened: The store, after new videos were planned.
         source: The options that name the source, for a command line.
     """
     here = {video.id for video in scanned}

@@ -1,4 +1,4 @@
-"""Where the videos of a store are: the folders that its extractions read, as their settings tell."""
+"""Finds the videos of a store: the folders that its extractions read, according to their settings."""
 
 import logging
 from pathlib import Path
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def source_roots(store: Store) -> list[Path]:
-    """Folders from which the extractions of a store read their videos, the latest written first."""
+    """Folders from which the extractions of a store read their videos, the most recent first."""
     written = sorted(
         (store.path / "config").glob("extract-*.yaml"), key=lambda path: path.stat().st_mtime_ns, reverse=True
     )

@@ -1,4 +1,4 @@
-"""Presets: the views of a paper by name, as defaults of the settings; whatever is given beside them counts more."""
+"""Presets: the views of a paper by name, as defaults of the settings, which given values override."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ class Preset:
     """Defaults of ``ExtractSettings``.
 
     Attributes:
-        about: What it is, in a line.
+        about: Description in one line.
         sampling: Defaults of ``sampling``.
         feature: Defaults of every entry of ``features``.
     """
@@ -22,7 +22,7 @@ class Preset:
     feature: Mapping[str, Any] = field(default_factory=dict)
 
 
-# SCALE, the authors' extraction configs (PySlowFast): 16 clips of 16 frames, 4 apart at 30 a second, at random starts.
+# SCALE, the authors' extraction configs (PySlowFast): 16 clips of 16 frames, stride 4 at 30 fps, at random starts.
 _SCALE: dict[str, Any] = {
     "layout": "clips",
     "temporal": "random",
@@ -48,7 +48,7 @@ _MOCO_V2 = {
 _ADVISE: dict[str, Any] = {
     "layout": "frames",
     "temporal": "bank",
-    "frame_stride": 1,  # a base stride of 2 with 20 % jitter needs a bank finer than 1.6
+    "frame_stride": 1,  # a base stride of 2 with 20 % jitter needs a bank with a stride below 1.6
     "spatial": "center_and_random",
     "num_crops": 4,
     "crop_fraction": 1.0,
@@ -91,14 +91,14 @@ PRESETS: dict[str, Preset] = {
 
 
 def with_preset(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill in what ``settings`` leave open; what they hold, a ``None`` too, stays.
+    """Fill in values that ``settings`` do not give; given values are kept, including ``None``.
 
     Args:
         name: One of :data:`PRESETS`.
         settings: ``ExtractSettings`` as a mapping, still incomplete.
 
     Raises:
-        UnknownNameError: No such preset; names the closest.
+        UnknownNameError: There is no such preset; names the closest.
     """
     if name not in PRESETS:
         raise unknown_name("preset", name, PRESETS)
@@ -111,7 +111,7 @@ def with_preset(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _under(defaults: Mapping[str, Any], given: Any) -> Any:
-    """``given`` with the members of ``defaults`` that it lacks, part by part."""
+    """``given``, completed recursively with the members of ``defaults`` that it lacks."""
     if not isinstance(given, Mapping):
         return given
     merged = {**defaults, **given}

@@ -1,4 +1,4 @@
-"""Figures of a running extraction, for whoever draws them."""
+"""Progress counters of a running extraction."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,18 +9,18 @@ class Progress:
     """Counters that the engine advances; read-only for everyone else.
 
     Attributes:
-        num_videos: Videos with rows still to be computed when the run began.
-        num_rows: Rows still to be computed when the run began.
-        videos_done: Videos whose rows are all encoded, or that failed.
-        rows_done: Rows encoded.
-        frames_done: Frames encoded (rows x frames a row).
-        rows_failed: Rows of videos that failed.
-        failed: Videos that failed, by status.
+        num_videos: Number of videos with rows still to be computed when the run began.
+        num_rows: Number of rows still to be computed when the run began.
+        videos_done: Number of videos whose rows are all encoded, or that failed.
+        rows_done: Number of encoded rows.
+        frames_done: Number of encoded frames (rows x frames per row).
+        rows_failed: Number of rows of failed videos.
+        failed: Number of failed videos, by status.
         bytes_written: Bytes of committed shard files.
-        shards_done: Shards committed.
-        num_shards: Shards to commit.
-        decode_wait_seconds: Time the encoder waited for decoded rows.
-        encode_seconds: Time spent in forwards.
+        shards_done: Number of committed shards.
+        num_shards: Number of shards to commit.
+        decode_wait_seconds: Time for which the encoder waited for decoded rows.
+        encode_seconds: Time spent in forward passes.
         commit_seconds: Time spent writing shards.
         elapsed_seconds: Time since the run began.
     """
@@ -42,7 +42,7 @@ class Progress:
 
     @property
     def bottleneck(self) -> str:
-        """``decoding`` or ``encoding``: whichever the other waits for."""
+        """``decoding`` or ``encoding``, whichever is slower."""
         return "decoding" if self.decode_wait_seconds > 0.1 * max(self.encode_seconds, 1e-9) else "encoding"
 
 
@@ -50,4 +50,4 @@ OnProgress = Callable[[Progress], None]
 
 
 def ignore(progress: Progress) -> None:
-    """Draw nothing."""
+    """Ignore the progress."""

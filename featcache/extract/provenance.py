@@ -1,4 +1,4 @@
-"""Which libraries and which kind of device computed a shard; no clock and no host, so that records are reproducible."""
+"""The libraries and the kind of device that computed a shard; without time and host, to keep records reproducible."""
 
 import platform
 from importlib import metadata
