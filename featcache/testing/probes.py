@@ -152,6 +152,20 @@ def random_data(*, splits: bool, seed: int = 0) -> ProbeData:
     )
 
 
+def grouped_data(seed: int = 0) -> ProbeData:
+    """60 groups of four nearly equal videos, without splits; labels are drawn per group and mean nothing."""
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(60), 4)
+    data = _placed_data(
+        rng.normal(size=(60, NUM_CHANNELS))[group] + 0.01 * rng.normal(size=(240, NUM_CHANNELS)),
+        row_video=np.arange(240),
+        videos=[f"video{index}" for index in range(240)],
+        labels=[f"class{label}" for label in rng.integers(NUM_CLASSES, size=60)[group]],
+        splits=None,
+    )
+    return dataclasses.replace(data, groups=group, group_column="group")
+
+
 def relabel(data: ProbeData, labels: Sequence[str | None], *, failed: dict[str, int] | None = None) -> ProbeData:
     """The same videos under other labels."""
     return make_data(
@@ -204,6 +218,14 @@ def random_labels_give_chance(probe: Subject) -> None:
             deviation = (chance * (1 - chance) / numbers.num_videos) ** 0.5
             found = numbers.metrics["top1"].value
             assert abs(found - chance) <= 3 * deviation, f"{probe.name}: {found} on {split}, chance is {chance}"
+
+
+def groups_do_not_score_each_other(probe: Subject) -> None:
+    """Labels drawn per group of nearly equal videos give chance: the videos of a group do not teach each other."""
+    found = run_probe(probe.name, grouped_data(), probe.settings).splits["all"].metrics["top1"].value
+    chance = 1 / NUM_CLASSES
+    deviation = (chance * (1 - chance) / 60) ** 0.5
+    assert abs(found - chance) <= 3 * deviation, f"{probe.name}: {found} by group, chance is {chance}"
 
 
 def truth_of_test_videos_plays_no_part(probe: Subject) -> None:
@@ -390,6 +412,7 @@ Check = Callable[[Subject], None]
 CLASS_CHECKS: tuple[Check, ...] = (
     separable_classes_are_told_apart,
     random_labels_give_chance,
+    groups_do_not_score_each_other,
     truth_of_test_videos_plays_no_part,
     scores_have_their_shape,
     untaught_classes_count_as_wrong,

@@ -1,6 +1,9 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
+from featcache.evaluation.knn import knn
 from featcache.evaluation.probe import PROBES, Prediction, ProbeEntry
 from featcache.evaluation.settings import KnnSettings
 from featcache.plugins import BUILT_IN
@@ -32,13 +35,20 @@ def drifting(task, settings, /, _calls=[]):  # noqa: B006
     return Prediction(scores=rng.normal(size=(1, len(task.test), len(task.data.classes))))
 
 
+def by_video(task, settings, /):
+    """Leaves out videos where it should leave out groups."""
+    return knn(dataclasses.replace(task, data=dataclasses.replace(task.data, groups=None)), settings)
+
+
 CHEAT, CONSTANT, DRIFTING = (ProbeEntry(probe=probe, settings=KnnSettings) for probe in (cheat, constant, drifting))
+BY_VIDEO = ProbeEntry(probe=by_video, settings=KnnSettings, leaves_one_out=True)
 
 
 @pytest.mark.parametrize(
     ("wrong", "check"),
     [
         (cheat, suite.random_labels_give_chance),
+        (by_video, suite.groups_do_not_score_each_other),
         (cheat, suite.truth_of_test_videos_plays_no_part),
         (cheat, suite.untaught_classes_count_as_wrong),
         (constant, suite.separable_classes_are_told_apart),
