@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from featcache.store.reader import Store
 
 __version__ = "0.1.0"
-__all__ = ["encoder", "open"]
+__all__ = ["encoder", "open", "use_backbone"]
 
 
 def open(path: str | Path) -> "Store":  # noqa: A001  featcache.open is the name users say
@@ -41,3 +41,17 @@ def encoder(
     from featcache.extract.encoder import encoder as build
 
     return build(store, features=features, weights=weights, device=device, matmul=matmul)
+
+
+def use_backbone(given: str) -> str:
+    """Make a backbone of a Python file known to this process, which runs it; see :mod:`featcache.backbones.from_file`.
+
+    Args:
+        given: ``path/to/net.py:build``.
+
+    Returns:
+        Its name in settings and recipes, ``net.py:build``.
+    """
+    from featcache.backbones.from_file import use_file
+
+    return use_file(given)

@@ -1,7 +1,6 @@
 """Frozen encoders behind one protocol."""
 
 from featcache.backbones.base import Backbone, LayerOutput, WeightsCard
-from featcache.backbones.from_file import use_file
 from featcache.backbones.registry import BACKBONES, build_backbone
 
-__all__ = ["BACKBONES", "Backbone", "LayerOutput", "WeightsCard", "build_backbone", "use_file"]
+__all__ = ["BACKBONES", "Backbone", "LayerOutput", "WeightsCard", "build_backbone"]

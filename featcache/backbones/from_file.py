@@ -13,7 +13,7 @@ from pathlib import Path
 from featcache.backbones.base import Builder
 from featcache.errors import ConfigError, PluginError
 
-_PATTERN = re.compile(r"(?P<path>.+\.py):(?P<function>[A-Za-z_]\w*)")
+_PATTERN = re.compile(r"(?P<path>[^+]+\.py):(?P<function>[A-Za-z_]\w*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,11 @@ def is_of_file(name: str) -> bool:
 def builder_of_file(name: str) -> Builder | None:
     """The function of a name that :func:`use_file` has returned in this process."""
     return _KNOWN[name].build if name in _KNOWN else None
+
+
+def name_of(given: str) -> str:
+    """The name of a backbone that a user gives on the command line; a file is made known by :func:`use_file`."""
+    return use_file(given) if is_of_file(given) else given
 
 
 def use_file(given: str) -> str:

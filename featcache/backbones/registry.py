@@ -136,7 +136,7 @@ def build_backbone(name: str, *, weights: str = "default") -> Backbone:
     """Build a frozen backbone.
 
     Args:
-        name: A registered name, ``<family>/<name>``, or what :func:`featcache.backbones.use_file` has returned.
+        name: A registered name, ``<family>/<name>``, or what :func:`featcache.use_backbone` has returned.
         weights: ``default`` (the card's), ``random`` (seeded by the name; never a fall-back) or the path of a file.
 
     Raises:
@@ -163,6 +163,6 @@ def check_name(name: str) -> None:
                 check_name(member)
     elif builder_of_file(name) is None:
         raise PluginError(
-            f"backbone {name!r} is a function of a Python file, and files are never looked for; say where it is with "
-            f"--backbone path/to/{name} (in Python: featcache.backbones.use_file)"
+            f"backbone {name!r} is a function of a Python file, which is run only where you say where it is; start "
+            f"with `featcache --use path/to/{name}`, or in Python featcache.use_backbone('path/to/{name}')"
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from featcache.backbones.from_file import name_of
 from featcache.cli.console import (
     Bars,
     Quiet,
@@ -240,6 +241,10 @@ def _settings(
         for one in ([{"layer": layer} for layer in layers] or [{}])
     ]
     listed += [_feature(text) for text in features]
+    listed = [
+        {**feature, "backbone": name_of(feature["backbone"])} if isinstance(feature.get("backbone"), str) else feature
+        for feature in listed
+    ]
     if not listed and not any(text.startswith("features.") for text in assignments):
         raise ConfigError("no backbone given; add --backbone NAME (`featcache backbones` lists them)")
     sampling = {

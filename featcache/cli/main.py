@@ -2,6 +2,7 @@
 
 import sys
 import time
+from typing import Annotated
 
 import typer
 
@@ -47,9 +48,23 @@ app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(figure.app, name="figure")
 
 
+Use = Annotated[
+    list[str],
+    typer.Option(
+        "--use",
+        help="A backbone of a Python file, `path/to/net.py:build`, for the command that follows. The file is run.",
+    ),
+]
+
+
 @app.callback()
-def _configure() -> None:
+def _configure(use: Use = []) -> None:
     configure_logging()
+    if use:
+        from featcache.backbones.from_file import use_file
+
+        for given in use:
+            use_file(given)
 
 
 def main() -> None:

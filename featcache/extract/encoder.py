@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.backbones import Backbone, build_backbone
-from featcache.backbones.registry import JOIN
+from featcache.backbones.registry import JOIN, check_name
 from featcache.config import parse, read_mapping
 from featcache.data.decoding import open_video
 from featcache.data.decoding.clips import MAX_BATCH_BYTES, CropSize, RowBatch, decode_rows
 from featcache.data.sampling import sample_rows
-from featcache.errors import ConfigError, RecipeMismatchError, StoreError, unknown_name
+from featcache.errors import ConfigError, RecipeMismatchError, StoreError, UnknownNameError, unknown_name
 from featcache.extract.encode import BoundFeature, encode_rows, float32_products
 from featcache.extract.jobs import RowDetails, describe_rows
 from featcache.extract.settings import ExtractSettings
@@ -139,6 +139,13 @@ def encoder(
                 f"feature {name!r} of {root} was imported and its recipe does not say all that it takes to compute it; "
                 "encode with the program that made it, or extract the feature from the videos"
             )
+        try:
+            check_name(recipe.backbone)
+        except UnknownNameError as error:
+            raise StoreError(
+                f"feature {name!r} of {root} was made with backbone {recipe.backbone!r}, which no installed package "
+                "offers; install the one that does"
+            ) from error
     plan = opened.generations[-1]
     used = {recipe.backbone for recipe, _ in declared.values()}
     if unknown := sorted(set(weights or {}) - used):

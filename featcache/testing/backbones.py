@@ -250,7 +250,7 @@ class BackboneTests:
     """Test class of pytest for some backbones; inherit from it and name them.
 
     Attributes:
-        names: Registry names, or what :func:`featcache.backbones.use_file` has returned; of a family, an example.
+        names: Registry names, or what :func:`featcache.use_backbone` has returned; of a family, an example.
         num_frames: Frames of the clips to test a video backbone with, by name; the card's where nothing is said.
     """
 
