@@ -1,7 +1,7 @@
 """The protocol of backbones: frozen encoders, each with a card for its weights. Without torch.
 
-How a package adds one is in ``docs/adding-a-backbone.md``; how they are found is in
-:mod:`featcache.backbones.registry`.
+``docs/adding-a-backbone.md`` says how a package adds a backbone, and :mod:`featcache.backbones.registry` how backbones
+are found.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,21 +18,21 @@ Statistics = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsCard:
-    """Where weights come from and how their network was trained to see pixels.
+    """Origin of weights, and the preprocessing with which their network was trained.
 
     Attributes:
-        source: A sentence: who published them, where.
+        source: Who published the weights, and where.
         license: SPDX id or a short name.
-        paper: E.g. ``arXiv:2103.00020``.
-        file_name: The file looked for in the weights folder.
-        sha256: Of that file where known, else empty.
-        input_size: Side in pixels.
-        crop_fraction: Side of the test crop over the shorter side.
+        paper: Paper, e.g. ``arXiv:2103.00020``.
+        file_name: Name of the file that is looked for in the weights folder.
+        sha256: SHA-256 of that file if known, otherwise empty.
+        input_size: Side of the input in pixels.
+        crop_fraction: Side of the test crop as a fraction of the shorter side.
         interpolation: Resize filter.
         mean: RGB means for pixels in [0, 1].
-        std: RGB deviations for pixels in [0, 1].
-        num_frames: Frames of a clip (1 for an image backbone).
-        frame_stride: Distance of those frames.
+        std: RGB standard deviations for pixels in [0, 1].
+        num_frames: Number of frames per clip (1 for an image backbone).
+        frame_stride: Distance between these frames.
     """
 
     source: str
@@ -54,9 +54,9 @@ class LayerOutput:
     """Output of one layer for a batch.
 
     Attributes:
-        map: Dense positions, float [B, h, w, C] (image) or [B, t, h, w, C] (video); ``None`` where a layer of an image
+        map: Dense positions, float [B, h, w, C] (image) or [B, t, h, w, C] (video); ``None`` if a layer of an image
             backbone has only a vector.
-        cls: The class token or pooled vector, float [B, C]; ``None`` where the network has none at this layer.
+        cls: The class token or pooled vector, float [B, C]; ``None`` if the network has none at this layer.
     """
 
     map: "Tensor | None"
@@ -66,14 +66,14 @@ class LayerOutput:
 class Backbone(Protocol):
     """A frozen encoder in evaluation mode.
 
-    Its network requires no gradients, so that encoding makes no graph. Whoever trains it further turns gradients and
-    training mode of :attr:`network` on.
+    Its network requires no gradients, so that encoding builds no graph. Code that trains it further turns on gradients
+    and training mode of :attr:`network`.
 
     Attributes:
         kind: ``image``: takes [B, 3, S, S]. ``video``: takes [B, T, 3, S, S].
-        card: Where the weights come from and the preprocessing they expect.
-        layers: Layer names, first to last. The last is the default.
-        weights_hash: ``sha256:…`` over the loaded tensors, or over the random ones.
+        card: Origin of the weights and the preprocessing that they expect.
+        layers: Layer names, first to last. The last one is the default.
+        weights_hash: ``sha256:…`` over the loaded, or random, tensors.
         classes: Class names of :meth:`classify`, or ``None`` if there is no classifier.
     """
 
@@ -85,19 +85,19 @@ class Backbone(Protocol):
 
     @property
     def network(self) -> "nn.Module":
-        """All that has weights; its state dict, written to a file, is a weights file of this backbone."""
+        """The module with all weights; its state dict, written to a file, is a weights file of this backbone."""
 
     def encode(self, pixels: "Tensor", layers: Sequence[str]) -> Mapping[str, LayerOutput]:
-        """Run once and return each of ``layers``.
+        """Run one forward pass and return the output of each of ``layers``.
 
-        Pixels are float, normalised with the recipe's mean and std, on any device: they are moved to the backbone's.
+        Pixels are float, normalised with the recipe's mean and std; they are moved from any device to the backbone's.
         """
 
     def classify(self, pixels: "Tensor") -> "Tensor":
-        """Class logits float [B, num_classes]; raises FeatcacheError where ``classes`` is None."""
+        """Class logits float [B, num_classes]; raises FeatcacheError if ``classes`` is None."""
 
     def to(self, device: str) -> "Backbone":
-        """Move to a device; returns itself."""
+        """Move the backbone to a device; returns itself."""
 
 
 Builder = Callable[[str, str], Backbone]

@@ -1,4 +1,4 @@
-"""One network out of a training checkpoint that holds several, with an account of every tensor in the file."""
+"""Takes one network from a training checkpoint that holds several, and accounts for every tensor in the file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from featcache.backbones.weights import load_strict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyReport:
-    """What became of the tensors of a file and of a network; nothing else was in either.
+    """A complete account of the tensors of a file and of a network.
 
     Attributes:
         source: The file.
         taken: Names of the network that were loaded.
-        dropped: Names in the file that are no part of the network: heads, queues, the other branch.
-        kept: Names of the network that the file is known not to hold; they stayed as initialised.
+        dropped: Names in the file that are not part of the network: heads, queues, the other branch.
+        kept: Names of the network that the file is known to lack; they keep their initial values.
     """
 
     source: str
@@ -36,16 +36,15 @@ class KeyReport:
 def take_branch(
     state: Mapping[str, Tensor], *, prefix: str, drop: Sequence[str]
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Split a checkpoint into one network and what is dropped.
+    """Split a checkpoint into one network and the dropped tensors.
 
     Args:
         state: Tensors by name.
-        prefix: Of the network's names; it is stripped. A file without any such name is the network alone.
-        drop: Patterns (:mod:`fnmatch`) of names that are dropped where the prefix occurs.
+        prefix: Prefix of the network's names, which is stripped. A file without any such name holds only the network.
+        drop: Patterns (:mod:`fnmatch`) of names that are dropped if the prefix occurs.
 
     Returns:
-        The network's tensors, and the names dropped. A name that is neither is left as it is, for the strict load to
-        refuse.
+        The network's tensors, and the dropped names. Any other name is kept, so that the strict load refuses it.
     """
     if not any(name.startswith(prefix) for name in state):
         return dict(state), ()
@@ -57,13 +56,13 @@ def take_branch(
 def load_branch(
     module: nn.Module, state: Mapping[str, Tensor], *, source: str, dropped: Sequence[str], may_lack: Sequence[str] = ()
 ) -> KeyReport:
-    """Load strictly and account for it.
+    """Load strictly and return an account of the tensors.
 
     Args:
         module: The network.
-        state: Its tensors, of :func:`take_branch`.
+        state: Its tensors, from :func:`take_branch`.
         source: The file, for messages.
-        dropped: Names of :func:`take_branch`.
+        dropped: Dropped names, from :func:`take_branch`.
         may_lack: As in :func:`featcache.backbones.weights.load_strict`.
 
     Raises:

@@ -41,11 +41,11 @@ def is_clip(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipName:
-    """What a registry name means to open_clip.
+    """A registry name in open_clip's terms.
 
     Attributes:
-        architecture: E.g. ``ViT-L-14``.
-        tag: Of the weights, e.g. ``openai``.
+        architecture: Architecture, e.g. ``ViT-L-14``.
+        tag: Tag of the weights, e.g. ``openai``.
         quick_gelu: Whether these weights were trained with the sigmoid approximation of GELU, as OpenAI's were.
     """
 
@@ -59,7 +59,7 @@ def parse_name(name: str) -> ClipName:
 
     Raises:
         UnknownNameError: open_clip has no such architecture or tag.
-        ConfigError: No tag given.
+        ConfigError: No tag is given.
     """
     import open_clip
 
@@ -83,10 +83,10 @@ def build(name: str, weights: str) -> Backbone:
 
     Raises:
         UnknownNameError: open_clip has no such architecture or tag.
-        WeightsError: The weights are not at hand or do not fit.
+        WeightsError: The weights cannot be found or do not fit.
     """
     import open_clip
-    from open_clip.model import _build_vision_tower  # the public factory builds the text tower too, of some by the hub
+    from open_clip.model import _build_vision_tower  # the public factory also builds the text tower
     from open_clip.transformer import VisionTransformer
 
     from featcache.backbones.weights import load_strict, read_state_dict, seeded_init
@@ -111,7 +111,7 @@ def build(name: str, weights: str) -> Backbone:
         name=name,
         kind="image",
         card=card,
-        # The last is the default: the joint vector, which has no map, stands first.
+        # The last layer is the default, so the joint vector, which has no map, comes first.
         layers=("proj", *stages, *(("post",) if has_post else ())),
         run=Reader(visual=visual, name=name, size=card.input_size, stages=stages, has_class_token=is_transformer),
         no_classes="no classifier; probe its features instead",
@@ -125,8 +125,8 @@ class Reader:
     Attributes:
         visual: The tower.
         name: Registry name, for messages.
-        size: The side in pixels that it takes.
-        stages: Names of the intermediates that it gives.
+        size: Input side in pixels.
+        stages: Names of its intermediate outputs.
         has_class_token: Whether it is a vision transformer.
     """
 
@@ -137,14 +137,14 @@ class Reader:
     has_class_token: bool
 
     def __call__(self, pixels: "Tensor", wanted: frozenset[str]) -> dict[str, LayerOutput]:
-        """Run once, no further than the last of ``wanted``.
+        """Run one forward pass, no further than the last of ``wanted``.
 
         Args:
             pixels: float [B, 3, S, S], normalised.
             wanted: Layer names.
 
         Returns:
-            Blocks and ``post``: map [B, h, w, width] and class token [B, width]. ``proj``: vector [B, joint] alone.
+            Blocks and ``post``: map [B, h, w, width] and class token [B, width]. ``proj``: only the vector [B, joint].
         """
         if pixels.shape[-1] != self.size:
             raise ConfigError(
@@ -153,7 +153,7 @@ class Reader:
         whole = "proj" in wanted
         last = len(self.stages) - 1
         chosen = {index for index, stage in enumerate(self.stages) if stage in wanted}
-        # All of them for the joint vector: the residual towers stop at the last stage asked for.
+        # The joint vector needs all stages: the residual towers stop at the last requested one.
         indices = list(range(last + 1)) if whole else sorted(chosen | ({last} if "post" in wanted else set()))
         result: dict[str, Any] = self.visual.forward_intermediates(
             pixels,
@@ -180,7 +180,7 @@ def _split(name: str) -> tuple[str, str, str]:
 
 
 def _stage_names(visual: "nn.Module") -> tuple[str, ...]:
-    """Names of the intermediates that the tower gives, first to last."""
+    """Names of the tower's intermediate outputs, first to last."""
     from open_clip.modified_resnet import ModifiedResNet
     from open_clip.transformer import VisionTransformer
 
@@ -200,7 +200,7 @@ def _stem(name: str) -> str:
 
 
 def _hub_files(clip: ClipName) -> list[tuple[str, str]]:
-    """Where the weights are on the hub; open_clip's table gives ``repository/`` or ``repository/file``."""
+    """Files of the weights on the hub; open_clip's table gives ``repository/`` or ``repository/file``."""
     import open_clip
 
     repository, _, file = open_clip.get_pretrained_cfg(clip.architecture, clip.tag).get("hf_hub", "").rpartition("/")
@@ -211,10 +211,10 @@ def _hub_files(clip: ClipName) -> list[tuple[str, str]]:
 
 
 def find_weights(name: str, clip: ClipName, weights: str) -> Path | None:
-    """The file of both towers that ``weights`` means, or ``None`` for ``random``.
+    """Find the file of both towers for ``weights``, or ``None`` for ``random``.
 
     Raises:
-        WeightsError: Nothing found; says which file to put where.
+        WeightsError: No file is found; the message says which file to put where.
     """
     from featcache.backbones.weights import locate
 
@@ -222,7 +222,7 @@ def find_weights(name: str, clip: ClipName, weights: str) -> Path | None:
 
 
 def card_of(name: str, clip: ClipName) -> WeightsCard:
-    """What open_clip's tables say of the weights."""
+    """The card of the weights from open_clip's tables."""
     import open_clip
 
     published = open_clip.get_pretrained_cfg(clip.architecture, clip.tag)

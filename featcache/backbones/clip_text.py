@@ -1,4 +1,4 @@
-"""The text towers of open_clip, for search: the other half of the space that the layer ``proj`` shares with text.
+"""The text towers of open_clip, for search: they map texts into the joint space of the layer ``proj``.
 
 A tower comes from the same file as the image tower: its tensors are those outside ``visual.``.
 """
@@ -15,14 +15,14 @@ from featcache.backbones.weights import freeze, load_strict, read_state_dict, se
 from featcache.errors import FeatcacheError, WeightsError
 
 _PREFIX = "text."
-_SIGLIP = "siglip"  # the architectures whose tokeniser open_clip tells by their name
+_SIGLIP = "siglip"  # architectures whose tokeniser open_clip knows by their name
 
 
 class ClipText:
     """A frozen text tower.
 
     Attributes:
-        name: Registry name of the image tower it belongs to.
+        name: Registry name of the image tower to which it belongs.
         text: The tower.
     """
 
@@ -42,7 +42,7 @@ class ClipText:
         return vectors.float().cpu()
 
     def to(self, device: str) -> "ClipText":
-        """Move to a device; returns itself."""
+        """Move the tower to a device; returns itself."""
         self._device = torch.device(device)
         self.text.to(self._device)
         return self
@@ -53,11 +53,11 @@ def build_text(name: str, weights: str) -> ClipText:
 
     Args:
         name: Registry name of the image tower.
-        weights: What the image tower was built with: ``default``, ``random`` (seeded by the name) or a file.
+        weights: Weights of the image tower: ``default``, ``random`` (seeded by the name) or a file.
 
     Raises:
         FeatcacheError: The tower is a language model of the hub or has its tokeniser there.
-        WeightsError: The weights are not at hand, hold no text tower or do not fit.
+        WeightsError: The weights cannot be found, hold no text tower or do not fit.
     """
     clip = parse_name(name)
     config = open_clip.get_model_config(clip.architecture)

@@ -1,7 +1,7 @@
-"""A backbone of a Python file that the user names: ``path/to/net.py:build``, for a notebook or a script.
+"""A backbone from a Python file that the user names: ``path/to/net.py:build``, for a notebook or a script.
 
-Importing a file runs it. So it happens only where the user gives its path, to :func:`use_file` or on the command line;
-recipes and settings hold the name ``net.py:build``, which finds nothing by itself.
+Importing a file runs it. So a file is imported only if the user gives its path, to :func:`use_file` or on the command
+line; recipes and settings hold the name ``net.py:build``, with which no file can be found.
 """
 
 import importlib.util
@@ -23,16 +23,16 @@ class _Known:
 
 
 _KNOWN: dict[str, _Known] = {}
-"""What this process was told of, by name."""
+"""Functions that this process was told of, by name."""
 
 
 def is_of_file(name: str) -> bool:
-    """Whether a name, or what a user gave for one, is a function of a Python file."""
+    """Whether a name, or a user's argument, stands for a function of a Python file."""
     return _PATTERN.fullmatch(name) is not None
 
 
 def builder_of_file(name: str) -> Builder | None:
-    """The function of a name that :func:`use_file` has returned in this process."""
+    """The function for a name that :func:`use_file` has returned in this process."""
     return _KNOWN[name].build if name in _KNOWN else None
 
 
@@ -52,7 +52,7 @@ def use_file(given: str) -> str:
         Its name, e.g. ``net.py:build``, for :func:`featcache.backbones.build_backbone`, settings and recipes.
 
     Raises:
-        ConfigError: It is not written so, there is no such file, or another file of that name is in use.
+        ConfigError: The argument has another form, there is no such file, or another file of that name is in use.
         PluginError: The file cannot be run, or has no such function.
     """
     found = _PATTERN.fullmatch(given)

@@ -1,6 +1,6 @@
 """``i3d``: Inception-I3D on RGB, Kinetics-400. The network is :mod:`featcache.networks.i3d`.
 
-Layers are its endpoints, without class token; ``Mixed_5c`` is [B, T/8, H/32, W/32, 1024], rounded up.
+Layers are its endpoints, without a class token; ``Mixed_5c`` is [B, T/8, H/32, W/32, 1024], rounded up.
 """
 
 from importlib.resources import files
@@ -26,14 +26,14 @@ CARD = WeightsCard(
 )
 CARDS = {"i3d": CARD}
 MIN_FRAMES, MIN_SIZE = 9, 193
-"""Clips below which the pooling of its classifier has nothing left to pool."""
+"""Smallest clips that the pooling of its classifier can pool."""
 
 
 def build(name: str, weights: str) -> Backbone:
     """Build ``i3d``.
 
     Raises:
-        WeightsError: The weights are not at hand or do not fit.
+        WeightsError: The weights cannot be found or do not fit.
     """
     from featcache.backbones.weights import load_strict, locate, read_state_dict, seeded_init
     from featcache.backbones.wrapped import WrappedBackbone

@@ -1,4 +1,4 @@
-"""Reading layers of a network of blocks: how far it is run, and how many tokens a clip makes. Without torch."""
+"""Reads layers of a network of blocks: runs it up to a layer, and counts the tokens of a clip. Without torch."""
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def tap(x: Any, steps: Iterable[tuple[str, Callable[[Any], Any]]], wanted: frozenset[str]) -> dict[str, Any]:
-    """Apply ``steps`` one after another and keep what the wanted ones give; stop after the last of them."""
+    """Apply ``steps`` one after another, keep the outputs of the wanted ones, and stop after the last of them."""
     kept: dict[str, Any] = {}
     for name, step in steps:
         x = step(x)
@@ -22,11 +22,11 @@ def tap(x: Any, steps: Iterable[tuple[str, Callable[[Any], Any]]], wanted: froze
 
 
 def token_grid(pixels: "Tensor", *, name: str, tubelet: int, patch: int) -> tuple[int, int, int]:
-    """How many tokens (t, h, w) clips [B, T, 3, S, S] make.
+    """Number of tokens (t, h, w) of clips [B, T, 3, S, S].
 
     Raises:
-        ClipLengthError: Frames that would be left over.
-        ConfigError: Pixels that would be left over.
+        ClipLengthError: Some frames would be left over.
+        ConfigError: Some pixels would be left over.
     """
     frames, (height, width) = pixels.shape[1], pixels.shape[-2:]
     if frames % tubelet:

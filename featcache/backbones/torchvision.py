@@ -28,13 +28,13 @@ class Variant:
     """One network.
 
     Attributes:
-        file_name: Of its weights, trained on Kinetics-400.
-        paper: That describes it.
-        input_size: Side in pixels.
+        file_name: File name of its weights, trained on Kinetics-400.
+        paper: Paper that describes it.
+        input_size: Input side in pixels.
         mean: RGB means.
-        std: RGB deviations.
-        num_frames: Frames of a clip.
-        frame_stride: Their distance in videos of 30 frames a second.
+        std: RGB standard deviations.
+        num_frames: Number of frames per clip.
+        frame_stride: Distance between frames in videos of 30 frames per second.
     """
 
     file_name: str
@@ -103,10 +103,10 @@ def _card_of(name: str) -> WeightsCard:
 
 CARDS = {name: _card_of(name) for name in VARIANTS}
 
-# The last module of each stride, and the first one.
+# The last module of each stage, and the first module.
 S3D_STAGES = ("features.0", "features.3", "features.6", "features.12", "features.15")
 SWIN_STAGES = ("features.0", "features.2", "features.4", "features.6")
-# Frames and pixels below which S3D's pooling has nothing left to pool, and those of its classifier.
+# The smallest numbers of frames and pixels for S3D's pooling, and for its classifier.
 S3D_MIN_FRAMES, S3D_CLASSIFIER_FRAMES, S3D_CLASSIFIER_SIZE = 5, 13, 209
 
 
@@ -114,7 +114,7 @@ def build(name: str, weights: str) -> Backbone:
     """Build a network.
 
     Raises:
-        WeightsError: The weights are not at hand or do not fit.
+        WeightsError: The weights cannot be found or do not fit.
     """
     import torch
     from torchvision.models import get_model, get_model_weights
@@ -182,7 +182,7 @@ def _s3d_logits(network: Any, x: "Tensor") -> "Tensor":
     """Logits [B, 400] of clips [B, 3, T, S, S].
 
     Raises:
-        ConfigError: Clips that its pooling over 2 x 7 x 7 does not fit into.
+        ConfigError: The clips are too small for its pooling over 2 x 7 x 7.
     """
     if x.shape[2] < S3D_CLASSIFIER_FRAMES or min(x.shape[-2:]) < S3D_CLASSIFIER_SIZE:
         raise ConfigError(
@@ -204,7 +204,7 @@ def _mvit(network: Any) -> Reader:
 
     def read(x: "Tensor", wanted: frozenset[str]) -> dict[str, LayerOutput]:
         patches = network.conv_proj(x)
-        tokens = network.pos_encoding(patches.flatten(2).transpose(1, 2))  # positions are relative, in the blocks
+        tokens = network.pos_encoding(patches.flatten(2).transpose(1, 2))  # relative positions are in the blocks
         return {
             layer: LayerOutput(map=values[:, 1:].unflatten(1, grid), cls=values[:, 0])
             for layer, (values, grid) in tap((tokens, tuple(patches.shape[2:])), steps, wanted).items()
@@ -214,7 +214,7 @@ def _mvit(network: Any) -> Reader:
 
 
 def _mvit_logits(network: Any, x: "Tensor") -> "Tensor":
-    """Logits [B, 400] of clips [B, 3, T, S, S]; the network's own forward takes 16 frames of 224 pixels alone."""
+    """Logits [B, 400] of clips [B, 3, T, S, S]; the network's own forward takes only 16 frames of 224 pixels."""
     _, read = _mvit(network)
     logits: Tensor = network.head(read(x, frozenset({"norm"}))["norm"].cls)
     return logits
@@ -243,5 +243,5 @@ _READERS: Mapping[str, Callable[[Any], Reader]] = {
     "swin3d_t": _swin,
     "mvit_v2_s": _mvit,
 }
-# Networks whose own forward does not classify all clips that their layers take.
+# Networks whose own forward does not classify all clips that their layers accept.
 _LOGITS: Mapping[str, Callable[[Any, "Tensor"], "Tensor"]] = {"s3d": _s3d_logits, "mvit_v2_s": _mvit_logits}

@@ -1,10 +1,10 @@
 """VideoMAE through transformers: ``videomae-b``, ``videomae-l``, ``videomae-b-k400``, ``videomae-b-ssv2``.
 
-Layers are ``blocks.0`` to ``blocks.N-1``, and last
+Layers are ``blocks.0`` to ``blocks.N-1``, and at the end
 
-* ``norm`` of a pre-trained encoder: the tokens after the final normalisation. SCALE's feature is their mean.
-* ``fc_norm`` of a fine-tuned one, which has no final normalisation: the map is that of the last block, and the vector
-  beside it (``--output cls``) is SCALE's feature, the normalised mean of the tokens, which the classifier reads.
+* ``norm`` for a pre-trained encoder: the tokens after the final normalisation. SCALE's feature is their mean.
+* ``fc_norm`` for a fine-tuned one, which has no final normalisation: the map is that of the last block, and the vector
+  (``--output cls``) is SCALE's feature, the normalised mean of the tokens, which the classifier reads.
 
 A file may have the names of transformers, of a whole pre-training model (its decoder is left out), or of the authors.
 """
@@ -27,12 +27,12 @@ class Variant:
     """One published checkpoint.
 
     Attributes:
-        repository: On the hub.
-        frame_stride: Distance of frames it was trained on.
-        width: Channels of a token.
-        num_blocks: Transformer blocks.
-        num_heads: Attention heads.
-        num_classes: Columns of the classifier; 0 for a pre-trained encoder.
+        repository: Repository on the hub.
+        frame_stride: Distance between frames in its training.
+        width: Number of channels of a token.
+        num_blocks: Number of transformer blocks.
+        num_heads: Number of attention heads.
+        num_classes: Number of columns of the classifier; 0 for a pre-trained encoder.
     """
 
     repository: str
@@ -105,7 +105,7 @@ def build(name: str, weights: str) -> Backbone:
     """Build a variant.
 
     Raises:
-        WeightsError: The weights are not at hand or do not fit.
+        WeightsError: The weights cannot be found or do not fit.
     """
     from transformers import VideoMAEForVideoClassification, VideoMAEModel
 
@@ -143,7 +143,7 @@ def build(name: str, weights: str) -> Backbone:
 
 
 def config_of(variant: Variant) -> "VideoMAEConfig":
-    """The library's configuration of a variant."""
+    """The configuration of a variant for transformers."""
     from transformers import VideoMAEConfig
 
     config = VideoMAEConfig(
@@ -168,7 +168,7 @@ def read_layers(network: Any, pixels: "Tensor", wanted: frozenset[str], *, name:
         name: Registry name, for messages.
 
     Raises:
-        ConfigError: Another T or S.
+        ConfigError: T or S has another value.
     """
     from torch import nn
 
@@ -204,10 +204,10 @@ def read_logits(network: Any, pixels: "Tensor", *, name: str) -> "Tensor":
 def in_library_names(
     state: Mapping[str, "Tensor"],
 ) -> tuple[dict[str, "Tensor"], tuple[str, ...]]:
-    """Tensors under the names of ``VideoMAEModel`` (and ``fc_norm``, ``classifier``), and what is dropped: the decoder.
+    """Tensors under the names of ``VideoMAEModel`` (and ``fc_norm``, ``classifier``), and the dropped ones (decoder).
 
     Args:
-        state: As transformers saves it (today, or with the separate biases of earlier versions), or as the authors do.
+        state: As saved by transformers (today, or with the separate biases of earlier versions), or by the authors.
     """
     from featcache.backbones.branches import take_branch
 
@@ -219,14 +219,14 @@ def in_library_names(
 
 
 def _from_earlier(name: str) -> str:
-    """Today's name of a tensor in a file of an earlier version of the library."""
+    """Present name of a tensor in a file of an earlier version of the library."""
     for theirs, ours in _EARLIER_NAMES.items():
         name = name.replace(theirs, ours)
     return name
 
 
 def _from_authors(name: str, tensor: "Tensor") -> list[tuple[str, "Tensor"]]:
-    """One tensor of the authors' file: query, key and value lie in one matrix, and keys have no bias."""
+    """One tensor of the authors' file, in which query, key and value share one matrix and keys have no bias."""
     if name.startswith("blocks."):
         _, index, rest = name.split(".", 2)
         block = f"encoder.layer.{index}."

@@ -1,9 +1,9 @@
 """Vision transformers by short name, all through timm: DINOv2, DINOv3, MAE and SigLIP 2.
 
-The default layer is the tokens after the final normalisation. Each takes any input size that is a multiple of its
-patch, 224 pixels if nothing else is said (256 for SigLIP 2 L/16, which was published for no smaller one). Position
-embeddings stay as published, 37 x 37 for DINOv2, and are interpolated to the grid in the forward pass (bicubic with
-antialiasing); DINOv3 has rotary embeddings and needs none.
+The default layer is the tokens after the final normalisation. Each backbone takes any input size that is a multiple of
+its patch, by default 224 pixels (256 for SigLIP 2 L/16, which was published for no smaller size). Position embeddings
+stay as published, 37 x 37 for DINOv2, and are interpolated to the grid in the forward pass (bicubic with antialiasing);
+DINOv3 has rotary embeddings, which need no interpolation.
 """
 
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ CROP_OF_256 = 224 / 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """What all sizes of a model share.
+    """Facts that all sizes of a model share.
 
     Attributes:
-        title: Its name in the field.
-        license: Of the weights.
-        paper: Where it is described.
-        statistics: Mean and std that it was trained with.
-        crop_fraction: Side of the test crop over the shorter side. 1 where the authors resize the whole picture to a
-            square; boxes here keep the aspect.
+        title: Common name of the model.
+        license: Licence of the weights.
+        paper: Paper that describes it.
+        statistics: Mean and std with which it was trained.
+        crop_fraction: Side of the test crop as a fraction of the shorter side. 1 if the authors resize the whole
+            picture to a square; boxes here keep the aspect ratio.
     """
 
     title: str
@@ -41,13 +41,13 @@ class Published:
     """One set of weights.
 
     Attributes:
-        family: Its family.
-        size: E.g. ``ViT-L/14``.
-        model: timm's name, which is also that of the repository under ``timm/`` on the Hugging Face hub.
+        family: Family of the model.
+        size: Size, e.g. ``ViT-L/14``.
+        model: timm's name, which is also the name of the repository under ``timm/`` on the Hugging Face hub.
         channels: Width of the tokens.
         patch: Side of a patch in pixels.
-        authors_file: The authors' own file without suffix, where timm can read its layout and the name is fixed.
-        input_size: Side in pixels.
+        authors_file: The authors' own file without suffix, if timm can read its layout and the name is fixed.
+        input_size: Input side in pixels.
     """
 
     family: Family

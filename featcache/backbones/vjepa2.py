@@ -1,8 +1,7 @@
 """V-JEPA 2 through transformers: ``vjepa2-l``.
 
-Layers are ``blocks.0`` to ``blocks.23`` and ``norm``, the tokens after the final normalisation. Positions are rotations
-by the place of a token, so a grid of any size has them; beyond the trained one they are extrapolated,
-as in the authors' code.
+Layers are ``blocks.0`` to ``blocks.23`` and ``norm``, the tokens after the final normalisation. Positions are rotary,
+so they exist for a grid of any size; beyond the trained grid they are extrapolated, as in the authors' code.
 """
 
 from collections.abc import Callable
@@ -35,7 +34,7 @@ def build(name: str, weights: str) -> Backbone:
     """Build the encoder of ViT-L; the predictor of a file is left out.
 
     Raises:
-        WeightsError: The weights are not at hand or do not fit.
+        WeightsError: The weights cannot be found or do not fit.
     """
     from transformers import VJEPA2Config, VJEPA2Model
 
@@ -72,14 +71,14 @@ def read_layers(encoder: Any, pixels: "Tensor", wanted: frozenset[str], *, name:
         name: Registry name, for messages.
 
     Raises:
-        ConfigError: Another T or S.
+        ConfigError: T or S has another value.
     """
     config = encoder.config
     grid = token_grid(pixels, name=name, tubelet=config.tubelet_size, patch=config.patch_size)
     if grid[1] != grid[2]:
         raise ConfigError(f"{name} takes square frames, not {tuple(pixels.shape[-2:])}; crop them to a square")
     for block in encoder.layer:
-        block.attention.grid_size = grid[1]  # rows and columns of a token are told from its index by this number
+        block.attention.grid_size = grid[1]  # gives the row and column of a token's index
     blocks = [(f"blocks.{index}", _tokens_of(block)) for index, block in enumerate(encoder.layer)]
     tokens = tap(encoder.embeddings(pixels), [*blocks, ("norm", encoder.layernorm)], wanted)
     return {layer: LayerOutput(map=values.unflatten(1, grid), cls=None) for layer, values in tokens.items()}
@@ -87,6 +86,6 @@ def read_layers(encoder: Any, pixels: "Tensor", wanted: frozenset[str], *, name:
 
 def _tokens_of(block: Callable[["Tensor"], tuple["Tensor", ...]]) -> Callable[["Tensor"], "Tensor"]:
     def run(x: "Tensor") -> "Tensor":
-        return block(x)[0]  # beside them lie the attention weights
+        return block(x)[0]  # the second output holds the attention weights
 
     return run

@@ -1,4 +1,4 @@
-"""The one class behind the protocol: a network, how its layers are read, and how it classifies."""
+"""The class that implements the protocol from a network, a function that reads its layers, and its classifier."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ class WrappedBackbone:
     Attributes:
         name: Registry name.
         network: The frozen network.
-        keys: What was taken from the weights file; ``None`` for random weights, and where everything was.
+        keys: Account of the weights file; ``None`` for random weights, and for files that are taken completely.
     """
 
     def __init__(
@@ -44,16 +44,16 @@ class WrappedBackbone:
         """Freeze a network.
 
         Args:
-            network: With its weights.
+            network: The network with its weights.
             name: Registry name.
-            card: Of its weights.
+            card: Card of its weights.
             layers: Layer names, first to last.
-            run: Reads layers of ``network``, and no further than the last that it is asked for.
-            kind: What it takes.
-            keys: What was taken from the weights file.
+            run: Reads layers of ``network``, and runs it no further than the last requested one.
+            kind: Kind of input, ``image`` or ``video``.
+            keys: Account of the weights file.
             classes: Names of the columns of ``logits``.
-            logits: Pixels to logits; needed where there are ``classes``.
-            no_classes: What a backbone without ``classes`` has instead, for the message.
+            logits: Function from pixels to logits; required if there are ``classes``.
+            no_classes: End of the message of a backbone without ``classes``.
         """
         self.name = name
         self.network = freeze(network)
@@ -71,17 +71,17 @@ class WrappedBackbone:
         self._device = torch.device("cpu")
 
     def encode(self, pixels: Tensor, layers: Sequence[str]) -> Mapping[str, LayerOutput]:
-        """Run once, no further than the last of ``layers``.
+        """Run one forward pass, no further than the last of ``layers``.
 
         Args:
             pixels: float [B, 3, S, S] or [B, T, 3, S, S], normalised.
             layers: Layer names.
 
         Returns:
-            Maps [B, h, w, C] or [B, t, h, w, C] and, where the network has a class token or a pooled vector, it [B, C].
+            Maps [B, h, w, C] or [B, t, h, w, C] and, if the network has one, the class token or pooled vector [B, C].
 
         Raises:
-            ConfigError: The network cannot take so many frames, or frames of this size.
+            ConfigError: The network does not support this number or size of frames.
         """
         outputs = self._run(pixels.to(self._device), frozenset(layers))
         return {layer: outputs[layer] for layer in layers}
@@ -91,14 +91,14 @@ class WrappedBackbone:
         """Logits [B, num_classes] of the network's own head.
 
         Raises:
-            FeatcacheError: There is no head, or nobody says what its classes are called.
+            FeatcacheError: There is no head, or the names of its classes are unknown.
         """
         if self.classes is None or self._logits is None:
             raise FeatcacheError(f"{self.name} has {self._no_classes}")
         return self._logits(pixels.to(self._device))
 
     def to(self, device: str) -> "WrappedBackbone":
-        """Move to a device; returns itself."""
+        """Move the network to a device; returns itself."""
         self._device = torch.device(device)
         self.network.to(self._device)
         return self

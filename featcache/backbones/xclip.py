@@ -1,11 +1,11 @@
 """X-CLIP's vision side through transformers: ``xclip-b16``.
 
-A vision transformer of every frame, whose blocks pass a message between the frames' class tokens (cross-frame
+A vision transformer for every frame, whose blocks pass a message between the frames' class tokens (cross-frame
 attention), and a small transformer over the frames' vectors (multi-frame integration). Layers are
 
 * ``blocks.0`` to ``blocks.11``: the patch tokens of every frame, [t, 14, 14, 768];
-* ``post``: those after the final normalisation;
-* ``video``: those projected into the space shared with text, 512 channels. The vector beside them (``--output cls``) is
+* ``post``: the patch tokens after the final normalisation;
+* ``video``: the patch tokens projected into the space shared with text, 512 channels. Its vector (``--output cls``) is
   the video's embedding after multi-frame integration, before it is scaled to unit length.
 """
 
@@ -39,7 +39,7 @@ def build(name: str, weights: str) -> Backbone:
     """Build the vision side; the text side of a file is left out.
 
     Raises:
-        WeightsError: The weights are not at hand or do not fit.
+        WeightsError: The weights cannot be found or do not fit.
     """
     from transformers import XCLIPVisionConfig
 
@@ -71,7 +71,7 @@ def vision_side(config: "XCLIPVisionConfig") -> "nn.ModuleDict":
     from torch import nn
     from transformers import XCLIPConfig, XCLIPModel
 
-    # The library initialises them as parts of the whole, so the whole is built, with one block of text.
+    # transformers initialises them as parts of the whole model, so the whole is built, with one block of text.
     whole = XCLIPModel(XCLIPConfig(vision_config=config.to_dict(), text_config={"num_hidden_layers": 1}))
     return nn.ModuleDict({part: getattr(whole, part) for part in ("vision_model", "visual_projection", "mit")})
 
@@ -80,18 +80,18 @@ def read_layers(network: Any, pixels: "Tensor", wanted: frozenset[str], *, name:
     """Layers of the vision side.
 
     Args:
-        network: Of :func:`vision_side`.
+        network: Result of :func:`vision_side`.
         pixels: float [B, T, 3, S, S]; S a multiple of 16.
         wanted: Layer names.
         name: Registry name, for messages.
 
     Raises:
-        ConfigError: Another S.
+        ConfigError: S has another value.
     """
     vision, project = network["vision_model"], network["visual_projection"]
     grid = token_grid(pixels, name=name, tubelet=1, patch=vision.config.patch_size)
     for block in vision.encoder.layers:
-        block.num_frames = grid[0]  # by which a block tells the frames of one clip from those of the next
+        block.num_frames = grid[0]  # with which a block separates the frames of one clip from those of the next
     blocks = [
         (f"blocks.{index}", partial(block, attention_mask=None)) for index, block in enumerate(vision.encoder.layers)
     ]
@@ -108,7 +108,7 @@ def read_layers(network: Any, pixels: "Tensor", wanted: frozenset[str], *, name:
 
 
 def integrate(mit: Any, frames: "Tensor") -> "Tensor":
-    """Multi-frame integration: vectors of frames [B, T, 512] to the video's [B, 512]."""
+    """Multi-frame integration: from vectors of frames [B, T, 512] to the video's vector [B, 512]."""
     from featcache.networks.positions import resize_positions
 
     table: Tensor = mit.position_embedding[0]

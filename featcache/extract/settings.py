@@ -1,4 +1,4 @@
-"""Settings of ``extract``: where videos come from, which rows are read, which features are stored, and how."""
+"""Settings of ``extract``: the source of the videos, the rows to read, the features to store, and the machine."""
 
 import math
 import re
@@ -30,7 +30,7 @@ FileFormat = Literal["zarr", "hdf5"]
 
 
 class SamplingSettings(Settings):
-    """Which rows a video gets; see ``SamplingRecipe``. Null is filled from the store, else from the first backbone."""
+    """Rows that a video gets; see ``SamplingRecipe``. Null is filled from the store or else from the first backbone."""
 
     layout: Layout = "clips"
     """``clips``: a row is a clip. ``frames``: a row is one frame of a frame bank."""
@@ -38,58 +38,58 @@ class SamplingSettings(Settings):
     """``uniform``, ``uniform_open``, ``random``, ``spread``, ``spread_random`` or ``bank``; null: ``uniform`` for
     clips, ``bank`` for frames."""
     num_clips: int = 4
-    """Temporal clips a video."""
+    """Number of clips per video in time."""
     num_frames: int | None = None
-    """Frames a clip; null: the backbone's, or 8 for an image backbone."""
+    """Number of frames per clip; null: the backbone's, or 8 for an image backbone."""
     frame_stride: int | None = None
-    """Distance of neighbouring frames; null: the backbone's, or 4 for an image backbone on clips, 1 for a bank."""
+    """Distance between neighbouring frames; null: the backbone's, or 4 for an image backbone on clips, 1 for a bank."""
     target_fps: float | None = None
-    """Rate at which strides are counted; null: the video's own."""
+    """Frame rate at which strides are counted; null: the video's own."""
     start_seconds: float | None = None
-    """Where a bank begins."""
+    """Time at which a bank begins, in seconds."""
     end_seconds: float | None = None
-    """Where a bank ends."""
+    """Time at which a bank ends, in seconds."""
     short_videos: ShortVideos = "loop"
-    """What a clip longer than its video does: ``loop`` or ``clamp``."""
+    """How a clip longer than its video is filled: ``loop`` (start again) or ``clamp`` (repeat the last frame)."""
     spatial: Spatial | None = None
     """``center``, ``views``, ``random_resized``, ``random_short_side`` or ``center_and_random``; null: ``center`` for
     one crop, ``views`` for more."""
     num_crops: int = 1
-    """Boxes a clip or frame."""
+    """Number of boxes per clip or frame."""
     crop_fraction: float | None = None
-    """Side of a square box over the shorter side; null: the backbone's."""
+    """Side of a square box as a fraction of the shorter side; null: the backbone's."""
     scale: tuple[float, float] = (0.2, 0.766)
     """Area range of ``random_resized``."""
     ratio: tuple[float, float] = (0.75, 4 / 3)
     """Aspect range of ``random_resized``."""
     flip_probability: float = 0.0
-    """Chance that a row is mirrored."""
+    """Probability that a row is mirrored."""
     seed: int = 0
     """Seed of all random draws."""
     decoder: str = "pyav"
-    """``pyav`` (frame-exact), ``torchcodec`` or ``decord``."""
+    """Decoder: ``pyav`` (frame-exact), ``torchcodec`` or ``decord``."""
     side_range: tuple[float, float] | None = None
-    """Side of ``random_short_side`` over the shorter side; null: 224 out of 256 to 320."""
+    """Side of ``random_short_side`` boxes as a fraction of the shorter side; null: 224 out of 256 to 320."""
     box_fraction: tuple[float, float] | None = None
-    """Height and width of ``center_and_random`` boxes over the frame's; null: 224 out of 256 and 320."""
+    """Height and width of ``center_and_random`` boxes as fractions of the frame's; null: 224 out of 256 and 320."""
     color: ColorRecipe | None = None
-    """How the colours of rows vary; null: they do not."""
+    """Colour augmentation of the rows; null: none."""
     test: PlainViews | None = None
-    """What videos of other than training splits get instead; null: all get the same."""
+    """Views of videos outside of the training splits; null: all videos are sampled alike."""
 
     def resolve(
         self, *, num_frames: int, frame_stride: int, crop_fraction: float, stored: SamplingRecipe | None = None
     ) -> SamplingRecipe:
-        """Fill what is null: from the store that is to be extended, else from a backbone's card.
+        """Fill in null values from the store that is to be extended, or else from a backbone's card.
 
         Args:
-            num_frames: The card's frames a clip; 1 for an image backbone.
-            frame_stride: The card's distance of frames.
-            crop_fraction: The card's crop over the shorter side.
-            stored: The store's recipe, if there is one. It fills in only where layout and crops are as asked for.
+            num_frames: The card's number of frames per clip; 1 for an image backbone.
+            frame_stride: The card's distance between frames.
+            crop_fraction: The card's crop as a fraction of the shorter side.
+            stored: The store's recipe, if there is one. It is used only if layout and crops are the requested ones.
 
         Raises:
-            ConfigError: Settings at odds with each other.
+            ConfigError: The settings contradict each other.
         """
         bank = self.layout == "frames"
         image = num_frames == 1
@@ -121,29 +121,29 @@ class FeatureSettings(Settings):
     backbone: str
     """Registry name, e.g. ``clip-l14``, ``i3d``, ``timm/vit_small_patch16_224.dino``."""
     weights: str = "default"
-    """``default``, ``random`` or the path of a file."""
+    """Weights: ``default``, ``random`` or the path of a file."""
     name: str | None = None
     """Name of the array; null: backbone, layer and output."""
     layer: str = "last"
     """Layer name; ``last`` is the backbone's default."""
     output: Output = "mean"
-    """``cls``, ``mean``, ``tokens`` or ``map``."""
+    """Output: ``cls``, ``mean``, ``tokens`` or ``map``."""
     average_frames: bool | None = None
     """Average a clip's frames into one record; null: yes for the vectors of an image backbone on clips."""
     grid: int | None = None
     """Side of the pooled map."""
     channels: int | None = None
-    """Channels after pooling neighbours."""
+    """Number of channels after pooling neighbours."""
     input_size: int | None = None
-    """Side in pixels; null: the card's."""
+    """Side of the backbone's input in pixels; null: the card's."""
     interpolation: Interpolation | None = None
     """Resize filter; null: the card's."""
     mean: tuple[float, float, float] | None = None
-    """RGB means; null: the card's."""
+    """RGB means of the normalisation; null: the card's."""
     std: tuple[float, float, float] | None = None
-    """RGB deviations; null: the card's."""
+    """RGB standard deviations of the normalisation; null: the card's."""
     precision: Precision = "float16"
-    """Storage: ``float16`` (overflow is an error), ``float32`` or ``int8`` (a scale a channel)."""
+    """Storage dtype: ``float16`` (overflow is an error), ``float32`` or ``int8`` (one scale per channel)."""
     compute: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the forward pass."""
 
@@ -154,31 +154,32 @@ class RuntimeSettings(Settings):
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     matmul: Matmul = "highest"
-    """Products of float32 on a GPU, convolutions too: ``highest``, or ``high`` for TF32, which is faster and rounds to
-    10 bits. Kept with every shard, because results depend on it."""
+    """Precision of float32 matrix products and convolutions on a GPU: ``highest``, or ``high`` for TF32, which is
+    faster and rounds inputs to 10 bits. Recorded with every shard, because results depend on it."""
     threads: int = Field(default=0, ge=0, le=MAX_THREADS)
-    """Threads of the forward pass on CPU; 0: all cores. Kept in the plan, because results depend on it."""
+    """Threads of the forward pass on CPU; 0: all cores. Recorded in the plan, because results depend on it."""
     encode_batch: int = Field(default=0, ge=0, le=MAX_ENCODE_BATCH)
-    """Rows a forward; 0: as many as make 256 frames (image) or 8 clips (video) on a GPU, 8 frames or 1 clip on CPU."""
+    """Rows per forward pass; 0: as many as give 256 frames (image) or 8 clips (video) on a GPU, 8 frames or 1 clip on
+    CPU."""
     decode_workers: int = Field(default=0, ge=0)
-    """Decoding processes; 0: 1 on CPU, half the cores on a GPU."""
+    """Number of decoding processes; 0: 1 on CPU, half the cores with a GPU."""
     deadline_seconds: float = Field(default=60.0, gt=0, allow_inf_nan=False)
-    """A decode that yields nothing for this long is killed and ledgered as ``timeout``."""
+    """Seconds without progress after which a decode is killed and its video recorded as ``timeout``."""
     max_gigapixels: float = Field(default=MAX_GIGAPIXELS, gt=0, allow_inf_nan=False)
-    """Decoded pixels that one file may take in one go; one that takes more is ledgered as ``undecodable``."""
+    """Limit of decoded gigapixels per file and pass; a file that needs more is recorded as ``undecodable``."""
     ahead_megabytes: int = Field(default=0, ge=0)
-    """Decoded pixels that may wait for the encoder; 0: four batches of them, at least 32 MB."""
+    """Megabytes of decoded pixels that may wait for the encoder; 0: four batches, at least 32 MB."""
 
 
 def failures_allowed(max_failed: int | str | None, *, num_videos: int) -> int | None:
-    """How many of so many videos may fail; ``None``: any number.
+    """Number of videos that may fail; ``None``: any number.
 
     Args:
         max_failed: A number, ``"<number>"`` or ``"<share>%"``.
-        num_videos: Videos in all.
+        num_videos: Total number of videos.
 
     Raises:
-        ConfigError: Neither a number nor a share.
+        ConfigError: ``max_failed`` is neither a number nor a share.
     """
     if max_failed is None:
         return None
@@ -198,21 +199,21 @@ class ExtractSettings(SourceSettings):
     out: str
     """The store to create, resume or extend."""
     file_format: FileFormat = "zarr"
-    """Shard files: ``zarr`` or ``hdf5``."""
+    """File format of the shards: ``zarr`` or ``hdf5``."""
     features: tuple[FeatureSettings, ...]
     """The arrays to compute, all from one decoding pass."""
     sampling: SamplingSettings = SamplingSettings()
-    """Which rows a video gets."""
+    """Rows that a video gets: clips or frames in time, boxes in space."""
     runtime: RuntimeSettings = RuntimeSettings()
     """How the machine is used."""
     shard_rows: int = Field(default=0, ge=0, le=MAX_PLANNED_ROWS)
-    """Rows a shard of what is added; 0: by size and by the work of a row, so that a kill costs minutes."""
+    """Rows per shard of added videos; 0: chosen by size and work, so that a killed run loses only minutes."""
     disk_fraction: float = 0.8
     """Refuse a plan that needs more than this share of the free disk."""
     retry_failed: bool = False
     """Try videos again that failed before."""
     max_failed: int | str | None = None
-    """Videos of the store that may fail before it is an error: a number, or a share such as ``5%``; null: all but
+    """Number of videos of the store that may fail before it is an error, or a share such as ``5%``; null: all but
     one."""
 
     def model_post_init(self, context: object) -> None:
