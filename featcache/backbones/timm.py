@@ -198,7 +198,7 @@ def _wrapped(model: nn.Module, *, name: str, card: WeightsCard, patch: int | Non
 
 
 def _pretrained_config(model_name: str) -> PretrainedCfg:
-    """timm's configuration of a model's weights and preprocessing."""
+    """The configuration in timm of a model's weights and preprocessing."""
     architecture, _, tag = model_name.partition(".")
     if architecture not in timm.list_models():
         raise unknown_name("timm model", architecture, timm.list_models())
