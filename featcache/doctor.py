@@ -182,7 +182,7 @@ _REGISTRIES = {
 }
 """What a package may offer, by entry-point group: what it is called, and where its registry is."""
 
-REQUIRED = ("torch", "torchvision", "timm", "open-clip-torch", "av", "zarr", "h5py", "pyarrow", "scikit-learn")
+REQUIRED = ("torch", "torchvision", "timm", "open-clip-torch", "av", "h5py", "pyarrow", "scikit-learn")
 TRIALS: tuple[Trial, ...] = (
     Trial(part="faiss", module="faiss", fix="pip install 'featcache[faiss-cpu]'", code=_FAISS),
     Trial(part="ffmpeg", module="av", fix="pip install --force-reinstall av", code=_FFMPEG, optional=False),
