@@ -1,7 +1,7 @@
-"""Checkpoints: one safetensors file by content, and a sealed JSON that names it; never pickled.
+"""Checkpoints: one safetensors file named by its content, and a sealed JSON that names it; never pickled.
 
-The JSON is the commit point. It is replaced atomically after the tensors are on disk, so a kill at any instant leaves
-the former checkpoint whole.
+The JSON is the commit point. It is replaced atomically after the tensors are on disk, so a kill at any time leaves the
+previous checkpoint intact.
 """
 
 import re
@@ -33,11 +33,11 @@ class Checkpoint:
     """The state of a run after ``step`` steps.
 
     Attributes:
-        step: Optimiser steps done.
-        identity: What must be equal for the run to go on, JSON-ready values by name; see
+        step: Number of optimiser steps done.
+        identity: Values that must be equal for the run to be resumed, JSON-ready, by name; see
             :class:`featcache.training.identity.Identity`.
         tensors: ``module.*``, ``ema.*`` and ``optimiser.*`` by name, on CPU.
-        facts: JSON-ready values for the reader, e.g. the network's settings.
+        facts: JSON-ready values for code that loads the checkpoint, e.g. the network's settings.
     """
 
     step: int
@@ -52,7 +52,7 @@ class Checkpoint:
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Publish a checkpoint in a folder and remove the one before it."""
+    """Publish a checkpoint in a folder and remove the previous one."""
     former = _read_document(folder)["tensors"] if (folder / NAME).exists() else None
     data = save({name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()})
     digest = sha256_bytes(data)
@@ -76,18 +76,18 @@ def read_checkpoint(folder: Path, *, identity: Identity | None = None) -> Checkp
     """The checkpoint of a folder, or ``None`` if there is none.
 
     Args:
-        folder: Of one run.
-        identity: What it must be a checkpoint of; ``None`` accepts any.
+        folder: Folder of one run.
+        identity: Identity that the checkpoint must have; ``None`` accepts any.
 
     Raises:
-        CorruptStoreError: A damaged, missing or swapped file.
-        RecipeMismatchError: A checkpoint of other settings or data; names the first that differs.
+        CorruptStoreError: A file is damaged, missing or swapped.
+        RecipeMismatchError: The checkpoint belongs to other settings or data; names the first difference.
     """
     if not (folder / NAME).exists():
         return None
     document = _read_document(folder)
     saved = document["identity"]
-    if isinstance(saved, str):  # version 1 kept a hash alone
+    if isinstance(saved, str):  # version 1 kept only a hash
         saved = {"hash": saved}
         if identity is not None:
             raise RecipeMismatchError(
@@ -113,7 +113,7 @@ def checkpoint_digest(folder: Path) -> str:
     """Hex SHA-256 of the tensors of a folder's checkpoint, which changes with every step.
 
     Raises:
-        CorruptStoreError: No checkpoint, or a damaged one.
+        CorruptStoreError: There is no checkpoint, or it is damaged.
     """
     found: str = _read_document(folder)["sha256"]
     return found
@@ -130,7 +130,7 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what :func:`optimiser_tensors` gave."""
+    """Restore the state that :func:`optimiser_tensors` returned."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         number, _, name = key.partition(".")
@@ -140,10 +140,10 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
 
 @contextmanager
 def taking_up(folder: Path) -> Iterator[None]:
-    """Explain what a checkpoint lacks, or has that does not fit, where a network is made of it.
+    """Explain errors of building a network from a checkpoint that lacks tensors or does not fit.
 
     Raises:
-        CorruptStoreError: In the place of whatever that raised.
+        CorruptStoreError: In place of the original exception.
     """
     try:
         yield
@@ -158,7 +158,7 @@ def taking_up(folder: Path) -> Iterator[None]:
 
 
 def _read_document(folder: Path) -> dict[str, Any]:
-    """The JSON of a checkpoint; the file that it names is removed with the next one, so no other name will do."""
+    """Read the JSON of a checkpoint and check the name of its file, which the next checkpoint will remove."""
     document = read_sealed(folder / NAME, what="checkpoint")
     if document.get("format") != _FORMAT:
         raise CorruptStoreError(f"{folder / NAME} is no checkpoint; choose another folder")

@@ -1,4 +1,4 @@
-"""Whether learning without labels still tells items apart: measures that fall before a probe does."""
+"""Detects collapse of training without labels, with metrics that fall before the accuracy of a probe does."""
 
 import math
 from collections.abc import Mapping
@@ -8,20 +8,20 @@ from torch import Tensor
 from torch.nn import functional
 
 DEVIATION_LIMIT = 0.1
-"""Deviation of features below which all videos have nearly one; spread evenly it is about 1."""
+"""Deviation of features below which all videos have nearly the same feature; evenly spread features have about 1."""
 
 ENTROPY_MARGIN = 0.02
-"""Of the range of an entropy, from 0 to log P: nearer than this to an end counts as having reached it."""
+"""Share of an entropy's range, from 0 to log P, within which an end of the range counts as reached."""
 
 WAIT_LIMIT = 0.1
-"""Share of the time spent waiting for videos above which they are the bottleneck."""
+"""Share of time spent waiting for videos above which decoding is the bottleneck."""
 
-# As in the paper of RankMe: no singular value is divided by nothing.
+# As in the paper of RankMe, to avoid a division by zero.
 _EPSILON = 1e-7
 
 
 def mean_assignment_entropy(assignments: Tensor) -> Tensor:
-    """Entropy in nats of the mean assignment; 0 where all items fall on one prototype, log P where all are used alike.
+    """Entropy in nats of the mean assignment; 0 if all items have one prototype, log P if all are used equally.
 
     Args:
         assignments: floating [N, P], rows summing to 1.
@@ -30,7 +30,7 @@ def mean_assignment_entropy(assignments: Tensor) -> Tensor:
 
 
 def assignment_entropy(assignments: Tensor) -> Tensor:
-    """Mean entropy in nats of an item's assignment; log P where assignments say nothing, the other way to collapse.
+    """Mean entropy in nats of an item's assignment; log P for uniform assignments, the other kind of collapse.
 
     Args:
         assignments: floating [N, P], rows summing to 1.
@@ -39,9 +39,9 @@ def assignment_entropy(assignments: Tensor) -> Tensor:
 
 
 def feature_deviation(features: Tensor) -> Tensor:
-    """Standard deviation of a channel of features of unit length, averaged over channels, times the root of C.
+    """Standard deviation of a channel of features of unit length, averaged over channels, times the square root of C.
 
-    About 1 where directions are spread evenly, 0 where all are the same (Chen & He, SimSiam, CVPR 2021, §4.1).
+    About 1 for evenly spread directions, 0 if all are the same (Chen & He, SimSiam, CVPR 2021, §4.1).
 
     Args:
         features: floating [N, C].
@@ -57,10 +57,10 @@ def rank_me(features: Tensor) -> Tensor:
     Source: Garrido et al., ICML 2023, Eq. 1-2.
 
     Args:
-        features: floating [N, C]; N well above C for a value that does not depend on N.
+        features: floating [N, C]; if N is well above C, the value does not depend on N.
 
     Returns:
-        Scalar; NaN where features are not finite, for which a decomposition raises.
+        Scalar; NaN if features are not finite, for which a decomposition would raise.
     """
     features = features.float()
     singular = torch.linalg.svdvals(features.nan_to_num(posinf=0.0, neginf=0.0))
@@ -74,11 +74,11 @@ def _entropy(probabilities: Tensor) -> Tensor:
 
 
 def collapse_sign(line: Mapping[str, float], *, num_prototypes: int) -> str:
-    """What the teacher's measures of an epoch say of collapse; empty if nothing.
+    """Describe a collapse that the teacher's metrics of an epoch show; empty if there is none.
 
     Args:
         line: Means over the epoch: ``feature_deviation``, ``entropy`` and ``mean_entropy`` in nats.
-        num_prototypes: P.
+        num_prototypes: Number of prototypes P.
     """
     largest = math.log(num_prototypes)
     if line["feature_deviation"] < DEVIATION_LIMIT:
@@ -91,11 +91,11 @@ def collapse_sign(line: Mapping[str, float], *, num_prototypes: int) -> str:
 
 
 def bottleneck_sign(line: Mapping[str, float], *, workers: int) -> str:
-    """Whether training waits for decoding; empty if not.
+    """Say that training waits for decoding; empty if it does not.
 
     Args:
-        line: ``wait_share`` of the run so far.
-        workers: Processes that decode; 0: a thread.
+        line: Line of the log with ``wait_share``.
+        workers: Number of decoding processes; 0: a thread.
     """
     if line["wait_share"] <= WAIT_LIMIT:
         return ""

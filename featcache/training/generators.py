@@ -1,4 +1,4 @@
-"""torch's own generators, seeded by key for a while: initial weights, dropout, drop path."""
+"""Seeds torch's own generators by key for a block of code: initial weights, dropout, drop path."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +10,12 @@ from featcache.seeding import seed_for
 
 @contextmanager
 def seeded_torch(seed: int, *keys: str | int, device: torch.device | None = None) -> Iterator[None]:
-    """Seed torch's generators for the block and leave them as they were.
+    """Seed torch's generators for a ``with`` block and restore them afterwards.
 
     Args:
-        seed: Of the run.
-        keys: What is drawn.
-        device: A GPU whose generator is seeded beside the CPU's.
+        seed: Seed of the run.
+        keys: Purpose of the draws.
+        device: A GPU whose generator is seeded too, besides the CPU's.
     """
     devices = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):

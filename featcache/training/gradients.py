@@ -1,21 +1,21 @@
-"""What is done to gradients between the backward pass and the step."""
+"""Operations on gradients between the backward pass and the step."""
 
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-# As in torch's clip_grad_norm_ and DINO: a gradient of zeros is divided by something.
+# As in torch's clip_grad_norm_ and DINO, to avoid dividing a gradient of zeros by zero.
 _EPSILON = 1e-6
 
 
 def clip_each_(parameters: Iterable[Tensor], max_norm: float) -> None:
-    """Scale each parameter's gradient by itself down to ``max_norm``, in place; smaller ones stay (DINO, train code).
+    """Scale each single gradient down to ``max_norm``, in place; smaller ones are not changed (DINO, train code).
 
-    Nothing is read back, so a GPU does not wait. A gradient that is not finite stays so.
+    Nothing is read back, so a GPU does not have to wait. A gradient that is not finite stays so.
 
     Args:
-        parameters: Those without a gradient are passed over.
+        parameters: Parameters; those without a gradient are skipped.
         max_norm: Largest Euclidean norm of one gradient.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -30,7 +30,7 @@ def named(module: nn.Module, prefix: str) -> list[nn.Parameter]:
     """The trained parameters whose names begin with ``prefix``.
 
     Raises:
-        KeyError: There is none.
+        KeyError: There is no such parameter.
     """
     found = [
         parameter
@@ -43,6 +43,6 @@ def named(module: nn.Module, prefix: str) -> list[nn.Parameter]:
 
 
 def drop_gradients(parameters: Iterable[Tensor]) -> None:
-    """Forget gradients: an optimiser passes such parameters over, so that neither they nor its state of them change."""
+    """Drop gradients: an optimiser skips such parameters, so that neither they nor their state change."""
     for parameter in parameters:
         parameter.grad = None

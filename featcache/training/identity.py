@@ -1,7 +1,7 @@
-"""What makes a run the same run: its settings leaf by leaf, its inputs by content, and its seed.
+"""The identity of a run: its settings leaf by leaf, its inputs by content, and its seed.
 
-A settings field says with :data:`featcache.config.Aside` that it is no part of that, and with
-:data:`featcache.config.Input` that it names an input, whose content counts in place of its path.
+A settings field is marked with :data:`featcache.config.Aside` if it is not part of the identity, and with
+:data:`featcache.config.Input` if it names an input, whose content counts instead of its path.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,12 +18,12 @@ _ABSENT = object()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What a checkpoint must have been made with.
+    """Values with which a checkpoint must have been made.
 
     Attributes:
         values: JSON-ready values by dotted name.
-        defaults: Defaults of those that have one. A checkpoint that was written before a setting existed has its
-            default, so that a new setting leaves old runs as they are.
+        defaults: Default values, if there are any. A checkpoint that was written before a setting existed counts as
+            having its default, so that a new setting does not change the identity of old runs.
     """
 
     values: Mapping[str, Any]
@@ -54,10 +54,10 @@ def identity_of(
     """The identity of a run of these settings.
 
     Args:
-        settings: Of a method.
-        inputs: Digests of what the run reads, by the dotted name of the setting that names it, e.g. ``bank.store``, or
-            by a name of their own, e.g. ``labels``.
-        seed: Of the run.
+        settings: Settings of a method.
+        inputs: Digests of the data that the run reads, by the dotted name of the setting that names them, e.g.
+            ``bank.store``, or by a name of their own, e.g. ``labels``.
+        seed: Seed of the run.
         beside: Further values on which the run depends.
     """
     found = list(_values(settings, ""))
@@ -77,7 +77,7 @@ def digest(value: Any) -> str:
 
 
 def _values(settings: Settings, prefix: str) -> Iterator[tuple[str, Any, Any, Role | None]]:
-    """Name, value, default and role of each leaf that counts."""
+    """Name, value, default and role of each leaf that is part of the identity."""
     for name, about in type(settings).model_fields.items():
         role = role_of(about)
         value = getattr(settings, name)

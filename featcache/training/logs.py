@@ -1,4 +1,4 @@
-"""Logs of a run: one JSON line an epoch, and TensorBoard events beside them."""
+"""Logs of a run: one JSON line per epoch, and TensorBoard events beside them."""
 
 import json
 from collections.abc import Mapping
@@ -45,13 +45,13 @@ class RunLog:
 
 
 def _board(folder: Path, *, first_step: int) -> "SummaryWriter":
-    from torch.utils.tensorboard import SummaryWriter  # takes a second, and most runs of tests and scripts have none
+    from torch.utils.tensorboard import SummaryWriter  # takes a second to import, and is rarely needed
 
     return SummaryWriter(str(folder), purge_step=first_step or None)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """All lines of a run's log; a last line that a kill cut short is left out."""
+    """All lines of a run's log, without a last line that was truncated by a kill."""
     path = folder / NAME
     if not path.exists():
         return []

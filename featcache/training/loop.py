@@ -42,14 +42,14 @@ NOTHING_FROZEN: Mapping[str, float] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
-    """Where a run is after a step.
+    """Progress of a run after a step.
 
     Attributes:
-        epoch: Fractional epochs done.
-        epochs: Epochs in all.
-        loss: Mean over the epoch so far.
-        items_per_second: Since the run, or its resumption, began.
-        wait_share: Share of that time spent waiting for batches.
+        epoch: Fractional number of epochs done.
+        epochs: Total number of epochs.
+        loss: Mean loss over the epoch so far.
+        items_per_second: Items per second since the run, or its resumption, began.
+        wait_share: Share of that time that was spent waiting for batches.
     """
 
     epoch: float
@@ -63,7 +63,7 @@ OnStep = Callable[[StepReport], None]
 
 
 def ignore(report: StepReport) -> None:
-    """Report nothing."""
+    """Ignore the report."""
 
 
 class DivergedError(FeatcacheError, ArithmeticError):
@@ -82,29 +82,29 @@ def train(
     world: World = ALONE,
     on_step: OnStep = ignore,
 ) -> nn.Module:
-    """Train ``objective.module`` in place; a folder with a checkpoint of the same run is taken up where it stopped.
+    """Train ``objective.module`` in place; a folder with a checkpoint of the same run is resumed where it stopped.
 
-    On CPU with the same threads, killed and resumed equals straight, bit for bit. Random layers (dropout, drop path)
-    draw from torch's generators, seeded at each step by the run's seed and the step, and by the rank of other processes
-    than the first.
+    On CPU with the same number of threads, a run that was killed and resumed equals an uninterrupted one, bit for bit.
+    Random layers (dropout, drop path) draw from torch's generators, which are seeded at each step by the run's seed and
+    the step, and in processes other than the first also by their rank.
 
-    Processes that share a run all call this, each with its own objective. The first one writes; the numbers in the log
-    are means over all. A run may go on with another number of processes than it began with.
+    All processes that share a run call this, each with its own objective. The first one writes; the numbers in the log
+    are means over all processes. A run may be resumed with another number of processes.
 
     Args:
-        objective: The task, its module on the device already.
+        objective: The task, with its module already on the device.
         settings: Epochs, optimiser, precision.
-        folder: Where checkpoint and logs go.
-        seed: Of this run.
-        identity: What a checkpoint must have been made with.
-        facts: Kept in the checkpoint for those who load it.
-        frozen_epochs: How many epochs at the start leave parameters as they are, by a prefix of their names in
+        folder: Folder for checkpoint and logs.
+        seed: Seed of this run.
+        identity: Identity with which a checkpoint must have been made.
+        facts: Facts to keep in the checkpoint for code that loads it.
+        frozen_epochs: Number of epochs at the start in which parameters are frozen, by a prefix of their names in
             ``objective.module``, e.g. ``{"student.head.last_layer.": 1.0}`` (DINO).
         world: The processes that share the run; ``objective`` gives this one's share of each batch.
         on_step: Called after each step, in the first process.
 
     Returns:
-        The module to use, in evaluation mode: the averaged one where ``ema_decay`` is set, else the trained one.
+        The module to use, in evaluation mode: the averaged one if ``ema_decay`` is set, otherwise the trained one.
 
     Raises:
         ConfigError: Processes find different checkpoints.
@@ -135,7 +135,7 @@ def train(
             lr = run.step(step, batches)
             done, now = step + 1, time.monotonic()
             ends_epoch = done % run.steps_an_epoch == 0
-            # Clocks differ, and all have to take the same turn.
+            # Clocks differ, and all processes must take the same decision.
             is_due = world.any(now - saved_at >= settings.checkpoint_seconds or done == run.num_steps)
             if ends_epoch or is_due:
                 run.meter.check_finite(step=done, folder=folder)
@@ -159,12 +159,12 @@ def train(
                 if world.is_first:
                     run.save(done)
                 saved_at = time.monotonic()
-    world.barrier()  # what the first has written is there for all
+    world.barrier()  # all processes see what the first has written
     return run.result
 
 
 class _Run:
-    """What a run holds: module, optimiser, averaged module, sums for the log."""
+    """State of a run: module, optimiser, averaged module, sums for the log."""
 
     def __init__(
         self,
@@ -203,7 +203,7 @@ class _Run:
         return (self.module if self._average is None else self._average.module).eval()
 
     def restore(self) -> int:
-        """Take up the folder's checkpoint, if there is one; returns the steps done."""
+        """Load the folder's checkpoint, if there is one; returns the number of steps done."""
         saved = read_checkpoint(self._folder, identity=self._identity)
         steps = self._world.gather(torch.tensor([0 if saved is None else saved.step])).tolist()
         if len(set(steps)) > 1:
@@ -232,7 +232,7 @@ class _Run:
         )
 
     def step(self, number: int, batches: Iterator[list[Any]]) -> float:
-        """One optimiser step; returns its learning rate."""
+        """Take one optimiser step; returns its learning rate."""
         settings = self._settings
         epoch = number / self.steps_an_epoch
         lr = self._lr * learning_rate_factor(epoch, epochs=settings.epochs, schedule=settings.schedule)
@@ -264,7 +264,7 @@ class _Run:
         return lr
 
     def _pass(self, part: Any, *, is_last: bool) -> Loss:
-        """Forward and backward; after the last part of a step gradients are means over all processes."""
+        """Run forward and backward pass; after the last part of a step gradients are means over all processes."""
         is_low = self._settings.precision == "bfloat16"
         with self._loss.passing(is_last=is_last):
             with torch.autocast(self._device.type, torch.bfloat16, enabled=is_low):
@@ -283,10 +283,10 @@ def _log(
 
 
 def trained_state(folder: Path) -> Checkpoint:
-    """The checkpoint of a finished or stopped run.
+    """Read the checkpoint of a finished or stopped run.
 
     Raises:
-        FeatcacheError: There is none.
+        FeatcacheError: There is no checkpoint.
     """
     checkpoint = read_checkpoint(folder)
     if checkpoint is None:
@@ -318,11 +318,11 @@ class _Meter:
         for name, value in metrics.items():
             self._metrics[name] = self._metrics.get(name, torch.zeros_like(value)) + value / num_parts
         self._batches += 1 / num_parts
-        if self._on_cpu:  # elsewhere reading it would wait for the device
+        if self._on_cpu:  # on another device, reading it would have to wait
             self.last_loss = float(self._loss) / max(self._batches, 1e-9)
 
     def _over_all(self, loss: Loss) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Loss and metrics as means over all processes; in one message, and no GPU is waited for."""
+        """Loss and metrics as means over all processes, in one message and without waiting for a GPU."""
         total = loss.total.detach()
         if self._world.size == 1:
             return total, loss.metrics
@@ -332,7 +332,7 @@ class _Meter:
     def means(self) -> dict[str, float]:
         self.last_loss = float(self._loss) / self._batches
         means = {"loss": self.last_loss} | {name: float(value) / self._batches for name, value in self._metrics.items()}
-        if self._device.type == "cuda":  # on a CPU a process has one peak, whatever ran in it
+        if self._device.type == "cuda":  # on a CPU a process has a single peak for everything that ran in it
             means["peak_memory_bytes"] = torch.cuda.max_memory_allocated(self._device)
         return means
 
@@ -346,7 +346,7 @@ class _Meter:
 
 @contextmanager
 def _batches(objective: Objective[B], first: int, stop: int, settings: TrainingSettings) -> Iterator[Iterator[list[B]]]:
-    """Batches ``first`` to ``stop`` of the whole run, made a few ahead in another thread."""
+    """Batches ``first`` to ``stop`` of the whole run, prepared a few steps ahead in another thread."""
     an_epoch = max(1, objective.num_batches // settings.accumulate) * settings.accumulate
 
     def make(number: int) -> list[B]:
@@ -372,7 +372,7 @@ def _batches(objective: Objective[B], first: int, stop: int, settings: TrainingS
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of tensors that share memory, which safetensors refuses."""
+    """Copy tensors that share memory, which safetensors refuses."""
     seen: set[int] = set()
     result = {}
     for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""What a method gives the loop: a module, batches by number, and a loss."""
+"""The interface of a method to the loop: a module, batches by number, and a loss."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ B = TypeVar("B")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """A scalar to go down, and what to write beside it.
+    """A scalar to minimise, and metrics for the log.
 
     Attributes:
         total: Scalar with a graph.
@@ -25,20 +25,20 @@ class Loss:
 class Objective(Protocol[B]):
     """A training task.
 
-    A batch is a pure function of the objective's seed, the epoch and the batch's number in it. So a run that was killed
-    goes on in the middle of an epoch with the very batches it would have seen, and nothing but the module and the
-    optimiser has to be saved.
+    A batch is a pure function of the objective's seed, the epoch and the batch's number in it. So a killed run can be
+    resumed in the middle of an epoch with the same batches as without the kill, and only the module and the optimiser
+    have to be saved.
 
-    An objective whose batches can be shared is built with the :class:`featcache.training.world.World` that it is in. A
+    An objective whose batches can be shared is built with the :class:`featcache.training.world.World` of its process. A
     batch is then the same for any number of processes: ``parts`` gives this process's ``World.share`` of it, in as many
-    parts as in the others, and the mean of the processes' losses is the loss of the batch. ``loss`` may be collective,
-    buffers stay the same in all processes, and every trained parameter takes part in every loss.
+    parts as in the other processes, and the mean of the processes' losses is the loss of the batch. ``loss`` may be
+    collective, buffers must stay the same in all processes, and every trained parameter must take part in every loss.
 
     Attributes:
         module: Everything with state: trained parameters, buffers, a teacher (``requires_grad`` off). Its
             ``state_dict`` is the checkpoint.
-        num_batches: Batches an epoch.
-        num_items: Items an epoch of all processes, for rates.
+        num_batches: Number of batches per epoch.
+        num_items: Number of items per epoch of all processes, for rates.
     """
 
     module: nn.Module
@@ -48,11 +48,11 @@ class Objective(Protocol[B]):
     def parts(self, epoch: int, batch: int) -> list[B]:
         """The parts of one batch, on CPU; called ahead of time in another thread.
 
-        Gradients of the parts are summed before the step: several parts need less memory than one.
+        Gradients of the parts are summed before the step; several parts need less memory than one.
         """
 
     def loss(self, part: B) -> Loss:
-        """Forward one part; moves it to the module's device. The loss of a batch is the sum over its parts."""
+        """Loss of one part, which is moved to the module's device. The loss of a batch is the sum over its parts."""
 
     def after_step(self, progress: float) -> None:
-        """Called after each step with the share of the run that is done, e.g. to move a teacher."""
+        """Called after each step with the completed share of the run, e.g. to update a teacher."""

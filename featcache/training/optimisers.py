@@ -1,4 +1,4 @@
-"""Optimisers of torch and timm from settings."""
+"""Builds optimisers of torch and timm from settings."""
 
 import torch
 from timm.optim._param_groups import param_groups_weight_decay
@@ -17,9 +17,9 @@ def build_optimiser(module: nn.Module, settings: OptimiserSettings, *, lr: float
     """An optimiser over the parameters that require gradients.
 
     Args:
-        module: What to train; parameters that its attribute ``not_decayed`` names are not decayed either.
-        settings: Which optimiser.
-        lr: Peak learning rate; the loop sets the present one before each step.
+        module: Module to train; parameters that its attribute ``not_decayed`` names get no weight decay either.
+        settings: Settings of the optimiser.
+        lr: Peak learning rate; the loop sets the current one before each step.
     """
     if settings.decay_all:
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]

@@ -13,7 +13,7 @@ from featcache.training.world import ALONE, World, find_world
 
 
 def run_folder(settings: Settings, *, out: str | None, store: str, name: str) -> Path:
-    """Where a run goes: ``out``, or ``runs/<store>/<name>-<hash of the settings>``."""
+    """Folder of a run: ``out``, or ``runs/<store>/<name>-<hash of the settings>``."""
     if out is not None:
         return Path(out)
     digest = hashlib.sha256(to_yaml(settings).encode()).hexdigest()[:12]
@@ -26,10 +26,10 @@ def seed_folder(folder: Path, seed: int) -> Path:
 
 
 def find_seed(folder: Path, seed: int) -> Path:
-    """The run of a seed under ``folder``, or the only one there is, or ``folder`` itself if it is one.
+    """The run of a seed under ``folder``, or the only run there, or ``folder`` itself if it is one.
 
     Raises:
-        ConfigError: No run there, or several and none of this seed.
+        ConfigError: There is no run, or there are several and none has this seed.
     """
     if (folder / "checkpoint.json").exists():
         return folder
@@ -47,15 +47,16 @@ def find_seed(folder: Path, seed: int) -> Path:
 
 
 def prepare_torch(settings: TrainingSettings, *, world: World | None = None) -> torch.device:
-    """Fix threads and products of float32, and return the device of a run, each process its own.
+    """Set the number of threads and the float32 precision, and return the device of a run, one per process.
 
     Args:
-        settings: Device, threads and products.
-        world: The processes that share the run; ``None`` where a run cannot be shared.
+        settings: Device, threads and float32 precision.
+        world: The processes that share the run; ``None`` for a run that cannot be shared.
 
     Raises:
-        ConfigError: No such device, one for several processes, or several processes for a run that cannot be shared.
-        StoppedError: The first process raises the last.
+        ConfigError: There is no such device, it is one for several processes, or there are several processes for a run
+            that cannot be shared.
+        StoppedError: In the other processes, when the first raises the last of these errors.
     """
     if world is None:
         refuse_company("this command trains in one, since its loss or its norms are over a whole batch")
@@ -67,11 +68,11 @@ def prepare_torch(settings: TrainingSettings, *, world: World | None = None) -> 
 
 
 def refuse_company(why: str) -> None:
-    """Stop where torchrun started several processes for what one can do.
+    """Refuse several processes started by torchrun for a command that runs in one process.
 
     Raises:
-        ConfigError: It did.
-        StoppedError: The same in the other processes, of which one speaks.
+        ConfigError: In the first of several processes.
+        StoppedError: In the other processes, which print no message.
     """
     world = find_world()
     if not world.is_first:
@@ -81,7 +82,7 @@ def refuse_company(why: str) -> None:
 
 
 def cores_of(world: World) -> int:
-    """Cores for this process where those of a machine are divided among its processes; at least one."""
+    """Number of cores for this process if those of a machine are divided among its processes; at least one."""
     return max(1, num_cores() // world.local_size)
 
 

@@ -1,7 +1,8 @@
 """One runner for every method: the seeds of a run, their folders, logs and checkpoints, and the result.
 
-A method opens its data, then builds an objective for each seed and gives it to :meth:`SeedRuns.train`; what is in the
-folder already is taken up or left as it is. At the end it says with :meth:`SeedRuns.finish` what came out.
+A method opens its data, then builds an objective for each seed and gives it to :meth:`SeedRuns.train`; unfinished runs
+in the folder are resumed, finished ones are kept. At the end the method writes its result with
+:meth:`SeedRuns.finish`.
 """
 
 import dataclasses
@@ -36,12 +37,12 @@ class SeedRuns:
     """The seeds of one run; see :func:`open_runs`.
 
     Attributes:
-        settings: Settings of the method, which ``config.yaml`` repeats.
+        settings: Settings of the method, which are written to ``config.yaml``.
         training: The part of them that the loop reads.
         folder: The run's folder.
-        device: Where modules are trained.
+        device: Device on which modules are trained.
         world: The processes that share the run; the first one writes.
-        items: What the objective counts, e.g. ``videos``, for progress.
+        items: Name of the items that the objective counts, e.g. ``videos``, for progress.
         on_stage: Called after every step with the stage ``seed N``.
         lines: The last line of each seed's log, filled by :meth:`train`.
     """
@@ -66,16 +67,16 @@ class SeedRuns:
         frozen_epochs: Mapping[str, float] = NOTHING_FROZEN,
         on_step: OnStep | None = None,
     ) -> nn.Module:
-        """Train one seed; see :func:`featcache.training.loop.train`, which says what is raised.
+        """Train one seed; see :func:`featcache.training.loop.train`, also for the errors.
 
         Args:
-            objective: The task of this seed, its module on the device.
+            objective: The task of this seed, with its module on the device.
             seed: One of the seeds of the settings.
-            identity: What a checkpoint must have been made with; see :meth:`identity`.
-            facts: Kept in the checkpoint for those who load it.
-            within: Folder of the seed's folder, relative to the run's.
-            frozen_epochs: How many epochs leave parameters as they are, by a prefix of their names.
-            on_step: Called after every step, beside ``on_stage``.
+            identity: Identity with which a checkpoint must have been made; see :meth:`identity`.
+            facts: Facts to keep in the checkpoint for code that loads it.
+            within: Parent of the seed's folder, relative to the run's folder.
+            frozen_epochs: Number of epochs in which parameters are frozen, by a prefix of their names.
+            on_step: Called after every step, in addition to ``on_stage``.
 
         Returns:
             The module to use, in evaluation mode.
@@ -101,7 +102,7 @@ class SeedRuns:
         return identity_of(self.settings, inputs=inputs, seed=seed, beside=beside)
 
     def reporting(self, seed: int, *, on_step: OnStep | None = None) -> OnStep:
-        """A callback for the loop that passes on what it says as the stage ``seed N``."""
+        """A callback for the loop that reports its progress as the stage ``seed N``."""
 
         def report(step: StepReport) -> None:
             rates = f"{step.items_per_second:.0f} {self.items}/s wait {step.wait_share:.0%}"
@@ -112,7 +113,7 @@ class SeedRuns:
         return report
 
     def write_settings(self) -> None:
-        """Write ``config.yaml``; it is written once all is known to be well, so that an error leaves no folder."""
+        """Write ``config.yaml``, after everything has been checked, so that an error leaves no folder."""
         if self.world.is_first:
             put_replace(self.folder / "config.yaml", to_yaml(self.settings).encode())
 
@@ -120,10 +121,10 @@ class SeedRuns:
         """Write the weights file of a seed, which ``extract --weights`` reads; returns its path.
 
         Args:
-            seed: Of which it is.
-            network: What is kept.
+            seed: The seed.
+            network: Network to write.
             name: File name within the seed's folder.
-            facts: What the file says of itself, e.g. the backbone that it is for; the seed is added.
+            facts: Metadata of the file, e.g. its backbone; the seed is added.
         """
         path = seed_folder(self.folder, seed) / name
         if self.world.is_first:
@@ -148,21 +149,21 @@ def open_runs(
     world: World | None = None,
     on_stage: OnStage = ignore,
 ) -> SeedRuns:
-    """Prepare torch and name the folder of a run; nothing is written yet.
+    """Prepare torch and choose the folder of a run; nothing is written yet.
 
     Args:
         settings: Settings of the method.
         training: The part of them that the loop reads.
         name: Name of the method, for the folder.
-        of: Store or source that the run learns from, for the folder.
+        of: Store or source of the training data, for the folder.
         out: The folder; ``None``: ``runs/<of>/<name>-<hash of the settings>``.
-        items: What the objective counts, for progress.
-        world: The processes that share the run; ``None`` where it cannot be shared.
+        items: Name of the items that the objective counts, for progress.
+        world: The processes that share the run; ``None`` if it cannot be shared.
         on_stage: Called after every step.
 
     Raises:
-        ConfigError: No such device, or several processes for a run that cannot be shared.
-        StoppedError: The first process raises what is wrong.
+        ConfigError: There is no such device, or there are several processes for a run that cannot be shared.
+        StoppedError: In the other processes, when the first raises an error.
     """
     return SeedRuns(
         settings=settings,
@@ -176,7 +177,7 @@ def open_runs(
 
 
 def result_dict(result: Any) -> dict[str, Any]:
-    """JSON-ready values of a result that is a dataclass; what is kept by seed has the seed as text."""
+    """JSON-ready values of a result that is a dataclass; seeds that are keys become text."""
     return {
         name: {str(key): each for key, each in value.items()} if isinstance(value, Mapping) else value
         for name, value in dataclasses.asdict(result).items()
@@ -187,9 +188,9 @@ def last_epochs(title: str, lines: Mapping[int, Mapping[str, float]], columns: M
     """A table of the last epoch of each seed, to three digits.
 
     Args:
-        title: Its heading.
+        title: Heading of the table.
         lines: The last line of each seed's log.
-        columns: Heading of each column by the name of its value; a value that a log lacks is left empty.
+        columns: Heading of each column by the name of its value; a value that is not in the log is left empty.
     """
     return SummaryTable(
         title=title,

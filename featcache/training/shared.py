@@ -13,11 +13,11 @@ B = TypeVar("B")
 
 
 class SharedLoss(Generic[B]):
-    """The loss of an objective; alone it is that and nothing more.
+    """The loss of an objective; with a single process it is nothing more.
 
-    With others, every process begins with the first one's parameters and follows its buffers, and the backward pass of
-    the last part of a step leaves the mean of all processes' gradients in each. Every trained parameter must take part
-    in every loss.
+    With several processes, each begins with the first one's parameters and follows its buffers, and after the backward
+    pass of the last part of a step each has the mean of all processes' gradients. Every trained parameter must take
+    part in every loss.
     """
 
     def __init__(self, objective: Objective[B], world: World) -> None:
@@ -25,19 +25,19 @@ class SharedLoss(Generic[B]):
         self._parallel = DistributedDataParallel(_Forward(objective)) if world.size > 1 else None
 
     def __call__(self, part: B) -> Loss:
-        """Forward one part."""
+        """Compute the loss of one part."""
         if self._parallel is None:
             return self._objective.loss(part)
         loss: Loss = self._parallel(part)
         return loss
 
     def passing(self, *, is_last: bool) -> AbstractContextManager[None]:
-        """A block for one part's forward and backward pass; only the last one of a step sends gradients."""
+        """A ``with`` block for one part's forward and backward pass; only the last part of a step sends gradients."""
         return nullcontext() if self._parallel is None or is_last else self._parallel.no_sync()
 
 
 class _Forward(nn.Module, Generic[B]):
-    """A loss as the forward pass of a module, between whose two ends torch looks for parameters."""
+    """A loss as the forward pass of a module, in which torch looks for parameters."""
 
     def __init__(self, objective: Objective[B]) -> None:
         super().__init__()

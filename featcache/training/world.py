@@ -1,7 +1,7 @@
-"""The processes that share a run, as torchrun starts them: a GPU each, and a share of every batch.
+"""The processes that share a run, started by torchrun: each has a GPU and a share of every batch.
 
-What is on the CPU goes between them through gloo, so that deciding something together does not wait for a GPU; what is
-on a GPU goes through NCCL.
+Tensors on the CPU are exchanged through gloo, so that common decisions do not wait for a GPU; tensors on a GPU are
+exchanged through NCCL.
 """
 
 import datetime
@@ -20,22 +20,22 @@ from featcache.errors import ConfigError, FeatcacheError, StoppedError
 
 T = TypeVar("T")
 
-# The others wait while the first lists the videos, which can take hours. Who waits for a process that died is not left
-# waiting: torchrun ends it.
+# The others wait while the first process lists the videos, which can take hours. If a process dies, torchrun ends those
+# that wait for it.
 _PATIENCE = datetime.timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """The processes of a run, seen from one of them; by default it is alone, and every method costs nothing.
+    """The processes of a run from the view of one of them; by default it is the only one, and the methods cost nothing.
 
-    Methods that say so are collective: all processes call them, in the same order.
+    Methods marked as collective must be called by all processes, in the same order.
 
     Attributes:
         rank: Number of this process.
-        size: Processes in all.
-        local_rank: Number of this process on its machine, which is that of its GPU.
-        local_size: Processes on this machine.
+        size: Total number of processes.
+        local_rank: Number of this process on its machine, which is also the number of its GPU.
+        local_size: Number of processes on this machine.
     """
 
     rank: int = 0
@@ -49,16 +49,16 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     @property
     def keys(self) -> tuple[str | int, ...]:
-        """What names this process among the keys of a draw; nothing for the first, which draws as one alone does."""
+        """Keys of this process for random draws; none for the first, which draws as a single process does."""
         return () if self.is_first else ("rank", self.rank)
 
     def share(self, batch_size: int) -> slice:
-        """The places of a batch that are this process's: equal parts, one after the other.
+        """The places of a batch that belong to this process; the parts are equal and consecutive.
 
         Raises:
             ConfigError: Processes cannot share the batch equally.
@@ -87,7 +87,7 @@ class World:
         return torch.cat(every)
 
     def any(self, condition: bool) -> bool:
-        """Whether it is so in one process at least; collective, and none goes on before all have come."""
+        """Whether a condition holds in at least one process; collective, and waits for all processes."""
         if self.size == 1:
             return condition
         flag = torch.tensor(int(condition))
@@ -99,13 +99,13 @@ class World:
         self.any(condition=False)
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What the first process makes, sent to the others; collective.
+        """Send a value that the first process makes to the others; collective.
 
         Args:
-            make: Called in the first process only.
+            make: Function that makes the value, called only in the first process.
 
         Raises:
-            StoppedError: In the others, where the first could not make it.
+            StoppedError: In the other processes, if the first could not make it.
         """
         if self.size == 1:
             return make()
@@ -126,10 +126,10 @@ ALONE = World()
 
 
 def find_world(environment: Mapping[str, str] = os.environ) -> World:
-    """What torchrun says of the processes that it started; :data:`ALONE` where it started none, or one.
+    """The processes that torchrun has started; :data:`ALONE` if it has started none or one.
 
     Raises:
-        ConfigError: Something else started several processes, and leaves out which is which.
+        ConfigError: Another program has started several processes without numbering them.
     """
     size = int(environment.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -150,21 +150,21 @@ def find_world(environment: Mapping[str, str] = os.environ) -> World:
 
 @contextmanager
 def join_world() -> Iterator[World]:
-    """Meet the other processes that torchrun started, for the length of a block; alone, nothing happens.
+    """Join the other processes that torchrun has started, for a ``with`` block; a single process does nothing.
 
-    An error of the user's that several processes find is raised in one of them, and is a :class:`StoppedError` in the
+    A user's error that several processes find is raised in one of them, and becomes a :class:`StoppedError` in the
     others.
 
     Raises:
         ConfigError: See :func:`find_world`.
-        StoppedError: Another process raises the same error, or is gone.
+        StoppedError: Another process raises the same error, or has ended.
     """
     world = find_world()
     if world.size == 1:
         yield world
         return
     everything, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
-    # A process may join again, and must not find what it left behind.
+    # A process may join again, and must not find entries from before.
     store = dist.PrefixStore(f"joined {everything.add(f'joined by {rank}', 1)}", everything)  # type: ignore[attr-defined]
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
@@ -188,5 +188,5 @@ def join_world() -> Iterator[World]:
 
 
 def _is_loss(error: RuntimeError) -> bool:
-    """Whether a collective failed because a process is gone; gloo has no class for it."""
+    """Whether a collective failed because a process has ended; gloo has no exception class for it."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
