@@ -13,9 +13,11 @@ entry is asked for. A package whose module cannot be imported is named, and stop
 import importlib
 import importlib.metadata
 import importlib.util
+import itertools
+import logging
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Generic, TypeVar
@@ -24,7 +26,10 @@ from featcache.errors import ConfigError, PluginError, UnknownNameError, unknown
 
 E = TypeVar("E")
 
+log = logging.getLogger(__name__)
+
 BUILT_IN = "built in"
+_PREFIX = "featcache."
 _TARGET = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)")
 
 
@@ -155,29 +160,40 @@ def _by(origin: str) -> str:
 
 def offered(group: str) -> tuple[Place, ...]:
     """What the packages on the import path offer under an entry-point group; none of them is imported."""
-    return _offered(group, tuple(sys.path))
+    return tuple(place for found, place in _offered(tuple(sys.path)) if found == group)
 
 
 @cache
-def _offered(group: str, path: tuple[str, ...]) -> tuple[Place, ...]:
-    """``path`` is there for the cache alone."""
-    return tuple(_places(group))
+def _offered(path: tuple[str, ...]) -> tuple[tuple[str, Place], ...]:
+    """Groups and what is offered under them; ``path`` is there for the cache alone."""
+    found: dict[str, list[tuple[str, Place]]] = {}
+    for distribution in importlib.metadata.distributions():
+        try:
+            points = [point for point in distribution.entry_points if point.group.startswith(_PREFIX)]
+        except Exception as error:  # of a package that may have nothing to do with this one
+            log.warning(
+                "the entry points of package %s cannot be read (%s: %s), and what it offers is left out; "
+                "mend or uninstall it",
+                distribution.metadata["Name"], type(error).__name__, error,
+            )  # fmt: skip
+            continue
+        if points:  # of a package that is on the path twice the first counts, as it does for imports
+            found.setdefault(distribution.name, [(point.group, _place(point, distribution)) for point in points])
+    return tuple(itertools.chain.from_iterable(found.values()))
 
 
-def _places(group: str) -> Iterator[Place]:
-    for point in importlib.metadata.entry_points(group=group):
-        distribution = point.dist
-        assert distribution is not None, f"{point} was found in no distribution"
-        name, version, facts = distribution.name, distribution.version, distribution.metadata
-        about = facts["Summary"] if "Summary" in facts else ""  # noqa: SIM401  not every version of Python has get
-        yield Place(
-            name=point.name,
-            target=point.value,
-            summary=about if about and about != "UNKNOWN" else f"from package {name}",
-            origin=f"{name} {version}",
-            pattern=f"{point.name}<name>" if point.name.endswith("/") else "",
-            example=f"{point.name}name" if point.name.endswith("/") else "",
-        )
+def _place(point: importlib.metadata.EntryPoint, distribution: importlib.metadata.Distribution) -> Place:
+    facts = distribution.metadata
+    about = facts["Summary"] if "Summary" in facts else ""  # noqa: SIM401  not every version of Python has get
+    is_family = point.name.endswith("/")
+    return Place(
+        name=point.name,
+        target=point.value,
+        summary=about if about and about != "UNKNOWN" else f"from package {distribution.name}",
+        origin=f"{distribution.name} {distribution.version}",
+        pattern=f"{point.name}<name>" if is_family else "",
+        example=f"{point.name}name" if is_family else "",
+    )
 
 
 def import_target(target: str) -> Any:

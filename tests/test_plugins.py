@@ -107,6 +107,23 @@ def test_a_name_that_is_offered_twice_is_refused_and_others_are_not(package):
     assert TOYS.load("robot")() == "made"
 
 
+def test_entry_points_that_cannot_be_read_are_named_and_stop_nothing(package, caplog):
+    package(entries={"robot": "labtoys:make"})
+    folder = package("labtoys-odd", entries={"kite": "labtoys:make"})
+    (file,) = folder.glob("*.dist-info/entry_points.txt")
+    file.write_text("[console_scripts]\nno equals sign\n")
+    assert TOYS.load("ball") is TOYS.load("box/1")
+    assert TOYS.names() == ["ball", "kite", "robot"]
+    assert "the entry points of package labtoys-odd cannot be read (" in caplog.text
+
+
+def test_a_package_that_is_on_the_path_twice_counts_once(package, tmp_path, monkeypatch):
+    package(entries={"robot": "labtoys:make"})
+    put_package(tmp_path / "older", "labtoys", version="0.1", files={}, entries={GROUP: {"robot": "older:make"}})
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "older")])
+    assert TOYS.find("robot").origin == "labtoys 0.3"
+
+
 def test_a_library_that_is_not_installed():
     with pytest.raises(ConfigError, match=r"'kite' needs the library windd; run: pip install 'featcache\[wind\]'"):
         TOYS.load("kite")
