@@ -1,1 +1,1 @@
-"""Methods: objectives that the training loop runs, one folder a method."""
+"""Methods: objectives that the training loop runs, one folder per method."""

@@ -1,4 +1,4 @@
-"""Which frames AdViSe's clips take: pure index arithmetic over a frame bank.
+"""The frames of AdViSe's clips: pure index arithmetic over a frame bank.
 
 Positions are source frames, from 0 to ``num_frames - 1`` of a video, and become rows of a bank that holds every
 ``bank_stride``-th of them. With a bank of stride 1 the indices are those of the published sampler.
@@ -26,13 +26,13 @@ def playback_clip(
     jitter``, the end excluded (AdViSe's released sampler).
 
     Args:
-        num_source_frames: Frames of the video, L.
+        num_source_frames: Number of frames L of the video.
         start: First stamp in source frames.
         rate: Playback rate, 1 = normal.
         jitter: Factor of the speed, 1 = none.
-        num_frames: Frames of the clip.
+        num_frames: Number of frames of the clip.
         base_stride: Distance of frames at rate 1, in source frames.
-        bank_stride: Source frames a bank position.
+        bank_stride: Number of source frames per bank position.
 
     Returns:
         int64 [num_frames] in [0, ceil(L / bank_stride)).
@@ -46,8 +46,8 @@ def pretext_start(num_source_frames: int, *, num_frames: int, base_stride: float
     """First frame of a pretext clip: uniform integer in [0, L - num_frames * base_stride], 0 for shorter videos.
 
     Args:
-        num_source_frames: Frames of the video, L.
-        num_frames: Frames of the clip.
+        num_source_frames: Number of frames L of the video.
+        num_frames: Number of frames of the clip.
         base_stride: Distance of frames at rate 1.
         draw: Uniform in [0, 1).
     """
@@ -60,15 +60,15 @@ def spread_clip(
 ) -> Indices:
     """The simple-uniform sampler: stamps from near the beginning to near the end of the video.
 
-    interval = L // num_frames; the first stamp is an integer in [0, interval], the last L - an integer in
-    [1, interval], the others lie linearly between, rounded down (AdViSe's sampler for Diving48 and SSv2).
+    interval = L // num_frames; the first stamp is an integer in [0, interval], the last is L minus an integer in
+    [1, interval], and the others lie linearly between, rounded down (AdViSe's sampler for Diving48 and SSv2).
 
     Args:
-        num_source_frames: Frames of the video, L.
-        num_frames: Frames of the clip.
+        num_source_frames: Number of frames L of the video.
+        num_frames: Number of frames of the clip.
         first_draw: Uniform in [0, 1).
         last_draw: Uniform in [0, 1).
-        bank_stride: Source frames a bank position.
+        bank_stride: Number of source frames per bank position.
 
     Returns:
         int64 [num_frames].
@@ -83,7 +83,7 @@ def spread_clip(
 def view_starts(num_source_frames: int, *, num_clips: int, num_frames: int, stride: float) -> Indices:
     """First frames of test clips: equally spaced from 0 to L - num_frames * stride - 1, both included.
 
-    A single clip lies in the middle; a video shorter than a clip gives 0 each time and wraps.
+    A single clip lies in the middle; a video shorter than a clip gives 0 for every clip, and the clip wraps.
 
     Returns:
         int64 [num_clips].

@@ -1,7 +1,7 @@
-"""What a temporal module costs: counted parameters and operations, and the measured time and memory of an iteration.
+"""The cost of a temporal module: counted parameters and operations, and measured time and memory per iteration.
 
-Source: AdViSe, Tables 2, 3 and 6. Printed parameters of Tables 2 and 3 are those of the module's convolutions alone,
-and printed FLOPs are multiply-accumulates of the module on one clip; Table 6 and Table 8 count module and head.
+Source: AdViSe, Tables 2, 3 and 6. The printed parameters of Tables 2 and 3 are those of the module's convolutions only,
+and printed FLOPs are multiply-accumulates of the module on one clip; Tables 6 and 8 count module and head.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,12 +25,12 @@ def counted_cost(
     Args:
         tmm: The module and its head.
         shape: ``(h, w, C)`` of a map.
-        num_frames: Frames of the clip.
-        num_classes: Outputs of the head.
+        num_frames: Number of frames of the clip.
+        num_classes: Number of outputs of the head.
 
     Returns:
         ``convolution_megaparameters`` of the module alone, ``megaparameters`` of module and head, both in millions;
-        ``gigamacs`` of the module for one clip, in thousand millions of multiply-accumulates.
+        ``gigamacs`` of the module for one clip, in billions (1e9) of multiply-accumulates.
     """
     height, width, depth = shape
     with torch.device("meta"):
@@ -44,12 +44,12 @@ def counted_cost(
 
 
 def measured_cost(lines: Sequence[Mapping[str, Any]], *, num_videos: int, num_clips: int) -> dict[str, float | None]:
-    """Means over seeds of what the last epoch of each run wrote down.
+    """Means over seeds of the figures that each run logged in its last epoch.
 
     Args:
         lines: The last line of each seed's log.
-        num_videos: Videos of a step.
-        num_clips: Clips a video and step.
+        num_videos: Number of videos per step.
+        num_clips: Number of clips per video and step.
 
     Returns:
         ``seconds_an_iteration``; ``peak_memory_gigabytes`` of the GPU, ``None`` on a CPU, where the memory of a

@@ -1,4 +1,4 @@
-"""The end-to-end baseline of AdViSe's cost table: the same pretext on pixels, with an R3D-50 that is trained whole.
+"""The end-to-end baseline of AdViSe's cost table: the same pretext task on pixels, with an R3D-50 trained as a whole.
 
 Differs from the paper: as :mod:`featcache.methods.advise.pretext`, but crops and colours are fresh for every clip.
 """
@@ -18,16 +18,16 @@ from featcache.training.seeds import open_runs
 
 
 def pretrain_r3d50(settings: R3d50Settings, *, on_stage: OnStage = ignore) -> PretextResult:
-    """Train an R3D-50 on playback rate, once a seed; runs that are there are taken up or left as they are.
+    """Train an R3D-50 on the playback rate, once per seed; unfinished runs are resumed, finished ones kept.
 
     Args:
-        settings: Everything that can be chosen.
+        settings: Settings of the run.
         on_stage: Called with the stage ``scan``, then with ``seed N`` after each step.
 
     Raises:
-        ManifestError: No usable videos.
-        VideoError: A video that has changed since it was scanned.
-        UnknownNameError: No such split.
+        ManifestError: There are no usable videos.
+        VideoError: A video has changed since it was scanned.
+        UnknownNameError: There is no such split.
     """
     training, num_classes = settings.training, len(settings.clips.rates)
     runs = open_runs(settings, training, name="r3d50", of=settings.videos_name, out=settings.out, on_stage=on_stage)

@@ -1,9 +1,9 @@
 """Fine-tuning a temporal module on labels, and scoring test clips.
 
-Source: AdViSe §3.2 and §4. The backbone stays frozen; the module goes on from its pretext training, the head is new.
+Source: AdViSe §3.2 and §4. The backbone stays frozen; the module continues from its pretext training, the head is new.
 
 Differs from the paper: learning rate, weight decay, epochs and stride of this stage are not stated there; the defaults
-are ours. Test crops are those the store holds (three with ``spatial: views``), where the released code draws them.
+are ours. Test crops are those of the store (three with ``spatial: views``), where the released code draws them.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from featcache.seeding import rng_for
 from featcache.training.objective import Loss
 
 ORDERS = ("true", "reversed", "shuffled", "one frame")
-"""Orders in which the frames of a test clip are shown."""
+"""Orders of the frames of a test clip."""
 
 _BYTES_AT_ONCE = 64 << 20
 
@@ -34,9 +34,9 @@ class FineTuneObjective:
     """See :class:`featcache.training.objective.Objective`.
 
     Attributes:
-        module: The temporal module with a head of one output a class.
-        num_batches: Batches an epoch; an incomplete last one is left out.
-        num_items: Clips an epoch.
+        module: The temporal module with a head of one output per class.
+        num_batches: Number of batches per epoch; an incomplete last one is left out.
+        num_items: Number of clips per epoch.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class FineTuneObjective:
         return Loss(total=total, metrics={"accuracy": (logits.argmax(dim=1) == labels).float().mean()})
 
     def after_step(self, progress: float) -> None:
-        """Nothing to move."""
+        """Do nothing."""
 
     def _draw(self, video: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
         settings, source = self._settings, self._source
@@ -113,10 +113,10 @@ class FineTuneObjective:
 def clip_views(
     source: ClipSource, video: int, settings: TmmFineTuneSettings
 ) -> tuple[npt.NDArray[np.int64], list[int]]:
-    """Positions int64 [views, T] and crop of each test view of a video: its clips times its crops."""
+    """Positions int64 [views, T] and crop of each test view of a video, which are its clips times its crops."""
     length = int(source.num_source_frames[video])
     if settings.sampler == "spread":
-        # One view runs from the first frame to the last; several, each as long as the training law's mean, slide.
+        # A single view spans the whole video; several views, each as long as the mean training clip, slide over it.
         ends = [(0.0, 0.0)]
         if settings.test_clips > 1:
             ends = [(place, 1 - place) for place in np.linspace(0, 1, settings.test_clips).tolist()]
@@ -144,9 +144,9 @@ def clip_views(
 
 
 def reorder(positions: npt.NDArray[np.int64], order: str, *, seed: int) -> npt.NDArray[np.int64]:
-    """The frames of clips in another order: int64 [views, T] to the same.
+    """Put the frames of clips into another order: int64 [views, T] to the same shape.
 
-    ``shuffled``: one fixed permutation a seed, never the identity; ``one frame``: the middle one, repeated.
+    ``shuffled``: one fixed permutation per seed, never the identity; ``one frame``: the middle one, repeated.
     """
     num_frames = positions.shape[1]
     if order == "reversed":
@@ -186,7 +186,7 @@ def video_logits(
 def _chunks(
     source: ClipSource, videos: npt.NDArray[np.int64], settings: TmmFineTuneSettings
 ) -> Iterator[npt.NDArray[np.int64]]:
-    """Videos whose views fit a batch."""
+    """Groups of videos whose views fit into a batch."""
     height, width, depth = source.shape
     most = max(source.num_crops(int(video)) for video in videos)
     view_bytes = settings.num_frames * height * width * depth * 4

@@ -1,7 +1,7 @@
-"""A trained temporal module on the maps of another image model, without training it again.
+"""Evaluates a trained temporal module on the maps of another image model, without training it again.
 
-Source: AdViSe, on the choice of the image model. Module and head, BatchNorm statistics included, stay as they are; only
-the store changes. Nothing says that channels of two image models mean the same, and the score shows whether they do.
+Source: AdViSe, on the choice of the image model. Module and head, including BatchNorm statistics, do not change; only
+the store does. The channels of two image models need not mean the same; the score shows whether they do.
 """
 
 import json
@@ -34,16 +34,16 @@ from featcache.training.runs import run_folder
 
 
 def evaluate_plugged(settings: TmmEvaluationSettings, *, intervals: IntervalSettings | None = None) -> TemporalResult:
-    """Score the test views of a store with the modules of a run, one a seed and arm, as they are.
+    """Score the test views of a store with the unchanged modules of a run, one per seed and arm.
 
     Args:
-        settings: Everything that can be chosen.
-        intervals: How intervals are drawn.
+        settings: Settings of the evaluation.
+        intervals: Settings of the intervals.
 
     Raises:
-        ConfigError: No run of ``train tmm``, one trained by folds, or one of another width.
-        ManifestError: No labelled test videos, or classes that the run does not know.
-        UnknownNameError: No such split or label column.
+        ConfigError: The folder is not a run of ``train tmm``, or the run was trained on folds or on another width.
+        ManifestError: There are no labelled test videos, or they have classes that the run does not know.
+        UnknownNameError: There is no such split or label column.
     """
     started = time.monotonic()
     run = Path(settings.run)
@@ -126,10 +126,10 @@ def evaluate_plugged(settings: TmmEvaluationSettings, *, intervals: IntervalSett
 
 
 def read_run(run: Path) -> tuple[TmmFineTuneSettings, tuple[str, ...]]:
-    """Settings and class names of a finished run of ``train tmm``.
+    """Read the settings and class names of a finished run of ``train tmm``.
 
     Raises:
-        ConfigError: It is none, or is not finished.
+        ConfigError: It is not such a run, or is not finished.
     """
     if not (run / "config.yaml").exists() or read_mapping(run / "config.yaml").get("command") != "train-tmm":
         raise ConfigError(f"{run} is no run of `featcache train tmm`; give the folder that it wrote to")

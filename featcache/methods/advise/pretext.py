@@ -1,11 +1,11 @@
 """The playback-rate pretext task on a frame bank.
 
-Source: AdViSe §3.1, after PRP (Yao et al., CVPR 2020), its discriminative branch: which of the rates was a clip played
-at? Clips are gathers over stored rows, drawn anew every epoch.
+Source: AdViSe §3.1, after the discriminative branch of PRP (Yao et al., CVPR 2020): at which of the rates is a clip
+played? Clips are gathered from stored rows and drawn anew every epoch.
 
-Differs from the paper: a crop is one of those that the bank stores, not a fresh one with fresh colours (with
-``bank.online`` it is); a video shorter than a clip wraps, and is not replaced by another; the order of videos is
-another one each epoch, where the released code seeds every epoch alike.
+Differs from the paper: a crop is one of those that the bank stores, not a new one with new colours (``bank.online``
+draws new ones); a video shorter than a clip wraps, and is not replaced by another; the order of videos changes every
+epoch, where the released code uses the same seed for every epoch.
 """
 
 from dataclasses import dataclass
@@ -37,9 +37,9 @@ class PlaybackRateObjective:
     """See :class:`featcache.training.objective.Objective`.
 
     Attributes:
-        module: Clips float [B, T, h, w, C] to one logit a rate.
-        num_batches: Batches an epoch; an incomplete last one is left out.
-        num_items: Clips an epoch.
+        module: Maps clips float [B, T, h, w, C] to one logit per rate.
+        num_batches: Number of batches per epoch; an incomplete last one is left out.
+        num_items: Number of clips per epoch.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class PlaybackRateObjective:
         seed: int,
     ) -> None:
         finest = max_bank_stride(base_stride=settings.base_stride, speed_jitter=settings.speed_jitter)
-        if source.bank_stride > finest:  # a bank of all frames repeats no more of them than the published sampler
+        if source.bank_stride > finest:  # a bank of all frames repeats no more frames than the published sampler
             raise ConfigError(
                 f"the bank holds every {source.bank_stride}th frame, too few for clips of base stride "
                 f"{settings.base_stride} slowed by {settings.speed_jitter:.0%}: repeated rows would tell the rate; "
@@ -70,7 +70,7 @@ class PlaybackRateObjective:
         self.num_items = self._order.num_items * settings.num_clips
 
     def parts(self, epoch: int, batch: int) -> list[LabelledMaps]:
-        """One part a clip index where clips go one after another, else a single part."""
+        """One part per clip index if clips are processed one after another, otherwise a single part."""
         chosen = self._order.batch(epoch, batch)
         settings = self._settings
         if settings.sequential:
@@ -82,7 +82,7 @@ class PlaybackRateObjective:
         ]
 
     def loss(self, part: LabelledMaps) -> Loss:
-        """Cross-entropy or logistic losses over the rates, with label smoothing."""
+        """Cross-entropy, or logistic losses, over the rates, with label smoothing."""
         device = next(self.module.parameters()).device
         labels = part.labels.to(device)
         logits = self.module(part.maps.to(device).float())
@@ -90,7 +90,7 @@ class PlaybackRateObjective:
         return Loss(total=total, metrics={"accuracy": (logits.argmax(dim=1) == labels).float().mean()})
 
     def after_step(self, progress: float) -> None:
-        """Nothing to move."""
+        """Do nothing."""
 
     def _clips(self, videos: npt.NDArray[np.int64], clips: npt.NDArray[np.int64], epoch: int) -> LabelledMaps:
         drawn = [self._draw(int(video), int(clip), epoch) for video, clip in zip(videos, clips, strict=True)]
@@ -101,7 +101,7 @@ class PlaybackRateObjective:
         )
 
     def _draw(self, video: int, clip: int, epoch: int) -> tuple[npt.NDArray[np.int64], int, int]:
-        """Positions, class and crop of one clip."""
+        """Draw positions, class and crop of one clip."""
         settings, source = self._settings, self._source
         rng = rng_for(self._seed, "playback", source.video_ids[video], epoch, clip)
         label = int(rng.integers(len(settings.rates)))
@@ -119,7 +119,7 @@ class PlaybackRateObjective:
 
 
 def rate_loss(logits: Tensor, labels: Tensor, *, settings: PretextClipSettings) -> Tensor:
-    """The mean loss of logits float32 [B, R] for classes int64 [B]: a scalar."""
+    """The mean loss of logits float32 [B, R] for classes int64 [B], a scalar."""
     smoothing = settings.label_smoothing
     if settings.loss == "cross_entropy":
         return functional.cross_entropy(logits, labels, label_smoothing=smoothing)

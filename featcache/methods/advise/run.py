@@ -1,4 +1,4 @@
-"""The two stages as functions of their settings: pre-train a module on playback rate, fine-tune it on labels."""
+"""The two stages as functions of their settings: pre-train a module on the playback rate, fine-tune it on labels."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -37,11 +37,11 @@ class PretextResult:
 
     Attributes:
         folder: The run's folder.
-        num_videos: Number of videos that it saw.
-        num_parameters: Number of trained parameters, head included.
+        num_videos: Number of training videos.
+        num_parameters: Number of trained parameters, including the head.
         seeds: The last line of each seed's log.
-        cost: Counts of :func:`featcache.methods.advise.cost.counted_cost` and what ``measured_cost`` says of the runs.
-        next_command: The fine-tuning of its module, where it has one.
+        cost: Results of :func:`featcache.methods.advise.cost.counted_cost` and ``measured_cost`` for the runs.
+        next_command: The command that fine-tunes its module, if it has one.
     """
 
     folder: str
@@ -72,16 +72,16 @@ class PretextResult:
 def pretrain(
     settings: AdviseSettings, *, source: ClipSource | None = None, on_stage: OnStage = ignore
 ) -> PretextResult:
-    """Train a temporal module on playback rate, once a seed; runs that are there are taken up or left as they are.
+    """Train a temporal module on the playback rate, once per seed; unfinished runs are resumed, finished ones kept.
 
     Args:
-        settings: Everything that can be chosen.
-        source: Where maps come from; ``None`` opens what the settings name.
+        settings: Settings of the run.
+        source: Source of the maps; ``None`` opens the one that the settings name.
         on_stage: Called with the stage ``seed N`` after each step.
 
     Raises:
-        ConfigError: A bank too coarse, or a store without one.
-        NonFiniteFeatureError: Features that are not finite.
+        ConfigError: The bank is too coarse, or the store has none.
+        NonFiniteFeatureError: Features are not finite.
     """
     where, training, clips = settings.bank.store, settings.training, settings.clips
     runs = open_runs(settings, training, name="advise", of=where, out=settings.out, on_stage=on_stage)
@@ -110,15 +110,15 @@ def pretext_result(
     counts: Mapping[str, float],
     next_command: str | None = None,
 ) -> PretextResult:
-    """The result of finished runs of the pretext, with what they cost.
+    """The result of finished runs of the pretext task, with their cost.
 
     Args:
-        runs: Trained with every seed.
-        settings: Of the method.
-        videos: int64 [A], the videos that it saw.
+        runs: Runs, trained with every seed.
+        settings: Settings of the method.
+        videos: int64 [A], the training videos.
         num_parameters: Number of trained parameters.
-        counts: What was counted of the module, beside what the runs measured.
-        next_command: What people often run next.
+        counts: Counts of the module, in addition to the measurements of the runs.
+        next_command: A command that people often run next.
     """
     measured = measured_cost(
         list(runs.lines.values()),
@@ -146,17 +146,17 @@ def fine_tune(
     seed: int,
     within: str = "",
 ) -> TmmClassifier:
-    """Train a module and a new head on labelled videos; ``settings.init`` says where the module starts from.
+    """Train a module and a new head on labelled videos; ``settings.init`` names the initial module.
 
     Args:
-        settings: Everything that can be chosen.
-        bank: Where maps come from.
+        settings: Settings of the run.
+        bank: Source of the maps.
         runs: The run to which it belongs.
         videos: int64 [A], video numbers of ``bank``.
-        labels: int64 [A], their classes.
-        num_classes: Outputs of the head.
-        seed: Of the run.
-        within: Folder of the seed's folder, relative to the run's.
+        labels: int64 [A], classes of the videos.
+        num_classes: Number of outputs of the head.
+        seed: Seed of the run.
+        within: Parent of the seed's folder, relative to the run's folder.
     """
     tmm, state = initial_module(settings, seed=seed, width_in=bank.shape[2])
     with seeded_torch(seed, "tmm"):
@@ -183,10 +183,10 @@ def fine_tune(
 def initial_module(
     settings: TmmFineTuneSettings, *, seed: int, width_in: int
 ) -> tuple[TmmSettings, dict[str, Any] | None]:
-    """Shape and weights of the module to start from; weights are ``None`` from scratch.
+    """Shape and initial weights of the module; the weights are ``None`` for training from scratch.
 
     Raises:
-        ConfigError: Another shape or width than that of ``init``.
+        ConfigError: Shape or width differ from those of ``init``.
     """
     if settings.init is None:
         return settings.tmm or TmmSettings(), None
@@ -211,7 +211,7 @@ def initial_module(
 
 
 def check_finite(objective: PlaybackRateObjective | FineTuneObjective, bank: ClipSource) -> None:
-    """Look at the first batch before hours of training.
+    """Check the first batch before hours of training.
 
     Raises:
         NonFiniteFeatureError: A value is NaN or infinite.
@@ -225,5 +225,5 @@ def check_finite(objective: PlaybackRateObjective | FineTuneObjective, bank: Cli
 
 
 def clip_contents(source: ClipSource, videos: npt.NDArray[np.int64], *, name: str = "bank.store") -> dict[str, str]:
-    """Digests of what a run reads: a source under the name of its setting, and which of its videos teach."""
+    """Digests of the data that a run reads: its source, under the name of the setting, and its training videos."""
     return {name: source.identity, "videos": digest([source.video_ids[video] for video in videos.tolist()])}

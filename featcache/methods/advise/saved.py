@@ -1,4 +1,4 @@
-"""Temporal modules that were trained before: out of a run's folder, as they were."""
+"""Loads trained temporal modules from the folders of their runs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,15 +19,16 @@ def load_module(folder: Path, *, seed: int, shape: tuple[int, int, int]) -> TmmC
     """The trained module and head of one run, for maps of another store or of the same.
 
     Args:
-        folder: Of the run, or of one of its seeds.
-        seed: Which seed.
-        shape: ``(h, w, C)`` of the maps it is to take; h and w may differ from those it was trained on.
+        folder: Folder of the run, or of one of its seeds.
+        seed: Seed of the run.
+        shape: ``(h, w, C)`` of its future input maps; h and w may differ from those it was trained on.
 
     Returns:
         The module in evaluation mode, on CPU.
 
     Raises:
-        ConfigError: No run of a temporal module, one of another width, or one whose shape needs its own grid.
+        ConfigError: The folder is not a run of a temporal module, or the module has another width or needs its own
+            grid.
     """
     checkpoint = trained_state(find_seed(folder, seed))
     if "tmm" not in checkpoint.facts:
@@ -67,12 +68,12 @@ def module_settings(folder: Path, *, seed: int) -> TmmSettings:
 
 
 def arms_of(run: Path) -> Iterator[tuple[str, Path]]:
-    """Name and folder of each arm of a run: ``pretrained`` and ``scratch``, as far as it has them.
+    """Name and folder of each arm of a run: those of ``pretrained`` and ``scratch`` that it has.
 
-    The folder of any other run is its own and only arm, ``module``.
+    Any other run has a single arm ``module``, its own folder.
 
     Raises:
-        ConfigError: No trained run there, or one trained by folds.
+        ConfigError: There is no trained run, or it was trained on folds.
     """
     found = [(arm, run / arm / "all") for arm in ARMS if (run / arm / "all").is_dir()]
     if not found and any((run / arm).is_dir() for arm in ARMS):

@@ -19,21 +19,22 @@ class PretextClipSettings(Settings):
     rates: tuple[int, ...] = (1, 2, 4, 8)
     """Playback rates; the class is the position in this list."""
     num_frames: int = Field(default=8, ge=2)
-    """Frames a clip."""
+    """Number of frames per clip."""
     base_stride: int = Field(default=2, ge=1)
-    """Distance of frames at rate 1, in source frames."""
+    """Distance between frames at rate 1, in source frames."""
     speed_jitter: float = Field(default=0.2, ge=0, lt=1)
     """Each clip's speed is multiplied by a factor from 1 - jitter to 1 + jitter."""
     num_clips: int = Field(default=4, ge=1)
-    """Clips a video and step, each with its own rate."""
+    """Number of clips per video and step, each with its own rate."""
     starts: Literal["fitting", "anywhere"] = "fitting"
     """First frames: ``fitting``: so that a clip at rate 1 fits its video; ``anywhere``: any frame (the baseline)."""
     loss: Literal["cross_entropy", "bce"] = "cross_entropy"
-    """``cross_entropy``, or ``bce``: a logistic loss a rate, averaged (the baseline)."""
+    """``cross_entropy``, or ``bce``: one logistic loss per rate, averaged (the baseline)."""
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)
     """Share of each target that is spread over all rates."""
     sequential: bool = True
-    """Forward and backward one clip a video at a time, gradients summed; else all clips at once."""
+    """Run forward and backward pass for one clip per video at a time and sum the gradients; otherwise for all clips
+    at once."""
 
     def model_post_init(self, context: object) -> None:
         """Check what no single field can."""
@@ -47,7 +48,7 @@ class AdviseSettings(Settings):
     command: Literal["train-advise"] = "train-advise"
     """The command this file repeats."""
     bank: BankSettings
-    """Where maps come from."""
+    """The frame bank that holds the maps."""
     tmm: TmmSettings = TmmSettings()
     """The temporal module; the default is the released one."""
     clips: PretextClipSettings = PretextClipSettings()
@@ -58,7 +59,7 @@ class AdviseSettings(Settings):
         optimiser=OptimiserSettings(lr=1e-3, lr_batch=64, weight_decay=1e-6, decay_all=True),
         schedule=ScheduleSettings(warmup_fraction=5 / 800),
     )
-    """The loop; the defaults are the released configuration for UCF101."""
+    """Training settings; the defaults are the released configuration for UCF101."""
     out: Aside[str | None] = None
     """Folder of the run; null: ``runs/<store>/advise-<hash>``."""
 
@@ -69,38 +70,38 @@ class TmmFineTuneSettings(Settings):
     command: Literal["train-tmm"] = "train-tmm"
     """The command this file repeats."""
     bank: BankSettings
-    """Where maps come from."""
+    """The frame bank that holds the maps."""
     label: Aside[str] = "label"
     """Label column."""
     init: Input[str | None] = None
-    """Folder of a ``train advise`` run whose module to start from; null: from scratch."""
+    """Folder of a ``train advise`` run whose module is the initial one; null: train from scratch."""
     tmm: TmmSettings | None = None
     """The temporal module; null: that of ``init``, or the released one."""
     compare_scratch: Aside[bool] = False
-    """With ``init``: train from scratch too, with the same seeds, and report the difference (the paper's Delta)."""
+    """With ``init``: also train from scratch with the same seeds, and report the difference (the paper's Delta)."""
     sampler: Literal["random", "spread"] = "random"
     """Training clips: ``random``: from a random start at ``stride``; ``spread``: over the whole video (Diving48)."""
     num_frames: int = Field(default=8, ge=1)
-    """Frames a clip."""
+    """Number of frames per clip."""
     stride: int = Field(default=8, ge=1)
-    """Distance of a clip's frames, in source frames."""
+    """Distance between a clip's frames, in source frames."""
     num_clips: int = Field(default=1, ge=1)
-    """Training clips a video and step."""
+    """Number of training clips per video and step."""
     labels_per_class: Aside[int | None] = Field(default=None, ge=1)
-    """Use so many training videos of each class, the same for all runs; null: all."""
+    """Number of training videos per class, the same videos for all runs; null: all."""
     test_clips: Aside[int] = Field(default=10, ge=1)
-    """Test clips a video, equally spaced; times the store's crops of a test frame they are the views."""
+    """Number of test clips per video, equally spaced; together with the store's crops they are the views."""
     test_splits: Aside[tuple[str, ...] | None] = None
     """Splits to score; null: all others."""
     order_test: Aside[bool] = True
-    """Score test clips with frames reversed, shuffled, and one frame repeated too."""
+    """Also score test clips with frames reversed, shuffled, and one frame repeated."""
     training: TrainingSettings = TrainingSettings(
         epochs=50,
         batch_size=32,
         optimiser=OptimiserSettings(lr=1e-3, lr_batch=64, weight_decay=0.05, decay_all=True),
         schedule=ScheduleSettings(warmup_fraction=0.1),
     )
-    """The loop. The paper does not state the optimisation of this stage; these are our choice."""
+    """Training settings. The paper does not state the optimisation of this stage; the defaults are our choice."""
     out: Aside[str | None] = None
     """Folder of the run; null: ``runs/<store>/tmm-<hash>``."""
 
@@ -116,15 +117,15 @@ class R3d50Settings(VideosSettings):
     command: Literal["train-r3d50"] = "train-r3d50"
     """The command this file repeats."""
     train_split: Aside[str] = "train"
-    """Split to learn from; a source without splits is used whole."""
+    """Split to train on; a source without splits is used as a whole."""
     size: int = Field(default=224, ge=32)
     """Side of a frame in pixels."""
     width: int = Field(default=64, ge=4)
-    """Channels of the network's stem; its stages have 4, 8, 16 and 32 times as many."""
+    """Number of channels of the network's stem; its stages have 4, 8, 16 and 32 times as many."""
     head_hidden: int = Field(default=4096, ge=1)
     """Width between the head's two layers."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
-    """Before the head's last layer."""
+    """Dropout rate before the head's last layer."""
     clips: PretextClipSettings = PretextClipSettings(base_stride=1, starts="anywhere", loss="bce", label_smoothing=0.0)
     """Clips and their rates."""
     training: TrainingSettings = TrainingSettings(
@@ -133,12 +134,12 @@ class R3d50Settings(VideosSettings):
         optimiser=OptimiserSettings(name="sgd", lr=0.04, lr_batch=64, momentum=0.9, weight_decay=5e-4, decay_all=True),
         schedule=ScheduleSettings(warmup_fraction=0.05, warmup_factor=0.025),
     )
-    """The loop; the defaults are the released configuration of the baseline."""
+    """Training settings; the defaults are the released configuration of the baseline."""
     out: Aside[str | None] = None
     """Folder of the run; null: ``runs/<source>/r3d50-<hash>``."""
 
     def model_post_init(self, context: object) -> None:
-        """Check where videos come from."""
+        """Check the source of the videos."""
         super().model_post_init(context)
 
 
@@ -148,14 +149,14 @@ def max_bank_stride(*, base_stride: int, speed_jitter: float) -> int:
 
 
 class TmmEvaluationSettings(Settings):
-    """Settings of ``featcache evaluate tmm``: a trained module and head on a store, as they are."""
+    """Settings of ``featcache evaluate tmm``: a trained module and head on another store, without training."""
 
     command: Literal["evaluate-tmm"] = "evaluate-tmm"
     """The command this file repeats."""
     bank: BankSettings
-    """Where maps come from; as many channels as the run was trained on."""
+    """The frame bank that holds the maps; it must have as many channels as the run was trained on."""
     run: str
-    """Folder of a ``train tmm`` run; clips and views are drawn as there."""
+    """Folder of a ``train tmm`` run, whose clips and views are used."""
     label: str | None = None
     """Label column; null: that of the run."""
     test_splits: tuple[str, ...] | None = None
@@ -163,6 +164,6 @@ class TmmEvaluationSettings(Settings):
     order_test: bool = True
     """Score test clips with frames reversed, shuffled, and one frame repeated too."""
     device: str = "auto"
-    """Where the module runs: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    """Device on which the module runs: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     out: str | None = None
     """Folder of the result; null: ``runs/<store>/plugged-<hash>``."""

@@ -1,4 +1,4 @@
-"""Fine-tuning temporal modules and reporting them: accuracy over views, against scratch, and by order of frames."""
+"""Fine-tunes temporal modules and reports accuracy over views, against training from scratch, and by frame order."""
 
 import dataclasses
 import json
@@ -38,12 +38,12 @@ Logits = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """Which videos teach and which are scored, once.
+    """One division into training videos and scored videos.
 
     Attributes:
         name: Folder name of its runs.
-        train: int64 [A], video numbers.
-        tests: Split to int64 video numbers.
+        train: int64 [A], numbers of the training videos.
+        tests: Split to int64 numbers of the test videos.
     """
 
     name: str
@@ -56,18 +56,18 @@ class TemporalResult:
     """Test results of fine-tuned temporal modules.
 
     Attributes:
-        folder: Of the run.
-        store: Where the maps come from.
+        folder: The run's folder.
+        store: Store of the maps.
         label: Label column.
-        protocol: How training and test videos were told apart.
-        num_classes: Classes.
-        classes: Their names, in the order of the head's outputs.
-        num_train: Training videos.
-        num_views: Clips times crops of a test video.
-        seeds: Seeds, all of them in every number.
+        protocol: How training and test videos were separated.
+        num_classes: Number of classes.
+        classes: Names of the classes, in the order of the head's outputs.
+        num_train: Number of training videos.
+        num_views: Number of views of a test video, clips times crops.
+        seeds: Seeds; every number covers all of them.
         metrics: ``arm -> split -> order -> metric``; an arm is ``pretrained`` or ``scratch``.
         delta: ``split -> difference of top-1 between pretrained and scratch``, with the interval of paired resamples.
-        coverage: By split.
+        coverage: Coverage by split.
         cost: Counts of :func:`featcache.methods.advise.cost.counted_cost`.
         seconds: Wall time.
     """
@@ -130,19 +130,19 @@ def run_temporal(
     intervals: IntervalSettings | None = None,
     on_stage: OnStage = ignore,
 ) -> TemporalResult:
-    """Fine-tune (and, where asked, train from scratch) with every seed, and score all test views.
+    """Fine-tune (and on request train from scratch) with every seed, and score all test views.
 
-    Without splits, five folds over the videos are each trained on the others.
+    Without splits, five folds over the videos are used, each scored by a module that is trained on the others.
 
     Args:
-        settings: Everything that can be chosen.
-        source: Where maps come from; ``None`` opens what the settings name.
-        intervals: How intervals are drawn.
+        settings: Settings of the run.
+        source: Source of the maps; ``None`` opens the one that the settings name.
+        intervals: Settings of the intervals.
         on_stage: Called with the stage ``seed N`` after each step.
 
     Raises:
-        ManifestError: No labels, one class, or nothing to score.
-        UnknownNameError: No such split or label column.
+        ManifestError: There are no labels, only one class, or no videos to score.
+        UnknownNameError: There is no such split or label column.
     """
     started = time.monotonic()
     store = open_store(Path(settings.bank.store))
@@ -221,9 +221,9 @@ def paired_difference(
     """Difference of top-1 accuracy with a percentile interval over paired resamples of videos and seeds.
 
     Args:
-        mine: int64 [S, M] ranks of the truth.
-        theirs: int64 [S, M], the same seeds and videos.
-        intervals: Resamples, confidence and seed.
+        mine: int64 [S, M] ranks of the true class.
+        theirs: int64 [S, M], for the same seeds and videos.
+        intervals: Number of resamples, confidence and seed.
     """
     gain = (mine == 0).astype(np.float64) - (theirs == 0)
     rng = rng_for(intervals.seed, "paired")
@@ -238,7 +238,7 @@ def paired_difference(
 
 
 def _labels(store: Store, bank: ClipSource, column: str) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-    """Class of each video of the bank, -1 for none, and the class names."""
+    """The class of each video of the bank, -1 if it has none, and the class names."""
     if not store.label_names:
         raise ManifestError(
             f"no video of {store.path} has a label; list them with a column `label` or `label.NAME` and extract again"
@@ -297,7 +297,7 @@ def _assignments(
 
 
 def _few(videos: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], per_class: int | None) -> npt.NDArray[np.int64]:
-    """So many videos of each class; a smaller choice lies within a larger one."""
+    """A given number of videos of each class; a smaller selection is contained in a larger one."""
     if per_class is None:
         return videos
     classes = [str(label) for label in labels[videos]]
@@ -307,7 +307,7 @@ def _few(videos: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], per_class
 def split_coverage(
     store: Store, bank: ClipSource, splits: Mapping[str, str], split: str, labels: npt.NDArray[np.int64]
 ) -> Coverage:
-    """What became of a split's videos; of all of them where there are no splits."""
+    """Coverage of a split's videos, or of all videos if there are no splits."""
     mine = [video_id for video_id in store.videos if not splits or splits.get(video_id) == split]
     place = {video_id: number for number, video_id in enumerate(bank.video_ids)}
     ok = [place[video_id] for video_id in mine if video_id in place]

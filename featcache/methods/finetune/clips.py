@@ -1,4 +1,4 @@
-"""Which clips of a video are trained on and tested, as sampling recipes."""
+"""Training and test clips of a video, as sampling recipes."""
 
 from featcache.methods.finetune.settings import FinetuneSettings
 from featcache.recipes import SamplingRecipe
@@ -31,8 +31,8 @@ def scoring_recipe(settings: FinetuneSettings, *, num_frames: int) -> SamplingRe
     """The fixed views of a test video, its clips times their crops.
 
     Args:
-        settings: How many, and where.
-        num_frames: Frames of a clip.
+        settings: Number and place of the views.
+        num_frames: Number of frames per clip.
     """
     clips, test = settings.clips, settings.test
     return SamplingRecipe(

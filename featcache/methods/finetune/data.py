@@ -1,4 +1,4 @@
-"""Which videos teach and which are scored, and their classes."""
+"""Training and test videos of fine-tuning, and their classes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from featcache.stages import OnStage, ignore
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LabelledVideos:
-    """The videos of a split that can be used and have a label.
+    """The usable videos of a split that have a label.
 
     Attributes:
-        files: They.
-        labels: int64 [M], position of each one's class in :attr:`FinetuneData.classes`.
-        num_failed: Videos of the split that cannot be used.
-        num_unlabelled: Those that can, without a label.
+        files: Files of the usable videos, by number.
+        labels: int64 [M], position of each video's class in :attr:`FinetuneData.classes`.
+        num_failed: Number of videos of the split that cannot be used.
+        num_unlabelled: Number of usable videos without a label.
     """
 
     files: VideoFiles
@@ -43,10 +43,10 @@ class FinetuneData:
     """Labelled videos of a source.
 
     Attributes:
-        classes: Names; first those that the training videos teach, sorted, then those that occur in tests alone.
-        num_taught: How many are taught.
-        train: What is learned from.
-        tests: What is scored, by split.
+        classes: Class names; first those of the training videos, sorted, then those that occur only in test videos.
+        num_taught: Number of classes of the training videos.
+        train: Training videos.
+        tests: Test videos, by split.
     """
 
     classes: tuple[str, ...]
@@ -56,20 +56,20 @@ class FinetuneData:
 
     @property
     def num_left_out(self) -> int:
-        """Videos of all these splits that cannot be used."""
+        """Number of videos of all these splits that cannot be used."""
         return sum(part.num_failed for part in (self.train, *self.tests.values()))
 
 
 def read_data(settings: FinetuneSettings, *, on_stage: OnStage = ignore) -> FinetuneData:
-    """List the videos, and sort them by split and class; how many cannot be used is logged.
+    """List the videos, and sort them by split and class; the number of unusable videos is logged.
 
     Args:
         settings: Source, splits and label column.
-        on_stage: Called with the stage ``scan``, files listed and files in all.
+        on_stage: Called with the stage ``scan``, files listed and files in total.
 
     Raises:
-        ManifestError: No splits, no labels, one class, or nothing to learn from or to score.
-        UnknownNameError: No such split or label column.
+        ManifestError: There are no splits, no labels, only one class, or no videos to train on or to score.
+        UnknownNameError: There is no such split or label column.
     """
     manifest = list_videos(settings, on_stage=on_stage)
     where = settings.source or settings.dataset
@@ -110,7 +110,7 @@ def read_data(settings: FinetuneSettings, *, on_stage: OnStage = ignore) -> Fine
 def _classes(
     by_split: Mapping[str, Sequence[VideoRecord]], settings: FinetuneSettings, *, where: str
 ) -> tuple[tuple[str, ...], int]:
-    """Names of classes, taught ones first, and how many are taught."""
+    """Names of the classes, those of the training videos first, and the number of those."""
     named = {
         split: {video.labels[settings.label] for video in _usable(videos) if settings.label in video.labels}
         for split, videos in by_split.items()
@@ -127,7 +127,7 @@ def _classes(
 def _labelled(
     videos: Sequence[VideoRecord], settings: FinetuneSettings, classes: Sequence[str], manifest: Manifest
 ) -> LabelledVideos | None:
-    """The usable ones with a label; ``None`` if there are none."""
+    """The usable videos with a label; ``None`` if there are none."""
     labelled = [video for video in _usable(videos) if settings.label in video.labels]
     if not labelled:
         return None

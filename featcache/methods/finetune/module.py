@@ -1,4 +1,4 @@
-"""A backbone with a linear head: clips to class logits, with gradients through both or through the head alone."""
+"""A backbone with a linear head: clips to class logits, with gradients through both or only through the head."""
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +32,12 @@ class VideoClassifier(ClipEncoder):
         """Put a new head on a backbone; see :class:`featcache.backbones.trainable.ClipEncoder`.
 
         Args:
-            backbone: As built: frozen.
-            recipe: A single vector per clip, in float32.
-            num_frames: Frames of a clip.
-            num_classes: Outputs of the head.
-            dropout: Dropout before the head.
-            is_frozen: Leave the backbone as it is, in evaluation mode.
+            backbone: The built, frozen backbone.
+            recipe: Recipe of a single vector per clip, in float32.
+            num_frames: Number of frames per clip.
+            num_classes: Number of outputs of the head.
+            dropout: Dropout rate before the head.
+            is_frozen: Keep the backbone frozen, in evaluation mode.
         """
         super().__init__(backbone, recipe, num_frames=num_frames, is_frozen=is_frozen)
         self.head = nn.Linear(self.width, num_classes)
@@ -54,18 +54,18 @@ class VideoClassifier(ClipEncoder):
 def build_classifier(
     settings: FinetuneSettings, *, num_classes: int, seed: int, device: torch.device
 ) -> VideoClassifier:
-    """The classifier as a run of this seed begins.
+    """The initial classifier of a run with this seed.
 
     Args:
-        settings: Backbone, weights, and what the head reads.
-        num_classes: Outputs of the head.
+        settings: Backbone, weights, and the feature that the head reads.
+        num_classes: Number of outputs of the head.
         seed: Seed of the head.
-        device: Where it is to be.
+        device: Device of the classifier.
 
     Raises:
-        ConfigError: A backbone that cannot take such clips.
-        UnknownNameError: No such backbone or layer.
-        WeightsError: The weights are not at hand or do not fit.
+        ConfigError: The backbone cannot take such clips.
+        UnknownNameError: There is no such backbone or layer.
+        WeightsError: The weights cannot be found or do not fit.
     """
     backbone = build_backbone(settings.backbone, weights=settings.weights)
     num_frames = clip_length(backbone, settings.clips.num_frames)

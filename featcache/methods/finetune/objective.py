@@ -32,8 +32,8 @@ class FinetuneObjective:
 
     Attributes:
         module: Backbone and head.
-        num_batches: Batches an epoch; an incomplete last one is left out.
-        num_items: Videos an epoch.
+        num_batches: Number of batches per epoch; an incomplete last one is left out.
+        num_items: Number of videos per epoch.
     """
 
     def __init__(
@@ -80,4 +80,4 @@ class FinetuneObjective:
         return Loss(total=functional.cross_entropy(logits, labels), metrics={"accuracy": is_right.float().mean()})
 
     def after_step(self, progress: float) -> None:
-        """Nothing to move."""
+        """Do nothing."""

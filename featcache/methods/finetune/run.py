@@ -1,4 +1,4 @@
-"""Fine-tuning a backbone on labelled videos and reporting it: accuracy over the views of test videos."""
+"""Fine-tunes a backbone on labelled videos and reports its accuracy over the views of test videos."""
 
 import dataclasses
 import time
@@ -36,20 +36,20 @@ WEIGHTS = "backbone.safetensors"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetunePlan:
-    """What a run would do.
+    """Plan of a run.
 
     Attributes:
-        num_train: Training videos.
-        num_left_out: Videos that cannot be used.
-        num_classes: Classes that are taught.
-        num_test: Test videos by split.
-        num_views: Views of a test video.
+        num_train: Number of training videos.
+        num_left_out: Number of videos that cannot be used.
+        num_classes: Number of classes of the training videos.
+        num_test: Number of test videos by split.
+        num_views: Number of views of a test video.
         clip: Frames, height and width of a clip.
-        feature: What the head reads: layer and output.
-        num_parameters: Of the backbone.
-        num_trained: Parameters that are trained, head included.
-        num_steps: Optimiser steps of a seed.
-        num_seeds: Runs.
+        feature: Feature that the head reads: layer and output.
+        num_parameters: Number of parameters of the backbone.
+        num_trained: Number of trained parameters, including the head.
+        num_steps: Number of optimiser steps per seed.
+        num_seeds: Number of seeds.
     """
 
     num_train: int
@@ -69,7 +69,7 @@ class FinetunePlan:
         return dataclasses.asdict(self)
 
     def summary(self) -> Summary:
-        """What a run would do."""
+        """The plan in words."""
         frames, height, width = self.clip
         tests = ", ".join(f"{num} in {split}" for split, num in self.num_test.items())
         facts = {
@@ -90,21 +90,21 @@ class FinetuneResult:
     """A fine-tuned backbone and its test results.
 
     Attributes:
-        folder: Of the run.
-        backbone: Registry name, under which ``weights`` can be extracted with.
+        folder: The run's folder.
+        backbone: Registry name of the backbone for extraction with ``weights``.
         label: Label column.
-        num_classes: Classes that were taught.
-        classes: Class names in the order of the head's outputs; those that only tests have come last.
-        num_train: Training videos.
-        num_left_out: Videos that cannot be used, of all splits.
-        num_views: Views of a test video.
-        num_parameters: Of the backbone.
-        num_trained: Parameters that were trained, head included.
+        num_classes: Number of classes of the training videos.
+        classes: Class names in the order of the head's outputs; those that occur only in test videos come last.
+        num_train: Number of training videos.
+        num_left_out: Number of videos of all splits that cannot be used.
+        num_views: Number of views of a test video.
+        num_parameters: Number of parameters of the backbone.
+        num_trained: Number of trained parameters, including the head.
         splits: Results by test split, over videos and seeds.
-        weights: The backbone's file of each seed; empty where it was frozen.
+        weights: The backbone's file of each seed; empty if it was frozen.
         seeds: The last line of each seed's log.
         seconds: Wall time.
-        next_command: An extraction with the first seed's weights, where there are any.
+        next_command: A command that extracts with the first seed's weights, if there are any.
     """
 
     folder: str
@@ -161,23 +161,23 @@ def finetune(
     intervals: IntervalSettings | None = None,
     on_stage: OnStage = ignore,
 ) -> FinetuneResult:
-    """Train backbone and head (or the head alone) with every seed, and score the test videos.
+    """Train backbone and head (or only the head) with every seed, and score the test videos.
 
-    Runs that are there are taken up or left as they are. The backbone of a seed is written to
-    ``seed-N/backbone.safetensors``, a weights file of its name.
+    Unfinished runs are resumed, finished ones kept. The backbone of a seed is written to
+    ``seed-N/backbone.safetensors``, a weights file for its name.
 
     Args:
-        settings: Everything that can be chosen.
-        intervals: How intervals are drawn.
+        settings: Settings of the run.
+        intervals: Settings of the intervals.
         on_stage: Called with the stage ``scan``, with ``seed N`` after each step, and with ``test``.
 
     Raises:
-        ConfigError: A backbone that cannot take such clips, or fewer videos than a batch.
+        ConfigError: The backbone cannot take such clips, or there are fewer videos than the batch size.
         DivergedError: The loss is not finite; the last checkpoint is kept.
-        ManifestError: No splits, no labels, one class, or nothing to learn from or to score.
-        UnknownNameError: No such backbone, layer, split or label column.
-        VideoError: A video that cannot be used any more.
-        WeightsError: Weights that are not at hand, or of another network.
+        ManifestError: There are no splits, no labels, only one class, or no videos to train on or to score.
+        UnknownNameError: There is no such backbone, layer, split or label column.
+        VideoError: A video cannot be used any more.
+        WeightsError: Weights cannot be found, or belong to another network.
     """
     started = time.monotonic()
     training = settings.training
@@ -236,14 +236,14 @@ def finetune(
 
 
 def plan_finetune(settings: FinetuneSettings, *, on_stage: OnStage = ignore) -> FinetunePlan:
-    """Scan the videos and build the classifier, and say what a run would do; nothing is written.
+    """Scan the videos, build the classifier, and return the plan of a run; nothing is written.
 
     Args:
-        settings: Everything that can be chosen.
+        settings: Settings of the run.
         on_stage: Called with the stage ``scan``.
 
     Raises:
-        FeatcacheError: As :func:`finetune`, as far as it shows before training.
+        FeatcacheError: Those errors of :func:`finetune` that occur before training.
     """
     check_names(settings.backbone, settings.weights)
     data = read_data(settings, on_stage=on_stage)
@@ -272,7 +272,7 @@ def plan_finetune(settings: FinetuneSettings, *, on_stage: OnStage = ignore) -> 
 def _source(
     videos: LabelledVideos, settings: FinetuneSettings, module: VideoClassifier, *, seed: int | None
 ) -> RecipeSource:
-    """Random clips of the run of a seed, or the fixed views of a test where it is ``None``."""
+    """Random clips of the run of a seed, or the fixed test views if the seed is ``None``."""
     crop = CropSize(size=module.recipe.input_size, interpolation=module.recipe.interpolation)
     if seed is None:
         return RecipeSource(videos.files, scoring_recipe(settings, num_frames=module.num_frames), crop=crop, seed=0)
@@ -280,7 +280,7 @@ def _source(
 
 
 def _measured(scores: Scores, videos: LabelledVideos, data: FinetuneData, intervals: IntervalSettings) -> SplitResult:
-    """Accuracies of scores [S, M, taught classes]; a class that was not taught cannot be predicted."""
+    """Accuracies of scores [S, M, trained classes]; other classes cannot be predicted."""
     untaught = np.full((*scores.shape[:2], len(data.classes) - data.num_taught), -np.inf)
     ranks = rank_of_truth(np.concatenate([scores, untaught], axis=2), videos.labels)
     ok = len(videos.labels) + videos.num_unlabelled
@@ -299,7 +299,7 @@ def _num_trained(module: VideoClassifier) -> int:
 
 
 def _contents(module: VideoClassifier, data: FinetuneData) -> dict[str, str]:
-    """Digests of what a run reads: its videos with their classes, and the weights that it starts from."""
+    """Digests of the data that a run reads: its videos with their classes, and its initial weights."""
     videos = zip(data.train.files.videos, data.train.labels.tolist(), strict=True)
     listed = [[video.id, video.content_hash, video.num_frames, data.classes[label]] for video, label in videos]
     return {"videos": digest(listed), "weights": module.recipe.weights_hash}

@@ -27,16 +27,16 @@ def video_scores(
     precision: Precision = "float32",
     on_stage: OnStage = ignore,
 ) -> Scores:
-    """Score all videos of a source; as many are decoded ahead as fit some memory.
+    """Score all videos of a source; a bounded amount of memory is decoded ahead.
 
     Args:
-        module: In evaluation mode afterwards.
+        module: The classifier; it is left in evaluation mode.
         source: The views of each video.
-        workers: Processes that decode; 0: this one.
-        clips_at_once: Clips of a forward pass.
-        average: ``softmax``: of class probabilities; ``logits``: of what they are made from.
+        workers: Number of decoding processes; 0: this process.
+        clips_at_once: Number of clips per forward pass.
+        average: ``softmax``: average class probabilities; ``logits``: average logits.
         precision: Dtype of the forward pass.
-        on_stage: Called with the stage ``test``, videos done and videos in all.
+        on_stage: Called with the stage ``test``, videos done and videos in total.
 
     Returns:
         float64 [M, num_classes].
@@ -63,7 +63,7 @@ def video_scores(
 
 
 def _batches(source: RecipeSource, *, at_least: int) -> Iterator[Batch]:
-    """Videos whose views fit the memory, but enough that each process has one."""
+    """Groups of videos whose views fit into the memory, but at least one video per process."""
     size = max(1, at_least, _BYTES_AT_ONCE // source.video_bytes)
     numbers = range(len(source.files.videos))
     for first in range(0, len(numbers), size):

@@ -16,34 +16,35 @@ FULL = TrainingSettings(
     optimiser=OptimiserSettings(name="sgd", lr=5e-3, momentum=0.9, weight_decay=1e-4, decay_all=True),
     schedule=ScheduleSettings(kind="step", step_fractions=(11 / 15, 14 / 15), step_factor=0.1),
 )
-"""All of a backbone, as SVT §3.5 and TimeSformer's configuration have it."""
+"""Training of the whole backbone, as in SVT §3.5 and TimeSformer's configuration."""
 LINEAR = TrainingSettings(
     epochs=20,
     batch_size=32,
     optimiser=OptimiserSettings(name="sgd", lr=8e-3, momentum=0.9, weight_decay=0.0),
     schedule=ScheduleSettings(),
 )
-"""The head alone, on augmented clips (SVT §3.5); the rate is taken as the paper prints it."""
+"""Training of only the head, on augmented clips (SVT §3.5), with the paper's learning rate."""
 
 
 class FinetuneClipSettings(Settings):
-    """Training clips, one a video and epoch; time and place are drawn anew each time."""
+    """Training clips, one per video and epoch; time and place are drawn anew each time."""
 
     num_frames: int | None = Field(default=None, ge=1)
-    """Frames a clip; null: the backbone's, or 8 for an image backbone."""
+    """Number of frames per clip; null: the backbone's, or 8 for an image backbone."""
     frame_stride: int | None = Field(default=None, ge=1)
-    """Distance of a clip's frames at ``target_fps``; null: clips are spread over the whole video (``spread_random`` of
-    the sampling recipe, ``spread`` in tests). SVT's published probe has 32 at 30 frames a second."""
+    """Distance between a clip's frames at ``target_fps``; null: clips are spread over the whole video
+    (``spread_random`` of the sampling recipe, ``spread`` in tests). SVT's published probe has 32 at 30 frames per
+    second."""
     target_fps: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Rate at which ``frame_stride`` is counted; null: the video's own."""
+    """Frame rate at which ``frame_stride`` is counted; null: the video's own."""
     short_videos: ShortVideos = "clamp"
     """With ``frame_stride``: a clip longer than its video repeats the last frame (``clamp``) or wraps (``loop``)."""
     side_range: tuple[float, float] = (0.7, 0.875)
-    """Side of the random square over the shorter side of the frame: 224 out of 320 to 256."""
+    """Side of the random square as a fraction of the frame's shorter side: 224 out of 320 to 256."""
     flip_probability: float = Field(default=0.5, ge=0, le=1)
-    """Chance that a clip is mirrored; 0 where direction matters (SSv2, the motion set)."""
+    """Probability that a clip is mirrored; set 0 if direction matters (SSv2, the motion set)."""
     color: ColorRecipe | None = None
-    """How colours vary; null: they do not, as in the paper."""
+    """Colour augmentation; null: none, as in the paper."""
 
     def model_post_init(self, context: object) -> None:
         """Check what no single field can."""
@@ -58,13 +59,13 @@ class FinetuneTestSettings(Settings):
     """Views of a test video, as many as ``num_clips`` times ``num_crops``."""
 
     num_clips: int = Field(default=1, ge=1)
-    """Clips, equally spaced; a single one lies in the middle."""
+    """Number of clips, equally spaced; a single one lies in the middle."""
     num_crops: int = Field(default=3, ge=1)
-    """Squares spread over the longer side; 1: the centre."""
+    """Number of squares spread over the longer side; 1: the centre."""
     crop_fraction: float = Field(default=1.0, gt=0, le=1)
-    """Side of a square over the shorter side."""
+    """Side of a square as a fraction of the shorter side."""
     average: Literal["softmax", "logits"] = "softmax"
-    """What is averaged over the views of a video."""
+    """Quantity that is averaged over the views of a video."""
 
 
 class FinetuneSettings(VideosSettings):
@@ -75,40 +76,41 @@ class FinetuneSettings(VideosSettings):
     label: Aside[str] = "label"
     """Label column."""
     train_split: Aside[str] = "train"
-    """Split to learn from."""
+    """Split to train on."""
     test_splits: Aside[tuple[str, ...] | None] = None
     """Splits to score; null: all others."""
     workers: Aside[int | None] = Field(default=None, ge=0)
-    """Processes that decode; 0: a thread beside the training; null: one a core. Pixels are the same."""
+    """Number of decoding processes; 0: a thread of the training process; null: one per core. The pixels are the
+    same."""
     backbone: str
-    """Registry name, e.g. ``svt-b`` or ``svt-b-slowfast``; image backbones are averaged over frames."""
+    """Registry name, e.g. ``svt-b`` or ``svt-b-slowfast``; features of image backbones are averaged over frames."""
     weights: Input[str] = "default"
-    """``default``, ``random`` (the same for every seed) or the path of a file."""
+    """Weights: ``default``, ``random`` (the same for every seed) or the path of a file."""
     layer: str = "last"
     """Layer that the head reads; ``last`` is the backbone's default."""
     output: Literal["cls", "mean"] | None = None
-    """What it reads of it: the class token, or the mean over its map; null: the class token where there is one."""
+    """Output that the head reads: the class token, or the mean over the map; null: the class token if there is one."""
     input_size: int | None = Field(default=None, ge=1)
-    """Side in pixels; null: the backbone's."""
+    """Input side in pixels; null: the backbone's."""
     mean: tuple[float, float, float] | None = None
-    """RGB means; null: the backbone's. SVT's published probes read it with 0.45 for each."""
+    """RGB means; null: the backbone's. SVT's published probes use 0.45 for each."""
     std: tuple[float, float, float] | None = None
-    """RGB deviations; null: the backbone's. SVT's published probes read it with 0.225 for each."""
+    """RGB standard deviations; null: the backbone's. SVT's published probes use 0.225 for each."""
     frozen: bool = False
-    """Train the head alone: the backbone stays as it is, in evaluation mode."""
+    """Train only the head: the backbone stays frozen, in evaluation mode."""
     head_dropout: float = Field(default=0.5, ge=0, lt=1)
-    """Dropout before the head."""
+    """Dropout rate before the head."""
     clips: FinetuneClipSettings = FinetuneClipSettings()
     """Training clips."""
     test: Aside[FinetuneTestSettings] = FinetuneTestSettings()
     """Test views."""
     training: TrainingSettings = FULL
-    """The loop; the defaults are SVT's."""
+    """Training settings; the defaults are SVT's."""
     out: Aside[str | None] = None
     """Folder of the run; null: ``runs/<source>/finetune-<hash>``."""
 
     def model_post_init(self, context: object) -> None:
-        """Check where videos come from, and what is trained."""
+        """Check the source of the videos, and that the backbone can be trained."""
         super().model_post_init(context)
         if self.training.ema_decay is not None:
             raise ConfigError("training.ema_decay is given, and fine-tuning keeps no average; leave it out")

@@ -1,7 +1,7 @@
-"""Several seeds trained as one: a stack of modules, each on its own batches, split into the usual folders at the end.
+"""Trains several seeds as one stack of modules, each on its own batches, and writes the usual folders at the end.
 
-The network and its heads run for all seeds at once (``torch.vmap`` over the stacked weights), so that what a step costs
-beside its arithmetic is paid once. The contrasts run seed by seed: the logits of one chunk of one seed are in memory.
+The network and its heads run for all seeds at once (``torch.vmap`` over the stacked weights), so that the overhead of a
+step is paid once. The contrastive losses run seed by seed: only the logits of one chunk of one seed are in memory.
 """
 
 import copy
@@ -28,7 +28,7 @@ from featcache.training.runs import seed_folder
 from featcache.training.seeds import SeedRuns
 
 NAME = "stack"
-"""Folder of a stack that is being trained."""
+"""Name of the folder of a stack in training."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +36,9 @@ class SeedsBatch:
     """A batch of each of S seeds.
 
     Attributes:
-        stack: Tensors of all seeds, [S, ...]; lists of clips are filled up with 0.
-        num_masked: How many masked clips each seed has.
-        num_present: How many clips each seed has.
+        stack: Tensors of all seeds, [S, ...]; lists of clips are padded with 0.
+        num_masked: Number of masked clips of each seed.
+        num_present: Number of clips of each seed.
     """
 
     stack: SetBatch
@@ -47,14 +47,14 @@ class SeedsBatch:
 
 
 class StackObjective:
-    """The tasks of several seeds as one; the loss is their sum, so each has the gradient that it has alone.
+    """The tasks of several seeds as one; the loss is their sum, so each seed gets the same gradient as alone.
 
     See :class:`featcache.training.objective.Objective`.
 
     Attributes:
         module: The modules as one, see :func:`stacked`.
-        num_batches: Batches an epoch, the same for each seed.
-        num_items: Videos an epoch of all seeds.
+        num_batches: Number of batches per epoch, the same for each seed.
+        num_items: Number of videos per epoch, over all seeds.
     """
 
     def __init__(self, objectives: Mapping[int, ScaleObjective]) -> None:
@@ -65,12 +65,12 @@ class StackObjective:
         self.num_items = self._first.num_items * len(self._objectives)
 
     def parts(self, epoch: int, batch: int) -> list[SeedsBatch]:
-        """One part: the batch that each seed has alone."""
+        """One part with the batches that the seeds would have alone."""
         joined = join([each.draw(epoch, batch) for each in self._objectives.values()])
         return [dataclasses.replace(joined, stack=self._first.ahead(joined.stack))]
 
     def loss(self, part: SeedsBatch) -> Loss:
-        """The sum over the seeds; the metrics of each are ``seed-N/<name>``."""
+        """The sum of the losses over the seeds; the metrics of each seed are called ``seed-N/<name>``."""
         own = self._first.arrived(part.stack)
         assert own.features is not None, "clips are gathered"
         assert own.positions is not None, "positions are gathered"
@@ -82,7 +82,7 @@ class StackObjective:
             projected: dict[str, Tensor] = functional_call(self.module, dict(parameters), inputs)
             return projected
 
-        with sdpa_kernel(SDPBackend.MATH):  # the others have no rule for a batch of batches on every device
+        with sdpa_kernel(SDPBackend.MATH):  # other kernels do not support vmap on every device
             projected = torch.vmap(project, randomness="different")(dict(self.module.named_parameters()), *inputs)
         totals: list[Tensor] = []
         metrics: dict[str, Tensor] = {}
@@ -98,14 +98,14 @@ class StackObjective:
         return Loss(total=torch.stack(totals).sum(), metrics=metrics)
 
     def after_step(self, progress: float) -> None:
-        """Nothing to move."""
+        """Do nothing."""
 
 
 def stacked(modules: Sequence[nn.Module]) -> nn.Module:
     """One module whose parameters are those of all modules, [S, ...] under the same names.
 
-    It runs under ``torch.vmap`` only. Its ``not_decayed`` names the parameters that were vectors, which optimisers do
-    not decay and could no longer tell by their shape.
+    It runs only under ``torch.vmap``. Its ``not_decayed`` names the parameters that are vectors in a single module:
+    optimisers apply no weight decay to them, and cannot recognise them by the stacked shape.
     """
     parameters, buffers = stack_module_state(list(modules))
     assert not buffers, "a predictor and its heads have no buffers"
@@ -120,7 +120,7 @@ def stacked(modules: Sequence[nn.Module]) -> nn.Module:
 
 
 def join(parts: Sequence[SetBatch]) -> SeedsBatch:
-    """Batches of several seeds as one, filled up to the largest."""
+    """Join the batches of several seeds into one, padded to the largest."""
     size = max(part.rows.shape[1] for part in parts)
     is_full = all(part.present is None and part.rows.shape[1] == size for part in parts)
     there = [torch.ones_like(part.masked) if part.present is None else part.present for part in parts]
@@ -149,13 +149,13 @@ def train_stack(
 ) -> None:
     """Train several seeds as one, then write the folder of each as if it had been trained alone.
 
-    A run that was killed is taken up where it stopped, also while its folders were written.
+    A killed run resumes where it stopped, even if it was killed while writing the folders.
 
     Args:
-        objectives: By seed, their modules on the device.
+        objectives: Objectives by seed, with their modules on the device.
         runs: The run; a folder within its own holds the stack until it is split.
-        identities: By seed, what its checkpoint must have been made with.
-        facts: Kept in each checkpoint.
+        identities: Identities of the checkpoints by seed.
+        facts: Facts to keep in each checkpoint.
 
     Raises:
         DivergedError: The loss of a seed is not finite; the last checkpoint is kept.
@@ -194,7 +194,7 @@ def train_stack(
 
 
 def _own(checkpoint: Checkpoint, place: int, *, identity: Mapping[str, Any]) -> Checkpoint:
-    """The part of one seed; numbers without an axis, such as counts of steps, are everyone's."""
+    """The part of one seed; scalars, such as step counts, are shared by all seeds."""
     own = {name: tensor[place] if tensor.ndim else tensor for name, tensor in checkpoint.tensors.items()}
     return dataclasses.replace(checkpoint, identity=identity, tensors=own)
 
@@ -215,10 +215,10 @@ def _tag(seed: int) -> str:
 
 
 def _widened(values: Tensor, size: int) -> Tensor:
-    """[2B, K] to [2B, ``size``], filled up with 0."""
+    """Pad [2B, K] with 0 to [2B, ``size``]."""
     return functional.pad(values, (0, size - values.shape[1]))
 
 
 def _listed(lists: Sequence[Tensor]) -> Tensor:
-    """Lists of several lengths as int64 [S, longest], filled up with 0."""
+    """Lists of different lengths as int64 [S, longest], padded with 0."""
     return nn.utils.rnn.pad_sequence(list(lists), batch_first=True)

@@ -1,6 +1,7 @@
-"""SCALE's losses as pure functions: contrast among clips and among sets, and two other ways to compare sets.
+"""SCALE's losses as pure functions: contrast between clips and between sets, and two other comparisons of sets.
 
-Source: SCALE §3.2 and §3.3, Eqs. 3, 4 and 7; where paper and released code differ, :doc:`docs/scale.md` says how.
+Source: SCALE §3.2 and §3.3, Eqs. 3, 4 and 7; :doc:`docs/scale.md` lists the differences between paper and released
+code.
 """
 
 from typing import Any, NamedTuple
@@ -11,15 +12,15 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 CHUNK_BYTES = 64 << 20
-"""Logits that are in memory at once, if not told otherwise."""
+"""Default size of the logits that are in memory at once."""
 
 
 class Contrast(NamedTuple):
     """A contrastive loss.
 
     Attributes:
-        loss: float32 scalar, the mean over queries; 0 with a graph where there are none.
-        accuracy: float32 scalar without a graph: share of queries that no key is nearer to than their own.
+        loss: float32 scalar, the mean over queries; 0 with a graph if there are none.
+        accuracy: float32 scalar without a graph: share of queries whose own key is the nearest one.
     """
 
     loss: Tensor
@@ -31,15 +32,15 @@ def contrast(
 ) -> Contrast:
     """Cross-entropy of each query's own key among all keys (InfoNCE, one direction).
 
-    The logits [M, N] are never there as a whole: rows are formed in chunks, and each chunk leaves its part of the
-    gradient before the next takes its place, so that nothing is computed twice.
+    The full logits [M, N] are never in memory: rows are computed in chunks, and each chunk adds its part of the
+    gradient before the next one replaces it, so that nothing is computed twice.
 
     Args:
-        queries: float32 [M, C]; for a cosine, of unit length.
+        queries: float32 [M, C]; of unit length for cosines.
         keys: float32 [N, C].
         positive: int64 [M], the key of each query.
-        temperature: Divides the logits.
-        chunk_bytes: Largest chunk of logits.
+        temperature: Temperature by which the logits are divided.
+        chunk_bytes: Largest size of a chunk of logits.
     """
     rows = max(1, chunk_bytes // (4 * max(1, len(keys))))
     loss, num_right = _Contrast.apply(queries, keys, positive, 1.0 / temperature, rows)
@@ -47,7 +48,7 @@ def contrast(
 
 
 class _Contrast(torch.autograd.Function):
-    """The mean cross-entropy, its gradient taken on the way."""
+    """The mean cross-entropy, whose gradient is computed together with it."""
 
     @staticmethod
     def forward(
@@ -66,11 +67,11 @@ class _Contrast(torch.autograd.Function):
                 own_logit = logits.gather(1, own[:, None])
                 peak = logits.amax(dim=1, keepdim=True)
                 num_right += (own_logit >= peak).sum()
-                weights = logits.sub_(peak).exp_()  # in the memory of the logits
+                weights = logits.sub_(peak).exp_()  # in place of the logits
                 norm = weights.sum(dim=1, keepdim=True)
                 total += (norm.log() + peak - own_logit).sum()
                 if query_grad is not None and key_grad is not None:
-                    # of softmax minus the one that is right; the softmax's divisor goes to the smaller factor
+                    # gradient of softmax minus one-hot; the softmax's divisor is applied to the smaller factor
                     query_grad[begin : begin + rows] = weights @ keys / norm - keys[own]
                     key_grad.addmm_(weights.T, query / norm).index_add_(0, own, query, alpha=-1.0)
         divisor = max(1, len(queries))
@@ -102,12 +103,12 @@ def masked_clip_loss(
     """Masked clip modelling: find the vector of each masked clip among those of all clips of the batch (Eq. 4).
 
     Args:
-        predictions: float32 [M, C], one a masked clip.
-        targets: float32 [N, C], one a clip, masked or not.
+        predictions: float32 [M, C], one per masked clip.
+        targets: float32 [N, C], one per clip, masked or not.
         positive: int64 [M], the target of each prediction.
-        temperature: Divides the logits.
+        temperature: Temperature by which the logits are divided.
         symmetric: Average with the other direction, each masked clip's target among the predictions (Eq. 3).
-        chunk_bytes: Largest chunk of logits.
+        chunk_bytes: Largest size of a chunk of logits.
     """
     forward = contrast(predictions, targets, positive, temperature=temperature, chunk_bytes=chunk_bytes)
     if not symmetric:
@@ -122,8 +123,8 @@ def set_contrast_loss(first: Tensor, second: Tensor, *, temperature: float) -> C
 
     Args:
         first: float32 [B, C], one set of each video.
-        second: float32 [B, C], the other.
-        temperature: Divides the logits.
+        second: float32 [B, C], the other set.
+        temperature: Temperature by which the logits are divided.
     """
     own = torch.arange(len(first), device=first.device)
     there = contrast(first, second, own, temperature=temperature)
@@ -132,9 +133,9 @@ def set_contrast_loss(first: Tensor, second: Tensor, *, temperature: float) -> C
 
 
 def set_regression_loss(predicted: tuple[Tensor, Tensor], projected: tuple[Tensor, Tensor]) -> Tensor:
-    """Squared distance of unit vectors, each set's prediction to the other's projection, which gets no gradient.
+    """Squared distance of unit vectors between each set's prediction and the other's projection, without its gradient.
 
-    The form of SimSiam (Chen & He, CVPR 2021, Eq. 4): 2 - 2 cos, averaged over both directions.
+    It has the form of SimSiam (Chen & He, CVPR 2021, Eq. 4): 2 - 2 cos, averaged over both directions.
 
     Args:
         predicted: float32 [B, C] of each set, of unit length.
@@ -146,14 +147,14 @@ def set_regression_loss(predicted: tuple[Tensor, Tensor], projected: tuple[Tenso
 
 
 def set_clustering_loss(first: Tensor, second: Tensor, *, temperature: float, epsilon: float, num_steps: int) -> Tensor:
-    """Predict from one set which prototypes the other was assigned to, and the reverse (SwAV, Eq. 2), averaged.
+    """Predict from one set the prototypes assigned to the other, in both directions, averaged (SwAV, Eq. 2).
 
     Args:
         first: float32 [B, P], cosines of one set of each video with the prototypes.
-        second: float32 [B, P], of the other.
-        temperature: Divides the predicted logits.
-        epsilon: Divides those of the assignment.
-        num_steps: See :func:`balanced_assignment`.
+        second: float32 [B, P], those of the other set.
+        temperature: Temperature by which the predicted logits are divided.
+        epsilon: Temperature by which the logits of the assignment are divided.
+        num_steps: Number of steps, see :func:`balanced_assignment`.
     """
     wanted = [balanced_assignment(cosines.detach() / epsilon, num_steps=num_steps) for cosines in (first, second)]
     there = functional.cross_entropy(first / temperature, wanted[1])
@@ -162,14 +163,14 @@ def set_clustering_loss(first: Tensor, second: Tensor, *, temperature: float, ep
 
 
 def balanced_assignment(logits: Tensor, *, num_steps: int) -> Tensor:
-    """Assign items to prototypes such that all prototypes get about as much: Sinkhorn-Knopp in logarithms.
+    """Assign items to prototypes such that all prototypes get about the same share: Sinkhorn-Knopp in logarithms.
 
     Args:
         logits: float32 [B, P].
-        num_steps: How often prototypes, then items, are normalised.
+        num_steps: Number of normalisations of prototypes, then items.
 
     Returns:
-        float32 [B, P], rows sum to 1.
+        float32 [B, P]; rows sum to 1.
     """
     for _ in range(num_steps):
         logits = logits - logits.logsumexp(dim=0, keepdim=True)

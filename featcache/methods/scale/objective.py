@@ -1,6 +1,6 @@
 """SCALE's pre-training task: two disjoint sets of each video's clips, some of them masked.
 
-Source: SCALE §3.2 and §3.3, and the released code. The clips lie on the device; a batch is a gather of rows by number.
+Source: SCALE §3.2 and §3.3, and the released code. The clips are on the device; a batch is a gather of rows by number.
 """
 
 import dataclasses
@@ -31,17 +31,17 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetBatch:
-    """Two sets of K clips of each of B videos: the first sets, then the second ones.
+    """Two sets of K clips of each of B videos: the first sets of all videos, then the second ones.
 
     Attributes:
-        rows: int64 [2B, K], row of each clip; 0 where there is none.
-        masked: bool [2B, K].
-        present: bool [2B, K], or ``None`` where every set is full.
-        present_at: int64 [N], the clips that are there, in the flat [2B K]; ``None`` where all are.
-        masked_at: int64 [M], the masked clips, in the flat [2B K].
-        positive: int64 [M], the same among those that are there.
-        features: [2B, K, D], where the clips do not lie on the module's device.
-        positions: [2B, K, 6 or 7], likewise.
+        rows: int64 [2B, K], row of each clip; 0 for padding.
+        masked: bool [2B, K], whether a clip is masked.
+        present: bool [2B, K], false for padding; ``None`` if every set is full.
+        present_at: int64 [N], places of the existing clips in the flat [2B K]; ``None`` if all exist.
+        masked_at: int64 [M], places of the masked clips in the flat [2B K].
+        positive: int64 [M], places of the masked clips among the existing ones.
+        features: [2B, K, D], if the clips are not on the module's device.
+        positions: [2B, K, 6 or 7], if the clips are not on the module's device.
     """
 
     rows: Tensor
@@ -54,7 +54,7 @@ class SetBatch:
     positions: Tensor | None = None
 
     def each(self, action: Callable[[Tensor], Tensor]) -> "SetBatch":
-        """The same with every tensor replaced by what ``action`` makes of it."""
+        """The same batch with ``action`` applied to every tensor."""
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return dataclasses.replace(self, **{name: action(value) for name, value in given.items() if value is not None})
 
@@ -64,11 +64,11 @@ class ScaleObjective:
 
     Attributes:
         module: Predictor and heads.
-        trained: The same.
-        settings: Which losses.
-        num_batches: Batches an epoch; an incomplete last one is left out.
-        num_items: Videos an epoch.
-        num_left_out: Videos with fewer than two clips.
+        trained: The same module.
+        settings: Settings of the losses.
+        num_batches: Number of batches per epoch; an incomplete last one is left out.
+        num_items: Number of videos per epoch.
+        num_left_out: Number of videos with fewer than two clips.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class ScaleObjective:
         return [self.ahead(self.draw(epoch, batch))]
 
     def draw(self, epoch: int, batch: int) -> SetBatch:
-        """A batch as numbers of rows, on the CPU."""
+        """Draw a batch as row numbers, on the CPU."""
         videos = self._order.batch(epoch, batch)
         return draw_sets(
             self._sets.video_start,
@@ -123,7 +123,7 @@ class ScaleObjective:
         )
 
     def ahead(self, part: SetBatch) -> SetBatch:
-        """What can be done before the module's turn: clips that lie elsewhere are gathered, memory is pinned."""
+        """Prepare a batch ahead of the module: gather clips that are on another device, and pin memory."""
         if self._is_gathered_ahead:
             part = with_clips(part, self._sets)
         return part.each(Tensor.pin_memory) if self._device.type == "cuda" else part
@@ -141,11 +141,11 @@ class ScaleObjective:
         return compared(projected, part.positive, self.settings)
 
     def after_step(self, progress: float) -> None:
-        """Nothing to move."""
+        """Do nothing."""
 
 
 def with_clips(part: SetBatch, sets: ClipSets) -> SetBatch:
-    """The batch with its vectors and positions, gathered where they lie; as it is if it has them."""
+    """The batch with its vectors and positions, gathered on their device unless it already has them."""
     if part.features is not None:
         return part
     features, positions = (
@@ -159,9 +159,9 @@ def compared(projected: Mapping[str, Tensor], positive: Tensor, settings: ScaleL
     """The weighted mean of MCM and SET.
 
     Args:
-        projected: What :class:`featcache.networks.set_pretraining.ScalePretraining` gives.
+        projected: Output of :class:`featcache.networks.set_pretraining.ScalePretraining`.
         positive: int64 [M], the target of each prediction.
-        settings: Which losses.
+        settings: Settings of the losses.
     """
     parts: list[Tensor] = []
     metrics: dict[str, Tensor] = {}
@@ -206,19 +206,19 @@ def draw_sets(
 ) -> SetBatch:
     """Draw two disjoint sets of clips of each video, and which clips are masked.
 
-    A random order of a video's clips; the first ``set_size`` are one set, the next ``set_size`` the other. Each clip is
-    masked by its own coin, so a set may have none, or nothing but masked ones.
+    A video's clips are put into random order; the first ``set_size`` are one set, the next ``set_size`` the other. Each
+    clip is masked independently, so a set may have no masked clips, or only masked ones.
 
     Args:
         video_start: int64 [V + 1], first row of each video.
         videos: int64 [B], videos of the batch.
-        set_size: int64 [B], clips of each of a video's two sets, at least 1; at most half of what it has.
-        mask_ratio: Chance of a clip to be masked.
-        rng: The batch's own.
+        set_size: int64 [B], number of clips in each of a video's two sets, at least 1 and at most half of its clips.
+        mask_ratio: Probability that a clip is masked.
+        rng: Random generator of the batch.
     """
     num_clips = (video_start[videos + 1] - video_start[videos])[:, None]
     keys = rng.random((len(videos), int(num_clips.max())), dtype=np.float32)
-    keys[np.arange(keys.shape[1]) >= num_clips] = 2.0  # behind all that are there
+    keys[np.arange(keys.shape[1]) >= num_clips] = 2.0  # behind all existing clips
     order = keys.argsort(axis=1)
     column = np.arange(int(set_size.max()))
     is_there = np.tile(column < set_size[:, None], (2, 1))

@@ -1,4 +1,4 @@
-"""SCALE's pre-training as a function of its settings: a set predictor out of a store of clips."""
+"""SCALE's pre-training as a function of its settings: trains a set predictor on a store of clips."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -26,12 +26,12 @@ class ScaleResult:
 
     Attributes:
         folder: The run's folder.
-        num_videos: Number of videos that it learned from.
+        num_videos: Number of videos that were used for training.
         num_left_out: Number of training videos with fewer than two clips.
-        num_parameters: Parameters of the predictor, which is kept.
-        num_head_parameters: Parameters of the heads, which are not.
+        num_parameters: Number of parameters of the predictor, which is kept.
+        num_head_parameters: Number of parameters of the heads, which are dropped.
         seeds: The last line of each seed's log.
-        next_command: A probe of the predictor.
+        next_command: A command that probes the predictor.
     """
 
     folder: str
@@ -63,16 +63,17 @@ class ScaleResult:
 
 
 def pretrain_scale(settings: ScaleSettings, *, sets: ClipSets | None = None, on_stage: OnStage = ignore) -> ScaleResult:
-    """Train a set predictor, once a seed; runs that are there are taken up or left as they are.
+    """Train a set predictor, once per seed; unfinished runs are resumed, finished ones kept.
 
     Args:
-        settings: Everything that can be chosen.
-        sets: Clips to learn from; ``None`` opens what the settings name.
+        settings: Settings of the run.
+        sets: Clips to train on; ``None`` opens those that the settings name.
         on_stage: Called with the stage ``seed N`` after each step.
 
     Raises:
-        ConfigError: A store without clips, vectors or coordinates; too few clips or videos; a batch of one video.
-        NonFiniteFeatureError: Features that are not finite.
+        ConfigError: The store has no clips, vectors or coordinates, there are too few clips or videos, or the batch
+            size is 1.
+        NonFiniteFeatureError: Features are not finite.
     """
     store, seeds = settings.sets.store, settings.training.seeds
     runs = open_runs(
@@ -87,7 +88,7 @@ def pretrain_scale(settings: ScaleSettings, *, sets: ClipSets | None = None, on_
         "width_in": seen.features.shape[1],
         "coordinates": settings.coordinates,
     }
-    together = settings.batched_seeds and len(seeds) > 1  # what dropout draws for one depends on the others
+    together = settings.batched_seeds and len(seeds) > 1  # the dropout draws of a seed depend on the other seeds
     beside = {"seeds trained as one": list(seeds)} if together else {}
     identities = {seed: runs.identity(seed, {"sets.store": sets.identity}, beside=beside) for seed in seeds}
     objectives = ((seed, _objective(settings, seen, seed=seed, device=runs.device)) for seed in seeds)
@@ -126,14 +127,14 @@ def _objective(settings: ScaleSettings, sets: ClipSets, *, seed: int, device: to
 
 
 def build_module(settings: ScaleSettings, *, width_in: int, seed: int) -> ScalePretraining:
-    """Predictor and heads as a run of this seed begins, on the CPU."""
+    """Initial predictor and heads of a run with this seed, on the CPU."""
     with seeded_torch(seed, "scale"):
         predictor = SetPredictor(settings.predictor, width_in=width_in)
         return with_heads(predictor, settings.heads, settings.loss)
 
 
 def with_heads(predictor: SetPredictor, heads: ScaleHeadSettings, loss: ScaleLossSettings) -> ScalePretraining:
-    """A predictor with fresh heads, those that the losses need."""
+    """A predictor with new heads, only those that the losses need."""
     return ScalePretraining(
         predictor,
         heads,

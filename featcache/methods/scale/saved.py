@@ -1,4 +1,4 @@
-"""Set predictors that were trained before: out of a run's folder, as they were."""
+"""Loads trained set predictors from the folders of their runs."""
 
 import re
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ class SavedPredictor:
     """A set predictor of ``featcache train scale``.
 
     Attributes:
-        predictor: In evaluation mode.
-        settings: Its shape.
-        width_in: Channels of a clip.
-        coordinates: What it learned from: ``true`` coordinates, ``shuffled`` or ``zero`` ones.
-        identity: Changes whenever its weights could be others.
+        predictor: The predictor, in evaluation mode.
+        settings: Shape of the predictor.
+        width_in: Number of channels of a clip.
+        coordinates: Kind of coordinates in its training: ``true``, ``shuffled`` or ``zero``.
+        identity: A value that changes whenever its weights could have changed.
     """
 
     predictor: SetPredictor
@@ -36,15 +36,15 @@ class SavedPredictor:
 
 
 def load_predictor(folder: Path, *, seed: int | None = None, device: torch.device | str = "cpu") -> SavedPredictor:
-    """The set predictor of one run, without its heads; the averaged one where the run kept an average.
+    """Load the set predictor of one run, without its heads; the averaged one if the run kept an average.
 
     Args:
-        folder: Of the run, or of one of its seeds.
-        seed: Which seed; ``None``: the only one there is.
-        device: Where to put it.
+        folder: Folder of the run, or of one of its seeds.
+        seed: Seed of the run; ``None``: the only one.
+        device: Device of the predictor.
 
     Raises:
-        ConfigError: No run of a set predictor there, or several seeds and none named.
+        ConfigError: There is no run of a set predictor, or there are several seeds and none is named.
     """
     found = find_seed(folder, seed if seed is not None else _only_seed(folder))
     checkpoint = trained_state(found)
@@ -69,10 +69,10 @@ def load_predictor(folder: Path, *, seed: int | None = None, device: torch.devic
 
 
 def _only_seed(folder: Path) -> int:
-    """The seed of a run with one; any number where there is nothing to choose from.
+    """The seed of a run with one seed; any number if there is nothing to choose from.
 
     Raises:
-        ConfigError: Several.
+        ConfigError: There are several seeds.
     """
     found = [re.fullmatch(r"seed-(\d{1,18})", path.parent.name, re.ASCII) for path in folder.glob("*/checkpoint.json")]
     seeds = sorted(int(match[1]) for match in found if match)

@@ -14,43 +14,43 @@ SetLoss = Literal["infonce", "regression", "clustering"]
 
 
 class ScaleHeadSettings(Settings):
-    """Sizes of the heads that only pre-training needs: stacks of linear layers without biases, GELU between them."""
+    """Sizes of the heads, used only in pre-training: linear layers without biases, with GELU between them."""
 
     width: int = Field(default=128, ge=1)
     """Width of the space in which clips and sets are compared."""
     target_hidden: int = Field(default=2048, ge=1)
     """Hidden width of the target head, which reads stored vectors."""
     target_layers: int = Field(default=3, ge=1)
-    """Layers of the target head."""
+    """Number of layers of the target head."""
     hidden: int = Field(default=4096, ge=1)
-    """Hidden width of the heads on refined clips and on the set's summary."""
+    """Hidden width of the heads on refined clips and on the set's summary token."""
     layers: int = Field(default=2, ge=1)
-    """Layers of these two; the released code has 2, the paper says 3."""
+    """Number of layers of these two heads; the released code has 2, the paper says 3."""
 
 
 class ScaleLossSettings(Settings):
     """The two losses: masked clip modelling (MCM) and the comparison of two sets of a video (SET)."""
 
     mcm_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    """Weight of MCM; 0: SET alone. The total is divided by the sum of the weights, as released."""
+    """Weight of MCM; 0: only SET. The total is divided by the sum of the weights, as released."""
     set_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    """Weight of SET; 0: MCM alone."""
+    """Weight of SET; 0: only MCM."""
     mask_ratio: float = Field(default=0.25, ge=0, le=1)
-    """Chance of each clip to be masked, whatever becomes of the others; SET sees masked sets too."""
+    """Probability that a clip is masked, independent of the other clips; SET uses the masked sets too."""
     mcm_temperature: float = Field(default=0.2, gt=0, allow_inf_nan=False)
     """Temperature of MCM."""
     symmetric: bool = False
-    """MCM in both directions, as in the paper's Eq. 3; the released code goes from predictions to targets only."""
+    """MCM in both directions, as in the paper's Eq. 3; the released code goes only from predictions to targets."""
     set_loss: SetLoss = "infonce"
     """``infonce``; ``regression`` to the other set's projection; ``clustering``: predict the other set's prototype."""
     set_temperature: float = Field(default=0.2, gt=0, allow_inf_nan=False)
-    """Temperature of SET; of the prototypes' logits with ``clustering``."""
+    """Temperature of SET; with ``clustering``, of the prototypes' logits."""
     num_prototypes: int = Field(default=512, ge=2)
-    """``clustering``: prototypes."""
+    """``clustering``: number of prototypes."""
     sinkhorn_epsilon: float = Field(default=0.05, gt=0, allow_inf_nan=False)
     """``clustering``: smoothness of the assignment (SwAV)."""
     sinkhorn_steps: int = Field(default=3, ge=1)
-    """``clustering``: normalisations of the assignment."""
+    """``clustering``: number of normalisations of the assignment."""
 
     def model_post_init(self, context: object) -> None:
         """Check what no single field can."""
@@ -66,11 +66,12 @@ class ScaleSettings(Settings):
     command: Literal["train-scale"] = "train-scale"
     """The command this file repeats."""
     sets: ClipSetSettings
-    """Where clips come from."""
+    """The stored clips to train on."""
     clips_per_set: int = Field(default=8, ge=1)
-    """Clips K of each of the two sets of a video; a video with fewer than 2 K gives two sets of half its clips."""
+    """Number of clips K in each of the two sets of a video; a video with fewer than 2 K clips gives two sets of half
+    its clips."""
     coordinates: Coordinates = "true"
-    """For comparison: ``shuffled`` among the clips of each video, or ``zero``."""
+    """Coordinates: ``true``, or for comparison ``shuffled`` among the clips of each video, or ``zero``."""
     predictor: SetPredictorSettings = SetPredictorSettings()
     """The set predictor; the default is the released one with the paper's positions."""
     heads: ScaleHeadSettings = ScaleHeadSettings()
@@ -83,11 +84,12 @@ class ScaleSettings(Settings):
         optimiser=OptimiserSettings(lr=3e-4, weight_decay=1e-4),
         schedule=ScheduleSettings(warmup_fraction=0.05),
     )
-    """The loop; the defaults are the published ones, with a warm-up over 5 % of the steps."""
+    """Training settings; the defaults are the published ones, with a warm-up over 5 % of the steps."""
     compile: bool = False
-    """Compile the predictor with ``torch.compile``; it takes a minute and pays in long runs on a GPU."""
+    """Compile the predictor with ``torch.compile``; this takes a minute and pays off in long runs on a GPU."""
     batched_seeds: Aside[bool] = False
-    """Train all seeds as one stack, each on its own batches; it spares launches on a GPU and nothing on a CPU."""
+    """Train all seeds as one stack, each on its own batches; this saves kernel launches on a GPU, and nothing on a
+    CPU."""
     out: Aside[str | None] = None
     """Folder of the run; null: ``runs/<store>/scale-<hash>``."""
 

@@ -12,18 +12,18 @@ from featcache.methods.svt.settings import SvtLossSettings
 def distillation_loss(
     student: Tensor, targets: Tensor, pairs: Sequence[Pair], *, temperature: float, sums: bool = False
 ) -> Tensor:
-    """Cross-entropy of what a student predicts from one view with what its teacher assigns to another.
+    """Cross-entropy between a student's prediction from one view and its teacher's assignment of another.
 
-    Each term is the mean over videos. Only dot products and normalisers are formed for a pair, so memory beyond the
-    logits grows with the views, not with the pairs.
+    Each term is the mean over videos. Only dot products and normalisers are computed per pair, so memory beyond the
+    logits grows with the number of views, not of pairs.
 
     Args:
         student: float32 [S, B, P], logits of the student's views.
         targets: float32 [V, B, P], assignments of the teacher's views, rows summing to 1; they get no gradient.
         pairs: Positions in ``student`` and in ``targets`` that are compared; see
             :func:`featcache.methods.svt.pairs.positions_of`.
-        temperature: Divides the student's logits.
-        sums: Add the terms up, as SVT prints its loss, instead of averaging them, as its code does.
+        temperature: Temperature by which the student's logits are divided.
+        sums: Sum the terms, as in the paper's formula, instead of averaging them, as in the released code.
 
     Returns:
         Scalar.
@@ -33,18 +33,18 @@ def distillation_loss(
     with torch.autocast(student.device.type, enabled=False):
         logits = student.float() / temperature
         agreement = torch.einsum("sbp,vbp->svb", logits, targets.detach().float())
-        # -sum_p target log softmax(logits), where targets sum to 1
+        # -sum_p target log softmax(logits), with targets that sum to 1
         terms = (logits.logsumexp(dim=-1).unsqueeze(1) - agreement).mean(dim=-1)[students, teachers]
     return terms.sum() if sums else terms.mean()
 
 
 def teacher_targets(logits: Tensor, center: Tensor, *, temperature: float) -> Tensor:
-    """What a teacher assigns: softmax of centred, sharpened logits, float32 of their shape, without a gradient.
+    """A teacher's assignments: the softmax of centred, sharpened logits, float32 of their shape, without a gradient.
 
     Args:
         logits: floating [..., P].
         center: float32 [P].
-        temperature: Divides them.
+        temperature: Temperature by which the logits are divided.
     """
     with torch.autocast(logits.device.type, enabled=False):
         return ((logits.detach().float() - center) / temperature).softmax(dim=-1)
@@ -53,19 +53,19 @@ def teacher_targets(logits: Tensor, center: Tensor, *, temperature: float) -> Te
 def moved_center(center: Tensor, logits: Tensor, *, momentum: float) -> Tensor:
     """The centre of the next step: a moving average of the mean over a teacher's views and videos (DINO, Eq. 4).
 
-    It is made of this step's logits and used from the next step on.
+    It is computed from this step's logits and used from the next step on.
 
     Args:
         center: float32 [P]; not changed.
-        logits: floating [..., P], those that the teacher gave. Of several processes with batches of one size: the mean
-            over them of each one's mean.
-        momentum: Share of the former centre that stays.
+        logits: floating [..., P], the teacher's logits. With several processes and equal batches: the mean over the
+            processes of each one's mean.
+        momentum: Share of the previous centre that is kept.
     """
     return torch.lerp(logits.detach().float().flatten(0, -2).mean(dim=0), center, momentum)
 
 
 def teacher_temperature(settings: SvtLossSettings, epoch: float) -> float:
-    """The teacher's temperature at a fractional epoch: a straight line over the warm-up, then constant."""
+    """The teacher's temperature at a fractional epoch: linear over the warm-up, then constant."""
     if epoch >= settings.teacher_warmup_epochs:
         return settings.teacher_temperature
     share = epoch / settings.teacher_warmup_epochs

@@ -1,4 +1,4 @@
-"""Student and teacher as a run begins: from random weights, from an image network, or from an SVT."""
+"""Initial student and teacher of a run: from random weights, from an image network, or from an SVT."""
 
 import dataclasses
 import logging
@@ -20,18 +20,18 @@ log = logging.getLogger(__name__)
 
 
 def network_input(pixels: Tensor) -> Tensor:
-    """What the network sees of views, uint8 [..., 3, S, S]: float32 of the same shape, normalised, on their device.
+    """Input of the network from views uint8 [..., 3, S, S]: float32 of the same shape, normalised, on their device.
 
-    Mean and deviation are those with which a trained SVT is extracted.
+    Mean and standard deviation are those with which a trained SVT is used in extraction.
     """
     return normalise(pixels, mean=CARD.mean, std=CARD.std)
 
 
 def build_module(settings: SvtSettings, *, seed: int) -> SvtPretraining:
-    """Student and teacher as a run of this seed begins, on the CPU; what is taken from a file is logged.
+    """Initial student and teacher of a run with this seed, on the CPU; the log lists tensors taken from a file.
 
     Raises:
-        WeightsError: Weights that cannot be read, or of another size.
+        WeightsError: The weights cannot be read, or have another size.
     """
     with seeded_torch(seed, "svt"):
         backbone = _initial_backbone(settings)

@@ -1,4 +1,4 @@
-"""SVT's pre-training as batches and a loss: each view predicts what the teacher sees in others (SVT §3.3)."""
+"""SVT's pre-training as batches and a loss: each view predicts the teacher's output for others (SVT §3.3)."""
 
 from dataclasses import dataclass
 
@@ -24,9 +24,9 @@ class ViewBatch:
     """Views of some videos.
 
     Attributes:
-        clips: One a view, uint8 [B, T, 3, S, S].
+        clips: One tensor per view, uint8 [B, T, 3, S, S].
         epoch: Fractional epoch, for the teacher's temperature.
-        teacher_view: The only view that the teacher sees; ``None``: all that pairs need.
+        teacher_view: The only view that the teacher sees; ``None``: all views that the pairs need.
     """
 
     clips: tuple[Tensor, ...]
@@ -37,13 +37,13 @@ class ViewBatch:
 class SvtObjective:
     """Self-distillation; see :class:`featcache.training.objective.Objective`.
 
-    Processes that share it have one centre: it moves by the mean over all. Metrics are of whole batches too.
+    Processes that share it have a common centre, updated with the mean over all. Metrics are also of whole batches.
 
     Attributes:
         module: Everything with state.
-        trained: The same, as what it is: student, teacher and centre.
-        num_batches: Batches an epoch; an incomplete last one is left out.
-        num_items: Videos an epoch.
+        trained: The same module with its own type: student, teacher and centre.
+        num_batches: Number of batches per epoch; an incomplete last one is left out.
+        num_items: Number of videos per epoch.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class SvtObjective:
         self.num_batches, self.num_items = self._batches.num_batches, self._batches.num_items
 
     def parts(self, epoch: int, batch: int) -> list[ViewBatch]:
-        """A single part, this process's share: the centre is a mean over the batch.
+        """A single part with this process's share, because the centre is a mean over the batch.
 
         Raises:
             VideoError: A video cannot be used any more.
@@ -76,9 +76,9 @@ class SvtObjective:
         ]
 
     def loss(self, part: ViewBatch) -> Loss:
-        """Forward student and teacher, and move the centre for the batch after this one.
+        """Run the forward passes of student and teacher, and update the centre for the next batch.
 
-        Metrics are of the teacher: entropies in nats, deviation and rank of its class tokens.
+        Metrics describe the teacher: entropies in nats, deviation and rank of its class tokens.
         """
         settings = self._settings.loss
         pairs = view_pairs(settings.routes, num_locals=len(part.clips) - NUM_GLOBALS, teacher_view=part.teacher_view)
@@ -110,5 +110,5 @@ class SvtObjective:
         return Loss(total=total, metrics=metrics)
 
     def after_step(self, progress: float) -> None:
-        """Move the teacher; its momentum grows to 1 over the run."""
+        """Update the teacher, whose momentum grows to 1 over the run."""
         self.trained.move_teacher(cosine(self._settings.teacher_momentum, 1.0, progress))

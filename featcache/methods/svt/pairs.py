@@ -1,4 +1,4 @@
-"""Which view predicts which (SVT §3.3, Table 4), without torch."""
+"""Pairs of views, of which one predicts the other (SVT §3.3, Table 4), without torch."""
 
 from collections.abc import Collection
 from typing import Literal, NamedTuple
@@ -25,8 +25,8 @@ def view_pairs(routes: Collection[Route], *, num_locals: int, teacher_view: int 
     Two globals and eight locals with ``l2g`` and ``g2g`` make 18 pairs, as released.
 
     Args:
-        routes: Student first: ``l2g`` is a student's local view and a teacher's global one.
-        num_locals: Local views.
+        routes: Routes, student first: ``l2g`` is a student's local view and a teacher's global one.
+        num_locals: Number of local views.
         teacher_view: The only view that the teacher sees; ``None``: all.
     """
     views = range(NUM_GLOBALS + num_locals)
@@ -51,6 +51,6 @@ def student_views(pairs: Collection[Pair]) -> tuple[int, ...]:
 
 
 def positions_of(pairs: Collection[Pair]) -> tuple[Pair, ...]:
-    """The same pairs as positions among :func:`student_views` and :func:`teacher_views`, in place of view numbers."""
+    """The same pairs as positions in :func:`student_views` and :func:`teacher_views` instead of view numbers."""
     students, teachers = student_views(pairs), teacher_views(pairs)
     return tuple(Pair(students.index(pair.student), teachers.index(pair.teacher)) for pair in pairs)

@@ -1,4 +1,4 @@
-"""SVT's pre-training as a function of its settings: a video transformer out of videos."""
+"""SVT's pre-training as a function of its settings: trains a video transformer on videos."""
 
 import dataclasses
 import logging
@@ -39,14 +39,14 @@ class SvtResult:
 
     Attributes:
         folder: The run's folder.
-        backbone: Name under which its weights can be extracted with.
-        num_videos: Number of videos that it learned from.
+        backbone: Name of the backbone for extraction with its weights.
+        num_videos: Number of videos that were used for training.
         num_left_out: Number of listed videos that cannot be used.
-        num_parameters: Parameters of the network, which is kept.
-        num_head_parameters: Parameters of the head, which is not.
+        num_parameters: Number of parameters of the network, which is kept.
+        num_head_parameters: Number of parameters of the head, which is dropped.
         weights: The teacher's file of each seed.
         seeds: The last line of each seed's log.
-        next_command: An extraction with the first teacher.
+        next_command: A command that extracts with the first teacher.
     """
 
     folder: str
@@ -87,25 +87,26 @@ class SvtResult:
 
 
 def pretrain_svt(settings: SvtSettings, *, on_stage: OnStage = ignore) -> SvtResult:
-    """Train a TimeSformer without labels, once a seed; runs that are there are taken up or left as they are.
+    """Train a TimeSformer without labels, once per seed; unfinished runs are resumed, finished ones kept.
 
     The teacher of a seed is written to ``seed-N/teacher.safetensors``, a weights file of the backbones ``svt-…``.
 
-    Processes that torchrun starts share each batch: the run is the same for any number of them, up to rounding and to
-    what stochastic depth draws, and may go on with another number. The first lists the videos, writes and calls back.
+    Processes started by torchrun share each batch: the run is the same for any number of them, up to rounding and the
+    draws of stochastic depth, and may be resumed with another number. The first process lists the videos, writes files
+    and calls ``on_stage``.
 
     Args:
-        settings: Everything that can be chosen.
+        settings: Settings of the run.
         on_stage: Called with the stage ``scan``, then with ``seed N`` after each step.
 
     Raises:
-        ConfigError: Fewer videos than a batch, or processes that cannot share it equally.
+        ConfigError: There are fewer videos than the batch size, or the processes cannot share a batch equally.
         DivergedError: The loss is not finite; the last checkpoint is kept.
-        ManifestError: No usable videos.
-        StoppedError: Another process raises what is wrong.
-        UnknownNameError: No such split.
-        VideoError: A video that cannot be used any more.
-        WeightsError: Initial weights that are not there, cannot be read, or are of another size.
+        ManifestError: There are no usable videos.
+        StoppedError: Another process has raised an error.
+        UnknownNameError: There is no such split.
+        VideoError: A video cannot be used any more.
+        WeightsError: Initial weights do not exist, cannot be read, or have another size.
     """
     with join_world() as world:
         return _pretrain(settings, world, on_stage=on_stage)
@@ -164,7 +165,7 @@ def check_weights(settings: SvtSettings) -> None:
     """Check that the initial weights are a file, before videos are listed, which takes long.
 
     Raises:
-        WeightsError: They are not.
+        WeightsError: There is no such file.
     """
     weights = settings.init.weights
     if weights is not None and not Path(weights).expanduser().is_file():
@@ -172,11 +173,11 @@ def check_weights(settings: SvtSettings) -> None:
 
 
 def open_videos(settings: SvtSettings, *, on_stage: OnStage = ignore) -> UsableVideos:
-    """List the training videos; those that cannot be used are left out, and short ones repeat frames: both are logged.
+    """List the training videos and log how many are unusable and left out, and how many repeat frames.
 
     Raises:
-        ManifestError: None is usable, or a file of a manifest is gone.
-        UnknownNameError: No such split.
+        ManifestError: No video is usable, or a file of a manifest does not exist any more.
+        UnknownNameError: There is no such split.
     """
     manifest = list_videos(settings, on_stage=on_stage)
     videos = of_split(manifest.videos, settings.train_split)
@@ -196,7 +197,7 @@ def open_videos(settings: SvtSettings, *, on_stage: OnStage = ignore) -> UsableV
 
 
 def _contents(settings: SvtSettings, videos: Sequence[VideoRecord]) -> dict[str, str]:
-    """Digests of what a run reads: its videos, and the weights that it starts from."""
+    """Digests of the data that a run reads: its videos and its initial weights."""
     contents = {"videos": digest([[video.id, video.content_hash, video.num_frames] for video in videos])}
     if settings.init.weights is not None:
         contents["init.weights"] = content_hash(Path(settings.init.weights).expanduser())
@@ -204,7 +205,7 @@ def _contents(settings: SvtSettings, videos: Sequence[VideoRecord]) -> dict[str,
 
 
 def _watch(settings: SvtSettings, *, folder: Path, seed: int) -> OnStep:
-    """Warn once of collapse when an epoch after the warm-up ends."""
+    """Warn once of a collapse at the end of an epoch after the warm-up."""
     warned: list[str] = []
 
     def watch(step: StepReport) -> None:

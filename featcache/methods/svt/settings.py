@@ -14,27 +14,27 @@ from featcache.training.settings import OptimiserSettings, ScheduleSettings, Tra
 Size = Literal["tiny", "small", "base"]
 Sampler = Literal["uniform", "tis"]
 PATCH_SIZE = 16
-"""Epochs in which the learning rate rises, of the paper's 20."""
+"""Side of a patch of the network, in pixels."""
 
 
 class SvtViewSettings(Settings):
     """Two global and several local views of a video (SVT §3.2 and the released code)."""
 
     global_frames: tuple[int, int] = (8, 16)
-    """Frames of the two global views."""
+    """Numbers of frames of the two global views."""
     local_frames: tuple[int, ...] = (2, 2, 4, 4, 8, 8, 16, 16)
-    """Frames of each local view."""
+    """Number of frames of each local view."""
     global_size: int = Field(default=224, ge=PATCH_SIZE, multiple_of=PATCH_SIZE)
     """Side of a global view in pixels."""
     local_size: int = Field(default=96, ge=PATCH_SIZE, multiple_of=PATCH_SIZE)
     """Side of a local view in pixels."""
     span_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Part of a longer video that all its views come from, at a random place; null: the whole video. The released
-    code decodes 256 frames at 30 fps, which is 8.533."""
+    """Length in seconds of the part of a longer video, at a random place, from which all views come; null: the whole
+    video. The released code decodes 256 frames at 30 fps, which is 8.533."""
     global_time: float = Field(default=0.9, gt=0, le=1)
-    """Window of a global view, as a share of the span."""
+    """Duration of a global view's window, as a share of the span."""
     local_time: float = Field(default=0.125, gt=0, le=1)
-    """Window of a local view, as a share of the span."""
+    """Duration of a local view's window, as a share of the span."""
     global_scale: tuple[float, float] = (0.4, 1.0)
     """Area of a global view's box, as a share of the frame."""
     local_scale: tuple[float, float] = (0.05, 0.4)
@@ -42,30 +42,31 @@ class SvtViewSettings(Settings):
     ratio: tuple[float, float] = (0.75, 4 / 3)
     """Width over height of a box."""
     flip_probability: float = Field(default=0.5, ge=0, le=1)
-    """Chance that a view is mirrored; 0 where direction matters (SSv2, the motion set)."""
+    """Probability that a view is mirrored; set 0 if direction matters (SSv2, the motion set)."""
     color: ColorRecipe | None = ColorRecipe(
         probability=0.8, brightness=0.4, contrast=0.4, saturation=0.2, grey_probability=0.2
     )
-    """How colours vary; its chance of a blur is given by ``blur``. Null: they do not."""
+    """Colour augmentation; its probability of a blur is given by ``blur``. Null: none."""
     blur: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Chance of a blur of the first global, the second and a local view: off as released; DINO: 1, 0.1, 0.5."""
+    """Probability of a blur for the first global, the second global and a local view: off as released; DINO: 1, 0.1,
+    0.5."""
     solarise: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Chance of solarisation, likewise: off as released; DINO: 0, 0.2, 0."""
+    """Probability of solarisation for the same three: off as released; DINO: 0, 0.2, 0."""
     consistent: bool = True
-    """One draw of box, flip and colours for all frames of a view (TCA); false: each frame draws its own (Table 7)."""
+    """Draw box, flip and colours once for all frames of a view (TCA); false: for each frame (Table 7)."""
     sampler: Sampler = "uniform"
-    """Of the global views: ``uniform``: each spread over its own window; ``tis``: at a fixed stride, their distance
-    drawn as in CVRL (Table 6)."""
+    """Sampler of the global views: ``uniform``: each spread over its own window; ``tis``: at a fixed stride, with the
+    distance between them drawn as in CVRL (Table 6)."""
     tis_stride: int = Field(default=2, ge=1)
-    """``tis``: distance of neighbouring frames; CVRL's 2."""
+    """``tis``: distance between neighbouring frames; CVRL's is 2."""
     no_spatial: bool = False
-    """Whole frames at ``global_size``, neither mirrored nor recoloured (Table 5)."""
+    """Use whole frames at ``global_size``, neither mirrored nor recoloured (Table 5)."""
     no_temporal: bool = False
-    """All views from one window of ``global_time`` (Table 5)."""
+    """Take all views from one window of ``global_time`` (Table 5)."""
 
     @property
     def num_frames(self) -> tuple[int, ...]:
-        """Frames of each view, globals first."""
+        """Number of frames of each view, globals first."""
         return (*self.global_frames, *self.local_frames)
 
     @property
@@ -100,24 +101,24 @@ class SvtViewSettings(Settings):
 
 
 class SvtLossSettings(Settings):
-    """Self-distillation: a student predicts what its teacher sees in another view (SVT §3.3 and the released code)."""
+    """Self-distillation: a student predicts its teacher's output for another view (SVT §3.3 and the released code)."""
 
     routes: tuple[Route, ...] = ("l2g", "g2g")
-    """Which views predict which, student first: ``l2g`` is a student's local view and a teacher's global one (Table 4).
+    """Pairs of views, student first: ``l2g`` is a student's local view and a teacher's global one (Table 4).
     ``l2l`` and ``g2l`` show the teacher local views too."""
     single_teacher: bool = False
-    """One random global view is what all others predict, and terms are summed, as the paper prints it; false: the mean
+    """All other views predict one random global view, and terms are summed, as in the paper's formula; false: the mean
     over all pairs, as released."""
     student_temperature: float = Field(default=0.1, gt=0, allow_inf_nan=False)
-    """Divides the student's logits."""
+    """Temperature by which the student's logits are divided."""
     teacher_temperature: float = Field(default=0.04, gt=0, allow_inf_nan=False)
-    """Divides the teacher's centred logits."""
+    """Temperature by which the teacher's centred logits are divided."""
     first_teacher_temperature: float = Field(default=0.04, gt=0, allow_inf_nan=False)
-    """The same in the beginning; it reaches ``teacher_temperature`` in a straight line."""
+    """Initial teacher temperature, from which it changes linearly to ``teacher_temperature``."""
     teacher_warmup_epochs: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Epochs that takes (DINO: 30, from 0.04 to 0.07)."""
+    """Number of epochs of that change (DINO: 30, from 0.04 to 0.07)."""
     center_momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Of the moving mean of the teacher's logits, which is subtracted from them."""
+    """Momentum of the moving mean of the teacher's logits, which is subtracted from them."""
 
     def model_post_init(self, context: object) -> None:
         """Check what no single field can."""
@@ -136,22 +137,23 @@ class SvtHeadSettings(Settings):
     hidden: int = Field(default=2048, ge=1)
     """Width of its hidden layers."""
     bottleneck: int = Field(default=256, ge=1)
-    """Width in which prototypes lie."""
+    """Width of the prototypes."""
     prototypes: int = Field(default=65_536, ge=2)
-    """Prototypes."""
+    """Number of prototypes."""
     frozen_epochs: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    """Epochs in the beginning that leave the prototypes as they are."""
+    """Number of epochs at the start in which the prototypes are frozen."""
 
 
 class SvtInitSettings(Settings):
-    """What the network starts from; the head always starts at random."""
+    """Initial weights of the network; the head is always initialised at random."""
 
     start: Literal["random", "image", "checkpoint"] = "random"
-    """``image``: a ViT of the same size trained on images, e.g. DINO's; ``checkpoint``: an SVT."""
+    """``random``; ``image``: a ViT of the same size trained on images, e.g. DINO's; ``checkpoint``: an SVT."""
     weights: Input[str | None] = None
-    """Their file, e.g. ``dino_vitbase16_pretrain.pth``."""
+    """File of the initial weights, e.g. ``dino_vitbase16_pretrain.pth``."""
     copies_to_time: bool = True
-    """``image``: attention over time starts as a copy of that over space, as released; false: at random, as printed."""
+    """``image``: initialise temporal attention as a copy of spatial attention, as released; false: at random, as in
+    the paper."""
 
     def model_post_init(self, context: object) -> None:
         """Check what no single field can."""
@@ -166,19 +168,21 @@ class SvtSettings(VideosSettings):
     command: Literal["train-svt"] = "train-svt"
     """The command this file repeats."""
     train_split: Aside[str] = "train"
-    """Split to learn from; a source without splits is used whole."""
+    """Split to train on; a source without splits is used as a whole."""
     workers: Aside[int | None] = Field(default=None, ge=0)
-    """Processes that decode; 0: a thread beside the training; null: one a core. Pixels are the same."""
+    """Number of decoding processes; 0: a thread of the training process; null: one per core. The pixels are the
+    same."""
     size: Size = "base"
-    """``tiny`` (4 blocks of width 192), ``small`` (12 of 384) or ``base`` (12 of 768)."""
+    """Size of the network: ``tiny`` (4 blocks of width 192), ``small`` (12 of 384) or ``base`` (12 of 768)."""
     time_positions: int = Field(default=16, ge=1)
-    """Learned positions in time, resized to each view; the paper has 16. With ``checkpoint``: those it has."""
+    """Number of learned positions in time, resized to each view; the paper has 16. With ``checkpoint``: those of the
+    checkpoint."""
     drop_path: float = Field(default=0.1, ge=0, lt=1)
-    """Stochastic depth of the last block, of the teacher too."""
+    """Stochastic depth rate of the last block, for student and teacher."""
     recomputes_blocks: bool = False
     """Keep no activations inside blocks (gradient checkpointing): less memory, about a third more time."""
     init: SvtInitSettings = SvtInitSettings()
-    """What the network starts from; the paper starts from DINO's ViT-B/16."""
+    """Initial weights of the network; the paper uses DINO's ViT-B/16."""
     views: SvtViewSettings = SvtViewSettings()
     """The views; the defaults are the paper's times and the released boxes and colours."""
     head: SvtHeadSettings = SvtHeadSettings()
@@ -186,7 +190,7 @@ class SvtSettings(VideosSettings):
     loss: SvtLossSettings = SvtLossSettings()
     """The loss."""
     teacher_momentum: float = Field(default=0.996, ge=0, le=1)
-    """Of the teacher's moving average in the beginning; it ends at 1, in half a cosine."""
+    """Initial momentum of the teacher's moving average; it grows to 1 along half a cosine."""
     training: TrainingSettings = TrainingSettings(
         epochs=20,
         batch_size=32,
@@ -194,12 +198,13 @@ class SvtSettings(VideosSettings):
         schedule=ScheduleSettings(warmup_fraction=0.25, final_factor=0.016),
         clip_each_norm=3.0,
     )
-    """The loop; the defaults are the paper's, the rate scaled as released: 6.25e-5 at 32 videos, down to 1e-6."""
+    """Training settings; the defaults are the paper's, with the learning rate scaled as released: 6.25e-5 at 32
+    videos, down to 1e-6."""
     out: Aside[str | None] = None
     """Folder of the run; null: ``runs/<source>/svt-<hash>``."""
 
     def model_post_init(self, context: object) -> None:
-        """Check where videos come from, and that there is something to predict."""
+        """Check the source of the videos, and that the views give pairs."""
         super().model_post_init(context)
         if self.training.ema_decay is not None:
             raise ConfigError("training.ema_decay is given, and the teacher is such an average; set teacher_momentum")

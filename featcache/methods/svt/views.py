@@ -1,14 +1,14 @@
-"""Which frames and boxes the views of a video are made of: pure index arithmetic (SVT §3.2, CVRL for ``tis``).
+"""Frames and boxes of the views of a video: pure index arithmetic (SVT §3.2, CVRL for ``tis``).
 
 Views are a function of the seed, the video and the epoch. Windows are times; a view spreads its frames from the first
-to the last frame of its window, and a frame is the one whose timestamp is nearest.
+to the last frame of its window, and takes the frames with the nearest timestamps.
 
-A view of more frames than its window holds repeats them in order, as the released code does: it never wraps, and
-reaches no further than the frames nearest to its window's ends. :func:`short_views` says which ones do.
+A view with more frames than its window repeats them in order, as the released code does: it never wraps, and reaches no
+further than the frames nearest to its window's ends. :func:`short_views` lists such views.
 
-Differs from the paper: windows are times, not frame numbers, so variable frame rates are honoured. From the released
-code: globals have windows at random places (there the first and the last 5 frames of 256 are left out), and a view is
-8 or 16 frames long whatever its place in the list.
+Differs from the paper: windows are times, not frame numbers, so variable frame rates are respected. Differs from the
+released code: globals have windows at random places (there the first and the last 5 frames of 256 are left out), and a
+view is 8 or 16 frames long whatever its place in the list.
 """
 
 import dataclasses
@@ -29,16 +29,16 @@ from featcache.seeding import rng_for
 
 SOLARISE_FROM = 128.0
 """The value from which solarisation inverts, of 255 (DINO)."""
-# Of windows counted in frames: far above float rounding.
+# For windows counted in frames: far above float rounding.
 _SAME_POSITION = 1e-6
 
 
 class Window(NamedTuple):
-    """A stretch of a video.
+    """A window of time in a video.
 
     Attributes:
-        start: Seconds after the first frame.
-        width: Seconds.
+        start: Start in seconds after the first frame.
+        width: Length in seconds.
     """
 
     start: float
@@ -51,11 +51,11 @@ def draw_views(
     """The views of a video in one epoch: two globals, then the locals.
 
     Args:
-        settings: Their law.
+        settings: Settings of the views.
         timeline: Timestamps and size of the video; at least one frame.
-        video_id: Keys the draws.
-        epoch: Keys the draws.
-        seed: Keys the draws.
+        video_id: Id of the video, a key of the draws.
+        epoch: Number of the epoch, a key of the draws.
+        seed: Seed of the run, a key of the draws.
     """
     windows = draw_windows(
         settings,
@@ -68,7 +68,7 @@ def draw_views(
     views = []
     for number, (window, num_frames, size) in enumerate(zip(windows, settings.num_frames, settings.sizes, strict=True)):
         frames = window_frames(window, timeline, num_frames=num_frames)
-        # Each frame has its own generator, and a consistent view takes the first frame's.
+        # Each frame has its own generator, and a consistent view uses the first frame's for all.
         looks = [
             draw_look(
                 settings,
@@ -92,10 +92,10 @@ def draw_views(
 def draw_windows(
     settings: SvtViewSettings, *, num_frames: int, duration_seconds: float, video_id: str, epoch: int, seed: int
 ) -> tuple[Window, ...]:
-    """The window of each view, globals first.
+    """Draw the window of each view, globals first.
 
-    Places are uniform. With ``tis`` the globals' distance is drawn by :func:`tis_distance`, and which of them comes
-    first by a coin. With ``no_temporal`` all have the first global's window.
+    Places are uniform. With ``tis`` the distance of the globals is drawn by :func:`tis_distance`, and their order is
+    random. With ``no_temporal`` all views have the first global's window.
     """
     widths = _window_widths(settings, num_frames=num_frames, duration_seconds=duration_seconds)
     span = _span_seconds(settings, duration_seconds)
@@ -118,8 +118,8 @@ def tis_distance(uniform: float, *, room: float) -> float:
     """The distance of two clips' starts: density ``2 (1 - d / M) / M`` on [0, M] (CVRL, temporal interval sampler).
 
     Args:
-        uniform: A draw in [0, 1).
-        room: M, the last possible start of a clip.
+        uniform: A uniform draw in [0, 1).
+        room: The last possible start M of a clip.
     """
     return room * (1.0 - math.sqrt(1.0 - uniform))
 
@@ -133,14 +133,14 @@ def window_frames(window: Window, timeline: Timeline, *, num_frames: int) -> Ind
 
 
 def short_views(settings: SvtViewSettings, *, num_frames: int, duration_seconds: float) -> tuple[int, ...]:
-    """Numbers of the views whose window holds fewer frames than they take, so that they repeat some.
+    """Numbers of the views whose window has fewer frames than they need, so that they repeat some.
 
-    At a constant frame rate all other views have frames that differ.
+    At a constant frame rate all frames of the other views differ.
 
     Args:
-        settings: The views.
-        num_frames: Frames of the video.
-        duration_seconds: Of the video.
+        settings: Settings of the views.
+        num_frames: Number of frames of the video.
+        duration_seconds: Duration of the video.
     """
     widths = _window_widths(settings, num_frames=num_frames, duration_seconds=duration_seconds)
     rate = num_frames / duration_seconds
@@ -152,11 +152,11 @@ def short_views(settings: SvtViewSettings, *, num_frames: int, duration_seconds:
 
 
 def draw_look(settings: SvtViewSettings, rng: np.random.Generator, *, view: int, height: int, width: int) -> Look:
-    """A box, a flip and colours for a view; with ``no_spatial`` the whole frame as it is.
+    """Draw box, flip and colours of a view; with ``no_spatial`` the whole, unchanged frame.
 
     Args:
-        settings: Their laws.
-        rng: Source of the draws.
+        settings: Settings of the views.
+        rng: Random generator.
         view: Number of the view.
         height: Frame height in pixels.
         width: Frame width in pixels.
@@ -174,7 +174,7 @@ def draw_look(settings: SvtViewSettings, rng: np.random.Generator, *, view: int,
 
 
 def same_shapes(settings: SvtViewSettings) -> tuple[tuple[int, ...], ...]:
-    """Numbers of the views that one forward pass can take together: those of equal frames and side, globals first."""
+    """Groups of views that can share a forward pass, those with equal frames and side; globals first."""
     groups: dict[tuple[int, int], list[int]] = {}
     for view, shape in enumerate(zip(settings.num_frames, settings.sizes, strict=True)):
         groups.setdefault(shape, []).append(view)
@@ -182,7 +182,7 @@ def same_shapes(settings: SvtViewSettings) -> tuple[tuple[int, ...], ...]:
 
 
 def _span_seconds(settings: SvtViewSettings, duration_seconds: float) -> float:
-    """How much of a video its views come from."""
+    """Length of the part of a video from which its views come."""
     return min(settings.span_seconds or duration_seconds, duration_seconds)
 
 
