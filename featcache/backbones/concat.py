@@ -1,8 +1,8 @@
-"""Several image backbones side by side: ``clip-l14+dinov2-l14`` concatenates their features on channels, in order.
+"""Joined image backbones: ``clip-l14+dinov2-l14`` concatenates features along the channels, in order.
 
-AdViSe's Table 4 joins two image models without saying how. Here, maps of a smaller grid are resized bilinearly
-(``align_corners=False``) to the largest before they are concatenated, so that MAE's 14 x 14 meets CLIP's 16 x 16; grids
-that agree are left as they are.
+AdViSe's Table 4 joins two image models without saying how. Here maps of a smaller grid are resized bilinearly
+(``align_corners=False``) to the largest before they are concatenated, e.g. MAE's 14 x 14 to CLIP's 16 x 16; equal grids
+are not resized.
 """
 
 import hashlib
@@ -23,15 +23,15 @@ _EACH_OR_ALL = ("default", "random")
 class ConcatBackbone:
     """Image backbones whose channels are concatenated; see :class:`featcache.backbones.base.Backbone`.
 
-    Layers pair the members' layers from the last backwards, as far as the shortest list goes: for ``clip-l14`` and
-    ``dinov2-l14`` they are ``blocks.0+blocks.0`` to ``blocks.23+blocks.23`` and, the default, ``post+norm``.
+    The members' layers are paired from the last one backwards, as far as the shortest list goes: for ``clip-l14`` and
+    ``dinov2-l14`` they are ``blocks.0+blocks.0`` to ``blocks.23+blocks.23`` and, by default, ``post+norm``.
 
-    Pixels arrive with the first member's mean and std (or those that the recipe sets in their place) and are taken
-    from the first card's statistics to each other member's own. A recipe's mean and std therefore shift all alike.
+    Pixels are normalised with the first member's mean and std (or the recipe's) and converted from the first card's
+    statistics to each other member's. A recipe's mean and std therefore shift all members alike.
 
     Attributes:
         name: The members' names joined by ``+``.
-        members: The backbones, in order of channels.
+        members: The backbones, in the order of their channels.
     """
 
     kind: Literal["image", "video"] = "image"
@@ -49,19 +49,19 @@ class ConcatBackbone:
 
     @property
     def network(self) -> nn.Module:
-        """Those of the members; there is no weights file of them together."""
+        """The networks of the members; there is no common weights file."""
         return nn.ModuleList(member.network for member in self.members)
 
     def encode(self, pixels: Tensor, layers: Sequence[str]) -> Mapping[str, LayerOutput]:
-        """Run each member once.
+        """Run one forward pass of each member.
 
         Args:
             pixels: float [B, 3, S, S], normalised with the first member's statistics.
             layers: Layer names.
 
         Returns:
-            Maps [B, h, w, sum of channels], of the largest grid; class tokens [B, sum of channels] where all members
-            have one at that layer.
+            Maps [B, h, w, sum of channels] on the largest grid; class tokens [B, sum of channels] if all members have
+            one at that layer.
         """
         encoded = []
         for index, member in enumerate(self.members):
@@ -73,7 +73,7 @@ class ConcatBackbone:
         }
 
     def classify(self, pixels: Tensor) -> Tensor:
-        """Not available: the members have a classifier each, or none.
+        """Not available: each member has a classifier of its own, or none.
 
         Raises:
             FeatcacheError: Always.
@@ -81,23 +81,23 @@ class ConcatBackbone:
         raise FeatcacheError(f"{self.name} has no classifier; classify with one of its members")
 
     def to(self, device: str) -> "ConcatBackbone":
-        """Move to a device; returns itself."""
+        """Move the members to a device; returns itself."""
         for member in self.members:
             member.to(device)
         return self
 
 
 def build(name: str, weights: str) -> ConcatBackbone:
-    """Build the members of ``a+b`` (two or more) and check that they can stand side by side.
+    """Build the members of ``a+b`` (two or more) and check that they can be joined.
 
     Args:
         name: Registry names joined by ``+``.
         weights: ``default`` or ``random`` for all, or ``default``, ``random`` or a file for each, joined by ``+``.
 
     Raises:
-        UnknownNameError: No such member.
+        UnknownNameError: There is no such member.
         ConfigError: A member is a video backbone, or cannot take the first member's input size.
-        WeightsError: Weights that are not at hand, do not fit, or are not one a member.
+        WeightsError: Weights cannot be found, do not fit, or are not one entry per member.
     """
     names = name.split(JOIN)
     each = [weights] * len(names) if weights in _EACH_OR_ALL else weights.split(JOIN)
@@ -120,7 +120,7 @@ def build(name: str, weights: str) -> ConcatBackbone:
 
 
 def _check_size(member: Backbone, name: str, *, first: Backbone, first_name: str) -> None:
-    """Refuse a member that was made for another input size than the first and cannot take that one."""
+    """Refuse a member that was made for another input size than the first and does not support that size."""
     size = first.card.input_size
     if member.card.input_size == size:
         return
@@ -134,7 +134,7 @@ def _check_size(member: Backbone, name: str, *, first: Backbone, first_name: str
 
 
 def _joint_card(names: Sequence[str], cards: Sequence[WeightsCard]) -> WeightsCard:
-    """Preprocessing of the first; sources, licences and papers of all."""
+    """A card with the preprocessing of the first member and the sources, licences and papers of all."""
     first = cards[0]
     return WeightsCard(
         source="; ".join(f"{name}: {card.source}" for name, card in zip(names, cards, strict=True)),
@@ -155,7 +155,7 @@ def _joint_hash(names: Sequence[str], hashes: Sequence[str]) -> str:
 
 
 def _restated(pixels: Tensor, *, of: WeightsCard, to: WeightsCard) -> Tensor:
-    """Pixels [B, 3, S, S] normalised with one card's mean and std, as another's; the same tensor where they agree."""
+    """Convert pixels [B, 3, S, S] from one card's mean and std to another's; the same tensor if they agree."""
     if (of.mean, of.std) == (to.mean, to.std):
         return pixels
     old_mean, old_std = _columns(of.mean, pixels), _columns(of.std, pixels)
@@ -168,7 +168,7 @@ def _columns(values: Statistics, like: Tensor) -> Tensor:
 
 
 def _side_by_side(outputs: Sequence[LayerOutput]) -> LayerOutput:
-    """Concatenate on channels, where all have them: maps, resized to the largest grid, and class tokens."""
+    """Concatenate maps, resized to the largest grid, and class tokens along the channels, if all members have them."""
     maps = [output.map for output in outputs if output.map is not None]
     tokens = [output.cls for output in outputs if output.cls is not None]
     joint_map = None
@@ -179,7 +179,7 @@ def _side_by_side(outputs: Sequence[LayerOutput]) -> LayerOutput:
 
 
 def _resized(x: Tensor, height: int, width: int) -> Tensor:
-    """A map [B, h, w, C] at another grid."""
+    """A map [B, h, w, C] resized to another grid."""
     if x.shape[1:3] == (height, width):
         return x
     resized = functional.interpolate(x.permute(0, 3, 1, 2), (height, width), mode="bilinear", align_corners=False)

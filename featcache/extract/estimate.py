@@ -1,4 +1,4 @@
-"""``plan``: what an extraction would take, from videos really decoded and encoded, before a byte is written."""
+"""``plan``: estimates the cost of an extraction from really decoding and encoding some videos; writes nothing."""
 
 import itertools
 import math
@@ -32,7 +32,7 @@ from featcache.store.reader import Store, open_store
 from featcache.units import readable_bytes
 
 NUM_MEASURED = 3
-MEASURE_SECONDS = 10.0  # a video: a plan for two-hour films should take a minute too
+MEASURE_SECONDS = 10.0  # per video: a plan for two-hour films should take only a minute too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +43,11 @@ class FeatureEstimate:
         name: Name of the array.
         shape: Shape of a row.
         precision: Storage dtype.
-        videos_to_do: Usable videos with rows still to be computed.
-        rows_to_do: Rows still to be computed.
-        shards_to_do: Shards that hold them.
-        shard_rows: Rows that the largest of these shards may hold; a stored plan keeps its own.
-        num_bytes: Bytes of those rows.
+        videos_to_do: Number of usable videos with rows still to be computed.
+        rows_to_do: Number of rows still to be computed.
+        shards_to_do: Number of shards that hold these rows.
+        shard_rows: Largest number of rows of these shards; a stored plan keeps its own.
+        num_bytes: Size of these rows.
     """
 
     name: str
@@ -62,23 +62,23 @@ class FeatureEstimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What an extraction would take.
+    """Estimated cost of an extraction.
 
     Attributes:
         features: Each array with its size.
-        videos_to_do: Usable videos with rows to compute.
-        videos_unusable: Videos that the scan ledgered.
-        rows_to_do: Rows to compute.
-        num_shards: Shards to write.
-        shard_rows: Rows of the largest of them, which is what a kill may cost.
-        num_bytes: Bytes to write.
-        free_bytes: Bytes free where the store is or will be.
-        decode_rows_a_second: Measured, of one process; NaN if nothing could be measured.
-        encode_rows_a_second: Measured; NaN if nothing could be measured.
+        videos_to_do: Number of usable videos with rows to compute.
+        videos_unusable: Number of videos that the scan recorded as failed.
+        rows_to_do: Number of rows to compute.
+        num_shards: Number of shards to write.
+        shard_rows: Number of rows of the largest shard, which a kill may lose.
+        num_bytes: Number of bytes to write.
+        free_bytes: Free bytes on the disk of the store.
+        decode_rows_a_second: Rows per second decoded by one process; NaN if nothing could be measured.
+        encode_rows_a_second: Rows per second encoded; NaN if nothing could be measured.
         seconds: Predicted wall time; NaN if nothing could be measured.
-        shard_seconds: The largest shard's part of it.
+        shard_seconds: Predicted time for the largest shard.
         bottleneck: ``decoding``, ``encoding`` or ``unknown``.
-        num_measured: Videos decoded and encoded for the prediction.
+        num_measured: Number of videos that were decoded and encoded for the prediction.
         advice: A sentence about disk space, or empty.
     """
 
@@ -107,8 +107,8 @@ def estimate(settings: ExtractSettings, *, on_scan: OnScan = lambda done, total:
     """Predict bytes, time and bottleneck of ``settings``; nothing is written.
 
     Args:
-        settings: What would be extracted.
-        on_scan: Called with (files listed, files in all).
+        settings: Settings of the extraction.
+        on_scan: Called with (files listed, files in total).
     """
     check(settings)
     prepared = prepare(settings)
@@ -120,7 +120,7 @@ def estimate(settings: ExtractSettings, *, on_scan: OnScan = lambda done, total:
     decode_rate, encode_rate, measured = measure(prepared, manifest)
     decode_seconds, encode_seconds = rows_to_do / decode_rate, rows_to_do / encode_rate
     workers = prepared.decode_workers
-    # On CPU the decoder takes its share of the cores that the encoder counts on.
+    # On CPU the decoder uses some of the cores that the encoder needs.
     shared = decode_seconds / num_cores() if prepared.device == "cpu" else 0.0
     seconds = max(decode_seconds / workers, encode_seconds + shared)
     shard_rows = max(size.shard_rows for size in sizes)
@@ -148,7 +148,7 @@ def estimate(settings: ExtractSettings, *, on_scan: OnScan = lambda done, total:
 
 
 def missing_sizes(prepared: Prepared, manifest: Manifest, *, store: Path) -> list[FeatureEstimate]:
-    """What each feature still lacks in the store (everything where there is no store)."""
+    """Rows that each feature still lacks in the store (all rows if there is no store)."""
     opened = open_store(store) if is_store(store) else None
     scanned = {video.id: video for video in manifest.videos}
     paths = {video.id: manifest.path_of(video) for video in manifest.videos}
@@ -181,7 +181,7 @@ def missing_sizes(prepared: Prepared, manifest: Manifest, *, store: Path) -> lis
 
 
 def pending_work(opened: Store, name: str, prepared: Prepared) -> tuple[int, int, int]:
-    """Videos, rows and shards that the store's plans give a feature and that are not extracted yet."""
+    """Numbers of planned videos, rows and shards of a feature that are not extracted yet."""
     done, failed = 0, frozenset[str]()
     shards = sum(generation.num_shards for generation in opened.generations)
     if name in opened.features:
@@ -196,7 +196,7 @@ def pending_work(opened: Store, name: str, prepared: Prepared) -> tuple[int, int
 
 
 def choose_shard_rows(prepared: Prepared, rows_per_video: Sequence[int]) -> int:
-    """Row capacity of a new generation's shards, from the rows of its videos."""
+    """Largest number of rows per shard of a new generation, from the rows of its videos."""
     usable = sorted(count for count in rows_per_video if count)
     return prepared.settings.shard_rows or default_shard_rows(
         [feature.record.num_bytes for feature in prepared.features],
@@ -210,7 +210,7 @@ def check_disk(prepared: Prepared, manifest: Manifest, *, store: Path) -> None:
     """Refuse a plan that would fill the disk.
 
     Raises:
-        DiskSpaceError: Names the size, the free space, and the next smaller setting with its size.
+        DiskSpaceError: The plan is too large; names its size, the free space, and the next smaller setting.
     """
     sizes = missing_sizes(prepared, manifest, store=store)
     free = free_bytes(store)
@@ -219,7 +219,7 @@ def check_disk(prepared: Prepared, manifest: Manifest, *, store: Path) -> None:
 
 
 def disk_advice(prepared: Prepared, sizes: Sequence[FeatureEstimate], *, free: int) -> str:
-    """The sentence that refuses: what it needs, what there is, and the next smaller setting with its size."""
+    """The message of the refusal: the required size, the free space, and the next smaller setting with its size."""
     total = sum(size.num_bytes for size in sizes)
     largest, size = max(zip(prepared.features, sizes, strict=True), key=lambda pair: pair[1].num_bytes)
     smaller = next_smaller(largest)
@@ -235,7 +235,7 @@ def disk_advice(prepared: Prepared, sizes: Sequence[FeatureEstimate], *, free: i
 
 
 def next_smaller(feature: BoundFeature) -> tuple[str, int] | None:
-    """The mildest setting that makes a feature smaller, with its bytes a row; ``None`` for a plain vector."""
+    """The mildest setting that makes a feature smaller, with its bytes per row; ``None`` for a plain vector."""
     record = feature.record
     values = math.prod(record.shape)
     if record.dtype == "float32":
@@ -255,9 +255,9 @@ def _vector_bytes(record: RecordSpec) -> int:
 
 
 def measure(prepared: Prepared, manifest: Manifest) -> tuple[float, float, int]:
-    """Decode a few videos and encode their rows, as ``(rows decoded a second, rows encoded a second, videos)``.
+    """Decode a few videos and encode their rows: ``(rows decoded per second, rows encoded per second, videos)``.
 
-    Of a long video only the first seconds of work count. Videos that fail are left out; with none left both rates are
+    Only the first seconds of work on a long video count. Videos that fail are left out; if none is left both rates are
     NaN.
     """
     counts = rows_per_video(manifest.videos, prepared.sampling)
@@ -295,7 +295,7 @@ def measure(prepared: Prepared, manifest: Manifest) -> tuple[float, float, int]:
                 elif isinstance(event, Restarted):
                     batches, seconds = [], 0.0
                 elif isinstance(event, Failed):
-                    is_usable = False  # a plan only predicts; the extraction itself ledgers the video
+                    is_usable = False  # a plan only predicts; the extraction itself will record the failure
                 if seconds > MEASURE_SECONDS:
                     break
             if is_usable:
@@ -309,7 +309,7 @@ def measure(prepared: Prepared, manifest: Manifest) -> tuple[float, float, int]:
 
 
 def _first_rows(batches: Sequence[RowBatch], count: int) -> list[dict[CropSize, npt.NDArray[np.uint8]]]:
-    """At most ``count`` rows: one batch is all that is encoded."""
+    """At most ``count`` rows, since only one batch is encoded."""
     every = (
         {size: values[row] for size, values in batch.pixels.items()}
         for batch in batches
@@ -319,7 +319,7 @@ def _first_rows(batches: Sequence[RowBatch], count: int) -> list[dict[CropSize, 
 
 
 def _encode_rate(prepared: Prepared, rows: Sequence[dict[CropSize, npt.NDArray[np.uint8]]]) -> float:
-    """Rows encoded a second, after a warm-up of one batch."""
+    """Rows encoded per second, after a warm-up of one batch."""
     pixels = {size: np.stack([row[size] for row in rows]) for size in rows[0]}
     best = math.inf
     with forward_threads(prepared.threads):

@@ -1,4 +1,4 @@
-"""From settings to what the engine runs: built backbones, resolved recipes, and the videos a store still lacks."""
+"""Prepares a run from its settings: builds backbones, resolves recipes, and finds the videos that a store lacks."""
 
 import re
 from dataclasses import dataclass
@@ -19,17 +19,17 @@ from featcache.store.reader import open_store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """Settings with every choice made.
+    """Settings with every choice resolved.
 
     Attributes:
-        settings: The settings with no ``null`` and no ``auto`` left that matters to the result.
+        settings: The settings without any ``null`` or ``auto`` that affects the result.
         sampling: The store's recipe.
         features: The arrays, bound to backbones on their device.
-        device: Where the backbones are.
-        threads: Threads of the forward pass.
-        encode_batch: Rows a forward.
-        decode_workers: Decoding processes.
-        ahead_bytes: Decoded pixels that may wait for the encoder.
+        device: Device of the backbones.
+        threads: Number of threads of the forward pass.
+        encode_batch: Number of rows per forward pass.
+        decode_workers: Number of decoding processes.
+        ahead_bytes: Bytes of decoded pixels that may wait for the encoder.
         macs_per_row: Multiply-accumulates of a row's forward passes, all backbones together.
     """
 
@@ -45,12 +45,12 @@ class Prepared:
 
 
 def prepare(settings: ExtractSettings) -> Prepared:
-    """Build the backbones and resolve everything that settings leave open.
+    """Build the backbones and resolve everything that the settings leave open.
 
     Raises:
-        UnknownNameError: No such backbone or layer.
-        WeightsError: Weights that are not at hand.
-        ConfigError: Settings at odds with each other or with a backbone.
+        UnknownNameError: There is no such backbone or layer.
+        WeightsError: Weights cannot be found.
+        ConfigError: Settings contradict each other or do not fit a backbone.
         RecipeMismatchError: The store has another sampling recipe; names the field.
     """
     device = resolve_device(settings.runtime.device)
@@ -147,7 +147,7 @@ def bind_feature(feature: FeatureSettings, backbone: Backbone, sampling: Samplin
 
 
 def _bind(feature: FeatureSettings, backbone: Backbone, sampling: SamplingRecipe, *, origin: str) -> BoundFeature:
-    """:func:`bind_feature`; a backbone that refuses the clips is told whose they are."""
+    """:func:`bind_feature`; if a backbone refuses the clips, the error says which setting determined them."""
     try:
         return bind_feature(feature, backbone, sampling)
     except ClipLengthError as error:
@@ -155,7 +155,7 @@ def _bind(feature: FeatureSettings, backbone: Backbone, sampling: SamplingRecipe
 
 
 def _origin_of_clips(settings: ExtractSettings, stored: SamplingRecipe | None) -> str:
-    """What decided how many frames a clip has."""
+    """The source of the number of frames per clip."""
     if settings.sampling.num_frames is not None:
         return "sampling.num_frames"
     return settings.out if stored is not None else f"{settings.features[0].backbone!r}, the first backbone"

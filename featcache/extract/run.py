@@ -1,4 +1,4 @@
-"""``extract``: scan, plan what is missing, run it, commit it, and say what became of every video."""
+"""``extract``: scans, plans what is missing, computes and commits it, and reports the outcome of every video."""
 
 import hashlib
 import logging
@@ -44,25 +44,25 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extraction:
-    """What an extraction did and what the store now holds.
+    """Result of an extraction, and the state of the store.
 
     Attributes:
-        store: The store.
-        config: The YAML that repeats the command.
+        store: Folder of the store.
+        config: The YAML file that repeats the command.
         features: Names of the arrays of this command.
-        videos_total: Videos of the store.
-        videos_ok: Videos that have all features of this command.
-        videos_pending: Videos of shards that another process was still writing.
-        videos_failed: The others; ``ok + pending + failed = total``.
+        videos_total: Number of videos of the store.
+        videos_ok: Number of videos that have all features of this command.
+        videos_pending: Number of videos in shards that another process was still writing.
+        videos_failed: Number of the other videos; ``ok + pending + failed = total``.
         failures: (video, status, reason) of each failed video.
-        rows_total: Rows of the store that have the first feature.
-        rows_written: Rows encoded by this call.
+        rows_total: Number of rows of the store that have the first feature.
+        rows_written: Number of rows that this call encoded.
         bytes_written: Bytes of the shard files that this call committed.
-        shards_elsewhere: Shards that another process was writing.
-        decode_wait_seconds: Time the encoder waited for decoded rows.
-        encode_seconds: Time in forwards.
-        commit_seconds: Time writing shards.
-        seconds: Wall time of the extraction, scan included.
+        shards_elsewhere: Number of shards that another process was writing.
+        decode_wait_seconds: Time for which the encoder waited for decoded rows.
+        encode_seconds: Time spent in forward passes.
+        commit_seconds: Time spent writing shards.
+        seconds: Wall time of the extraction, including the scan.
         bottleneck: ``decoding`` or ``encoding``.
     """
 
@@ -95,19 +95,19 @@ def extract(
     on_scan: OnScan = lambda done, total: None,
     on_progress: OnProgress = ignore,
 ) -> Extraction:
-    """Compute what the store still lacks of ``settings``; the same call resumes, grows and extends.
+    """Compute what the store still lacks according to ``settings``; the same call resumes, grows or extends a store.
 
     Args:
-        settings: What to extract, from where, to where.
-        on_scan: Called with (files listed, files in all).
+        settings: Settings of the extraction.
+        on_scan: Called with (files listed, files in total).
         on_progress: Called with the counters of the run.
 
     Raises:
-        FeatcacheError: A user's mistake, as one sentence; what was committed before stays.
+        FeatcacheError: A user's mistake, in one sentence; committed shards are kept.
     """
     started = time.monotonic()
     check(settings)
-    prepared = prepare(settings)  # first: a typo in a name should not wait for a scan
+    prepared = prepare(settings)  # first, so that a misspelt name is reported before the scan
     manifest = read_source(settings, on_scan=on_scan)
     manifest = Manifest(root=manifest.root, videos=judge(manifest.videos, prepared.sampling))
     paths = {video.id: manifest.path_of(video) for video in manifest.videos}
@@ -171,7 +171,7 @@ def extract(
 
 
 def _keep_config(writer: StoreWriter, settings: ExtractSettings) -> str:
-    """Keep the resolved YAML in the store, named by its content."""
+    """Save the resolved YAML in the store, named by its content."""
     data = to_yaml(settings).encode()
     return writer.keep_config(f"extract-{hashlib.sha256(data).hexdigest()[:12]}.yaml", data)
 
@@ -180,10 +180,10 @@ def add_generation(writer: StoreWriter, manifest: Manifest, *, paths: Mapping[st
     """Recognise renamed videos, and plan a new generation for the videos that the store lacks, if there are any.
 
     Args:
-        writer: The open store, its planning lock held.
+        writer: The open store, with its planning lock held.
         manifest: Videos of the source.
-        paths: Where each of them is.
-        prepared: What is computed.
+        paths: Path of each video.
+        prepared: The resolved settings.
     """
     opened = open_store(writer.root)
     if renames := find_renames(manifest, opened):
@@ -202,7 +202,7 @@ def add_generation(writer: StoreWriter, manifest: Manifest, *, paths: Mapping[st
 def retry_generation(
     writer: StoreWriter, manifest: Manifest, *, prepared: Prepared, progress: Progress
 ) -> Sequence[Generation]:
-    """A generation for the videos that hung or could not be read in this run, or none: a stalled disk may be back."""
+    """Plan a generation for videos that hung or could not be read in this run, if any: a stalled disk may be back."""
     with writer.planning_lock():
         scanned = {video.id: video for video in manifest.videos}
         names = [feature.name for feature in prepared.features]
@@ -217,7 +217,7 @@ def retry_generation(
 
 
 def plan_generation(writer: StoreWriter, videos: Sequence[VideoRecord], *, prepared: Prepared) -> Generation:
-    """Publish the plan of a generation for some videos."""
+    """Publish the plan of a generation for the given videos."""
     rows = rows_per_video(videos, prepared.sampling)
     shard_rows = choose_shard_rows(prepared, rows)
     segments, num_shards = plan_segments(rows, shard_rows=shard_rows)
@@ -251,7 +251,7 @@ def run_pending(
     """Run every unfinished shard of some generations, one generation after the other.
 
     Raises:
-        FeatcacheError: The machine failed while a video was read; no video is blamed for it.
+        FeatcacheError: The machine failed while a video was read; this is not recorded as a fault of the video.
     """
     work = [(generation, pending_shards(writer, generation, prepared)) for generation in generations]
     for generation, pending in work:
@@ -300,7 +300,7 @@ def run_pending(
 
 @contextmanager
 def blaming_the_machine() -> Iterator[None]:
-    """Turn an I/O error that is no video's fault into a sentence."""
+    """Turn an I/O error that is not the fault of a video into a readable message."""
     try:
         yield
     except FeatcacheError:

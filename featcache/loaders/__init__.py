@@ -1,1 +1,1 @@
-"""What a run reads: clips and sets of clips out of a store, and views out of videos."""
+"""Loaders of training data: clips and sets of clips from a store, and views from videos."""

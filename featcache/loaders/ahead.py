@@ -1,6 +1,6 @@
-"""The pixels of batches of videos, decoded in processes beside the training, in the order asked for.
+"""Pixels of batches of videos, decoded ahead of the training in other processes, in the requested order.
 
-What is decoded of a video is a function of seed, video and epoch, so it makes no difference which process does it.
+The decoded pixels are a function of seed, video and epoch, so it does not matter which process decodes them.
 """
 
 import multiprocessing
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
 
     Attributes:
         epoch: Number of the epoch.
-        videos: Their numbers.
+        videos: Numbers of the videos.
     """
 
     epoch: int
@@ -49,32 +49,32 @@ class ViewSource(Protocol):
         """Arrays of one video, each of a shape that all videos share, e.g. a view uint8 [T, 3, S, S].
 
         Raises:
-            VideoError: It could be used when it was scanned, and cannot now.
+            VideoError: The video was usable when it was scanned, and no longer is.
         """
 
 
 class ViewLoader:
-    """Batches of views; close it, or use it as a context.
+    """Batches of views; close it, or use it as a context manager.
 
-    Memory holds the batch asked for and the one expected.
+    Memory holds the requested batch and the expected one.
 
     Args:
-        source: Where views come from.
-        workers: Processes; 0: whoever asks decodes.
+        source: Source of the views.
+        workers: Number of decoding processes; 0: the caller decodes.
     """
 
     def __init__(self, source: ViewSource, *, workers: int) -> None:
         self.source = source
         self._pool: ProcessPoolExecutor | None = None
         if workers:
-            # Children of a process that has imported torch once for all, and has neither threads nor a GPU.
+            # Children of a server process that has imported torch once for all, and has neither threads nor a GPU.
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload([type(source).__module__, "torchvision.transforms.v2.functional"])
             self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(source,))
         self._pending: dict[Batch, list[Future[Pixels]]] = {}
 
     def __enter__(self) -> Self:
-        if self._pool is not None:  # its first process takes seconds, which are no wait for videos
+        if self._pool is not None:  # starting the first process must not count as waiting
             self._pool.submit(os.getpid).result()
         return self
 
@@ -85,20 +85,20 @@ class ViewLoader:
             self._pool.shutdown(cancel_futures=True)
 
     def expect(self, batch: Batch) -> None:
-        """Have a batch decoded while others are trained on."""
+        """Start decoding a batch while others are used for training."""
         if self._pool is not None and batch not in self._pending:
             self._pending[batch] = [self._pool.submit(_pixels, video, batch.epoch) for video in batch.videos]
 
     def views(self, batch: Batch, *, following: Batch | None = None) -> tuple[Tensor, ...]:
-        """One tensor a view, e.g. uint8 [B, T, 3, S, S].
+        """One tensor per view, e.g. uint8 [B, T, 3, S, S].
 
         Args:
-            batch: Which videos.
-            following: What will be asked for next; processes go on with it.
+            batch: The videos of the batch.
+            following: The batch that will be requested next; the processes continue with it.
 
         Raises:
             VideoError: A video cannot be used any more.
-            FeatcacheError: A process died.
+            FeatcacheError: A process has died.
         """
         if self._pool is None:
             return _stacked([self.source.pixels(video, batch.epoch) for video in batch.videos])
@@ -123,7 +123,7 @@ _source: ViewSource | None = None
 
 
 def _begin(source: ViewSource) -> None:
-    """In a new process: keep the source, leave Ctrl-C to the parent, and do not outlive it."""
+    """Initialise a new process: keep the source, leave Ctrl-C to the parent, and do not outlive it."""
     global _source
     _source = source
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Clips out of a stored frame bank, as tensors: the only thing that methods on dense maps read."""
+"""Clips from a stored frame bank as tensors, the only input of methods on dense maps."""
 
 import hashlib
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ _RAM_SHARE = 0.5
 
 
 class ClipSource(Protocol):
-    """Where clips of dense maps come from: a stored bank, or a backbone in the loop.
+    """A source of clips of dense maps: a stored bank, or a backbone in the training loop.
 
     Attributes:
-        video_ids: Videos by number.
-        num_source_frames: int64 [V], frames of each video that a clip may start at or wrap around.
-        bank_stride: Source frames a position.
+        video_ids: Ids of the videos, by number.
+        num_source_frames: int64 [V], number of frames of each video at which a clip may start, after which it wraps.
+        bank_stride: Number of source frames per position.
         shape: ``(h, w, C)`` of a map.
-        identity: Changes whenever other values could come out.
+        identity: A value that changes whenever the maps could have changed.
     """
 
     video_ids: tuple[str, ...]
@@ -46,7 +46,7 @@ class ClipSource(Protocol):
         Args:
             videos: int64 [B], video numbers.
             positions: int64 [B, T], positions within each video.
-            crops: int64 [B], which crop of each frame; taken modulo the crops there are.
+            crops: int64 [B], crop of each frame, taken modulo the number of crops.
 
         Returns:
             A floating tensor [B, T, h, w, C] on CPU.
@@ -58,7 +58,7 @@ class ClipSource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layout:
-    """Where each video's rows are: ``first`` int64 [V], ``positions`` int64 [V], ``crops`` int64 [V]."""
+    """The rows of each video: ``first`` int64 [V], ``positions`` int64 [V], ``crops`` int64 [V]."""
 
     first: npt.NDArray[np.int64]
     positions: npt.NDArray[np.int64]
@@ -94,7 +94,7 @@ class FrameBank:
         self.identity = identity
         height, width, depth = self.pooled(self._read(np.zeros(1, np.int64))).shape[1:]
         self.shape = (height, width, depth)
-        # an array: torch's own indexing would bring a second team of threads against those that train
+        # an array: torch's own indexing would start more threads, which would compete with the training
         self._memory = self._load().numpy() if in_memory else None
 
     @property
@@ -120,7 +120,7 @@ class FrameBank:
         return int(self._layout.crops[video])
 
     def pooled(self, values: Tensor) -> Tensor:
-        """Rows as :meth:`clips` gives them: SFU, channels first, then space, equal to pooling before storing (§3.2).
+        """Pool stored rows for :meth:`clips`: SFU, channels first, then space, equal to pooling before storing (§3.2).
 
         Args:
             values: Floating [n, h, w, C] as stored.
@@ -148,9 +148,9 @@ def open_bank(settings: BankSettings, *, store: Store | None = None) -> FrameBan
     """Open a store's frame bank.
 
     Raises:
-        ConfigError: A clips store, or a feature without maps.
-        StoreError: No rows, or shards still to be extracted.
-        UnknownNameError: No such feature.
+        ConfigError: The store holds clips, or the feature has no maps.
+        StoreError: There are no rows, or shards are still to be extracted.
+        UnknownNameError: There is no such feature.
     """
     store = store or open_store(Path(settings.store))
     if store.sampling.layout != "frames":

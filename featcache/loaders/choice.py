@@ -1,4 +1,4 @@
-"""What of a store a method trains on: a feature of the right shape, and the videos of a split."""
+"""Choose the feature and the training videos that a method reads from a store."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from featcache.store.reader import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureKind:
-    """What a method can use.
+    """The kind of feature that a method can use.
 
     Attributes:
-        axes: Of a row, as in the feature's record.
-        holds: What its rows are, in an error.
-        flags: Of `featcache extract`, that make such rows.
+        axes: Axes of a row, as in the feature's record.
+        holds: Description of the rows, for error messages.
+        flags: Flags of `featcache extract` that give such rows.
     """
 
     axes: tuple[str, ...]
@@ -35,8 +35,8 @@ def choose_feature(store: Store, name: str | None, kind: FeatureKind) -> str:
     """The feature of that name, or the only one of its kind.
 
     Raises:
-        ConfigError: Its rows are of another kind, or none is of this kind.
-        UnknownNameError: No such feature, or no name where there are several.
+        ConfigError: Its rows are of another kind, or no feature is of this kind.
+        UnknownNameError: There is no such feature, or there are several and no name is given.
     """
     fitting = [name for name, (_, record) in store.features.items() if record.axes == kind.axes]
     if name is None:
@@ -56,19 +56,19 @@ def choose_feature(store: Store, name: str | None, kind: FeatureKind) -> str:
 
 
 def video_splits(store: Store, column: str | None) -> dict[str, str]:
-    """Video id to split: the store's own, or those of a label column; empty where there are none."""
+    """Video id to split: the store's own splits, or those of a label column; empty if there are none."""
     if column is not None:
         return store.labels(column)
     return {video.id: video.split for video in store.videos.values() if video.split}
 
 
 def has_training_views(store: Store, video_ids: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Which videos have the random rows of training where the store has fixed test views for others.
+    """Videos that have random training views in a store that has fixed test views for other videos.
 
-    That follows the split that a video had when it was extracted, whatever another column says of it.
+    This follows from the split that a video had when it was extracted, whatever another column says.
 
     Returns:
-        bool [len(video_ids)]; all false where every video of the store is sampled alike.
+        bool [len(video_ids)]; all false if the store samples all videos alike.
     """
     test = store.sampling.for_split(_NO_TRAINING_SPLIT)
     return np.array(
@@ -77,16 +77,16 @@ def has_training_views(store: Store, video_ids: Sequence[str]) -> npt.NDArray[np
 
 
 def check_test_views(store: str | Path, is_random: npt.NDArray[np.bool_], *, split: str, column: str | None) -> None:
-    """Refuse to score videos by the random crops that they were to be trained on.
+    """Refuse to score videos that have random training views.
 
     Args:
-        store: Where the rows come from.
-        is_random: Of the videos to be scored; see :func:`has_training_views`.
-        split: Their split.
-        column: Label column that the split is from; ``None``: the store's own split.
+        store: Source of the rows.
+        is_random: For each video to be scored, the result of :func:`has_training_views`.
+        split: Split of the videos.
+        column: Label column that gives the split; ``None``: the store's own split.
 
     Raises:
-        ConfigError: Any of them has the rows of training.
+        ConfigError: One of the videos has training views.
     """
     if is_random.any():
         named = f" --split-column {column}" if column else ""
@@ -98,10 +98,10 @@ def check_test_views(store: str | Path, is_random: npt.NDArray[np.bool_], *, spl
 
 
 def training_videos(video_ids: Sequence[str], splits: Mapping[str, str], train_split: str) -> npt.NDArray[np.int64]:
-    """Numbers of the training videos, int64: those of a split, or all where there are no splits.
+    """Numbers of the training videos, int64: those of a split, or all if there are no splits.
 
     Raises:
-        UnknownNameError: No such split.
+        UnknownNameError: There is no such split.
         ConfigError: None of its videos has rows.
     """
     if not splits:

@@ -1,4 +1,4 @@
-"""Sets of clips with coordinates out of a store, as tensors: the only thing that methods on clip vectors read."""
+"""Sets of clips with coordinates from a store as tensors, the only input of methods on clip vectors."""
 
 import dataclasses
 import hashlib
@@ -27,14 +27,14 @@ _FREE_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ClipSets:
-    """Clips of V videos, N rows in all. Open them with :func:`open_clip_sets`.
+    """Clips of V videos, N rows in total. Open them with :func:`open_clip_sets`.
 
     Attributes:
         features: float16 or float32 [N, D], as stored (int8 as float32), grouped by video.
         positions: float32 [N, 6] or [N, 7], on the device of ``features``.
         video_start: int64 [V + 1], first row of each video, then N.
-        video_ids: Videos by number.
-        identity: Changes whenever other values could come out.
+        video_ids: Ids of the videos, by number.
+        identity: A value that changes whenever the features could have changed.
     """
 
     features: Tensor
@@ -53,7 +53,7 @@ class ClipSets:
         return f"ClipSets(features={self.features.dtype}{shape}, videos={len(self.video_ids)})"
 
     def to(self, device: torch.device | str) -> "ClipSets":
-        """The same on a device."""
+        """Move the sets to a device."""
         return ClipSets(
             features=self.features.to(device),
             positions=self.positions.to(device),
@@ -64,26 +64,26 @@ class ClipSets:
 
     @property
     def num_clips(self) -> npt.NDArray[np.int64]:
-        """int64 [V], clips of each video."""
+        """int64 [V], number of clips of each video."""
         return np.diff(self.video_start)
 
 
 def open_clip_sets(
     settings: ClipSetSettings, *, form: PositionForm = "box6", store: Store | None = None, only_training: bool = False
 ) -> ClipSets:
-    """Read a store's clips, all at once, onto the CPU.
+    """Read all clips of a store into CPU memory.
 
     Args:
-        settings: Which store, feature and split.
+        settings: Store, feature and split.
         form: Form of the positions, see :func:`featcache.data.positions.set_positions`.
-        store: The store, if it is open already.
-        only_training: Read the videos of ``settings.train_split`` alone.
+        store: The store, if it is already open.
+        only_training: Read only the videos of ``settings.train_split``.
 
     Raises:
-        ConfigError: A frame bank, maps, or clips without coordinates.
-        NonFiniteFeatureError: Rows that hold NaN or infinity.
-        StoreError: No rows, or shards still to be extracted.
-        UnknownNameError: No such feature, split or label column.
+        ConfigError: The store holds a frame bank, maps, or clips without coordinates.
+        NonFiniteFeatureError: Rows hold NaN or infinity.
+        StoreError: There are no rows, or shards are still to be extracted.
+        UnknownNameError: There is no such feature, split or label column.
     """
     store = store or open_store(Path(settings.store))
     if store.sampling.layout != "clips":
@@ -118,7 +118,7 @@ def open_clip_sets(
 
 
 def placed(sets: ClipSets, *, storage: Literal["auto", "device", "ram"], device: torch.device) -> ClipSets:
-    """The sets where a method's settings want them: on its device, or left on the CPU."""
+    """Move the sets to the place that a method's settings choose: to its device, or nowhere."""
     if storage == "ram" or device.type == "cpu":
         return sets
     num_bytes = sets.features.nbytes + sets.positions.nbytes
@@ -139,7 +139,7 @@ def store_positions(
     """Positions of rows of a store, float32 [n, 6] or [n, 7]; see :func:`featcache.data.positions.set_positions`.
 
     Raises:
-        ConfigError: A row whose place in its video is not known.
+        ConfigError: The position of a row in its video is unknown.
     """
     records = [store.videos[video_id] for video_id in features.video_ids]
     extents = VideoExtents(
@@ -173,7 +173,7 @@ def _has_views(store: Store, split: str) -> bool:
 
 
 def _load(features: Features, rows: npt.NDArray[np.int64], *, where: str) -> Tensor:
-    """The rows as a tensor on the CPU, each checked to be finite."""
+    """Load the rows as a tensor on the CPU and check that each is finite."""
     is_int8 = features.record.dtype == "int8"
     dtype, wider = (
         (torch.float16, torch.float32) if features.record.dtype == "float16" else (torch.float32, torch.float64)
@@ -186,7 +186,7 @@ def _load(features: Features, rows: npt.NDArray[np.int64], *, where: str) -> Ten
             chunk.copy_(torch.from_numpy(features.gather(mine, dequantised=True)))
         else:
             features.gather(mine, out=chunk.numpy())
-        bad = (~chunk.sum(dim=1, dtype=wider).isfinite()).nonzero()  # in the wider dtype a sum cannot overflow
+        bad = (~chunk.sum(dim=1, dtype=wider).isfinite()).nonzero()  # a sum in the wider dtype cannot overflow
         if len(bad):
             video = features.video_ids[features.video_index[mine[int(bad[0])]]]
             raise NonFiniteFeatureError(
@@ -198,7 +198,7 @@ def _load(features: Features, rows: npt.NDArray[np.int64], *, where: str) -> Ten
 
 
 def with_coordinates(sets: ClipSets, kind: Coordinates) -> ClipSets:
-    """The sets with true coordinates, with those of each video shuffled among its clips once, or with none."""
+    """The sets with true coordinates, with coordinates shuffled once among each video's clips, or with zeros."""
     if kind == "true":
         return sets
     if kind == "zero":

@@ -20,10 +20,10 @@ class FeatureDataset(Dataset[tuple[Tensor, int]]):
     Safe with ``DataLoader`` workers, forked or spawned. A batch of rows is one gather.
 
     Attributes:
-        features: Where rows are read from.
+        features: Feature from which rows are read.
         classes: Sorted class names; a label is an index into them.
-        video_ids: Videos that have a label and rows, in row order.
-        missing: Videos that have a label and no rows, because they failed.
+        video_ids: Ids of videos with a label and rows, in row order.
+        missing: Ids of videos with a label but no rows, because they failed.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class FeatureDataset(Dataset[tuple[Tensor, int]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
-        """What ``DataLoader`` asks for: all items of a batch in one gather."""
+        """All items of a batch in one gather, as ``DataLoader`` requests them."""
         parts = [self._rows[index] for index in indices]
         values = torch.from_numpy(self.features.gather(np.concatenate(parts), dequantised=True))
         items = torch.split(values, [len(part) for part in parts])
@@ -80,7 +80,7 @@ def torch_dataset(
             all videos have equally many).
 
     Raises:
-        UnknownNameError: A label that is not among ``classes``.
+        UnknownNameError: A label is not among ``classes``.
         ManifestError: No labelled video has rows.
     """
     names = sorted(set(labels.values())) if classes is None else list(classes)
@@ -98,8 +98,8 @@ def to_device(features: Features, device: str | torch.device, *, dtype: torch.dt
 
     Args:
         features: From ``store.feature(...)``; pooled features fit, dense ones rarely do.
-        device: E.g. ``cuda``.
-        dtype: A floating dtype; int8 features are multiplied by their scales first.
+        device: Device of the tensor, e.g. ``cuda``.
+        dtype: A floating dtype; int8 features are first multiplied by their scales.
     """
     table = torch.empty(features.shape, dtype=dtype, device=device)
     step = max(1, BYTES_AT_ONCE // features.record.num_bytes)

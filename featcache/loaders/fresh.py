@@ -1,4 +1,4 @@
-"""Clips of pixels under fresh crops and colours, as AdViSe draws them anew for every clip."""
+"""Clips of pixels with new random crops and colours for every clip, as in AdViSe."""
 
 import dataclasses
 import hashlib
@@ -28,18 +28,19 @@ _FRESH = SamplingRecipe(
     color=ColorRecipe(probability=0.8, brightness=0.2, contrast=0.2, saturation=0.2),
 )
 FRESH_LOOK_HASH = recipe_hash(_FRESH)
-"""Changes with the law of :func:`fresh_look`."""
+"""A hash that changes with the distribution of :func:`fresh_look`."""
 
 
 def fresh_look(video_id: str, draw: int, *, height: int, width: int) -> Look:
-    """AdViSe's augmentation: 224 out of a frame resized to 256 x 320, jittered colours with a chance of 0.8.
+    """AdViSe's augmentation: 224 out of a frame resized to 256 x 320, and colour jitter with probability 0.8.
 
     In source pixels, the box is 0.875 of the height and 0.7 of the width at a uniform place. Brightness, contrast and
-    saturation change by at most 0.2 each, in random order (AdViSe §3.2; hue, there at most one of 256 levels, stays).
+    saturation change by at most 0.2 each, in random order (AdViSe §3.2; the hue, there at most one of 256 levels, is
+    not changed).
 
     Args:
-        video_id: Of the video.
-        draw: Any integer; with the id it decides everything.
+        video_id: Id of the video.
+        draw: Any integer, which together with the id determines the result.
         height: Frame height in pixels.
         width: Frame width in pixels.
     """
@@ -49,7 +50,7 @@ def fresh_look(video_id: str, draw: int, *, height: int, width: int) -> Look:
 
 
 class PixelSource:
-    """A :class:`featcache.loaders.bank.ClipSource` whose maps are the pixels under fresh looks, uint8 [B, T, S, S, 3].
+    """A :class:`featcache.loaders.bank.ClipSource` whose maps are newly augmented pixels, uint8 [B, T, S, S, 3].
 
     Attributes:
         videos: Manifest rows.
@@ -71,7 +72,7 @@ class PixelSource:
         """See :meth:`featcache.loaders.bank.ClipSource.clips`; one pass per video, ``crops`` draw the looks.
 
         Raises:
-            VideoError: A file that is gone, has changed, or does not decode.
+            VideoError: A file does not exist any more, has changed, or does not decode.
         """
         draws = np.asarray(crops, np.int64)
         side = self._crop.size
@@ -94,5 +95,5 @@ class PixelSource:
         return torch.from_numpy(pixels).permute(0, 1, 3, 4, 2)
 
     def num_crops(self, video: int) -> int:
-        """One: every draw is another look."""
+        """One, since every draw gives another augmentation."""
         return 1

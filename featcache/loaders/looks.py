@@ -1,4 +1,4 @@
-"""One law of looks for clips of a square: a random square of the frame, perhaps mirrored, with changed colours."""
+"""Augmentation of square clips: a random square of the frame, possibly mirrored and recoloured."""
 
 import numpy as np
 from pydantic import Field
@@ -11,14 +11,14 @@ from featcache.recipes import ColorRecipe
 
 
 class LookSettings(Settings):
-    """How all frames of a clip are cut, mirrored and coloured."""
+    """Crop, mirroring and colours of all frames of a clip."""
 
     side_range: tuple[float, float] = (0.7, 1.0)
-    """Side of the random square over the shorter side of the frame."""
+    """Side of the random square as a fraction of the frame's shorter side."""
     flip_probability: float = Field(default=0.5, ge=0, le=1)
-    """Chance that a clip is mirrored; 0 where direction matters (SSv2, the motion set)."""
+    """Probability that a clip is mirrored; set 0 if direction matters (SSv2, the motion set)."""
     color: ColorRecipe | None = None
-    """How colours vary; null: they do not."""
+    """Colour augmentation; null: none."""
 
     def model_post_init(self, context: object) -> None:
         """Check what no single field can."""
@@ -28,11 +28,11 @@ class LookSettings(Settings):
 
 
 def draw_look(settings: LookSettings, rng: np.random.Generator, *, height: int, width: int) -> Look:
-    """Draw how a clip is cut, mirrored and coloured.
+    """Draw crop, mirroring and colours of a clip.
 
     Args:
-        settings: The law.
-        rng: Source of the draws.
+        settings: Settings of the augmentation.
+        rng: Random generator.
         height: Frame height in pixels.
         width: Frame width in pixels.
     """

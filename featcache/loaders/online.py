@@ -1,8 +1,7 @@
-"""The backbone in the loop: clips decoded and encoded as they are drawn, each under its own crop and colours.
+"""The backbone in the training loop: clips are decoded and encoded when drawn, each with its own crop and colours.
 
-The same draws as of a stored bank, so that the two differ in the views of a clip alone: a bank holds N crops of each
-video, here every clip has a fresh one. It costs one decode and one forward pass per frame, which a bank
-pays once.
+Clips are drawn as from a stored bank, so that the two differ only in the views of a clip: a bank holds N crops of each
+video, here every clip has a new one. It costs one decode and one forward pass per frame, which a bank pays only once.
 """
 
 import dataclasses
@@ -36,9 +35,9 @@ Positions = npt.NDArray[np.int64]
 class OnlineSource:
     """A :class:`featcache.loaders.bank.ClipSource` without stored rows. Open it with :func:`open_online`.
 
-    A crop below ``num_crops(video)`` is the store's own, with the very values that the store holds (of an int8 store:
-    those before quantisation). Any larger number is a fresh view, drawn with that number: training draws from 2**31,
-    so it sees fresh views alone, and test views are those of the store.
+    A crop below ``num_crops(video)`` is the store's own crop, with exactly the values that the store holds (for int8,
+    those before quantisation). Any larger number is a new view, drawn with that number: training draws from 2**31, so
+    that it sees only new views, and test views are those of the store.
     """
 
     def __init__(self, bank: FrameBank, encoder: Encoder, files: VideoFiles) -> None:
@@ -55,8 +54,8 @@ class OnlineSource:
         """See :meth:`featcache.loaders.bank.ClipSource.clips`; a frame that occurs twice is encoded once.
 
         Raises:
-            VideoError: A file that is gone, has changed, or does not decode.
-            NonFiniteFeatureError: Values that are not finite.
+            VideoError: A file does not exist any more, has changed, or does not decode.
+            NonFiniteFeatureError: Values are not finite.
         """
         (feature,) = self._encoder.features
         places = np.empty(positions.shape, np.int64)
@@ -79,13 +78,13 @@ class OnlineSource:
         return torch.cat(parts)[torch.from_numpy(index[places])]
 
     def num_crops(self, video: int) -> int:
-        """Crops of each frame of a video that the store has."""
+        """Number of stored crops of each frame of a video."""
         return self._bank.num_crops(video)
 
     def _decoded(
         self, videos: Positions, positions: Positions, crops: Positions, places: Positions
     ) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-        """Distinct rows as (number, uint8 [1, 3, S, S]), one pass a video; ``places`` [B, T] is filled with numbers."""
+        """Distinct rows as (number, uint8 [1, 3, S, S]), one pass per video; ``places`` [B, T] receives the numbers."""
         (feature,) = self._encoder.features
         first = 0
         for video in np.unique(videos).tolist():
@@ -101,7 +100,7 @@ class OnlineSource:
             first += len(specs)
 
     def _rows(self, video: int, timeline: Timeline, positions: Positions, crops: Positions) -> list[list[ClipSpec]]:
-        """What each frame of each clip is read from: the store's row, or that frame under a fresh view."""
+        """The row of each frame of each clip: the store's row, or that frame with a new view."""
         record, per_frame = self._files.videos[video], self._bank.num_crops(video)
         stored = sample_rows(self._encoder.sampling.for_split(record.split), timeline, record.id)
         clips = []
@@ -120,18 +119,18 @@ class OnlineSource:
 
 
 def open_online(settings: BankSettings, *, store: Store | None = None, device: str = "auto") -> OnlineSource:
-    """Put the backbone of a store's frame bank in the loop.
+    """Put the backbone of a store's frame bank into the training loop.
 
     Args:
-        settings: Which store and feature, where its videos and weights are.
+        settings: Store, feature, videos and weights.
         store: The open store; ``None`` opens it.
-        device: Where the backbone goes.
+        device: Device of the backbone.
 
     Raises:
-        ConfigError: As :func:`featcache.loaders.bank.open_bank`.
-        ManifestError: Videos that are not there any more.
-        RecipeMismatchError: Weights at hand differ from the store's.
-        StoreError: Features that were imported, or as :func:`featcache.loaders.bank.open_bank`.
+        ConfigError: As in :func:`featcache.loaders.bank.open_bank`.
+        ManifestError: Videos do not exist any more.
+        RecipeMismatchError: The weights found differ from the store's.
+        StoreError: Features were imported, or as in :func:`featcache.loaders.bank.open_bank`.
     """
     store = store or open_store(Path(settings.store))
     bank = open_bank(settings.model_copy(update={"storage": "mmap"}), store=store)
@@ -148,7 +147,7 @@ def open_online(settings: BankSettings, *, store: Store | None = None, device: s
 
 
 def open_source(settings: BankSettings, *, store: Store, device: str = "auto") -> ClipSource:
-    """The stored bank, or the backbone in the loop where the settings say so."""
+    """The stored bank, or the backbone in the training loop if the settings choose it."""
     if settings.online:
         return open_online(settings, store=store, device=device)
     return open_bank(settings, store=store)

@@ -1,4 +1,4 @@
-"""The pixels of the rows that a sampling recipe gives each video, drawn anew in every epoch."""
+"""Pixels of the rows that a sampling recipe gives each video, drawn anew in every epoch."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ class RecipeSource:
 
     Attributes:
         files: The videos.
-        recipe: Which rows; the same number of each video.
+        recipe: Recipe of the rows; every video has the same number.
     """
 
     def __init__(self, files: VideoFiles, recipe: SamplingRecipe, *, crop: CropSize, seed: int) -> None:
@@ -28,19 +28,19 @@ class RecipeSource:
 
     @property
     def num_clips(self) -> int:
-        """Rows of a video."""
+        """Number of rows of a video."""
         return self.recipe.num_clips * self.recipe.num_crops
 
     @property
     def video_bytes(self) -> int:
-        """Pixels of a video."""
+        """Number of bytes of a video's pixels."""
         return self.num_clips * self.recipe.num_frames * 3 * self._crop.size**2
 
     def pixels(self, video: int, epoch: int) -> Pixels:
         """All rows of one video as one array, uint8 [V, T, 3, S, S]; random ones are drawn anew in each epoch.
 
         Raises:
-            VideoError: It could be used when it was scanned, and cannot now.
+            VideoError: The video was usable when it was scanned, and no longer is.
         """
         recipe = dataclasses.replace(self.recipe, seed=seed_for(self._seed, "clip", epoch))
         with self.files.open_scanned(video) as reader:

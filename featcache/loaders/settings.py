@@ -1,4 +1,4 @@
-"""Which rows of a store a method reads, without torch."""
+"""Settings of the rows that a method reads from a store, without torch."""
 
 from typing import Literal
 
@@ -10,40 +10,40 @@ Coordinates = Literal["true", "shuffled", "zero"]
 
 
 class BankSettings(Settings):
-    """What is read of a store's frame bank."""
+    """The part of a store's frame bank that a method reads."""
 
     store: Input[str]
     """A store of layout ``frames`` with maps."""
     feature: Aside[str | None] = None
-    """Name of the array; null where the store has one map."""
+    """Name of the array; null if the store has only one of maps."""
     grid: int | None = Field(default=None, ge=1)
-    """Spatial side after average pooling at read (SFU); null: as stored."""
+    """Side of the map after average pooling during reading (SFU); null: as stored."""
     channels: int | None = Field(default=None, ge=1)
-    """Channels after average pooling of neighbours at read (SFU); null: as stored."""
+    """Number of channels after average pooling of neighbours during reading (SFU); null: as stored."""
     storage: Aside[Literal["auto", "mmap", "ram"]] = "auto"
-    """Where rows are read from; ``auto``: memory if they take less than half of what is free."""
+    """Place from which rows are read; ``auto``: memory if they take less than half of the free memory."""
     online: bool = False
-    """Decode and encode every clip anew, each under a fresh crop and colours, instead of reading rows; slow."""
+    """Decode and encode every clip with a new crop and new colours instead of reading rows; slow."""
     videos: Aside[str | None] = None
-    """``online``: folder of the videos; null: where they were extracted from."""
+    """``online``: folder of the videos; null: the folder from which they were extracted."""
     weights: Aside[str | None] = None
-    """``online``: weights of the backbone, where those that the store was made with have moved."""
+    """``online``: weights of the backbone, if those that the store was made with have moved."""
     train_split: Aside[str] = "train"
-    """Split to learn from; a store without splits is used whole."""
+    """Split to train on; a store without splits is used as a whole."""
     split_column: Aside[str | None] = None
     """Label column that holds the split; null: the store's own splits."""
 
 
 class ClipSetSettings(Settings):
-    """What is read of a store's clips."""
+    """The part of a store's clips that a method reads."""
 
     store: Input[str]
     """A store of layout ``clips`` with vectors."""
     feature: Aside[str | None] = None
-    """Name of the array; null where the store has one of vectors."""
+    """Name of the array; null if the store has only one of vectors."""
     train_split: Aside[str] = "train"
-    """Split to learn from; a store without splits is used whole."""
+    """Split to train on; a store without splits is used as a whole."""
     split_column: Aside[str | None] = None
     """Label column that holds the split; null: the store's own splits."""
     storage: Aside[Literal["auto", "device", "ram"]] = "auto"
-    """Where the rows lie while a method runs; ``auto``: on its device if they take less than half of what is free."""
+    """Place of the rows during training; ``auto``: the device if they take less than half of its free memory."""

@@ -1,4 +1,4 @@
-"""The videos of a command that trains on videos themselves: listed, those of a split, and those that can be used."""
+"""The videos of a command that trains on videos: lists them, selects a split, and keeps the usable ones."""
 
 import logging
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class UsableVideos(NamedTuple):
-    """The usable ones of some videos.
+    """The usable videos of a list.
 
     Attributes:
         files: Files of the usable videos, by number.
@@ -29,14 +29,14 @@ class UsableVideos(NamedTuple):
 
 
 def list_videos(settings: VideosSettings, *, on_stage: OnStage = ignore) -> Manifest:
-    """List and scan what settings name; see :func:`featcache.data.listing.read_videos`.
+    """List and scan the source that settings name; see :func:`featcache.data.listing.read_videos`.
 
     Args:
-        settings: Where videos come from.
-        on_stage: Called with the stage ``scan``, files listed and files in all.
+        settings: Source of the videos.
+        on_stage: Called with the stage ``scan``, files listed and files in total.
 
     Raises:
-        ManifestError: There are no videos, or the folder of a manifest is gone.
+        ManifestError: There are no videos, or the folder of a manifest does not exist any more.
     """
     return read_videos(
         source=settings.source,
@@ -51,10 +51,10 @@ def list_videos(settings: VideosSettings, *, on_stage: OnStage = ignore) -> Mani
 
 
 def of_split(videos: Sequence[VideoRecord], split: str) -> list[VideoRecord]:
-    """The videos of a split, or all where there are no splits.
+    """The videos of a split, or all videos if there are no splits.
 
     Raises:
-        UnknownNameError: There are splits, and not this one.
+        UnknownNameError: There are splits, but not this one.
     """
     splits = {video.split for video in videos} - {""}
     if splits and split not in splits:
@@ -63,15 +63,15 @@ def of_split(videos: Sequence[VideoRecord], split: str) -> list[VideoRecord]:
 
 
 def open_usable(videos: Sequence[VideoRecord], *, root: str, decoder: str) -> UsableVideos:
-    """The files of the videos that can be used; how many cannot is logged.
+    """The files of the usable videos; the number of unusable ones is logged.
 
     Args:
-        videos: One or more.
-        root: Of their manifest.
-        decoder: Registered decoder.
+        videos: One or more videos.
+        root: Root of their manifest.
+        decoder: Name of a registered decoder.
 
     Raises:
-        ManifestError: None is usable, or a file of a manifest is gone.
+        ManifestError: No video is usable, or a file of a manifest does not exist any more.
     """
     usable = [video for video in videos if video.status == "ok"]
     if not usable:
@@ -86,9 +86,9 @@ def extraction_of(settings: VideosSettings, *, backbone: str, weights: str) -> s
     """The command that extracts features of the same videos with trained weights.
 
     Args:
-        settings: Where the videos came from.
-        backbone: Registry name that the weights are for.
-        weights: Their file.
+        settings: Source of the videos.
+        backbone: Registry name of the backbone.
+        weights: File of its weights.
     """
     where = settings.source if settings.dataset is None else f"--dataset {settings.dataset} --root {settings.root}"
     return f"featcache extract {where} --backbone {backbone} --weights {weights}"

@@ -12,10 +12,10 @@ from featcache.errors import ManifestError, VideoError
 
 
 class VideoFiles:
-    """Videos by number, opened again and again; a file is checked against its hash when it is first opened.
+    """Videos by number, which are opened repeatedly; a file is checked against its hash when it is first opened.
 
     Attributes:
-        videos: Their manifest rows.
+        videos: Manifest rows of the videos.
     """
 
     def __init__(self, videos: Sequence[VideoRecord], paths: Sequence[Path], *, decoder: str) -> None:
@@ -25,7 +25,7 @@ class VideoFiles:
         self._checked: set[int] = set()
 
     def only(self, is_wanted: Callable[[VideoRecord], bool]) -> "VideoFiles":
-        """Those of the videos for which ``is_wanted`` holds, in the same order, with numbers of their own."""
+        """The videos for which ``is_wanted`` holds, in the same order, numbered anew."""
         kept = [number for number, video in enumerate(self.videos) if is_wanted(video)]
         paths = [self._paths[number] for number in kept]
         return VideoFiles([self.videos[number] for number in kept], paths, decoder=self._decoder)
@@ -54,7 +54,7 @@ class VideoFiles:
         """Open a video for a block of a run that must not go on without it.
 
         Raises:
-            VideoError: It could be used when it was scanned, and cannot now; names it.
+            VideoError: The video was usable when it was scanned, and no longer is; names it.
         """
         try:
             with self.open(number) as reader:
@@ -73,8 +73,8 @@ def find_files(videos: Sequence[VideoRecord], roots: Sequence[Path], *, decoder:
     Args:
         videos: Manifest rows; their paths are absolute, or relative to a root.
         roots: Folders.
-        decoder: Registered decoder.
-        hint: What to do about missing files, the end of a sentence.
+        decoder: Name of a registered decoder.
+        hint: What to do about missing files, as the end of a sentence.
 
     Raises:
         ManifestError: A file is in none of the folders.

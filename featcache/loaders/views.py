@@ -1,4 +1,4 @@
-"""Views of a video: which frames, cut and coloured how, and their pixels; each frame is decoded once for all views.
+"""Views of a video: their frames, crops, colours and pixels; each frame is decoded once for all views.
 
 A view's pixels are those of :func:`featcache.data.transforms.crop_resize` and ``recolor``.
 """
@@ -24,13 +24,13 @@ Indices = npt.NDArray[np.int64]
 
 
 class Look(NamedTuple):
-    """How a frame becomes pixels of a view: cut, resized, mirrored, recoloured, rotated.
+    """Operations that turn a frame into pixels of a view: crop, resize, mirroring, colours, rotation.
 
     Attributes:
-        box: What is cut out.
+        box: Box to cut out.
         flip: Whether it is mirrored left to right.
-        color: What is done to its colours, in order.
-        turns: Quarter turns against the clock, at last.
+        color: Colour steps, in order.
+        turns: Number of final quarter turns counter-clockwise.
     """
 
     box: Box
@@ -40,12 +40,12 @@ class Look(NamedTuple):
 
 
 class ClipShape(NamedTuple):
-    """A clip as a network takes it.
+    """Shape of a clip for a network.
 
     Attributes:
-        num_frames: Frames.
+        num_frames: Number of frames.
         size: Side in pixels.
-        interpolation: How boxes are resized.
+        interpolation: Filter with which boxes are resized.
     """
 
     num_frames: int
@@ -58,10 +58,10 @@ class View:
     """One view of a video.
 
     Attributes:
-        frames: Frame indices, ascending, with repeats where the window has too few.
-        looks: One per frame; all the same where augmentation is temporally consistent.
+        frames: Frame indices, ascending, with repeats if the window has too few frames.
+        looks: One look per frame; all equal if the augmentation is temporally consistent.
         size: Side in pixels.
-        interpolation: How a box is resized.
+        interpolation: Filter with which boxes are resized.
     """
 
     frames: tuple[int, ...]
@@ -74,13 +74,13 @@ class View:
 
 
 def strided_view(start: int, stride: int, shape: ClipShape, look: Look) -> View:
-    """Frames at equal distances under one look.
+    """Frames at equal distances with the same look.
 
     Args:
         start: Number of the first frame.
-        stride: Distance of neighbouring frames.
-        shape: How many frames, and how large.
-        look: How every frame is cut and coloured.
+        stride: Distance between neighbouring frames.
+        shape: Number and size of the frames.
+        look: Look of every frame.
     """
     return View(
         frames=tuple(start + stride * place for place in range(shape.num_frames)),
@@ -91,7 +91,7 @@ def strided_view(start: int, stride: int, shape: ClipShape, look: Look) -> View:
 
 
 def frames_of(views: Sequence[View]) -> Indices:
-    """The distinct frames of some views, ascending: what one pass of a decoder has to deliver, int64 [n]."""
+    """The distinct frames of some views, ascending, which one pass of a decoder has to read, int64 [n]."""
     return np.unique(np.fromiter(itertools.chain.from_iterable(view.frames for view in views), np.int64))
 
 
@@ -105,19 +105,19 @@ def read_views(reader: VideoReader, views: Sequence[View]) -> tuple[Tensor, ...]
     """Decode all views of an open video in one pass; see :func:`cut_views`.
 
     Raises:
-        VideoError: A frame cannot be had.
+        VideoError: A frame cannot be decoded.
     """
     return cut_views(reader.read(frames_of(views).tolist()), views)
 
 
 def cut_views(pictures: Iterable[tuple[int, npt.NDArray[np.uint8]]], views: Sequence[View]) -> tuple[Tensor, ...]:
-    """Put views together from frames as they come.
+    """Assemble views from frames as they arrive.
 
-    Memory holds one frame and the views. Frames of a view that share frame and look are computed once.
+    Memory holds one frame and the views. Pictures of a view with the same frame and look are computed once.
 
     Args:
-        pictures: Frame index and RGB picture [H, W, 3]; at least all frames that the views take, in any order.
-        views: What to cut.
+        pictures: Frame index and RGB picture [H, W, 3]; at least all frames of the views, in any order.
+        views: The views.
 
     Returns:
         One tensor per view, uint8 [T, 3, S, S].
