@@ -7,9 +7,11 @@ import pytest
 
 from featcache.data.decoding import DECODERS, VideoReader, available, open_video
 from featcache.data.decoding.pyav import PyAVReader
+from featcache.data.scan import scan
 from featcache.errors import FeatcacheError, UnknownNameError, VideoError
 from featcache.plugins import BUILT_IN
 from featcache.testing.decoders import INEXACT, UNREADABLE, DecoderTests
+from featcache.testing.plugins import put_package
 from featcache.testing.videos import VIDEO_KINDS
 
 NAMES = [place.name for place in DECODERS.places() if place.origin == BUILT_IN]
@@ -105,3 +107,24 @@ def test_torchcodec_without_ffmpeg_is_one_sentence_and_no_bad_video(video, monke
     with pytest.raises(FeatcacheError, match="FFmpeg") as caught:
         open_video(video("h264"), decoder="torchcodec")
     assert type(caught.value) is FeatcacheError
+
+
+def test_a_decoder_of_a_package_reads_in_worker_processes_too(video, tmp_path, monkeypatch):
+    source = """
+from pathlib import Path
+from featcache.data.decoding import Decoder
+from featcache.data.decoding.pyav import open_pyav
+
+def open_here(path):
+    Path(__file__).with_suffix(".used").touch()
+    return open_pyav(path)
+
+LAB = Decoder(open=open_here, exact=True, note="As PyAV.")
+"""
+    entries = {"featcache.decoders": {"lab": "labdecoder:LAB"}}
+    put_package(tmp_path / "site", "labdecoder", files={"labdecoder.py": source}, entries=entries)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    path = video("h264")
+    manifest = scan(path, decoder="lab", num_workers=1)
+    assert [record.status for record in manifest.videos] == ["ok"]
+    assert (tmp_path / "site" / "labdecoder.used").exists()
