@@ -1,4 +1,4 @@
-"""The videos of a command that trains on videos: lists them, selects a split, and keeps the usable ones."""
+"""The videos of a command that trains on videos themselves: listed, those of a split, and those that can be used."""
 
 import logging
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def list_videos(settings: VideosSettings, *, on_stage: OnStage = ignore) -> Mani
     """List and scan the source that settings name; see :func:`featcache.data.listing.read_videos`.
 
     Args:
-        settings: Source of the videos.
+        settings: Where videos come from.
         on_stage: Called with the stage ``scan``, files listed and files in total.
 
     Raises:

@@ -122,6 +122,28 @@ def mean_error(
     return Metric(value=float(errors.mean()), low=float(low), high=float(high))
 
 
+def paired_difference(
+    mine: npt.NDArray[np.int64], theirs: npt.NDArray[np.int64], intervals: IntervalSettings
+) -> Metric:
+    """Difference of top-1 accuracy with a percentile interval over paired resamples of videos and seeds.
+
+    Args:
+        mine: int64 [S, M] ranks of the true class.
+        theirs: int64 [S, M], for the same seeds and videos.
+        intervals: Number of resamples, confidence and seed.
+    """
+    gain = (mine == 0).astype(np.float64) - (theirs == 0)
+    rng = rng_for(intervals.seed, "paired")
+    num_seeds, num_videos = gain.shape
+    draws = np.empty(intervals.num_resamples)
+    for number in range(intervals.num_resamples):
+        seeds = rng.integers(num_seeds, size=num_seeds)
+        draws[number] = gain[seeds].mean(axis=0)[rng.integers(num_videos, size=num_videos)].mean()
+    tail = (1 - intervals.confidence) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Metric(value=float(gain.mean()), low=float(low), high=float(high))
+
+
 def _resamples(
     cell: npt.NDArray[np.int64], num_seeds: int, intervals: IntervalSettings, groups: Groups | None
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:

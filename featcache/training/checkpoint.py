@@ -50,6 +50,16 @@ class Checkpoint:
         start = f"{prefix}."
         return {name.removeprefix(start): tensor for name, tensor in self.tensors.items() if name.startswith(start)}
 
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The trained module's tensors; the averaged ones where the run kept an average."""
+        return self.part("ema.module") or self.part("module")
+
+    def weights_of(self, child: str) -> dict[str, Tensor]:
+        """The tensors of one child of the trained module, by the names that they have in it."""
+        start = f"{child}."
+        return {name.removeprefix(start): each for name, each in self.weights.items() if name.startswith(start)}
+
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Publish a checkpoint in a folder and remove the previous one."""

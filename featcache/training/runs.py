@@ -1,6 +1,7 @@
 """Folders of runs: ``config.yaml``, ``result.json``, and one folder a seed with its checkpoint and log."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import torch
@@ -44,6 +45,19 @@ def find_seed(folder: Path, seed: int) -> Path:
     raise ConfigError(
         f"{folder} has runs of {', '.join(path.name for path in found)} and none of seed {seed}; name one"
     )
+
+
+def only_seed(folder: Path) -> int:
+    """The seed of a run with one seed; any number if there is nothing to choose from.
+
+    Raises:
+        ConfigError: There are several seeds.
+    """
+    found = [re.fullmatch(r"seed-(\d{1,18})", path.parent.name, re.ASCII) for path in folder.glob("*/checkpoint.json")]
+    seeds = sorted(int(match[1]) for match in found if match)
+    if len(seeds) > 1:
+        raise ConfigError(f"{folder} has runs of seeds {', '.join(map(str, seeds))}; name one of them")
+    return seeds[0] if seeds else 0
 
 
 def prepare_torch(settings: TrainingSettings, *, world: World | None = None) -> torch.device:

@@ -16,9 +16,9 @@ from featcache.data.motion import MotionSettings, make_motion_set
 from featcache.extract.presets import with_preset
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings
-from featcache.methods.advise.cost import counted_cost
 from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings
 from featcache.networks.settings import PRESETS
+from featcache.networks.tmm_cost import counted_cost
 from featcache.recipes import SamplingRecipe
 from featcache.testing import stores
 

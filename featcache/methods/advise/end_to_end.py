@@ -6,12 +6,12 @@ Differs from the paper: as :mod:`featcache.methods.advise.pretext`, but crops an
 from featcache.loaders.choice import training_videos
 from featcache.loaders.fresh import PixelSource
 from featcache.loaders.usable import list_videos, open_usable
-from featcache.methods.advise.cost import MEGA
 from featcache.methods.advise.pretext import PlaybackRateObjective
 from featcache.methods.advise.run import PretextResult, clip_contents, pretext_result
 from featcache.methods.advise.settings import R3d50Settings
 from featcache.networks.counting import count_parameters
 from featcache.networks.r3d50 import R3d50
+from featcache.networks.tmm_cost import MEGA
 from featcache.stages import OnStage, ignore
 from featcache.training.generators import seeded_torch
 from featcache.training.seeds import open_runs
@@ -60,7 +60,7 @@ def open_pixels(settings: R3d50Settings, *, on_stage: OnStage = ignore) -> Pixel
     """The usable videos of a source as clips of pixels; how many are not is logged.
 
     Raises:
-        ManifestError: None is usable, or a file of a manifest is gone.
+        ManifestError: No video is usable, or a file of a manifest does not exist any more.
     """
     manifest = list_videos(settings, on_stage=on_stage)
     usable = open_usable(manifest.videos, root=manifest.root, decoder=settings.decoder)

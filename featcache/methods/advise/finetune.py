@@ -17,7 +17,7 @@ from torch.nn import functional
 from featcache.errors import ConfigError
 from featcache.loaders.bank import ClipSource
 from featcache.loaders.batches import BatchOrder
-from featcache.methods.advise.clips import playback_clip, spread_clip, view_starts
+from featcache.loaders.clip_positions import playback_clip, spread_clip, view_starts
 from featcache.methods.advise.pretext import LabelledMaps
 from featcache.methods.advise.settings import TmmFineTuneSettings
 from featcache.networks.tmm import TmmClassifier

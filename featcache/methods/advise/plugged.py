@@ -11,24 +11,19 @@ from pathlib import Path
 import numpy as np
 
 from featcache.config import parse, read_json, read_mapping, to_yaml
-from featcache.errors import ConfigError, ManifestError, unknown_name
+from featcache.errors import ConfigError, ManifestError
 from featcache.files.publish import put_replace
+from featcache.loaders.assignments import scored_videos, split_coverage
 from featcache.loaders.bank import open_bank
-from featcache.loaders.choice import check_test_views, has_training_views, video_splits
+from featcache.loaders.choice import video_splits
 from featcache.machine import resolve_device
-from featcache.methods.advise.cost import counted_cost
 from featcache.methods.advise.finetune import ORDERS, video_logits
 from featcache.methods.advise.saved import arms_of, load_module, module_settings
 from featcache.methods.advise.settings import TmmEvaluationSettings, TmmFineTuneSettings
-from featcache.methods.advise.tmm import (
-    PRETRAINED,
-    SCRATCH,
-    TemporalResult,
-    paired_difference,
-    split_coverage,
-)
-from featcache.metrics.intervals import Metric, accuracies, rank_of_truth
+from featcache.methods.advise.tmm import TemporalResult, measured, most_crops
+from featcache.metrics.intervals import rank_of_truth
 from featcache.metrics.settings import IntervalSettings
+from featcache.networks.tmm_cost import counted_cost
 from featcache.store.reader import open_store
 from featcache.training.runs import run_folder
 
@@ -59,29 +54,16 @@ def evaluate_plugged(settings: TmmEvaluationSettings, *, intervals: IntervalSett
         )
     labels = np.array([classes.index(named[name]) if name in named else -1 for name in bank.video_ids], np.int64)
     splits = video_splits(store, settings.bank.split_column)
-    known = sorted({split for split in splits.values() if split})
-    for split in settings.test_splits or ():
-        if split not in known:
-            raise unknown_name("split", split, known, hint=f"{store.path} has: {', '.join(known)}.")
-    in_split = np.array([splits.get(name, "") for name in bank.video_ids])
-    names = settings.test_splits or [split for split in known if split != settings.bank.train_split]
-    videos = {split: np.flatnonzero((labels >= 0) & (in_split == split)) for split in names}
-    videos = {split: numbers for split, numbers in videos.items() if len(numbers)}
+    videos = scored_videos(store, bank, labels, settings.bank, test_splits=settings.test_splits)
     if not videos:
         raise ManifestError(
             f"{store.path} has no labelled test videos outside of split {settings.bank.train_split!r}; a module can "
             "only be scored on videos that it was not trained on"
         )
-    for split, numbers in videos.items():
-        is_random = has_training_views(store, [bank.video_ids[video] for video in numbers])
-        check_test_views(store.path, is_random, split=split, column=settings.bank.split_column)
-
     device = resolve_device(settings.device)
     arms = dict(arms_of(run))
-    intervals = intervals or IntervalSettings()
     orders = ORDERS if settings.order_test else ORDERS[:1]
     seeds = trained.training.seeds
-    metrics: dict[str, dict[str, dict[str, dict[str, Metric]]]] = {}
     ranks = {}
     for arm, folder in arms.items():
         modules = [load_module(folder, seed=seed, shape=bank.shape).to(device) for seed in seeds]
@@ -91,9 +73,7 @@ def evaluate_plugged(settings: TmmEvaluationSettings, *, intervals: IntervalSett
                     video_logits(module, bank, numbers, trained, order=order, seed=seed)
                     for seed, module in zip(seeds, modules, strict=True)
                 ]
-                rank = ranks[arm, split, order] = rank_of_truth(np.stack(scores), labels[numbers])
-                found = accuracies(rank, labels[numbers], num_classes=len(classes), intervals=intervals)
-                metrics.setdefault(arm, {}).setdefault(split, {})[order] = dict(found)
+                ranks[arm, split, order] = rank_of_truth(np.stack(scores), labels[numbers])
     out = run_folder(settings, out=settings.out, store=settings.bank.store, name="plugged")
     put_replace(out / "config.yaml", to_yaml(settings).encode())
     result = TemporalResult(
@@ -104,14 +84,8 @@ def evaluate_plugged(settings: TmmEvaluationSettings, *, intervals: IntervalSett
         num_classes=len(classes),
         classes=classes,
         num_train=0,
-        num_views=trained.test_clips * max(bank.num_crops(int(video)) for part in videos.values() for video in part),
+        num_views=trained.test_clips * most_crops(bank, videos),
         seeds=seeds,
-        metrics=metrics,
-        delta={
-            split: paired_difference(ranks[PRETRAINED, split, "true"], ranks[SCRATCH, split, "true"], intervals)
-            for split in videos
-            if len(arms) > 1
-        },
         coverage={split: split_coverage(store, bank, splits, split, labels) for split in videos},
         cost=counted_cost(
             module_settings(next(iter(arms.values())), seed=seeds[0]),
@@ -120,6 +94,7 @@ def evaluate_plugged(settings: TmmEvaluationSettings, *, intervals: IntervalSett
             num_classes=len(classes),
         ),
         seconds=time.monotonic() - started,
+        **measured(ranks, labels, videos, num_classes=len(classes), intervals=intervals),
     )
     put_replace(out / "result.json", json.dumps(result.to_dict(), indent=2).encode())
     return result

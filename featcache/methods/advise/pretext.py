@@ -19,7 +19,7 @@ from torch.nn import functional
 from featcache.errors import ConfigError
 from featcache.loaders.bank import ClipSource
 from featcache.loaders.batches import BatchOrder
-from featcache.methods.advise.clips import playback_clip, pretext_start
+from featcache.loaders.clip_positions import playback_clip, pretext_start
 from featcache.methods.advise.settings import PretextClipSettings, max_bank_stride
 from featcache.seeding import rng_for
 from featcache.training.objective import Loss

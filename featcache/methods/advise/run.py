@@ -13,17 +13,18 @@ from featcache.errors import ConfigError, NonFiniteFeatureError
 from featcache.loaders.bank import ClipSource
 from featcache.loaders.choice import training_videos, video_splits
 from featcache.loaders.online import open_source
-from featcache.methods.advise.cost import counted_cost, measured_cost
 from featcache.methods.advise.finetune import FineTuneObjective
 from featcache.methods.advise.pretext import PlaybackRateObjective
 from featcache.methods.advise.settings import AdviseSettings, R3d50Settings, TmmFineTuneSettings
 from featcache.networks.counting import count_parameters
 from featcache.networks.settings import TmmSettings
 from featcache.networks.tmm import TmmClassifier
+from featcache.networks.tmm_cost import counted_cost
 from featcache.stages import OnStage, ignore
 from featcache.store.reader import open_store
 from featcache.summary import Summary, SummaryTable
 from featcache.training.checkpoint import checkpoint_digest, taking_up
+from featcache.training.cost import measured_cost
 from featcache.training.generators import seeded_torch
 from featcache.training.identity import digest, identity_of
 from featcache.training.loop import trained_state
@@ -40,8 +41,8 @@ class PretextResult:
         num_videos: Number of training videos.
         num_parameters: Number of trained parameters, including the head.
         seeds: The last line of each seed's log.
-        cost: Results of :func:`featcache.methods.advise.cost.counted_cost` and ``measured_cost`` for the runs.
-        next_command: The command that fine-tunes its module, if it has one.
+        cost: Counts of :func:`featcache.networks.tmm_cost.counted_cost` and what ``measured_cost`` says of the runs.
+        next_command: The fine-tuning of its module, where it has one.
     """
 
     folder: str
@@ -204,10 +205,7 @@ def initial_module(
             f"the module of {settings.init} was trained on {width} channels, this feature has "
             f"{width_in}; choose a feature of that width, or train from scratch"
         )
-    prefix = "tmm."
-    module = checkpoint.part("ema.module") or checkpoint.part("module")
-    state = {name.removeprefix(prefix): value for name, value in module.items() if name.startswith(prefix)}
-    return settings.tmm or tmm, state
+    return settings.tmm or tmm, checkpoint.weights_of("tmm")
 
 
 def check_finite(objective: PlaybackRateObjective | FineTuneObjective, bank: ClipSource) -> None:

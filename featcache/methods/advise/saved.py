@@ -42,7 +42,7 @@ def load_module(folder: Path, *, seed: int, shape: tuple[int, int, int]) -> TmmC
             f"the module of {folder} was trained on {width} channels, this feature has {shape[2]}; choose a feature of "
             "that width, or train another module"
         )
-    state = checkpoint.part("ema.module") or checkpoint.part("module")
+    state = checkpoint.weights
     with taking_up(folder), torch.random.fork_rng(devices=[]):
         module = TmmClassifier(
             TmmSettings(**checkpoint.facts["tmm"]),

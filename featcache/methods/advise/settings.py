@@ -162,7 +162,7 @@ class TmmEvaluationSettings(Settings):
     test_splits: tuple[str, ...] | None = None
     """Splits to score; null: all but the training split."""
     order_test: bool = True
-    """Score test clips with frames reversed, shuffled, and one frame repeated too."""
+    """Also score test clips with frames reversed, shuffled, and one frame repeated."""
     device: str = "auto"
     """Device on which the module runs: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     out: str | None = None

@@ -12,11 +12,11 @@ import torch
 from featcache.backbones.trainable import check_names
 from featcache.data.decoding.clips import CropSize
 from featcache.loaders.ahead import ViewLoader
+from featcache.loaders.labelled import LabelledSource, LabelledVideos, read_data
 from featcache.loaders.recipe_rows import RecipeSource
 from featcache.loaders.usable import extraction_of
 from featcache.machine import num_cores
 from featcache.methods.finetune.clips import scoring_recipe, train_recipe
-from featcache.methods.finetune.data import FinetuneData, LabelledVideos, read_data
 from featcache.methods.finetune.module import VideoClassifier, build_classifier
 from featcache.methods.finetune.objective import FinetuneObjective
 from featcache.methods.finetune.scoring import Scores, video_scores
@@ -279,7 +279,7 @@ def _source(
     return RecipeSource(videos.files, train_recipe(settings, num_frames=module.num_frames), crop=crop, seed=seed)
 
 
-def _measured(scores: Scores, videos: LabelledVideos, data: FinetuneData, intervals: IntervalSettings) -> SplitResult:
+def _measured(scores: Scores, videos: LabelledVideos, data: LabelledSource, intervals: IntervalSettings) -> SplitResult:
     """Accuracies of scores [S, M, trained classes]; other classes cannot be predicted."""
     untaught = np.full((*scores.shape[:2], len(data.classes) - data.num_taught), -np.inf)
     ranks = rank_of_truth(np.concatenate([scores, untaught], axis=2), videos.labels)
@@ -298,7 +298,7 @@ def _num_trained(module: VideoClassifier) -> int:
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
-def _contents(module: VideoClassifier, data: FinetuneData) -> dict[str, str]:
+def _contents(module: VideoClassifier, data: LabelledSource) -> dict[str, str]:
     """Digests of the data that a run reads: its videos with their classes, and its initial weights."""
     videos = zip(data.train.files.videos, data.train.labels.tolist(), strict=True)
     listed = [[video.id, video.content_hash, video.num_frames, data.classes[label]] for video, label in videos]

@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import Field
 
 from featcache.config import Aside, Input, Settings
-from featcache.data.selection import VideosSettings
 from featcache.errors import ConfigError
+from featcache.loaders.labelled import LabelledSettings
 from featcache.recipes import ColorRecipe, ShortVideos
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
 
@@ -68,17 +68,11 @@ class FinetuneTestSettings(Settings):
     """Quantity that is averaged over the views of a video."""
 
 
-class FinetuneSettings(VideosSettings):
+class FinetuneSettings(LabelledSettings):
     """Settings of ``featcache train finetune``: a backbone and a linear head on labelled videos, then tested."""
 
     command: Literal["train-finetune"] = "train-finetune"
     """The command this file repeats."""
-    label: Aside[str] = "label"
-    """Label column."""
-    train_split: Aside[str] = "train"
-    """Split to train on."""
-    test_splits: Aside[tuple[str, ...] | None] = None
-    """Splits to score; null: all others."""
     workers: Aside[int | None] = Field(default=None, ge=0)
     """Number of decoding processes; 0: a thread of the training process; null: one per core. The pixels are the
     same."""

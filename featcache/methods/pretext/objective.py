@@ -42,7 +42,7 @@ class DrawnViews:
         """Views and targets of one video.
 
         Raises:
-            VideoError: It could be used when it was scanned, and cannot now.
+            VideoError: The video was usable when it was scanned, and no longer is.
         """
         drawn = self.draw(video, epoch=epoch)
         with self.files.open_scanned(video) as reader:

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -22,64 +21,38 @@ from featcache.summary import Summary
 from featcache.training.collapse import bottleneck_sign
 from featcache.training.generators import seeded_torch
 from featcache.training.identity import digest
-from featcache.training.seeds import last_epochs, open_runs, result_dict
+from featcache.training.pretrained import PretrainedResult
+from featcache.training.seeds import last_epochs, open_runs
 
 log = logging.getLogger(__name__)
 
 WEIGHTS = "backbone.safetensors"
 _OF_THE_LOOP = ("step", "epoch", "lr", "peak_memory_bytes")
+_SHOWN = {"items_per_second": "videos/s", "wait_share": "wait"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PretextTrainingResult:
+class PretextTrainingResult(PretrainedResult):
     """A pre-training run.
 
     Attributes:
-        folder: The run's folder.
         task: Name of the task.
-        backbone: Name under which its weights can be extracted with.
-        num_videos: Number of videos that it learned from.
-        num_left_out: Number of listed videos that cannot be used.
+        backbone: Name of the backbone for extraction with its weights.
         num_short: Number of usable videos that are too short for the task, and left out.
-        num_parameters: Parameters of the network, which is kept.
-        num_head_parameters: Parameters of the heads, which are not.
         weights: The network's file of each seed.
-        seeds: The last line of each seed's log.
-        next_command: An extraction with the first seed's weights.
     """
 
-    folder: str
     task: str
     backbone: str
-    num_videos: int
-    num_left_out: int
     num_short: int
-    num_parameters: int
-    num_head_parameters: int
     weights: Mapping[int, str]
-    seeds: Mapping[int, Mapping[str, float]]
-    next_command: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
-        return result_dict(self)
 
     def summary(self) -> Summary:
-        """The last epoch of each seed."""
-        shown = {"items_per_second": "videos/s", "wait_share": "wait"}
-        line = next(iter(self.seeds.values()))
-        columns = {name: shown.get(name, name) for name in line if name not in _OF_THE_LOOP}
-        facts: dict[str, object] = {
-            "videos": self.num_videos,
-            "network": f"{self.num_parameters:,} parameters",
-            "heads": f"{self.num_head_parameters:,} parameters, dropped now",
-            "run": self.folder,
-        }
-        if self.num_left_out:
-            facts["left out"] = f"{self.num_left_out} videos that cannot be used"
-        if self.num_short:
-            facts["too short"] = f"{self.num_short} videos"
+        """The last epoch of each seed, with everything that the task wrote down."""
+        names = [name for name in next(iter(self.seeds.values())) if name not in _OF_THE_LOOP]
+        columns = {name: _SHOWN.get(name, name) for name in names}
         table = last_epochs(f"{self.task}, last epoch", self.seeds, columns)
+        facts = self.facts() | ({"too short": f"{self.num_short} videos"} if self.num_short else {})
         return Summary(tables=(table,), facts=facts, next_command=self.next_command)
 
 
@@ -89,7 +62,7 @@ def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pretex
     The network of a seed is written to ``seed-N/backbone.safetensors``, a weights file of the backbone's name.
 
     Args:
-        settings: Everything that can be chosen.
+        settings: Settings of the run.
         on_stage: Called with the stage ``scan``, then with ``seed N`` after each step.
 
     Raises:
@@ -162,12 +135,12 @@ def build_module(settings: PretextSettings, *, seed: int, device: torch.device |
     Args:
         settings: Backbone, weights and task.
         seed: Seed of the heads.
-        device: Where it is to be.
+        device: Device of the classifier.
 
     Raises:
-        ConfigError: A backbone that cannot take such clips.
-        UnknownNameError: No such backbone or layer.
-        WeightsError: The weights are not at hand or do not fit.
+        ConfigError: The backbone cannot take such clips.
+        UnknownNameError: There is no such backbone or layer.
+        WeightsError: The weights cannot be found or do not fit.
     """
     backbone = build_backbone(settings.backbone, weights=settings.weights)
     num_frames = clip_length(backbone, settings.num_frames)

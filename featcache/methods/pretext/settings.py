@@ -29,7 +29,7 @@ class PretextSettings(VideosSettings):
     task: Annotated[SerializeAsAny[PretextTask], BeforeValidator(_task)]
     """The task: its ``name``, e.g. ``rotnet``, and its own settings."""
     train_split: Aside[str] = "train"
-    """Split to learn from; a source without splits is used whole."""
+    """Split to train on; a source without splits is used as a whole."""
     workers: Aside[int | None] = Field(default=None, ge=0)
     """Processes that decode; 0: a thread beside the training; null: one per core. Pixels are the same."""
     backbone: str
@@ -41,7 +41,7 @@ class PretextSettings(VideosSettings):
     num_frames: int | None = Field(default=None, ge=1)
     """Frames of a clip; null: the backbone's, or 8 for an image backbone."""
     input_size: int | None = Field(default=None, ge=1)
-    """Side in pixels; null: the backbone's."""
+    """Input side in pixels; null: the backbone's."""
     training: TrainingSettings = TrainingSettings(
         epochs=200,
         batch_size=32,

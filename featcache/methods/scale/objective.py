@@ -3,18 +3,15 @@
 Source: SCALE §3.2 and §3.3, and the released code. The clips are on the device; a batch is a gather of rows by number.
 """
 
-import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
 from featcache.errors import ConfigError
 from featcache.loaders.batches import BatchOrder
 from featcache.loaders.clip_sets import ClipSets
+from featcache.loaders.set_batches import SetBatch, draw_sets, with_clips
 from featcache.methods.scale.losses import (
     masked_clip_loss,
     set_clustering_loss,
@@ -26,49 +23,17 @@ from featcache.networks.set_pretraining import ScalePretraining
 from featcache.seeding import rng_for
 from featcache.training.objective import Loss
 
-Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetBatch:
-    """Two sets of K clips of each of B videos: the first sets of all videos, then the second ones.
-
-    Attributes:
-        rows: int64 [2B, K], row of each clip; 0 for padding.
-        masked: bool [2B, K], whether a clip is masked.
-        present: bool [2B, K], false for padding; ``None`` if every set is full.
-        present_at: int64 [N], places of the existing clips in the flat [2B K]; ``None`` if all exist.
-        masked_at: int64 [M], places of the masked clips in the flat [2B K].
-        positive: int64 [M], places of the masked clips among the existing ones.
-        features: [2B, K, D], if the clips are not on the module's device.
-        positions: [2B, K, 6 or 7], if the clips are not on the module's device.
-    """
-
-    rows: Tensor
-    masked: Tensor
-    present: Tensor | None
-    present_at: Tensor | None
-    masked_at: Tensor
-    positive: Tensor
-    features: Tensor | None = None
-    positions: Tensor | None = None
-
-    def each(self, action: Callable[[Tensor], Tensor]) -> "SetBatch":
-        """The same batch with ``action`` applied to every tensor."""
-        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return dataclasses.replace(self, **{name: action(value) for name, value in given.items() if value is not None})
-
 
 class ScaleObjective:
     """See :class:`featcache.training.objective.Objective`.
 
     Attributes:
         module: Predictor and heads.
-        trained: The same module.
+        trained: The same.
         settings: Settings of the losses.
         num_batches: Number of batches per epoch; an incomplete last one is left out.
         num_items: Number of videos per epoch.
-        num_left_out: Number of videos with fewer than two clips.
+        num_left_out: Videos with fewer than two clips.
     """
 
     def __init__(
@@ -144,17 +109,6 @@ class ScaleObjective:
         """Do nothing."""
 
 
-def with_clips(part: SetBatch, sets: ClipSets) -> SetBatch:
-    """The batch with its vectors and positions, gathered on their device unless it already has them."""
-    if part.features is not None:
-        return part
-    features, positions = (
-        table.index_select(0, part.rows.flatten()).view(*part.rows.shape, -1)
-        for table in (sets.features, sets.positions)
-    )
-    return dataclasses.replace(part, features=features, positions=positions)
-
-
 def compared(projected: Mapping[str, Tensor], positive: Tensor, settings: ScaleLossSettings) -> Loss:
     """The weighted mean of MCM and SET.
 
@@ -199,40 +153,3 @@ def _compared_sets(projected: Mapping[str, Tensor], settings: ScaleLossSettings)
         num_steps=settings.sinkhorn_steps,
     )
     return loss, None
-
-
-def draw_sets(
-    video_start: Ints, videos: Ints, *, set_size: Ints, mask_ratio: float, rng: np.random.Generator
-) -> SetBatch:
-    """Draw two disjoint sets of clips of each video, and which clips are masked.
-
-    A video's clips are put into random order; the first ``set_size`` are one set, the next ``set_size`` the other. Each
-    clip is masked independently, so a set may have no masked clips, or only masked ones.
-
-    Args:
-        video_start: int64 [V + 1], first row of each video.
-        videos: int64 [B], videos of the batch.
-        set_size: int64 [B], number of clips in each of a video's two sets, at least 1 and at most half of its clips.
-        mask_ratio: Probability that a clip is masked.
-        rng: Random generator of the batch.
-    """
-    num_clips = (video_start[videos + 1] - video_start[videos])[:, None]
-    keys = rng.random((len(videos), int(num_clips.max())), dtype=np.float32)
-    keys[np.arange(keys.shape[1]) >= num_clips] = 2.0  # behind all existing clips
-    order = keys.argsort(axis=1)
-    column = np.arange(int(set_size.max()))
-    is_there = np.tile(column < set_size[:, None], (2, 1))
-    second = np.minimum(set_size[:, None] + column, order.shape[1] - 1)
-    picked = np.concatenate([order[:, : len(column)], np.take_along_axis(order, second, axis=1)])
-    rows = np.where(is_there, np.tile(video_start[videos], 2)[:, None] + picked, 0)
-    masked = (rng.random(rows.shape, dtype=np.float32) < mask_ratio) & is_there
-    masked_at = np.flatnonzero(masked)
-    is_full = bool(is_there.all())
-    return SetBatch(
-        rows=torch.from_numpy(rows),
-        masked=torch.from_numpy(masked),
-        present=None if is_full else torch.from_numpy(is_there),
-        present_at=None if is_full else torch.from_numpy(np.flatnonzero(is_there)),
-        masked_at=torch.from_numpy(masked_at),
-        positive=torch.from_numpy(masked_at if is_full else (np.cumsum(is_there) - 1)[masked_at]),
-    )

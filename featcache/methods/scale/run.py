@@ -1,65 +1,34 @@
 """SCALE's pre-training as a function of its settings: trains a set predictor on a store of clips."""
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from featcache.loaders.clip_sets import ClipSets, open_clip_sets, placed, with_coordinates
-from featcache.methods.scale.batched import train_stack
+from featcache.methods.scale.batched import StackObjective
 from featcache.methods.scale.objective import ScaleObjective
 from featcache.methods.scale.settings import ScaleHeadSettings, ScaleLossSettings, ScaleSettings
 from featcache.networks.counting import count_parameters
 from featcache.networks.set_predictor import SetPredictor
 from featcache.networks.set_pretraining import ScalePretraining
 from featcache.stages import OnStage, ignore
-from featcache.summary import Summary
 from featcache.training.generators import seeded_torch
-from featcache.training.seeds import last_epochs, open_runs, result_dict
+from featcache.training.pretrained import PretrainedResult
+from featcache.training.seeds import open_runs
+from featcache.training.stack import train_stack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScaleResult:
-    """A pre-training run.
+class ScaleResult(PretrainedResult):
+    """A pre-training run; videos with fewer than two clips are left out."""
 
-    Attributes:
-        folder: The run's folder.
-        num_videos: Number of videos that were used for training.
-        num_left_out: Number of training videos with fewer than two clips.
-        num_parameters: Number of parameters of the predictor, which is kept.
-        num_head_parameters: Number of parameters of the heads, which are dropped.
-        seeds: The last line of each seed's log.
-        next_command: A command that probes the predictor.
-    """
-
-    folder: str
-    num_videos: int
-    num_left_out: int
-    num_parameters: int
-    num_head_parameters: int
-    seeds: Mapping[int, Mapping[str, float]]
-    next_command: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
-        return result_dict(self)
-
-    def summary(self) -> Summary:
-        """The last epoch of each seed."""
-        names = ("loss", "mcm", "mcm_accuracy", "set", "set_accuracy")
-        columns = {**{name: name for name in names}, "items_per_second": "videos/s"}
-        facts = {
-            "videos": self.num_videos,
-            "predictor": f"{self.num_parameters:,} parameters",
-            "heads": f"{self.num_head_parameters:,} parameters, dropped now",
-            "run": self.folder,
-        }
-        if self.num_left_out:
-            facts["left out"] = f"{self.num_left_out} videos with fewer than two clips"
-        table = last_epochs("set predictor, last epoch", self.seeds, columns)
-        return Summary(tables=(table,), facts=facts, next_command=self.next_command)
+    title = "set predictor, last epoch"
+    columns = {name: name for name in ("loss", "mcm", "mcm_accuracy", "set", "set_accuracy")} | {
+        "items_per_second": "videos/s"
+    }
+    kept = "predictor"
+    left_out = "videos with fewer than two clips"
 
 
 def pretrain_scale(settings: ScaleSettings, *, sets: ClipSets | None = None, on_stage: OnStage = ignore) -> ScaleResult:
@@ -94,7 +63,7 @@ def pretrain_scale(settings: ScaleSettings, *, sets: ClipSets | None = None, on_
     objectives = ((seed, _objective(settings, seen, seed=seed, device=runs.device)) for seed in seeds)
     if together:
         stack = dict(objectives)
-        train_stack(stack, runs, identities=identities, facts=facts)
+        train_stack(lambda: StackObjective(stack), runs, identities=identities, facts=facts)
         objective = stack[seeds[0]]
     else:
         for seed, objective in objectives:

@@ -1,6 +1,5 @@
 """Loads trained set predictors from the folders of their runs."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from featcache.networks.settings import SetPredictorSettings
 from featcache.training.checkpoint import taking_up
 from featcache.training.identity import digest
 from featcache.training.loop import trained_state
-from featcache.training.runs import find_seed
+from featcache.training.runs import find_seed, only_seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +45,7 @@ def load_predictor(folder: Path, *, seed: int | None = None, device: torch.devic
     Raises:
         ConfigError: There is no run of a set predictor, or there are several seeds and none is named.
     """
-    found = find_seed(folder, seed if seed is not None else _only_seed(folder))
+    found = find_seed(folder, seed if seed is not None else only_seed(folder))
     checkpoint = trained_state(found)
     if checkpoint.facts.get("method") != "scale":
         raise ConfigError(f"{folder} is no run of a set predictor; give one of `featcache train scale`")
@@ -55,10 +54,7 @@ def load_predictor(folder: Path, *, seed: int | None = None, device: torch.devic
         width = int(checkpoint.facts["width_in"])
         with torch.device("meta"):
             predictor = SetPredictor(settings, width_in=width)
-        module = checkpoint.part("ema.module") or checkpoint.part("module")
-        prefix = "predictor."
-        state = {name.removeprefix(prefix): value for name, value in module.items() if name.startswith(prefix)}
-        predictor.load_state_dict(state, assign=True)
+        predictor.load_state_dict(checkpoint.weights_of("predictor"), assign=True)
         return SavedPredictor(
             predictor=predictor.to(device).eval(),
             settings=settings,
@@ -66,16 +62,3 @@ def load_predictor(folder: Path, *, seed: int | None = None, device: torch.devic
             coordinates=checkpoint.facts["coordinates"],
             identity=f"{digest(checkpoint.identity)}-{checkpoint.step}",
         )
-
-
-def _only_seed(folder: Path) -> int:
-    """The seed of a run with one seed; any number if there is nothing to choose from.
-
-    Raises:
-        ConfigError: There are several seeds.
-    """
-    found = [re.fullmatch(r"seed-(\d{1,18})", path.parent.name, re.ASCII) for path in folder.glob("*/checkpoint.json")]
-    seeds = sorted(int(match[1]) for match in found if match)
-    if len(seeds) > 1:
-        raise ConfigError(f"{folder} has runs of seeds {', '.join(map(str, seeds))}; name one of them")
-    return seeds[0] if seeds else 0

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from featcache.data.hashing import content_hash
 from featcache.data.types import VideoRecord
@@ -18,13 +18,13 @@ from featcache.methods.svt.settings import SvtSettings
 from featcache.methods.svt.views import SvtViewSource, short_views
 from featcache.networks.counting import count_parameters
 from featcache.stages import OnStage, ignore
-from featcache.summary import Summary
 from featcache.training.collapse import bottleneck_sign, collapse_sign
 from featcache.training.identity import digest
 from featcache.training.logs import read_log
 from featcache.training.loop import OnStep, StepReport
+from featcache.training.pretrained import PretrainedResult
 from featcache.training.runs import cores_of, seed_folder
-from featcache.training.seeds import last_epochs, open_runs, result_dict
+from featcache.training.seeds import open_runs
 from featcache.training.world import World, join_world
 
 log = logging.getLogger(__name__)
@@ -34,56 +34,28 @@ _STEM_OF = {"tiny": "svt-tiny", "small": "svt-s", "base": "svt-b"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SvtResult:
+class SvtResult(PretrainedResult):
     """A pre-training run.
 
     Attributes:
-        folder: The run's folder.
         backbone: Name of the backbone for extraction with its weights.
-        num_videos: Number of videos that were used for training.
-        num_left_out: Number of listed videos that cannot be used.
-        num_parameters: Number of parameters of the network, which is kept.
-        num_head_parameters: Number of parameters of the head, which is dropped.
         weights: The teacher's file of each seed.
-        seeds: The last line of each seed's log.
-        next_command: A command that extracts with the first teacher.
     """
 
-    folder: str
+    title = "video transformer, last epoch"
+    columns: ClassVar[Mapping[str, str]] = {
+        "loss": "loss",
+        "entropy": "entropy",
+        "mean_entropy": "of the mean",
+        "feature_deviation": "deviation",
+        "rank": "rank",
+        "items_per_second": "videos/s",
+        "wait_share": "wait",
+    }
+    dropped = "head"
+
     backbone: str
-    num_videos: int
-    num_left_out: int
-    num_parameters: int
-    num_head_parameters: int
     weights: Mapping[int, str]
-    seeds: Mapping[int, Mapping[str, float]]
-    next_command: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
-        return result_dict(self)
-
-    def summary(self) -> Summary:
-        """The last epoch of each seed."""
-        columns = {
-            "loss": "loss",
-            "entropy": "entropy",
-            "mean_entropy": "of the mean",
-            "feature_deviation": "deviation",
-            "rank": "rank",
-            "items_per_second": "videos/s",
-            "wait_share": "wait",
-        }
-        facts = {
-            "videos": self.num_videos,
-            "network": f"{self.num_parameters:,} parameters",
-            "head": f"{self.num_head_parameters:,} parameters, dropped now",
-            "run": self.folder,
-        }
-        if self.num_left_out:
-            facts["left out"] = f"{self.num_left_out} videos that cannot be used"
-        table = last_epochs("video transformer, last epoch", self.seeds, columns)
-        return Summary(tables=(table,), facts=facts, next_command=self.next_command)
 
 
 def pretrain_svt(settings: SvtSettings, *, on_stage: OnStage = ignore) -> SvtResult:

@@ -12,17 +12,15 @@ view is 8 or 16 frames long whatever its place in the list.
 """
 
 import dataclasses
-import math
-from typing import NamedTuple
 
 import numpy as np
 
 from featcache.data.boxes import draw_color, random_resized_box
-from featcache.data.sampling import nearest_frames
 from featcache.data.types import Box, ColorStep, Timeline
 from featcache.loaders.ahead import Pixels
 from featcache.loaders.videos import VideoFiles
-from featcache.loaders.views import Indices, Look, View, read_views
+from featcache.loaders.views import Look, View, read_views
+from featcache.loaders.windows import Window, tis_distance, window_frames
 from featcache.methods.svt.pairs import NUM_GLOBALS
 from featcache.methods.svt.settings import SvtViewSettings
 from featcache.seeding import rng_for
@@ -31,18 +29,6 @@ SOLARISE_FROM = 128.0
 """The value from which solarisation inverts, of 255 (DINO)."""
 # For windows counted in frames: far above float rounding.
 _SAME_POSITION = 1e-6
-
-
-class Window(NamedTuple):
-    """A window of time in a video.
-
-    Attributes:
-        start: Start in seconds after the first frame.
-        width: Length in seconds.
-    """
-
-    start: float
-    width: float
 
 
 def draw_views(
@@ -112,24 +98,6 @@ def draw_windows(
         is_swapped = rng.random() < 0.5
         starts[:NUM_GLOBALS] = [earlier + distance, earlier] if is_swapped else [earlier, earlier + distance]
     return tuple(Window(start, width) for start, width in zip(starts, widths, strict=True))
-
-
-def tis_distance(uniform: float, *, room: float) -> float:
-    """The distance of two clips' starts: density ``2 (1 - d / M) / M`` on [0, M] (CVRL, temporal interval sampler).
-
-    Args:
-        uniform: A uniform draw in [0, 1).
-        room: The last possible start M of a clip.
-    """
-    return room * (1.0 - math.sqrt(1.0 - uniform))
-
-
-def window_frames(window: Window, timeline: Timeline, *, num_frames: int) -> Indices:
-    """Frames spread evenly from the first to the last frame of a window, int64 [num_frames]."""
-    period = timeline.duration_seconds / timeline.num_frames
-    last = max(window.start, window.start + window.width - period)
-    times = np.linspace(window.start, last, num_frames)
-    return nearest_frames(timeline.pts_seconds - timeline.pts_seconds[0], times)
 
 
 def short_views(settings: SvtViewSettings, *, num_frames: int, duration_seconds: float) -> tuple[int, ...]:
@@ -216,7 +184,7 @@ class SvtViewSource:
         """All views of one video.
 
         Raises:
-            VideoError: It could be used when it was scanned, and cannot now.
+            VideoError: The video was usable when it was scanned, and no longer is.
         """
         name = self.files.videos[video].id
         with self.files.open_scanned(video) as reader:

@@ -10,9 +10,9 @@ from featcache.data.decoding.clips import CropSize
 from featcache.data.sampling import sample_rows
 from featcache.data.transforms import crop_resize
 from featcache.errors import ConfigError
+from featcache.loaders.labelled import read_data
 from featcache.loaders.recipe_rows import RecipeSource
 from featcache.methods.finetune.clips import scoring_recipe, train_recipe
-from featcache.methods.finetune.data import read_data
 from featcache.methods.finetune.settings import FinetuneClipSettings, FinetuneSettings, FinetuneTestSettings
 from featcache.seeding import seed_for
 from featcache.testing.videos import sequential_frames

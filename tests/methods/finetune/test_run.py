@@ -20,9 +20,9 @@ from featcache.errors import (
     VideoError,
     WeightsError,
 )
+from featcache.loaders.labelled import read_data
 from featcache.loaders.recipe_rows import RecipeSource
 from featcache.methods.finetune.clips import scoring_recipe
-from featcache.methods.finetune.data import read_data
 from featcache.methods.finetune.module import build_classifier
 from featcache.methods.finetune.run import finetune, plan_finetune
 from featcache.methods.finetune.scoring import video_scores

@@ -8,17 +8,18 @@ import torch
 
 from featcache.config import parse
 from featcache.errors import ConfigError, RecipeMismatchError
-from featcache.methods.scale import batched
-from featcache.methods.scale.batched import StackObjective, stacked
+from featcache.methods.scale.batched import StackObjective
 from featcache.methods.scale.objective import ScaleObjective
 from featcache.methods.scale.run import build_module, pretrain_scale, with_heads
 from featcache.methods.scale.saved import load_predictor
 from featcache.methods.scale.settings import ScaleHeadSettings, ScaleLossSettings, ScaleSettings
 from featcache.networks.set_predictor import SetPredictor
 from featcache.networks.settings import SetPredictorSettings
+from featcache.training import stack
 from featcache.training.checkpoint import read_checkpoint
 from featcache.training.generators import seeded_torch
 from featcache.training.logs import read_log
+from featcache.training.stack import stacked
 
 from .helpers import located_sets
 
@@ -109,7 +110,7 @@ def test_equals_runs_of_one_seed(tmp_path, counts, changes):
     many = pretrain_scale(settings_for(tmp_path / "many", **changes), sets=sets)
     own = {"folder": "", "seeds": {}, "next_command": ""}
     assert dataclasses.replace(one, **own) == dataclasses.replace(many, **own)
-    assert not (tmp_path / "many" / batched.NAME).exists()
+    assert not (tmp_path / "many" / stack.NAME).exists()
     for seed in SEEDS:
         wanted, got = (read_checkpoint(tmp_path / name / f"seed-{seed}") for name in ("one", "many"))
         assert wanted.step == got.step == 6
@@ -149,13 +150,13 @@ def test_killed_and_resumed_equals_straight_bit_for_bit(tmp_path, monkeypatch, m
         written.append(folder)
         write(folder, checkpoint)
 
-    write = batched.write_checkpoint
+    write = stack.write_checkpoint
     if moment == "the split":
-        monkeypatch.setattr(batched, "write_checkpoint", write_one)
+        monkeypatch.setattr(stack, "write_checkpoint", write_one)
     with pytest.raises(KilledError):
         pretrain_scale(settings, sets=sets, on_stage=kill)
     monkeypatch.undo()
-    assert read_checkpoint(tmp_path / "killed" / batched.NAME).step == (2 if moment == "a step" else 6)
+    assert read_checkpoint(tmp_path / "killed" / stack.NAME).step == (2 if moment == "a step" else 6)
     assert (tmp_path / "killed/seed-0/checkpoint.json").exists() == (moment == "the split")
     pretrain_scale(settings, sets=sets)
     for seed in SEEDS:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from featcache.config import parse
 from featcache.errors import ConfigError
+from featcache.loaders.set_batches import draw_sets
 from featcache.methods.scale.losses import masked_clip_loss, set_contrast_loss
-from featcache.methods.scale.objective import ScaleObjective, draw_sets
+from featcache.methods.scale.objective import ScaleObjective
 from featcache.methods.scale.run import with_heads
 from featcache.methods.scale.settings import ScaleHeadSettings, ScaleLossSettings
 from featcache.networks.set_predictor import SetPredictor

@@ -11,14 +11,13 @@ from scipy.stats import kstest
 
 from featcache.data.types import Box, ColorStep
 from featcache.loaders.views import frames_of, places_of
+from featcache.loaders.windows import tis_distance, window_frames
 from featcache.methods.svt.settings import SvtViewSettings
 from featcache.methods.svt.views import (
     draw_views,
     draw_windows,
     same_shapes,
     short_views,
-    tis_distance,
-    window_frames,
 )
 from tests.methods.svt.helpers import small_views, timeline
 

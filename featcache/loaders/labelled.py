@@ -1,4 +1,4 @@
-"""Training and test videos of fine-tuning, and their classes."""
+"""Labelled training and test videos of a source, and their classes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,13 +6,25 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from featcache.config import Aside
 from featcache.data.manifest import Manifest
+from featcache.data.selection import VideosSettings
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError, unknown_name
 from featcache.loaders.usable import list_videos, open_usable
 from featcache.loaders.videos import VideoFiles
-from featcache.methods.finetune.settings import FinetuneSettings
 from featcache.stages import OnStage, ignore
+
+
+class LabelledSettings(VideosSettings):
+    """Where labelled videos come from, and how they are sorted."""
+
+    label: Aside[str] = "label"
+    """Label column."""
+    train_split: Aside[str] = "train"
+    """Split to train on."""
+    test_splits: Aside[tuple[str, ...] | None] = None
+    """Splits to score; null: all others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -20,8 +32,8 @@ class LabelledVideos:
     """The usable videos of a split that have a label.
 
     Attributes:
-        files: Files of the usable videos, by number.
-        labels: int64 [M], position of each video's class in :attr:`FinetuneData.classes`.
+        files: Their files, by number.
+        labels: int64 [M], position of each video's class in :attr:`LabelledSource.classes`.
         num_failed: Number of videos of the split that cannot be used.
         num_unlabelled: Number of usable videos without a label.
     """
@@ -39,7 +51,7 @@ class LabelledVideos:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FinetuneData:
+class LabelledSource:
     """Labelled videos of a source.
 
     Attributes:
@@ -60,7 +72,7 @@ class FinetuneData:
         return sum(part.num_failed for part in (self.train, *self.tests.values()))
 
 
-def read_data(settings: FinetuneSettings, *, on_stage: OnStage = ignore) -> FinetuneData:
+def read_data(settings: LabelledSettings, *, on_stage: OnStage = ignore) -> LabelledSource:
     """List the videos, and sort them by split and class; the number of unusable videos is logged.
 
     Args:
@@ -104,11 +116,11 @@ def read_data(settings: FinetuneSettings, *, on_stage: OnStage = ignore) -> Fine
             f"{where} has no usable test video with a label in column {settings.label!r} outside of split "
             f"{settings.train_split!r}; `featcache scan` says why videos cannot be used"
         )
-    return FinetuneData(classes=classes, num_taught=num_taught, train=train, tests=scored)
+    return LabelledSource(classes=classes, num_taught=num_taught, train=train, tests=scored)
 
 
 def _classes(
-    by_split: Mapping[str, Sequence[VideoRecord]], settings: FinetuneSettings, *, where: str
+    by_split: Mapping[str, Sequence[VideoRecord]], settings: LabelledSettings, *, where: str
 ) -> tuple[tuple[str, ...], int]:
     """Names of the classes, those of the training videos first, and the number of those."""
     named = {
@@ -125,7 +137,7 @@ def _classes(
 
 
 def _labelled(
-    videos: Sequence[VideoRecord], settings: FinetuneSettings, classes: Sequence[str], manifest: Manifest
+    videos: Sequence[VideoRecord], settings: LabelledSettings, classes: Sequence[str], manifest: Manifest
 ) -> LabelledVideos | None:
     """The usable videos with a label; ``None`` if there are none."""
     labelled = [video for video in _usable(videos) if settings.label in video.labels]

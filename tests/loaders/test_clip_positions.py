@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featcache.data.sampling import playback_rate_indices
-from featcache.methods.advise.clips import playback_clip, pretext_start, spread_clip, view_starts
+from featcache.loaders.clip_positions import playback_clip, pretext_start, spread_clip, view_starts
 
 lengths = st.integers(1, 400)
 

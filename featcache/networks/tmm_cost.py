@@ -1,11 +1,8 @@
-"""The cost of a temporal module: counted parameters and operations, and measured time and memory per iteration.
+"""What a temporal module costs: counted parameters and operations, without running it on data.
 
 Source: AdViSe, Tables 2, 3 and 6. The printed parameters of Tables 2 and 3 are those of the module's convolutions only,
 and printed FLOPs are multiply-accumulates of the module on one clip; Tables 6 and 8 count module and head.
 """
-
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -26,7 +23,7 @@ def counted_cost(
         tmm: The module and its head.
         shape: ``(h, w, C)`` of a map.
         num_frames: Number of frames of the clip.
-        num_classes: Number of outputs of the head.
+        num_classes: Outputs of the head.
 
     Returns:
         ``convolution_megaparameters`` of the module alone, ``megaparameters`` of module and head, both in millions;
@@ -40,24 +37,4 @@ def counted_cost(
         "convolution_megaparameters": count_parameters(network.tmm, of=(nn.Conv3d,)) / MEGA,
         "megaparameters": count_parameters(network) / MEGA,
         "gigamacs": count_macs(network.tmm, clip) / GIGA,
-    }
-
-
-def measured_cost(lines: Sequence[Mapping[str, Any]], *, num_videos: int, num_clips: int) -> dict[str, float | None]:
-    """Means over seeds of the figures that each run logged in its last epoch.
-
-    Args:
-        lines: The last line of each seed's log.
-        num_videos: Number of videos per step.
-        num_clips: Number of clips per video and step.
-
-    Returns:
-        ``seconds_an_iteration``; ``peak_memory_gigabytes`` of the GPU, ``None`` on a CPU, where the memory of a
-        process is not that of one run.
-    """
-    seconds = [num_videos * num_clips / line["items_per_second"] for line in lines]
-    memory = [line["peak_memory_bytes"] / GIGA for line in lines if line.get("peak_memory_bytes") is not None]
-    return {
-        "seconds_an_iteration": sum(seconds) / len(seconds),
-        "peak_memory_gigabytes": sum(memory) / len(memory) if memory else None,
     }

@@ -1,4 +1,4 @@
-"""The frames of AdViSe's clips: pure index arithmetic over a frame bank.
+"""Frames of clips at several rates and spreads: pure index arithmetic over a frame bank.
 
 Positions are source frames, from 0 to ``num_frames - 1`` of a video, and become rows of a bank that holds every
 ``bank_stride``-th of them. With a bank of stride 1 the indices are those of the published sampler.

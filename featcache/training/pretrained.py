@@ -1,0 +1,63 @@
+"""The result of pre-training without labels, whatever the method: what was learned from, what is kept, how it ended."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from featcache.summary import Summary
+from featcache.training.seeds import last_epochs, result_dict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainedResult:
+    """A pre-training run.
+
+    Attributes:
+        title: Heading of the table of seeds.
+        columns: Headings of that table by the name of a value in the log.
+        kept: What is kept of the module, in one word.
+        dropped: What is not.
+        left_out: Why videos were left out.
+        folder: The run's folder.
+        num_videos: Number of videos that were used for training.
+        num_left_out: Number of videos that were left out.
+        num_parameters: Number of parameters of what is kept.
+        num_head_parameters: Number of parameters of what is dropped.
+        seeds: The last line of each seed's log.
+        next_command: A command that people often run next.
+    """
+
+    title: ClassVar[str]
+    columns: ClassVar[Mapping[str, str]]
+    kept: ClassVar[str] = "network"
+    dropped: ClassVar[str] = "heads"
+    left_out: ClassVar[str] = "videos that cannot be used"
+
+    folder: str
+    num_videos: int
+    num_left_out: int
+    num_parameters: int
+    num_head_parameters: int
+    seeds: Mapping[int, Mapping[str, float]]
+    next_command: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return result_dict(self)
+
+    def facts(self) -> dict[str, object]:
+        """Names and values of the summary."""
+        facts: dict[str, object] = {
+            "videos": self.num_videos,
+            self.kept: f"{self.num_parameters:,} parameters",
+            self.dropped: f"{self.num_head_parameters:,} parameters, dropped now",
+            "run": self.folder,
+        }
+        if self.num_left_out:
+            facts["left out"] = f"{self.num_left_out} {self.left_out}"
+        return facts
+
+    def summary(self) -> Summary:
+        """The last epoch of each seed."""
+        table = last_epochs(self.title, self.seeds, self.columns)
+        return Summary(tables=(table,), facts=self.facts(), next_command=self.next_command)
