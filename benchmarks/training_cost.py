@@ -34,7 +34,7 @@ from featcache.extract.settings import ExtractSettings, FeatureSettings, Runtime
 from featcache.loaders.online import open_source
 from featcache.loaders.settings import BankSettings
 from featcache.methods.advise.end_to_end import open_pixels
-from featcache.methods.advise.pretext import PlaybackRateObjective
+from featcache.methods.advise.playback import PlaybackRateObjective
 from featcache.methods.advise.settings import AdviseSettings, R3d50Settings
 from featcache.networks.counting import count_macs, count_parameters
 from featcache.networks.r3d50 import R3d50

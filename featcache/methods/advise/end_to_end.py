@@ -1,13 +1,13 @@
-"""The end-to-end baseline of AdViSe's cost table: the same pretext task on pixels, with an R3D-50 trained as a whole.
+"""The end-to-end baseline of AdViSe's cost table: the same pretext on pixels, with an R3D-50 that is trained whole.
 
-Differs from the paper: as :mod:`featcache.methods.advise.pretext`, but crops and colours are fresh for every clip.
+Differs from the paper: as :mod:`featcache.methods.advise.playback`, but crops and colours are fresh for every clip.
 """
 
 from featcache.loaders.choice import training_videos
 from featcache.loaders.fresh import PixelSource
 from featcache.loaders.usable import list_videos, open_usable
-from featcache.methods.advise.pretext import PlaybackRateObjective
-from featcache.methods.advise.run import PretextResult, clip_contents, pretext_result
+from featcache.methods.advise.playback import PlaybackRateObjective
+from featcache.methods.advise.run import PlaybackResult, clip_contents, playback_result
 from featcache.methods.advise.settings import R3d50Settings
 from featcache.networks.counting import count_parameters
 from featcache.networks.r3d50 import R3d50
@@ -17,7 +17,7 @@ from featcache.training.generators import seeded_torch
 from featcache.training.seeds import open_runs
 
 
-def pretrain_r3d50(settings: R3d50Settings, *, on_stage: OnStage = ignore) -> PretextResult:
+def pretrain_r3d50(settings: R3d50Settings, *, on_stage: OnStage = ignore) -> PlaybackResult:
     """Train an R3D-50 on the playback rate, once per seed; unfinished runs are resumed, finished ones kept.
 
     Args:
@@ -53,7 +53,7 @@ def pretrain_r3d50(settings: R3d50Settings, *, on_stage: OnStage = ignore) -> Pr
         )
     num_parameters = count_parameters(module)
     counts = {"megaparameters": num_parameters / MEGA}
-    return runs.finish(pretext_result(runs, settings, videos, num_parameters, counts))
+    return runs.finish(playback_result(runs, settings, videos, num_parameters, counts))
 
 
 def open_pixels(settings: R3d50Settings, *, on_stage: OnStage = ignore) -> PixelSource:

@@ -17,10 +17,10 @@ from featcache.loaders.assignments import scored_videos, split_coverage
 from featcache.loaders.bank import open_bank
 from featcache.loaders.choice import video_splits
 from featcache.machine import resolve_device
-from featcache.methods.advise.finetune import ORDERS, video_logits
 from featcache.methods.advise.saved import arms_of, load_module, module_settings
 from featcache.methods.advise.settings import TmmEvaluationSettings, TmmFineTuneSettings
 from featcache.methods.advise.tmm import TemporalResult, measured, most_crops
+from featcache.methods.advise.tuning import ORDERS, video_logits
 from featcache.metrics.intervals import rank_of_truth
 from featcache.metrics.settings import IntervalSettings
 from featcache.networks.tmm_cost import counted_cost

@@ -13,9 +13,9 @@ from featcache.errors import ConfigError, NonFiniteFeatureError
 from featcache.loaders.bank import ClipSource
 from featcache.loaders.choice import training_videos, video_splits
 from featcache.loaders.online import open_source
-from featcache.methods.advise.finetune import FineTuneObjective
-from featcache.methods.advise.pretext import PlaybackRateObjective
+from featcache.methods.advise.playback import PlaybackRateObjective
 from featcache.methods.advise.settings import AdviseSettings, R3d50Settings, TmmFineTuneSettings
+from featcache.methods.advise.tuning import FineTuneObjective
 from featcache.networks.counting import count_parameters
 from featcache.networks.settings import TmmSettings
 from featcache.networks.tmm import TmmClassifier
@@ -33,7 +33,7 @@ from featcache.training.seeds import SeedRuns, open_runs, result_dict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PretextResult:
+class PlaybackResult:
     """A pre-training run.
 
     Attributes:
@@ -72,7 +72,7 @@ class PretextResult:
 
 def pretrain(
     settings: AdviseSettings, *, source: ClipSource | None = None, on_stage: OnStage = ignore
-) -> PretextResult:
+) -> PlaybackResult:
     """Train a temporal module on the playback rate, once per seed; unfinished runs are resumed, finished ones kept.
 
     Args:
@@ -100,17 +100,17 @@ def pretrain(
         runs.train(objective, seed=seed, identity=runs.identity(seed, clip_contents(bank, videos)), facts=facts)
     counts = counted_cost(settings.tmm, shape=bank.shape, num_frames=clips.num_frames, num_classes=len(clips.rates))
     following = f"featcache train tmm {where} --init {runs.folder}"
-    return runs.finish(pretext_result(runs, settings, videos, count_parameters(module), counts, following))
+    return runs.finish(playback_result(runs, settings, videos, count_parameters(module), counts, following))
 
 
-def pretext_result(
+def playback_result(
     runs: SeedRuns,
     settings: AdviseSettings | R3d50Settings,
     videos: npt.NDArray[np.int64],
     num_parameters: int,
     counts: Mapping[str, float],
     next_command: str | None = None,
-) -> PretextResult:
+) -> PlaybackResult:
     """The result of finished runs of the pretext task, with their cost.
 
     Args:
@@ -126,7 +126,7 @@ def pretext_result(
         num_videos=min(settings.training.batch_size, len(videos)),
         num_clips=settings.clips.num_clips,
     )
-    return PretextResult(
+    return PlaybackResult(
         folder=str(runs.folder),
         num_videos=len(videos),
         num_parameters=num_parameters,

@@ -15,9 +15,9 @@ from featcache.loaders.assignments import assignments_of, labels_of, split_cover
 from featcache.loaders.bank import ClipSource
 from featcache.loaders.choice import video_splits
 from featcache.loaders.online import open_source
-from featcache.methods.advise.finetune import ORDERS, video_logits
 from featcache.methods.advise.run import fine_tune, initial_module
 from featcache.methods.advise.settings import TmmFineTuneSettings
+from featcache.methods.advise.tuning import ORDERS, video_logits
 from featcache.metrics.intervals import Metric, accuracies, paired_difference, rank_of_truth
 from featcache.metrics.result import Coverage
 from featcache.metrics.settings import IntervalSettings

@@ -16,9 +16,9 @@ from featcache.loaders.labelled import LabelledSource, LabelledVideos, read_data
 from featcache.loaders.recipe_rows import RecipeSource
 from featcache.loaders.usable import extraction_of
 from featcache.machine import num_cores
-from featcache.methods.finetune.clips import scoring_recipe, train_recipe
 from featcache.methods.finetune.module import VideoClassifier, build_classifier
 from featcache.methods.finetune.objective import FinetuneObjective
+from featcache.methods.finetune.sampling import scoring_recipe, train_recipe
 from featcache.methods.finetune.scoring import Scores, video_scores
 from featcache.methods.finetune.settings import FinetuneSettings
 from featcache.metrics.intervals import accuracies, rank_of_truth

@@ -11,7 +11,8 @@ from featcache.loaders.ahead import Pixels, ViewLoader
 from featcache.loaders.batches import VideoBatches
 from featcache.loaders.videos import VideoFiles
 from featcache.loaders.views import ClipShape, read_views
-from featcache.methods.pretext.task import Draw, Footage, PretextModule, PretextTask
+from featcache.methods.pretext.module import PretextModule
+from featcache.methods.pretext.task import Draw, Footage, PretextTask
 from featcache.seeding import rng_for
 from featcache.training.objective import Loss
 

@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from featcache.loaders.looks import LookSettings, draw_look
 from featcache.loaders.views import ClipShape, strided_view
-from featcache.methods.pretext.task import Draw, Footage, PretextModule, PretextTask, Seen
+from featcache.methods.pretext.module import PretextModule
+from featcache.methods.pretext.task import Draw, Footage, PretextTask, Seen
 from featcache.training.objective import Loss
 
 NUM_TURNS = 4
@@ -51,9 +52,8 @@ class RotNet(PretextTask):
         """Cross-entropy over the four rotations."""
         logits = module.heads["turns"](module.features(clips[0])).float()
         is_right = logits.argmax(dim=1) == targets["turns"]
-        return Loss(
-            total=functional.cross_entropy(logits, targets["turns"]), metrics={"accuracy": is_right.float().mean()}
-        )
+        total = functional.cross_entropy(logits, targets["turns"])
+        return Loss(total=total, metrics={"accuracy": is_right.float().mean()})
 
     def label_of(self, seen: tuple[Seen, ...]) -> Mapping[str, int]:
         """The rotation that is seen."""

@@ -12,9 +12,9 @@ from featcache.errors import ManifestError
 from featcache.loaders.ahead import ViewLoader
 from featcache.loaders.usable import extraction_of, list_videos, of_split, open_usable
 from featcache.machine import num_cores
+from featcache.methods.pretext.module import PretextModule
 from featcache.methods.pretext.objective import DrawnViews, PretextObjective
 from featcache.methods.pretext.settings import PretextSettings
-from featcache.methods.pretext.task import PretextModule
 from featcache.networks.counting import count_parameters
 from featcache.stages import OnStage, ignore
 from featcache.summary import Summary
@@ -32,7 +32,7 @@ _SHOWN = {"items_per_second": "videos/s", "wait_share": "wait"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PretextTrainingResult(PretrainedResult):
+class PretextResult(PretrainedResult):
     """A pre-training run.
 
     Attributes:
@@ -56,7 +56,7 @@ class PretextTrainingResult(PretrainedResult):
         return Summary(tables=(table,), facts=facts, next_command=self.next_command)
 
 
-def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> PretextTrainingResult:
+def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> PretextResult:
     """Train a backbone on a pretext task, once a seed; runs that are there are taken up or left as they are.
 
     The network of a seed is written to ``seed-N/backbone.safetensors``, a weights file of the backbone's name.
@@ -113,7 +113,7 @@ def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pretex
         if sign := bottleneck_sign(runs.lines[seed], workers=workers):
             log.warning("%s", sign)
     return runs.finish(
-        PretextTrainingResult(
+        PretextResult(
             folder=str(runs.folder),
             task=task.name,
             backbone=settings.backbone,
@@ -148,5 +148,5 @@ def build_module(settings: PretextSettings, *, seed: int, device: torch.device |
         backbone, settings.backbone, num_frames=num_frames, layer=settings.layer, input_size=settings.input_size
     )
     with seeded_torch(seed, "pretext"):
-        module = PretextModule(backbone, recipe, num_frames=num_frames, task=settings.task)
+        module = PretextModule(backbone, recipe, num_frames=num_frames, heads=settings.task.heads)
     return module.placed(device)

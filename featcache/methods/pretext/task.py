@@ -6,19 +6,19 @@ and packages add their own by entry points of the group ``featcache.tasks``; see
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-from torch import Tensor, nn
-
-from featcache.backbones import Backbone
-from featcache.backbones.trainable import ClipEncoder
 from featcache.config import Settings
-from featcache.loaders.views import ClipShape, View
 from featcache.plugins import Place, Registry
-from featcache.recipes import FeatureRecipe
-from featcache.training.objective import Loss
+
+if TYPE_CHECKING:  # settings of tasks are read without torch
+    import numpy as np
+    import numpy.typing as npt
+    from torch import Tensor, nn
+
+    from featcache.loaders.views import ClipShape, View
+    from featcache.methods.pretext.module import PretextModule
+    from featcache.training.objective import Loss
 
 
 class Footage(NamedTuple):
@@ -47,8 +47,8 @@ class Draw(NamedTuple):
         targets: What is to be found out, by name: a number, or an array of one shape for all videos.
     """
 
-    views: tuple[View, ...]
-    targets: Mapping[str, int | float | npt.NDArray[Any]]
+    views: "tuple[View, ...]"
+    targets: "Mapping[str, int | float | npt.NDArray[Any]]"
 
 
 class Seen(NamedTuple):
@@ -63,24 +63,6 @@ class Seen(NamedTuple):
     turns: int
 
 
-class PretextModule(ClipEncoder):
-    """A backbone and the heads of a task; what is kept is the network.
-
-    Attributes:
-        heads: By name. A head may hold buffers, such as a queue of keys, which checkpoints keep.
-    """
-
-    def __init__(self, backbone: Backbone, recipe: FeatureRecipe, *, num_frames: int, task: "PretextTask") -> None:
-        """Put the heads of a task on a backbone; see :class:`featcache.backbones.trainable.ClipEncoder`."""
-        super().__init__(backbone, recipe, num_frames=num_frames)
-        self.heads = nn.ModuleDict(task.heads(self.width))
-
-    @property
-    def shape(self) -> ClipShape:
-        """A clip as the network takes it."""
-        return ClipShape(self.num_frames, self.recipe.input_size, self.recipe.interpolation)
-
-
 class PretextTask(Settings):
     """A pretext task; subclasses are its settings, each with a default.
 
@@ -92,11 +74,11 @@ class PretextTask(Settings):
     """Name of the task; see ``featcache.methods.pretext.task.TASKS``."""
 
     @abstractmethod
-    def min_frames(self, shape: ClipShape) -> int:
+    def min_frames(self, shape: "ClipShape") -> int:
         """Frames that a video must have; shorter ones are left out and counted."""
 
     @abstractmethod
-    def draw(self, footage: Footage, shape: ClipShape, rng: np.random.Generator) -> Draw:
+    def draw(self, footage: Footage, shape: "ClipShape", rng: "np.random.Generator") -> Draw:
         """Draw the clips of a video and what is to be found out about them.
 
         Args:
@@ -106,11 +88,11 @@ class PretextTask(Settings):
         """
 
     @abstractmethod
-    def heads(self, width: int) -> Mapping[str, nn.Module]:
+    def heads(self, width: int) -> "Mapping[str, nn.Module]":
         """Heads on the network's vectors of ``width`` channels, freshly initialised."""
 
     @abstractmethod
-    def loss(self, module: PretextModule, clips: tuple[Tensor, ...], targets: Mapping[str, Tensor]) -> Loss:
+    def loss(self, module: "PretextModule", clips: "tuple[Tensor, ...]", targets: "Mapping[str, Tensor]") -> "Loss":
         """Judge what the module makes of a batch.
 
         Args:
@@ -119,7 +101,7 @@ class PretextTask(Settings):
             targets: By name, [B, ...].
         """
 
-    def after_step(self, module: PretextModule, progress: float) -> None:
+    def after_step(self, module: "PretextModule", progress: float) -> None:
         """Called after each step with the share of the run that is done, e.g. to move a network that follows."""
 
     def label_of(self, seen: tuple[Seen, ...]) -> Mapping[str, int]:

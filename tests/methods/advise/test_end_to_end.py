@@ -8,7 +8,7 @@ from torch.nn import functional
 from featcache.errors import ManifestError
 from featcache.loaders.fresh import fresh_look
 from featcache.methods.advise.end_to_end import open_pixels, pretrain_r3d50
-from featcache.methods.advise.pretext import PlaybackRateObjective, rate_loss
+from featcache.methods.advise.playback import PlaybackRateObjective, rate_loss
 from featcache.methods.advise.settings import PretextClipSettings, R3d50Settings
 from featcache.networks.counting import count_macs, count_parameters
 from featcache.networks.r3d50 import R3d50

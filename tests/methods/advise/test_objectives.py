@@ -6,9 +6,9 @@ import torch
 
 from featcache.errors import ConfigError
 from featcache.loaders.settings import BankSettings
-from featcache.methods.advise.finetune import FineTuneObjective, clip_views, reorder, video_logits
-from featcache.methods.advise.pretext import PlaybackRateObjective
+from featcache.methods.advise.playback import PlaybackRateObjective
 from featcache.methods.advise.settings import PretextClipSettings, TmmFineTuneSettings
+from featcache.methods.advise.tuning import FineTuneObjective, clip_views, reorder, video_logits
 from featcache.networks.settings import TmmSettings
 from featcache.networks.tmm import TmmClassifier
 from featcache.training.generators import seeded_torch
@@ -146,7 +146,7 @@ def test_logits_are_averaged_over_views_whatever_the_chunks(monkeypatch):
             maps = torch.stack([bank.values[video, clip, crop] for clip, crop in zip(positions, crops, strict=True)])
             plain.append(network(maps).double().mean(dim=0).numpy())
     assert np.allclose(together, plain, atol=1e-6)
-    monkeypatch.setattr("featcache.methods.advise.finetune._BYTES_AT_ONCE", 1)
+    monkeypatch.setattr("featcache.methods.advise.tuning._BYTES_AT_ONCE", 1)
     assert np.allclose(video_logits(network, bank, np.arange(5), settings), together, atol=1e-6)
 
 

@@ -12,7 +12,7 @@ from featcache.data.transforms import crop_resize
 from featcache.errors import ConfigError
 from featcache.loaders.labelled import read_data
 from featcache.loaders.recipe_rows import RecipeSource
-from featcache.methods.finetune.clips import scoring_recipe, train_recipe
+from featcache.methods.finetune.sampling import scoring_recipe, train_recipe
 from featcache.methods.finetune.settings import FinetuneClipSettings, FinetuneSettings, FinetuneTestSettings
 from featcache.seeding import seed_for
 from featcache.testing.videos import sequential_frames

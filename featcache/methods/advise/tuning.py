@@ -18,7 +18,7 @@ from featcache.errors import ConfigError
 from featcache.loaders.bank import ClipSource
 from featcache.loaders.batches import BatchOrder
 from featcache.loaders.clip_positions import playback_clip, spread_clip, view_starts
-from featcache.methods.advise.pretext import LabelledMaps
+from featcache.methods.advise.playback import LabelledMaps
 from featcache.methods.advise.settings import TmmFineTuneSettings
 from featcache.networks.tmm import TmmClassifier
 from featcache.seeding import rng_for
