@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 
 from featcache.data.types import Box, ColorStep
-from featcache.loaders.views import frames_of, places_of
+from featcache.loaders.views import Look, frames_of, places_of
 from featcache.loaders.windows import tis_distance, window_frames
 from featcache.methods.svt.settings import SvtViewSettings
 from featcache.methods.svt.views import (
@@ -156,7 +156,7 @@ def test_whole_frames_are_left_as_they_are():
     line = timeline()
     for view in draw_views(small_views(no_spatial=True), line, video_id="v", epoch=0, seed=0):
         assert view.size == 32
-        assert set(view.looks) == {(Box(y0=0, x0=0, y1=48, x1=64), False, ())}
+        assert set(view.looks) == {Look(box=Box(y0=0, x0=0, y1=48, x1=64), flip=False, color=())}
 
 
 @pytest.fixture(scope="module")
