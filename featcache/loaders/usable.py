@@ -1,4 +1,4 @@
-"""The videos of a command that trains on videos themselves: listed, those of a split, and those that can be used."""
+"""The videos of a command that trains on videos: lists them, selects a split, and keeps the usable ones."""
 
 import logging
 from collections.abc import Sequence
