@@ -1,4 +1,4 @@
-"""A backbone as a module to be trained: clips to the vectors that ``extract`` stores as float32, with gradients."""
+"""A backbone as a trainable module: from clips to the vectors that ``extract`` stores as float32, with gradients."""
 
 import dataclasses
 from typing import Literal, Self
@@ -15,7 +15,7 @@ from featcache.errors import ConfigError
 from featcache.recipes import FeatureRecipe
 
 IMAGE_FRAMES = 8
-"""Frames of a clip for a backbone that sees images, where settings leave it open; as ``extract`` has it."""
+"""Default number of frames per clip for an image backbone, as in ``extract``."""
 
 
 class ClipEncoder(nn.Module):
@@ -23,19 +23,19 @@ class ClipEncoder(nn.Module):
 
     Attributes:
         network: The backbone's network.
-        recipe: Which feature is read.
-        num_frames: Frames of a clip.
-        width: Channels of the vector.
+        recipe: Recipe of the feature.
+        num_frames: Number of frames per clip.
+        width: Number of channels of the vector.
     """
 
     def __init__(self, backbone: Backbone, recipe: FeatureRecipe, *, num_frames: int, is_frozen: bool = False) -> None:
-        """Take a backbone.
+        """Wrap a backbone.
 
         Args:
-            backbone: As built: frozen.
-            recipe: A single vector per clip, in float32.
-            num_frames: Frames of a clip.
-            is_frozen: Leave the backbone as it is, in evaluation mode.
+            backbone: The built, frozen backbone.
+            recipe: Recipe of a single vector per clip, in float32.
+            num_frames: Number of frames per clip.
+            is_frozen: Keep the backbone frozen, in evaluation mode.
 
         Raises:
             ConfigError: The backbone cannot take such clips.
@@ -51,7 +51,7 @@ class ClipEncoder(nn.Module):
         self._is_frozen = is_frozen
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, but never of a frozen backbone."""
+        """Set training mode, but never for a frozen backbone."""
         super().train(mode)
         if self._is_frozen:
             self.network.eval()
@@ -80,15 +80,15 @@ class ClipEncoder(nn.Module):
                 "torch.inference_mode or torch.no_grad, or detaches what it returns: only the head would be trained; "
                 "take that off encode, or train the head alone with --linear"
             )
-        return features.clone() if features.is_inference() else features  # a head may learn from copies alone
+        return features.clone() if features.is_inference() else features  # a head can be trained on copies
 
 
 def check_names(backbone: str, weights: str) -> None:
     """Check the names of a backbone and a weights file, before videos are listed, which takes long.
 
     Raises:
-        UnknownNameError: No such backbone.
-        WeightsError: No such file.
+        UnknownNameError: There is no such backbone.
+        WeightsError: There is no such file.
     """
     check_name(backbone)
     if weights not in ("default", "random"):
@@ -96,7 +96,7 @@ def check_names(backbone: str, weights: str) -> None:
 
 
 def clip_length(backbone: Backbone, num_frames: int | None) -> int:
-    """Frames of a clip: what is asked for, or what the backbone takes."""
+    """Number of frames per clip: the requested number, or the backbone's."""
     return num_frames or (IMAGE_FRAMES if backbone.kind == "image" else backbone.card.num_frames)
 
 
@@ -114,17 +114,17 @@ def clip_feature(
     """One vector per clip, as a recipe of extraction.
 
     Args:
-        backbone: As built.
+        backbone: The built backbone.
         name: Its registry name.
-        num_frames: Frames of a clip.
+        num_frames: Number of frames per clip.
         layer: Name of the layer; ``last`` is the backbone's default.
-        output: The class token, or the mean over the map; ``None``: the class token where there is one.
-        input_size: Side in pixels; ``None``: the backbone's.
+        output: The class token, or the mean over the map; ``None``: the class token if there is one.
+        input_size: Input side in pixels; ``None``: the backbone's.
         mean: RGB means; ``None``: the backbone's.
-        std: RGB deviations; ``None``: the backbone's.
+        std: RGB standard deviations; ``None``: the backbone's.
 
     Raises:
-        UnknownNameError: No such layer.
+        UnknownNameError: There is no such layer.
         ConfigError: The backbone cannot take such clips.
     """
     recipe = resolve_recipe(

@@ -1,7 +1,7 @@
-"""Weights: where a name is looked up, how a file is read, how it is checked, and the hash that identifies it.
+"""Weights: finds, reads and checks weights files, and computes the hash that identifies weights.
 
-``default`` looks at, in this order: a file that an installed package carries, the weights folder, the hub's local
-cache, the hub. ``random`` is asked for by name and never a fall-back. Reading a file never runs code.
+``default`` looks in this order: in a file that an installed package contains, the weights folder, the hub's local
+cache, the hub. ``random`` must be requested by name and is never a fall-back. Reading a file never runs code.
 """
 
 import argparse
@@ -39,9 +39,9 @@ _HUB_ANSWER_SECONDS = 3.0
 
 @contextmanager
 def seeded_init(backbone: str) -> Iterator[None]:
-    """Draw a network's initial weights from a seed of the backbone's name, leaving the global generator as it was."""
+    """Draw a network's initial weights with a seed of the backbone's name, and restore the global generator."""
     with torch.random.fork_rng(devices=[]):
-        # The CPU generator alone: torch.manual_seed would reseed every GPU as well.
+        # Only the CPU generator: torch.manual_seed would reseed every GPU as well.
         torch.default_generator.manual_seed(seed_for(0, "weights", backbone))
         yield
 
@@ -56,22 +56,22 @@ def locate(
     origin: str = "",
     published: str = "",
 ) -> Path | None:
-    """Find the weights file that ``weights`` means.
+    """Find the weights file for ``weights``.
 
     Args:
         weights: ``default``, ``random`` or a path.
-        backbone: For the message.
+        backbone: Name of the backbone, for the message.
         stems: File names without suffix to look for in the weights folder.
-        packaged: A file that an installed package carries, or that its library has downloaded before.
+        packaged: A file that an installed package contains, or that its library has downloaded before.
         hub: ``(repository, file name)`` pairs on the Hugging Face hub, best first.
-        origin: Where else to get the file, for the message.
-        published: Name of the file as it is published there, for the message; ``<first stem>.safetensors`` if empty.
+        origin: Another source of the file, for the message.
+        published: Name of the file at that source, for the message; ``<first stem>.safetensors`` if empty.
 
     Returns:
         The file, or ``None`` for ``random``.
 
     Raises:
-        WeightsError: Nothing found; says which file to put where.
+        WeightsError: No file is found; the message says which file to put where.
     """
     if weights == "random":
         return None
@@ -95,7 +95,7 @@ def locate(
 
 
 def given_file(weights: str, *, backbone: str) -> Path:
-    """The file that ``weights`` names, where it is neither ``default`` nor ``random``.
+    """The file that ``weights`` names, if it is neither ``default`` nor ``random``.
 
     Raises:
         WeightsError: There is no such file.
@@ -107,19 +107,19 @@ def given_file(weights: str, *, backbone: str) -> Path:
 
 
 def _from_hub(files: Sequence[tuple[str, str]]) -> Path | str:
-    """The first of ``files`` in the hub's cache or on the hub, or why there is none."""
+    """The first of ``files`` that is in the hub's cache or on the hub, or the reason why there is none."""
     for repository, name in files:
         cached = huggingface_hub.try_to_load_from_cache(repository, name)
         if isinstance(cached, str):
             return Path(cached)
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
-    # One short question first: the hub's client retries each file for half a minute when there is no network.
+    # A short request first: the hub's client retries each file for half a minute when there is no network.
     question = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")  # noqa: S310 a constant URL
     try:
         urllib.request.urlopen(question, timeout=_HUB_ANSWER_SECONDS).close()  # noqa: S310
     except urllib.error.HTTPError:
-        pass  # an answer: what it says of a file is asked next
+        pass  # any answer will do; files are requested next
     except urllib.error.URLError as error:
         return f"no answer: {error.reason}"
     except OSError as error:
@@ -141,15 +141,15 @@ def _first_line(error: Exception) -> str:
 def read_state_dict(path: Path, *, nested_under: Sequence[str] = NESTED_UNDER) -> dict[str, Tensor]:
     """Read tensors by name from a file with one of :data:`SUFFIXES`, on the CPU.
 
-    A PyTorch file may hold the state dict itself or nest it under a key. Nothing but tensors and plain containers is
+    A PyTorch file may hold the state dict itself or nest it under a key. Only tensors and plain containers are
     unpickled.
 
     Args:
         path: The file.
-        nested_under: Keys to look under; the first that is there counts.
+        nested_under: Keys under which the state dict may be; the first one that exists counts.
 
     Raises:
-        WeightsError: Unknown suffix, unreadable file, or no state dict inside.
+        WeightsError: The suffix is unknown, the file is unreadable, or it holds no state dict.
     """
     if path.suffix not in SUFFIXES:
         raise WeightsError(f"weights file {path} has an unknown suffix; give one of {', '.join(SUFFIXES)}")
@@ -159,9 +159,9 @@ def read_state_dict(path: Path, *, nested_under: Sequence[str] = NESTED_UNDER) -
         # Only the zip format (PyTorch 1.6 and later) can be mapped. Training scripts leave their parsed arguments
         # beside the tensors: a Namespace holds values and runs nothing.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of pickle protocols: what can be read is read
+            warnings.simplefilter("ignore", UserWarning)  # about pickle protocols: readable files are read
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # a damaged pickle may ask for anything, and raises whatever that raises
+    except Exception as error:  # a damaged pickle may raise any exception
         raise WeightsError(
             f"weights file {path} cannot be read ({_why_unreadable(error)}); give a safetensors file or a plain state "
             "dict"
@@ -181,7 +181,7 @@ def read_state_dict(path: Path, *, nested_under: Sequence[str] = NESTED_UNDER) -
 
 
 def _why_unreadable(error: Exception) -> str:
-    """Why a file cannot be read, as far as the error tells; not torch's advice to read it with code and all."""
+    """Why a file cannot be read, from the error but without torch's advice to load it by running its code."""
     text = str(error)
     if found := re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", text, re.ASCII):
         return f"it holds a Python object, {found[1]}, and nothing but tensors and plain values is read"
@@ -194,7 +194,7 @@ def match_in_order(module: nn.Module, state: Mapping[str, Tensor], *, source: st
     """Rename the tensors of ``state`` to those of ``module``, one by one in order.
 
     Raises:
-        WeightsError: Another number of tensors, or a shape that differs.
+        WeightsError: The number of tensors or a shape differs.
     """
     theirs = [(name, tensor) for name, tensor in state.items() if not _is_counter(name)]
     ours = [(name, tensor) for name, tensor in module.state_dict().items() if not _is_counter(name)]
@@ -217,14 +217,14 @@ def load_strict(
     Args:
         module: The network.
         state: Tensors under the network's names.
-        source: What ``state`` is, for the message.
-        may_lack: Patterns (:mod:`fnmatch`) of names that may be absent too, and then stay as they are.
+        source: Description of ``state``, for the message.
+        may_lack: Patterns (:mod:`fnmatch`) of further names that may be absent; they keep their values.
 
     Returns:
-        The names that stayed, without batch counters.
+        The names that kept their values, without batch counters.
 
     Raises:
-        WeightsError: Names that are missing or unexpected, or shapes that differ; the first few and how many.
+        WeightsError: Names are missing or unexpected, or shapes differ; gives the first few and their number.
     """
     wanted = module.state_dict()
     absent = [name for name in wanted if name not in state and not _is_counter(name)]
@@ -247,14 +247,14 @@ def load_strict(
 
 
 def freeze(module: nn.Module) -> nn.Module:
-    """Evaluation mode, no gradients; returns the module."""
+    """Put a module into evaluation mode without gradients; returns it."""
     return module.eval().requires_grad_(requires_grad=False)
 
 
 def state_hash(module: nn.Module) -> str:
     """``sha256:…`` over the name, dtype, shape and bytes of every parameter and buffer, sorted by name.
 
-    The same tensors hash alike whatever file they came in. Non-persistent buffers and batch counters, which no
+    The same tensors have the same hash whatever their file. Non-persistent buffers and batch counters, which no
     evaluation reads, are left out.
     """
     digest = hashlib.sha256()
@@ -278,32 +278,32 @@ def write_weights(path: Path, network: nn.Module, *, facts: Mapping[str, Any]) -
     """Publish a network as a weights file that :func:`read_state_dict` reads.
 
     Args:
-        path: Ends in ``.safetensors``.
-        network: All its parameters and buffers are written.
-        facts: JSON-ready; they stand in the file's metadata.
+        path: File to write; its name ends in ``.safetensors``.
+        network: Network, of which all parameters and buffers are written.
+        facts: JSON-ready values for the file's metadata.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     put_replace(path, save(tensors, metadata={"featcache": json.dumps(facts, sort_keys=True)}))
 
 
 def hub_files(repository: str) -> list[tuple[str, str]]:
-    """The files of weights that a repository of the hub may hold, best first."""
+    """The weights files that a repository of the hub may hold, best first."""
     return [(repository, "model.safetensors"), (repository, "pytorch_model.bin")]
 
 
 def hub_class_names(weights: Path, *, repository: str, num_classes: int) -> tuple[str, ...] | None:
-    """Class names as a checkpoint's ``config.json`` gives them, beside the weights or, for the hub's, on the hub.
+    """Class names from a checkpoint's ``config.json``, beside the weights or, for weights of the hub, on the hub.
 
     Args:
-        weights: The file the weights were read from.
-        repository: Where the hub has them.
-        num_classes: Columns of the classifier.
+        weights: The file from which the weights were read.
+        repository: Repository on the hub.
+        num_classes: Number of columns of the classifier.
 
     Returns:
-        Names in order, or ``None`` where there is no such file or it names no classes.
+        Names in order, or ``None`` if there is no such file or it names no classes.
 
     Raises:
-        WeightsError: The file is no JSON, or names another number of classes.
+        WeightsError: The file is not JSON, or names another number of classes.
     """
     path = weights.with_name("config.json")
     if not path.is_file() and f"models--{repository.replace('/', '--')}" in weights.parts:

@@ -1,4 +1,4 @@
-"""What of an extraction can be wrong at first sight: names and places. Without torch, so that it is told at once."""
+"""Quick checks of an extraction's names and places. Without torch, so that errors are reported at once."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from featcache.extract.settings import ExtractSettings
 
 
 def check(settings: ExtractSettings) -> None:
-    """Check that what settings name is there, before videos are listed and backbones are built.
+    """Check that everything that the settings name exists, before videos are listed and backbones are built.
 
     Raises:
         ManifestError: There is no such source, or no such folder of a data set.
-        UnknownNameError: No such data set, decoder or backbone; names the closest.
-        PluginError: Several packages offer one of these names, or a backbone is of a file that was not given.
+        UnknownNameError: There is no such data set, decoder or backbone; names the closest.
+        PluginError: Several packages offer one of these names, or a backbone is in a file that was not given.
     """
     place = settings.source if settings.source is not None else settings.root
     if place is not None and not Path(place).exists():

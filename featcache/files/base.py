@@ -1,6 +1,6 @@
-"""What a store asks of the place that holds its files; everything else that it does is arithmetic.
+"""The interface between a store and the place that holds its files.
 
-A store uses :class:`Files` and nothing else of a file system, so that another kind of place is one more class.
+A store uses nothing of a file system except :class:`Files`, so that another kind of place needs only another class.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,41 +17,41 @@ from featcache.files.sealed import Bytes
 
 
 class Files(Protocol):
-    """The files of one store, which any number of processes read and write at once.
+    """The files of one store, which any number of processes may read and write at the same time.
 
-    Names are relative POSIX paths; ``""`` is the store itself. Every method refuses a name that is absolute or has
-    ``..`` in it, and one on whose way is a symbolic link; only :meth:`exists` and :meth:`remove` take a name that is
-    itself a link. Folders come into being with the first file in them, and count for nothing while they are empty.
+    Names are relative POSIX paths; ``""`` is the store itself. Every method refuses a name that is absolute, contains
+    ``..`` or leads through a symbolic link; only :meth:`exists` and :meth:`remove` accept a name that is itself a link.
+    Folders are created with the first file in them, and have no meaning while they are empty.
 
-    *Atomic* means: whoever reads the name meanwhile, in this process or in another, sees all bytes of one publication
-    or that there is none, never a part. *Durable* means: when the method has returned, the machine may lose its power
-    and the name still has those bytes. What one process has made durable in some order is found in that order: a later
-    publication is never there without an earlier one.
+    *Atomic* means that readers of the name, in this process or in another, see either all bytes of one publication or
+    no file, never a part. *Durable* means that after the method has returned, the name keeps those bytes even if the
+    machine loses its power. Publications that one process has made durable in some order are found in that order: a
+    later one never exists without an earlier one.
 
-    Errors of the system are raised as :class:`~featcache.errors.StoreError` where something is written, as
-    :class:`~featcache.errors.DiskSpaceError` where there is no room left, and as
-    :class:`~featcache.errors.CorruptStoreError` where something is read.
+    Errors of the system are raised as :class:`~featcache.errors.StoreError` when writing, as
+    :class:`~featcache.errors.DiskSpaceError` when no room is left, and as
+    :class:`~featcache.errors.CorruptStoreError` when reading.
     """
 
     def where(self, name: str = "") -> str:
-        """How a message calls a name."""
+        """The form of a name in messages."""
 
     def exists(self, name: str) -> bool:
-        """Whether anything has this name, a link or a folder too. A rival may change that at any time."""
+        """Whether anything has this name, also a link or a folder. Another process may change that at any time."""
 
     def size(self, name: str) -> int | None:
-        """Size in bytes of the regular file of this name, ``None`` where there is none."""
+        """Size in bytes of the regular file of this name, or ``None`` if there is none."""
 
     def names(self, folder: str) -> list[str]:
-        """Last parts of all names directly in a folder, sorted; empty where there is no such folder.
+        """Last parts of all names directly in a folder, sorted; empty if there is no such folder.
 
-        What was published before the call is among them; what a rival publishes during the call may be.
+        Names published before the call are included; names that another process publishes during the call may be.
         """
 
     def walk(self, folder: str = "") -> Iterator[tuple[str, int | None]]:
-        """All names in a folder and below that are no folders, sorted, each with its size.
+        """All names in a folder and below, except folders, sorted, each with its size.
 
-        The size of what is no regular file is ``None``; links are not followed.
+        The size is ``None`` for anything but a regular file; links are not followed.
         """
 
     def read(self, name: str, *, what: str) -> bytes:
@@ -59,50 +59,52 @@ class Files(Protocol):
 
         Args:
             name: The file.
-            what: What it is, for the message.
+            what: Kind of the file, for the message.
 
         Raises:
-            CorruptStoreError: It is missing, no regular file, or cannot be read.
+            CorruptStoreError: It is missing, is not a regular file, or cannot be read.
         """
 
     def map(self, name: str, *, num_bytes: int, what: str) -> npt.NDArray[np.uint8]:
-        """A file as a read-only array [num_bytes] whose pages are read when they are touched.
+        """A file as a read-only array [num_bytes] whose pages are read on access.
 
-        The array stays valid for as long as something refers to it, also where a rival replaces the file.
+        The array stays valid as long as it is referenced, even if another process replaces the file.
 
         Raises:
             CorruptStoreError: It is missing, cannot be read, or has another size.
         """
 
     def put_new(self, name: str, data: Bytes | Iterable[Bytes]) -> bool:
-        """Publish a file unless the name is taken; atomic and durable. Of several rivals exactly one publishes.
+        """Publish a file unless the name is taken; atomic and durable. Of several writers exactly one succeeds.
 
         Args:
-            name: The file; its folder is made, durably, where it is not there.
-            data: The bytes, or buffers that follow each other.
+            name: The file; its folder is created durably if it does not exist.
+            data: The bytes, or consecutive buffers.
 
         Returns:
-            True if this call published it. False if the name was taken: what has it is untouched, and is durable too.
+            True if this call has published the file. False if the name was taken: the existing file is not changed, and
+            is durable too.
         """
 
     def put_exact(self, name: str, data: bytes | tuple[Bytes, ...]) -> None:
-        """Publish a file whose bytes follow from what is known; atomic and durable.
+        """Publish a file whose bytes follow from other files; atomic and durable.
 
-        One that has these bytes is left alone, one that has others is replaced. A reader that has it open or mapped
-        keeps the former bytes.
+        An existing file with these bytes is kept, one with other bytes is replaced. A reader that has it open or mapped
+        keeps the old bytes.
         """
 
     def remove(self, name: str) -> None:
         """Remove a file or link, if there is one; atomic and durable."""
 
     def settle(self, folder: str) -> None:
-        """Make durable what a folder holds and what it does not: whoever changed it may have died on the way."""
+        """Make the present contents of a folder durable: a process that changed them may have died on the way."""
 
     def lock(self, name: str, *, exclusive: bool, wait_seconds: float | None = None) -> AbstractContextManager[None]:
         """Hold an advisory lock for a block, waiting for it; it ends with its process.
 
-        No promise above rests on it: it saves rivals from doing the same work. Only the lock on the whole store, which
-        every writer holds shared, also keeps the files that no document names yet from being taken for left-overs.
+        No promise above depends on it: it only avoids that processes do the same work. Only the lock on the whole
+        store, which every writer holds shared, also prevents that files which no document names yet are removed as
+        left-overs.
 
         Raises:
             StoreError: Others still hold it after ``wait_seconds``; ``None`` waits for ever.
@@ -113,10 +115,10 @@ class Files(Protocol):
 
 
 def open_files(place: Path | str) -> Files:
-    """The files of the store at a place, whether there is one or not.
+    """The files of the store at a place, whether or not there is a store.
 
     Raises:
-        ConfigError: It begins with a scheme: only local paths can be stores so far.
+        ConfigError: The path begins with a scheme: so far only local paths can be stores.
     """
     check_local(place)
     return LocalFiles(Path(place))

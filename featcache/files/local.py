@@ -28,7 +28,7 @@ class LocalFiles:
     root: Path
 
     def where(self, name: str = "") -> str:
-        """The path."""
+        """The path of a name."""
         return f"{self.root}/{name}" if name else str(self.root)
 
     def _place(self, name: str, *, may_be_link: bool = False) -> Path:
@@ -60,7 +60,7 @@ class LocalFiles:
             if entry.is_dir(follow_symlinks=False):
                 yield from self.walk(name)
             else:
-                with suppress(FileNotFoundError):  # a rival has taken it away meanwhile
+                with suppress(FileNotFoundError):  # another process has removed it meanwhile
                     found = entry.stat(follow_symlinks=False)
                     yield name, found.st_size if stat.S_ISREG(found.st_mode) else None
 
@@ -83,7 +83,7 @@ class LocalFiles:
         return read_bytes(self._place(name), what=what)
 
     def map(self, name: str, *, num_bytes: int, what: str) -> npt.NDArray[np.uint8]:
-        """A file mapped into memory, after its size was compared: a map that is longer than its file dies of SIGBUS."""
+        """Map a file into memory after checking its size: reading beyond the end of the file would raise SIGBUS."""
         path = self._place(name)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -109,7 +109,7 @@ class LocalFiles:
         return publish.put_new(self._place(name), data)
 
     def put_exact(self, name: str, data: bytes | tuple[Bytes, ...]) -> None:
-        """Publish a file whose bytes are known."""
+        """Publish a file whose bytes follow from other files."""
         publish.put_exact(self._place(name), data)
 
     def remove(self, name: str) -> None:

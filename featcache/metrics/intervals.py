@@ -72,8 +72,8 @@ def accuracies(
         labels: int64 [M].
         num_classes: Number of classes that can be predicted.
         intervals: Number of resamples, confidence and seed.
-        groups: int64 [M], groups of videos that are nearly one. A resample then draws as many groups as there are, each
-            with all its videos. ``None``: each video is one by itself.
+        groups: int64 [M], groups of nearly identical videos. A resample then draws as many groups as there are, each
+            with all its videos. ``None``: each video is a group of its own.
     """
     num_seeds = len(ranks)
     cuts = dict.fromkeys((1, max(1, min(5, num_classes - 1))))
@@ -147,16 +147,16 @@ def paired_difference(
 def _resamples(
     cell: npt.NDArray[np.int64], num_seeds: int, intervals: IntervalSettings, groups: Groups | None
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
-    """Bootstrap resamples, some at a time.
+    """Draw bootstrap resamples, some at a time.
 
     Args:
-        cell: int64 [M], what kind of video each is, from 0; kinds are all that metrics depend on.
+        cell: int64 [M], the kind of each video, from 0; metrics depend only on the numbers of each kind.
         num_seeds: Number of seeds S.
-        intervals: Resamples and seed.
-        groups: int64 [M], what is drawn; ``None``: videos.
+        intervals: Number of resamples and seed.
+        groups: int64 [M], groups that are drawn as a whole; ``None``: videos are drawn.
 
     Yields:
-        int64 [R, kinds], videos of each kind in a resample, and float64 [R, S], the share of each seed.
+        int64 [R, kinds], the number of videos of each kind in a resample, and float64 [R, S], the share of each seed.
     """
     rng = rng_for(intervals.seed, "bootstrap")
     counts, num_videos = np.bincount(cell), len(cell)

@@ -1,7 +1,7 @@
-"""Which videos train, validate and test: by video or by group, balanced over classes, and drawn by key.
+"""Splits for validation and cross-validation: by video or by group, balanced over classes, and drawn by key.
 
-A group is a set of videos that are nearly one, e.g. clips cut from the same recording. Where groups are known, no group
-is on both sides of a division: a probe could otherwise recognise the recording in place of the class.
+A group is a set of nearly identical videos, e.g. clips cut from the same recording. If groups are known, no group is on
+both sides of a split: a probe could otherwise recognise the recording instead of the class.
 """
 
 import numpy as np
@@ -21,10 +21,10 @@ def hold_out(
     Args:
         labels: int64 [M], class of each training video.
         fraction: Share of each class, rounded; at least one video and at most all but one. A class with a single
-            video (or group) gives none: it is needed for training.
-        seed: Seed of the choice.
-        groups: Groups of the videos, which are taken whole: the share of a class is met as nearly as they allow.
-            ``None``: each video is one by itself.
+            video (or group) gives none, because training needs it.
+        seed: Seed of the selection.
+        groups: Groups of the videos, which are kept together: the share of a class is met as closely as they allow.
+            ``None``: each video is a group of its own.
 
     Returns:
         bool [M], true for validation; all false if no class has two videos (or groups).
@@ -43,19 +43,19 @@ def hold_out(
 def fold_numbers(
     labels: npt.NDArray[np.int64], *, num_folds: int, seed: int, groups: Groups | None = None
 ) -> npt.NDArray[np.int64]:
-    """Deal videos to folds so that folds and the classes within them are as equal as they can be.
+    """Assign videos to folds so that folds and the classes within them are as equal as possible.
 
-    Without groups, videos are dealt class after class, so that sizes differ by at most one video. Groups are dealt
-    whole, the largest first, each to the fold that has fewest videos of its classes so far.
+    Without groups, videos are assigned class after class, so that sizes differ by at most one video. Groups are kept
+    together, the largest first, each in the fold that has the fewest videos of its classes so far.
 
     Args:
         labels: int64 [M].
-        num_folds: Number of folds, at most that of the videos (or groups); that many is leave-one-out.
-        seed: Seed of the deal.
-        groups: Groups of the videos; ``None``: each video is one by itself.
+        num_folds: Number of folds, at most the number of videos (or groups), which gives leave-one-out.
+        seed: Seed of the assignment.
+        groups: Groups of the videos; ``None``: each video is a group of its own.
 
     Returns:
-        int64 [M], fold of each video.
+        int64 [M], the fold of each video.
     """
     if groups is not None and _are_shared(groups):
         return _deal_groups(labels, groups, num_folds=num_folds, seed=seed)

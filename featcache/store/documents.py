@@ -1,4 +1,4 @@
-"""Reading what a store says of itself: its sealed documents and the tables that they name by hash."""
+"""Reads the documents of a store: its sealed documents and the tables that they name by hash."""
 
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,19 @@ from featcache.store.schema import FeatureDoc, RootDoc, TableRef
 
 
 def read_document(files: Files, name: str, *, what: str) -> dict[str, Any]:
-    """The members of a sealed document.
+    """Read the members of a sealed document.
 
     Raises:
-        CorruptStoreError: It is missing or damaged; says ``what`` it is.
+        CorruptStoreError: It is missing or damaged; the message calls it ``what``.
     """
     return unseal(files.read(name, what=what), where=files.where(name), what=what)
 
 
 def read_table_bytes(files: Files, name: str, ref: TableRef, *, what: str) -> bytes:
-    """A Parquet file whose size and hash are the recorded ones.
+    """Read a Parquet file and check its size and hash against the recorded ones.
 
     Raises:
-        CorruptStoreError: It is missing or damaged; says ``what`` it is.
+        CorruptStoreError: It is missing or damaged; the message calls it ``what``.
     """
     data = files.read(name, what=what)
     if len(data) != ref.num_bytes or sha256_bytes(data) != ref.sha256:
@@ -40,11 +40,11 @@ def is_store(place: Path | str) -> bool:
 
 
 def read_root(files: Files) -> RootDoc:
-    """What a store is.
+    """Read the description of a store.
 
     Raises:
-        StoreError: No store there, or one of a newer format.
-        CorruptStoreError: A damaged ``featcache.json``.
+        StoreError: There is no store, or one of a newer format.
+        CorruptStoreError: ``featcache.json`` is damaged.
     """
     if not files.exists(paths.ROOT):
         raise StoreError(f"{files.where()} is not a featcache store (it has no {paths.ROOT}); check the path")

@@ -1,4 +1,4 @@
-"""Conformance suite of backbones: what every backbone must do, whoever wrote it.
+"""Conformance suite of backbones: requirements for every backbone, from featcache or another package.
 
 A package that offers backbones runs the whole suite on them with::
 
@@ -7,7 +7,7 @@ A package that offers backbones runs the whole suite on them with::
     class TestMine(BackboneTests):
         names = ("my-backbone",)
 
-Each check takes a :class:`Subject` and raises ``AssertionError`` with a sentence.
+Each check takes a :class:`Subject` and raises ``AssertionError`` with a readable message.
 """
 
 import dataclasses
@@ -36,9 +36,9 @@ class Subject:
 
     Attributes:
         name: Registry name.
-        backbone: Built with ``weights="random"``.
+        backbone: The backbone, built with ``weights="random"``.
         pixels: float32 [2, 3, S, S] or [2, T, 3, S, S].
-        outputs: Of every layer.
+        outputs: Output of every layer.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Subject:
 
     @property
     def num_frames(self) -> int:
-        """Frames of a clip that the backbone was given; 1 for images."""
+        """Number of frames per clip given to the backbone; 1 for images."""
         return self.pixels.shape[1] if self.backbone.kind == "video" else 1
 
 
@@ -58,7 +58,7 @@ def make_subject(name: str, *, num_frames: int | None = None) -> Subject:
 
     Args:
         name: Registry name.
-        num_frames: Frames of a clip for a video backbone; ``None`` is the card's.
+        num_frames: Number of frames per clip for a video backbone; ``None`` is the card's.
     """
     backbone = build_backbone(name, weights="random")
     size = backbone.card.input_size
@@ -78,7 +78,7 @@ def _same(mine: LayerOutput, theirs: LayerOutput) -> bool:
 
 
 def the_card_is_filled_in(subject: Subject) -> None:
-    """Source, licence and plausible preprocessing; the registry's card, where there is one, is the built one's."""
+    """Source, licence and plausible preprocessing are given; the registry's card, if any, is that of the backbone."""
     card = subject.backbone.card
     assert isinstance(card, WeightsCard), "card is no WeightsCard"
     for field in ("source", "license", "file_name"):
@@ -92,7 +92,7 @@ def the_card_is_filled_in(subject: Subject) -> None:
 
 
 def layers_are_named_once(subject: Subject) -> None:
-    """Names are unique, none is ``last``, and encode returns what it is asked for."""
+    """Names are unique, none is ``last``, and encode returns the requested layers."""
     layers = subject.backbone.layers
     assert layers, "there are no layers"
     assert len(set(layers)) == len(layers), f"a layer's name is taken twice in {layers}"
@@ -103,7 +103,7 @@ def layers_are_named_once(subject: Subject) -> None:
 
 
 def records_have_the_shape_they_claim(subject: Subject) -> None:
-    """Every layer and output, as a frame bank and as clips; what a layer cannot give is an error for both."""
+    """Holds for every layer and output, as a frame bank and as clips; an unsupported output is an error for both."""
     is_video = subject.backbone.kind == "video"
     for layer, output in subject.outputs.items():
         for kind in get_args(Output):
@@ -126,7 +126,7 @@ def records_have_the_shape_they_claim(subject: Subject) -> None:
 
 
 def outputs_are_finite_floats_without_gradients(subject: Subject) -> None:
-    """float32, finite, the batch first, no graph; a video layer has a map of five axes."""
+    """Outputs are float32, finite, batch first, without a graph; a video layer has a map of five axes."""
     for layer, output in subject.outputs.items():
         for tensor in _tensors(output):
             assert tensor.dtype == torch.float32, f"{layer} is {tensor.dtype}"
@@ -140,7 +140,7 @@ def outputs_are_finite_floats_without_gradients(subject: Subject) -> None:
 
 
 def gradients_reach_the_network(subject: Subject) -> None:
-    """Once its parameters ask for gradients they get some, so that the backbone can be fine-tuned."""
+    """If its parameters require gradients they get some, so that the backbone can be fine-tuned."""
     network, layer = subject.backbone.network, subject.backbone.layers[0]
     try:
         network.requires_grad_(True)
@@ -155,14 +155,14 @@ def gradients_reach_the_network(subject: Subject) -> None:
 
 
 def a_second_run_changes_nothing(subject: Subject) -> None:
-    """Evaluation mode: no dropout, no running statistics."""
+    """The network is in evaluation mode, without dropout or running statistics."""
     again = subject.backbone.encode(subject.pixels, subject.backbone.layers)
     for layer, output in subject.outputs.items():
         assert _same(output, again[layer]), f"{layer} differs in a second run"
 
 
 def a_second_build_is_the_same(subject: Subject) -> None:
-    """Random weights come from the name alone and leave the global generator as it was."""
+    """Random weights depend only on the name and do not change the global generator."""
     before = torch.get_rng_state()
     try:
         torch.manual_seed(1234)
@@ -178,7 +178,7 @@ def a_second_build_is_the_same(subject: Subject) -> None:
 
 
 def a_row_does_not_depend_on_the_others(subject: Subject) -> None:
-    """At one batch size the first row is the same to the bit whatever follows it: batches are padded."""
+    """At a given batch size the first row is the same to the bit whatever follows it, because batches are padded."""
     padded = subject.pixels.clone()
     padded[1:] = 0
     outputs = subject.backbone.encode(padded, subject.backbone.layers)
@@ -198,7 +198,7 @@ def a_layer_asked_for_alone_is_the_same(subject: Subject) -> None:
 
 
 def the_classifier_names_its_classes(subject: Subject) -> None:
-    """Logits have one column a class; without classes it says so."""
+    """Logits have one column per class; a backbone without classes raises an error."""
     classes = subject.backbone.classes
     if classes is None:
         _message_of(FeatcacheError, lambda: subject.backbone.classify(subject.pixels))
@@ -209,14 +209,14 @@ def the_classifier_names_its_classes(subject: Subject) -> None:
 
 
 def wrong_weights_are_a_sentence(subject: Subject) -> None:
-    """A path that is no file is a WeightsError with that path, never other weights."""
+    """A path without a file is a WeightsError with that path, never other weights."""
     nowhere = "no/such/weights.safetensors"
     message = _message_of(WeightsError, lambda: build_backbone(subject.name, weights=nowhere))
     assert nowhere in message, f"the message does not name the file: {message}"
 
 
 def an_unknown_layer_is_a_sentence(subject: Subject) -> None:
-    """A layer that is not there is an UnknownNameError."""
+    """A layer that does not exist is an UnknownNameError."""
     _message_of(UnknownNameError, lambda: resolve_recipe(subject.backbone, subject.name, layer="no_such_layer"))
 
 
@@ -250,8 +250,8 @@ class BackboneTests:
     """Test class of pytest for some backbones; inherit from it and name them.
 
     Attributes:
-        names: Registry names, or what :func:`featcache.use_backbone` has returned; of a family, an example.
-        num_frames: Frames of the clips to test a video backbone with, by name; the card's where nothing is said.
+        names: Registry names, or names from :func:`featcache.use_backbone`; for a family, an example.
+        num_frames: Number of frames of the test clips for a video backbone, by name; the card's if not given.
     """
 
     names: Sequence[Any] = ()
@@ -263,5 +263,5 @@ class BackboneTests:
         metafunc.parametrize("name", self.names)
 
     def test_conforms(self, name: str, check: Callable[[Subject], None]) -> None:
-        """The backbone does what the check says."""
+        """The backbone passes the check."""
         check(make_subject(name, num_frames=self.num_frames.get(name)))

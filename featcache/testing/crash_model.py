@@ -1,8 +1,8 @@
-"""A model of a disk that forgets: what a folder may hold after the machine has died at some call.
+"""A model of a disk that loses data: possible contents of a folder after the machine has failed at some call.
 
-It promises no more than POSIX does. The bytes of a file last once the file is synced, a name once its folder is;
-until then each of them may be there or not, in any combination, whatever the order in which they were made. The bytes
-of a file that was not synced may be lost, cut short, or zeros of the right length.
+It promises no more than POSIX does. The bytes of a file are durable once the file is synced, a name once its folder is
+synced; until then each of them may exist or not, in any combination, whatever the order in which they were made. The
+bytes of a file that was not synced may be lost, truncated, or zeros of the right length.
 """
 
 import copy
@@ -15,21 +15,21 @@ from featcache.seeding import rng_for
 from featcache.testing.recorded_calls import Call
 
 Tree = dict[str, bytes | None]
-"""Name, relative to the folder, to content; ``None`` is a folder. Folders stand before what is in them."""
+"""Name, relative to the folder, to content; ``None`` is a folder. Folders come before their contents."""
 
 Choice = tuple[int, ...]
-"""A number for each pending effect; 0: lost."""
+"""A number for each pending effect; 0 means lost."""
 
 
 @dataclass(slots=True)
 class _File:
     durable: bytes
     content: bytes
-    kept: bytes  # what is left of the durable bytes, below those written since
+    kept: bytes  # number of durable bytes that remain below those written since
     changed: int = 0
 
     def versions(self) -> list[bytes]:
-        """What it may hold after a crash: the oldest first, the newest last."""
+        """Possible contents after a crash, the oldest first, the newest last."""
         torn = self.content[: (len(self.kept) + len(self.content)) // 2]
         zeros = self.kept + bytes(len(self.content) - len(self.kept))
         return [*dict.fromkeys([self.durable, self.kept, torn, zeros]), self.content]
@@ -37,7 +37,7 @@ class _File:
 
 @dataclass(slots=True)
 class _Change:
-    """Names of a folder that come and go in one stroke: name to node, or ``None`` for one that goes."""
+    """Names of a folder that appear and disappear atomically: name to node, or ``None`` for one that disappears."""
 
     made: int
     names: dict[str, int | None]
@@ -62,10 +62,10 @@ class _Folder:
 
 
 class Disk:
-    """Files and folders below a folder, and what of them lasts."""
+    """Files and folders below a folder, and which parts of them are durable."""
 
     def __init__(self, tree: Mapping[str, bytes | None]) -> None:
-        """A disk that holds a tree, all of it durable."""
+        """Make a disk that holds a tree, all of it durable."""
         self._nodes: list[_File | _Folder] = [_Folder({})]
         self._handles: dict[int, tuple[int, int]] = {}  # node and position
         self._clock = 0
@@ -79,7 +79,7 @@ class Disk:
         return copy.deepcopy(self)
 
     def apply(self, call: Call) -> None:
-        """Do what a recorded call did."""
+        """Repeat the effect of a recorded call."""
         self._clock += 1
         match call.kind:
             case "open" | "create":
@@ -104,11 +104,11 @@ class Disk:
                 self._change(call.names[0], self._add(_Folder({})))
 
     def pending(self) -> list[int]:
-        """For each effect that may be lost, the oldest first, in how many ways a crash may leave it."""
+        """For each effect that may be lost, the oldest first, the number of its possible outcomes."""
         return [num_ways for _, _, _, num_ways in self._effects()]
 
     def tree(self, choice: Choice | None = None) -> Tree:
-        """What is there: to running processes, or after a crash that leaves each pending effect as chosen."""
+        """The contents for running processes, or after a crash with the chosen outcome of each pending effect."""
         chosen = None if choice is None else dict(zip([effect[1:3] for effect in self._effects()], choice, strict=True))
         tree: Tree = {}
         self._walk(0, "", chosen, tree)
@@ -128,7 +128,7 @@ class Disk:
                     tree[prefix + name] = file.versions()[version]
 
     def _effects(self) -> list[tuple[int, int, int, int]]:
-        """When it was made, node, number within the node, ways: one a pending effect, in order of time."""
+        """Time, node, number within the node and number of outcomes of each pending effect, in order of time."""
         effects = []
         for number, node in enumerate(self._nodes):
             if isinstance(node, _Folder):
@@ -183,16 +183,16 @@ class Disk:
 
 
 def crashes(disk: Disk, *, seed: int, newest: int = 6, samples: int = 8) -> Iterator[Choice]:
-    """Ways in which the effects that are pending may come out.
+    """Possible outcomes of the pending effects.
 
-    All of them, if no more than ``newest`` are pending. Else all of the newest with the older ones kept, then all
-    lost, and ``samples`` drawn from the rest.
+    These are all combinations if at most ``newest`` effects are pending. Otherwise they are all combinations of the
+    newest with the older ones kept, then with the older ones lost, and ``samples`` random ones of the rest.
 
     Args:
-        disk: Its state as the machine dies.
-        seed: Of the draws.
-        newest: Effects that are taken in every combination.
-        samples: Draws.
+        disk: State at the time of the failure.
+        seed: Seed of the draws.
+        newest: Number of effects that are taken in every combination.
+        samples: Number of random combinations.
     """
     ways = disk.pending()
     old, new = ways[: max(0, len(ways) - newest)], ways[max(0, len(ways) - newest) :]
@@ -206,7 +206,7 @@ def crashes(disk: Disk, *, seed: int, newest: int = 6, samples: int = 8) -> Iter
 
 
 def read_tree(folder: Path) -> Tree:
-    """What is in a folder."""
+    """Read the contents of a folder."""
     found = sorted(folder.rglob("*"))
     return {path.relative_to(folder).as_posix(): None if path.is_dir() else path.read_bytes() for path in found}
 

@@ -1,15 +1,15 @@
-"""The corpus of damaged videos: files built by rule from sound ones, each with what must become of it.
+"""The corpus of damaged videos: files built by rules from sound ones, each with its expected outcome.
 
-What must become of a file is decided by rule, never by looking at what a decoder happens to do:
+The expected outcome follows from rules, never from the behaviour of a decoder:
 
-* An MP4 is all or nothing: its index says how many pictures there should be, so one that is cut is ``undecodable``,
-  wherever the index lies (but for a cut through the tags at its very end, which takes no picture).
-* AVI, Matroska and WebM are streams: what was written before the cut is a shorter video, ``ok`` with exactly the
-  pictures whose packets the cut left whole, and ``undecodable`` where it left none. (Nothing in such a file says that
-  more was there; the content hash in the manifest does.)
-* Flipped and zeroed bytes are the decoder's to judge: ``ok`` or ``undecodable``, never anything else.
-* What is no video, or asks for more memory than any video needs, is ``undecodable``; what cannot be read is
-  ``missing``; what is another file than the scan saw is ``changed``.
+* An MP4 is usable as a whole or not at all: its index gives the number of pictures, so a truncated one is
+  ``undecodable``, wherever the index is (except for a cut through the tags at its very end, which removes no picture).
+* AVI, Matroska and WebM are streams: the part before the cut is a shorter video, ``ok`` with exactly the pictures whose
+  packets are complete, and ``undecodable`` if there are none. (Nothing in such a file says that more was there; the
+  content hash in the manifest does.)
+* Flipped and zeroed bytes are judged by the decoder: ``ok`` or ``undecodable``, never anything else.
+* A file that is not a video, or needs more memory than any video, is ``undecodable``; an unreadable file is
+  ``missing``; a file that differs from the scanned one is ``changed``.
 
 The files are in :mod:`featcache.testing.damaged_files`.
 """
@@ -37,8 +37,8 @@ def write_sources(folder: Path, *, pictures: Sequence[Picture] | None = None) ->
     """Encode the sound videos.
 
     Args:
-        folder: Where to; it must exist.
-        pictures: uint8 RGB [H, W, 3] each, H and W even, of a real clip; ``None``: 24 of a photograph.
+        folder: Output folder, which must exist.
+        pictures: uint8 RGB [H, W, 3] each, H and W even, of a real clip; ``None``: 24 pictures of a photograph.
     """
     pictures = [picture(index) for index in range(24)] if pictures is None else pictures
     h264 = {"crf": "20", "preset": "veryfast", "bf": "0", "g": "8"}
@@ -65,10 +65,10 @@ class DamagedCase:
 
     Attributes:
         name: File name, unique; of the form ``<kind>-<detail><suffix>``.
-        make: Writes it.
-        expected: The statuses of which one must come out, and how many frames where it is ``ok`` (``None``: any).
+        make: Function that writes the file.
+        expected: Accepted statuses, each with the number of frames for ``ok`` (``None``: any).
         is_quick: Whether it belongs to the subset that runs with every test run.
-        after_scan: What happens to the file between scan and extraction.
+        after_scan: Change to the file between scan and extraction.
     """
 
     name: str
@@ -79,30 +79,30 @@ class DamagedCase:
 
     @property
     def kind(self) -> str:
-        """The group it is reported in."""
+        """The group in which it is reported."""
         return self.name.partition("-")[0]
 
 
-# What must become of a file
+# Expected outcomes
 
 
 def exactly(status: Status, *, num_frames: int | None = None) -> Expected:
-    """One status."""
+    """Exactly one status."""
     return lambda sources: (frozenset({status}), num_frames)
 
 
 def whole(sources: Sources) -> tuple[frozenset[Status], int | None]:
-    """Nothing that matters is damaged: ``ok`` with every frame."""
+    """No important part is damaged: ``ok`` with every frame."""
     return frozenset({"ok"}), sources.num_frames
 
 
 def judged(sources: Sources) -> tuple[frozenset[Status], int | None]:
-    """The decoder's to judge."""
+    """Left to the decoder."""
     return frozenset({"ok", "undecodable"}), None
 
 
 def whole_or_nothing(container: str, *, percent: int) -> Expected:
-    """``undecodable``, unless the cut took nothing but what follows pictures and index (tags)."""
+    """``undecodable``, unless the cut removes only what follows pictures and index (tags)."""
 
     def expected(sources: Sources) -> tuple[frozenset[Status], int | None]:
         path = getattr(sources, container)
@@ -113,7 +113,7 @@ def whole_or_nothing(container: str, *, percent: int) -> Expected:
 
 
 def shorter(container: str, *, percent: int) -> Expected:
-    """``ok`` with the frames that a cut stream still has whole; ``undecodable`` where it has none."""
+    """``ok`` with the complete frames of a truncated stream; ``undecodable`` if it has none."""
 
     def expected(sources: Sources) -> tuple[frozenset[Status], int | None]:
         path = getattr(sources, container)
@@ -211,7 +211,7 @@ def _timestamps() -> list[DamagedCase]:
     return [
         DamagedCase(name=f"times-{name}", make=make, expected=expected, is_quick=True)
         for name, (make, expected) in {
-            "negative.mp4": (files.timed(lambda index: index - 1000), judged),  # its edit list shows nothing
+            "negative.mp4": (files.timed(lambda index: index - 1000), judged),  # its edit list shows no frame
             "late.mkv": (files.timed(lambda index: index + 10**6), whole),
             "far_apart.mkv": (files.timed(lambda index: index * 10**5), whole),
             "duplicate.mkv": (files.retimed(lambda index: index // 2), whole),
@@ -242,7 +242,7 @@ def _file_system() -> list[DamagedCase]:
     return [
         DamagedCase(name=f"file-{name}", make=make, expected=exactly(status), is_quick=True, after_scan=after)
         for name, make, status, after in listed
-        if make is not files.forbidden or os.geteuid() != 0  # nothing is forbidden to root
+        if make is not files.forbidden or os.geteuid() != 0  # root may read everything
     ]
 
 
@@ -268,7 +268,7 @@ def cases() -> list[DamagedCase]:
 
 
 def other_pictures(path: Path, sources: Sources, *, num_frames: int) -> int:
-    """How many of the first frames of a cut stream are missing or differ from the sound one's, as PyAV decodes them."""
+    """Number of first frames of a truncated stream that are missing or differ from the sound one's, decoded by PyAV."""
     sound = {"avi": sources.avi, "mkv": sources.mkv, "webm": sources.webm}[path.suffix[1:]]
     with av.open(str(path)) as cut, av.open(str(sound)) as reference:
         pairs = zip(cut.decode(video=0), reference.decode(video=0), strict=False)

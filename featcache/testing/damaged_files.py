@@ -1,4 +1,4 @@
-"""The writers of the damaged files; see :mod:`featcache.testing.damaged` for what must become of each."""
+"""The writers of the damaged files; see :mod:`featcache.testing.damaged` for their expected outcomes."""
 
 import os
 import sqlite3
@@ -18,9 +18,9 @@ from featcache.testing.sound import Make, Sources
 from featcache.testing.videos import VIDEO_KINDS, VideoPacket, picture, write_video
 
 CANARY = "canary.ts"
-"""A video beside the playlists that name it: opening it would be a leak."""
+"""A video beside the playlists that name it; a decoder must not open it."""
 CANARY_PORT_FILE = "canary.port"
-"""Where the port of a listening socket is written, which some playlists name too."""
+"""File with the port of a listening socket, which some playlists name."""
 
 _HALF_INDEX = {"mp4": b"moov", "avi": b"idx1", "mkv": b"\x1c\x53\xbb\x6b"}  # mkv: Cues
 _GIGABYTE = 1 << 30
@@ -30,12 +30,12 @@ _GIGABYTE = 1 << 30
 
 
 def cut_at(path: Path, *, percent: int) -> int:
-    """Bytes that are left of a file."""
+    """Number of bytes of a file that remain."""
     return path.stat().st_size * percent // 100
 
 
 def end_of_pictures(path: Path) -> int:
-    """Where an MP4's pictures and track end, whichever comes last."""
+    """The end of an MP4's pictures or of its track, whichever comes last."""
     data = path.read_bytes()
     starts = [data.rindex(name) - 4 for name in (b"trak", b"mdat")]
     return max(start + int.from_bytes(data[start : start + 4], "big") for start in starts)
@@ -68,7 +68,7 @@ def flip(container: str, *, part: str, seed: int) -> Make:
 
 
 def zero(container: str, *, percent: int) -> Make:
-    """A twentieth of the file is zeros, from ``percent`` on: a block that a disk lost."""
+    """A twentieth of the file is zeros, from ``percent`` on, like a block that a disk has lost."""
 
     def make(sources: Sources, path: Path) -> None:
         whole: Path = getattr(sources, container)
@@ -80,7 +80,7 @@ def zero(container: str, *, percent: int) -> Make:
     return make
 
 
-# Headers that lie
+# Headers with false values
 
 
 def atom_u32(name: str, values: Mapping[int, int]) -> Make:
@@ -108,7 +108,7 @@ def atom_size(name: str, size: int) -> Make:
 
 
 def one_byte_samples(sources: Sources, path: Path) -> None:
-    """An index of two thousand million samples of one byte each, all in one chunk: gigabytes, if it is believed."""
+    """An index of two billion samples of one byte each, all in one chunk, which would need gigabytes."""
     data = bytearray(sources.mp4.read_bytes())
     struct.pack_into(">II", data, data.rindex(b"stsz") + 8, 1, 2**27)
     struct.pack_into(">I", data, data.rindex(b"stsc") + 16, 2**27)
@@ -116,7 +116,7 @@ def one_byte_samples(sources: Sources, path: Path) -> None:
 
 
 def bitmap_size(sources: Sources, path: Path) -> None:
-    """An AVI whose picture header claims 2^31 - 1 pixels a side."""
+    """An AVI whose picture header claims 2^31 - 1 pixels per side."""
     data = bytearray(sources.avi.read_bytes())
     struct.pack_into("<ii", data, data.index(b"strf") + 12, 2**31 - 1, 2**31 - 1)
     path.write_bytes(data)
@@ -132,7 +132,7 @@ def matroska_size(sources: Sources, path: Path) -> None:
 
 
 def giant_jpeg(sources: Sources, path: Path) -> None:
-    """Motion JPEG whose pictures claim 65500 pixels a side."""
+    """Motion JPEG whose pictures claim 65500 pixels per side."""
     write_video(path, codec="mjpeg", pixel_format="yuvj420p", num_frames=4)
     data = bytearray(path.read_bytes())
     at = data.find(b"\xff\xc0")
@@ -143,7 +143,7 @@ def giant_jpeg(sources: Sources, path: Path) -> None:
 
 
 def giant_raw(sources: Sources, path: Path) -> None:
-    """Raw pictures of 30000 pixels a side, of which there are a few bytes."""
+    """Raw pictures of 30000 pixels per side, with only a few bytes of data."""
     path.write_bytes(b"YUV4MPEG2 W30000 H30000 F25:1 Ip A1:1 C420jpeg\nFRAME\n" + bytes(1000))
 
 
@@ -184,12 +184,12 @@ def timed(pts: Callable[[int], int]) -> Make:
 
 
 def retimed(pts: Callable[[int], int]) -> Make:
-    """A stream whose packets were given these timestamps by a careless muxer."""
+    """A stream whose packets have these wrong timestamps."""
 
     def make(sources: Sources, path: Path) -> None:
         def edit(packets: list[VideoPacket]) -> list[VideoPacket]:
             for index, packet in enumerate(packets):
-                packet.dts, packet.pts = index, 100 + pts(index)  # a muxer wants decoding to come first
+                packet.dts, packet.pts = index, 100 + pts(index)  # a muxer requires dts before pts
             return packets
 
         options = {"crf": "20", "preset": "veryfast", "bf": "0"}
@@ -205,7 +205,7 @@ def without_start(sources: Sources, path: Path) -> None:
 
 
 def two_sizes(sources: Sources, path: Path) -> None:
-    """A raw stream that goes on with other codec parameters."""
+    """A raw stream that continues with other codec parameters."""
     VIDEO_KINDS["resized"].make(path)
 
 
@@ -254,7 +254,7 @@ def _ftyp(sources: Sources, path: Path) -> None:
 
 
 def _sound(path: Path, *, codec: str, cover: bool = False) -> None:
-    """A second of a tone, with a picture on its cover if wanted."""
+    """A second of a tone, optionally with a cover picture."""
     with av.open(str(path), "w", format="mp3" if codec == "mp3" else "mp4") as container:
         stream: Any = container.add_stream(codec, rate=16000)
         stream.codec_context.layout = "mono"
@@ -349,7 +349,7 @@ PLAYLISTS: Mapping[str, Make] = {
 
 
 def sound(sources: Sources, path: Path) -> None:
-    """Nothing is wrong with it (yet)."""
+    """A sound file (until it is changed)."""
     path.write_bytes(sources.mp4.read_bytes())
 
 
@@ -373,7 +373,7 @@ def folder(sources: Sources, path: Path) -> None:
 
 
 def pipe(sources: Sources, path: Path) -> None:
-    """A pipe that nobody writes to."""
+    """A pipe without a writer."""
     os.mkfifo(path)
 
 
@@ -405,7 +405,7 @@ def sparse(sources: Sources, path: Path) -> None:
 
 
 def vanish(path: Path) -> None:
-    """The file goes away."""
+    """The file disappears."""
     path.unlink()
 
 
@@ -417,6 +417,6 @@ def change(path: Path) -> None:
 
 
 def become_a_pipe(path: Path) -> None:
-    """The file goes away and a pipe takes its name."""
+    """The file disappears and a pipe takes its name."""
     path.unlink()
     os.mkfifo(path)

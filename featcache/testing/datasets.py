@@ -1,7 +1,7 @@
-"""Data sets in small: trees in the official layout, of real encoded videos, and what every importer must do with them.
+"""Small data sets: trees in the official layout with real encoded videos, and requirements for every importer.
 
-A :class:`Sample` is what a generator wrote and what an importer must make of it. A package that offers a data set
-writes a generator and runs the whole suite with::
+A :class:`Sample` describes the output of a generator and the expected result of an importer. A package that offers a
+data set writes a generator and runs the whole suite with::
 
     from featcache.testing.datasets import DatasetTests, Row, Sample, put_list, put_video
 
@@ -11,7 +11,7 @@ writes a generator and runs the whole suite with::
         def make_sample(self, name, root):
             ...
 
-Each tree has a listed video without file and a file that no list names.
+Each tree has a listed video without a file and a file that no list names.
 """
 
 import json
@@ -40,12 +40,12 @@ _ENCODERS = {".avi": "mpeg4", ".mp4": "libx264", ".webm": "libvpx-vp9"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What an importer must say of one video.
+    """The expected row of one video.
 
     Attributes:
-        labels: All its label columns.
-        split: Its split by default.
-        path: Its file, relative to the root; ``None`` where it is missing.
+        labels: All label columns.
+        split: Default split.
+        path: File of the video, relative to the root; ``None`` if it is missing.
     """
 
     labels: Mapping[str, str]
@@ -59,8 +59,8 @@ class Sample:
 
     Attributes:
         name: Registry name.
-        root: Its folder.
-        rows: By id, in the order of the lists.
+        root: Folder of the data set.
+        rows: Rows by id, in the order of the lists.
         unlisted: Files that no list names.
     """
 
@@ -178,7 +178,7 @@ def make_kinetics(root: Path, *, name: str = "kinetics400") -> Sample:
 
 
 def make_ssv2(root: Path) -> Sample:
-    """Templates with brackets, captions that are no classes, a test list of ids, its answers in another file."""
+    """Templates with brackets, captions that are not classes, a test list of ids, its answers in another file."""
     template = "Putting [something] on [something]"
     classes = {"Putting something on something": "0", "Holding something": "1"}
     put_json(root, "labels/something-something-v2-labels.json", classes)
@@ -238,7 +238,7 @@ def make_lvu(root: Path) -> Sample:
             labels[video][f"split_{task}"] = side
             if task == "like_ratio":
                 header, text = "like_count dislike_count", f"{9 * position} {position}"
-                label = repr(10 * 0.9 - MEAN_LIKE_RATIO) if position else None  # no vote, no ratio
+                label = repr(10 * 0.9 - MEAN_LIKE_RATIO) if position else None  # without votes there is no ratio
             elif task == "view_count":
                 header, text = "view_count", f"{1000 + position}"
                 label = repr(math.log(1000 + position) - MEAN_LOG_VIEWS)
@@ -276,7 +276,7 @@ SAMPLES: Mapping[str, Callable[[Path], Sample]] = {
 
 
 def every_listed_video_is_a_row(sample: Sample) -> None:
-    """Each video that the lists name is a row, in their order, and nothing else is."""
+    """Exactly the videos that the lists name are rows, in their order."""
     listed = [video.id for video in read_listing(sample.name, root=sample.root).manifest.videos]
     assert listed == list(sample.rows), f"{sample.name} lists {listed}, the lists name {list(sample.rows)}"
 
@@ -303,7 +303,7 @@ def every_official_split_can_be_chosen(sample: Sample) -> None:
 
 
 def missing_files_are_rows_with_a_reason(sample: Sample) -> None:
-    """A video without file has the status and says why; the others point at their own file."""
+    """A video without a file has the status and a reason; the others have the path of their own file."""
     for video in read_listing(sample.name, root=sample.root).manifest.videos:
         expected = sample.rows[video.id].path
         if expected is None:
@@ -329,7 +329,7 @@ def no_path_leaves_the_root(sample: Sample) -> None:
 
 
 def a_second_listing_is_equal(sample: Sample) -> None:
-    """The same files give the same rows, whatever order the file system lists them in."""
+    """The same files give the same rows, in whatever order the file system lists them."""
     first = read_listing(sample.name, root=sample.root)
     assert read_listing(sample.name, root=sample.root) == first, f"{sample.name} lists otherwise the second time"
     with TemporaryDirectory() as folder:
@@ -343,7 +343,7 @@ def a_second_listing_is_equal(sample: Sample) -> None:
 
 
 def another_suffix_is_found(sample: Sample) -> None:
-    """Videos that were encoded again into another container are the same videos."""
+    """Videos that were re-encoded into another container count as the same videos."""
     with TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         shutil.copytree(sample.root, copy)
@@ -387,7 +387,7 @@ _WHITE_SPACE: dict[str, Callable[[str], str]] = {
 
 
 def a_manifest_keeps_every_row(sample: Sample) -> None:
-    """Scanned, written and read again: the same rows, and the files that are there have their frames."""
+    """Rows stay the same when scanned, written and read again, and existing files have their frames."""
     listed = read_listing(sample.name, root=sample.root).manifest
     scanned = [video if video.status != "ok" else _scanned(video, listed.path_of(video)) for video in listed.videos]
     manifest = Manifest(root=listed.root, videos=tuple(scanned))
@@ -422,7 +422,7 @@ CHECKS: tuple[Callable[[Sample], None], ...] = (
 
 
 class DatasetTests:
-    """Test class of pytest for some data sets; inherit from it, name them and say how a small one is made.
+    """Test class of pytest for some data sets; inherit from it, name them and define how to make a small one.
 
     Attributes:
         names: Registry names.
@@ -431,7 +431,7 @@ class DatasetTests:
     names: Sequence[str] = ()
 
     def make_sample(self, name: str, root: Path) -> Sample:
-        """Write a small data set below an empty folder, and say what an importer must make of it."""
+        """Write a small data set below an empty folder, and return the expected result of its importer."""
         return SAMPLES[name](root)
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
@@ -440,5 +440,5 @@ class DatasetTests:
         metafunc.parametrize("name", self.names)
 
     def test_conforms(self, name: str, check: Callable[[Sample], None], tmp_path: Path) -> None:
-        """The importer does what the check says."""
+        """The importer passes the check."""
         check(self.make_sample(name, tmp_path))

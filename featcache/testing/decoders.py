@@ -1,4 +1,4 @@
-"""Conformance suite of decoders: what every decoder must do with every kind of video.
+"""Conformance suite of decoders: requirements for every decoder and every kind of video.
 
 A package that offers a decoder runs the whole suite on it with::
 
@@ -8,7 +8,7 @@ A package that offers a decoder runs the whole suite on it with::
         names = ("my-decoder",)
 
 Each check takes a registry name, a kind of :data:`~featcache.testing.videos.VIDEO_KINDS` and a file of that kind, and
-raises ``AssertionError`` with a sentence.
+raises ``AssertionError`` with a readable message.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,8 +24,8 @@ from featcache.data.decoding import DECODERS, open_video
 from featcache.errors import VideoError
 from featcache.testing.videos import VIDEO_KINDS, Picture, VideoKind, sequential_frames
 
-# Where optional decoders are known to return other frames than those asked for, or none. That they still do is
-# asserted too: when a release mends one, the entry goes, and so does the warning in doctor and docs/decoding.md.
+# Kinds of video on which optional decoders are known to return wrong frames, or none. The suite asserts that they still
+# do: when a release fixes one, the entry and the warnings in doctor and docs/decoding.md have to go.
 INEXACT: Mapping[str, frozenset[str]] = {
     "decord": frozenset(
         {
@@ -42,7 +42,7 @@ INEXACT: Mapping[str, frozenset[str]] = {
     ),
 }
 
-# Files that they do not open at all, and say so.
+# Files that they refuse to open with an error.
 _RAW = frozenset({"h264_raw", "resized"})
 UNREADABLE: Mapping[str, frozenset[str]] = {"decord": _RAW, "torchcodec": _RAW}
 
@@ -53,8 +53,8 @@ class Subject:
 
     Attributes:
         name: Registry name.
-        inexact: Kinds of video of which it is known to return other frames than those asked for, or none.
-        unreadable: Kinds that it does not open at all, and says so.
+        inexact: Kinds of video for which it is known to return wrong frames, or none.
+        unreadable: Kinds of video that it refuses to open with an error.
     """
 
     name: str
@@ -63,10 +63,10 @@ class Subject:
 
 
 def right_frames(decoder: Subject, kind: VideoKind, path: Path) -> None:
-    """Frames are those of sequential decoding, however they are asked for.
+    """Frames are those of sequential decoding, in whatever order they are requested.
 
-    A decoder that says it is exact must agree to the bit. Others may round colours differently: their frame must be
-    nearer to the right one than to any other.
+    A decoder that claims to be exact must agree to the bit. Others may round colours differently: their frame must be
+    closer to the right one than to any other.
     """
     if not _readable(decoder, kind):
         return
@@ -82,7 +82,7 @@ def right_frames(decoder: Subject, kind: VideoKind, path: Path) -> None:
 
 
 def honest_timeline(decoder: Subject, kind: VideoKind, path: Path) -> None:
-    """Timestamps increase, their number is that of the frames, and the size is that of the frames as shown."""
+    """Timestamps increase, there is one per frame, and the size is that of the frames as shown."""
     if not _readable(decoder, kind):
         return
     with open_video(path, decoder=decoder.name) as reader:
@@ -98,19 +98,19 @@ def honest_timeline(decoder: Subject, kind: VideoKind, path: Path) -> None:
 
 
 def clear_failures(decoder: Subject, kind: VideoKind, path: Path) -> None:
-    """A video that cannot be used ends in its ledger status with a reason that says why."""
+    """An unusable video gets its expected status with a reason."""
     if _readable(decoder, kind):
         return
     status = "undecodable" if kind.status == "ok" else kind.status
     error = _failure(decoder.name, path)
     assert error is not None, f"decoder {decoder.name!r} reads {kind.name} as if nothing were wrong"
     assert error.status == status, f"{kind.name} is {error.status} instead of {status}"
-    if DECODERS.load(decoder.name).exact:  # other libraries have their own words
+    if DECODERS.load(decoder.name).exact:  # other libraries have their own messages
         assert kind.reason in error.reason, f"{kind.name}: {error.reason!r} does not mention {kind.reason!r}"
 
 
 def strict_indices(decoder: Subject, kind: VideoKind, path: Path) -> None:
-    """Indices out of order are refused, one beyond the end is a failure of the video, none is nothing."""
+    """Indices out of order are refused, an index beyond the end is a failure of the video, and none gives none."""
     if not _readable(decoder, kind):
         return
     with open_video(path, decoder=decoder.name) as reader:
@@ -138,12 +138,12 @@ CHECKS: tuple[Check, ...] = (
 def wrong_frames(
     name: str, path: Path, *, turned: Callable[[Picture], Picture] = lambda picture: picture
 ) -> list[tuple[str, int]]:
-    """Frames of ``path`` that a decoder gets wrong, as (how they were asked for, index).
+    """Frames of ``path`` that a decoder gets wrong, as (access pattern, index).
 
     Args:
-        name: The decoder.
+        name: Name of the decoder.
         path: A video that decodes.
-        turned: How its frames are shown.
+        turned: Transformation with which its frames are shown.
     """
     reference = [turned(frame) for frame in sequential_frames(path)]
     exact = DECODERS.load(name).exact
@@ -151,7 +151,7 @@ def wrong_frames(
     for how, indices in access_patterns(_num_frames(path)).items():
         try:
             with open_video(path, decoder=name) as reader:
-                # Twice with one reader: what is read must not depend on what was read before.
+                # Twice with one reader: frames must not depend on earlier reads.
                 for part in (indices, indices[len(indices) // 2 :]):
                     for index, frame in reader.read(part):
                         if not _is_right(frame, index, reference, exact=exact):
@@ -162,7 +162,7 @@ def wrong_frames(
 
 
 def access_patterns(num_frames: int) -> dict[str, list[int]]:
-    """Ways to ask for frames: everything, steps, far apart, each group's end, one late frame."""
+    """Access patterns: everything, steps, far apart, each group's end, one late frame."""
     rng = np.random.default_rng(0)
     scattered = np.sort(rng.choice(num_frames, size=max(1, num_frames // 6), replace=False))
     return {
@@ -180,7 +180,7 @@ def _readable(decoder: Subject, kind: VideoKind) -> bool:
 
 
 def _failure(name: str, path: Path, *, start: int = 0) -> VideoError | None:
-    """What reading everything (or one frame from ``start`` on) ends in."""
+    """The outcome of reading everything (or one frame from ``start`` on)."""
     try:
         with open_video(path, decoder=name) as reader:
             for _ in reader.read(range(start, max(reader.timeline.num_frames, start + 1))):
@@ -234,7 +234,7 @@ class DecoderTests:
         metafunc.parametrize("check", CHECKS, ids=[check.__name__ for check in CHECKS])
 
     def test_conforms(self, name: str, kind: str, check: Check) -> None:
-        """The decoder does what the check says."""
+        """The decoder passes the check."""
         nothing: frozenset[str] = frozenset()
         subject = Subject(
             name=name, inexact=self.inexact.get(name, nothing), unreadable=self.unreadable.get(name, nothing)

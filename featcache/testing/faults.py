@@ -1,6 +1,6 @@
-"""Fault injectors: what disks, kernels and operators do to a store.
+"""Fault injectors: damage that disks, kernels and operators do to a store.
 
-Damage to files is undone when its block ends, so that one store serves many faults.
+Damage to files is undone at the end of the ``with`` block, so that one store can be used for many faults.
 """
 
 import os
@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-# System calls that change what is on disk on the way from bytes to a commit record.
+# System calls that change the disk on the way from bytes to a commit record.
 COMMIT_SYSCALLS = ("mkdir", "writev", "fsync", "linkat", "unlink")
 
 
 def store_files(root: Path) -> list[Path]:
-    """All files that carry content, in a fixed order: no locks, no temporary files."""
+    """All files with content, without locks and temporary files, in a fixed order."""
     return sorted(
         path
         for path in root.rglob("*")
@@ -36,7 +36,7 @@ def snapshot(root: Path) -> dict[str, bytes]:
 
 @contextmanager
 def restored(*paths: Path) -> Generator[None]:
-    """Put files back as they were when the block ends."""
+    """Restore files at the end of the block."""
     contents = {path: path.read_bytes() for path in paths}
     try:
         yield
@@ -84,7 +84,7 @@ def swapped(first: Path, second: Path) -> Generator[None]:
 
 
 def random_bits(paths: Sequence[Path], *, count: int, seed: int) -> list[tuple[Path, int]]:
-    """Bits to flip: as many in small files as in large ones, so that every kind of file is hit."""
+    """Bits to flip, as many in small files as in large ones, so that every kind of file is hit."""
     rng = np.random.default_rng(seed)
     filled = [path for path in paths if path.stat().st_size]
     chosen = [filled[number] for number in rng.integers(len(filled), size=count)]
@@ -96,8 +96,8 @@ class Outcome:
     """How an injured process ended.
 
     Attributes:
-        returncode: Exit status; negative is the signal that killed it.
-        stderr: What it said.
+        returncode: Exit status; a negative number is the signal that killed it.
+        stderr: Its error output.
     """
 
     returncode: int
@@ -110,14 +110,14 @@ class Outcome:
 
 
 def has_strace() -> bool:
-    """Whether ``strace`` is installed and may trace here."""
+    """Whether ``strace`` is installed and allowed to trace."""
     if shutil.which("strace") is None:
         return False
     return subprocess.run(["strace", "-o", os.devnull, "true"], check=False, capture_output=True).returncode == 0
 
 
 def count_syscalls(command: Sequence[str], *, syscalls: Sequence[str] = COMMIT_SYSCALLS) -> dict[str, int]:
-    """How often a command makes each of some system calls."""
+    """Count how often a command makes each of some system calls."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "trace"
         subprocess.run(
@@ -134,8 +134,8 @@ def run_with_fault(command: Sequence[str], *, syscall: str, when: int, fault: st
 
     Args:
         command: Argument list.
-        syscall: Name, e.g. ``linkat``.
-        when: Which call, from 1.
+        syscall: Name of the system call, e.g. ``linkat``.
+        when: Number of the call, from 1.
         fault: ``signal=KILL`` kills the process as it enters the call; ``error=ENOSPC`` makes the call fail.
     """
     inject = f"inject={syscall}:{fault}:when={when}"
@@ -182,9 +182,9 @@ def small_disk(num_bytes: int) -> Generator[Path | None]:
 
 
 def decoding_workers(process: int) -> list[int]:
-    """Process ids of the decoding workers that a process has started and that have not ended; known by their command.
+    """Process ids of running decoding workers that a process has started, recognised by their command line.
 
-    A worker names its parent there, so that one which outlives it is found too.
+    A worker names its parent in its command line, so that a worker that outlives it is found too.
     """
     found = []
     for folder in Path("/proc").glob("[0-9]*"):

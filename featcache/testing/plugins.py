@@ -1,4 +1,4 @@
-"""A small package on disk that adds entries to featcache, as `pip install` would leave it."""
+"""Writes a small package that adds entries to featcache, as `pip install` would."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,12 +7,12 @@ from pathlib import Path
 def put_package(
     folder: Path, name: str, *, version: str = "1.0", files: Mapping[str, str], entries: Mapping[str, Mapping[str, str]]
 ) -> Path:
-    """Put an installed package into a folder, which becomes one when it is on the import path.
+    """Write an installed package into a folder, to be used by adding the folder to the import path.
 
     Args:
-        folder: Such as a temporary one that PYTHONPATH names.
-        name: Of the distribution.
-        version: Of the distribution.
+        folder: The folder, e.g. a temporary one that PYTHONPATH names.
+        name: Name of the distribution.
+        version: Version of the distribution.
         files: Contents of its files by path, e.g. ``labprobes.py``.
         entries: Targets (``module:attribute``) by entry-point group and name.
 

@@ -1,4 +1,4 @@
-"""Conformance suite of probes: what every probe must do, whoever wrote it.
+"""Conformance suite of probes: requirements for every probe, from featcache or another package.
 
 A package that offers probes runs the whole suite on them with::
 
@@ -7,7 +7,7 @@ A package that offers probes runs the whole suite on them with::
     class TestMine(ProbeTests):
         names = ("my-probe",)
 
-Each check takes a :class:`Subject` and raises ``AssertionError`` with a sentence.
+Each check takes a :class:`Subject` and raises ``AssertionError`` with a readable message.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ class Subject:
 
     Attributes:
         name: Registry name.
-        settings: An instance of its settings that is quick on some hundred rows.
+        settings: An instance of its settings that is quick on a few hundred rows.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Subject:
 
 
 def separable_data(*, splits: bool = True, spread: float = 0.05, seed: int = 0) -> ProbeData:
-    """Two to four rows a video around one corner a class: 24 training videos and 16 in each of two test splits."""
+    """Two to four rows per video around one corner per class: 24 training videos and 16 in each of two test splits."""
     rng = np.random.default_rng(seed)
     labels = np.arange(56) % NUM_CLASSES
     owner = np.repeat(np.arange(56), rng.integers(2, 5, size=56))
@@ -81,7 +81,7 @@ def _placed_data(
     labels: Sequence[str],
     splits: Sequence[str] | None,
 ) -> ProbeData:
-    """Rows that lie somewhere in their videos, wherever the labels and features are."""
+    """Add positions in their videos to the rows, independent of labels and features."""
     rng = np.random.default_rng(7)
     corners = np.sort(rng.random((len(features), 2, 3)), axis=1).astype(np.float32)  # (y, x, t), low then high
     (y0, x0, t0), (y1, x1, t1) = corners[:, 0].T, corners[:, 1].T
@@ -97,7 +97,7 @@ def _placed_data(
 
 
 def small_settings(name: str) -> Any:
-    """Settings of a probe for small data: its defaults, or less to train where the defaults would take minutes."""
+    """Settings of a probe for small data: its defaults, or shorter training if the defaults would take minutes."""
     training = ClipTraining(lrs=(1e-2,), batch_sizes=(256,), seeds=(0,), epochs=30)
     predictor = SetPredictorSettings(width=32, depth=1, position_hidden=16, dropout=0.0)
     small: dict[str, Callable[[], Any]] = {
@@ -135,14 +135,14 @@ def _tiny_model() -> tempfile.TemporaryDirectory[str]:
 
 
 def tiny_model() -> str:
-    """Folder of a set predictor for data of :data:`NUM_CHANNELS` channels; it is gone when the process ends."""
+    """Folder of a set predictor for data of :data:`NUM_CHANNELS` channels; it is deleted when the process ends."""
     return _tiny_model().name
 
 
 def random_data(*, splits: bool, seed: int = 0) -> ProbeData:
-    """600 videos of two rows whose labels have nothing to do with their features; 200 train where there are splits."""
+    """600 videos of two rows with labels independent of the features; 200 are for training if there are splits."""
     rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(600, NUM_CHANNELS))  # rows of one video are alike, so that a leak would pay
+    centres = rng.normal(size=(600, NUM_CHANNELS))  # similar rows per video, so that a leak would pay
     return _placed_data(
         np.repeat(centres, 2, axis=0) + 0.01 * rng.normal(size=(1200, NUM_CHANNELS)),
         row_video=np.repeat(np.arange(600), 2),
@@ -153,7 +153,7 @@ def random_data(*, splits: bool, seed: int = 0) -> ProbeData:
 
 
 def grouped_data(seed: int = 0) -> ProbeData:
-    """60 groups of four nearly equal videos, without splits; labels are drawn per group and mean nothing."""
+    """60 groups of four nearly identical videos, without splits; labels are drawn at random per group."""
     rng = np.random.default_rng(seed)
     group = np.repeat(np.arange(60), 4)
     data = _placed_data(
@@ -167,7 +167,7 @@ def grouped_data(seed: int = 0) -> ProbeData:
 
 
 def relabel(data: ProbeData, labels: Sequence[str | None], *, failed: dict[str, int] | None = None) -> ProbeData:
-    """The same videos under other labels."""
+    """The same videos with other labels."""
     return make_data(
         data.features,
         row_video=data.row_video,
@@ -211,7 +211,7 @@ def separable_classes_are_told_apart(probe: Subject) -> None:
 
 
 def random_labels_give_chance(probe: Subject) -> None:
-    """Accuracy on labels without meaning is chance, with splits and without; a leak would be far above."""
+    """Accuracy on random labels is at chance, with and without splits; a leak would be far above."""
     for data in (random_data(splits=True), random_data(splits=False)):
         for split, numbers in run_probe(probe.name, data, probe.settings).splits.items():
             chance = 1 / NUM_CLASSES
@@ -221,7 +221,7 @@ def random_labels_give_chance(probe: Subject) -> None:
 
 
 def groups_do_not_score_each_other(probe: Subject) -> None:
-    """Labels drawn per group of nearly equal videos give chance: the videos of a group do not teach each other."""
+    """Labels drawn per group of nearly identical videos give chance: videos of a group do not score each other."""
     found = run_probe(probe.name, grouped_data(), probe.settings).splits["all"].metrics["top1"].value
     chance = 1 / NUM_CLASSES
     deviation = (chance * (1 - chance) / 60) ** 0.5
@@ -238,7 +238,7 @@ def truth_of_test_videos_plays_no_part(probe: Subject) -> None:
 
 
 def scores_have_their_shape(probe: Subject) -> None:
-    """[seeds, test videos, classes], no NaN, something to choose for every video, -inf for an untaught class."""
+    """Scores are [seeds, test videos, classes], no NaN, with a possible class per video, -inf for unseen classes."""
     data = separable_data()
     untaught = data.classes[0]
     kept = [
@@ -254,7 +254,7 @@ def scores_have_their_shape(probe: Subject) -> None:
 
 
 def untaught_classes_count_as_wrong(probe: Subject) -> None:
-    """Test videos of a class without training videos are scored, are wrong, and are counted in the result."""
+    """Test videos of a class without training videos are scored, count as wrong, and are counted in the result."""
     data = separable_data()
     odd = [
         "new" if split == "test_seen" and label == "class0" else label
@@ -268,7 +268,7 @@ def untaught_classes_count_as_wrong(probe: Subject) -> None:
 
 
 def results_repeat(probe: Subject) -> None:
-    """Two runs give the same result, time aside."""
+    """Two runs give the same result, except for the time."""
     data = separable_data(spread=1.0)
     one, other = (
         dataclasses.replace(run_probe(probe.name, data, probe.settings), seconds=0.0).to_json() for _ in range(2)
@@ -295,7 +295,7 @@ def row_order_hardly_matters(probe: Subject) -> None:
 
 
 def coverage_is_carried(probe: Subject) -> None:
-    """Failed and unlabelled videos stand beside the numbers, and unlabelled ones are not scored."""
+    """Failed and unlabelled videos are reported beside the numbers, and unlabelled ones are not scored."""
     data = separable_data()
     labels = names_of(data)
     labels[-1] = None
@@ -319,7 +319,7 @@ def one_class_is_refused(probe: Subject) -> None:
 
 
 def one_video_a_class_is_enough(probe: Subject) -> None:
-    """The smallest training set: one video of one row a class."""
+    """The smallest training set works: one video of one row per class."""
     corners = np.eye(NUM_CLASSES, NUM_CHANNELS)
     data = _placed_data(
         np.concatenate([corners, corners + 0.01]),
@@ -333,7 +333,7 @@ def one_video_a_class_is_enough(probe: Subject) -> None:
 
 
 def linear_numbers_are_predicted(probe: Subject) -> None:
-    """A number that is a linear function of the mean vector is predicted with far less error than by the mean."""
+    """A number that is a linear function of the mean vector is predicted with a far smaller error than by the mean."""
     data = numbered(separable_data(spread=0.5))
     assert data.targets is not None
     result = run_probe(probe.name, data, probe.settings)
@@ -346,7 +346,7 @@ def linear_numbers_are_predicted(probe: Subject) -> None:
 
 
 def random_numbers_are_not_predicted(probe: Subject) -> None:
-    """The error on numbers without meaning is their variance or more; a leak would be below."""
+    """The error on random numbers is their variance or more; a leak would be below."""
     for data in (random_data(splits=True), random_data(splits=False)):
         drawn = np.random.default_rng(3).normal(size=len(data.videos))
         for split, numbers in run_probe(probe.name, numbered(data, drawn), probe.settings).splits.items():
@@ -365,14 +365,14 @@ def numbers_of_test_videos_play_no_part(probe: Subject) -> None:
 
 
 def numbers_are_refused(probe: Subject) -> None:
-    """A probe of classes says that it cannot predict numbers."""
+    """A probe for classes reports that it cannot predict numbers."""
     assert "numbers" in _refusal(probe, numbered(separable_data())), (
         f"{probe.name} accepts numbers, or does not name them"
     )
 
 
 def classes_are_refused(probe: Subject) -> None:
-    """A probe of numbers says that it cannot tell classes apart."""
+    """A probe for numbers reports that it cannot tell classes apart."""
     assert "numbers" in _refusal(probe, separable_data()), (
         f"{probe.name} accepts classes, or does not say what it predicts"
     )
@@ -392,7 +392,7 @@ def settings_are_configuration(probe: Subject) -> None:
 
 
 def _refusal(probe: Subject, data: ProbeData) -> str:
-    """The sentence that a probe refuses data with; empty where it does not."""
+    """The message with which a probe refuses data; empty if it accepts them."""
     try:
         run_probe(probe.name, data, probe.settings)
     except ConfigError as error:
@@ -430,7 +430,7 @@ NUMBER_CHECKS: tuple[Check, ...] = (
 
 
 def checks_of(name: str) -> tuple[Check, ...]:
-    """What a probe must pass, by what it says that it predicts."""
+    """The checks that a probe must pass, by the kind of its predictions."""
     return {
         "classes": (*CLASS_CHECKS, numbers_are_refused, settings_are_configuration),
         "numbers": (*NUMBER_CHECKS, classes_are_refused, settings_are_configuration),
@@ -448,7 +448,7 @@ class ProbeTests:
     names: Sequence[str] = ()
 
     def settings_of(self, name: str) -> Any:
-        """Settings to test a probe with; override it where the defaults take too long on some hundred rows."""
+        """Settings to test a probe with; override it if the defaults take too long on a few hundred rows."""
         return small_settings(name)
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
@@ -457,5 +457,5 @@ class ProbeTests:
         metafunc.parametrize(("name", "check"), cases, ids=[f"{name}-{check.__name__}" for name, check in cases])
 
     def test_conforms(self, name: str, check: Check) -> None:
-        """The probe does what the check says."""
+        """The probe passes the check."""
         check(Subject(name=name, settings=self.settings_of(name)))

@@ -1,8 +1,9 @@
-"""A layer under :mod:`featcache.files` that writes down every call which changes a folder or makes it durable.
+"""A layer under :mod:`featcache.files` that records every call which changes a folder or makes it durable.
 
-While a recording runs, the functions of ``os`` that the store writes through note each call and pass it on. Python's
-audit events tell of every other way to change a file: a recording whose notes and events differ ends in an error. Bytes
-that come to a file past Python show when the disk of :mod:`featcache.testing.crash_model` is compared with the folder.
+While a recording runs, the functions of ``os`` through which the store writes record each call and pass it on. Python's
+audit events reveal every other way to change a file: if recorded calls and events differ, the recording fails. Bytes
+that are written to a file without Python are noticed when the disk of :mod:`featcache.testing.crash_model` is compared
+with the folder.
 """
 
 import os
@@ -20,7 +21,7 @@ Kind = Literal["open", "create", "write", "fsync", "link", "rename", "unlink", "
 Name = str | os.PathLike[str]
 
 _CHANGES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-# Audit events that change names or content, and how many of their arguments are names.
+# Audit events that change names or content, with the number of their arguments that are names.
 _EVENTS = {
     **{f"os.{name}": 1 for name in ("remove", "mkdir", "rmdir", "truncate", "chmod", "utime", "mkfifo", "mknod")},
     **{f"os.{name}": 2 for name in ("link", "rename", "symlink")},
@@ -33,11 +34,11 @@ class Call:
     """A call that succeeded.
 
     Attributes:
-        kind: What was done; ``open`` is for reading, ``create`` makes a file that is not there.
-        names: The names it was done to, relative to the folder; empty for ``write`` and ``fsync``.
-        handle: Which opening of a file or folder is written to, synced or made.
-        data: What was written.
-        truncates: Whether opening emptied the file.
+        kind: Kind of call; ``open`` is for reading, ``create`` makes a new file.
+        names: Names of its arguments, relative to the folder; empty for ``write`` and ``fsync``.
+        handle: Number of the open file or folder that is written, synced or created.
+        data: Bytes that were written.
+        truncates: Whether opening has emptied the file.
     """
 
     kind: Kind
@@ -48,7 +49,7 @@ class Call:
 
     @property
     def changes(self) -> bool:
-        """Whether a crash before it may leave something else than one after it."""
+        """Whether a crash before the call may leave other contents than one after it."""
         return self.kind != "open" or self.truncates
 
     def __str__(self) -> str:
@@ -60,30 +61,30 @@ class Recording:
 
     Attributes:
         folder: The folder; it is itself named ``""``.
-        calls: Those that succeeded, in order.
+        calls: Successful calls, in order.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.calls: list[Call] = []
-        self._noted: list[tuple[str, ...]] = []  # attempts, as their audit events name them
+        self._noted: list[tuple[str, ...]] = []  # attempts, by the names of their audit events
         self._audited: list[tuple[str, ...]] = []
         self._handles: dict[int, tuple[int, int, int]] = {}  # descriptor to handle, device, inode
         self._num_handles = 0
 
     def name(self, path: Name) -> str | None:
-        """The name of a path below the folder, or ``None`` for one that is elsewhere."""
+        """The name of a path below the folder, or ``None`` for a path elsewhere."""
         relative = os.path.relpath(path, self.folder)
         if relative == ".":
             return ""
         return None if relative.split(os.sep, 1)[0] == os.pardir else relative
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Take down an event that changes something below the folder."""
+        """Record an event that changes something below the folder."""
         if event not in _EVENTS or (event == "open" and not (arguments[2] or 0) & _CHANGES):
             return
         paths = arguments[: _EVENTS[event]]
-        if event == "open" and isinstance(paths[0], int):  # a descriptor gets a Python file; its opening was an event
+        if event == "open" and isinstance(paths[0], int):  # a Python file for an open descriptor
             return
         if any(isinstance(path, int) for path in paths):
             self._audited.append((event, "by descriptor"))
@@ -93,16 +94,16 @@ class Recording:
             self._audited.append((event, *map(str, names)))
 
     def check_complete(self) -> None:
-        """Every event is that of a noted call.
+        """Check that every event belongs to a recorded call.
 
         Raises:
-            AssertionError: Something below the folder was changed past the recorded functions.
+            AssertionError: Something below the folder was changed without the recorded functions.
         """
         missed = [event for event in self._audited if event not in self._noted]
         assert self._audited == self._noted, f"the recording has missed {missed or self._audited}"
 
     def functions(self) -> dict[str, Callable[..., Any]]:
-        """What replaces the functions of ``os``. Options that the store does not use are refused by their signature."""
+        """Replacements of the functions of ``os``. Their signatures refuse options that the store does not use."""
         real = {name: getattr(os, name) for name in ("open", "close", "link", "mkdir", "rmdir", "unlink", "replace")}
         real |= {name: getattr(os, name) for name in ("fsync", "write", "writev")}
 
@@ -200,7 +201,7 @@ _running: list[Recording] = []
 
 @cache
 def _listen() -> None:
-    """Hooks cannot be taken out again: one for all recordings."""
+    """Install one hook for all recordings, because hooks cannot be removed again."""
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         for one in _running:
@@ -211,10 +212,10 @@ def _listen() -> None:
 
 @contextmanager
 def recording(folder: Path) -> Generator[Recording]:
-    """Record what the block does to the files below a folder, in this thread and past no other process.
+    """Record what a ``with`` block does to the files below a folder in this thread and process.
 
     Args:
-        folder: An existing folder. What it holds by then is not recorded.
+        folder: An existing folder. Its present contents are not recorded.
 
     Raises:
         AssertionError: The block has changed something in a way that cannot be recorded.

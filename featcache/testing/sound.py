@@ -1,4 +1,4 @@
-"""The sound videos that the corpus of damaged ones is made of, and what does the damage."""
+"""The sound videos from which the corpus of damaged ones is made."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ Make = Callable[["Sources", Path], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """The sound videos that damage is done to, all of the same pictures.
+    """The sound videos that are damaged, all with the same pictures.
 
     Attributes:
-        mp4: H.264, the index at the end.
+        mp4: H.264, with the index at the end.
         faststart: The same with the index at the front.
-        avi: MPEG-4, one packet a picture.
+        avi: MPEG-4, one packet per picture.
         mkv: H.264.
         webm: VP9.
-        num_frames: Pictures of each.
+        num_frames: Number of pictures of each.
     """
 
     mp4: Path

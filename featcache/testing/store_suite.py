@@ -41,7 +41,7 @@ def read_all(path: Path, name: str, *, device: Device = "mmap") -> npt.NDArray[A
 
 
 def refusal(error: type[Exception], call: Callable[[], object]) -> str:
-    """The message with which a call is refused; fails if it is not."""
+    """The message with which a call is refused; fails if the call succeeds."""
     try:
         call()
     except error as refused:
@@ -53,7 +53,7 @@ SMALL = {"pooled": make_record((6,)), "map": make_record((2, 3, 4), "float32"), 
 
 
 class StoreConformance:
-    """What every shard format must do. Subclass it, set ``file_format``, and pytest runs it."""
+    """Requirements for every shard format. Subclass it, set ``file_format``, and pytest runs it."""
 
     file_format: FileFormat
 
@@ -62,7 +62,7 @@ class StoreConformance:
         write_store(path, *plans, file_format=self.file_format)
 
     def test_reads_back_with_failures_windows_and_generations(self, tmp_path: Path) -> None:
-        """Videos shorter and longer than a shard, failing ones, and a second generation."""
+        """Covers videos shorter and longer than a shard, failing ones, and a second generation."""
         plans = (
             StorePlan(records=SMALL, num_videos=11, rows_per_video=(4, 1, 3, 19), unusable={3: "missing"}),
             StorePlan(records=SMALL, num_videos=4, first_video=11, failing={12: "timeout", 14: "undecodable"}),
@@ -74,14 +74,14 @@ class StoreConformance:
         assert [failure.id for failure in coverage.failures] == ["v0003", "v0012", "v0014"]
 
     def test_a_video_that_fails_in_one_window_has_no_rows(self, tmp_path: Path) -> None:
-        """A video is ok or failed as a whole."""
+        """A video is ok or has failed as a whole."""
         plan = StorePlan(records=SMALL, num_videos=2, rows_per_video=(19, 2), failing={0: "undecodable"})
         self.write(tmp_path / "s", plan)
         check_reads_back(tmp_path / "s", plan)
         assert open_store(tmp_path / "s").coverage("map").failed == 1
 
     def test_all_videos_failing_is_an_empty_feature(self, tmp_path: Path) -> None:
-        """No data file, no rows, full coverage."""
+        """There is no data file and no rows, and coverage is complete."""
         plan = StorePlan(records=SMALL, num_videos=3, failing={0: "timeout", 1: "timeout", 2: "changed"})
         self.write(tmp_path / "s", plan)
         features = open_store(tmp_path / "s").feature("pooled")
@@ -113,7 +113,7 @@ class StoreConformance:
         assert snapshot(tmp_path / "once") == snapshot(tmp_path / "grown")
 
     def test_a_store_grown_twice_equals_one_made_at_once(self, tmp_path: Path) -> None:
-        """Row for row."""
+        """They are equal row for row."""
         floats = {name: record for name, record in SMALL.items() if record.dtype != "int8"}
         self.write(tmp_path / "once", StorePlan(records=floats, num_videos=9))
         parts = [StorePlan(records=floats, num_videos=3, first_video=first) for first in (0, 3, 6)]
@@ -124,7 +124,7 @@ class StoreConformance:
             assert once[:].tobytes() == grown[:].tobytes()
 
     def test_the_latest_ok_wins(self, tmp_path: Path) -> None:
-        """A video that failed and is extracted again has its new rows; one that was ok and fails keeps the old."""
+        """A failed video that is extracted again gets its new rows; an ok video that then fails keeps the old ones."""
         plans = (
             StorePlan(records=SMALL, num_videos=4, failing={1: "timeout"}),
             StorePlan(records=SMALL, num_videos=3, rows_per_video=(2,), failing={2: "changed"}),
@@ -138,7 +138,7 @@ class StoreConformance:
         assert (coverage.ok, coverage.failed, coverage.total) == (4, 0, 4)
 
     def test_few_maps_threads_and_pickles_read_the_same(self, tmp_path: Path) -> None:
-        """However rows are asked for, they are the same rows."""
+        """Rows are the same however they are requested."""
         plan = StorePlan(records=SMALL, num_videos=40)
         self.write(tmp_path / "s", plan)
         for name in SMALL:
@@ -181,7 +181,7 @@ class StoreConformance:
             assert verify(tmp_path / "s").ok
 
     def test_an_unfinished_feature_is_refused_unless_asked_for(self, tmp_path: Path) -> None:
-        """Missing shards are never silently fewer rows."""
+        """Missing shards never silently reduce the number of rows."""
         plan = StorePlan(records=SMALL, num_videos=6)
         self.write(tmp_path / "s", plan)
         commits = tmp_path / "s" / "g000" / "commits" / "pooled"
@@ -199,7 +199,7 @@ class StoreConformance:
         check_reads_back(tmp_path / "s", plan)
 
     def test_committing_again_changes_nothing(self, tmp_path: Path) -> None:
-        """A valid committed shard wins, same bytes or not."""
+        """A valid committed shard wins, whether the bytes are the same or not."""
         plan = StorePlan(records=SMALL, num_videos=6)
         self.write(tmp_path / "s", plan)
         before = snapshot(tmp_path / "s")

@@ -1,7 +1,7 @@
 """Synthetic stores for tests and benchmarks.
 
-The stores are written through the same :class:`StoreWriter` as real ones; their features are a function of the video
-id, so that what is read can be compared with what was meant without keeping a copy.
+The stores are written by the same :class:`StoreWriter` as real ones; their features are a function of the video id, so
+that the rows can be checked without keeping a copy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ PROVENANCE = {"device": "cpu", "versions": {"numpy": "test"}}
 
 
 def make_videos(count: int, *, first: int = 0, unusable: Mapping[int, Status] | None = None) -> list[VideoRecord]:
-    """Videos ``v0000`` … with labels and splits; some may be unusable from the manifest on."""
+    """Videos ``v0000`` … with labels and splits; some may be unusable already in the manifest."""
     unusable = unusable or {}
     return [
         VideoRecord(
@@ -63,7 +63,7 @@ def make_record(shape: Sequence[int], precision: Precision = "float16") -> Recor
 
 
 def record_values(feature: str, video_id: str, clip: int, record: RecordSpec) -> npt.NDArray[np.float32]:
-    """What a row holds: a function of feature, video and clip."""
+    """Values of a row, a function of feature, video and clip."""
     return rng_for(0, feature, video_id, clip).standard_normal(record.shape, np.float32)
 
 
@@ -74,7 +74,7 @@ def expected_rows(feature: str, ids_and_clips: Sequence[tuple[str, int]], record
 
 
 def row_details(segments: Sequence[Segment]) -> RowTable:
-    """A row table of the given segments with made-up frames, times and boxes."""
+    """A row table of the given segments with synthetic frames, times and boxes."""
     video = np.concatenate([np.zeros(0, int)] + [np.full(s.num_rows, s.video) for s in segments]).astype(np.int32)
     row = np.concatenate([np.zeros(0, int)] + [s.first_row + np.arange(s.num_rows) for s in segments]).astype(np.int32)
     clip = np.concatenate([np.zeros(0, int)] + [s.first_clip + np.arange(s.num_rows) for s in segments]).astype(
@@ -104,12 +104,12 @@ class StorePlan:
 
     Attributes:
         records: Feature name to record.
-        rows_per_video: Rows of each usable video, in turn.
-        num_videos: Videos of the generation.
-        first_video: Number of the first.
-        shard_rows: Row capacity of a shard.
-        unusable: Videos that fail in the manifest.
-        failing: Videos that fail at extraction.
+        rows_per_video: Numbers of rows of the usable videos, in turn.
+        num_videos: Number of videos of the generation.
+        first_video: Number of the first video.
+        shard_rows: Largest number of rows per shard.
+        unusable: Numbers of the videos that fail in the manifest.
+        failing: Numbers of the videos that fail at extraction.
     """
 
     records: Mapping[str, RecordSpec]
@@ -183,7 +183,7 @@ def fill(writer: StoreWriter, generation: Generation, plan: StorePlan) -> None:
 def write_store(
     path: Path, *plans: StorePlan, file_format: FileFormat = "zarr", sampling: SamplingRecipe | None = None
 ) -> None:
-    """Create or resume a synthetic store of one generation a plan."""
+    """Create or resume a synthetic store with one generation per plan."""
     with StoreWriter.open(path, sampling=sampling or SamplingRecipe(), file_format=file_format) as writer:
         for number, plan in enumerate(plans):
             with writer.planning_lock():
@@ -194,7 +194,7 @@ def write_store(
 
 
 def check_reads_back(path: Path, *plans: StorePlan) -> None:
-    """Every feature of a synthetic store holds exactly the rows that its plans mean, in order."""
+    """Check that every feature of a synthetic store holds exactly the rows of its plans, in order."""
     store = open_store(path)
     for name, record in plans[0].records.items():
         for device in DEVICES:

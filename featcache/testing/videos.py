@@ -1,7 +1,7 @@
-"""Small real videos of every awkward kind, encoded from a photograph: one table for all tests.
+"""Small real videos of every difficult kind, encoded from a photograph: one table for all tests.
 
-Each frame is another crop of the photograph, further right and down than the last, so that a neighbouring frame is
-never mistaken for the right one.
+Each frame is another crop of the photograph, further right and down than the one before, so that a neighbouring frame
+cannot be mistaken for the right one.
 """
 
 import struct
@@ -67,19 +67,19 @@ def write_video(
     """Encode ``num_frames`` frames to ``path`` with PyAV.
 
     Args:
-        path: Where to; the suffix chooses the container.
-        num_frames: Frames to encode.
-        codec: Encoder.
+        path: Output file; its suffix chooses the container.
+        num_frames: Number of frames to encode.
+        codec: Name of the encoder.
         options: Encoder options.
-        width: Pixels.
-        height: Pixels.
-        pixel_format: FFmpeg's name.
+        width: Width in pixels.
+        height: Height in pixels.
+        pixel_format: FFmpeg's name of the pixel format.
         pts: Timestamp of frame ``i`` in ``time_base``.
         time_base: Unit of ``pts``.
         fps: Nominal frame rate.
         container_options: Muxer options.
-        edit_packets: Changes the packets (in decoding order) before they are written.
-        pictures: Frames to encode instead, uint8 RGB [height, width, 3] each; they set number and size.
+        edit_packets: Function that changes the packets (in decoding order) before they are written.
+        pictures: Frames to encode instead, uint8 RGB [height, width, 3] each; they determine number and size.
     """
     if pictures is None:
         pictures = [picture(index, width=width, height=height) for index in range(num_frames)]
@@ -165,7 +165,7 @@ def _mirrored(path: Path) -> None:
 
 
 def _packed(packets: list[VideoPacket]) -> list[VideoPacket]:
-    """DivX's packed bitstream: a B-frame travels in the packet of the reference before it, a stub takes its place."""
+    """DivX's packed bitstream: a B-frame is in the packet of the reference before it, and a stub takes its place."""
     stub = b"\x00\x00\x01\xb6\x70\x7f"  # a picture that is not coded
     kinds = [bytes(packet)[bytes(packet).index(_VOP_START) + 4] >> 6 for packet in packets]
     packed: list[VideoPacket] = []
@@ -189,7 +189,7 @@ def _packed(packets: list[VideoPacket]) -> list[VideoPacket]:
 
 
 def _several_streams(path: Path) -> None:
-    """A small video, the one that is marked as default, and sound."""
+    """A small video, a video that is marked as default, and sound."""
     with av.open(str(path), "w") as container:
         videos: list[Any] = []
         for width, height in ((48, 32), (96, 64)):
@@ -267,7 +267,7 @@ def _zero_frames(path: Path) -> None:
 
 
 def _resized(path: Path) -> None:
-    """A raw H.264 stream whose pictures change size half way."""
+    """A raw H.264 stream whose pictures change size in the middle."""
     halves = []
     for width, height in ((96, 64), (64, 96)):
         write_video(path, num_frames=12, options=_x264(g="12"), width=width, height=height)
@@ -284,7 +284,7 @@ def _late_start(path: Path) -> None:
 
 
 def _cut_stream(path: Path) -> None:
-    """A stream that was cut without care: it begins in the middle of a group of pictures."""
+    """A carelessly cut stream, which begins in the middle of a group of pictures."""
     write_video(path, options=_x264(g="24"), edit_packets=lambda packets: packets[7:])
 
 
@@ -295,11 +295,11 @@ class VideoKind:
     Attributes:
         name: Short name, unique.
         suffix: File suffix.
-        make: Writes one.
-        status: What opening and reading it all must end in.
-        num_frames: Frames that decode; ``None`` where the point is only that it agrees with sequential decoding.
-        reason: A word that the reason must contain, where ``status`` is not ``ok``.
-        turned: How frames are shown relative to :func:`sequential_frames`.
+        make: Function that writes one.
+        status: Expected status after opening and reading it completely.
+        num_frames: Number of frames that decode; ``None`` if it only has to agree with sequential decoding.
+        reason: A word that the reason must contain if ``status`` is not ``ok``.
+        turned: Transformation from :func:`sequential_frames` to the frames as shown.
     """
 
     name: str
