@@ -1,13 +1,14 @@
 """How backbones, data sets, probes, decoders and pretext tasks are found, inside featcache and outside of it.
 
-Each of these rooms has a :class:`Registry`: a table of its own entries, each a name, one line about it and where it
-is, as text. A package adds entries without featcache being touched, by entry points of the registry's group::
+Each of these kinds has a :class:`Registry`: a table of featcache's own entries, with the name, a one-line description
+and the place of each as text. A package adds entries, without a change to featcache, by entry points of the registry's
+group::
 
     [project.entry-points."featcache.probes"]
     nearest-mean = "labprobes:PROBE"
 
-Names are known without importing anything, so that a misspelt one is told at once; the module is imported when its
-entry is asked for. A package whose module cannot be imported is named, and stops only what asks for it.
+Names are known without importing anything, so that a misspelt one is reported at once; a module is imported when its
+entry is needed. A package whose module cannot be imported is named, and stops only the commands that need its entry.
 """
 
 import importlib
@@ -35,17 +36,17 @@ _TARGET = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where an entry is; nothing of it is imported.
+    """Place of an entry; nothing of it is imported.
 
     Attributes:
-        name: Its name. One that ends in ``/`` stands for all names that begin with it, e.g. ``timm/``.
-        target: ``module:attribute``.
-        summary: One line for lists; of an outside package, what the package says of itself.
-        origin: Where it comes from: ``built in``, or the package and its version.
-        library: Module of a library that the entry needs and that not every installation has; empty if none.
-        extra: The optional dependencies of featcache that bring the library.
+        name: Name of the entry. A name that ends in ``/`` stands for all names that begin with it, e.g. ``timm/``.
+        target: Place of the entry, as ``module:attribute``.
+        summary: One line for lists; for another package, the package's own summary.
+        origin: Where the entry comes from: ``built in``, or the package and its version.
+        library: Module of an optional library that the entry needs; empty if none.
+        extra: The extra of featcache that installs the library.
         pattern: How a family of names is written in lists, e.g. ``timm/<name>``; empty for a single name.
-        example: A full name of a family.
+        example: A full name from the family.
     """
 
     name: str
@@ -59,7 +60,7 @@ class Place:
 
     @property
     def title(self) -> str:
-        """The name as lists show it."""
+        """The name that lists show."""
         return self.pattern or self.name
 
     def covers(self, name: str) -> bool:
@@ -76,7 +77,7 @@ class Registry(Generic[E]):
     Attributes:
         kind: What an entry is called, e.g. ``backbone``.
         group: Entry-point group by which packages add entries.
-        entry: Type of an entry; the abstract ``Callable`` where it is a function.
+        entry: Type of an entry; the abstract ``Callable`` for functions.
         built_in: featcache's own entries.
         hint: A sentence for the message about an unknown name, e.g. the command that lists the names.
     """
@@ -97,10 +98,10 @@ class Registry(Generic[E]):
         return list(dict.fromkeys(place.name for place in self.places() if not place.pattern))
 
     def find(self, name: str) -> Place:
-        """Where the entry of ``name`` is.
+        """Place of the entry ``name``.
 
         Raises:
-            UnknownNameError: There is none; names the closest.
+            UnknownNameError: There is no such entry; names the closest.
             PluginError: Two packages, or a package and featcache itself, offer the same name.
         """
         places = self.places()
@@ -120,11 +121,11 @@ class Registry(Generic[E]):
         return found[0]
 
     def load(self, name: str) -> E:
-        """Import the entry of ``name``.
+        """Import the entry ``name``.
 
         Raises:
-            UnknownNameError: There is none; names the closest.
-            PluginError: The package that offers it is broken, offers something else, or is not alone.
+            UnknownNameError: There is no such entry; names the closest.
+            PluginError: The package that offers it is broken, offers something else, or is not the only one.
             ConfigError: It needs a library that is not installed; says how to install it.
         """
         place = self.find(name)
@@ -159,13 +160,13 @@ def _by(origin: str) -> str:
 
 
 def offered(group: str) -> tuple[Place, ...]:
-    """What the packages on the import path offer under an entry-point group; none of them is imported."""
+    """Entries that packages on the import path offer under an entry-point group; no package is imported."""
     return tuple(place for found, place in _offered(tuple(sys.path)) if found == group)
 
 
 @cache
 def _offered(path: tuple[str, ...]) -> tuple[tuple[str, Place], ...]:
-    """Groups and what is offered under them; ``path`` is there for the cache alone."""
+    """Groups and their entries; ``path`` is only a key of the cache."""
     found: dict[str, list[tuple[str, Place]]] = {}
     for distribution in importlib.metadata.distributions():
         try:
@@ -197,10 +198,10 @@ def _place(point: importlib.metadata.EntryPoint, distribution: importlib.metadat
 
 
 def import_target(target: str) -> Any:
-    """What ``target``, written ``module:attribute``, stands for; its module is imported.
+    """Import the object at ``target``, written ``module:attribute``.
 
     Raises:
-        ValueError: It is not written so.
+        ValueError: ``target`` is not written like this.
     """
     found = _TARGET.fullmatch(target)
     if found is None:

@@ -1,7 +1,7 @@
-"""Which backbones there are, and building one by name. Without torch: a module is imported when it is asked for.
+"""Lists backbones and builds one by name. Without torch: a module is imported when it is needed.
 
-A module of this room has a function ``build`` and ``CARDS``, the cards of its names; it imports torch and the library
-of its networks inside functions, so that a list of all backbones and their cards needs neither.
+Each module of this package has a function ``build`` and ``CARDS``, the cards of its names; it imports torch and the
+library of its networks inside functions, so that a list of all backbones and their cards needs neither.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from featcache.errors import PluginError
 from featcache.plugins import BUILT_IN, Place, Registry
 
 JOIN = "+"
-"""What joins names into one, ``clip-l14+dinov2-l14``; see :mod:`featcache.backbones.concat`."""
+"""Separator of joined names, ``clip-l14+dinov2-l14``; see :mod:`featcache.backbones.concat`."""
 
 _ROOM = "featcache.backbones"
 _NAMES: dict[str, dict[str, str]] = {
@@ -125,7 +125,7 @@ BACKBONES: Registry[Builder] = Registry(
 
 
 def card_of(place: Place) -> WeightsCard | None:
-    """The card of a listed backbone as far as it is known before building: not of families, nor of other packages."""
+    """The card of a listed backbone if it is known before building, i.e. not for families or other packages."""
     if place.origin != BUILT_IN or place.pattern:
         return None
     card: WeightsCard = importlib.import_module(place.target.partition(":")[0]).CARDS[place.name]
@@ -136,13 +136,13 @@ def build_backbone(name: str, *, weights: str = "default") -> Backbone:
     """Build a frozen backbone.
 
     Args:
-        name: A registered name, ``<family>/<name>``, or what :func:`featcache.use_backbone` has returned.
+        name: A registered name, ``<family>/<name>``, or a name from :func:`featcache.use_backbone`.
         weights: ``default`` (the card's), ``random`` (seeded by the name; never a fall-back) or the path of a file.
 
     Raises:
-        UnknownNameError: No such backbone.
-        WeightsError: The weights are not at hand or do not fit.
-        PluginError: The package or file that offers it is broken, or is not known here.
+        UnknownNameError: There is no such backbone.
+        WeightsError: The weights cannot be found or do not fit.
+        PluginError: The package or file that offers it is broken, or unknown to this process.
         ConfigError: It needs a library that is not installed.
     """
     check_name(name)
@@ -154,8 +154,8 @@ def check_name(name: str) -> None:
     """Check that there is such a backbone, without importing anything.
 
     Raises:
-        UnknownNameError: There is none; names the closest.
-        PluginError: Several packages offer it, or it is a function of a file that this process was not told of.
+        UnknownNameError: There is no such backbone; names the closest.
+        PluginError: Several packages offer it, or it is a function of a file that is unknown to this process.
     """
     if not is_of_file(name):
         if BACKBONES.find(name).name == JOIN:

@@ -179,11 +179,11 @@ class SourceSettings(Settings):
     root: Aside[str | None] = None
     """Folder with the videos and the lists of ``dataset``."""
     selection: Aside[Selection] = Selection()
-    """Which split counts, and what is taken of the listed videos."""
+    """Which column holds the split, and which of the listed videos are used."""
 
     @property
     def videos_name(self) -> str:
-        """What folders of runs on these videos are named for."""
+        """Name of these videos in folders of runs."""
         return Path(self.source or self.dataset or "").stem
 
     def model_post_init(self, context: object) -> None:

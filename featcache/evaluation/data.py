@@ -64,12 +64,12 @@ class ProbeData:
         num_rows, num_videos = len(self.row_video), len(self.videos)
         assert self.features.ndim == 2, f"features have shape {self.features.shape}, not [rows, channels]"
         assert len(self.features) == num_rows, f"{len(self.features)} feature rows, {num_rows} row indices"
-        assert len(self.labels) == len(self.splits) == num_videos, "one label and one split a video"
+        assert len(self.labels) == len(self.splits) == num_videos, "one label and one split per video"
         assert np.array_equal(np.unique(self.row_video), np.arange(num_videos)), "a video without rows"
         assert np.all(np.diff(self.row_video) >= 0), "rows are not grouped by video"
         assert self.groups is None or len(self.groups) == num_videos, "one group per video"
         assert len(self.contents) in (0, num_videos), "one content hash per video"
-        assert all(len(table) == num_rows for table in self.positions.values()), "one position a row"
+        assert all(len(table) == num_rows for table in self.positions.values()), "one position per row"
         # A sum in float64 cannot overflow, and is finite only if every value is.
         bad = np.flatnonzero(~np.isfinite(self.features.sum(axis=1, dtype=np.float64)))
         if len(bad):

@@ -46,7 +46,7 @@ class ClipSets:
     def __post_init__(self) -> None:
         assert self.features.ndim == 2, f"features {tuple(self.features.shape)} are no vectors"
         assert len(self.features) == len(self.positions) == self.video_start[-1], "rows and positions differ"
-        assert len(self.video_start) == len(self.video_ids) + 1, "one first row a video"
+        assert len(self.video_start) == len(self.video_ids) + 1, "one first row per video"
 
     def __repr__(self) -> str:
         shape = list(self.features.shape)

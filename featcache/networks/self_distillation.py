@@ -1,4 +1,4 @@
-"""A student and its teacher, each a TimeSformer with a projection head, and the centre of what the teacher says."""
+"""A student and its teacher, each a TimeSformer with a projection head, and the centre of the teacher's logits."""
 
 import copy
 from collections.abc import Callable, Collection, Sequence
@@ -13,7 +13,7 @@ from featcache.networks.timesformer import TimeSformer
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Answer:
-    """What a network makes of V views of B videos.
+    """Outputs of a network for V views of B videos.
 
     Attributes:
         features: float [V, B, C], class tokens.
@@ -25,16 +25,16 @@ class Answer:
 
 
 class Branch(nn.Module):
-    """A network with its head; names are those of SVT's checkpoint.
+    """A network with its head; parameter names are those of SVT's checkpoint.
 
     Attributes:
         backbone: The network, which is kept after pre-training.
-        head: The head, which is not.
+        head: The head, which is discarded after pre-training.
 
     Args:
         backbone: The network.
         head: The head.
-        prepare: Makes what the network sees, float [B, T, 3, S, S], of pixels uint8 of the same shape.
+        prepare: Turns uint8 pixels [B, T, 3, S, S] into the network's input, float of the same shape.
     """
 
     def __init__(self, backbone: TimeSformer, head: DinoHead, *, prepare: Callable[[Tensor], Tensor]) -> None:
@@ -44,15 +44,15 @@ class Branch(nn.Module):
         self._prepare = prepare
 
     def forward(self, clips: Sequence[Tensor], views: Collection[int], *, groups: Sequence[Sequence[int]]) -> Answer:
-        """See some of the views; those of one shape in one pass, then the head once over all.
+        """Encode some of the views, those of equal shape in one forward pass, then apply the head to all at once.
 
         Args:
             clips: All views by number, uint8 [B, T, 3, S, S].
-            views: Numbers of those to see.
+            views: Numbers of the views to encode.
             groups: Numbers of views of equal shape, which one forward pass can take together.
 
         Returns:
-            Of ``views`` in ascending order.
+            Outputs for ``views`` in ascending order.
         """
         features: dict[int, Tensor] = {}
         for group in groups:
@@ -65,13 +65,13 @@ class Branch(nn.Module):
 
 
 class SvtPretraining(nn.Module):
-    """Everything with state: the student is trained, the teacher follows it.
+    """Everything with state: the student is trained, and the teacher follows it.
 
     Args:
-        student: As it begins; the teacher begins as its copy.
+        student: The student before training; the teacher starts as its copy.
 
     Attributes:
-        student: Trained.
+        student: The network that is trained.
         teacher: A moving average of the student, without gradients. Stochastic depth is on in it too, as in SVT's code;
             DINO's has none.
         center: float32 [P], the moving mean of the teacher's logits.

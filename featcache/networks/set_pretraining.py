@@ -10,7 +10,7 @@ from featcache.networks.set_predictor import SetPredictor
 
 
 class HeadSizes(Protocol):
-    """Sizes of the heads."""
+    """Sizes of the projection heads."""
 
     @property
     def width(self) -> int:
@@ -51,24 +51,24 @@ class ProjectionHead(nn.Module):
 
 
 class ScalePretraining(nn.Module):
-    """Everything that pre-training trains: from sets of clips to the vectors that the losses compare.
+    """Everything that pre-training trains: it maps sets of clips to the vectors that the losses compare.
 
-    A head that its loss does not use is not made: it would be counted, and never trained.
+    A head that no loss uses is not built, since it would count as parameters without being trained.
 
     Attributes:
-        predictor: The set predictor, which is kept.
-        target_head: From stored vectors.
-        clip_head: From refined clips, to predict the target of a masked one.
-        set_head: From summaries.
-        set_regressor: From one summary's projection to the other's; with ``regression`` (SimSiam).
-        prototypes: float [P, width]; with ``clustering`` (SwAV).
+        predictor: The set predictor, which is kept after pre-training.
+        target_head: Projects stored vectors.
+        clip_head: Projects refined clips, to predict the target of a masked clip.
+        set_head: Projects summaries.
+        set_regressor: Predicts one summary's projection from the other's; only with ``regression`` (SimSiam).
+        prototypes: float [P, width]; only with ``clustering`` (SwAV).
 
     Args:
-        predictor: The predictor as it begins.
+        predictor: The predictor before training.
         heads: Sizes of the heads.
-        compares_clips: Whether masked clips are told apart.
+        compares_clips: Whether the loss on masked clips is used.
         set_loss: How sets are compared; ``None``: not at all.
-        num_prototypes: P, with ``clustering``.
+        num_prototypes: P, for ``clustering``.
     """
 
     def __init__(
@@ -111,18 +111,18 @@ class ScalePretraining(nn.Module):
         present: Tensor | None = None,
         present_at: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Project sets: the first of B videos, then the second ones.
+        """Project sets: the first sets of B videos, then the second sets.
 
         Args:
-            features: Floating [2B, K, D].
-            positions: float32 [2B, K, 6 or 7].
-            masked: bool [2B, K].
-            masked_at: int64 [M], the masked clips, in the flat [2B K].
-            present: bool [2B, K]; ``None``: all clips are there.
-            present_at: int64 [N], the clips that are there, in the flat [2B K]; ``None``: all.
+            features: Floating [2B, K, D], stored vectors of the clips.
+            positions: float32 [2B, K, 6 or 7], positions of the clips.
+            masked: bool [2B, K], whether a clip is masked.
+            masked_at: int64 [M], indices of the masked clips in the flat [2B K].
+            present: bool [2B, K], whether a clip is present; ``None``: all are.
+            present_at: int64 [N], indices of the present clips in the flat [2B K]; ``None``: all.
 
         Returns:
-            Vectors of C channels and unit length, those that the losses need: ``predictions`` [M, C] of masked clips,
+            The vectors that the losses need, with C channels and unit length: ``predictions`` [M, C] of masked clips,
             ``targets`` [N, C] of stored vectors, ``sets`` [2B, C] of summaries, ``predicted_sets`` [2B, C] by the
             regressor; and ``cosines`` float32 [2B, P] of ``sets`` with the prototypes.
         """

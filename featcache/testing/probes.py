@@ -329,7 +329,7 @@ def one_video_a_class_is_enough(probe: Subject) -> None:
         splits=["train"] * NUM_CLASSES + ["test"] * NUM_CLASSES,
     )
     found = run_probe(probe.name, data, probe.settings).splits["test"].metrics["top1"].value
-    assert found == 1, f"{probe.name}: {found} with one video a class"
+    assert found == 1, f"{probe.name}: {found} with one video per class"
 
 
 def linear_numbers_are_predicted(probe: Subject) -> None:
