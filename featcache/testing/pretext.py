@@ -1,4 +1,4 @@
-"""Conformance suite of pretext tasks: what every task must do, whoever wrote it.
+"""Conformance suite of pretext tasks, built in or from another package.
 
 A package that offers tasks runs the whole suite on them with::
 
@@ -7,8 +7,8 @@ A package that offers tasks runs the whole suite on them with::
     class TestMine(PretextTests):
         names = ("my-task",)
 
-Each check takes the settings of a task and raises ``AssertionError`` with a sentence. Videos are frames that tell which
-one they are and which way is up, so that a task's own :meth:`~featcache.methods.pretext.task.PretextTask.label_of` can
+Each check takes the settings of a task and raises ``AssertionError`` with a sentence. The frames of the videos show
+their number and which side is up, so that a task's own :meth:`~featcache.methods.pretext.task.PretextTask.label_of` can
 read the answer off the pixels.
 """
 
@@ -34,11 +34,11 @@ _MOST_UNEVEN = 5.0
 
 
 class Toy(nn.Module):
-    """Stands for a :class:`featcache.methods.pretext.task.PretextModule`: a linear map of mean pixels, and the heads.
+    """Replaces a :class:`featcache.methods.pretext.module.PretextModule`: a linear map of mean pixels, and the heads.
 
     Attributes:
-        network: The map.
-        heads: Those of the task.
+        network: The linear map.
+        heads: The heads of the task.
     """
 
     def __init__(self, task: PretextTask) -> None:
@@ -55,12 +55,12 @@ class Toy(nn.Module):
 
 
 def footage(num_frames: int, *, number: int = 0, height: int = SIDE, width: int = SIDE + 16) -> Footage:
-    """A video of so many frames."""
+    """A video with this number of frames."""
     return Footage(f"video{number}", num_frames, height, width, num_frames / 24)
 
 
 def clock_frame(number: int, *, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """A frame whose red grows downwards, whose green grows to the right, and whose blue is its number."""
+    """A frame whose red increases downwards and green to the right; its blue is the frame's number."""
     down, right = np.mgrid[0:height, 0:width]
     frame = np.empty((height, width, 3), np.uint8)
     frame[..., 0] = 255 * down // max(1, height - 1)
@@ -70,7 +70,7 @@ def clock_frame(number: int, *, height: int, width: int) -> npt.NDArray[np.uint8
 
 
 def seen_in(clip: Tensor) -> Seen:
-    """What the pixels of a view of clock frames say, uint8 [T, 3, S, S]."""
+    """Read frame numbers and rotation off the pixels of a view of clock frames, uint8 [T, 3, S, S]."""
     frames = tuple(round(float(blue)) for blue in clip[:, 2].float().mean(dim=(1, 2)))
     red = clip[0, 0].float()
     half = red.shape[0] // 2
@@ -80,7 +80,7 @@ def seen_in(clip: Tensor) -> Seen:
 
 
 def draws_are_pure(task: PretextTask) -> None:
-    """The same video and generator give the same draw, and another generator another one."""
+    """The same video and generator give the same draw, and another generator gives another draw."""
     video = footage(task.min_frames(SHAPE) + 30)
     one, same = (_drawn(task, video, "a") for _ in range(2))
     assert one.views == same.views, f"{task.name}: two draws of one generator differ"
@@ -90,7 +90,7 @@ def draws_are_pure(task: PretextTask) -> None:
 
 
 def the_shortest_video_is_enough(task: PretextTask) -> None:
-    """A video of ``min_frames`` frames gives clips of frames that it has."""
+    """A video of ``min_frames`` frames gives clips whose frames all exist."""
     least = task.min_frames(SHAPE)
     for number in range(50):
         drawn = _drawn(task, footage(least, number=number), "short")
@@ -100,7 +100,7 @@ def the_shortest_video_is_enough(task: PretextTask) -> None:
 
 
 def shapes_are_those_of_all_videos(task: PretextTask) -> None:
-    """Views and targets of two videos stack."""
+    """Views and targets of two videos have the same shapes, so that they can be stacked."""
     small, large = (_drawn(task, footage(task.min_frames(SHAPE) + more, number=more), "s") for more in (0, 57))
     for one, other in zip(small.views, large.views, strict=True):
         shapes = [(len(view.frames), view.size) for view in (one, other)]
@@ -112,7 +112,7 @@ def shapes_are_those_of_all_videos(task: PretextTask) -> None:
 
 
 def targets_do_not_tell_the_length(task: PretextTask) -> None:
-    """Every number that is to be guessed is as likely as any other, in short videos as in long ones."""
+    """All values of an integer target are equally frequent, in short and in long videos alike."""
     for name, counts in _counts(task).items():
         num_labels = counts.shape[1]
         expected = NUM_DRAWS / num_labels
@@ -121,7 +121,7 @@ def targets_do_not_tell_the_length(task: PretextTask) -> None:
 
 
 def answers_can_be_read_off_the_pixels(task: PretextTask) -> None:
-    """What the task's own ``label_of`` reads off clock frames is the target, wherever it says something."""
+    """If the task's own ``label_of`` reads a label off clock frames, it equals the target."""
     for number in range(20):
         video = footage(task.min_frames(SHAPE) + 7 * number, number=number)
         drawn = _drawn(task, video, "oracle")
@@ -178,7 +178,7 @@ def _plain(drawn: Draw) -> Mapping[str, Any]:
 
 
 def _counts(task: PretextTask) -> dict[str, npt.NDArray[np.int64]]:
-    """How often each label occurs, int64 [short or long video, label], for each target that is one whole number."""
+    """Count of each label, int64 [short or long video, label], for each target that is a single integer."""
     counts: dict[str, list[npt.NDArray[np.int64]]] = {}
     for more in (0, 200):
         video = footage(task.min_frames(SHAPE) + more)
@@ -200,14 +200,14 @@ CHECKS: tuple[Callable[[PretextTask], None], ...] = (
     every_parameter_takes_part,
     settings_are_configuration,
 )
-"""Every check of the suite."""
+"""All checks of the suite."""
 
 
 class PretextTests:
-    """Test class of pytest for some pretext tasks; inherit from it and name them.
+    """Pytest class that tests pretext tasks; inherit from it and set ``names``.
 
     Attributes:
-        names: Names of tasks, which are tested with their defaults.
+        names: Names of the tasks, which are tested with their default settings.
     """
 
     names: Sequence[str] = ()
@@ -218,5 +218,5 @@ class PretextTests:
         metafunc.parametrize("name", self.names)
 
     def test_conforms(self, name: str, check: Callable[[PretextTask], None]) -> None:
-        """The task does what the check says."""
+        """The task passes the check."""
         check(parse(TASKS.load(name), {}))
