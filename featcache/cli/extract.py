@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from featcache.commands.registry import ScanSettings
     from featcache.extract.estimate import Estimate
     from featcache.extract.progress import Progress
-    from featcache.extract.run import Extraction
+    from featcache.extract.result import Extraction
     from featcache.extract.settings import ExtractSettings
 
 Out = Annotated[str, typer.Option("--out", "-o", help="The store to create, resume or extend.")]

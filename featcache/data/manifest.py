@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featcache.data.parquet import UnreadableTableError, numbers, opened, read_table
+from featcache.data.parquet import UnreadableTableError, from_numbers, from_texts, numbers, opened, read_table
 from featcache.data.types import STATUSES, Status, VideoRecord
 from featcache.errors import ManifestError
 from featcache.files.publish import put_replace
@@ -170,17 +171,17 @@ def videos_to_table(videos: Sequence[VideoRecord]) -> pa.Table:
     """
     columns: dict[str, pa.Array[Any]] = {}
     for name in _TEXT_FIELDS:
-        columns[name] = pa.array([_escape(getattr(video, name)) for video in videos], pa.string())
+        columns[name] = from_texts([_escape(getattr(video, name)) for video in videos])
     for name in _INT_FIELDS:
-        columns[name] = pa.array([getattr(video, name) for video in videos], pa.int64())
+        columns[name] = from_numbers(np.array([getattr(video, name) for video in videos], np.int64))
     for name in _FLOAT_FIELDS:
-        columns[name] = pa.array([getattr(video, name) for video in videos], pa.float64())
+        columns[name] = from_numbers(np.array([getattr(video, name) for video in videos], np.float64))
     for name, usual in RARE_FIELDS.items():
         if all(getattr(video, name) == usual for video in videos):
             del columns[name]
     for name in _label_names(videos):
         values = [_escape(video.labels[name]) if name in video.labels else None for video in videos]
-        columns[label_column(name)] = pa.array(values, pa.string())
+        columns[label_column(name)] = from_texts(values)
     return pa.table(columns)
 
 

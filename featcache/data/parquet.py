@@ -77,6 +77,26 @@ def numbers(column: "pa.ChunkedArray[Any] | pa.Array[Any]") -> npt.NDArray[Any]:
     return arrays[0] if len(arrays) == 1 else np.concatenate([np.zeros(0, column.type.to_pandas_dtype()), *arrays])
 
 
+def from_numbers(values: npt.NDArray[Any]) -> "pa.Array[Any]":
+    """A column of numbers or bools [rows], without gaps, as ``pa.array`` makes it.
+
+    Not ``pa.array``, which imports pandas wherever it is installed; nor does :func:`from_texts`.
+    """
+    data = np.packbits(values, bitorder="little") if values.dtype == bool else np.ascontiguousarray(values)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(data.data)])
+
+
+def from_texts(values: Sequence[str | None]) -> "pa.Array[Any]":
+    """A column of texts, ``None`` for a gap, as ``pa.array`` makes it."""
+    texts = [b"" if value is None else value.encode() for value in values]
+    ends = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+    assert ends[-1] < 1 << 31, "the texts of a column take less than 2 GB"
+    is_there = np.array([value is not None for value in values], bool)
+    gaps = None if is_there.all() else pa.py_buffer(np.packbits(is_there, bitorder="little").data)
+    buffers = [gaps, pa.py_buffer(ends.astype(np.int32).data), pa.py_buffer(b"".join(texts))]
+    return pa.Array.from_buffers(pa.string(), len(values), buffers)
+
+
 def _check_sizes(about: pq.FileMetaData, num_bytes: int) -> None:
     if about.num_rows > max_rows(num_bytes):
         raise UnreadableTableError(

@@ -143,6 +143,7 @@ class ShardRunner:
         generation: The generation to which the tasks belong.
         features: Features by name.
         device: Device of the backbones.
+        ahead_bytes: Decoded pixels that may wait for the encoder.
         provenance: Versions and device, recorded in every commit record.
         progress: Counters to advance.
         on_progress: Called whenever the counters have changed.
@@ -152,6 +153,7 @@ class ShardRunner:
     generation: Generation
     features: dict[str, BoundFeature]
     device: str
+    ahead_bytes: int
     provenance: dict[str, str]
     progress: Progress
     on_progress: OnProgress
@@ -163,7 +165,7 @@ class ShardRunner:
         started = time.monotonic() - self.progress.elapsed_seconds  # other runners may have advanced these counters
         with ExitStack() as claims, forward_threads(self.generation.threads):
             waited = pool.wait_seconds
-            for event in pool.run(self._jobs(tasks, claims)):
+            for event in pool.run(self._jobs(tasks, claims), ahead_bytes=self.ahead_bytes):
                 self.progress.decode_wait_seconds += pool.wait_seconds - waited
                 self._handle(event)
                 waited = pool.wait_seconds

@@ -21,7 +21,8 @@ from featcache.extract.checking import check
 from featcache.extract.encode import BoundFeature, encode_rows
 from featcache.extract.jobs import SegmentJob, timed_segment
 from featcache.extract.lacking import ids_to_retry, judge, rows_per_video, videos_to_add
-from featcache.extract.prepare import Prepared, prepare, read_source
+from featcache.extract.prepare import Prepared, prepare
+from featcache.extract.scanning import scanning
 from featcache.extract.settings import ExtractSettings
 from featcache.files.places import free_bytes
 from featcache.machine import forward_threads, num_cores
@@ -111,8 +112,9 @@ def estimate(settings: ExtractSettings, *, on_scan: OnScan = lambda done, total:
         on_scan: Called with (files listed, files in total).
     """
     check(settings)
-    prepared = prepare(settings)
-    manifest = read_source(settings, on_scan=on_scan)
+    with scanning(settings, on_scan=on_scan) as scanned:
+        prepared = prepare(settings)
+        manifest = scanned()
     manifest = Manifest(root=manifest.root, videos=judge(manifest.videos, prepared.sampling))
     store = Path(settings.out)
     sizes = missing_sizes(prepared, manifest, store=store)

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from featcache.backbones import Backbone, build_backbone
 from featcache.backbones.outputs import macs_per_row, record_spec, resolve_recipe
-from featcache.data.listing import OnScan, read_videos
-from featcache.data.manifest import Manifest
 from featcache.errors import ClipLengthError, ConfigError, RecipeMismatchError
 from featcache.extract.encode import BoundFeature, one_a_forward
 from featcache.extract.settings import ExtractSettings, FeatureSettings
@@ -44,8 +42,17 @@ class Prepared:
     macs_per_row: int
 
 
-def prepare(settings: ExtractSettings) -> Prepared:
+def num_decoders(settings: ExtractSettings, *, device: str) -> int:
+    """Number of decoding processes: as set, or what the encoder on this device leaves room for."""
+    return settings.runtime.decode_workers or (1 if device == "cpu" else max(1, num_cores() // 2))
+
+
+def prepare(settings: ExtractSettings, *, device: str | None = None) -> Prepared:
     """Build the backbones and resolve everything that the settings leave open.
+
+    Args:
+        settings: The extraction.
+        device: Its device where that is resolved already, else ``None``.
 
     Raises:
         UnknownNameError: There is no such backbone or layer.
@@ -53,7 +60,7 @@ def prepare(settings: ExtractSettings) -> Prepared:
         ConfigError: Settings contradict each other or do not fit a backbone.
         RecipeMismatchError: The store has another sampling recipe; names the field.
     """
-    device = resolve_device(settings.runtime.device)
+    device = device or resolve_device(settings.runtime.device)
     built: dict[tuple[str, str], Backbone] = {}
     for feature in settings.features:
         key = (feature.backbone, feature.weights)
@@ -104,7 +111,7 @@ def prepare(settings: ExtractSettings) -> Prepared:
         device=device,
         threads=settings.runtime.threads or cores,
         encode_batch=encode_batch,
-        decode_workers=settings.runtime.decode_workers or (max(1, cores // 2) if on_gpu else 1),
+        decode_workers=num_decoders(settings, device=device),
         ahead_bytes=settings.runtime.ahead_megabytes * 10**6 or max(32 * 10**6, 4 * encode_batch * row_bytes),
         macs_per_row=sum(
             macs_per_row(feature.backbone, feature.recipe, num_frames=sampling.num_frames)
@@ -182,18 +189,4 @@ def _resolved(given: FeatureSettings, bound: BoundFeature) -> FeatureSettings:
             "mean": recipe.mean,
             "std": recipe.std,
         }
-    )
-
-
-def read_source(settings: ExtractSettings, *, on_scan: OnScan) -> Manifest:
-    """The videos of an extraction; see :func:`read_videos`."""
-    return read_videos(
-        source=settings.source,
-        dataset=settings.dataset,
-        root=settings.root,
-        selection=settings.selection,
-        decoder=settings.sampling.decoder,
-        deadline_seconds=settings.runtime.deadline_seconds,
-        max_gigapixels=settings.runtime.max_gigapixels,
-        on_scan=on_scan,
     )

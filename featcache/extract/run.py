@@ -1,92 +1,14 @@
 """``extract``: scans, plans what is missing, computes and commits it, and reports the outcome of every video."""
 
-import hashlib
-import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-from featcache.config import to_yaml
-from featcache.data.decoding.pool import WorkerPool
 from featcache.data.listing import OnScan
-from featcache.data.manifest import Manifest
-from featcache.data.types import PASSING, VideoRecord
-from featcache.errors import FeatcacheError
-from featcache.extract.amending import find_renames
 from featcache.extract.checking import check
-from featcache.extract.encode import float32_products
-from featcache.extract.engine import ShardRunner, shard_tasks
-from featcache.extract.estimate import check_disk, choose_shard_rows
-from featcache.extract.jobs import decode_segment
-from featcache.extract.lacking import (
-    ids_to_retry,
-    judge,
-    rows_per_video,
-    tell_differences,
-    videos_to_add,
-    worth_another_try,
-)
-from featcache.extract.prepare import Prepared, prepare, read_source
-from featcache.extract.progress import OnProgress, Progress, ignore
-from featcache.extract.provenance import provenance
+from featcache.extract.progress import OnProgress, ignore
+from featcache.extract.result import Extraction
+from featcache.extract.scanning import scanning
 from featcache.extract.settings import ExtractSettings
-from featcache.store.completion import reopen_lost
-from featcache.store.plan import plan_segments
-from featcache.store.reader import open_store
-from featcache.store.writer import Generation, StoreWriter
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extraction:
-    """Result of an extraction, and the state of the store.
-
-    Attributes:
-        store: Folder of the store.
-        config: The YAML file that repeats the command.
-        features: Names of the arrays of this command.
-        videos_total: Number of videos of the store.
-        videos_ok: Number of videos that have all features of this command.
-        videos_pending: Number of videos in shards that another process was still writing.
-        videos_failed: Number of the other videos; ``ok + pending + failed = total``.
-        failures: (video, status, reason) of each failed video.
-        rows_total: Number of rows of the store that have the first feature.
-        rows_written: Number of rows that this call encoded.
-        bytes_written: Bytes of the shard files that this call committed.
-        shards_elsewhere: Number of shards that another process was writing.
-        decode_wait_seconds: Time for which the encoder waited for decoded rows.
-        encode_seconds: Time spent in forward passes.
-        commit_seconds: Time spent writing shards.
-        seconds: Wall time of the extraction, including the scan.
-        bottleneck: ``decoding`` or ``encoding``.
-    """
-
-    store: str
-    config: str
-    features: tuple[str, ...]
-    videos_total: int
-    videos_ok: int
-    videos_pending: int
-    videos_failed: int
-    failures: tuple[tuple[str, str, str], ...]
-    rows_total: int
-    rows_written: int
-    bytes_written: int
-    shards_elsewhere: int
-    decode_wait_seconds: float
-    encode_seconds: float
-    commit_seconds: float
-    seconds: float
-    bottleneck: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
-        return asdict(self)
 
 
 def extract(
@@ -99,7 +21,7 @@ def extract(
 
     Args:
         settings: Settings of the extraction.
-        on_scan: Called with (files listed, files in total).
+        on_scan: Called with (files listed, files in total), from a thread.
         on_progress: Called with the counters of the run.
 
     Raises:
@@ -107,206 +29,8 @@ def extract(
     """
     started = time.monotonic()
     check(settings)
-    prepared = prepare(settings)  # first, so that a misspelt name is reported before the scan
-    manifest = read_source(settings, on_scan=on_scan)
-    manifest = Manifest(root=manifest.root, videos=judge(manifest.videos, prepared.sampling))
-    paths = {video.id: manifest.path_of(video) for video in manifest.videos}
-    store = Path(settings.out)
-    reopen_lost(store)
-    check_disk(prepared, manifest, store=store)
-    progress = Progress()
-    with StoreWriter.open(store, sampling=prepared.sampling, file_format=settings.file_format) as writer:
-        for feature in prepared.features:
-            writer.declare_feature(feature.name, recipe=feature.recipe, record=feature.record)
-        config = _keep_config(writer, prepared.settings)
-        with writer.planning_lock():
-            add_generation(writer, manifest, paths=paths, prepared=prepared)
-        source = settings.source or f"--dataset {settings.dataset} --root {settings.root}"
-        tell_differences(manifest.videos, open_store(store), source=source)
-        run = partial(
-            run_pending,
-            writer,
-            root=Path(manifest.root),
-            paths=paths,
-            prepared=prepared,
-            progress=progress,
-            on_progress=on_progress,
-        )
-        run(writer.generations())
-        run(retry_generation(writer, manifest, prepared=prepared, progress=progress))
-        elsewhere = sum(
-            len(set().union(*(writer.complete(generation, feature.name) for feature in prepared.features)))
-            for generation in writer.generations()
-        )
-    opened = open_store(store)
-    coverages = {feature.name: opened.coverage(feature.name) for feature in prepared.features}
-    num_rows = opened.feature(prepared.features[0].name, partially=True).num_rows
-    pending = max(coverage.pending for coverage in coverages.values())
-    failures = {}
-    for name, coverage in coverages.items():
-        tries = opened.tries(name)
-        for failure in coverage.failures:
-            often = f" (tried {tries[failure.id]} times)" if tries[failure.id] > 1 else ""
-            failures[failure.id] = (failure.id, failure.status, failure.reason + often)
-    total = coverages[prepared.features[0].name].total
-    return Extraction(
-        store=str(store),
-        config=config,
-        features=tuple(coverages),
-        videos_total=total,
-        videos_ok=total - len(failures) - pending,
-        videos_pending=pending,
-        videos_failed=len(failures),
-        failures=tuple(failures.values()),
-        rows_total=num_rows,
-        rows_written=progress.rows_done,
-        bytes_written=progress.bytes_written,
-        shards_elsewhere=elsewhere,
-        decode_wait_seconds=progress.decode_wait_seconds,
-        encode_seconds=progress.encode_seconds,
-        commit_seconds=progress.commit_seconds,
-        seconds=time.monotonic() - started,
-        bottleneck=progress.bottleneck,
-    )
+    with scanning(settings, on_scan=on_scan) as scanned:
+        from featcache.extract.work import carry_out  # not above: torch is imported while the videos are scanned
 
-
-def _keep_config(writer: StoreWriter, settings: ExtractSettings) -> str:
-    """Save the resolved YAML in the store, named by its content."""
-    data = to_yaml(settings).encode()
-    return writer.keep_config(f"extract-{hashlib.sha256(data).hexdigest()[:12]}.yaml", data)
-
-
-def add_generation(writer: StoreWriter, manifest: Manifest, *, paths: Mapping[str, Path], prepared: Prepared) -> None:
-    """Recognise renamed videos, and plan a new generation for the videos that the store lacks, if there are any.
-
-    Args:
-        writer: The open store, with its planning lock held.
-        manifest: Videos of the source.
-        paths: Path of each video.
-        prepared: The resolved settings.
-    """
-    opened = open_store(writer.root)
-    if renames := find_renames(manifest, opened):
-        log.info(
-            "%d videos were renamed, %r is %r now; nothing of them is computed again",
-            len(renames), renames[0].video, renames[0].record.id,
-        )  # fmt: skip
-        writer.add_overlay(renames)
-        opened = open_store(writer.root)
-    retry = ids_to_retry(opened, {video.id: video for video in manifest.videos}, paths=paths, prepared=prepared)
-    added = videos_to_add(manifest.videos, opened.videos, removed=opened.removed_videos, retry=retry)
-    if added:
-        plan_generation(writer, added, prepared=prepared)
-
-
-def retry_generation(
-    writer: StoreWriter, manifest: Manifest, *, prepared: Prepared, progress: Progress
-) -> Sequence[Generation]:
-    """Plan a generation for videos that hung or could not be read in this run, if any: a stalled disk may be back."""
-    with writer.planning_lock():
-        scanned = {video.id: video for video in manifest.videos}
-        names = [feature.name for feature in prepared.features]
-        retry = worth_another_try(open_store(writer.root), scanned, names=names)
-        videos = [video for video in manifest.videos if video.id in retry]
-        if not videos:
-            return ()
-        log.info("trying %d videos again that hung or could not be read", len(videos))
-        for status in PASSING:
-            progress.failed.pop(status, None)
-        return (plan_generation(writer, videos, prepared=prepared),)
-
-
-def plan_generation(writer: StoreWriter, videos: Sequence[VideoRecord], *, prepared: Prepared) -> Generation:
-    """Publish the plan of a generation for the given videos."""
-    rows = rows_per_video(videos, prepared.sampling)
-    shard_rows = choose_shard_rows(prepared, rows)
-    segments, num_shards = plan_segments(rows, shard_rows=shard_rows)
-    return writer.add_generation(
-        videos,
-        segments=segments,
-        num_shards=num_shards,
-        shard_rows=shard_rows,
-        encode_batch=prepared.encode_batch,
-        threads=prepared.threads,
-    )
-
-
-def pending_shards(writer: StoreWriter, generation: Generation, prepared: Prepared) -> dict[int, tuple[str, ...]]:
-    """The features that each unfinished shard of a generation lacks."""
-    done = {feature.name: writer.committed(generation, feature.name) for feature in prepared.features}
-    pending = {shard: tuple(name for name in done if shard not in done[name]) for shard in range(generation.num_shards)}
-    return {shard: names for shard, names in pending.items() if names}
-
-
-def run_pending(
-    writer: StoreWriter,
-    generations: Sequence[Generation],
-    *,
-    root: Path,
-    paths: Mapping[str, Path],
-    prepared: Prepared,
-    progress: Progress,
-    on_progress: OnProgress,
-) -> None:
-    """Run every unfinished shard of some generations, one generation after the other.
-
-    Raises:
-        FeatcacheError: The machine failed while a video was read; this is not recorded as a fault of the video.
-    """
-    work = [(generation, pending_shards(writer, generation, prepared)) for generation in generations]
-    for generation, pending in work:
-        segments = [segment for segment in generation.segments if segment.shard in pending]
-        progress.num_videos += len(segments)
-        progress.num_rows += sum(segment.num_rows for segment in segments)
-        progress.num_shards += len(pending)
-    if not any(pending for _, pending in work):
-        return
-    runtime = prepared.settings.runtime
-    amended = open_store(writer.root).amended
-    pool = WorkerPool(
-        decode_segment,
-        name=lambda job: job.path,
-        num_workers=prepared.decode_workers,
-        deadline_seconds=runtime.deadline_seconds,
-        max_gigapixels=runtime.max_gigapixels,
-        ahead_bytes=prepared.ahead_bytes,
-    )
-    with blaming_the_machine(), float32_products(runtime.matmul), pool:
-        for generation, pending in work:
-            for names in sorted(set(pending.values())):
-                runner = ShardRunner(
-                    writer=writer,
-                    generation=generation,
-                    features={feature.name: feature for feature in prepared.features},
-                    device=prepared.device,
-                    provenance=provenance(prepared.device, matmul=runtime.matmul),
-                    progress=progress,
-                    on_progress=on_progress,
-                )
-                lacking = {shard: lacked for shard, lacked in pending.items() if lacked == names}
-                runner.run(
-                    shard_tasks(
-                        generation,
-                        amended=amended[generation.number],
-                        root=root,
-                        paths=paths,
-                        pending=lacking,
-                        writer=writer,
-                        features=prepared.features,
-                    ),
-                    pool,
-                )
-
-
-@contextmanager
-def blaming_the_machine() -> Iterator[None]:
-    """Turn an I/O error that is not the fault of a video into a readable message."""
-    try:
-        yield
-    except FeatcacheError:
-        raise
-    except OSError as error:
-        raise FeatcacheError(
-            f"the extraction stopped at {error.filename} ({error.strerror}): the machine failed, not the video; "
-            "mend that and run the same command again"
-        ) from error
+        result = carry_out(settings, scanned=scanned, on_progress=on_progress)
+    return replace(result, seconds=time.monotonic() - started)

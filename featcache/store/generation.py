@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featcache.data.manifest import id_problem, table_to_videos
+from featcache.data.parquet import from_numbers
 from featcache.data.types import VideoRecord
 from featcache.errors import CorruptStoreError, ManifestError
 from featcache.files.base import Files
@@ -190,7 +191,7 @@ def ranges(first: Ints, num: Ints) -> Ints:
 def segments_table(segments: Sequence[Segment]) -> pa.Table:
     """Segments as a table of int32 columns."""
     columns = {name: np.array([getattr(s, name) for s in segments], np.int32) for name in SEGMENT_COLUMNS}
-    return pa.table({name: pa.array(column) for name, column in columns.items()})
+    return pa.table({name: from_numbers(column) for name, column in columns.items()})
 
 
 def read_generations(files: Files, sampling: SamplingRecipe) -> list[Generation]:

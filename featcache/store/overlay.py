@@ -7,9 +7,11 @@ split or another id, or removes it. Plans and records do not change; readers app
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pyarrow as pa
 
 from featcache.data.manifest import table_to_videos, videos_to_table
+from featcache.data.parquet import from_numbers, from_texts
 from featcache.data.types import VideoRecord
 from featcache.errors import CorruptStoreError, ManifestError
 from featcache.files.base import Files
@@ -163,8 +165,8 @@ def publish_overlay(files: Files, amendments: Iterable[Amendment], *, num_genera
     amendments = sorted(amendments, key=lambda one: one.video)
     assert len({one.video for one in amendments}) == len(amendments), "a video is amended once"
     table = videos_to_table([one.record for one in amendments])
-    table = table.append_column(_VIDEO, pa.array([one.video for one in amendments], pa.string()))
-    data = table_bytes(table.append_column(_REMOVED, pa.array([one.removed for one in amendments], pa.bool_())))
+    table = table.append_column(_VIDEO, from_texts([one.video for one in amendments]))
+    data = table_bytes(table.append_column(_REMOVED, from_numbers(np.array([one.removed for one in amendments], bool))))
     ref = TableRef(sha256=sha256_bytes(data), num_bytes=len(data))
     while True:
         overlays = read_overlays(files)

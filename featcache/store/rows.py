@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featcache.data.parquet import UnreadableTableError, numbers, read_table
+from featcache.data.parquet import UnreadableTableError, from_numbers, numbers, read_table
 from featcache.errors import CorruptStoreError
 
 Ints = npt.NDArray[np.int32]
@@ -131,10 +131,10 @@ def rows_to_bytes(rows: RowTable) -> bytes:
     for name in COLUMNS:
         column = getattr(rows, name)
         if name in _LISTS:
-            values = pa.array(np.ascontiguousarray(column).reshape(-1))
+            values = from_numbers(np.ascontiguousarray(column).reshape(-1))
             columns[name] = pa.FixedSizeListArray.from_arrays(values, column.shape[1])
         else:
-            columns[name] = pa.array(column)
+            columns[name] = from_numbers(column)
     return table_bytes(pa.table(columns))
 
 

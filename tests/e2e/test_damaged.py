@@ -17,7 +17,8 @@ import featcache
 from featcache.data.decoding import open_video
 from featcache.data.manifest import Manifest, write_parquet
 from featcache.data.scan import scan
-from featcache.extract.run import Extraction, extract
+from featcache.extract.result import Extraction
+from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
 from featcache.store.verify import verify
 from featcache.testing.damaged import DamagedCase, cases, other_pictures, write_sources

@@ -28,7 +28,7 @@ from featcache.data.manifest import Manifest
 from featcache.data.types import VideoOutcome, VideoRecord
 from featcache.errors import CorruptStoreError, StoreError
 from featcache.extract.amending import relabel as amend_labels
-from featcache.extract.run import add_generation
+from featcache.extract.work import add_generation
 from featcache.files import publish
 from featcache.recipes import SamplingRecipe
 from featcache.store.completion import reopen_lost

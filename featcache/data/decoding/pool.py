@@ -71,11 +71,12 @@ class WorkerPool:
         """Seconds for which workers have waited for the consumer, summed; if large, encoding is the bottleneck."""
         return self._past_waits[1] + (self._run.producer_seconds if self._run else 0.0)
 
-    def run(self, items: Iterable[Any]) -> Iterator[Event]:
+    def run(self, items: Iterable[Any], *, ahead_bytes: int | None = None) -> Iterator[Event]:
         """Yield events as they arrive; events of different items interleave, and each item ends with one final event.
 
         Args:
             items: The items, drawn lazily from helper threads (never two at once).
+            ahead_bytes: Maximum number of bytes that wait for the consumer in this run; ``None``: the pool's.
 
         Yields:
             :class:`Payload`, and for each item exactly one :class:`Finished` or :class:`Failed`. If a worker crashes,
@@ -87,7 +88,7 @@ class WorkerPool:
         """
         if self._closed or self._run is not None:
             raise RuntimeError("the pool is closed" if self._closed else "the pool is in use; finish the first run")
-        run = self._run = Run(items, num_workers=len(self._workers), ahead_bytes=self._ahead_bytes)
+        run = self._run = Run(items, num_workers=len(self._workers), ahead_bytes=ahead_bytes or self._ahead_bytes)
         for worker in self._workers:
             worker.inbox.put(run)
         try:
