@@ -1,13 +1,14 @@
 """Batches of sets of clips: two disjoint sets of each video's clips, some of them masked."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from featcache.loaders.clip_sets import ClipSets
 
@@ -90,3 +91,49 @@ def with_clips(part: SetBatch, sets: ClipSets) -> SetBatch:
         for table in (sets.features, sets.positions)
     )
     return dataclasses.replace(part, features=features, positions=positions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedsBatch:
+    """A batch of each of S seeds.
+
+    Attributes:
+        stack: Tensors of all seeds, [S, ...]; lists of clips are padded with 0.
+        num_masked: Number of masked clips of each seed.
+        num_present: Number of clips of each seed.
+    """
+
+    stack: SetBatch
+    num_masked: tuple[int, ...]
+    num_present: tuple[int, ...]
+
+
+def join(parts: Sequence[SetBatch]) -> SeedsBatch:
+    """Join the batches of several seeds into one, padded to the largest."""
+    size = max(part.rows.shape[1] for part in parts)
+    is_full = all(part.present is None and part.rows.shape[1] == size for part in parts)
+    there = [torch.ones_like(part.masked) if part.present is None else part.present for part in parts]
+    present = torch.stack([_widened(each, size) for each in there])
+    masked = torch.stack([_widened(part.masked, size) for part in parts])
+    return SeedsBatch(
+        stack=SetBatch(
+            rows=torch.stack([_widened(part.rows, size) for part in parts]),
+            masked=masked,
+            present=None if is_full else present,
+            present_at=None if is_full else _listed([each.flatten().nonzero()[:, 0] for each in present]),
+            masked_at=_listed([each.flatten().nonzero()[:, 0] for each in masked]),
+            positive=_listed([part.positive for part in parts]),
+        ),
+        num_masked=tuple(len(part.masked_at) for part in parts),
+        num_present=tuple(int(each.sum()) for each in present),
+    )
+
+
+def _widened(values: Tensor, size: int) -> Tensor:
+    """Pad [2B, K] with 0 to [2B, ``size``]."""
+    return functional.pad(values, (0, size - values.shape[1]))
+
+
+def _listed(lists: Sequence[Tensor]) -> Tensor:
+    """Lists of different lengths as int64 [S, longest], padded with 0."""
+    return nn.utils.rnn.pad_sequence(list(lists), batch_first=True)

@@ -9,6 +9,7 @@ from featcache.data.decoding.base import VideoReader
 from featcache.data.hashing import check_unchanged
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError, VideoError
+from featcache.training.identity import digest
 
 
 class VideoFiles:
@@ -23,6 +24,11 @@ class VideoFiles:
         self._paths = tuple(paths)
         self._decoder = decoder
         self._checked: set[int] = set()
+
+    @property
+    def content(self) -> str:
+        """Digest of the videos: their ids, their bytes and how many frames they have."""
+        return digest([[video.id, video.content_hash, video.num_frames] for video in self.videos])
 
     def only(self, is_wanted: Callable[[VideoRecord], bool]) -> "VideoFiles":
         """The videos for which ``is_wanted`` holds, in the same order, numbered anew."""

@@ -23,6 +23,11 @@ def count_parameters(modules: Iterable[nn.Module] | nn.Module, *, of: tuple[type
     )
 
 
+def count_trained(module: nn.Module) -> int:
+    """Number of parameters that get gradients."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
 @dataclass(slots=True)
 class Macs:
     """Number of multiply-accumulates that ran inside the counting block."""

@@ -24,7 +24,7 @@ from featcache.methods.finetune.settings import FinetuneSettings
 from featcache.metrics.intervals import accuracies, rank_of_truth
 from featcache.metrics.result import Coverage, SplitResult
 from featcache.metrics.settings import IntervalSettings
-from featcache.networks.counting import count_parameters
+from featcache.networks.counting import count_parameters, count_trained
 from featcache.stages import OnStage, ignore
 from featcache.summary import Summary, SummaryTable, percent
 from featcache.training.identity import digest
@@ -222,7 +222,7 @@ def finetune(
         num_left_out=data.num_left_out,
         num_views=settings.test.num_clips * settings.test.num_crops,
         num_parameters=count_parameters(module.network),
-        num_trained=_num_trained(module),
+        num_trained=count_trained(module),
         splits={
             split: _measured(np.stack(each), data.tests[split], data, intervals or IntervalSettings())
             for split, each in scores.items()
@@ -263,7 +263,7 @@ def plan_finetune(settings: FinetuneSettings, *, on_stage: OnStage = ignore) -> 
         clip=(module.num_frames, recipe.input_size, recipe.input_size),
         feature=f"{recipe.layer} {recipe.output}",
         num_parameters=count_parameters(module.network),
-        num_trained=_num_trained(module),
+        num_trained=count_trained(module),
         num_steps=training.epochs * max(1, objective.num_batches // training.accumulate),
         num_seeds=len(training.seeds),
     )
@@ -292,10 +292,6 @@ def _measured(scores: Scores, videos: LabelledVideos, data: LabelledSource, inte
         num_videos=len(videos.labels),
         num_unseen=int((videos.labels >= data.num_taught).sum()),
     )
-
-
-def _num_trained(module: VideoClassifier) -> int:
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def _contents(module: VideoClassifier, data: LabelledSource) -> dict[str, str]:

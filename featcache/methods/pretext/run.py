@@ -20,7 +20,6 @@ from featcache.stages import OnStage, ignore
 from featcache.summary import Summary
 from featcache.training.collapse import bottleneck_sign
 from featcache.training.generators import seeded_torch
-from featcache.training.identity import digest
 from featcache.training.pretrained import PretrainedResult
 from featcache.training.seeds import last_epochs, open_runs
 
@@ -99,8 +98,7 @@ def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pretex
                 f"all {num_short} usable videos are shorter than the {least} frames that the task {task.name!r} "
                 "needs; give longer ones, or lower num_frames or the task's strides"
             )
-        listed = [[video.id, video.content_hash, video.num_frames] for video in files.videos]
-        identity = runs.identity(seed, {"videos": digest(listed), "weights": module.recipe.weights_hash})
+        identity = runs.identity(seed, {"videos": files.content, "weights": module.recipe.weights_hash})
         with ViewLoader(DrawnViews(files, task, module.shape, seed=seed), workers=workers) as loader:
             runs.train(
                 PretextObjective(loader, task, module=module, batch_size=training.batch_size, seed=seed),

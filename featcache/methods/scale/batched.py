@@ -5,34 +5,17 @@ step is paid once. The contrastive losses run seed by seed: only the logits of o
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from featcache.loaders.set_batches import SetBatch
+from featcache.loaders.set_batches import SeedsBatch, join
 from featcache.methods.scale.objective import ScaleObjective, compared
 from featcache.training.objective import Loss
 from featcache.training.stack import stacked, tag
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeedsBatch:
-    """A batch of each of S seeds.
-
-    Attributes:
-        stack: Tensors of all seeds, [S, ...]; lists of clips are padded with 0.
-        num_masked: Number of masked clips of each seed.
-        num_present: Number of clips of each seed.
-    """
-
-    stack: SetBatch
-    num_masked: tuple[int, ...]
-    num_present: tuple[int, ...]
 
 
 class StackObjective:
@@ -88,34 +71,3 @@ class StackObjective:
 
     def after_step(self, progress: float) -> None:
         """Do nothing."""
-
-
-def join(parts: Sequence[SetBatch]) -> SeedsBatch:
-    """Join the batches of several seeds into one, padded to the largest."""
-    size = max(part.rows.shape[1] for part in parts)
-    is_full = all(part.present is None and part.rows.shape[1] == size for part in parts)
-    there = [torch.ones_like(part.masked) if part.present is None else part.present for part in parts]
-    present = torch.stack([_widened(each, size) for each in there])
-    masked = torch.stack([_widened(part.masked, size) for part in parts])
-    return SeedsBatch(
-        stack=SetBatch(
-            rows=torch.stack([_widened(part.rows, size) for part in parts]),
-            masked=masked,
-            present=None if is_full else present,
-            present_at=None if is_full else _listed([each.flatten().nonzero()[:, 0] for each in present]),
-            masked_at=_listed([each.flatten().nonzero()[:, 0] for each in masked]),
-            positive=_listed([part.positive for part in parts]),
-        ),
-        num_masked=tuple(len(part.masked_at) for part in parts),
-        num_present=tuple(int(each.sum()) for each in present),
-    )
-
-
-def _widened(values: Tensor, size: int) -> Tensor:
-    """Pad [2B, K] with 0 to [2B, ``size``]."""
-    return functional.pad(values, (0, size - values.shape[1]))
-
-
-def _listed(lists: Sequence[Tensor]) -> Tensor:
-    """Lists of different lengths as int64 [S, longest], padded with 0."""
-    return nn.utils.rnn.pad_sequence(list(lists), batch_first=True)

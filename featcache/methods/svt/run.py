@@ -2,13 +2,12 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from featcache.data.hashing import content_hash
-from featcache.data.types import VideoRecord
 from featcache.errors import WeightsError
 from featcache.loaders.ahead import ViewLoader
 from featcache.loaders.usable import UsableVideos, extraction_of, list_videos, of_split, open_usable
@@ -18,18 +17,17 @@ from featcache.methods.svt.settings import SvtSettings
 from featcache.methods.svt.views import SvtViewSource, short_views
 from featcache.networks.counting import count_parameters
 from featcache.stages import OnStage, ignore
-from featcache.training.collapse import bottleneck_sign, collapse_sign
-from featcache.training.identity import digest
-from featcache.training.logs import read_log
-from featcache.training.loop import OnStep, StepReport
+from featcache.training.collapse import bottleneck_sign
 from featcache.training.pretrained import PretrainedResult
-from featcache.training.runs import cores_of, seed_folder
+from featcache.training.runs import cores_of
 from featcache.training.seeds import open_runs
+from featcache.training.watching import watch_collapse
 from featcache.training.world import World, join_world
 
 log = logging.getLogger(__name__)
 
 TEACHER = "teacher.safetensors"
+_REMEDY = "lower training.optimiser.lr or loss.teacher_temperature, or check loss.center_momentum"
 _STEM_OF = {"tiny": "svt-tiny", "small": "svt-s", "base": "svt-b"}
 
 
@@ -98,7 +96,9 @@ def _pretrain(settings: SvtSettings, world: World, *, on_stage: OnStage) -> SvtR
     world.from_first(lambda: check_weights(settings))
     files, num_left_out = world.from_first(lambda: open_videos(settings, on_stage=on_stage))
     workers = cores_of(world) if settings.workers is None else settings.workers
-    contents = _contents(settings, files.videos)
+    contents = {"videos": files.content}
+    if settings.init.weights is not None:
+        contents["init.weights"] = content_hash(Path(settings.init.weights).expanduser())
     backbone, weights = _STEM_OF[settings.size], {}
     for seed in settings.training.seeds:
         module = build_module(settings, seed=seed).to(runs.device)
@@ -110,7 +110,7 @@ def _pretrain(settings: SvtSettings, world: World, *, on_stage: OnStage) -> SvtR
                 identity=identity,
                 facts={"method": "svt", "size": settings.size},
                 frozen_epochs={"student.head.last_layer.": settings.head.frozen_epochs},
-                on_step=_watch(settings, folder=seed_folder(runs.folder, seed), seed=seed),
+                on_step=watch_collapse(runs, seed, num_prototypes=settings.head.prototypes, remedy=_REMEDY),
             )
         network = module.teacher.backbone
         facts = {"backbone": backbone, "network": dataclasses.asdict(network.config), "recipe": dict(identity.values)}
@@ -166,32 +166,3 @@ def open_videos(settings: SvtSettings, *, on_stage: OnStage = ignore) -> UsableV
             len(usable.files.videos),
         )
     return usable
-
-
-def _contents(settings: SvtSettings, videos: Sequence[VideoRecord]) -> dict[str, str]:
-    """Digests of the data that a run reads: its videos and its initial weights."""
-    contents = {"videos": digest([[video.id, video.content_hash, video.num_frames] for video in videos])}
-    if settings.init.weights is not None:
-        contents["init.weights"] = content_hash(Path(settings.init.weights).expanduser())
-    return contents
-
-
-def _watch(settings: SvtSettings, *, folder: Path, seed: int) -> OnStep:
-    """Warn once of a collapse at the end of an epoch after the warm-up."""
-    warned: list[str] = []
-
-    def watch(step: StepReport) -> None:
-        warmup = settings.training.schedule.warmup_fraction * step.epochs
-        if warned or not step.epoch.is_integer() or step.epoch <= warmup:
-            return
-        if sign := collapse_sign(read_log(folder)[-1], num_prototypes=settings.head.prototypes):
-            warned.append(sign)
-            log.warning(
-                "epoch %d of seed %d looks collapsed: %s; lower training.optimiser.lr or loss.teacher_temperature, or "
-                "check loss.center_momentum",
-                step.epoch,
-                seed,
-                sign,
-            )
-
-    return watch
