@@ -1,0 +1,63 @@
+"""The order of batches against plain permutations, and shares of it."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featcache.errors import ConfigError
+from featcache.loaders.batches import BatchOrder, VideoBatches
+from featcache.seeding import rng_for
+from featcache.training.world import World
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 3), st.data())
+def test_batches_are_slices_of_a_permutation_of_each_epoch(num_items, batch_size, seed, data):
+    items = 100 + 3 * np.arange(num_items)
+    order = BatchOrder(items, batch_size=batch_size, seed=seed)
+    size = min(batch_size, num_items)
+    assert (order.batch_size, order.num_batches) == (size, num_items // size)
+    assert order.num_items == order.num_batches * size
+    asked = st.tuples(st.integers(0, 4), st.integers(0, order.num_batches - 1))
+    for epoch, number in data.draw(st.lists(asked, max_size=8)):  # in any order, as a resumed run asks
+        whole = items[rng_for(seed, "videos", epoch).permutation(num_items)]
+        np.testing.assert_array_equal(order.batch(epoch, number), whole[number * size : (number + 1) * size])
+
+
+class Noting:
+    """Stands for a loader: its views are the numbers of the videos."""
+
+    def __init__(self, num_videos):
+        self.source = SimpleNamespace(files=SimpleNamespace(videos=tuple(range(num_videos))))
+        self.expected = []
+
+    def views(self, batch, *, following=None):
+        self.expected.append(following)
+        return (torch.tensor(batch.videos),)
+
+
+def test_processes_share_each_batch_and_the_next_one_is_expected():
+    alone = VideoBatches(Noting(11), batch_size=4, seed=5)
+    assert (alone.num_batches, alone.num_items) == (2, 8)
+    shares = [VideoBatches(Noting(11), batch_size=4, seed=5, world=World(rank=rank, size=2)) for rank in (0, 1)]
+    for epoch in range(3):
+        for number in range(2):
+            videos, (views,) = alone.views(epoch, number)
+            parts = [share.views(epoch, number)[0] for share in shares]
+            assert videos == (*parts[0], *parts[1]) == tuple(views.tolist())
+    loader = Noting(11)
+    batches = VideoBatches(loader, batch_size=4, seed=5)
+    batches.views(0, 0)
+    second, _ = batches.views(0, 1)
+    assert loader.expected[0].videos == second
+    assert loader.expected[1] is None, "the next epoch is asked for when it begins"
+
+
+def test_fewer_videos_than_a_batch_are_refused():
+    with pytest.raises(ConfigError, match=r"3 training videos make no batch of 4; .*training\.batch_size=3 or less"):
+        VideoBatches(Noting(3), batch_size=4, seed=0)
+    with pytest.raises(ConfigError, match="which 3 processes cannot share equally"):
+        VideoBatches(Noting(9), batch_size=4, seed=0, world=World(size=3))
