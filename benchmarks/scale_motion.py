@@ -15,9 +15,8 @@ from pathlib import Path
 
 from common import parser, report
 
-from featcache.commands.registry import load
+from featcache.commands.registry import command_of, load
 from featcache.data.motion import MOTIONS, PHOTOGRAPHS
-from featcache.pipeline_settings import ScalePipelineSettings
 from featcache.report.tables import Cell, cell_text
 from featcache.shipped import find_config, load_pipeline
 
@@ -52,8 +51,8 @@ def main() -> None:
         folder = args.folder or Path(name)
         motion = find_config(Path("configs/scale/motion.yaml"))
         settings = load(motion, assignments=[*assignments, f"out={folder / 'run'}", *args.set])
-        assert isinstance(settings, ScalePipelineSettings), "motion.yaml is of the pipeline scale"
-        result = load_pipeline("scale").run(settings)
+        assert command_of(settings) == "scale", "motion.yaml is of the pipeline scale"
+        result = load_pipeline("scale").run(settings).to_dict()
     table = result["table"]
     rows = [
         {"probe": row["name"], **{name: cell_text(Cell(**row[name])) for name in table["columns"]}}

@@ -36,7 +36,7 @@ from featcache.methods.scale.objective import ScaleObjective
 from featcache.methods.scale.run import build_module, pretrain_scale
 from featcache.methods.scale.settings import ScaleHeadSettings, ScaleLossSettings, ScaleSettings
 from featcache.networks.settings import SetPredictorSettings
-from featcache.pipeline_settings import ScalePipelineSettings
+from featcache.shipped import load_pipeline
 from featcache.store.reader import open_store
 from featcache.training.loop import trained_state
 from featcache.training.runs import seed_folder
@@ -187,7 +187,7 @@ def found_masked_clips(
 
 def motion_store(folder: Path) -> Path:
     """A store of clips of the motion set, as in ``pipelines/scale.py`` but all random; the videos are deleted."""
-    settings = ScalePipelineSettings()
+    settings = load_pipeline("scale").ScalePipelineSettings()
     listing = make_motion_set(folder / "videos", settings.motion)
     extract(
         ExtractSettings(

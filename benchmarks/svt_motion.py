@@ -18,9 +18,8 @@ from typing import Any
 
 from common import parser, report
 
-from featcache.commands.registry import load
+from featcache.commands.registry import command_of, load
 from featcache.data.motion import MOTIONS, PHOTOGRAPHS
-from featcache.pipeline_settings import SvtPipelineSettings
 from featcache.shipped import find_config, load_pipeline
 from featcache.training.logs import read_log
 
@@ -45,8 +44,8 @@ def main() -> None:
             *args.set,
         ]
         settings = load(find_config(Path("configs/svt/motion.yaml")), assignments=assignments)
-        assert isinstance(settings, SvtPipelineSettings), "motion.yaml is of the pipeline svt"
-        result = load_pipeline("svt").run(settings)
+        assert command_of(settings) == "svt", "motion.yaml is of the pipeline svt"
+        result = load_pipeline("svt").run(settings).to_dict()
         logs = [read_log(folder / "pretrained" / f"seed-{seed}") for seed in settings.pretraining.seeds]
     seen = len(PHOTOGRAPHS) - settings.motion.num_unseen_pictures
     trained = settings.pretraining.epochs * result["pretrained"]["num_videos"]

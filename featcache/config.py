@@ -263,6 +263,14 @@ def apply_overrides(data: Mapping[str, Any], assignments: Iterable[str]) -> dict
     return result
 
 
+def with_values(data: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``data`` with the values of dotted keys, e.g. ``{"sampling.num_clips": 8}``."""
+    result: dict[str, Any] = copy.deepcopy(dict(data))
+    for key, value in values.items():
+        _assign(result, key, value)
+    return result
+
+
 def to_assignments(settings: Settings) -> list[str]:
     """Every leaf as ``dotted.key=value``; applying them all to ``{}`` gives the same settings again."""
     return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in leaves(to_dict(settings), "")]

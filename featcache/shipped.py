@@ -3,6 +3,7 @@
 import difflib
 import importlib.util
 import itertools
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -41,14 +42,22 @@ def find_config(path: Path) -> Path:
 
 
 def load_pipeline(name: str) -> ModuleType:
-    """Load the script ``pipelines/<name>.py`` as a module."""
+    """The script ``pipelines/<name>.py`` as a module, which is loaded once."""
+    module_name = f"featcache_pipeline_{name}"
+    if module_name in sys.modules:
+        return sys.modules[module_name]
     path = _folder("pipelines") / f"{name}.py"
     known = sorted(file.stem for file in _folder("pipelines").glob("*.py"))
     if name not in known:
         raise unknown_name("pipeline", name, known)
-    spec = importlib.util.spec_from_file_location(f"featcache_pipeline_{name}", path)
+    spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None, f"{path} is no module"
     assert spec.loader is not None, f"{path} has no loader"
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
     return module

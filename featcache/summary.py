@@ -4,7 +4,7 @@ Every result that a command prints has the methods ``summary()`` and ``to_dict()
 or prints the dict with ``--json``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -32,15 +32,19 @@ class Summary:
 
     Attributes:
         tables: Tables, in order.
-        lines: Sentences below them.
-        facts: Names and values, drawn as aligned lines.
+        facts: Names and values, drawn as aligned lines below them.
+        lines: Sentences below these.
         next_command: A command that people often run next, or ``None``.
+        warnings: Sentences for stderr, which are printed with ``--json`` too.
+        problem: Why the command fails although it ran to its end, or ``None``; raised once the rest is printed.
     """
 
     tables: tuple[SummaryTable, ...] = ()
-    lines: tuple[str, ...] = ()
     facts: Mapping[str, object] = field(default_factory=dict)
+    lines: tuple[str, ...] = ()
     next_command: str | None = None
+    warnings: tuple[str, ...] = ()
+    problem: Exception | None = None
 
 
 class Result(Protocol):
@@ -56,3 +60,12 @@ class Result(Protocol):
 def percent(value: float, low: float, high: float) -> str:
     """A share and its interval in percent, e.g. ``43.8 [29.2, 58.3]``."""
     return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def failures_table(failures: Sequence[tuple[str, str, str]], what: str = "failed") -> tuple[SummaryTable, ...]:
+    """The first (video, status, reason) of the videos that failed, and how many they are; no table if none did."""
+    if not failures:
+        return ()
+    title = f"{len(failures)} videos {what}"
+    rows = tuple(failures[:20])
+    return (SummaryTable(title=title, columns=("video", "status", "reason"), rows=rows, num_text=3),)

@@ -6,47 +6,101 @@ label=label``.
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
-from featcache.commands.pipeline import claim_folder, find_videos
-from featcache.commands.registry import AdvisePipelineSettings
-from featcache.data.motion import remove_motion_set
-from featcache.extract.progress import OnProgress
-from featcache.extract.run import extract
-from featcache.extract.settings import ExtractSettings
+from pydantic import Field
+
+from featcache.commands.extract import extract
+from featcache.commands.pipeline import PipelineResult, claim_folder, find_videos
+from featcache.config import Settings
+from featcache.data.motion import MotionSettings, remove_motion_set
+from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
 from featcache.files.publish import put_replace
 from featcache.files.sealed import canonical_json
 from featcache.loaders.settings import BankSettings
-from featcache.methods.advise.run import pretrain
-from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings
-from featcache.methods.advise.tmm import TemporalResult, run_temporal
-from featcache.report.activation_maps import draw_activation
+from featcache.methods.advise.settings import AdviseSettings, PretextClipSettings, TmmFineTuneSettings
+from featcache.networks.settings import TmmSettings
 from featcache.report.figure_settings import ActivationFigureSettings
-from featcache.report.plots import write_table
 from featcache.report.tables import Cell, Table
 from featcache.stages import OnStage, ignore, renamed
 from featcache.store.reader import open_store
+from featcache.summary import Summary
+from featcache.training.settings import ScheduleSettings, TrainingSettings
+from featcache.units import duration
+
+if TYPE_CHECKING:
+    from featcache.methods.advise.tmm import TemporalResult
 
 
-def run(
-    settings: AdvisePipelineSettings,
-    *,
-    on_stage: OnStage = ignore,
-    on_progress: OnProgress = lambda progress: None,
-) -> dict[str, Any]:
+class AdvisePipelineSettings(Settings):
+    """Settings of ``pipelines/advise.py``: AdViSe from videos to figures; the defaults make and use a motion set."""
+
+    command: Literal["advise"] = "advise"
+    """The command this file repeats."""
+    out: str = "advise"
+    """Folder for the store, the runs, the table and the picture."""
+    source: str | None = None
+    """A folder of videos or a listing; null: the motion set, made first and deleted at the end."""
+    motion: MotionSettings = MotionSettings(
+        num_frames=32,
+        window=(0.15, 0.25),
+        num_unseen_pictures=16,
+        train_per_picture_motion=2,
+        test_unseen_per_picture_motion=0,
+    )
+    """The clips to make where no source is given: long enough to be played at several rates."""
+    feature: FeatureSettings = FeatureSettings(
+        backbone="timm/tf_efficientnet_lite0", layer="blocks.4", output="map", input_size=160
+    )
+    """The maps to store."""
+    sampling: SamplingSettings = SamplingSettings(layout="frames", crop_fraction=1.0)
+    """The frame bank."""
+    runtime: RuntimeSettings = RuntimeSettings()
+    """How the machine is used to extract."""
+    tmm: TmmSettings = TmmSettings(hidden=64, out=128, num_blocks=1, temporal_kernel=3, head_hidden=128)
+    """The temporal module; a temporal kernel of 1, as released, mixes no frames."""
+    clips: PretextClipSettings = PretextClipSettings()
+    """Clips of the pretext task."""
+    pretext: TrainingSettings = TrainingSettings(
+        epochs=30, schedule=ScheduleSettings(warmup_fraction=2 / 30), tensorboard=False
+    )
+    """Pre-training on playback rate."""
+    label: str = "motion"
+    """Label column to fine-tune on."""
+    labels_per_class: int | None = Field(default=None, ge=1)
+    """Use so many training videos of each class; null: all."""
+    sampler: Literal["random", "spread"] = "spread"
+    """Fine-tuning clips, as in ``train tmm``."""
+    stride: int = Field(default=8, ge=1)
+    """Distance of their frames with ``random``."""
+    test_clips: int = Field(default=1, ge=1)
+    """Test clips a video."""
+    finetuning: TrainingSettings = TrainingSettings(
+        epochs=30, schedule=ScheduleSettings(warmup_fraction=2 / 30), tensorboard=False
+    )
+    """Fine-tuning, and training from scratch beside it."""
+    keep_videos: bool = False
+    """Keep the clips of the motion set."""
+
+
+def run(settings: AdvisePipelineSettings, *, on_stage: OnStage = ignore) -> PipelineResult:
     """The whole way; a second run in the same folder takes up or leaves what is there.
 
     Args:
         settings: Everything that can be chosen.
         on_stage: Called with each stage of the way.
-        on_progress: Called with the figures of the extraction.
 
     Returns:
-        JSON-ready results.
+        The results of all steps, which are in ``result.json`` too.
 
     Raises:
         FeatcacheError: A user's mistake, as one sentence; what was done before stays.
     """
+    from featcache.methods.advise.run import pretrain
+    from featcache.methods.advise.tmm import run_temporal
+    from featcache.report.activation_maps import draw_activation
+    from featcache.report.plots import write_table
+
     started = time.monotonic()
     out = Path(settings.out)
     claim_folder(out, settings, fixed=("source", "motion", "feature", "sampling"))
@@ -60,8 +114,7 @@ def run(
             sampling=settings.sampling,
             runtime=settings.runtime,
         ),
-        on_scan=lambda done, total: on_stage("scan", done, total),
-        on_progress=on_progress,
+        on_stage=on_stage,
     )
     bank = BankSettings(store=str(out / "store"), feature=extraction.features[0])
 
@@ -100,17 +153,29 @@ def run(
     )
     if settings.source is None and not settings.keep_videos:
         remove_motion_set(out / "videos", settings.motion)
-    summary = {
+    found = {
         "store": str(out / "store"),
         "extract": extraction.to_dict(),
         "pretext": pretext.to_dict(),
         "finetuned": tuned.to_dict(),
         "table": table.to_dict(),
-        "picture": picture,
+        "picture": picture.to_dict(),
         "seconds": time.monotonic() - started,
     }
-    put_replace(out / "result.json", canonical_json(summary))
-    return summary
+    put_replace(out / "result.json", canonical_json(found))
+    accuracy = [100 * line["accuracy"] for line in pretext.seeds.values()]
+    differences = {
+        f"difference, {split}": f"{100 * delta.value:+.1f} [{100 * delta.low:+.1f}, {100 * delta.high:+.1f}] points"
+        for split, delta in tuned.delta.items()
+    }
+    facts = {
+        "playback rate": f"{sum(accuracy) / len(accuracy):.1f} % in the last epoch",
+        **differences,
+        "picture": str(out / "activation.png"),
+        "store": str(out / "store"),
+        "time": duration(time.monotonic() - started),
+    }
+    return PipelineResult(found=found, shown=Summary(tables=(table.summary_table(),), facts=facts))
 
 
 def test_video(store: Path, bank: BankSettings) -> str:
@@ -121,7 +186,7 @@ def test_video(store: Path, bank: BankSettings) -> str:
     return next((name for name in ids if splits[name] not in ("", bank.train_split)), ids[0])
 
 
-def order_table(result: TemporalResult) -> Table:
+def order_table(result: "TemporalResult") -> Table:
     """Top-1 in percent by arm and split, a column an order of frames."""
     rows = tuple(
         (

@@ -7,34 +7,64 @@ import dataclasses
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from featcache.commands.registry import QuickstartSettings, load
-from featcache.config import to_yaml
-from featcache.data.motion import MOTIONS, PHOTOGRAPHS, make_motion_set, remove_motion_set
+from featcache.commands.extract import extract
+from featcache.commands.pipeline import PipelineResult
+from featcache.commands.registry import load
+from featcache.config import Settings, to_yaml
+from featcache.data.motion import MOTIONS, PHOTOGRAPHS, MotionSettings, make_motion_set, remove_motion_set
 from featcache.errors import ConfigError
-from featcache.evaluation.reading import read_data
-from featcache.evaluation.run import run_probe
-from featcache.extract.progress import OnProgress
-from featcache.extract.run import extract
-from featcache.extract.settings import ExtractSettings, FeatureSettings, SamplingSettings
+from featcache.evaluation.settings import KnnSettings, LinearSettings
+from featcache.extract.settings import ExtractSettings, FeatureSettings, FileFormat, RuntimeSettings, SamplingSettings
 from featcache.files.publish import put_replace
 from featcache.files.sealed import canonical_json
 from featcache.loaders.settings import BankSettings
 from featcache.methods.advise.settings import TmmFineTuneSettings
-from featcache.methods.advise.tmm import run_temporal
+from featcache.metrics.settings import IntervalSettings
+from featcache.networks.settings import TmmSettings
 from featcache.stages import OnStage, ignore, renamed
 from featcache.store.reader import open_store
+from featcache.summary import Summary, SummaryTable, percent
+from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
+from featcache.units import duration
 
 BACKBONE = "timm/tf_efficientnet_lite0"
 
 
-def run(
-    settings: QuickstartSettings,
-    *,
-    on_stage: OnStage = ignore,
-    on_progress: OnProgress = lambda progress: None,
-) -> dict[str, Any]:
+class QuickstartSettings(Settings):
+    """Settings of ``featcache quickstart``."""
+
+    command: Literal["quickstart"] = "quickstart"
+    """The command this file repeats."""
+    out: str = "quickstart"
+    """Folder for the store, the results and, while they are needed, the clips."""
+    motion: MotionSettings = MotionSettings()
+    """The clips to make."""
+    file_format: FileFormat = "zarr"
+    """Shard files: ``zarr`` or ``hdf5``."""
+    runtime: RuntimeSettings = RuntimeSettings()
+    """How the machine is used."""
+    knn: KnnSettings = KnnSettings()
+    """Settings of the kNN probe."""
+    linear: LinearSettings = LinearSettings()
+    """Settings of the linear probe."""
+    intervals: IntervalSettings = IntervalSettings()
+    """How intervals are drawn."""
+    tmm: TmmSettings = TmmSettings(hidden=64, out=128, num_blocks=2, temporal_kernel=3, head_hidden=128)
+    """The temporal module that learns motion from the stored maps; averaged features stand beside it."""
+    tmm_training: TrainingSettings = TrainingSettings(
+        epochs=30,
+        optimiser=OptimiserSettings(weight_decay=1.0),
+        schedule=ScheduleSettings(warmup_fraction=2 / 30),
+        tensorboard=False,
+    )
+    """How it is trained."""
+    keep_videos: bool = False
+    """Keep the clips instead of deleting them before the probes."""
+
+
+def run(settings: QuickstartSettings, *, on_stage: OnStage = ignore) -> PipelineResult:
     """Make the motion set, extract, delete the clips, probe both labels.
 
     A second run in the same folder makes the same clips, finds their features in the store, and probes again; a run
@@ -43,14 +73,16 @@ def run(
     Args:
         settings: Everything that can be chosen.
         on_stage: Called with each stage of the way.
-        on_progress: Called with the figures of the extraction.
 
     Returns:
-        JSON-ready results: one row a (label, feature, probe, split).
+        One row for each label, feature, probe and split; they are in ``result.json`` too.
 
     Raises:
         ConfigError: The folder holds something else.
     """
+    from featcache.evaluation.reading import read_data
+    from featcache.evaluation.run import run_probe
+
     started = time.monotonic()
     out = Path(settings.out)
     videos, store = out / "videos", out / "store"
@@ -62,8 +94,7 @@ def run(
 
     extraction = extract(
         extract_settings(settings, listing=listing, store=store),
-        on_scan=lambda done, total: on_stage("scan", done, total),
-        on_progress=on_progress,
+        on_stage=on_stage,
     )
 
     if not settings.keep_videos:
@@ -99,7 +130,7 @@ def run(
         ]
     on_stage("probe", len(questions), len(questions))
     results += temporal_results(settings, store=store, out=out, on_stage=on_stage)
-    summary = {
+    found = {
         "store": str(store),
         "num_videos": extraction.videos_total,
         "num_rows": extraction.rows_total,
@@ -107,14 +138,39 @@ def run(
         "results": results,
         "seconds": time.monotonic() - started,
     }
-    put_replace(out / "result.json", canonical_json(summary))
-    return summary
+    put_replace(out / "result.json", canonical_json(found))
+    return PipelineResult(found=found, shown=summary_of(found, are_clips_kept=settings.keep_videos))
+
+
+def summary_of(found: dict[str, Any], *, are_clips_kept: bool) -> Summary:
+    """What to show of the results."""
+    rows = tuple(
+        (
+            *(row[name] for name in ("label", "feature", "probe", "split")),
+            percent(**row["top1"]),
+            f"{100 * row['chance']:.1f}",
+            f"{row['coverage']['ok']}/{row['coverage']['total']}",
+        )
+        for row in found["results"]
+    )
+    title = "top-1 accuracy in percent [95 % interval]"
+    columns = ("label", "feature", "probe", "split", "top-1", "chance", "coverage")
+    return Summary(
+        tables=(SummaryTable(title=title, columns=columns, rows=rows, num_text=4),),
+        lines=(
+            "Averaged frames know the picture, not the motion; a temporal module on the stored maps learns it.",
+            f"{found['num_videos']} videos, {found['num_rows']} rows, {duration(found['seconds'])}; "
+            f"store: {found['store']}; the clips are {'kept' if are_clips_kept else 'deleted'}.",
+        ),
+    )
 
 
 def temporal_results(
     settings: QuickstartSettings, *, store: Path, out: Path, on_stage: OnStage
 ) -> list[dict[str, Any]]:
     """Motion from the maps: a head on averaged frames, and a temporal module that sees their order."""
+    from featcache.methods.advise.tmm import run_temporal
+
     modules = {"averaged": dataclasses.replace(settings.tmm, kind="skip"), "temporal module": settings.tmm}
     results = []
     for name, tmm in modules.items():

@@ -7,46 +7,123 @@ labels=[label]``.
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from featcache.commands.pipeline import claim_folder, find_videos
-from featcache.data.motion import remove_motion_set
-from featcache.evaluation.reading import read_data
-from featcache.evaluation.run import run_probe
-from featcache.extract.progress import OnProgress
-from featcache.extract.run import extract
-from featcache.extract.settings import ExtractSettings
+from pydantic import Field
+
+from featcache.commands.extract import extract
+from featcache.commands.pipeline import PipelineResult, claim_folder, find_videos
+from featcache.config import Settings
+from featcache.data.motion import MotionSettings, remove_motion_set
+from featcache.evaluation.settings import (
+    ClipTraining,
+    KnnSettings,
+    LinearSettings,
+    MlpSettings,
+    ScaleFtSettings,
+    ScaleLinearSettings,
+    TransformerSettings,
+)
+from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
 from featcache.files.publish import put_replace
 from featcache.files.sealed import canonical_json
 from featcache.loaders.settings import ClipSetSettings
 from featcache.machine import resolve_device
-from featcache.methods.scale.run import pretrain_scale
-from featcache.methods.scale.settings import ScaleSettings
-from featcache.pipeline_settings import ScalePipelineSettings
-from featcache.report.plots import write_table
+from featcache.methods.scale.settings import ScaleHeadSettings, ScaleLossSettings, ScaleSettings
+from featcache.metrics.settings import IntervalSettings
+from featcache.networks.settings import SetPredictorSettings
+from featcache.recipes import PlainViews
 from featcache.report.tables import probe_table
 from featcache.stages import OnStage, ignore, renamed
+from featcache.summary import Summary
+from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
+from featcache.units import duration
+
+SMALL_PROBE = ClipTraining(lrs=(3e-4, 1e-3), batch_sizes=(64,), seeds=(0,), epochs=20)
+"""How the probes that train a network are trained on a laptop; SCALE's take three times the epochs."""
 
 
-def run(
-    settings: ScalePipelineSettings,
-    *,
-    on_stage: OnStage = ignore,
-    on_progress: OnProgress = lambda progress: None,
-) -> dict[str, Any]:
+class ScalePipelineSettings(Settings):
+    """Settings of ``pipelines/scale.py``: SCALE from videos to figures; the defaults make and use a motion set."""
+
+    command: Literal["scale"] = "scale"
+    """The command this file repeats."""
+    out: str = "scale"
+    """Folder for the store, the run and the table."""
+    source: str | None = None
+    """A folder of videos or a listing; null: the motion set, made first and deleted after the extraction."""
+    motion: MotionSettings = MotionSettings(
+        num_frames=32, window=(0.15, 0.25), train_per_picture_motion=3, test_unseen_per_picture_motion=1
+    )
+    """The clips to make where no source is given."""
+    feature: FeatureSettings = FeatureSettings(backbone="timm/tf_efficientnet_lite0", output="mean", input_size=160)
+    """The vectors to store."""
+    sampling: SamplingSettings = SamplingSettings(
+        temporal="random",
+        num_clips=16,
+        num_frames=4,
+        frame_stride=2,
+        spatial="random_resized",
+        scale=(0.3, 0.8),
+        test=PlainViews(temporal="uniform_open", num_clips=5, num_crops=3, crop_fraction=0.75),
+    )
+    """The clips of a video: 16 random ones to train on, 5 x 3 views to test."""
+    runtime: RuntimeSettings = RuntimeSettings()
+    """How the machine is used to extract."""
+    clips_per_set: int = Field(default=8, ge=1)
+    """Clips of each of the two sets of a video."""
+    predictor: SetPredictorSettings = SetPredictorSettings()
+    """The set predictor, and the baseline "Transformer"."""
+    heads: ScaleHeadSettings = ScaleHeadSettings(target_hidden=512, hidden=1024)
+    """The heads of pre-training, a quarter of the published width: they are most of the work."""
+    loss: ScaleLossSettings = ScaleLossSettings()
+    """The losses."""
+    pretraining: TrainingSettings = TrainingSettings(
+        epochs=60,
+        batch_size=64,
+        optimiser=OptimiserSettings(lr=3e-4, weight_decay=1e-4),
+        schedule=ScheduleSettings(warmup_fraction=0.05),
+        tensorboard=False,
+    )
+    """Pre-training without labels."""
+    labels: tuple[str, ...] = Field(default=("picture", "motion"), min_length=1)
+    """Label columns to probe."""
+    knn: KnnSettings = KnnSettings(center=True)
+    """kNN on vectors, and beside the summary of their video (SCALE_kNN)."""
+    linear: LinearSettings = LinearSettings(seeds=(0,))
+    """The linear baseline on vectors."""
+    mlp: MlpSettings = MlpSettings(hidden=(512, 512, 256), training=SMALL_PROBE)
+    """The baseline "MLP"."""
+    scale_linear: ScaleLinearSettings = ScaleLinearSettings(training=SMALL_PROBE)
+    """A linear classifier beside the frozen predictor (SCALE_linear)."""
+    transformer: TransformerSettings = TransformerSettings(training=SMALL_PROBE)
+    """The predictor's shape from random weights (Transformer)."""
+    scale_ft: ScaleFtSettings = ScaleFtSettings(training=SMALL_PROBE)
+    """The pre-trained predictor trained further (SCALE_ft)."""
+    intervals: IntervalSettings = IntervalSettings()
+    """How intervals are drawn."""
+    keep_videos: bool = False
+    """Keep the clips of the motion set."""
+
+
+def run(settings: ScalePipelineSettings, *, on_stage: OnStage = ignore) -> PipelineResult:
     """The whole way; a second run in the same folder takes up or leaves what is there.
 
     Args:
         settings: Everything that can be chosen.
         on_stage: Called with each stage of the way.
-        on_progress: Called with the figures of the extraction.
 
     Returns:
-        JSON-ready results.
+        The results of all steps, which are in ``result.json`` too.
 
     Raises:
         FeatcacheError: A user's mistake, as one sentence; what was done before stays.
     """
+    from featcache.evaluation.reading import read_data
+    from featcache.evaluation.run import run_probe
+    from featcache.methods.scale.run import pretrain_scale
+    from featcache.report.plots import write_table
+
     started = time.monotonic()
     out = Path(settings.out)
     claim_folder(out, settings, fixed=("source", "motion", "feature", "sampling"))
@@ -60,8 +137,7 @@ def run(
             sampling=settings.sampling,
             runtime=settings.runtime,
         ),
-        on_scan=lambda done, total: on_stage("scan", done, total),
-        on_progress=on_progress,
+        on_stage=on_stage,
     )
     if settings.source is None and not settings.keep_videos:  # nothing below reads a video
         remove_motion_set(out / "videos", settings.motion)
@@ -94,7 +170,7 @@ def run(
 
     table = probe_table(results)
     write_table(table, out)
-    summary = {
+    found = {
         "store": str(out / "store"),
         "extract": extraction.to_dict(),
         "predictor": pretrained.to_dict(),
@@ -102,8 +178,15 @@ def run(
         "table": table.to_dict(),
         "seconds": time.monotonic() - started,
     }
-    put_replace(out / "result.json", canonical_json(summary))
-    return summary
+    put_replace(out / "result.json", canonical_json(found))
+    loss = [line["loss"] for line in pretrained.seeds.values()]
+    facts = {
+        "pre-training": f"loss {sum(loss) / len(loss):.3f} in the last epoch",
+        "predictor": pretrained.folder,
+        "store": str(out / "store"),
+        "time": duration(time.monotonic() - started),
+    }
+    return PipelineResult(found=found, shown=Summary(tables=(table.summary_table(),), facts=facts))
 
 
 def probes_of(settings: ScalePipelineSettings, *, model: str) -> dict[str, tuple[str, Any]]:

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featcache.commands.registry import COMMANDS, QuickstartSettings, load
+from featcache.commands.registry import command_names, load, settings_class
 from featcache.commands.steps import SweepRow, SweepSettings, row_steps
 from featcache.config import apply_overrides, leaves, parse, read_mapping, to_assignments, to_dict, to_yaml
 from featcache.errors import ConfigError, FeatcacheError
@@ -22,13 +22,14 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 LEAST: dict[str, dict[str, Any]] = {
     "scan": {"source": "videos", "out": "videos.parquet"},
     "extract": {"source": "videos", "out": "stores/mine", "features": [{"backbone": "i3d"}]},
-    **{name: {"store": "stores/mine"} for name in COMMANDS if name.startswith("probe-")},
+    **{name: {"store": "stores/mine"} for name in command_names("probe-")},
     "train-advise": {"bank": {"store": "stores/mine"}},
     "train-tmm": {"bank": {"store": "stores/mine"}},
     "train-r3d50": {"source": "videos"},
     "train-scale": {"sets": {"store": "stores/mine"}},
     "train-svt": {"source": "videos"},
     "train-finetune": {"source": "videos", "backbone": "i3d"},
+    "train-pretext": {"source": "videos", "backbone": "i3d", "task": {"name": "rotnet"}},
     "search": {"store": "stores/mine", "text": "a cat"},
     "import": {
         "source": "arrays",
@@ -176,8 +177,8 @@ def test_shipped_configs_are_complete(path: Path) -> None:
 
 
 def test_every_command_names_itself() -> None:
-    for name, command in COMMANDS.items():
-        assert command.settings.model_fields["command"].default == name
+    for name in command_names():
+        assert settings_class(name).model_fields["command"].default == name
 
 
 @pytest.mark.parametrize(
@@ -210,14 +211,15 @@ def test_a_key_of_a_section_leaves_the_command_s_own_values_of_the_others():
     )
     assert given.training.model_copy(update={"epochs": own.epochs, "optimiser": own.optimiser}) == own
     assert given.training.optimiser == own.optimiser.model_copy(update={"betas": (0.5, 0.6)})
-    sections = parse(QuickstartSettings, {"tmm": {"num_blocks": 3}, "motion": {"num_frames": 12}})
-    assert sections.tmm == dataclasses.replace(QuickstartSettings().tmm, num_blocks=3)
-    assert sections.motion == dataclasses.replace(QuickstartSettings().motion, num_frames=12)
+    quickstart: Any = settings_class("quickstart")
+    sections = parse(quickstart, {"tmm": {"num_blocks": 3}, "motion": {"num_frames": 12}})
+    assert sections.tmm == dataclasses.replace(quickstart().tmm, num_blocks=3)
+    assert sections.motion == dataclasses.replace(quickstart().motion, num_frames=12)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", command_names())
 def test_a_setting_that_is_given_as_it_is_changes_no_other(name: str) -> None:
-    kind = COMMANDS[name].settings
+    kind = settings_class(name)
     base = parse(kind, LEAST.get(name, {}))
     given = dict(leaves(LEAST.get(name, {}), ""))
     for key, value in leaves(to_dict(base), ""):

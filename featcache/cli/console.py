@@ -61,7 +61,7 @@ def configure_logging() -> None:
     handler = RichHandler(console=err, show_path=False, show_time=False, markup=False)
     handler.setFormatter(_OneLine("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("featcache").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    logging.getLogger("featcache").setLevel(logging.INFO if _is_first() else logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file name need not be text in the terminal's encoding
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -81,12 +81,6 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     out.print(table)
 
 
-def print_failures(failures: Sequence[tuple[str, str, str]], what: str) -> None:
-    """The first (video, status, reason) of the videos that failed, and how many they are."""
-    if failures:
-        print_table(f"{len(failures)} videos {what}", ("video", "status", "reason"), failures[:20], num_text=3)
-
-
 def print_facts(facts: Mapping[str, object]) -> None:
     """Aligned ``name  value`` lines on stdout. Brackets are text."""
     width = max(len(name) for name in facts)
@@ -99,25 +93,44 @@ def print_line(text: str, *, dim: bool = False) -> None:
     out.print(printable(text), markup=False, style="dim" if dim else None)
 
 
-def print_result(result: Result, *, as_json: bool = False) -> None:
-    """What a command found: its summary, or one JSON document."""
-    if as_json:
-        print_json(result.to_dict())
-        return
-    summary = result.summary()
-    for table in summary.tables:
-        print_table(table.title, table.columns, table.rows, num_text=table.num_text)
-    for line in summary.lines:
-        print_line(line)
-    if summary.facts:
-        print_facts(summary.facts)
-    if summary.next_command:
-        print_line(f"next: {summary.next_command}", dim=True)
-
-
 def print_error(error: BaseException) -> None:
     """One line on stderr: what, where, and what to do next."""
     err.print(f"[bold red]error:[/bold red] {_plain(str(error))}", soft_wrap=True)
+
+
+def print_heading(text: str) -> None:
+    """A rule across the screen."""
+    out.rule(_plain(text), align="left")
+
+
+def print_result(result: Result, *, as_json: bool = False) -> None:
+    """What a command found: its summary, or one JSON document; in both cases its warnings, and its problem is raised.
+
+    Of several processes that share a run the first speaks alone.
+    """
+    if not _is_first():
+        return
+    summary = result.summary()
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        for table in summary.tables:
+            print_table(table.title, table.columns, table.rows, num_text=table.num_text)
+        if summary.facts:
+            print_facts(summary.facts)
+        for line in summary.lines:
+            print_line(line)
+        if summary.next_command is not None:
+            print_line(f"next: {summary.next_command}", dim=True)
+    for warning in summary.warnings:
+        err.print(printable(warning), markup=False)
+    if summary.problem is not None:
+        raise summary.problem
+
+
+def _is_first() -> bool:
+    """Whether this process is the first, or the only one, of a run."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 LINE_SECONDS = 30.0
@@ -220,7 +233,7 @@ class Bars:
 @contextmanager
 def bars(*, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> Iterator[Bars]:
     """Bars for a ``with`` block where stderr is a terminal, lines where it is none, nothing with ``--quiet``."""
-    quiet = quiet or _is_quiet
+    quiet = quiet or _is_quiet or not _is_first()
     progress = Progress(
         TextColumn("{task.description:<10}"),
         BarColumn(bar_width=24),

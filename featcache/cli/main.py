@@ -6,23 +6,12 @@ from typing import Annotated
 
 import typer
 
-from featcache.cli import (
-    amend,
-    datasets,
-    doctor,
-    evaluate,
-    exchange,
-    extract,
-    figure,
-    finetune,
-    pipeline,
-    probe,
-    search,
-    store,
-    svt,
-    train,
-)
+from featcache.cli import datasets, doctor, exchange, extract, pipeline, store
 from featcache.cli.console import configure_logging, err, print_error
+from featcache.cli.figure import figure
+from featcache.cli.probe import probe
+from featcache.cli.train import evaluate, train
+from featcache.cli.verbs import group_of
 from featcache.errors import FeatcacheError, NothingUsableError, StoppedError
 
 INTERRUPTED = 130
@@ -32,20 +21,19 @@ GRACE_SECONDS = 10.0
 
 app = typer.Typer(
     name="featcache",
+    cls=group_of(lambda: (*pipeline.VERBS, *extract.VERBS, *exchange.VERBS)),
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="Extract video features once into a store that can be trusted; probe it again and again without the videos.",
 )
-for room in (pipeline, extract, store, amend, exchange, search, datasets, doctor):
+for room in (pipeline, store, datasets, doctor):
     room.register(app)
-svt.register(train.app)
-finetune.register(train.app)
-app.add_typer(probe.app, name="probe")
-app.add_typer(train.app, name="train")
-app.add_typer(evaluate.app, name="evaluate")
-app.add_typer(figure.app, name="figure")
+app.add_typer(probe, name="probe")
+app.add_typer(train, name="train")
+app.add_typer(evaluate, name="evaluate")
+app.add_typer(figure, name="figure")
 
 
 Use = Annotated[

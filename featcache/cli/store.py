@@ -1,42 +1,43 @@
-"""``info``, ``verify`` and ``gc``: look at a store and check it."""
+"""``info``, ``verify``, ``gc``, ``relabel`` and ``remove``: look at a store, check it and amend it."""
 
 import itertools
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featcache.cli.console import Quiet, bars, out, print_facts, print_json, print_line, print_table
-from featcache.units import readable_bytes
+from featcache.cli.console import Quiet, bars, print_result
+from featcache.cli.verbs import Json
+from featcache.errors import ConfigError
+
+if TYPE_CHECKING:
+    from featcache.data.manifest import Manifest
+    from featcache.data.selection import Selection
 
 StorePath = Annotated[Path, typer.Argument(help="A store.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add this room's verbs."""
+    """Add these verbs."""
     app.command(epilog="Example: `featcache info stores/mine`")(info)
     app.command(epilog="Example: `featcache verify stores/mine`")(verify)
     app.command(epilog="Example: `featcache gc stores/mine`")(gc)
+    app.command(
+        epilog="Example: `featcache relabel stores/mine labels.csv`  \n"
+        "A CSV has the column `id` (or `path`) and, if wanted, `label`, `label.<name>`, `group` and `split`."
+    )(relabel)
+    app.command(
+        epilog="Example: `featcache remove stores/mine wave/a.mp4`  \n"
+        "What is no longer there: `featcache remove stores/mine --not-in videos/`"
+    )(remove)
 
 
 def info(store: StorePath, as_json: Json = False) -> None:
     """Say what a store holds: recipes, features, videos, coverage."""
+    from featcache.store.info import StoreInfo
     from featcache.store.reader import open_store
 
-    summary = open_store(store).info()
-    if as_json:
-        print_json(summary)
-        return
-    print_facts({key: value for key, value in summary.items() if not isinstance(value, dict | list)})
-    rows = [
-        (name, "x".join(map(str, feature["record_shape"])), feature["dtype"], feature["num_rows"],
-         feature["coverage"]["ok"],
-         feature["coverage"]["failed"], feature["coverage"]["pending"], readable_bytes(feature["num_bytes"]))
-        for name, feature in summary["features"].items()
-    ]  # fmt: skip
-    print_table("features", ("name", "row", "dtype", "rows", "videos ok", "failed", "pending", "size"), rows)
-    print_table("sampling", ("setting", "value"), list(summary["sampling"].items()))
+    print_result(StoreInfo(facts=open_store(store).info()), as_json=as_json)
 
 
 def verify(
@@ -52,18 +53,7 @@ def verify(
     seen = itertools.count(1)
     with bars() as drawn:
         report = check(store, deep=not quick, progress=lambda name: drawn.update("verify", next(seen), total, name))
-    if as_json:
-        print_json(report.to_json())
-    else:
-        for problem in report.problems:
-            print_line(f"{problem.path}: {problem.what}")
-        for note in report.notes:
-            print_line(note, dim=True)
-        pending = sum(report.num_pending.values())
-        out.print(
-            f"{len(report.problems)} problems in {report.num_files} files, {readable_bytes(report.num_bytes)}"
-            f"{f'; {pending} shards still to be extracted' if pending else ''}"
-        )
+    print_result(report, as_json=as_json)
     if not report.ok:
         raise typer.Exit(1)
 
@@ -72,8 +62,64 @@ def gc(store: StorePath, as_json: Json = False) -> None:
     """Remove temporary files that killed writers left; waits for no one, and refuses while a writer is at work."""
     from featcache.store.gc import gc as collect
 
-    collected = collect(store)
-    if as_json:
-        print_json({"removed": collected.removed, "num_bytes": collected.num_bytes})
-    else:
-        out.print(f"removed {len(collected.removed)} files, {readable_bytes(collected.num_bytes)}")
+    print_result(collect(store), as_json=as_json)
+
+
+def relabel(
+    store: StorePath,
+    source: Annotated[
+        str | None, typer.Argument(help="A folder, or a CSV, JSONL or Parquet listing; or give --dataset.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="A public data set by its lists; `featcache datasets` names them.")
+    ] = None,
+    root: Annotated[str | None, typer.Option(help="Folder with the videos and the lists of --dataset.")] = None,
+    split_column: Annotated[
+        str | None, typer.Option(help="Label column with the split, e.g. `split2`.  [default: the first]")
+    ] = None,
+    test_fraction: Annotated[
+        float | None, typer.Option(help="Split a source that has no splits, e.g. 0.3; see --group-by.")
+    ] = None,
+    group_by: Annotated[
+        str | None, typer.Option(help="Label column of which no value is in both train and test.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Give stored videos the labels and splits of a list; columns that it does not have stay as they are."""
+    from featcache.data.selection import Selection
+    from featcache.extract.amending import relabel as carry_out
+
+    selection = Selection(split_column=split_column, test_fraction=test_fraction, group_by=group_by)
+    print_result(carry_out(store, _listed(source, dataset, root, selection)), as_json=as_json)
+
+
+def remove(
+    store: StorePath,
+    ids: Annotated[list[str], typer.Argument(help="Ids of the videos; `featcache export` lists them.")] = [],
+    not_in: Annotated[
+        str | None, typer.Option("--not-in", help="Take out what this folder or listing does not have.")
+    ] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Take them in again.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take videos out of a store; their features stay on the disk, and a later extraction leaves them out."""
+    from featcache.data.selection import Selection
+    from featcache.extract.amending import ids_not_in
+    from featcache.extract.amending import remove as carry_out
+
+    if bool(ids) == (not_in is not None):
+        raise ConfigError("name the videos to remove, or give --not-in SOURCE" + (", not both" if ids else ""))
+    if undo and not_in is not None:
+        raise ConfigError("--undo takes in the videos that are named; give their ids in place of --not-in")
+    chosen = ids if not_in is None else ids_not_in(store, _listed(not_in, None, None, Selection()))
+    print_result(carry_out(store, chosen, undo=undo), as_json=as_json)
+
+
+def _listed(source: str | None, dataset: str | None, root: str | None, selection: "Selection") -> "Manifest":
+    from featcache.data.listing import list_videos
+    from featcache.data.selection import check_source
+    from featcache.files.places import check_local
+
+    check_source(source, dataset, root)
+    check_local(source or root or "")
+    return list_videos(source=source, dataset=dataset, root=root, selection=selection, needs_paths=False)

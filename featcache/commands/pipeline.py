@@ -1,14 +1,37 @@
-"""How a pipeline begins: in a folder of its own, with videos to work on."""
+"""What shipped pipelines share: a folder of their own, videos to work on, and a result."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from featcache.config import Settings, parse, read_mapping, to_dict, to_yaml
 from featcache.data.motion import MotionSettings, make_motion_set, remove_motion_set
 from featcache.errors import ConfigError
 from featcache.files.publish import put_replace
 from featcache.stages import OnStage
-from featcache.training.runs import refuse_company
+from featcache.summary import Summary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineResult:
+    """What a pipeline found.
+
+    Attributes:
+        found: JSON-ready results of its steps, as in ``result.json``.
+        shown: What to show of them.
+    """
+
+    found: dict[str, Any]
+    shown: Summary
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return self.found
+
+    def summary(self) -> Summary:
+        """What to show of it."""
+        return self.shown
 
 
 def claim_folder(out: Path, settings: Settings, *, fixed: Sequence[str]) -> None:
@@ -23,6 +46,8 @@ def claim_folder(out: Path, settings: Settings, *, fixed: Sequence[str]) -> None
         ConfigError: The folder holds anything else, or torchrun started several processes.
         StoppedError: In the others of those.
     """
+    from featcache.training.runs import refuse_company
+
     refuse_company("a pipeline runs in one (`train svt` alone can share its batches)")
     path = out / "config.yaml"
     if path.exists():

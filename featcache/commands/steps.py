@@ -1,46 +1,22 @@
-"""Settings of pipelines and sweeps: several commands in one file, without torch."""
+"""Pipelines and sweeps: several commands in one file, one after another."""
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from featcache.config import Settings, apply_overrides, read_json
-from featcache.errors import ConfigError
-from featcache.report.tables import Cell, value_at
+from featcache.commands.registry import command_of, settings_class, store_key
+from featcache.commands.run import Watching, carry_out, unwatched
+from featcache.config import Settings, apply_overrides, parse, read_json, to_yaml
+from featcache.errors import ConfigError, UnknownNameError
+from featcache.files.publish import put_replace
+from featcache.report.tables import Cell, Table, value_at
+from featcache.summary import Result, Summary
 
-STORE_KEYS: Mapping[str, str] = {
-    "evaluate-tmm": "bank.store",
-    "extract": "out",
-    "probe-knn": "store",
-    "probe-linear": "store",
-    "probe-mlp": "store",
-    "probe-ridge": "store",
-    "probe-scale-ft": "store",
-    "probe-scale-linear": "store",
-    "probe-transformer": "store",
-    "train-advise": "bank.store",
-    "train-scale": "sets.store",
-    "train-tmm": "bank.store",
-}
-"""Where a command's settings name its store."""
-FEATURE_KEYS: Mapping[str, str] = {
-    "evaluate-tmm": "bank.feature",
-    "probe-knn": "feature",
-    "probe-linear": "feature",
-    "probe-mlp": "feature",
-    "probe-ridge": "feature",
-    "probe-scale-ft": "feature",
-    "probe-scale-linear": "feature",
-    "probe-transformer": "feature",
-    "train-advise": "bank.feature",
-    "train-scale": "sets.feature",
-    "train-tmm": "bank.feature",
-}
-"""Where they name its array."""
 _FOLDER_OF_STEP = re.compile(r"@(?P<step>\d+)(?P<file>(/.+)?)")
 
 
@@ -124,14 +100,24 @@ def pipeline_steps(settings: PipelineSettings) -> list[dict[str, Any]]:
 def with_store(step: Mapping[str, Any], *, store: str | None, feature: str | None) -> dict[str, Any]:
     """A step with ``store`` and ``feature`` where it names none."""
     filled = dict(step)
-    for value, places in ((store, STORE_KEYS), (feature, FEATURE_KEYS)):
-        section, _, name = places.get(step.get("command", ""), "").rpartition(".")
-        own = dict(filled.get(section) or {}) if section else filled
-        if value is None or not name or own.get(name) is not None:
-            continue
-        own[name] = value
-        filled = {**filled, section: own} if section else own
-    return filled
+    place = _store_key(step)
+    if not place:
+        return filled
+    section, _, name = place.rpartition(".")
+    own = dict(filled.get(section) or {}) if section else filled
+    # A command that makes its arrays, such as `extract`, names none.
+    for key, value in ((name, store), ("feature" if name == "store" else "", feature)):
+        if key and value is not None and own.get(key) is None:
+            own[key] = value
+    return {**filled, section: own} if section else own
+
+
+def _store_key(step: Mapping[str, Any]) -> str:
+    """Where a step names its store; empty where it names none, or is of no known command."""
+    try:
+        return store_key(str(step.get("command")))
+    except UnknownNameError:
+        return ""  # said with the number of the step by `parse_steps`
 
 
 def row_steps(settings: SweepSettings, row: SweepRow, *, folder: str) -> list[dict[str, Any]]:
@@ -174,3 +160,92 @@ def read_row(settings: SweepSettings, row: SweepRow, folders: Sequence[str]) -> 
         ours = value_at(read_json(file, what="result of a step"), path, where=str(file))
         cells[column] = Cell(value=ours.value, low=ours.low, high=ours.high, published=row.published.get(column))
     return cells
+
+
+def parse_steps(steps: Sequence[Mapping[str, Any]]) -> list[Settings]:
+    """Settings of each step.
+
+    Raises:
+        ConfigError: A step without a known command, or with an unusable setting; names the step.
+    """
+    parsed = []
+    for number, step in enumerate(steps):
+        name = str(step.get("command"))
+        try:
+            parsed.append(parse(settings_class(name), step))
+        except UnknownNameError as error:
+            raise UnknownNameError(f"step {number}: {error}") from error
+        except ConfigError as error:
+            raise ConfigError(f"step {number} ({name}): {error}") from error
+    return parsed
+
+
+def pipeline(settings: PipelineSettings, *, watching: Watching = unwatched) -> Iterator[str | Result]:
+    """Carry out the steps one after another; every step is checked before the first begins.
+
+    Args:
+        settings: The steps.
+        watching: As in :func:`featcache.commands.run.carry_out`.
+
+    Yields:
+        A heading before each step, and its result after it.
+    """
+    steps = parse_steps(pipeline_steps(settings))
+    for number, step in enumerate(steps):
+        yield f"{number + 1}/{len(steps)} {command_of(step)}"
+        yield from carry_out(step, watching=watching)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """The table of a sweep.
+
+    Attributes:
+        table: Ours and the published numbers.
+        folder: Where ``table.md``, ``table.json`` and the plot are.
+    """
+
+    table: Table
+    folder: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {**self.table.to_dict(), "out": self.folder}
+
+    def summary(self) -> Summary:
+        """What to show of it."""
+        heading = f"{self.table.title}: ours [95 % interval] (published)"
+        shown = self.table.summary_table(notes=True)
+        return Summary(tables=(replace(shown, title=heading),), lines=(f"written to {self.folder}",))
+
+
+def sweep(settings: SweepSettings, *, watching: Watching = unwatched) -> Iterator[str | Result]:
+    """Carry out the steps of every row, then write the table; every step is checked before the first begins.
+
+    Args:
+        settings: The steps, and what is varied.
+        watching: As in :func:`featcache.commands.run.carry_out`.
+
+    Yields:
+        A heading before each row, the result of each step, and the table.
+    """
+    from featcache.report.plots import write_table
+
+    folder = Path(settings.out)
+    planned = [row_steps(settings, row, folder=str(folder / slug(row.name))) for row in settings.rows]
+    parsed = [parse_steps(steps) for steps in planned]
+    put_replace(folder / "config.yaml", to_yaml(settings).encode())
+    rows = []
+    for row, raw, steps in zip(settings.rows, planned, parsed, strict=True):
+        yield f"{settings.title}: {row.name}"
+        for step in steps:
+            yield from carry_out(step, watching=watching)
+        rows.append((row.name, row.x, row.note, read_row(settings, row, [step["out"] for step in raw])))
+    table = Table(title=settings.title, columns=tuple(settings.columns), rows=tuple(rows), x_label=settings.x_label)
+    write_table(table, folder)
+    yield Swept(table=table, folder=str(folder))
+
+
+def slug(name: str) -> str:
+    """A folder name out of a row's name."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-.") or "row"

@@ -12,11 +12,35 @@ from featcache.evaluation.data import ProbeData, make_data
 from featcache.loaders.choice import has_training_views
 from featcache.recipes import PositionForm
 from featcache.store.features import Features
-from featcache.store.reader import Store, open_store
+from featcache.store.reader import Coverage, Store, open_store
 
 BYTES_AT_ONCE = 64 << 20
 NO_GROUPS = "none"
 """Value for a group column that makes each video a group of its own."""
+
+
+def check_labels(store: Store, *, feature: str | None, label: str) -> tuple[dict[str, str], Coverage]:
+    """Labels by video, and the coverage of the feature, before anything is read of the rows.
+
+    Raises:
+        UnknownNameError: No such feature or label column; names the closest.
+        ManifestError: The store has no labels at all.
+        NothingUsableError: Every video failed.
+    """
+    if feature is None and len(store.features) > 1:
+        raise no_name("feature", store.path, store.features)
+    if (coverage := store.coverage(feature)).failures and not coverage.ok + coverage.pending:
+        failure = coverage.failures[0]
+        raise NothingUsableError(
+            f"nothing was extracted into {store.path}, so there are no features to probe: all {coverage.total} videos "
+            f"failed, e.g. {failure.id!r} ({failure.status}: {failure.reason}); mend them and extract again"
+        )
+    if not store.label_names:
+        raise ManifestError(
+            f"no video of {store.path} has a label, so there is nothing to probe; put videos in one folder a class, or "
+            "list them in a CSV with a label column, and extract again"
+        )
+    return store.labels(label), coverage
 
 
 def read_data(
@@ -50,20 +74,7 @@ def read_data(
         NothingUsableError: Every video failed.
     """
     store = store if isinstance(store, Store) else open_store(store)
-    if feature is None and len(store.features) > 1:
-        raise no_name("feature", store.path, store.features)
-    if (coverage := store.coverage(feature)).failures and not coverage.ok + coverage.pending:
-        failure = coverage.failures[0]
-        raise NothingUsableError(
-            f"nothing was extracted into {store.path}, so there are no features to probe: all {coverage.total} videos "
-            f"failed, e.g. {failure.id!r} ({failure.status}: {failure.reason}); mend them and extract again"
-        )
-    if not store.label_names:
-        raise ManifestError(
-            f"no video of {store.path} has a label, so there is nothing to probe; put videos in one folder a class, or "
-            "list them in a CSV with a label column, and extract again"
-        )
-    labels = store.labels(label)
+    labels, coverage = check_labels(store, feature=feature, label=label)
     if split_column is None and f"split_{label}" in store.label_names:
         split_column = f"split_{label}"
     if group_column is None and GROUP in store.label_names:

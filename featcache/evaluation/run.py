@@ -22,6 +22,7 @@ from featcache.metrics.intervals import Metric, accuracies, mean_error, rank_of_
 from featcache.metrics.result import Coverage, SplitResult
 from featcache.metrics.settings import IntervalSettings
 from featcache.metrics.splits import fold_numbers
+from featcache.summary import Summary, SummaryTable, percent
 
 NUM_FOLDS = 5
 """Number of folds over the videos, or groups of videos, of a store without splits."""
@@ -76,6 +77,29 @@ class ProbeResult:
     def to_json(self) -> str:
         """Indented JSON."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+
+    def summary(self) -> Summary:
+        """What to show of it: an interval and the coverage beside each number."""
+        rows = tuple(
+            (
+                split,
+                *(_shown(name, metric) for name, metric in numbers.metrics.items()),
+                f"{numbers.coverage.ok}/{numbers.coverage.total}",
+            )
+            for split, numbers in self.splits.items()
+        )
+        names = next(iter(self.splits.values())).metrics
+        kind = f"{self.num_classes} classes" if self.num_classes else "numbers"
+        title = f"{self.probe} of {self.feature!r} for {self.label!r}: {kind}, {self.protocol}"
+        table = SummaryTable(title=title, columns=("split", *names, "coverage"), rows=rows)
+        return Summary(tables=(table,), lines=self.notes)
+
+
+def _shown(name: str, metric: Metric) -> str:
+    """Accuracies in per cent, errors as they are, with the interval."""
+    if name == "mse":
+        return f"{metric.value:.4f} [{metric.low:.4f}, {metric.high:.4f}]"
+    return percent(metric.value, metric.low, metric.high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,9 @@ from featcache.exchange import listing
 from featcache.exchange.outgoing import Outgoing, Step, choose
 from featcache.exchange.settings import ExportSettings
 from featcache.files.publish import new_folder
+from featcache.stages import OnStage, ignore
 from featcache.store.reader import open_store
+from featcache.summary import Summary
 
 Write = Callable[[Outgoing, Path, ExportSettings, Step], dict[str, Any]]
 
@@ -54,8 +56,21 @@ class Exported:
         """JSON-ready values."""
         return asdict(self)
 
+    def summary(self) -> Summary:
+        """What to show of it."""
+        failed = f", {self.num_failed} of them failed (see videos.csv)" if self.num_failed else ""
+        return Summary(
+            facts={
+                "written": f"{self.out} ({self.format})",
+                "feature": f"{self.feature} ({self.dtype})",
+                "videos": f"{self.num_videos}{failed}",
+                "rows": self.num_rows,
+                **self.details,
+            }
+        )
 
-def export(settings: ExportSettings, *, on_progress: Step = lambda done, total: None) -> Exported:
+
+def export(settings: ExportSettings, *, on_stage: OnStage = ignore) -> Exported:
     """Write the feature that ``settings`` name.
 
     Every export holds ``videos.csv`` (all selected videos, failed ones with their status), ``recipe.yaml`` and
@@ -63,7 +78,7 @@ def export(settings: ExportSettings, *, on_progress: Step = lambda done, total: 
 
     Args:
         settings: Settings of the export.
-        on_progress: Called with (done, total), in the format's own unit.
+        on_stage: Called with (``"export"``, done, total), in the format's own unit.
 
     Raises:
         StoreError: The folder is not empty, or the store is not complete.
@@ -74,7 +89,7 @@ def export(settings: ExportSettings, *, on_progress: Step = lambda done, total: 
     module, _, function = _WRITERS[settings.format].partition(":")
     write: Write = getattr(import_module(f"featcache.exchange.{module}"), function)
     with out.features, new_folder(Path(settings.out)) as folder:
-        details = write(out, folder, settings, on_progress)
+        details = write(out, folder, settings, lambda done, total: on_stage("export", done, total))
         counts = {video.id: out.num_rows(video.id) for video in out.videos}
         (folder / listing.VIDEOS).write_bytes(listing.write_videos(out.videos, counts))
         (folder / listing.RECIPE).write_bytes(listing.write_recipe(out.recipe))

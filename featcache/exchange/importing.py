@@ -21,6 +21,7 @@ from featcache.exchange.outgoing import Step
 from featcache.exchange.sample import Sample, row_columns, video_record
 from featcache.exchange.settings import DeclaredFeature, ImportSettings
 from featcache.recipes import FeatureRecipe, Output, Precision, RecordSpec, SamplingRecipe
+from featcache.stages import OnStage, ignore
 from featcache.store.completion import reopen_lost
 from featcache.store.generation import Generation
 from featcache.store.plan import Segment, default_shard_rows, plan_segments
@@ -28,6 +29,7 @@ from featcache.store.precision import staging_dtype, to_storage
 from featcache.store.reader import open_store
 from featcache.store.rows import RowTable
 from featcache.store.writer import StoreWriter
+from featcache.summary import Summary, failures_table
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +73,24 @@ class Imported:
         """JSON-ready values."""
         return asdict(self)
 
+    def summary(self) -> Summary:
+        """What to show of it."""
+        left_out = f"{self.not_listed} arrays of the source are not in the listing and were left out"
+        return Summary(
+            tables=failures_table(self.failures),
+            facts={
+                "store": self.store,
+                "feature": f"{self.feature} ({self.dtype})",
+                "videos": f"{self.videos_ok} ok, {self.videos_failed} failed, {self.videos_total} in all",
+                "rows": f"{self.rows_written} written now, {self.rows_total} in all",
+                "not known": ", ".join(self.unknown) or "nothing",
+                "settings": self.config,
+            },
+            warnings=(left_out,) if self.not_listed else (),
+        )
 
-def import_features(settings: ImportSettings, *, on_progress: Step = lambda done, total: None) -> Imported:
+
+def import_features(settings: ImportSettings, *, on_stage: OnStage = ignore) -> Imported:
     """Store the arrays of a source; the same call resumes, and adds videos or another array to the store.
 
     A file that cannot be read is a failed video (``undecodable``), an empty array is ``too_short``, and a video that a
@@ -81,7 +99,7 @@ def import_features(settings: ImportSettings, *, on_progress: Step = lambda done
 
     Args:
         settings: What to import, and what is known about it.
-        on_progress: Called with (rows written, rows in total).
+        on_stage: Called with (``"import"``, rows written, rows in total).
 
     Raises:
         ExchangeError: A source or array does not fit; names it.
@@ -107,7 +125,7 @@ def import_features(settings: ImportSettings, *, on_progress: Step = lambda done
             _check_aligned(writer, by_id)
             _add_generation(writer, videos, by_id, record=record, settings=settings)
         importer = _Importer(writer, by_id, name=name, recipe=recipe, record=record, settings=settings)
-        rows_written = importer.run(on_progress)
+        rows_written = importer.run(lambda done, total: on_stage("import", done, total))
         for generation in writer.generations():
             writer.complete(generation, name)
     store = open_store(settings.out)

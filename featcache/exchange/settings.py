@@ -31,6 +31,17 @@ IMPORTED = SamplingRecipe(
 )
 
 
+def _known_format(*known: str) -> BeforeValidator:
+    """Refuse a format that is not known, with the closest one."""
+
+    def check(name: Any) -> Any:
+        if isinstance(name, str) and name not in known:
+            raise unknown_name("format", name, known)
+        return name
+
+    return BeforeValidator(check)
+
+
 def _with_unknowns(given: Any) -> Any:
     return {**to_dict(IMPORTED), **given} if isinstance(given, Mapping) else given
 
@@ -129,7 +140,7 @@ class ImportSettings(Settings):
     """The command this file repeats."""
     source: str
     """A folder of ``.npy`` files, a webdataset shard or a folder of them, a saved dataset or Parquet files."""
-    format: ImportFormat
+    format: Annotated[ImportFormat, _known_format(*IMPORT_FORMATS)]
     """``npy``, ``webdataset``, or ``hf`` or ``parquet``, which both read saved datasets and Parquet files."""
     out: str
     """The store to create, resume or extend."""
@@ -169,7 +180,7 @@ class ExportSettings(Settings):
     """The command this file repeats."""
     store: str
     """The store to export."""
-    format: ExportFormat
+    format: Annotated[ExportFormat, _known_format(*EXPORT_FORMATS)]
     """``parquet``, ``npy``, ``webdataset``, ``hf``, ``fiftyone``, ``actionformer`` or ``opentad``."""
     out: str
     """The folder to write; it must not exist, or be empty."""
@@ -181,13 +192,3 @@ class ExportSettings(Settings):
     """Only these ids; null: all."""
     shard_megabytes: int = Field(default=256, ge=1)
     """Size at which a webdataset shard or a file of an HF dataset is closed."""
-
-
-def check_format(name: str, known: tuple[str, ...]) -> None:
-    """Refuse an unknown format and suggest the closest one.
-
-    Raises:
-        UnknownNameError: The format is unknown.
-    """
-    if name not in known:
-        raise unknown_name("format", name, known)

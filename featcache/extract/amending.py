@@ -14,6 +14,7 @@ from featcache.recipes import SamplingRecipe
 from featcache.store.overlay import Amendment
 from featcache.store.reader import Store, open_store
 from featcache.store.writer import StoreWriter
+from featcache.summary import Summary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,13 +23,15 @@ class Amended:
 
     Attributes:
         store: Folder of the store.
-        changed: Ids of the videos that were relabelled, removed, or brought back.
+        what: What was done to them: ``relabelled``, ``removed`` or ``taken in again``.
+        changed: Ids of the videos that it was done to.
         unchanged: Number of named videos that needed no change.
         not_stored: Number of named videos that the store does not have.
         kept_split: Number of videos that keep their split, because the store samples the other split differently.
     """
 
     store: str
+    what: str
     changed: tuple[str, ...]
     unchanged: int
     not_stored: int = 0
@@ -37,6 +40,19 @@ class Amended:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return asdict(self)
+
+    def summary(self) -> Summary:
+        """What to show of it."""
+        lines = []
+        if self.not_stored:
+            lines.append(f"{self.not_stored} videos of the source are not in the store")
+        if self.kept_split:
+            lines.append(
+                f"{self.kept_split} videos keep their split: the store samples the other one otherwise, so that they "
+                "would need other rows; extract to a new store for that"
+            )
+        done = f"{len(self.changed)} videos, {self.unchanged} were so already"
+        return Summary(facts={"store": self.store, self.what: done}, lines=tuple(lines))
 
 
 def find_renames(scanned: Manifest, opened: Store) -> list[Amendment]:
@@ -140,6 +156,7 @@ def relabel(path: Path | str, listed: Manifest) -> Amended:
         writer.add_overlay(amendments)
     return Amended(
         store=str(path),
+        what="relabelled",
         changed=tuple(one.video for one in amendments),
         unchanged=len(named) - len(amendments),
         not_stored=len(listed) - len(named),
@@ -170,7 +187,8 @@ def remove(path: Path | str, ids: Sequence[str], *, undo: bool = False) -> Amend
         ]
         writer.add_overlay(amendments)
     changed = tuple(one.video for one in amendments)
-    return Amended(store=str(path), changed=changed, unchanged=len(set(ids)) - len(changed))
+    what = "taken in again" if undo else "removed"
+    return Amended(store=str(path), what=what, changed=changed, unchanged=len(set(ids)) - len(changed))
 
 
 def ids_not_in(path: Path | str, listed: Manifest) -> list[str]:

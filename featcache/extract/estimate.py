@@ -30,7 +30,8 @@ from featcache.recipes import RecordSpec
 from featcache.store.documents import is_store
 from featcache.store.plan import default_shard_rows, plan_segments
 from featcache.store.reader import Store, open_store
-from featcache.units import readable_bytes
+from featcache.summary import Summary, SummaryTable
+from featcache.units import duration, readable_bytes
 
 NUM_MEASURED = 3
 MEASURE_SECONDS = 10.0  # per video: a plan for two-hour films should take only a minute too
@@ -102,6 +103,27 @@ class Estimate:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return asdict(self)
+
+    def summary(self) -> Summary:
+        """What to show of it."""
+        rows = tuple(
+            (feature.name, "x".join(map(str, feature.shape)), feature.precision, readable_bytes(feature.num_bytes))
+            for feature in self.features
+        )
+        hours = duration(self.seconds)
+        return Summary(
+            tables=(
+                SummaryTable(title="features", columns=("name", "shape of a row", "precision", "size"), rows=rows),
+            ),
+            facts={
+                "videos": f"{self.videos_to_do} to do, {self.videos_unusable} unusable",
+                "rows": f"{self.rows_to_do} to compute in {self.num_shards} shards",
+                "shard": f"at most {self.shard_rows} rows, about {duration(self.shard_seconds)}: what a kill may cost",
+                "disk": f"{readable_bytes(self.num_bytes)} of {readable_bytes(self.free_bytes)} free",
+                "time": f"about {hours}, limited by {self.bottleneck} (measured on {self.num_measured} videos)",
+            },
+            warnings=(self.advice,) if self.advice else (),
+        )
 
 
 def estimate(settings: ExtractSettings, *, on_scan: OnScan = lambda done, total: None) -> Estimate:

@@ -90,6 +90,7 @@ def carry_out(settings: ExtractSettings, *, scanned: Callable[[], Manifest], on_
         commit_seconds=progress.commit_seconds,
         seconds=0.0,
         bottleneck=progress.bottleneck,
+        max_failed=prepared.settings.max_failed,
     )
 
 

@@ -31,7 +31,9 @@ from featcache.loaders.videos import find_files
 from featcache.machine import resolve_device
 from featcache.methods.advise.saved import arms_of, load_module
 from featcache.networks.tmm import Bottleneck3d, Tmm
+from featcache.report.drawn import Drawn
 from featcache.report.figure_settings import ActivationFigureSettings
+from featcache.stages import OnStage, ignore
 from featcache.store.reader import Store, open_store
 
 FRAME_SHARE = 0.6
@@ -89,14 +91,12 @@ def branch_maps(tmm: Tmm, maps: Tensor) -> Tensor:
     return caught[0][0].permute(1, 2, 3, 0).cpu()
 
 
-def draw_activation(settings: ActivationFigureSettings) -> dict[str, object]:
+def draw_activation(settings: ActivationFigureSettings, *, on_stage: OnStage = ignore) -> Drawn:
     """Draw the frames, the image model's maps and the maps of each module of a run, in one row each.
 
     Args:
         settings: Settings of the figure.
-
-    Returns:
-        JSON-ready facts: the picture, its rows, and the frames shown.
+        on_stage: Never called: a picture takes seconds.
 
     Raises:
         UnknownNameError: The store has no such video.
@@ -122,7 +122,7 @@ def draw_activation(settings: ActivationFigureSettings) -> dict[str, object]:
     buffer = io.BytesIO()
     montage(rows).save(buffer, "PNG" if settings.out.lower().endswith(".png") else "JPEG")
     put_replace(Path(settings.out), buffer.getvalue())
-    return {"out": settings.out, "video": settings.video, "rows": list(rows), "frames": numbers}
+    return Drawn(facts={"out": settings.out, "video": settings.video, "rows": list(rows), "frames": numbers})
 
 
 def source_frames(

@@ -26,7 +26,9 @@ from featcache.machine import resolve_device
 from featcache.networks.timesformer import Attention
 from featcache.recipes import Interpolation
 from featcache.report.activation_maps import Pixels, heat, montage, overlay
+from featcache.report.drawn import Drawn
 from featcache.report.figure_settings import AttentionFigureSettings
+from featcache.stages import OnStage, ignore
 
 Frames = Sequence[npt.NDArray[np.uint8]]
 
@@ -99,14 +101,12 @@ def last_attention(backbone: Backbone) -> nn.Module:
     return attention
 
 
-def draw_attention(settings: AttentionFigureSettings) -> dict[str, object]:
+def draw_attention(settings: AttentionFigureSettings, *, on_stage: OnStage = ignore) -> Drawn:
     """Draw each video: a row of its frames, then a row for each network, or for each head of each.
 
     Args:
         settings: Settings of the figure.
-
-    Returns:
-        JSON-ready facts: the picture, its rows, and the frames shown of each video.
+        on_stage: Never called: a picture takes seconds.
 
     Raises:
         ConfigError: A backbone has no such attention or does not support the input size, or there is no such device.
@@ -134,7 +134,7 @@ def draw_attention(settings: AttentionFigureSettings) -> dict[str, object]:
     buffer = io.BytesIO()
     stacked(pictures).save(buffer, "PNG" if settings.out.lower().endswith(".png") else "JPEG")
     put_replace(Path(settings.out), buffer.getvalue())
-    return {"out": settings.out, "rows": names, "frames": numbers}
+    return Drawn(facts={"out": settings.out, "rows": names, "frames": numbers})
 
 
 def heats_of(name: str, maps: Tensor, *, heads: bool) -> Mapping[str, Tensor]:

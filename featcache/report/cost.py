@@ -1,6 +1,7 @@
 """Plots accuracy against cost from the tables of sweeps."""
 
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,41 @@ from featcache.errors import ConfigError, unknown_name
 from featcache.files.publish import put_replace
 from featcache.report.figure_settings import CostFigureSettings
 from featcache.report.plots import CostPoint, plot_cost
+from featcache.stages import OnStage, ignore
+from featcache.summary import Summary, SummaryTable
 
 
-def draw_cost(settings: CostFigureSettings) -> list[CostPoint]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostPlot:
+    """A plot that was written.
+
+    Attributes:
+        points: What it shows.
+        columns: Names of the horizontal and the vertical axis.
+        out: The picture.
+    """
+
+    points: tuple[CostPoint, ...]
+    columns: tuple[str, str]
+    out: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {"points": [asdict(point) for point in self.points], "out": self.out}
+
+    def summary(self) -> Summary:
+        """What to show of it."""
+        rows = tuple((point.name, f"{point.cost:.4g}", f"{point.accuracy:.1f}") for point in self.points)
+        table = SummaryTable(title="accuracy against cost", columns=("", *self.columns), rows=rows)
+        return Summary(tables=(table,), lines=(f"drawn to {self.out}",))
+
+
+def draw_cost(settings: CostFigureSettings, *, on_stage: OnStage = ignore) -> CostPlot:
     """Draw the rows of tables as points; rows with the same name in several tables become one point.
+
+    Args:
+        settings: Everything that can be chosen.
+        on_stage: Never called: a plot takes a second.
 
     Raises:
         ConfigError: A table does not exist, or no row has both columns.
@@ -40,7 +72,7 @@ def draw_cost(settings: CostFigureSettings) -> list[CostPoint]:
         Path(settings.out),
         plot_cost(points, cost_label=settings.cost, accuracy_label=settings.accuracy, memory_label=settings.memory),
     )
-    return points
+    return CostPlot(points=tuple(points), columns=(settings.cost, settings.accuracy), out=settings.out)
 
 
 def read_table(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from featcache.errors import ConfigError, unknown_name
+from featcache.summary import SummaryTable
 
 PERCENT = 100.0
 
@@ -60,6 +61,15 @@ class Table:
                 for name, x, note, cells in self.rows
             ],
         }
+
+    def summary_table(self, *, notes: bool = False) -> SummaryTable:
+        """Ours with its interval, and what was published behind it; with the notes of the rows if asked."""
+        rows = tuple(
+            (name, *(cell_text(cells[column]) for column in self.columns), *([note] if notes else []))
+            for name, _, note, cells in self.rows
+        )
+        columns = ("", *self.columns, *(["note"] if notes else []))
+        return SummaryTable(title=f"{self.title}, percent [95 % interval]", columns=columns, rows=rows)
 
     def to_markdown(self) -> str:
         """The table in Markdown: our values with their intervals, each followed by the published one."""

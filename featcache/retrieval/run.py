@@ -18,6 +18,7 @@ from featcache.machine import resolve_device
 from featcache.retrieval.nearest import Blocks, Engine, Floats, nearest
 from featcache.store.features import Features
 from featcache.store.reader import Coverage, Store, open_store
+from featcache.summary import Summary, SummaryTable
 
 By = Literal["clip", "video"]
 BLOCK_ROWS = 1 << 15
@@ -79,6 +80,7 @@ class SearchResult:
         excluded: Ids of videos that were left out because they are the query itself.
         coverage: Numbers of videos with features, failed, pending and in total: what a search can and cannot find.
         hits: The hits, best first.
+        sheet: Picture of the hits that was drawn, or ``None``.
     """
 
     store: str
@@ -88,13 +90,34 @@ class SearchResult:
     excluded: tuple[str, ...]
     coverage: Coverage
     hits: tuple[Hit, ...]
+    sheet: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         coverage = self.coverage
         counts = {"ok": coverage.ok, "failed": coverage.failed, "pending": coverage.pending, "total": coverage.total}
         shallow = {name: getattr(self, name) for name in ("store", "feature", "by", "engine", "excluded")}
-        return {**shallow, "coverage": counts, "hits": [asdict(hit) for hit in self.hits]}
+        return {**shallow, "coverage": counts, "hits": [asdict(hit) for hit in self.hits], "sheet": self.sheet}
+
+    def summary(self) -> Summary:
+        """The hits, and how much of the store they were chosen from."""
+        rows = tuple(
+            (hit.video, hit.label, hit.rank, f"{hit.score:.4f}", _shown(hit.start_seconds), _shown(hit.end_seconds))
+            for hit in self.hits
+        )
+        title = f"{len(self.hits)} {self.by}s of {self.feature!r} most like the query"
+        columns = ("video", "label", "rank", "cosine", "from s", "to s")
+        coverage = self.coverage
+        left_out = f", {len(self.excluded)} left out as the query itself" if self.excluded else ""
+        searched = f"searched {coverage.ok} of {coverage.total} videos ({coverage.failed} failed){left_out}"
+        drawn = (f"drawn to {self.sheet}",) if self.sheet is not None else ()
+        return Summary(
+            tables=(SummaryTable(title=title, columns=columns, rows=rows, num_text=2),), lines=(searched, *drawn)
+        )
+
+
+def _shown(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.2f}"
 
 
 def search(

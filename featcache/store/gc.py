@@ -1,8 +1,9 @@
 """Removes the left-overs of killed writers; needs exclusive access to the store."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from featcache.files.base import Files, open_files
 from featcache.files.publish import is_temp
@@ -11,6 +12,8 @@ from featcache.store.completion import read_records
 from featcache.store.documents import read_features, read_root
 from featcache.store.generation import data_name, read_generations
 from featcache.store.overlay import overlay_numbers, overlay_table
+from featcache.summary import Summary
+from featcache.units import readable_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +27,14 @@ class Collected:
 
     removed: tuple[str, ...]
     num_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)
+
+    def summary(self) -> Summary:
+        """What to show of it."""
+        return Summary(lines=(f"removed {len(self.removed)} files, {readable_bytes(self.num_bytes)}",))
 
 
 def gc(path: Path | str, *, wait_seconds: float = 0.0) -> Collected:

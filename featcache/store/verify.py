@@ -39,6 +39,8 @@ from featcache.store.overlay import (
 )
 from featcache.store.paths import FileFormat
 from featcache.store.schema import CommitDoc, FeatureDoc
+from featcache.summary import Summary
+from featcache.units import readable_bytes
 
 OnFile = Callable[[str], None]
 
@@ -81,7 +83,7 @@ class Report:
         """Whether there are no problems."""
         return not self.problems
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return {
             "ok": self.ok,
@@ -91,6 +93,18 @@ class Report:
             "num_bytes": self.num_bytes,
             "num_pending": self.num_pending,
         }
+
+    def summary(self) -> Summary:
+        """What to show of it."""
+        pending = sum(self.num_pending.values())
+        still = f"; {pending} shards still to be extracted" if pending else ""
+        return Summary(
+            lines=(
+                *(f"{problem.path}: {problem.what}" for problem in self.problems),
+                *self.notes,
+                f"{len(self.problems)} problems in {self.num_files} files, {readable_bytes(self.num_bytes)}{still}",
+            )
+        )
 
 
 class _Checker:

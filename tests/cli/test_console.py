@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from featcache.cli import console, search
+from featcache.cli import console
 from featcache.cli.main import app, main
 from featcache.data.cells import quoted, read_csv
 from featcache.data.sources import list_source
@@ -127,7 +127,7 @@ def test_search_prints_labels_calmly(hostile_store, capsys):
     result = SearchResult(
         store="s", feature=HOSTILE, by="clip", engine="exact", excluded=(), coverage=coverage, hits=(hit,)
     )
-    search.print_result(result)
+    console.print_result(result)
     printed = capsys.readouterr().out
     assert SHOWN in printed
     assert_calm(printed)

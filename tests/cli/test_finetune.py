@@ -6,10 +6,10 @@ import shlex
 import pytest
 from typer.testing import CliRunner
 
-from featcache.cli import finetune
 from featcache.cli.main import app
 from featcache.commands.registry import load
 from featcache.errors import ConfigError
+from tests.cli.helpers import settings_of
 from tests.methods.finetune.helpers import write_classes
 
 QUICK = shlex.split(
@@ -27,16 +27,14 @@ def manifest(tmp_path_factory):
     return write_classes(tmp_path_factory.mktemp("classes"), {"train": 2, "test": 1})
 
 
-def test_flags_are_settings(monkeypatch):
-    seen = []
-    monkeypatch.setattr(finetune, "run_finetune", lambda settings, *, as_json: seen.append(settings))
-    assert invoke("videos", "-b", "svt-b").exit_code == 0
+def test_flags_are_settings():
+    plain = settings_of("train", "finetune", "videos", "-b", "svt-b")
     words = (
-        "--dataset ucf101 --root data -b svt-b-slowfast --weights t.safetensors --linear --no-flip --clips 2 --crops 1"
+        "--dataset ucf101 --root data -b svt-b-slowfast --weights t.safetensors --linear --no-flip --clips 2 --crops 1 "
+        "--seed 1 --seed 2 --set training.optimiser.lr=1e-3"
     )
-    assert invoke(*words.split(), "--seed", 1, "--seed", 2, "--set", "training.optimiser.lr=1e-3").exit_code == 0
-    assert invoke("videos", "-b", "svt-b", "--epochs", 3, "--test-fraction", 0.3).exit_code == 0
-    plain, told, short = seen
+    told = settings_of("train", "finetune", *words.split())
+    short = settings_of("train", "finetune", "videos", "-b", "svt-b", "--epochs", 3, "--test-fraction", 0.3)
     assert (plain.frozen, plain.head_dropout, plain.clips.flip_probability, plain.test.num_crops) == (
         False,
         0.5,

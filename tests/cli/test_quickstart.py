@@ -6,10 +6,8 @@ from typing import Any
 
 import pytest
 
-from featcache.commands.registry import QuickstartSettings
 from featcache.config import parse
 from featcache.errors import ConfigError, FeatcacheError
-from featcache.extract.progress import Progress
 from featcache.shipped import load_pipeline
 
 SMALL: dict[str, Any] = {
@@ -27,23 +25,25 @@ SMALL: dict[str, Any] = {
     "tmm_training": {"epochs": 1, "tensorboard": False, "threads": 1},
 }
 quickstart = load_pipeline("quickstart")
+QuickstartSettings = quickstart.QuickstartSettings
 
 
-def settings(out: Path, **changes: Any) -> QuickstartSettings:
+def settings(out: Path, **changes: Any) -> Any:
     return parse(QuickstartSettings, {**SMALL, "out": str(out), **changes})
 
 
 def test_killed_resumed_and_run_again(tmp_path: Path) -> None:
     out = tmp_path / "quickstart"
 
-    def interrupt(progress: Progress) -> None:
-        raise KeyboardInterrupt
+    def interrupt(stage: str, *figures: Any) -> None:
+        if stage == "extract":
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        quickstart.run(settings(out), on_progress=interrupt)
+        quickstart.run(settings(out), on_stage=interrupt)
     assert list((out / "videos").rglob("*.mp4"))
 
-    first = quickstart.run(settings(out))
+    first = quickstart.run(settings(out)).to_dict()
     assert first["extract"]["videos_ok"] == first["num_videos"] == 32
     assert not (out / "videos").exists()
     questions = {(row["label"], row["feature"], row["probe"], row["split"]) for row in first["results"]}
@@ -55,7 +55,7 @@ def test_killed_resumed_and_run_again(tmp_path: Path) -> None:
     } | {("motion", "map16", module, "test_seen") for module in ("averaged", "temporal module")}
     assert json.loads((out / "result.json").read_text())["results"] == first["results"]
 
-    again = quickstart.run(settings(out))
+    again = quickstart.run(settings(out)).to_dict()
     assert again["extract"]["rows_written"] == 0
     assert again["results"] == first["results"]
 

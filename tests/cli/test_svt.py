@@ -1,28 +1,16 @@
 """Flags of ``train svt`` as settings; nothing is trained."""
 
 import pytest
-from typer.testing import CliRunner
 
-from featcache.cli import svt
-from featcache.cli.main import app
 from featcache.errors import FeatcacheError
+from tests.cli import helpers
 
 
-@pytest.fixture
-def settings_of(monkeypatch):
-    """Settings that a command line means."""
-    seen = []
-    monkeypatch.setattr(svt, "run_svt", lambda settings, *, as_json: seen.append(settings))
-
-    def parse(*words):
-        result = CliRunner().invoke(app, ["train", "svt", *words], catch_exceptions=False)
-        assert result.exit_code == 0, result.output
-        return seen.pop()
-
-    return parse
+def settings_of(*words):
+    return helpers.settings_of("train", "svt", *words)
 
 
-def test_a_video_transformer_has_the_published_settings_unless_told(settings_of):
+def test_a_video_transformer_has_the_published_settings_unless_told():
     settings = settings_of("videos")
     assert (settings.source, settings.size, settings.init.start, settings.workers) == ("videos", "base", "random", None)
     training = settings.training
@@ -35,7 +23,7 @@ def test_a_video_transformer_has_the_published_settings_unless_told(settings_of)
     assert (told.training.seeds, told.training.schedule.warmup_fraction) == ((1, 2), 0.25)
 
 
-def test_flags_come_on_top_of_a_file(settings_of):
+def test_flags_come_on_top_of_a_file():
     file = "--config", "configs/svt/k400_vitb.yaml"
     shipped = settings_of(*file)
     assert (shipped.dataset, shipped.drop_path, shipped.init.start) == ("kinetics400", 0.1, "image")
@@ -49,7 +37,7 @@ def test_flags_come_on_top_of_a_file(settings_of):
     assert other.head == shipped.head
 
 
-def test_a_file_of_a_run_is_taken(settings_of, tmp_path):
+def test_a_file_of_a_run_is_taken(tmp_path):
     own = tmp_path / "config.yaml"
     own.write_text("command: train-svt\nsource: videos\nsize: tiny\ntraining: {epochs: 3, device: cpu}\n")
     settings = settings_of("--config", str(own), "--workers", "0")
@@ -57,6 +45,6 @@ def test_a_file_of_a_run_is_taken(settings_of, tmp_path):
     assert (settings.training.epochs, settings.training.device) == (3, "cpu")
 
 
-def test_a_file_of_another_command_is_refused(settings_of):
+def test_a_file_of_another_command_is_refused():
     with pytest.raises(FeatcacheError, match=r"of the command 'svt'; carry it out with `featcache run "):
         settings_of("--config", "configs/svt/motion.yaml")

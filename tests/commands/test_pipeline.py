@@ -3,11 +3,13 @@
 import pytest
 
 from featcache.commands.pipeline import claim_folder, find_videos
-from featcache.commands.registry import AdvisePipelineSettings, load
+from featcache.commands.registry import load
 from featcache.data.motion import MotionSettings
 from featcache.errors import ConfigError, StoppedError
-from featcache.pipeline_settings import ScalePipelineSettings
+from featcache.shipped import load_pipeline
 
+ScalePipelineSettings = load_pipeline("scale").ScalePipelineSettings
+AdvisePipelineSettings = load_pipeline("advise").AdvisePipelineSettings
 FIXED = ("source", "motion")
 
 

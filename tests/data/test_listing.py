@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from featcache.commands.registry import ScanSettings
+from featcache.commands.scan import ScanSettings
 from featcache.config import parse, to_yaml
 from featcache.data.listing import list_videos, read_videos
 from featcache.data.manifest import Manifest, write_parquet

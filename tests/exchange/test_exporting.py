@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from featcache.cli.main import app
-from featcache.commands.registry import COMMANDS, load
+from featcache.commands.registry import load, settings_class
 from featcache.config import parse, to_assignments, to_yaml
 from featcache.errors import ConfigError, DiskSpaceError, ExchangeError, StoreError, UnknownNameError
 from featcache.exchange import npy
@@ -95,7 +95,7 @@ def test_settings_round_trip_through_yaml_and_flags():
         assert parse(type(settings), data) == settings
         assert set(data) == set(type(settings).model_fields)
         assert to_assignments(settings)
-        assert COMMANDS[settings.command].settings is type(settings)
+        assert settings_class(settings.command) is type(settings)
 
 
 def test_a_declaration_covers_the_recipe_and_is_not_taken_for_a_hash():

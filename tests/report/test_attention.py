@@ -10,8 +10,8 @@ from torch.nn import functional
 from typer.testing import CliRunner
 
 from featcache.backbones import build_backbone
-from featcache.cli.figure import _networks
 from featcache.cli.main import app
+from featcache.commands.shorthand import attention
 from featcache.config import parse, to_yaml
 from featcache.errors import ConfigError, VideoError
 from featcache.report.activation_maps import LABEL_WIDTH, heat
@@ -97,9 +97,9 @@ def test_rows_are_the_mean_over_heads_or_a_head_each():
 
 
 def test_what_stands_below_by_its_flag():
-    assert _networks(
-        "svt-b", "a/teacher.safetensors", ["b/teacher.safetensors", "random", "dinov2-s14", "x=y.pth"]
-    ) == {
+    below = ["b/teacher.safetensors", "random", "dinov2-s14", "x=y.pth"]
+    words = {"backbone": "svt-b", "weights": "a/teacher.safetensors", "against": below}
+    assert attention({}, words, dict)["networks"] == {
         "svt-b teacher": {"backbone": "svt-b", "weights": "a/teacher.safetensors"},
         "svt-b teacher #2": {"backbone": "svt-b", "weights": "b/teacher.safetensors"},
         "svt-b random": {"backbone": "svt-b", "weights": "random"},
@@ -127,7 +127,7 @@ def settings(videos, out, **changes):
 
 def test_a_picture_has_frames_and_a_row_a_network(videos, tmp_path):
     own = settings(videos, tmp_path / "a.png", sources=[str(videos / "a.mp4"), str(videos / "b.mp4")])
-    facts = draw_attention(own)
+    facts = draw_attention(own).facts
     assert facts["rows"] == ["frames", "video", "image"]
     assert facts["frames"] == {str(videos / "a.mp4"): [0, 3, 7, 11], str(videos / "b.mp4"): [0, 0, 1, 2]}
     with Image.open(own.out) as picture:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from typer.testing import CliRunner
 
 from featcache.cli.main import app
-from featcache.commands.registry import AdvisePipelineSettings, load
+from featcache.commands.registry import load, settings_class
 from featcache.config import parse, to_yaml
 from featcache.errors import ConfigError, ManifestError, UnknownNameError, VideoError
 from featcache.extract.settings import SamplingSettings
@@ -75,7 +75,7 @@ def trained(tmp_path_factory):
     """What ``pipelines/advise.py`` leaves: clips, their store and runs; two image models side by side."""
     folder = tmp_path_factory.mktemp("figures")
     quick = {"epochs": 1, "batch_size": 8, "tensorboard": False, "device": "cpu", "threads": 1}
-    load_pipeline("advise").run(parse(AdvisePipelineSettings, {
+    load_pipeline("advise").run(parse(settings_class("advise"), {
         "out": str(folder),
         "motion": {
             "num_frames": 8, "size": 64, "num_unseen_pictures": 20, "train_per_picture_motion": 1,
@@ -129,7 +129,7 @@ def settings(folder, **changes):
 
 def test_activation_maps_of_a_run(trained):
     own = settings(trained)
-    facts = draw_activation(own)
+    facts = draw_activation(own).facts
     assert facts["rows"] == ["frames", "image model", "pretrained", "scratch"]
     assert facts["frames"] == [0, 2, 4, 7]
     with Image.open(trained / "maps.png") as picture:
@@ -185,7 +185,7 @@ def test_rows_of_one_name_are_one_point(tmp_path):
     own = parse(
         CostFigureSettings, {"tables": [cost, accuracy + "/table.json"], "memory": "GB", "out": str(tmp_path / "c.png")}
     )
-    points = draw_cost(own)
+    points = draw_cost(own).points
     assert [(point.name, point.cost, point.accuracy, point.memory) for point in points] == [
         ("a", 2.9, 50.0, None), ("b", 66.0, 51.0, 4.0)
     ]  # fmt: skip

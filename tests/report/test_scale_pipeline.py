@@ -7,9 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from featcache.cli.main import app
-from featcache.commands.registry import load
+from featcache.commands.registry import load, settings_class
 from featcache.config import read_mapping, to_dict
-from featcache.pipeline_settings import ScalePipelineSettings
 from featcache.report.tables import probe_table
 from featcache.store.reader import open_store
 
@@ -42,7 +41,7 @@ PROBES = ["kNN", "SCALE_kNN", "linear", "MLP", "SCALE_linear", "Transformer", "S
 
 
 def test_the_yaml_is_complete():
-    assert to_dict(load(MOTION)) == read_mapping(MOTION) == to_dict(ScalePipelineSettings())
+    assert to_dict(load(MOTION)) == read_mapping(MOTION) == to_dict(settings_class("scale")())
 
 
 def test_splits_of_which_nothing_was_taught_are_no_columns():

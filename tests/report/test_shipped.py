@@ -8,9 +8,8 @@ import yaml
 from typer.testing import CliRunner
 
 from featcache.cli.main import app
-from featcache.cli.report import parse_steps
-from featcache.commands.registry import AdvisePipelineSettings, load
-from featcache.commands.steps import PipelineSettings, SweepSettings, pipeline_steps, row_steps
+from featcache.commands.registry import load, settings_class
+from featcache.commands.steps import PipelineSettings, SweepSettings, parse_steps, pipeline_steps, row_steps
 from featcache.config import parse, read_mapping, to_dict
 from featcache.data.motion import MotionSettings, make_motion_set
 from featcache.extract.presets import with_preset
@@ -73,7 +72,7 @@ def test_pipelines_extract_by_the_preset(path):
 
 def test_the_yaml_of_the_whole_way_is_complete():
     path = next(path for path in CONFIGS if path.stem == "motion")
-    assert to_dict(load(path)) == read_mapping(path) == to_dict(AdvisePipelineSettings())
+    assert to_dict(load(path)) == read_mapping(path) == to_dict(settings_class("advise")())
 
 
 def test_a_pipeline_runs_its_steps_on_one_store(tmp_path):

@@ -9,9 +9,8 @@ from typer.testing import CliRunner
 
 from featcache.backbones import BACKBONES as REGISTRY
 from featcache.cli.main import app
-from featcache.cli.report import parse_steps
 from featcache.commands.registry import load
-from featcache.commands.steps import row_steps
+from featcache.commands.steps import parse_steps, row_steps
 from featcache.config import read_mapping
 from featcache.data.importers import DATASETS
 from featcache.extract.settings import ExtractSettings

@@ -8,9 +8,8 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from featcache.cli.main import app
-from featcache.commands.registry import load
+from featcache.commands.registry import load, settings_class
 from featcache.config import read_mapping, to_dict
-from featcache.pipeline_settings import SvtPipelineSettings
 from featcache.store.reader import open_store
 
 FOLDER = Path(__file__).parents[2] / "configs" / "svt"
@@ -51,7 +50,7 @@ def run(path, *assignments):
 
 
 def test_the_yaml_is_complete():
-    assert to_dict(load(MOTION)) == read_mapping(MOTION) == to_dict(SvtPipelineSettings())
+    assert to_dict(load(MOTION)) == read_mapping(MOTION) == to_dict(settings_class("svt")())
 
 
 def test_no_part_of_the_motion_file_mirrors_a_clip():

@@ -14,7 +14,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import featcache
-from featcache.commands.registry import SearchSettings, load, runner
+from featcache.cli.verbs import perform
+from featcache.commands.registry import load
+from featcache.commands.search import SearchSettings
 from featcache.config import parse, to_yaml
 from featcache.errors import ConfigError, FeatcacheError, UnknownNameError, VideoError, WeightsError
 from featcache.extract.run import extract
@@ -263,7 +265,7 @@ def test_the_command_its_yaml_and_the_sheet(store, videos, tmp_path, capsys):
     file = tmp_path / "search.yaml"
     file.write_text(to_yaml(settings))
     assert load(file) == settings
-    runner(settings)(settings)
+    perform(settings)
     printed = capsys.readouterr().out
     assert "odd/v1.mp4" in printed
     assert "searched 4 of 4 videos (0 failed)" in printed

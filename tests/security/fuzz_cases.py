@@ -130,7 +130,7 @@ def import_of(source: Path, out: Path, format_: str, *more: str) -> list[str]:
 
 def yamls(folder: Path, rng, victim: Path) -> list[Step]:
     """Settings of any command as ``featcache run`` reads them (they are not carried out), and recipes of an import."""
-    from featcache.commands.registry import COMMANDS
+    from featcache.commands.registry import command_names
     from featcache.exchange.settings import ExportSettings
 
     text = to_yaml(ExportSettings(store="s", out="o", format="npy", videos=("a", "b")))
@@ -167,7 +167,7 @@ def yamls(folder: Path, rng, victim: Path) -> list[Step]:
         )
     path.write_bytes(spoiled)
     arrays(folder / "in", 2)
-    assignment = f"--set={pick(rng, list(COMMANDS))}={path.read_bytes()[:300].decode('utf-8', 'replace')}"
+    assignment = f"--set={pick(rng, command_names())}={path.read_bytes()[:300].decode('utf-8', 'replace')}"
     return [
         lambda: to_yaml(load(path)),
         import_of(folder / "in", folder / "s", "npy", "--recipe", str(path)),

@@ -146,7 +146,7 @@ def test_progress_names_every_file(path):
     report = verify(path, progress=seen.append)
     assert len(seen) == report.num_files
     assert set(seen) == {file.relative_to(path).as_posix() for file in store_files(path)}
-    assert report.to_json()["ok"] is True
+    assert report.to_dict()["ok"] is True
 
 
 def test_a_missing_feature_recipe_is_found(path):

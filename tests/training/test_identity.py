@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from pydantic_core import to_jsonable_python
 
-from featcache.commands.registry import COMMANDS
+from featcache.commands.registry import command_names, settings_class
 from featcache.config import Role, Settings, role_of
 from featcache.errors import RecipeMismatchError
 from featcache.files.sealed import seal
@@ -26,6 +26,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "train-scale": {"sets": {"store": "s"}},
     "train-svt": {"source": "videos"},
     "train-finetune": {"source": "videos", "backbone": "svt-tiny"},
+    "train-pretext": {"source": "videos", "backbone": "svt-tiny", "task": {"name": "rotnet"}},
 }
 CONTENTS = {"bank.store": "1", "sets.store": "1", "videos": "2", "weights": "3", "init": "4", "init.weights": "5"}
 # What else has to change where a leaf's checks forbid any other value by itself; alternatives.
@@ -46,6 +47,7 @@ TOGETHER: dict[str, tuple[dict[str, Any], ...]] = {
 
 # Leaves that a command allows no other value.
 FIXED = {("train-svt", "training.ema_decay"), ("train-finetune", "training.ema_decay")}
+FIXED |= {("train-pretext", "training.ema_decay"), ("train-pretext", "task.name")}
 
 
 def fields_of(settings: Settings, prefix: str = "") -> list[tuple[str, Role | None, Any, Any]]:
@@ -110,10 +112,10 @@ def changed(kind: type[Settings], base: dict[str, Any], name: str, annotation: A
     raise AssertionError(f"no other value of {name} ({value!r}) is allowed; add one to the test")
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name.startswith("train-")])
+@pytest.mark.parametrize("command", command_names("train-"))
 def test_each_setting_counts_or_does_not(command):
     """A new command or field is tested without being told; what counts is named in the refusal."""
-    kind = COMMANDS[command].settings
+    kind = settings_class(command)
     settings = kind.model_validate(MINIMAL[command])
     base = settings.model_dump(mode="json")
     mine = identity_of(settings, inputs=CONTENTS, seed=0)

@@ -24,16 +24,20 @@ from featcache.methods.advise.tuning import ORDERS, video_logits
 from featcache.metrics.intervals import rank_of_truth
 from featcache.metrics.settings import IntervalSettings
 from featcache.networks.tmm_cost import counted_cost
+from featcache.stages import OnStage, ignore
 from featcache.store.reader import open_store
 from featcache.training.runs import run_folder
 
 
-def evaluate_plugged(settings: TmmEvaluationSettings, *, intervals: IntervalSettings | None = None) -> TemporalResult:
+def evaluate_plugged(
+    settings: TmmEvaluationSettings, *, intervals: IntervalSettings | None = None, on_stage: OnStage = ignore
+) -> TemporalResult:
     """Score the test views of a store with the unchanged modules of a run, one per seed and arm.
 
     Args:
         settings: Settings of the evaluation.
         intervals: Settings of the intervals.
+        on_stage: Called with the stage ``test``, modules scored and modules in all.
 
     Raises:
         ConfigError: The folder is not a run of ``train tmm``, or the run was trained on folds or on another width.
@@ -65,7 +69,8 @@ def evaluate_plugged(settings: TmmEvaluationSettings, *, intervals: IntervalSett
     orders = ORDERS if settings.order_test else ORDERS[:1]
     seeds = trained.training.seeds
     ranks = {}
-    for arm, folder in arms.items():
+    for number, (arm, folder) in enumerate(arms.items()):
+        on_stage("test", number, len(arms))
         modules = [load_module(folder, seed=seed, shape=bank.shape).to(device) for seed in seeds]
         for split, numbers in videos.items():
             for order in orders:
@@ -74,6 +79,7 @@ def evaluate_plugged(settings: TmmEvaluationSettings, *, intervals: IntervalSett
                     for seed, module in zip(seeds, modules, strict=True)
                 ]
                 ranks[arm, split, order] = rank_of_truth(np.stack(scores), labels[numbers])
+    on_stage("test", len(arms), len(arms))
     out = run_folder(settings, out=settings.out, store=settings.bank.store, name="plugged")
     put_replace(out / "config.yaml", to_yaml(settings).encode())
     result = TemporalResult(

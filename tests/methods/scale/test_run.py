@@ -8,7 +8,8 @@ import torch
 from typer.testing import CliRunner
 
 from featcache.cli.main import app
-from featcache.commands.registry import load, runner
+from featcache.commands.registry import load
+from featcache.commands.run import carry_out
 from featcache.config import parse, to_yaml
 from featcache.errors import ConfigError, RecipeMismatchError
 from featcache.loaders.clip_sets import with_coordinates
@@ -185,7 +186,7 @@ def test_the_command_trains_on_a_store_and_is_repeated_by_its_file(tmp_path, sto
     assert settings.sets.store == str(store)
     assert parse(ScaleSettings, load(tmp_path / "run/config.yaml").model_dump()) == settings
     assert to_yaml(settings).startswith("command: train-scale")
-    runner(settings)(settings)  # takes up what is there: nothing is left to do
+    list(carry_out(settings))  # takes up what is there: nothing is left to do
     assert read_checkpoint(tmp_path / "run/seed-5").step == 2
 
 

@@ -1,0 +1,171 @@
+"""Verbs: a command with its flags, built when it is asked for, so that a list of verbs imports nothing of them."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from featcache.cli.console import bars, out, print_heading, print_result
+from featcache.stages import OnStage
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A flag of a command.
+
+    Attributes:
+        key: The setting by its dotted key; in ``features.*.grid`` it is that of every entry of a list. A word without
+            a setting of its own has ``kind``.
+        names: Its names, e.g. ``--label`` and ``-l``; short ones alone are added to the setting's; ``argument``: it is
+            one.
+        help: What it does, where the setting does not say it.
+        kind: Type of a word that has no setting; the command's ``shorthand`` says what it stands for.
+    """
+
+    key: str
+    names: tuple[str, ...] = ()
+    help: str = ""
+    kind: Any = None
+
+    @property
+    def is_word(self) -> bool:
+        """Whether it stands for something else than one setting."""
+        return self.kind is not None or "*" in self.key
+
+    @property
+    def is_argument(self) -> bool:
+        """Whether it has no name on the command line."""
+        return "argument" in self.names
+
+    @property
+    def name(self) -> str:
+        """Name in Python."""
+        return self.key.rpartition("*.")[2].replace(".", "_")
+
+
+def flag(key: str, *names: str, help: str = "", kind: Any = None) -> Flag:  # noqa: A002  the name that Typer gives it
+    """A row of a table; see :class:`Flag`."""
+    return Flag(key, names, help, kind)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verb:
+    """One verb of the command line.
+
+    Attributes:
+        name: Its name within its group.
+        help: One sentence.
+        example: A command line to end the help with, or several, one a line.
+        flags: Rows of :mod:`featcache.cli.flags`: what it offers, without what every verb has.
+        command: The command that it parses and carries out, as in YAML files.
+        shorthand: Name of a function of :mod:`featcache.commands.shorthand`; empty: none.
+        act: What to do with the settings in place of carrying them out.
+        extra: Further options that are no settings, for ``act``.
+        section: A section of the settings that all gets flags, as far as one word or a list can say it.
+        sets: An example for ``--set``.
+    """
+
+    name: str
+    help: str
+    example: str
+    command: str
+    flags: tuple[Flag, ...] = ()
+    shorthand: str = ""
+    act: Callable[..., None] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    section: str = ""
+    sets: str = "training.epochs=5"
+
+
+def group_of(verbs: Callable[[], Iterable[Verb]]) -> type[TyperGroup]:
+    """A group whose verbs are listed without their flags, and built when one is asked for."""
+
+    class Verbs(TyperGroup):
+        def list_commands(self, ctx: Any) -> list[str]:
+            self._listed()
+            return super().list_commands(ctx)
+
+        def get_command(self, ctx: Any, cmd_name: str) -> Any:
+            self._listed()
+            return super().get_command(ctx, cmd_name)
+
+        def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+            name, command, rest = super().resolve_command(ctx, args)
+            verb = self._listed().get(str(name))
+            return name, command if verb is None else _command(verb, _function(verb)), rest
+
+        def _listed(self) -> dict[str, Verb]:
+            """The verbs, which now stand among the commands too, before those that others registered."""
+            listed = {verb.name: verb for verb in verbs()}
+            if not listed.keys() <= self.commands.keys():
+                stubs = {name: _command(verb, lambda: None) for name, verb in listed.items()}
+                self.commands = {**stubs, **self.commands}
+            return listed
+
+    return Verbs
+
+
+def _function(verb: Verb) -> Callable[..., None]:
+    from featcache.cli.flags import build, plain
+    from featcache.commands import shorthand
+    from featcache.commands.registry import settings_class
+
+    return build(
+        settings_class(verb.command),
+        verb.flags,
+        verb.act or perform,
+        section=verb.section,
+        shorthand=getattr(shorthand, verb.shorthand) if verb.shorthand else plain,
+        extra=verb.extra,
+        example=verb.sets,
+    )
+
+
+def _command(verb: Verb, function: Callable[..., None]) -> Any:
+    app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+    app.command(verb.name, help=verb.help, epilog=f"Example: {verb.example}")(function)
+    return get_command(app)
+
+
+def perform(settings: Any, *, as_json: bool = False, print_config: bool = False) -> None:
+    """Carry out a command, and print what it says."""
+    from featcache.commands.run import carry_out
+    from featcache.config import to_yaml
+
+    if print_config:
+        out.print(to_yaml(settings), end="", markup=False)
+        return
+    for said in carry_out(settings, watching=watching):
+        if not isinstance(said, str):
+            print_result(said, as_json=as_json)
+        elif not as_json:
+            print_heading(said)
+
+
+@contextmanager
+def watching() -> Iterator[OnStage]:
+    """Draw the progress of one command."""
+    with bars() as drawn:
+        yield drawn.update
+
+
+def perform_or_plan(plan: str, *, always: bool = False) -> Callable[..., None]:
+    """Like :func:`perform`, but with the option ``dry_run``, or always, the function at this place is called."""
+
+    def act(settings: Any, *, as_json: bool, print_config: bool, dry_run: bool = False) -> None:
+        from featcache.commands.registry import resolve
+
+        if print_config or not (dry_run or always):
+            perform(settings, as_json=as_json, print_config=print_config)
+            return
+        with watching() as on_stage:
+            result = resolve(plan)(settings, on_stage=on_stage)
+        print_result(result, as_json=as_json)
+
+    return act

@@ -1,0 +1,151 @@
+"""``probe``: ask a store how well its features tell labels apart, by any registered probe."""
+
+import functools
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, create_model
+
+from featcache.config import Settings, to_yaml
+from featcache.metrics.settings import IntervalSettings
+from featcache.stages import OnStage, ignore
+from featcache.summary import Summary
+
+if TYPE_CHECKING:
+    from featcache.evaluation.run import ProbeResult
+
+
+class ProbeTarget(Settings):
+    """What every probe is asked about."""
+
+    command: str
+    """The command this file repeats."""
+    store: str
+    """The store."""
+    feature: str | None = None
+    """Name of the array; null where the store has one."""
+    label: str = "label"
+    """Label column."""
+    split_column: str | None = None
+    """Label column with the split, e.g. ``split2``; null: ``split_<label>`` if there is one, else the store's own."""
+    train_split: str = "train"
+    """Split to learn from; a store without splits is probed by leaving videos out."""
+    test_splits: tuple[str, ...] | None = None
+    """Splits to score; null: all others."""
+    low_shot: float | None = Field(default=None, gt=0, le=1)
+    """Learn from the first of each class's training videos, in list order: 0.1 is SCALE's 10 %; null: from all."""
+    numbers: bool = False
+    """The labels are numbers to predict (regression), not classes."""
+    device: str = "auto"
+    """Where to compute: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    out: str | None = None
+    """Folder for the result and this file; null: ``runs/<store>/<probe>-<hash>``."""
+    intervals: IntervalSettings = IntervalSettings()
+    """How intervals are drawn."""
+
+
+def probe_summaries() -> dict[str, str]:
+    """One line about each registered probe, by its name."""
+    from featcache.evaluation.probe import PROBES
+
+    return {place.name: place.summary for place in PROBES.places()}
+
+
+@functools.cache
+def probe_settings(name: str) -> type[ProbeTarget]:
+    """The settings of ``featcache probe NAME``: what is asked, and the probe's own settings under the probe's name.
+
+    Raises:
+        UnknownNameError: There is no such probe; names the closest.
+    """
+    from featcache.evaluation.probe import find_probe
+
+    entry = find_probe(name)
+    command = f"probe-{name}"
+    fields: dict[str, Any] = {
+        "command": (Literal[command], Field(default=command, description="The command this file repeats.")),
+        own_key(name): (
+            entry.settings,
+            Field(default=entry.settings(), description="The probe's own settings."),
+        ),
+    }
+    if entry.predicts == "numbers":
+        fields["numbers"] = (bool, Field(default=True, description="It predicts nothing else."))
+    kind: type[ProbeTarget] = create_model(
+        f"{name.title().replace('-', '')}ProbeSettings", __base__=ProbeTarget, __module__=__name__, **fields
+    )
+    return kind
+
+
+def own_key(name: str) -> str:
+    """The key of a probe's own settings."""
+    return name.replace("-", "_")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probed:
+    """The result of a probe, and where it was written.
+
+    Attributes:
+        result: What the probe found.
+        folder: Where ``result.json`` and ``config.yaml`` are.
+    """
+
+    result: "ProbeResult"
+    folder: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {**self.result.to_dict(), "out": self.folder}
+
+    def summary(self) -> Summary:
+        """What to show of it."""
+        shown = self.result.summary()
+        return replace(shown, lines=(*shown.lines, f"written to {self.folder}"))
+
+
+def probe(settings: ProbeTarget, *, on_stage: OnStage = ignore) -> Probed:
+    """Carry out a probe, and write its result and the settings that repeat it into a folder.
+
+    Args:
+        settings: Of the class that :func:`probe_settings` gives.
+        on_stage: Never called: probes say nothing while they run.
+    """
+    from featcache.evaluation.probe import find_probe
+    from featcache.evaluation.reading import check_labels, read_data
+    from featcache.files.publish import put_replace
+    from featcache.store.reader import open_store
+
+    check_labels(open_store(settings.store), feature=settings.feature, label=settings.label)  # before torch is imported
+    name = settings.command.removeprefix("probe-")
+    own = getattr(settings, own_key(name))
+    data = read_data(
+        Path(settings.store),
+        feature=settings.feature,
+        label=settings.label,
+        split_column=settings.split_column,
+        positions=find_probe(name).position_form(own),
+        numbers=settings.numbers,
+    )
+
+    from featcache.evaluation.run import run_probe  # imports torch: the store and its labels are looked at first
+
+    resolved = settings.model_copy(update={"feature": data.feature, "split_column": data.split_column})
+    result = run_probe(
+        name,
+        data,
+        own,
+        intervals=settings.intervals,
+        train_split=settings.train_split,
+        test_splits=settings.test_splits,
+        device=settings.device,
+        low_shot=settings.low_shot,
+    )
+    text = to_yaml(resolved)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    folder = Path(settings.out or Path("runs") / Path(settings.store).name / f"{name}-{digest}")
+    put_replace(folder / "config.yaml", text.encode())
+    put_replace(folder / "result.json", result.to_json().encode())
+    return Probed(result=result, folder=str(folder))

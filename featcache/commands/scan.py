@@ -1,0 +1,88 @@
+"""``scan``: list videos into a manifest."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from featcache.config import to_yaml
+from featcache.data.selection import VideosSettings
+from featcache.errors import ConfigError, NothingUsableError
+from featcache.stages import OnStage, ignore
+from featcache.summary import Summary, failures_table
+
+
+class ScanSettings(VideosSettings):
+    """Settings of ``featcache scan``."""
+
+    command: Literal["scan"] = "scan"
+    """The command this file repeats."""
+    out: str = "videos.parquet"
+    """The manifest to write; it ends in ``.parquet``, by which ``extract`` knows it."""
+
+    def model_post_init(self, context: object) -> None:
+        """Check where videos come from, and that the manifest will be found again."""
+        super().model_post_init(context)
+        if Path(self.out).suffix != ".parquet":
+            raise ConfigError(f"out is {self.out!r}; give the manifest a name that ends in .parquet")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scanned:
+    """A manifest that was written.
+
+    Attributes:
+        facts: The manifest, and totals of what it holds; JSON-ready.
+        unusable: (video, status, reason) of each video that cannot be used.
+        problem: Why there is nothing to go on with; ``None``: there is.
+    """
+
+    facts: dict[str, Any]
+    unusable: tuple[tuple[str, str, str], ...]
+    problem: NothingUsableError | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return self.facts
+
+    def summary(self) -> Summary:
+        """What to show of it."""
+        tables = failures_table(self.unusable, "cannot be used")
+        return Summary(tables=tables, facts=self.facts, problem=self.problem)
+
+
+def scan(settings: ScanSettings, *, on_stage: OnStage = ignore) -> Scanned:
+    """Open every video of a source once, and write the manifest and the settings beside it.
+
+    Args:
+        settings: What to list, and where to write.
+        on_stage: Called with (``"scan"``, videos done, videos in all).
+    """
+    from featcache.data.listing import list_videos
+    from featcache.data.manifest import write_parquet
+    from featcache.data.notices import warn
+    from featcache.data.scan import scan_listed
+    from featcache.files.publish import put_replace
+
+    listed = list_videos(
+        source=settings.source, dataset=settings.dataset, root=settings.root, selection=settings.selection
+    )
+    manifest = scan_listed(
+        listed,
+        decoder=settings.decoder,
+        deadline_seconds=settings.deadline_seconds,
+        max_gigapixels=settings.max_gigapixels,
+        progress=lambda done, total: on_stage("scan", done, total),
+    )
+    warn(manifest)
+    target = Path(settings.out)
+    write_parquet(manifest, target)
+    put_replace(target.with_suffix(".yaml"), to_yaml(settings).encode())
+    unusable = tuple((video.id, video.status, video.reason) for video in manifest.videos if video.status != "ok")
+    problem = None
+    if unusable and len(unusable) == len(manifest):
+        name, status, reason = unusable[0]
+        problem = NothingUsableError(
+            f"none of the {len(manifest)} videos of {manifest.root} can be used, e.g. {name!r} ({status}: {reason}); "
+            "mend them and scan again"
+        )
+    return Scanned(facts={"manifest": str(target), **manifest.summary()}, unusable=unusable, problem=problem)

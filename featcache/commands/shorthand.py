@@ -1,0 +1,155 @@
+"""What words of the command line stand for that are no settings themselves, e.g. ``--backbone`` or ``--linear``.
+
+Each function here takes what a file says, the words by their names, and ``lay``, which lays flags and ``key=value``
+assignments over the mapping that it is given; it gives the settings as a mapping.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from featcache.backbones.from_file import name_of
+from featcache.config import read_yaml
+from featcache.errors import ConfigError, unknown_name
+
+Data = dict[str, Any]
+Words = Mapping[str, Any]
+Lay = Callable[[Data], Data]
+
+
+def extract(data: Data, words: Words, lay: Lay) -> Data:
+    """``extract``: every layer of every backbone is an array; a preset lies below whatever is given.
+
+    Raises:
+        ConfigError: Weights that are not as many as backbones, a word without its backbone, or no backbone at all.
+        UnknownNameError: No such preset.
+    """
+    from featcache.extract.presets import with_preset
+
+    backbones, weights, layers = (list(words.get(name, ())) for name in ("backbone", "weights", "layer"))
+    if len(weights) > 1 and len(weights) != len(backbones):
+        raise ConfigError(f"{len(weights)} --weights for {len(backbones)} --backbone; give one, or one a backbone")
+    shared = {name: words[name] for name in ("output", "grid", "channels", "precision") if name in words}
+    if not backbones and (shared or layers or weights):
+        name = "layer" if layers else next(iter(shared), "weights")
+        raise ConfigError(f"--{name} belongs to --backbone, and none is given; write {name}=... inside --feature")
+    listed: list[dict[str, Any]] = [
+        {"backbone": name_of(name), **one, **shared, **({"weights": weights[index % len(weights)]} if weights else {})}
+        for index, name in enumerate(backbones)
+        for one in ([{"layer": layer} for layer in layers] or [{}])
+    ]
+    listed += [_array(text) for text in words.get("feature", ())]
+    made = lay(data | ({"features": listed} if listed else {}))
+    if not made.get("features"):
+        raise ConfigError("no backbone given; add --backbone NAME (`featcache backbones` lists them)")
+    return with_preset(words["preset"], made) if "preset" in words else made
+
+
+def _array(text: str) -> dict[str, Any]:
+    """One ``--feature``."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    usage = f"cannot read --feature {text!r}; write key=value pairs, e.g. backbone=i3d,output=map,grid=7"
+    if any(not equals for _, equals, _ in pairs):
+        raise ConfigError(usage)
+    try:
+        return {key.strip(): read_yaml(value) for key, _, value in pairs}
+    except ConfigError as error:
+        raise ConfigError(usage) from error
+
+
+def import_(data: Data, words: Words, lay: Lay) -> Data:
+    """``import``: what a recipe file knows lies below flags; weights in words are declared.
+
+    Raises:
+        ConfigError: Nothing says who computed the arrays.
+        UnknownNameError: No such format.
+    """
+    from featcache.exchange.listing import RECIPE, read_recipe
+    from featcache.exchange.settings import IMPORT_FORMATS
+
+    if isinstance(name := lay(data).get("format"), str) and name not in IMPORT_FORMATS:
+        raise unknown_name("format", name, IMPORT_FORMATS)  # before what follows from it
+    recipe = words.get("recipe")
+    if recipe is None and "backbone" not in lay(data).get("feature", {}):
+        found = Path(str(lay(data).get("source"))) / RECIPE
+        recipe = found if found.is_file() else None
+    known = read_recipe(Path(recipe)) if recipe is not None else {}
+    feature = {**data.get("feature", {}), **known.get("feature", {})}
+    if (weights := words.get("weights")) is not None:
+        is_plain = weights == "unknown" or weights.startswith(("declared:", "sha256:"))
+        feature["weights_hash"] = weights if is_plain else f"declared:{weights}"
+    sampling = {**data.get("sampling", {}), **known.get("sampling", {})}
+    made = lay({**data, **known.get("plan", {}), "feature": feature, "sampling": sampling})
+    if "backbone" not in made["feature"]:
+        raise ConfigError("nothing says who computed the arrays; add --backbone NAME, or --recipe FILE")
+    return made
+
+
+def tmm(data: Data, words: Words, lay: Lay) -> Data:
+    """``train advise`` and ``train tmm``: ``--preset`` is a module's size, and ``--init none`` is from scratch.
+
+    Raises:
+        UnknownNameError: No such preset.
+    """
+    import dataclasses
+
+    from featcache.networks.settings import PRESETS
+
+    if (preset := words.get("preset")) is not None:
+        if preset not in PRESETS:
+            raise unknown_name("preset", preset, PRESETS)
+        data = {**data, "tmm": dataclasses.asdict(PRESETS[preset])}
+    made = lay(data)
+    return {**made, "init": None} if made.get("init") == "none" else made
+
+
+def svt(data: Data, words: Words, lay: Lay) -> Data:
+    """``train svt``: ``--init`` is the file of an image network."""
+    init = {} if "init" not in words else {"init": {"start": "image", "weights": words["init"]}}
+    return lay(data | init)
+
+
+def network(data: Data, words: Words, lay: Lay) -> Data:
+    """``train pretext``: ``--backbone`` may be a function of a Python file.
+
+    Raises:
+        ConfigError: No backbone is named.
+    """
+    made = lay(data | ({"backbone": name_of(words["backbone"])} if "backbone" in words else {}))
+    if made.get("backbone") is None:
+        raise ConfigError("no backbone is given; name one with --backbone, see `featcache backbones`")
+    return made
+
+
+def finetune(data: Data, words: Words, lay: Lay) -> Data:
+    """``train finetune``: ``--linear`` is SVT's linear protocol.
+
+    Raises:
+        ConfigError: No backbone is named.
+    """
+    from featcache.config import to_dict
+    from featcache.methods.finetune.settings import LINEAR
+
+    if words.get("linear"):
+        data = {**data, "frozen": True, "head_dropout": 0.0, "training": to_dict(LINEAR)}
+    if words.get("flip") is False:
+        data = {**data, "clips": {**data.get("clips", {}), "flip_probability": 0.0}}
+    return network(data, words, lay)
+
+
+def attention(data: Data, words: Words, lay: Lay) -> Data:
+    """``figure attention``: networks by the name of their row; a second one of the same name is numbered."""
+    if "backbone" not in words:
+        return lay(data)
+    backbone, weights = name_of(words["backbone"]), words.get("weights", "default")
+    given = [(backbone, weights)]
+    for other in words.get("against", ()):
+        name, is_both, file = other.partition("=")
+        is_weights = other == "random" or Path(other).suffix in (".pth", ".pt", ".safetensors")
+        given.append((name, file) if is_both else (backbone, other) if is_weights else (name_of(other), "default"))
+    networks: dict[str, dict[str, str]] = {}
+    for name, file in given:
+        row = name if file == "default" else f"{name} {Path(file).stem}"
+        place = sum(known.partition(" #")[0] == row for known in networks) + 1
+        networks[row if place == 1 else f"{row} #{place}"] = {"backbone": name, "weights": file}
+    return lay({**data, "networks": networks})

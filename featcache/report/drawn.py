@@ -1,0 +1,26 @@
+"""What a command that draws a picture says of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from featcache.summary import Summary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """A picture that was written.
+
+    Attributes:
+        facts: JSON-ready facts: the picture as ``out``, its ``rows``, and the ``frames`` shown.
+    """
+
+    facts: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return dict(self.facts)
+
+    def summary(self) -> Summary:
+        """What to show of it."""
+        return Summary(facts=self.facts)
