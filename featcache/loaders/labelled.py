@@ -14,6 +14,7 @@ from featcache.errors import ManifestError, unknown_name
 from featcache.loaders.usable import list_videos, open_usable
 from featcache.loaders.videos import VideoFiles
 from featcache.stages import OnStage, ignore
+from featcache.training.identity import digest
 
 
 class LabelledSettings(VideosSettings):
@@ -65,6 +66,13 @@ class LabelledSource:
     num_taught: int
     train: LabelledVideos
     tests: Mapping[str, LabelledVideos]
+
+    @property
+    def content(self) -> str:
+        """Digest of the training videos and their classes."""
+        videos = zip(self.train.files.videos, self.train.labels.tolist(), strict=True)
+        listed = [[video.id, video.content_hash, video.num_frames, self.classes[label]] for video, label in videos]
+        return digest(listed)
 
     @property
     def num_left_out(self) -> int:

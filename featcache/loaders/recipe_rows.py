@@ -6,10 +6,12 @@ import numpy as np
 
 from featcache.data.decoding.clips import MAX_BATCH_BYTES, CropSize, decode_rows
 from featcache.data.sampling import sample_rows
-from featcache.loaders.ahead import Pixels
+from featcache.loaders.ahead import Batch, Pixels
 from featcache.loaders.videos import VideoFiles
 from featcache.recipes import SamplingRecipe
 from featcache.seeding import seed_for
+
+_BYTES_AT_ONCE = 64 << 20
 
 
 class RecipeSource:
@@ -35,6 +37,12 @@ class RecipeSource:
     def video_bytes(self) -> int:
         """Number of bytes of a video's pixels."""
         return self.num_clips * self.recipe.num_frames * 3 * self._crop.size**2
+
+    def all_batches(self, *, at_least: int) -> list[Batch]:
+        """All videos in order, as many at a time as fit 64 MiB, and at least so many."""
+        size = max(1, at_least, _BYTES_AT_ONCE // self.video_bytes)
+        numbers = range(len(self.files.videos))
+        return [Batch(0, tuple(numbers[first : first + size])) for first in range(0, len(numbers), size)]
 
     def pixels(self, video: int, epoch: int) -> Pixels:
         """All rows of one video as one array, uint8 [V, T, 3, S, S]; random ones are drawn anew in each epoch.

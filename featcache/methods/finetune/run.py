@@ -27,7 +27,6 @@ from featcache.metrics.settings import IntervalSettings
 from featcache.networks.counting import count_parameters, count_trained
 from featcache.stages import OnStage, ignore
 from featcache.summary import Summary, SummaryTable, percent
-from featcache.training.identity import digest
 from featcache.training.seeds import open_runs, result_dict
 from featcache.units import duration
 
@@ -189,7 +188,7 @@ def finetune(
     weights = {}
     for seed in training.seeds:
         module = build_classifier(settings, num_classes=data.num_taught, seed=seed, device=runs.device)
-        identity = runs.identity(seed, _contents(module, data))
+        identity = runs.identity(seed, {"videos": data.content, "weights": module.recipe.weights_hash})
         with ViewLoader(_source(data.train, settings, module, seed=seed), workers=workers) as loader:
             runs.train(
                 FinetuneObjective(loader, data.train.labels, module=module, batch_size=training.batch_size, seed=seed),
@@ -292,10 +291,3 @@ def _measured(scores: Scores, videos: LabelledVideos, data: LabelledSource, inte
         num_videos=len(videos.labels),
         num_unseen=int((videos.labels >= data.num_taught).sum()),
     )
-
-
-def _contents(module: VideoClassifier, data: LabelledSource) -> dict[str, str]:
-    """Digests of the data that a run reads: its videos with their classes, and its initial weights."""
-    videos = zip(data.train.files.videos, data.train.labels.tolist(), strict=True)
-    listed = [[video.id, video.content_hash, video.num_frames, data.classes[label]] for video, label in videos]
-    return {"videos": digest(listed), "weights": module.recipe.weights_hash}

@@ -1,20 +1,18 @@
 """Scores of test videos: logits of each view, averaged over the views of a video."""
 
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from featcache.loaders.ahead import Batch, ViewLoader
+from featcache.loaders.ahead import ViewLoader
 from featcache.loaders.recipe_rows import RecipeSource
 from featcache.methods.finetune.module import VideoClassifier
 from featcache.stages import OnStage, ignore
 from featcache.training.settings import Precision
 
 Scores = npt.NDArray[np.float64]
-_BYTES_AT_ONCE = 64 << 20
 
 
 def video_scores(
@@ -47,7 +45,7 @@ def video_scores(
     device = next(module.parameters()).device
     module.eval()
     scores: list[Scores] = []
-    batches = list(_batches(source, at_least=workers))
+    batches = source.all_batches(at_least=workers)
     with ViewLoader(source, workers=workers) as loader, torch.no_grad():
         for batch, following in zip(batches, [*batches[1:], None], strict=True):
             (views,) = loader.views(batch, following=following)
@@ -60,11 +58,3 @@ def video_scores(
             scores.append(torch.unflatten(values, 0, views.shape[:2]).mean(dim=1).cpu().numpy())
             on_stage("test", sum(map(len, scores)), len(source.files.videos))
     return np.concatenate(scores)
-
-
-def _batches(source: RecipeSource, *, at_least: int) -> Iterator[Batch]:
-    """Groups of videos whose views fit into the memory, but at least one video per process."""
-    size = max(1, at_least, _BYTES_AT_ONCE // source.video_bytes)
-    numbers = range(len(source.files.videos))
-    for first in range(0, len(numbers), size):
-        yield Batch(0, tuple(numbers[first : first + size]))
