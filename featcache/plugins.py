@@ -63,6 +63,11 @@ class Place:
         """The name that lists show."""
         return self.pattern or self.name
 
+    @property
+    def line(self) -> str:
+        """The summary, with the package that the entry comes from, where it is not built in."""
+        return self.summary if self.origin == BUILT_IN else f"{self.summary} ({self.origin})"
+
     def covers(self, name: str) -> bool:
         """Whether this is a family that ``name`` belongs to."""
         if not self.pattern:

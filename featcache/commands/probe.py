@@ -47,10 +47,10 @@ class ProbeTarget(Settings):
 
 
 def probe_summaries() -> dict[str, str]:
-    """One line about each registered probe, by its name."""
+    """One line about each registered probe, by its name; one from outside names its package."""
     from featcache.evaluation.probe import PROBES
 
-    return {place.name: place.summary for place in PROBES.places()}
+    return {place.name: place.line for place in PROBES.places()}
 
 
 @functools.cache

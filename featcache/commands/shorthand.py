@@ -52,9 +52,10 @@ def _array(text: str) -> dict[str, Any]:
     if any(not equals for _, equals, _ in pairs):
         raise ConfigError(usage)
     try:
-        return {key.strip(): read_yaml(value) for key, _, value in pairs}
+        array = {key.strip(): read_yaml(value) for key, _, value in pairs}
     except ConfigError as error:
         raise ConfigError(usage) from error
+    return {**array, "backbone": name_of(array["backbone"])} if isinstance(array.get("backbone"), str) else array
 
 
 def import_(data: Data, words: Words, lay: Lay) -> Data:
