@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from featcache.commands.extract import extract
-from featcache.commands.pipeline import PipelineResult, claim_folder, find_videos
+from featcache.commands.pipeline import PipelineResult, claim_folder, find_videos, repeated
 from featcache.config import Settings
 from featcache.data.motion import MotionSettings, remove_motion_set
 from featcache.evaluation.settings import (
@@ -27,7 +27,7 @@ from featcache.evaluation.settings import (
 from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
 from featcache.files.publish import put_replace
 from featcache.files.sealed import canonical_json
-from featcache.loaders.settings import ClipSetSettings
+from featcache.loaders.settings import ClipSetSettings, Coordinates
 from featcache.machine import resolve_device
 from featcache.methods.scale.settings import ScaleHeadSettings, ScaleLossSettings, ScaleSettings
 from featcache.metrics.settings import IntervalSettings
@@ -72,6 +72,12 @@ class ScalePipelineSettings(Settings):
     """How the machine is used to extract."""
     clips_per_set: int = Field(default=8, ge=1)
     """Clips of each of the two sets of a video."""
+    coordinates: Coordinates = "true"
+    """For comparison, as in ``train scale``: ``shuffled`` among the clips of each video, or ``zero``."""
+    compile: bool = False
+    """Compile the predictor with ``torch.compile``; it takes a minute and pays in long runs on a GPU."""
+    batched_seeds: bool = False
+    """Train all seeds as one stack, each on its own batches."""
     predictor: SetPredictorSettings = SetPredictorSettings()
     """The set predictor, and the baseline "Transformer"."""
     heads: ScaleHeadSettings = ScaleHeadSettings(target_hidden=512, hidden=1024)
@@ -143,14 +149,14 @@ def run(settings: ScalePipelineSettings, *, on_stage: OnStage = ignore) -> Pipel
         remove_motion_set(out / "videos", settings.motion)
 
     pretrained = pretrain_scale(
-        ScaleSettings(
-            sets=ClipSetSettings(store=str(out / "store"), feature=extraction.features[0]),
-            clips_per_set=settings.clips_per_set,
-            predictor=settings.predictor,
-            heads=settings.heads,
-            loss=settings.loss,
-            training=settings.pretraining,
-            out=str(out / "predictor"),
+        repeated(
+            ScaleSettings,
+            settings,
+            own={
+                "sets": ClipSetSettings(store=str(out / "store"), feature=extraction.features[0]),
+                "training": settings.pretraining,
+                "out": str(out / "predictor"),
+            },
         ),
         on_stage=renamed(on_stage, "predictor"),
     )

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from featcache.commands.extract import extract
-from featcache.commands.pipeline import PipelineResult, claim_folder, find_videos
+from featcache.commands.pipeline import PipelineResult, claim_folder, find_videos, repeated
 from featcache.config import Settings
 from featcache.data.motion import MotionSettings, remove_motion_set
 from featcache.data.selection import Selection
@@ -54,6 +54,10 @@ class SvtPipelineSettings(Settings):
     """The clips to make where no source is given."""
     size: Size = "tiny"
     """``tiny``, ``small`` or ``base``."""
+    time_positions: int = Field(default=16, ge=1)
+    """Learned positions in time, as in ``train svt``."""
+    recomputes_blocks: bool = False
+    """Keep no activations inside blocks while pre-training: less memory, about a third more time."""
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     """Stochastic depth of the last block."""
     init: SvtInitSettings = SvtInitSettings()
@@ -201,20 +205,7 @@ def run(settings: SvtPipelineSettings, *, on_stage: OnStage = ignore) -> Pipelin
 
 def pretraining_of(settings: SvtPipelineSettings, *, source: str, out: Path) -> SvtSettings:
     """The settings of ``train svt`` that the pipeline repeats."""
-    return SvtSettings(
-        source=source,
-        selection=settings.selection,
-        workers=settings.workers,
-        size=settings.size,
-        drop_path=settings.drop_path,
-        init=settings.init,
-        views=settings.views,
-        head=settings.head,
-        loss=settings.loss,
-        teacher_momentum=settings.teacher_momentum,
-        training=settings.pretraining,
-        out=str(out),
-    )
+    return repeated(SvtSettings, settings, own={"source": source, "training": settings.pretraining, "out": str(out)})
 
 
 def write_untrained(settings: SvtSettings, folder: Path) -> dict[str, str]:
@@ -267,19 +258,17 @@ def finetune_both(
     results = {}
     for name in (f"trained-{first}", f"untrained-{first}"):
         result = finetune(
-            FinetuneSettings(
-                source=source,
-                selection=settings.selection,
-                label=settings.finetune_label,
-                workers=settings.workers,
-                backbone=backbone,
-                weights=weights[name],
-                input_size=settings.input_size,
-                head_dropout=settings.head_dropout,
-                clips=settings.clips,
-                test=settings.test,
-                training=settings.finetuning,
-                out=str(out / "finetuned" / name),
+            repeated(
+                FinetuneSettings,
+                settings,
+                own={
+                    "source": source,
+                    "label": settings.finetune_label,
+                    "backbone": backbone,
+                    "weights": weights[name],
+                    "training": settings.finetuning,
+                    "out": str(out / "finetuned" / name),
+                },
             ),
             on_stage=renamed(on_stage, f"fine-tuning {name}"),
         )

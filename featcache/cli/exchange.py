@@ -1,6 +1,7 @@
 """``search``, ``import`` and ``export``: what a store holds, and arrays of others."""
 
-from featcache.cli.verbs import Verb, flag
+from featcache.cli.tables import flag
+from featcache.cli.verbs import Verb
 
 VERBS = (
     Verb(

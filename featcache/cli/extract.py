@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from featcache.cli.verbs import Verb, flag, perform_or_plan
+from featcache.cli.tables import flag
+from featcache.cli.verbs import Verb, perform_or_plan
 from featcache.extract.presets import PRESETS
 
 VIDEOS = (

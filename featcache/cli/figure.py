@@ -2,7 +2,8 @@
 
 import typer
 
-from featcache.cli.verbs import Verb, flag, group_of
+from featcache.cli.tables import flag
+from featcache.cli.verbs import Verb, group_of
 
 OUT = flag("out", "-o")
 

@@ -17,7 +17,7 @@ import typer
 from pydantic import BaseModel
 
 from featcache.cli.console import Quiet
-from featcache.cli.verbs import Flag, Json
+from featcache.cli.tables import Flag, Json
 from featcache.commands.shorthand import Data, Lay, Words
 from featcache.config import Settings, apply_overrides, parse, to_dict, with_values
 from featcache.errors import ConfigError

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from featcache.cli.console import Quiet
-from featcache.cli.verbs import Json, Verb, flag, perform
+from featcache.cli.tables import Json, flag
+from featcache.cli.verbs import Verb, perform
 
 VERBS = (
     Verb(

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import typer
 
-from featcache.cli.verbs import Verb, flag, group_of
+from featcache.cli.tables import flag
+from featcache.cli.verbs import Verb, group_of
 
 TARGET = (
     flag("store", "argument"),

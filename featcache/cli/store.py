@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featcache.cli.console import Quiet, bars, print_result
-from featcache.cli.verbs import Json
+from featcache.cli.tables import Json
 from featcache.errors import ConfigError
 
 if TYPE_CHECKING:

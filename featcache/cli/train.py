@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from featcache.cli.extract import VIDEOS
-from featcache.cli.verbs import Verb, flag, group_of, perform_or_plan
+from featcache.cli.tables import flag
+from featcache.cli.verbs import Verb, group_of, perform_or_plan
 
 COMMON = (
     flag("bank.store", "argument"),

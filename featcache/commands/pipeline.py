@@ -1,9 +1,9 @@
 """What shipped pipelines share: a folder of their own, videos to work on, and a result."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from featcache.config import Settings, parse, read_mapping, to_dict, to_yaml
 from featcache.data.motion import MotionSettings, make_motion_set, remove_motion_set
@@ -11,6 +11,8 @@ from featcache.errors import ConfigError
 from featcache.files.publish import put_replace
 from featcache.stages import OnStage
 from featcache.summary import Summary
+
+T = TypeVar("T", bound=Settings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,18 @@ class PipelineResult:
     def summary(self) -> Summary:
         """What to show of it."""
         return self.shown
+
+
+def repeated(kind: type[T], settings: Settings, *, own: Mapping[str, Any]) -> T:
+    """The settings of a command that a pipeline repeats: what the pipeline has under the same name, and its own.
+
+    Args:
+        kind: Settings of the command.
+        settings: Of the pipeline.
+        own: What the pipeline decides by itself, by name.
+    """
+    shared = (type(settings).model_fields.keys() & kind.model_fields.keys()) - {"command", "out"}
+    return kind(**{name: getattr(settings, name) for name in shared} | dict(own))
 
 
 def claim_folder(out: Path, settings: Settings, *, fixed: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from featcache.cli.extract import VERBS
 from featcache.cli.flags import build
 from featcache.cli.main import app
-from featcache.cli.verbs import flag
+from featcache.cli.tables import flag
 from featcache.commands.registry import command_names, settings_class
 from featcache.config import Settings, parse, to_yaml
 from featcache.errors import ConfigError

@@ -2,8 +2,8 @@
 
 import pytest
 
-from featcache.commands.pipeline import claim_folder, find_videos
-from featcache.commands.registry import load
+from featcache.commands.pipeline import claim_folder, find_videos, repeated
+from featcache.commands.registry import load, settings_class
 from featcache.data.motion import MotionSettings
 from featcache.errors import ConfigError, StoppedError
 from featcache.shipped import load_pipeline
@@ -61,3 +61,23 @@ def test_videos_are_those_given_or_a_motion_set_made_again(tmp_path):
     made()
     assert [clip.read_bytes() for clip in clips] == before
     assert listing.exists()
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "command", "own"),
+    [
+        ("svt", "train-svt", {"dataset", "root", "decoder", "deadline_seconds", "max_gigapixels", "train_split"}),
+        ("scale", "train-scale", {"sets"}),
+    ],
+)
+def test_a_pipeline_has_every_setting_of_what_it_repeats(pipeline, command, own):
+    lacking = settings_class(command).model_fields.keys() - settings_class(pipeline).model_fields.keys()
+    assert lacking == own | {"training"}  # of which the pipeline has its own
+
+
+def test_what_is_repeated_is_what_the_pipeline_says():
+    settings = ScalePipelineSettings(clips_per_set=3, coordinates="zero")
+    own = {"sets": {"store": "s"}, "training": settings.pretraining, "out": "run"}
+    made = repeated(settings_class("train-scale"), settings, own=own)
+    assert (made.clips_per_set, made.coordinates, made.heads, made.out) == (3, "zero", settings.heads, "run")
+    assert made.command == "train-scale"
