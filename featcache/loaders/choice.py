@@ -27,8 +27,8 @@ class FeatureKind:
 
 
 MAPS = FeatureKind(axes=("h", "w", "c"), holds="maps", flags="--layout frames --output map")
-_NO_TRAINING_SPLIT = "\0"  # no split of a store is named so
-VECTORS = FeatureKind(axes=("c",), holds="one vector a clip", flags="--output cls or --output mean")
+_NO_TRAINING_SPLIT = "\0"  # no split of a store has this name
+VECTORS = FeatureKind(axes=("c",), holds="one vector per clip", flags="--output cls or --output mean")
 
 
 def choose_feature(store: Store, name: str | None, kind: FeatureKind) -> str:

@@ -95,7 +95,7 @@ def test_refuses_frame_banks_and_maps(tmp_path):
         open_clip_sets(ClipSetSettings(store=str(tmp_path / "bank")))
     maps = StorePlan(records={"maps": make_record((2, 2, 3))}, num_videos=3)
     write_store(tmp_path / "maps", maps)
-    with pytest.raises(ConfigError, match=r"holds one vector a clip"):
+    with pytest.raises(ConfigError, match=r"holds one vector per clip"):
         open_clip_sets(ClipSetSettings(store=str(tmp_path / "maps")))
     with pytest.raises(ConfigError, match=r"rows of shape \[2, 2, 3\]"):
         open_clip_sets(ClipSetSettings(store=str(tmp_path / "maps"), feature="maps"))
