@@ -1,4 +1,4 @@
-"""Which videos of a bank teach and which are scored: by the splits of its store, or by folds."""
+"""Assigns the videos of a bank to training and test, by the splits of its store or by folds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -58,21 +58,21 @@ def assignments_of(
     test_splits: Sequence[str] | None,
     labels_per_class: int | None,
 ) -> tuple[list[Assignment], str]:
-    """Who teaches and who is scored: one assignment by splits, or five folds where there are none.
+    """Training and test videos: one assignment by splits, or five folds if the store has no splits.
 
     Args:
         store: The store of the bank.
         bank: Source of the maps.
         labels: int64 [V], class of each video of the bank, -1 for none.
-        settings: Which split teaches, and where splits are read.
+        settings: The training split, and the column of the splits.
         test_splits: Splits to score; ``None``: all others.
-        labels_per_class: Use so many training videos of each class; ``None``: all.
+        labels_per_class: Number of training videos per class; ``None``: all.
 
     Returns:
         The assignments, and a few words about how they were made.
 
     Raises:
-        ManifestError: Nothing to learn from or to score.
+        ManifestError: There are no videos to train on or to score.
         UnknownNameError: There is no such split.
     """
     splits = video_splits(store, settings.split_column)
@@ -113,7 +113,7 @@ def scored_videos(
     """Labelled videos of each split that is scored, int64; splits without any are left out. See :func:`assignments_of`.
 
     Raises:
-        ConfigError: Test videos that the store holds under random views of training.
+        ConfigError: Test videos have random training views in the store.
         UnknownNameError: There is no such split.
     """
     splits = video_splits(store, settings.split_column)

@@ -1,4 +1,4 @@
-"""The result of pre-training without labels, whatever the method: what was learned from, what is kept, how it ended."""
+"""The result of pre-training without labels, for all methods: its videos, the parts kept, and the last epochs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ class PretrainedResult:
     Attributes:
         title: Heading of the table of seeds.
         columns: Headings of that table by the name of a value in the log.
-        kept: What is kept of the module, in one word.
-        dropped: What is not.
+        kept: Name of the part of the module that is kept.
+        dropped: Name of the part that is dropped.
         left_out: Why videos were left out.
         folder: The run's folder.
         num_videos: Number of videos that were used for training.
         num_left_out: Number of videos that were left out.
-        num_parameters: Number of parameters of what is kept.
-        num_head_parameters: Number of parameters of what is dropped.
+        num_parameters: Number of parameters of the part that is kept.
+        num_head_parameters: Number of parameters of the part that is dropped.
         seeds: The last line of each seed's log.
         next_command: A command that people often run next.
     """

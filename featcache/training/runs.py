@@ -1,4 +1,4 @@
-"""Folders of runs: ``config.yaml``, ``result.json``, and one folder a seed with its checkpoint and log."""
+"""Folders of runs: ``config.yaml``, ``result.json``, and one folder per seed with its checkpoint and log."""
 
 import hashlib
 import re

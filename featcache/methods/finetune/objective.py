@@ -45,17 +45,17 @@ class FinetuneObjective:
         batch_size: int,
         seed: int,
     ) -> None:
-        """Take videos as they are numbered.
+        """Form batches of the loader's videos.
 
         Args:
-            loader: Of one clip a video.
-            labels: int64 [M], their classes.
-            module: What is trained.
-            batch_size: Videos a batch.
-            seed: Of the order.
+            loader: Reads one clip per video.
+            labels: int64 [M], class of each video, in the order of the loader.
+            module: The backbone and the head to train.
+            batch_size: Number of videos per batch.
+            seed: Seed of the order of the videos.
 
         Raises:
-            ConfigError: Fewer videos than a batch.
+            ConfigError: There are fewer videos than the batch size.
         """
         self.module: nn.Module = module
         self._batches = VideoBatches(loader, batch_size=batch_size, seed=seed)

@@ -5,11 +5,13 @@ from featcache.recipes import SamplingRecipe
 
 
 def train_recipe(settings: FinetuneSettings, *, num_frames: int) -> SamplingRecipe:
-    """One random clip a video: a place in time, a square by the law of a random short side, perhaps mirrored.
+    """One random clip per video: its place in time, its square and its mirroring are drawn.
+
+    The side of the square is drawn as if the frame's shorter side had been scaled to a random length.
 
     Args:
-        settings: Their laws.
-        num_frames: Frames of a clip.
+        settings: Distributions of the draws.
+        num_frames: Number of frames per clip.
     """
     clips = settings.clips
     return SamplingRecipe(

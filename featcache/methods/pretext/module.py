@@ -1,4 +1,4 @@
-"""The module of a pretext task: a backbone whose network is kept, and heads that are not."""
+"""The module of a pretext task: a backbone whose network is kept, and heads that are discarded after training."""
 
 from collections.abc import Callable, Mapping
 
@@ -11,10 +11,10 @@ from featcache.recipes import FeatureRecipe
 
 
 class PretextModule(ClipEncoder):
-    """A backbone and the heads of a task; what is kept is the network.
+    """A backbone and the heads of a task; only the network is kept after training.
 
     Attributes:
-        heads: By name. A head may hold buffers, such as a queue of keys, which checkpoints keep.
+        heads: Heads by name. A head may hold buffers, such as a queue of keys, which are part of checkpoints.
     """
 
     def __init__(
@@ -28,15 +28,15 @@ class PretextModule(ClipEncoder):
         """Put new heads on a backbone.
 
         Args:
-            backbone: As built: frozen.
-            recipe: A single vector per clip, in float32.
-            num_frames: Frames of a clip.
-            heads: Makes the heads for vectors of so many channels.
+            backbone: The built, frozen backbone.
+            recipe: Recipe of a single vector per clip, in float32.
+            num_frames: Number of frames per clip.
+            heads: Builds the heads, given the number of channels of the network's vectors.
         """
         super().__init__(backbone, recipe, num_frames=num_frames)
         self.heads = nn.ModuleDict(heads(self.width))
 
     @property
     def shape(self) -> ClipShape:
-        """A clip as the network takes it."""
+        """Shape of the network's input clips."""
         return ClipShape(self.num_frames, self.recipe.input_size, self.recipe.interpolation)

@@ -1,4 +1,4 @@
-"""A pretext task as batches and a loss: what is drawn out of videos, and what the task makes of it."""
+"""A pretext task as batches and a loss: it reads the clips that the task draws, and passes batches to its loss."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ from featcache.training.objective import Loss
 
 
 class DrawnViews:
-    """What a task draws of each video; see :class:`featcache.loaders.ahead.ViewSource`.
+    """The views that a task draws from each video; see :class:`featcache.loaders.ahead.ViewSource`.
 
     The arrays of a video are its views, uint8 [T, 3, S, S], then its targets in the order of their names.
 
     Attributes:
-        files: The videos, each long enough.
-        names: Names of the targets.
+        files: The videos, each of which is long enough.
+        names: Names of the targets, sorted.
     """
 
     def __init__(self, files: VideoFiles, task: PretextTask, shape: ClipShape, *, seed: int) -> None:
@@ -35,15 +35,15 @@ class DrawnViews:
         self.names = tuple(sorted(self.draw(0, epoch=0).targets))
 
     def draw(self, video: int, *, epoch: int) -> Draw:
-        """What one video shows in one epoch."""
+        """Views and targets of one video in one epoch, before pixels are read."""
         footage = footage_of(self.files.videos[video])
         return self._task.draw(footage, self._shape, rng_for(self._seed, "draw", footage.id, epoch))
 
     def pixels(self, video: int, epoch: int) -> Pixels:
-        """Views and targets of one video.
+        """Pixels of the views of one video, and its targets.
 
         Raises:
-            VideoError: The video was usable when it was scanned, and no longer is.
+            VideoError: The video was usable when it was scanned, but is not any more.
         """
         drawn = self.draw(video, epoch=epoch)
         with self.files.open_scanned(video) as reader:
@@ -52,7 +52,7 @@ class DrawnViews:
 
 
 def footage_of(video: VideoRecord) -> Footage:
-    """What a manifest knows of a video."""
+    """What a manifest says about a video."""
     return Footage(
         id=video.id,
         num_frames=video.num_frames,
@@ -64,11 +64,11 @@ def footage_of(video: VideoRecord) -> Footage:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AskedClips:
-    """Clips of some videos and what is to be found out about them.
+    """Clips of some videos and the targets to predict from them.
 
     Attributes:
         clips: One tensor per view, uint8 [B, T, 3, S, S].
-        targets: By name, [B, ...].
+        targets: Targets by name, [B, ...].
     """
 
     clips: tuple[Tensor, ...]
@@ -80,17 +80,17 @@ class PretextObjective:
 
     Attributes:
         module: Backbone and heads.
-        num_batches: Batches of an epoch; an incomplete last one is left out.
-        num_items: Videos of an epoch.
+        num_batches: Number of batches per epoch; an incomplete last one is left out.
+        num_items: Number of videos per epoch.
     """
 
     def __init__(
         self, loader: ViewLoader, task: PretextTask, *, module: PretextModule, batch_size: int, seed: int
     ) -> None:
-        """Put the videos of a loader of :class:`DrawnViews` in order.
+        """Form batches of the videos of a loader of :class:`DrawnViews`.
 
         Raises:
-            ConfigError: Fewer videos than a batch.
+            ConfigError: There are fewer videos than the batch size.
         """
         assert isinstance(loader.source, DrawnViews), f"{loader.source} draws for no task"
         self.module: nn.Module = module
@@ -112,12 +112,12 @@ class PretextObjective:
         return [AskedClips(clips=arrays[:num_views], targets=targets)]
 
     def loss(self, part: AskedClips) -> Loss:
-        """What the task says."""
+        """Loss of the task."""
         device = next(self.module.parameters()).device
         clips = tuple(clip.to(device, non_blocking=True) for clip in part.clips)
         targets = {name: each.to(device, non_blocking=True) for name, each in part.targets.items()}
         return self._task.loss(self._trained, clips, targets)
 
     def after_step(self, progress: float) -> None:
-        """What the task does then."""
+        """Call :meth:`PretextTask.after_step` of the task."""
         self._task.after_step(self._trained, progress)

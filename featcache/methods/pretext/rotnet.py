@@ -3,7 +3,7 @@
 Source: Jing et al. 2018 (3DRotNet), after Gidaris et al., ICLR 2018. One of four rotations is drawn for each clip, as
 in CtP's implementation; all four of each image are shown at once in the image version.
 
-Differs from CtP: frames are rotated exactly, after a square crop, where it warps them with replicated borders.
+Differs from CtP: frames are rotated exactly, after a square crop; CtP warps them with replicated borders.
 """
 
 from collections.abc import Mapping
@@ -34,11 +34,11 @@ class RotNet(PretextTask):
     """How a clip is cut, mirrored and coloured before it is rotated."""
 
     def min_frames(self, shape: ClipShape) -> int:
-        """As many as a clip spans."""
+        """Number of frames that a clip spans."""
         return (shape.num_frames - 1) * self.stride + 1
 
     def draw(self, footage: Footage, shape: ClipShape, rng: np.random.Generator) -> Draw:
-        """One clip, rotated; all its frames alike."""
+        """One rotated clip; all its frames are rotated alike."""
         start = int(rng.integers(footage.num_frames - self.min_frames(shape) + 1))
         turns = int(rng.integers(NUM_TURNS))
         look = draw_look(self.look, rng, height=footage.height, width=footage.width)._replace(turns=turns)
@@ -56,5 +56,5 @@ class RotNet(PretextTask):
         return Loss(total=total, metrics={"accuracy": is_right.float().mean()})
 
     def label_of(self, seen: tuple[Seen, ...]) -> Mapping[str, int]:
-        """The rotation that is seen."""
+        """The rotation that the pixels show."""
         return {"turns": seen[0].turns}

@@ -1,4 +1,4 @@
-"""Pre-training on a pretext task as a function of its settings: a backbone out of unlabelled videos."""
+"""Pre-trains a backbone on a pretext task, from unlabelled videos, as a function of its settings."""
 
 import logging
 from collections.abc import Mapping
@@ -36,9 +36,9 @@ class PretextResult(PretrainedResult):
 
     Attributes:
         task: Name of the task.
-        backbone: Name of the backbone for extraction with its weights.
-        num_short: Number of usable videos that are too short for the task, and left out.
-        weights: The network's file of each seed.
+        backbone: Registry name of the backbone for extraction with ``weights``.
+        num_short: Number of usable videos that are left out because they are too short for the task.
+        weights: File with the network's weights, by seed.
     """
 
     task: str
@@ -47,7 +47,7 @@ class PretextResult(PretrainedResult):
     weights: Mapping[int, str]
 
     def summary(self) -> Summary:
-        """The last epoch of each seed, with everything that the task wrote down."""
+        """The last epoch of each seed, with all metrics that the task logs."""
         names = [name for name in next(iter(self.seeds.values())) if name not in _OF_THE_LOOP]
         columns = {name: _SHOWN.get(name, name) for name in names}
         table = last_epochs(f"{self.task}, last epoch", self.seeds, columns)
@@ -56,21 +56,23 @@ class PretextResult(PretrainedResult):
 
 
 def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> PretextResult:
-    """Train a backbone on a pretext task, once a seed; runs that are there are taken up or left as they are.
+    """Train a backbone on a pretext task with every seed.
 
-    The network of a seed is written to ``seed-N/backbone.safetensors``, a weights file of the backbone's name.
+    Unfinished runs are resumed, finished ones kept. The network of a seed is written to
+    ``seed-N/backbone.safetensors``, a weights file for the backbone's name.
 
     Args:
         settings: Settings of the run.
         on_stage: Called with the stage ``scan``, then with ``seed N`` after each step.
 
     Raises:
-        ConfigError: A backbone that cannot take such clips or lets no gradient through, or fewer videos than a batch.
+        ConfigError: The backbone cannot take such clips or lets no gradient through, or there are fewer videos than
+            the batch size.
         DivergedError: The loss is not finite; the last checkpoint is kept.
-        ManifestError: No usable videos, or none that is long enough.
-        UnknownNameError: No such backbone, layer or split.
-        VideoError: A video that cannot be used any more.
-        WeightsError: Weights that are not at hand, or of another network.
+        ManifestError: There are no usable videos, or none that is long enough.
+        UnknownNameError: There is no such backbone, layer or split.
+        VideoError: A video cannot be used any more.
+        WeightsError: The weights cannot be found, or belong to another network.
     """
     training, task = settings.training, settings.task
     runs = open_runs(
@@ -128,12 +130,12 @@ def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pretex
 
 
 def build_module(settings: PretextSettings, *, seed: int, device: torch.device | str = "cpu") -> PretextModule:
-    """Backbone and heads as a run of this seed begins.
+    """The initial backbone and heads of a run with this seed.
 
     Args:
         settings: Backbone, weights and task.
         seed: Seed of the heads.
-        device: Device of the classifier.
+        device: Device of the module.
 
     Raises:
         ConfigError: The backbone cannot take such clips.

@@ -1,4 +1,4 @@
-"""Settings of pre-training on a pretext task; the task's own are parsed by the class that its name stands for."""
+"""Settings of pre-training on a pretext task; the task's own settings are parsed by the class with its name."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -13,7 +13,7 @@ from featcache.training.settings import OptimiserSettings, ScheduleSettings, Tra
 
 
 def _task(data: Any) -> Any:
-    """The settings of the task that ``name`` stands for."""
+    """The settings of the task that is called ``name``."""
     if not isinstance(data, Mapping):
         return data
     if not isinstance(data.get("name"), str):
@@ -31,15 +31,16 @@ class PretextSettings(VideosSettings):
     train_split: Aside[str] = "train"
     """Split to train on; a source without splits is used as a whole."""
     workers: Aside[int | None] = Field(default=None, ge=0)
-    """Processes that decode; 0: a thread beside the training; null: one per core. Pixels are the same."""
+    """Number of decoding processes; 0: a thread of the training process; null: one per core. The pixels are the
+    same."""
     backbone: str
     """Registry name, e.g. ``i3d`` or ``svt-tiny``; image backbones are averaged over frames."""
     weights: Input[str] = "random"
-    """``random`` (the same for every seed), ``default`` or the path of a file."""
+    """Initial weights: ``random`` (the same for every seed), ``default`` or the path of a file."""
     layer: str = "last"
     """Layer that the heads read; ``last`` is the backbone's default."""
     num_frames: int | None = Field(default=None, ge=1)
-    """Frames of a clip; null: the backbone's, or 8 for an image backbone."""
+    """Number of frames per clip; null: the backbone's, or 8 for an image backbone."""
     input_size: int | None = Field(default=None, ge=1)
     """Input side in pixels; null: the backbone's."""
     training: TrainingSettings = TrainingSettings(
@@ -48,7 +49,7 @@ class PretextSettings(VideosSettings):
         optimiser=OptimiserSettings(name="sgd", lr=0.01, momentum=0.9, weight_decay=1e-4),
         schedule=ScheduleSettings(),
     )
-    """The loop; the papers differ in theirs."""
+    """Training settings; the papers of the tasks use different ones."""
     out: Aside[str | None] = None
     """Folder of the run; null: ``runs/<source>/<task>-<hash>``."""
 

@@ -1,7 +1,7 @@
-"""What a pretext task is: which clips it draws out of a video, what it asks of them, and how answers are judged.
+"""The interface of a pretext task: which clips it draws from a video, their targets, and its loss.
 
-A task is one class of settings in one file: its fields are what YAML and ``--set task.…`` can say. It is found by name,
-and packages add their own by entry points of the group ``featcache.tasks``; see ``docs/adding-a-method.md``.
+A task is one class of settings in one file; its fields can be set in YAML and with ``--set task.…``. It is found by
+name, and packages add tasks by entry points of the group ``featcache.tasks``; see ``docs/adding-a-method.md``.
 """
 
 from abc import abstractmethod
@@ -22,14 +22,14 @@ if TYPE_CHECKING:  # settings of tasks are read without torch
 
 
 class Footage(NamedTuple):
-    """What is known of a video before it is opened.
+    """What is known about a video before it is opened.
 
     Attributes:
-        id: Its id.
+        id: Id of the video.
         num_frames: Number of frames.
         height: Frame height in pixels.
         width: Frame width in pixels.
-        duration_seconds: From the first frame to the end of the last.
+        duration_seconds: Time from the start of the first frame to the end of the last, in seconds.
     """
 
     id: str
@@ -40,11 +40,11 @@ class Footage(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """What a video shows in one epoch.
+    """The clips of a video in one epoch, and their targets.
 
     Attributes:
         views: Clips; their number and shapes are the same for all videos.
-        targets: What is to be found out, by name: a number, or an array of one shape for all videos.
+        targets: Targets to predict, by name: a number, or an array that has the same shape for all videos.
     """
 
     views: "tuple[View, ...]"
@@ -52,11 +52,11 @@ class Draw(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What can be read off the pixels of a view whose frames tell their number and which way is up.
+    """What a test reads off the pixels of a view, from videos whose frames show their number and which side is up.
 
     Attributes:
         frames: Number of each frame.
-        turns: Quarter turns against the clock.
+        turns: Number of quarter turns counter-clockwise.
     """
 
     frames: tuple[int, ...]
@@ -64,10 +64,10 @@ class Seen(NamedTuple):
 
 
 class PretextTask(Settings):
-    """A pretext task; subclasses are its settings, each with a default.
+    """A pretext task; a subclass is one task, and its fields are the task's settings, each with a default.
 
-    Every draw is a pure function of the footage and the generator, whose state depends on the run's seed, the video and
-    the epoch alone: so runs can be resumed exactly.
+    Every draw is a pure function of the footage and the generator, whose state depends only on the run's seed, the
+    video and the epoch, so that runs can be resumed exactly.
     """
 
     name: str
@@ -75,15 +75,15 @@ class PretextTask(Settings):
 
     @abstractmethod
     def min_frames(self, shape: "ClipShape") -> int:
-        """Frames that a video must have; shorter ones are left out and counted."""
+        """Number of frames that a video needs; shorter videos are left out and counted."""
 
     @abstractmethod
     def draw(self, footage: Footage, shape: "ClipShape", rng: "np.random.Generator") -> Draw:
-        """Draw the clips of a video and what is to be found out about them.
+        """Draw the clips of a video and their targets.
 
         Args:
-            footage: The video, which has :meth:`min_frames` or more.
-            shape: A clip as the network takes it.
+            footage: The video, which has at least :meth:`min_frames` frames.
+            shape: Shape of the network's input clips.
             rng: Source of every draw.
         """
 
@@ -93,19 +93,19 @@ class PretextTask(Settings):
 
     @abstractmethod
     def loss(self, module: "PretextModule", clips: "tuple[Tensor, ...]", targets: "Mapping[str, Tensor]") -> "Loss":
-        """Judge what the module makes of a batch.
+        """Loss and metrics of a batch.
 
         Args:
             module: Backbone and heads, on their device.
             clips: One tensor per view, uint8 [B, T, 3, S, S].
-            targets: By name, [B, ...].
+            targets: Targets by name, [B, ...].
         """
 
     def after_step(self, module: "PretextModule", progress: float) -> None:
-        """Called after each step with the share of the run that is done, e.g. to move a network that follows."""
+        """Called after each step with the fraction of the run that is done, e.g. to update a momentum encoder."""
 
     def label_of(self, seen: tuple[Seen, ...]) -> Mapping[str, int]:
-        """The targets as they can be read off the pixels, for the suite; empty where they cannot."""
+        """The targets as read off the pixels, for the conformance suite; empty if pixels do not show them."""
         return {}
 
 
