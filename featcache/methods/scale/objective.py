@@ -53,7 +53,7 @@ class ScaleObjective:
         if len(videos) < 2:
             raise ConfigError(
                 f"{len(videos)} of {len(set_size)} training videos have two clips or more, and SCALE compares "
-                "sets of different videos; extract more clips a video (--preset scale takes 16), or more videos"
+                "sets of different videos; extract more clips per video (--preset scale takes 16), or more videos"
             )
         if batch_size < 2:
             raise ConfigError(
