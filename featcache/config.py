@@ -308,7 +308,7 @@ def _assign(data: dict[str, Any], key: str, value: Any) -> None:
         following = value if is_last else ([] if _is_position([*parents, last][depth + 1]) else {})
         if isinstance(node, list):
             if not _is_position(part) or int(part) > len(node):
-                raise ConfigError(f"cannot set {key!r}: {part!r} is no position in a list of {len(node)}")
+                raise ConfigError(f"cannot set {key!r}: {part!r} is not a position in a list of {len(node)}")
             if int(part) == len(node):
                 node.append(following)
             elif is_last:

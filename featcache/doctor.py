@@ -205,7 +205,7 @@ def plugin_trials() -> list[Trial]:
         Trial(
             part=f"plug-in {place.name}",
             module="featcache",
-            fix=f"mend or uninstall {place.origin}",
+            fix=f"repair or uninstall {place.origin}",
             code=f"from featcache.plugins import import_target\n"
             f"import_target({registry!r}).load({place.name!r})\nprint({f'{kind} of {place.origin}'!r})",
         )

@@ -146,12 +146,12 @@ class Registry(Generic[E]):
         except (Exception, SystemExit) as error:  # whatever the code of others does stops only what asks for it
             raise PluginError(
                 f"{self.kind} {name!r} of package {place.origin} cannot be loaded from {place.target} "
-                f"({type(error).__name__}: {error}); mend or uninstall the package"
+                f"({type(error).__name__}: {error}); fix or uninstall the package"
             ) from error
         if not isinstance(entry, self.entry):
             raise PluginError(
                 f"{self.kind} {name!r} of package {place.origin} is no {self.entry.__name__}: {place.target} is of "
-                f"type {type(entry).__name__}; mend or uninstall the package"
+                f"type {type(entry).__name__}; fix or uninstall the package"
             )
         return entry
 
@@ -179,7 +179,7 @@ def _offered(path: tuple[str, ...]) -> tuple[tuple[str, Place], ...]:
         except Exception as error:  # of a package that may have nothing to do with this one
             log.warning(
                 "the entry points of package %s cannot be read (%s: %s), and what it offers is left out; "
-                "mend or uninstall it",
+                "fix or uninstall it",
                 distribution.metadata["Name"], type(error).__name__, error,
             )  # fmt: skip
             continue

@@ -117,7 +117,7 @@ def test_a_mistake_is_one_sentence(assignment: str, message: str) -> None:
     [
         ("num_clips", "write KEY=VALUE"),
         ("=3", "write KEY=VALUE"),
-        ("features.2.backbone=i3d", "'2' is no position in a list of 1"),
+        ("features.2.backbone=i3d", "'2' is not a position in a list of 1"),
         ("source.path=x", "'path' lies inside a single value"),
         ("source=[", "is no YAML value"),
     ],

@@ -140,7 +140,7 @@ def test_a_broken_plug_in_is_named_with_its_package(tmp_path: Path, monkeypatch:
     found = {trial.part: attempt(trial) for trial in doctor.plugin_trials()}
     assert (found["plug-in sound"].state, found["plug-in sound"].note) == ("ok", "probe of lab 0.3")
     broken = found["plug-in broken"]
-    assert (broken.state, broken.fix) == ("broken", "mend or uninstall lab 0.3")
+    assert (broken.state, broken.fix) == ("broken", "repair or uninstall lab 0.3")
     assert "probe 'broken' of package lab 0.3 cannot be loaded from labbroken:PROBE (ModuleNotFoundError" in broken.note
 
 

@@ -87,7 +87,7 @@ def test_a_broken_package_is_named_and_stops_only_what_asks_for_it(source, targe
     with pytest.raises(PluginError) as caught:
         TOYS.load("robot")
     assert str(caught.value).startswith(f"toy 'robot' of package labtoys 0.3 cannot be loaded from {target} ({why}")
-    assert str(caught.value).endswith("mend or uninstall the package")
+    assert str(caught.value).endswith("fix or uninstall the package")
     assert callable(TOYS.load("ball"))
     assert "robot" in TOYS.names()
 

@@ -84,5 +84,5 @@ def _module(path: Path) -> object:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[module_name]
-        raise PluginError(f"{path} cannot be run ({type(error).__name__}: {error}); mend it") from error
+        raise PluginError(f"{path} cannot be run ({type(error).__name__}: {error}); fix it") from error
     return module

@@ -316,7 +316,7 @@ def hub_class_names(weights: Path, *, repository: str, num_classes: int) -> tupl
     try:
         names = json.loads(path.read_text(encoding="utf-8")).get("id2label")
     except (OSError, ValueError, RecursionError, AttributeError) as error:
-        raise WeightsError(f"{path} beside the weights is no configuration of a model; mend or remove it") from error
+        raise WeightsError(f"{path} beside the weights is not a model configuration; fix or remove it") from error
     if not isinstance(names, dict):
         return None
     if set(names) != {str(index) for index in range(num_classes)}:

@@ -84,7 +84,7 @@ def read_csv(
                 cells += [""] * (len(header) - len(cells))
                 yield f"line {reader.line_num}", dict(zip(header, map(_unquoted, cells), strict=True))
         except csv.Error as problem:
-            raise error(f"{path}, line {reader.line_num}: {problem}; mend the line") from problem
+            raise error(f"{path}, line {reader.line_num}: {problem}; fix the line") from problem
 
 
 def quoted(text: str) -> str:

@@ -110,7 +110,7 @@ def scan_listed(
     except OSError as error:
         raise FeatcacheError(
             f"scanning {listed.root} stopped at {error.filename} ({error.strerror}): the machine failed, not the "
-            "video; mend that and scan again"
+            "video; fix that and scan again"
         ) from error
     return dataclasses.replace(listed, videos=tuple(videos))
 

@@ -109,9 +109,7 @@ def _walk(folder: Path, *, ancestors: frozenset[tuple[int, int]], left_out: Coun
         status = folder.stat()
         entries = sorted(folder.iterdir())
     except OSError as error:
-        raise ManifestError(
-            f"folder {folder} cannot be listed ({error.strerror}); mend that or move it away"
-        ) from error
+        raise ManifestError(f"folder {folder} cannot be listed ({error.strerror}); fix that or move it away") from error
     here = (status.st_dev, status.st_ino)
     if here in ancestors:
         return
@@ -186,7 +184,7 @@ def _read_jsonl(listing: Path, needs_paths: bool) -> Iterator[Row]:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
                 why = str(error).partition(";")[0]  # leaves out the advice on how to read 5,000 digits
-                raise ManifestError(f"{listing}, line {number}: not JSON ({why}); mend the line") from error
+                raise ManifestError(f"{listing}, line {number}: not JSON ({why}); fix the line") from error
             if not isinstance(row, dict):
                 raise ManifestError(f"{listing}, line {number}: expected an object with a 'path'")
             yield f"line {number}", row

@@ -212,7 +212,7 @@ def _numbers(labels: Sequence[str | None], videos: Sequence[str], *, label: str,
             value = np.nan
         if not np.isfinite(value):
             raise ManifestError(
-                f"label {text!r} of video {videos[place]!r} in column {label!r} of {store} is no number; probe the "
+                f"label {text!r} of video {videos[place]!r} in column {label!r} of {store} is not a number; probe the "
                 "column as classes, or name one that holds numbers"
             )
         values[place] = value

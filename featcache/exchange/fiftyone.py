@@ -101,7 +101,7 @@ def read(folder: Path | str) -> tuple[list[dict[str, Any]], np.ndarray[Any, Any]
         path = root / EMBEDDINGS
         shape, _, reader = array_at(path, offset=0, num_bytes=path.stat().st_size)
     except (OSError, UnreadableError) as error:
-        raise ExchangeError(f"{root} is no export in format fiftyone ({error}); export it again") from error
+        raise ExchangeError(f"{root} is not an export in format fiftyone ({error}); export it again") from error
     try:
         samples = list(document.get("samples", []))
         starts, ends = ([sample["rows"][place] for sample in samples] for place in (0, 1))

@@ -245,7 +245,7 @@ def check_counts(samples: Sequence[Sample], videos: Sequence[VideoRecord], sampl
             continue
         raise ExchangeError(
             f"{sample.where} has {sample.num_rows} rows, and sampling {recipe.temporal!r} gives a video {expected}; "
-            "declare sampling.temporal 'imported', or mend the recipe"
+            "declare sampling.temporal 'imported', or fix the recipe"
         )
 
 

@@ -37,7 +37,7 @@ def read(settings: ImportSettings) -> list[Sample]:
     """
     root = Path(settings.source)
     if not root.is_dir():
-        raise ExchangeError(f"{root} is no folder; format npy takes a folder of .npy files")
+        raise ExchangeError(f"{root} is not a folder; format npy takes a folder of .npy files")
     found = [path.relative_to(root).as_posix() for path in _walk(root)]
     alone = [Placed(path=path) for path in found if path.endswith(".json")]
     arrays = [path for path in found if path.endswith(".npy")]
@@ -147,7 +147,7 @@ def read_json(data: bytes, where: str) -> Mapping[str, Any]:
         facts = json.loads(data)
     except (ValueError, RecursionError) as error:
         why = str(error).partition(";")[0]
-        raise ExchangeError(f"{where} is no JSON ({why}); mend it or remove it") from error
+        raise ExchangeError(f"{where} is not JSON ({why}); fix it or remove it") from error
     if not isinstance(facts, dict):
         raise ExchangeError(f"{where} holds {type(facts).__name__}; expected an object of facts about its video")
     return facts
@@ -199,7 +199,7 @@ def _numbers(path: Path, *, ndim: int) -> list[float]:
     except UnreadableError as problem:
         kind = "the times of the rows" if ndim else "the frame rate"
         raise ExchangeError(
-            f"{path} {problem}, and stands where {kind} of the array beside it belongs; mend it, or say with --pattern "
+            f"{path} {problem}, and stands where {kind} of the array beside it belongs; fix it, or say with --pattern "
             "which files are arrays"
         ) from problem
     return values

@@ -194,9 +194,9 @@ def _column(
             raise ValueError(f"{column.dtype} where {dtype} belongs")
         cast = column.astype(dtype)
     except (ValueError, TypeError, OverflowError) as error:
-        raise ExchangeError(f"{where}: 'rows.{name}' cannot be read ({error}); mend it or leave it out") from error
+        raise ExchangeError(f"{where}: 'rows.{name}' cannot be read ({error}); fix it or leave it out") from error
     if dtype.kind == "i" and not np.array_equal(cast, column):
-        raise ExchangeError(f"{where}: 'rows.{name}' has numbers beyond 32 bits; mend it or leave it out")
+        raise ExchangeError(f"{where}: 'rows.{name}' has numbers beyond 32 bits; fix it or leave it out")
     return cast
 
 
@@ -233,5 +233,5 @@ def _stored(text: str, name: str, where: str) -> str:
     try:
         text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
-        raise ExchangeError(f"{where}: {name!r} has half a surrogate pair in it, which is no text; mend it") from error
+        raise ExchangeError(f"{where}: {name!r} has half a surrogate pair in it, which is not text; fix it") from error
     return text

@@ -201,7 +201,7 @@ def _is_wanted(name: str, columns: ColumnSettings) -> bool:
 
 def _agree(old: dict[str, Any], new: dict[str, Any], where: str) -> None:
     if old and (name := next((name for name in new if new[name] != old[name]), None)):
-        raise ExchangeError(f"{where}: rows of one video have {name} {old[name]!r} and {new[name]!r}; mend the table")
+        raise ExchangeError(f"{where}: rows of one video have {name} {old[name]!r} and {new[name]!r}; fix the table")
 
 
 def _facts(video_id: str, rows: _Rows, order: Sequence[int]) -> dict[str, Any]:

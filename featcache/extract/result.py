@@ -61,7 +61,7 @@ class Extraction:
             video, status, reason = self.failures[0]
             return NothingUsableError(
                 f"nothing was extracted: all {self.videos_total} videos of {self.store} failed, e.g. {video!r} "
-                f"({status}: {reason}); mend them and run the same command again"
+                f"({status}: {reason}); fix them and run the same command again"
             )
         allowed = failures_allowed(self.max_failed, num_videos=self.videos_total)
         if allowed is not None and self.videos_failed > allowed:

@@ -277,5 +277,5 @@ def blaming_the_machine() -> Iterator[None]:
     except OSError as error:
         raise FeatcacheError(
             f"the extraction stopped at {error.filename} ({error.strerror}): the machine failed, not the video; "
-            "mend that and run the same command again"
+            "fix that and run the same command again"
         ) from error

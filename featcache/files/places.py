@@ -26,7 +26,9 @@ def safe_join(root: Path, name: str, *, may_be_link: bool = False) -> Path:
     """
     parts = name.split("/")
     if not name or "\0" in name or "\\" in name or any(part in {"", ".", ".."} for part in parts):
-        raise CorruptStoreError(f"file name {name!r} in {root} is no plain relative path; the store was tampered with")
+        raise CorruptStoreError(
+            f"file name {name!r} in {root} is not a plain relative path; the store was tampered with"
+        )
     place = str(root)
     for part in parts[:-1] if may_be_link else parts:
         place = f"{place}/{part}"

@@ -34,7 +34,7 @@ def explained(path: Path, action: str) -> Generator[None]:
             raise DiskSpaceError(
                 f"cannot {action} {path} ({why}); free some space or raise the quota, then run the same command again"
             ) from error
-        raise StoreError(f"cannot {action} {path} ({why}); mend that, then run the same command again") from error
+        raise StoreError(f"cannot {action} {path} ({why}); fix that, then run the same command again") from error
 
 
 def _write_all(fd: int, chunks: Iterable[Bytes]) -> None:

@@ -25,7 +25,7 @@ def new_document(kind: str, members: dict[str, Any], *, version: int = 1) -> dic
 def open_document(document: Mapping[str, Any], *, kind: str, where: object) -> Mapping[str, Any]:
     """Check format, version and kind of a sealed document before anything else of it is read."""
     if document.get("format") != FORMAT:
-        raise StoreError(f"{where} has format {document.get('format')!r}, not {FORMAT!r}; it is no featcache store")
+        raise StoreError(f"{where} has format {document.get('format')!r}, not {FORMAT!r}; it is not a featcache store")
     version = document.get("version")
     if not isinstance(version, int) or version > VERSION:
         raise StoreError(f"{where} has version {version}, this build reads <= {VERSION}; upgrade featcache")

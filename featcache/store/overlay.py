@@ -204,7 +204,7 @@ def _read_amendments(files: Files, about: OverlayDoc) -> tuple[Amendment, ...]:
         and not table.column(_VIDEO).null_count
         and not table.column(_REMOVED).null_count
     ):
-        raise CorruptStoreError(f"{where} is no table of an overlay; restore it from a copy")
+        raise CorruptStoreError(f"{where} is not a table of an overlay; restore it from a copy")
     try:
         records = table_to_videos(table)
     except ManifestError as error:

@@ -171,7 +171,7 @@ def _read_document(folder: Path) -> dict[str, Any]:
     """Read the JSON of a checkpoint and check the name of its file, which the next checkpoint will remove."""
     document = read_sealed(folder / NAME, what="checkpoint")
     if document.get("format") != _FORMAT:
-        raise CorruptStoreError(f"{folder / NAME} is no checkpoint; choose another folder")
+        raise CorruptStoreError(f"{folder / NAME} is not a checkpoint; choose another folder")
     for name, kind in _MEMBERS.items():
         if not isinstance(document.get(name), kind):
             raise CorruptStoreError(f"{folder / NAME} has no usable member {name!r}; restore it from a copy")

@@ -69,8 +69,8 @@ def test_a_name_alone_never_runs_a_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("source", "error", "message"),
     [
-        ("1 / 0", PluginError, "net.py cannot be run (ZeroDivisionError: division by zero); mend it"),
-        ("import sys\nsys.exit(3)", PluginError, "net.py cannot be run (SystemExit: 3); mend it"),
+        ("1 / 0", PluginError, "net.py cannot be run (ZeroDivisionError: division by zero); fix it"),
+        ("import sys\nsys.exit(3)", PluginError, "net.py cannot be run (SystemExit: 3); fix it"),
         ("build = 3", PluginError, "net.py has no function 'build'; give one that it has"),
     ],
 )

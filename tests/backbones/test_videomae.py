@@ -180,7 +180,7 @@ def test_class_names_of_another_checkpoint_are_refused(finetuned, tmp_path):
     with pytest.raises(WeightsError, match=r"names 2 classes and the classifier has 5"):
         build_backbone("videomae-b-k400", weights=str(path))
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(WeightsError, match="is no configuration of a model"):
+    with pytest.raises(WeightsError, match="is not a model configuration"):
         build_backbone("videomae-b-k400", weights=str(path))
 
 

@@ -96,5 +96,5 @@ def test_another_width_another_folder_and_words_for_numbers(store, model, tmp_pa
     wide = complaint(*scale, "--feature", "wide", "--model", model)
     assert "has 9 channels and the set predictor was trained on 6" in wide
     assert "holds no trained run" in complaint(*scale, "--feature", "clips", "--model", str(tmp_path))
-    assert "is no number" in complaint("probe", "ridge", str(store), "--feature", "clips", "--out", str(tmp_path))
+    assert "is not a number" in complaint("probe", "ridge", str(store), "--feature", "clips", "--out", str(tmp_path))
     assert not list(tmp_path.iterdir())

@@ -58,7 +58,7 @@ def test_parts_that_do_not_fit_are_refused(exported):
     path.write_text(json.dumps(document))
     with pytest.raises(ExchangeError, match="do not fit each other"):
         fiftyone.read(exported / "out")
-    with pytest.raises(ExchangeError, match="no export in format fiftyone"):
+    with pytest.raises(ExchangeError, match="not an export in format fiftyone"):
         fiftyone.read(exported / "mine")
 
 

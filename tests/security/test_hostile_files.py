@@ -203,7 +203,7 @@ class TestYaml:
 
     def test_a_position_of_many_digits_is_a_name(self):
         for key in (f"a.{DIGITS}", "a.²"):
-            with pytest.raises(ConfigError, match="is no position in a list"):
+            with pytest.raises(ConfigError, match="is not a position in a list"):
                 apply_overrides({"a": [1]}, [f"{key}=1"])
 
     def test_plain_values_are_what_they_were(self):

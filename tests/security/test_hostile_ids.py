@@ -81,7 +81,7 @@ def test_the_writers_themselves_stay_inside(place, format_, monkeypatch):
     monkeypatch.setattr("featcache.exchange.exporting.choose", with_hostile_ids)
     settings = ExportSettings(store=str(store), out=str(place / "work" / "out"), format=format_)
     if format_ in ("npy", "actionformer", "opentad"):  # the formats with a file a video
-        with pytest.raises(FeatcacheError, match="no plain relative path"):
+        with pytest.raises(FeatcacheError, match="not a plain relative path"):
             export(settings)
     else:
         export(settings)

@@ -113,7 +113,7 @@ def test_versions_are_named():
     document = RootDoc(sampling=SamplingRecipe(), file_format="zarr").to_json()
     with pytest.raises(StoreError, match="here has version 3, this build reads <= 2; upgrade featcache"):
         RootDoc.from_json({**document, "version": 3}, where="here")
-    with pytest.raises(StoreError, match="it is no featcache store"):
+    with pytest.raises(StoreError, match="it is not a featcache store"):
         RootDoc.from_json({**document, "format": "other"}, where="here")
     with pytest.raises(StoreError, match="this build reads zarr and hdf5"):
         RootDoc.from_json({**document, "file_format": "lance"}, where="here")

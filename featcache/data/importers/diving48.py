@@ -33,7 +33,7 @@ def _list(files: DatasetFiles, *, version: str) -> Iterator[VideoRecord]:
         path = files.need_list(rf"Diving48{version}_{split}\.json", name)
         rows = read_json(path)
         if not isinstance(rows, list):
-            raise ManifestError(f"{path} is no list of clips; fetch it again")
+            raise ManifestError(f"{path} is not a list of clips; fetch it again")
         for number, row in enumerate(rows):
             place = f"row {number}"
             if not isinstance(row, dict) or not isinstance(row.get("vid_name"), str):
@@ -57,7 +57,7 @@ def _read_vocabulary(files: DatasetFiles) -> list[list[str]]:
         isinstance(parts, list) and len(parts) == len(PARTS) and all(isinstance(part, str) for part in parts)
         for parts in vocabulary
     ):
-        raise ManifestError(f"{path} is no list of classes of {len(PARTS)} parts each; fetch it again")
+        raise ManifestError(f"{path} is not a list of classes of {len(PARTS)} parts each; fetch it again")
     return vocabulary
 
 

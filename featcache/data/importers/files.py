@@ -38,7 +38,7 @@ class DatasetFiles:
             ManifestError: The folder does not exist or cannot be listed.
         """
         if not root.is_dir():
-            raise ManifestError(f"{root} is no folder; give --root the folder that holds the videos and the lists")
+            raise ManifestError(f"{root} is not a folder; give --root the folder that holds the videos and the lists")
         paths = sorted(_walk(root, ancestors=frozenset(), prefix=""))
         return cls(
             root=root,
@@ -149,12 +149,12 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{path} is no JSON ({error}); fetch the list again") from error
+        raise ManifestError(f"{path} is not JSON ({error}); fetch the list again") from error
 
 
 def bad_row(path: Path, place: str, problem: str) -> ManifestError:
     """The error for a row of an official list that cannot be used."""
-    return ManifestError(f"{path}, {place}: {problem}; mend the line or fetch the list again")
+    return ManifestError(f"{path}, {place}: {problem}; fix the line or fetch the list again")
 
 
 def _walk(folder: Path, *, ancestors: frozenset[tuple[int, int]], prefix: str) -> Iterable[str]:
@@ -172,9 +172,7 @@ def _walk(folder: Path, *, ancestors: frozenset[tuple[int, int]], prefix: str) -
                 else:
                     yield prefix + entry.name
     except OSError as error:
-        raise ManifestError(
-            f"folder {folder} cannot be listed ({error.strerror}); mend that or move it away"
-        ) from error
+        raise ManifestError(f"folder {folder} cannot be listed ({error.strerror}); fix that or move it away") from error
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -24,7 +24,7 @@ def list_ssv2(files: DatasetFiles) -> Iterator[VideoRecord]:
     path = files.need_list(rf"{_PREFIX}labels\.json", "labels.json")
     classes = read_json(path)
     if not isinstance(classes, dict) or not classes:
-        raise ManifestError(f"{path} is no object of class names; fetch it again")
+        raise ManifestError(f"{path} is not an object of class names; fetch it again")
     answers = _read_answers(files, classes)
     found = {split: files.find_list(rf"{_PREFIX}{name}\.json") for name, split in _SPLITS.items()}
     if not any(found.values()):
@@ -34,7 +34,7 @@ def list_ssv2(files: DatasetFiles) -> Iterator[VideoRecord]:
             continue
         rows = read_json(listed)
         if not isinstance(rows, list):
-            raise ManifestError(f"{listed} is no list of clips; fetch it again")
+            raise ManifestError(f"{listed} is not a list of clips; fetch it again")
         for number, row in enumerate(rows):
             place = f"row {number}"
             if not isinstance(row, dict) or not isinstance(row.get("id"), str | int):

@@ -113,7 +113,7 @@ def read_run(run: Path) -> tuple[TmmFineTuneSettings, tuple[str, ...]]:
         ConfigError: It is not such a run, or is not finished.
     """
     if not (run / "config.yaml").exists() or read_mapping(run / "config.yaml").get("command") != "train-tmm":
-        raise ConfigError(f"{run} is no run of `featcache train tmm`; give the folder that it wrote to")
+        raise ConfigError(f"{run} is not a run of `featcache train tmm`; give the folder that it wrote to")
     if not (run / "result.json").exists():
         raise ConfigError(f"{run} is not finished; run `featcache run {run / 'config.yaml'}` to the end first")
     result = read_json(run / "result.json", what="result of `featcache train tmm`")

@@ -193,7 +193,7 @@ def initial_module(
         return settings.tmm or TmmSettings(), None
     checkpoint = trained_state(find_seed(Path(settings.init), seed))
     if "tmm" not in checkpoint.facts:
-        raise ConfigError(f"{settings.init} is no run of `featcache train advise`; give one that is")
+        raise ConfigError(f"{settings.init} is not a run of `featcache train advise`; give one that is")
     with taking_up(Path(settings.init)):
         tmm, width = TmmSettings(**checkpoint.facts["tmm"]), checkpoint.facts["width_in"]
     if settings.tmm is not None and dataclasses.replace(tmm, head_hidden=1, dropout=0.0) != dataclasses.replace(

@@ -33,7 +33,7 @@ def load_module(folder: Path, *, seed: int, shape: tuple[int, int, int]) -> TmmC
     checkpoint = trained_state(find_seed(folder, seed))
     if "tmm" not in checkpoint.facts:
         raise ConfigError(
-            f"{folder} is no run of a temporal module; give one of `featcache train advise` or `train tmm`"
+            f"{folder} is not a run of a temporal module; give one of `featcache train advise` or `train tmm`"
         )
     with taking_up(folder):
         width = checkpoint.facts["width_in"]

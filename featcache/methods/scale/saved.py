@@ -43,12 +43,12 @@ def load_predictor(folder: Path, *, seed: int | None = None, device: torch.devic
         device: Device of the predictor.
 
     Raises:
-        ConfigError: There is no run of a set predictor, or there are several seeds and none is named.
+        ConfigError: There is not a run of a set predictor, or there are several seeds and none is named.
     """
     found = find_seed(folder, seed if seed is not None else only_seed(folder))
     checkpoint = trained_state(found)
     if checkpoint.facts.get("method") != "scale":
-        raise ConfigError(f"{folder} is no run of a set predictor; give one of `featcache train scale`")
+        raise ConfigError(f"{folder} is not a run of a set predictor; give one of `featcache train scale`")
     with taking_up(found):
         settings = SetPredictorSettings(**checkpoint.facts["predictor"])
         width = int(checkpoint.facts["width_in"])

@@ -141,7 +141,7 @@ def check_weights(settings: SvtSettings) -> None:
     """
     weights = settings.init.weights
     if weights is not None and not Path(weights).expanduser().is_file():
-        raise WeightsError(f"init.weights {weights!r} is no file; give the path of one, or set init.start to random")
+        raise WeightsError(f"init.weights {weights!r} is not a file; give the path of one, or set init.start to random")
 
 
 def open_videos(settings: SvtSettings, *, on_stage: OnStage = ignore) -> UsableVideos:

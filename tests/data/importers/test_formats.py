@@ -42,7 +42,7 @@ def test_every_data_set_has_a_sample():
 def test_unknown_names_and_folders_are_told(tmp_path):
     with pytest.raises(UnknownNameError, match="did you mean 'kinetics400'"):
         list_dataset("kinetics-400", root=tmp_path)
-    with pytest.raises(ManifestError, match=r"is no folder; give --root"):
+    with pytest.raises(ManifestError, match=r"is not a folder; give --root"):
         list_dataset("ucf101", root=tmp_path / "nowhere")
 
 
@@ -312,7 +312,7 @@ def ssv2(root: Path, train: object, labels: object = None) -> None:
         ([{"id": "1", "template": "Holding [nothing]"}], r"row 0: template 'Holding \[nothing\]' of clip '1'"),
         ([{"template": "Holding [something]"}], "row 0: it has no id"),
         ([{"id": "../1", "template": "Holding [something]"}], "part '..'"),
-        ({"id": "1"}, "is no list of clips"),
+        ({"id": "1"}, "is not a list of clips"),
     ],
 )
 def test_ssv2_rows_that_cannot_be_used_are_named(tmp_path, train, message):
@@ -346,7 +346,7 @@ def test_ssv2_answers_may_have_a_header_and_must_be_classes(tmp_path):
 
 def test_broken_json_is_named(tmp_path):
     put_list(tmp_path, "labels.json", ['{"a": '])
-    with pytest.raises(ManifestError, match=r"labels.json is no JSON"):
+    with pytest.raises(ManifestError, match=r"labels.json is not JSON"):
         list_dataset("ssv2", root=tmp_path)
 
 

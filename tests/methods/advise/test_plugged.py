@@ -77,7 +77,7 @@ def test_another_width_is_a_sentence(trained):
 
 def test_what_is_no_run_and_classes_of_another_task_are_sentences(trained, tmp_path):
     store, result, _ = trained
-    with pytest.raises(ConfigError, match="no run of `featcache train tmm`"):
+    with pytest.raises(ConfigError, match="not a run of `featcache train tmm`"):
         evaluate_plugged(settings(store, str(tmp_path)))
     run = tmp_path / "run"
     run.mkdir()

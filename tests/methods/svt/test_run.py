@@ -255,7 +255,9 @@ def test_what_cannot_be_trained_is_a_sentence(videos, straight, tmp_path):
     with pytest.raises(WeightsError, match=r"teacher.safetensors for size 'small' does not fit .* missing"):
         pretrain_svt(settings(videos, tmp_path / "c", size="small", init=other))
     absent = SvtInitSettings(start="image", weights="absent.pth")
-    with pytest.raises(WeightsError, match=r"init\.weights 'absent.pth' is no file; give the path of one, or set init"):
+    with pytest.raises(
+        WeightsError, match=r"init\.weights 'absent.pth' is not a file; give the path of one, or set init"
+    ):
         pretrain_svt(settings(videos, tmp_path / "d", init=absent), on_stage=lambda *figures: pytest.fail("scanned"))
     with pytest.raises(FeatcacheError, match=r"a run with drop_path 0\.1, which is 0\.2 here"):
         pretrain_svt(settings(videos, straight[0], drop_path=0.2))
