@@ -276,7 +276,7 @@ def test_a_recipe_that_fixes_the_rows_is_not_believed_against_the_arrays(tmp_pat
 
 def test_sources_without_arrays(tmp_path):
     (tmp_path / "in").mkdir()
-    for source, message in (("in", "holds no .npy file"), ("gone", "is no folder")):
+    for source, message in (("in", "holds no .npy file"), ("gone", "is not a folder")):
         with pytest.raises(ExchangeError, match=message):
             bring(tmp_path / source, tmp_path / "s")
     save(tmp_path / "in", "a", rows(0))

@@ -161,7 +161,7 @@ class TestFacts:
         (tmp_path / "in" / "a.json").write_text(f'{{"{name}": {value}}}')
         if name in ("fps", "duration_seconds") and value == "-5e300":
             return  # a number, if a strange one
-        with pytest.raises(ExchangeError, match=name if value != DIGITS else "no JSON"):
+        with pytest.raises(ExchangeError, match=name if value != DIGITS else "not JSON"):
             bring(tmp_path / "in", tmp_path / "s")
 
     def test_half_a_surrogate_pair_is_no_text(self, tmp_path):
