@@ -15,6 +15,10 @@ TARGET = (
         "split_column",
         help="Label column with the split, e.g. `split2`.  [default: `split_<label>`, or the store's own]",
     ),
+    flag(
+        "group_column",
+        help="Label column of what belongs together, or `none`.  [default: `group`, if there is one]",
+    ),
     flag("train_split"),
     flag("test_splits", "--test-split", help="Split to score; repeat for several.  [default: all others]"),
     flag(

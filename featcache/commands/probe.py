@@ -30,6 +30,9 @@ class ProbeTarget(Settings):
     """Label column."""
     split_column: str | None = None
     """Label column with the split, e.g. ``split2``; null: ``split_<label>`` if there is one, else the store's own."""
+    group_column: str | None = None
+    """Label column of which equal values belong together, e.g. clips of one recording: folds, choices, low-shot draws
+    and intervals go by them; null: ``group`` where the store has it; ``none``: each video by itself."""
     train_split: str = "train"
     """Split to learn from; a store without splits is probed by leaving videos out."""
     test_splits: tuple[str, ...] | None = None
@@ -128,6 +131,7 @@ def probe(settings: ProbeTarget, *, on_stage: OnStage = ignore) -> Probed:
         split_column=settings.split_column,
         positions=find_probe(name).position_form(own),
         numbers=settings.numbers,
+        group_column=settings.group_column,
     )
 
     from featcache.evaluation.run import run_probe  # imports torch: the store and its labels are looked at first

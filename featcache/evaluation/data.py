@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from featcache.errors import ManifestError, NonFiniteFeatureError
 from featcache.metrics.result import Coverage
+from featcache.metrics.splits import group_numbers
 
 UNLABELLED = -1
 NUMBER = "number"
@@ -187,18 +188,11 @@ def make_data(
         split_column=split_column,
         positions=places,
         targets=targets,
-        groups=None if groups is None else _numbered(groups),
+        groups=None if groups is None else group_numbers(groups),
         group_column=group_column,
         contents=tuple(contents),
         is_random=is_random,
     )
-
-
-def _numbered(groups: Sequence[str | None]) -> npt.NDArray[np.int64]:
-    """int64 [M]: one number per distinct name, and a number of its own for each video without a name."""
-    numbers: dict[tuple[str, int], int] = {}
-    keys = [("", place) if name is None else (name, -1) for place, name in enumerate(groups)]
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
 
 
 def _numbers(labels: Sequence[str | None], videos: Sequence[str], *, label: str, store: str) -> npt.NDArray[np.float64]:

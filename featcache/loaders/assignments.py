@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from featcache.data.selection import GROUP
 from featcache.data.subsets import nested_subset
 from featcache.errors import ManifestError, unknown_name
 from featcache.loaders.bank import ClipSource
-from featcache.loaders.choice import check_test_views, has_training_views, video_splits
+from featcache.loaders.choice import check_test_views, groups_of, has_training_views, video_splits
 from featcache.loaders.settings import BankSettings
 from featcache.metrics.result import Coverage
 from featcache.metrics.splits import fold_numbers
@@ -60,6 +61,8 @@ def assignments_of(
 ) -> tuple[list[Assignment], str]:
     """Training and test videos: one assignment by splits, or five folds if the store has no splits.
 
+    Folds are of groups where the store has the label column ``group``.
+
     Args:
         store: The store of the bank.
         bank: Source of the maps.
@@ -78,8 +81,10 @@ def assignments_of(
     splits = video_splits(store, settings.split_column)
     if not splits:
         videos = np.flatnonzero(labels >= 0)
-        num_folds = min(NUM_FOLDS, len(videos))
-        folds = fold_numbers(labels[videos], num_folds=num_folds, seed=0)
+        groups = groups_of(store, bank.video_ids)
+        mine = videos if groups is None else groups[videos]
+        num_folds = min(NUM_FOLDS, len(np.unique(mine)))
+        folds = fold_numbers(labels[videos], num_folds=num_folds, seed=0, groups=mine)
         assigned = [
             Assignment(
                 name=f"fold-{fold}",
@@ -88,7 +93,7 @@ def assignments_of(
             )
             for fold in range(num_folds)
         ]
-        return assigned, f"{num_folds} folds over videos"
+        return assigned, f"{num_folds} folds over {'videos' if groups is None else f'groups of column {GROUP!r}'}"
     train_split = settings.train_split
     _check_split(train_split, splits, store)
     tests = scored_videos(store, bank, labels, settings, test_splits=test_splits)

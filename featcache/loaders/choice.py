@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from featcache.data.selection import GROUP
 from featcache.errors import ConfigError, no_name, unknown_name
+from featcache.metrics.splits import Groups, group_numbers
 from featcache.store.reader import Store
 
 
@@ -60,6 +62,26 @@ def video_splits(store: Store, column: str | None) -> dict[str, str]:
     if column is not None:
         return store.labels(column)
     return {video.id: video.split for video in store.videos.values() if video.split}
+
+
+def groups_of(store: Store, video_ids: Sequence[str], column: str | None = None) -> Groups | None:
+    """The group of each video: videos of one group are nearly one, e.g. clips of one recording.
+
+    Args:
+        store: The store.
+        video_ids: M ids.
+        column: Label column; ``None`` is ``group`` where the store has it.
+
+    Returns:
+        int64 [M], or ``None`` where no groups are known.
+
+    Raises:
+        UnknownNameError: There is no such column.
+    """
+    if column is None and GROUP not in store.label_names:
+        return None
+    named = store.labels(column or GROUP)
+    return group_numbers([named.get(video_id) for video_id in video_ids])
 
 
 def has_training_views(store: Store, video_ids: Sequence[str]) -> npt.NDArray[np.bool_]:

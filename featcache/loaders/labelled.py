@@ -8,11 +8,12 @@ import numpy.typing as npt
 
 from featcache.config import Aside
 from featcache.data.manifest import Manifest
-from featcache.data.selection import VideosSettings
+from featcache.data.selection import GROUP, VideosSettings
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError, unknown_name
 from featcache.loaders.usable import list_videos, open_usable
 from featcache.loaders.videos import VideoFiles
+from featcache.metrics.splits import Groups, group_numbers
 from featcache.stages import OnStage, ignore
 from featcache.training.identity import digest
 
@@ -46,6 +47,12 @@ class LabelledVideos:
 
     def __post_init__(self) -> None:
         assert len(self.files.videos) == len(self.labels), f"{len(self.labels)} labels of {len(self.files.videos)}"
+
+    @property
+    def groups(self) -> Groups | None:
+        """int64 [M], group of each video by its label column ``group``; ``None`` where no video has one."""
+        names = [video.labels.get(GROUP) for video in self.files.videos]
+        return group_numbers(names) if any(name is not None for name in names) else None
 
     def __repr__(self) -> str:
         return f"LabelledVideos({len(self.labels)}, {self.num_failed} failed, {self.num_unlabelled} unlabelled)"

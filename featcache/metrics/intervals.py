@@ -123,22 +123,31 @@ def mean_error(
 
 
 def paired_difference(
-    mine: npt.NDArray[np.int64], theirs: npt.NDArray[np.int64], intervals: IntervalSettings
+    mine: npt.NDArray[np.int64],
+    theirs: npt.NDArray[np.int64],
+    intervals: IntervalSettings,
+    *,
+    groups: Groups | None = None,
 ) -> Metric:
-    """Difference of top-1 accuracy with a percentile interval over paired resamples of videos and seeds.
+    """Difference of top-1 accuracy with a percentile interval over paired resamples of videos (or groups) and seeds.
 
     Args:
         mine: int64 [S, M] ranks of the true class.
         theirs: int64 [S, M], for the same seeds and videos.
         intervals: Number of resamples, confidence and seed.
+        groups: int64 [M], as in :func:`accuracies`.
     """
     gain = (mine == 0).astype(np.float64) - (theirs == 0)
     rng = rng_for(intervals.seed, "paired")
     num_seeds, num_videos = gain.shape
+    place = np.arange(num_videos) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
+    members = np.bincount(place)
     draws = np.empty(intervals.num_resamples)
     for number in range(intervals.num_resamples):
         seeds = rng.integers(num_seeds, size=num_seeds)
-        draws[number] = gain[seeds].mean(axis=0)[rng.integers(num_videos, size=num_videos)].mean()
+        drawn = rng.integers(len(members), size=len(members))
+        sums = np.bincount(place, gain[seeds].mean(axis=0))
+        draws[number] = sums[drawn].sum() / members[drawn].sum()
     tail = (1 - intervals.confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return Metric(value=float(gain.mean()), low=float(low), high=float(high))

@@ -4,6 +4,8 @@ A group is a set of nearly identical videos, e.g. clips cut from the same record
 both sides of a split: a probe could otherwise recognise the recording instead of the class.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -11,6 +13,13 @@ from featcache.seeding import rng_for
 
 Groups = npt.NDArray[np.int64]
 """int64 [M], the number of each video's group; equal numbers stay together."""
+
+
+def group_numbers(names: Sequence[str | None]) -> Groups:
+    """A number for each name, and one of its own for each video without a name; int64 [M]."""
+    numbers: dict[tuple[str, int], int] = {}
+    keys = [("", place) if name is None else (name, -1) for place, name in enumerate(names)]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
 
 
 def hold_out(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from featcache.errors import ConfigError
-from featcache.metrics.intervals import accuracies, mean_error, rank_of_truth
+from featcache.metrics.intervals import accuracies, mean_error, paired_difference, rank_of_truth
 from featcache.metrics.settings import IntervalSettings
 from featcache.seeding import rng_for
 
@@ -161,3 +161,15 @@ def test_a_resample_by_group_equals_a_plain_loop():
     mean = mean_error(errors, intervals=settings, groups=np.arange(40))
     assert mean.value == pytest.approx(errors.mean())
     assert mean.low < mean.value < mean.high
+
+
+def test_a_difference_over_groups_is_as_uncertain_as_their_number_says():
+    rng = np.random.default_rng(0)
+    mine, theirs = rng.integers(0, 2, (2, 1, 20))
+    settings = IntervalSettings(num_resamples=1000)
+    single = paired_difference(mine, theirs, settings)
+    copied = np.repeat(np.arange(20), 50)
+    many = paired_difference(mine[:, copied], theirs[:, copied], settings, groups=copied)
+    naive = paired_difference(mine[:, copied], theirs[:, copied], settings)
+    assert (many.value, many.low, many.high) == pytest.approx((single.value, single.low, single.high))
+    assert naive.high - naive.low < (many.high - many.low) / 4

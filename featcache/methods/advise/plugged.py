@@ -15,7 +15,7 @@ from featcache.errors import ConfigError, ManifestError
 from featcache.files.publish import put_replace
 from featcache.loaders.assignments import scored_videos, split_coverage
 from featcache.loaders.bank import open_bank
-from featcache.loaders.choice import video_splits
+from featcache.loaders.choice import groups_of, video_splits
 from featcache.machine import resolve_device
 from featcache.methods.advise.saved import arms_of, load_module, module_settings
 from featcache.methods.advise.settings import TmmEvaluationSettings, TmmFineTuneSettings
@@ -100,7 +100,14 @@ def evaluate_plugged(
             num_classes=len(classes),
         ),
         seconds=time.monotonic() - started,
-        **measured(ranks, labels, videos, num_classes=len(classes), intervals=intervals),
+        **measured(
+            ranks,
+            labels,
+            videos,
+            num_classes=len(classes),
+            intervals=intervals,
+            groups=groups_of(store, bank.video_ids),
+        ),
     )
     put_replace(out / "result.json", json.dumps(result.to_dict(), indent=2).encode())
     return result

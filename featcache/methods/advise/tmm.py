@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from featcache.loaders.assignments import assignments_of, labels_of, split_coverage
 from featcache.loaders.bank import ClipSource
-from featcache.loaders.choice import video_splits
+from featcache.loaders.choice import groups_of, video_splits
 from featcache.loaders.online import open_source
 from featcache.methods.advise.run import fine_tune, initial_module
 from featcache.methods.advise.settings import TmmFineTuneSettings
@@ -21,6 +21,7 @@ from featcache.methods.advise.tuning import ORDERS, video_logits
 from featcache.metrics.intervals import Metric, accuracies, paired_difference, rank_of_truth
 from featcache.metrics.result import Coverage
 from featcache.metrics.settings import IntervalSettings
+from featcache.metrics.splits import Groups
 from featcache.networks.tmm_cost import counted_cost
 from featcache.stages import OnStage, ignore
 from featcache.store.reader import open_store
@@ -130,6 +131,7 @@ def run_temporal(
     bank = source or open_source(settings.bank, store=store, device=settings.training.device)
     labels, classes = labels_of(store, bank, settings.label)
     splits = video_splits(store, settings.bank.split_column)
+    groups = groups_of(store, bank.video_ids)
     assignments, protocol = assignments_of(
         store,
         bank,
@@ -188,7 +190,7 @@ def run_temporal(
             coverage={split: split_coverage(store, bank, splits, split, labels) for split in videos},
             cost=counted_cost(tmm, shape=bank.shape, num_frames=settings.num_frames, num_classes=len(classes)),
             seconds=time.monotonic() - started,
-            **measured(ranks, labels, videos, num_classes=len(classes), intervals=intervals),
+            **measured(ranks, labels, videos, num_classes=len(classes), intervals=intervals, groups=groups),
         )
     )
 
@@ -207,6 +209,7 @@ def measured(
     *,
     num_classes: int,
     intervals: IntervalSettings | None,
+    groups: Groups | None,
 ) -> Measured:
     """Accuracies with intervals, and the difference of the two arms where there are both.
 
@@ -216,15 +219,19 @@ def measured(
         videos: int64 [M], scored videos by split.
         num_classes: Number of classes.
         intervals: Settings of the intervals.
+        groups: int64 [V], group of each video, which intervals resample; ``None``: videos.
     """
+    own = {split: None if groups is None else groups[numbers] for split, numbers in videos.items()}
     intervals = intervals or IntervalSettings()
     metrics: dict[str, dict[str, dict[str, Mapping[str, Metric]]]] = {}
     for (arm, split, order), rank in ranks.items():
         metrics.setdefault(arm, {}).setdefault(split, {})[order] = accuracies(
-            rank, labels[videos[split]], num_classes=num_classes, intervals=intervals
+            rank, labels[videos[split]], num_classes=num_classes, intervals=intervals, groups=own[split]
         )
     delta = {
-        split: paired_difference(ranks[PRETRAINED, split, "true"], ranks[SCRATCH, split, "true"], intervals)
+        split: paired_difference(
+            ranks[PRETRAINED, split, "true"], ranks[SCRATCH, split, "true"], intervals, groups=own[split]
+        )
         for split in videos
         if len(metrics) > 1
     }

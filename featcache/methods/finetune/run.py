@@ -284,7 +284,9 @@ def _measured(scores: Scores, videos: LabelledVideos, data: LabelledSource, inte
     ranks = rank_of_truth(np.concatenate([scores, untaught], axis=2), videos.labels)
     ok = len(videos.labels) + videos.num_unlabelled
     return SplitResult(
-        metrics=accuracies(ranks, videos.labels, num_classes=data.num_taught, intervals=intervals),
+        metrics=accuracies(
+            ranks, videos.labels, num_classes=data.num_taught, intervals=intervals, groups=videos.groups
+        ),
         coverage=Coverage(
             ok=ok, failed=videos.num_failed, total=ok + videos.num_failed, unlabelled=videos.num_unlabelled
         ),

@@ -1,0 +1,45 @@
+"""Who teaches and who is scored: folds keep groups together."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from featcache.loaders.assignments import assignments_of
+from featcache.loaders.choice import groups_of
+from featcache.loaders.settings import BankSettings
+from featcache.store.reader import open_store
+from featcache.testing import stores
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_folds_never_split_a_group(tmp_path, monkeypatch, grouped):
+    plain = stores.make_videos
+
+    def make_videos(count, *, first=0, unusable=None):
+        return [
+            dataclasses.replace(
+                video, split="", labels={**video.labels, **({"group": f"g{number // 4}"} if grouped else {})}
+            )
+            for number, video in enumerate(plain(count, first=first, unusable=unusable))
+        ]
+
+    monkeypatch.setattr(stores, "make_videos", make_videos)
+    stores.write_store(tmp_path / "store", stores.StorePlan(records={"a": stores.make_record((8,))}, num_videos=24))
+    store = open_store(tmp_path / "store")
+
+    class Bank:
+        video_ids = tuple(store.videos)
+
+    labels = np.arange(24) % 3
+    assigned, protocol = assignments_of(
+        store, Bank(), labels, BankSettings(store="s"), test_splits=None, labels_per_class=None
+    )
+    assert sorted(video for each in assigned for video in each.tests["all"]) == list(range(24))
+    groups = groups_of(store, Bank.video_ids)
+    if not grouped:
+        assert (groups, protocol) == (None, "5 folds over videos")
+        return
+    assert protocol == "5 folds over groups of column 'group'"
+    for each in assigned:
+        assert not set(groups[each.train]) & set(groups[each.tests["all"]])
