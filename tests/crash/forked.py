@@ -106,7 +106,8 @@ def serve() -> None:
     import torch  # noqa: F401
 
     import featcache.commands.registry
-    import featcache.extract.run  # noqa: F401
+    import featcache.extract.run
+    import featcache.extract.work  # noqa: F401
     from featcache.cli import main
 
     print("ready", flush=True)
