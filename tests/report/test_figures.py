@@ -82,8 +82,8 @@ def trained(tmp_path_factory):
             "test_unseen_per_picture_motion": 0,
         },
         "feature": {
-            "backbone": "timm/test_resnet+timm/test_efficientnet", "weights": "random", "output": "map",
-            "input_size": 64,
+            "backbone": "timm/test_resnet+timm/test_efficientnet", "weights": "random", "layer": "last",
+            "output": "map", "input_size": 64,
         },
         "sampling": {"layout": "frames", "num_crops": 2, "crop_fraction": 0.5},
         "runtime": {"device": "cpu", "threads": 1},
