@@ -48,7 +48,7 @@ class AdvisePipelineSettings(Settings):
         train_per_picture_motion=2,
         test_unseen_per_picture_motion=0,
     )
-    """The clips to make where no source is given: long enough to be played at several rates."""
+    """The clips to make if no source is given: long enough to be played at several rates."""
     feature: FeatureSettings = FeatureSettings(
         backbone="timm/tf_efficientnet_lite0", layer="blocks.4", output="map", input_size=160
     )
@@ -68,13 +68,13 @@ class AdvisePipelineSettings(Settings):
     label: str = "motion"
     """Label column to fine-tune on."""
     labels_per_class: int | None = Field(default=None, ge=1)
-    """Use so many training videos of each class; null: all."""
+    """Number of training videos per class; null: all."""
     sampler: Literal["random", "spread"] = "spread"
     """Fine-tuning clips, as in ``train tmm``."""
     stride: int = Field(default=8, ge=1)
-    """Distance of their frames with ``random``."""
+    """Distance between the clips' frames with ``random``."""
     test_clips: int = Field(default=1, ge=1)
-    """Test clips a video."""
+    """Number of test clips per video."""
     finetuning: TrainingSettings = TrainingSettings(
         epochs=30, schedule=ScheduleSettings(warmup_fraction=2 / 30), tensorboard=False
     )
@@ -84,17 +84,17 @@ class AdvisePipelineSettings(Settings):
 
 
 def run(settings: AdvisePipelineSettings, *, on_stage: OnStage = ignore) -> PipelineResult:
-    """The whole way; a second run in the same folder takes up or leaves what is there.
+    """Run the whole pipeline; in an existing folder, unfinished steps are resumed and finished ones kept.
 
     Args:
-        settings: Everything that can be chosen.
-        on_stage: Called with each stage of the way.
+        settings: Settings of the pipeline.
+        on_stage: Called with each stage.
 
     Returns:
         The results of all steps, which are in ``result.json`` too.
 
     Raises:
-        FeatcacheError: A user's mistake, as one sentence; what was done before stays.
+        FeatcacheError: A user's mistake, as one sentence; finished steps are kept.
     """
     from featcache.methods.advise.run import pretrain
     from featcache.methods.advise.tmm import run_temporal
@@ -187,7 +187,7 @@ def test_video(store: Path, bank: BankSettings) -> str:
 
 
 def order_table(result: "TemporalResult") -> Table:
-    """Top-1 in percent by arm and split, a column an order of frames."""
+    """Top-1 in percent by arm and split, with one column per order of frames."""
     rows = tuple(
         (
             f"{arm}, {split}",

@@ -1,4 +1,4 @@
-"""The whole way in one script: make clips, extract features once, delete the clips, probe the store, train on it.
+"""All steps in one script: make clips, extract features once, delete the clips, probe the store, train on it.
 
 Run it as ``featcache quickstart`` or ``featcache run configs/quickstart.yaml``.
 """
@@ -59,7 +59,7 @@ class QuickstartSettings(Settings):
         schedule=ScheduleSettings(warmup_fraction=2 / 30),
         tensorboard=False,
     )
-    """How it is trained."""
+    """Training of the temporal module."""
     keep_videos: bool = False
     """Keep the clips instead of deleting them before the probes."""
 
@@ -68,11 +68,11 @@ def run(settings: QuickstartSettings, *, on_stage: OnStage = ignore) -> Pipeline
     """Make the motion set, extract, delete the clips, probe both labels.
 
     A second run in the same folder makes the same clips, finds their features in the store, and probes again; a run
-    that was killed is taken up where it stopped.
+    that was killed is resumed where it stopped.
 
     Args:
-        settings: Everything that can be chosen.
-        on_stage: Called with each stage of the way.
+        settings: Settings of the pipeline.
+        on_stage: Called with each stage.
 
     Returns:
         One row for each label, feature, probe and split; they are in ``result.json`` too.
@@ -143,7 +143,7 @@ def run(settings: QuickstartSettings, *, on_stage: OnStage = ignore) -> Pipeline
 
 
 def summary_of(found: dict[str, Any], *, are_clips_kept: bool) -> Summary:
-    """What to show of the results."""
+    """The summary to print."""
     rows = tuple(
         (
             *(row[name] for name in ("label", "feature", "probe", "split")),

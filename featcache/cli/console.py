@@ -26,7 +26,7 @@ from featcache.units import duration, printable, printable_json
 
 
 class _Seen(RenderHook):
-    """Whatever is printed was once a file name, a label or an error that quotes one: none of it moves a cursor."""
+    """Removes control sequences from printed text, which may come from file names and labels."""
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
         """Wrap each."""
@@ -50,7 +50,7 @@ err.push_render_hook(_Seen())
 
 
 class _OneLine(logging.Formatter):
-    """Messages whose texts out of files begin no line of their own."""
+    """Log messages on a single line, even if they quote text from files that contains line breaks."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the name that logging gives it
         return printable(super().formatMessage(record))
@@ -89,7 +89,7 @@ def print_facts(facts: Mapping[str, object]) -> None:
 
 
 def print_line(text: str, *, dim: bool = False) -> None:
-    """One line on stdout, whatever the names in it hold."""
+    """One line on stdout, even if the names in it contain line breaks."""
     out.print(printable(text), markup=False, style="dim" if dim else None)
 
 
@@ -147,7 +147,7 @@ Quiet = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="Show no progress: no bars, and no lines off a terminal.", callback=_silence),
 ]
-"""Every command that shows progress takes this option; its callback does what it says."""
+"""Option of all commands that show progress; its callback applies it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +160,11 @@ class _Figures:
 
 
 class Lines:
-    """Progress where nobody sees bars: in a log, a line of the latest figures every 30 seconds.
+    """Progress in a log instead of bars: one line with the latest figures every 30 seconds.
 
     Args:
-        write: Takes a line.
-        clock: Seconds since any moment.
+        write: Writes a line.
+        clock: Clock in seconds, from any origin.
     """
 
     def __init__(self, write: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -176,7 +176,7 @@ class Lines:
         self._latest: _Figures | None = None
 
     def update(self, stage: str, done: float, total: float, note: str = "", num_failed: int = 0) -> None:
-        """Take the latest figures, and write them if it is time."""
+        """Set the latest figures, and write them if 30 seconds have passed."""
         with self._lock:
             if self._latest is None or self._latest.stage != stage:
                 self._began, self._first = self._clock(), done
@@ -184,7 +184,7 @@ class Lines:
         self.tick()
 
     def tick(self) -> None:
-        """Write the latest figures again if it is time, though nothing may have moved."""
+        """Write the latest figures again if 30 seconds have passed, even without progress."""
         with self._lock:
             now = self._clock()
             if self._latest is None or now - self._written < LINE_SECONDS:
@@ -207,7 +207,7 @@ class Lines:
 
 
 class Bars:
-    """Progress bars on stderr, one a stage; lines where stderr is no terminal."""
+    """Progress bars on stderr, one per stage; lines if stderr is not a terminal."""
 
     def __init__(self, progress: Progress, lines: Lines | None) -> None:
         self._progress = progress
@@ -216,7 +216,7 @@ class Bars:
         self._drawn = 0.0
 
     def update(self, stage: str, done: float, total: float, note: str = "", num_failed: int = 0) -> None:
-        """Draw ``done`` of ``total`` of a stage, at most ten times a second."""
+        """Draw ``done`` of ``total`` of a stage, at most ten times per second."""
         if self._lines is not None:
             self._lines.update(stage, done, total, note, num_failed)
             return
@@ -232,7 +232,7 @@ class Bars:
 
 @contextmanager
 def bars(*, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> Iterator[Bars]:
-    """Bars for a ``with`` block where stderr is a terminal, lines where it is none, nothing with ``--quiet``."""
+    """Bars for a ``with`` block if stderr is a terminal, lines if it is not, nothing with ``--quiet``."""
     quiet = quiet or _is_quiet or not _is_first()
     progress = Progress(
         TextColumn("{task.description:<10}"),
@@ -266,7 +266,7 @@ def bars(*, quiet: bool = False, clock: Callable[[], float] = time.monotonic) ->
 
 
 def _plain(text: str) -> str:
-    """One line of text, in which neither brackets nor control characters mean anything."""
+    """The text on one line, with brackets and control characters made harmless."""
     return escape(printable(text))
 
 

@@ -10,7 +10,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add this room's verbs."""
+    """Add the commands of this module."""
     app.command(epilog="Example: `featcache datasets --json`")(datasets)
 
 

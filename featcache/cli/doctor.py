@@ -1,4 +1,4 @@
-"""``backbones`` and ``doctor``: what is there, and what works on this machine."""
+"""``backbones`` and ``doctor``: list the backbones, and check what works on this machine."""
 
 from typing import Annotated, Any
 
@@ -10,7 +10,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add this room's verbs."""
+    """Add the commands of this module."""
     app.command(epilog="Example: `featcache backbones --json`")(backbones)
     app.command(epilog="Example: `featcache doctor`")(doctor)
 
@@ -50,7 +50,7 @@ def backbones(as_json: Json = False) -> None:
 
 
 def doctor(as_json: Json = False) -> None:
-    """Say what works on this machine, one line a part, with the fix where something does not."""
+    """Check what works on this machine, one line per part, and say how to fix what does not."""
     from featcache.doctor import examine
 
     findings = examine()

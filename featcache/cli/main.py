@@ -17,7 +17,7 @@ from featcache.errors import FeatcacheError, NothingUsableError, StoppedError
 INTERRUPTED = 130
 NOTHING_USABLE = 3
 GRACE_SECONDS = 10.0
-"""How long a process that stops because of another one waits for that one to say why."""
+"""Time for which a process that stops because of another process waits for that process to say why."""
 
 app = typer.Typer(
     name="featcache",

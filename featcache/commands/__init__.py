@@ -1,1 +1,1 @@
-"""What `featcache` can be told to do, as functions of settings."""
+"""The commands of `featcache`, as functions of settings."""

@@ -1,4 +1,4 @@
-"""``extract`` and ``plan``: from videos to a store, with one callback for all stages of it."""
+"""``extract`` and ``plan``: extraction from videos to a store, with one callback for all its stages."""
 
 from typing import TYPE_CHECKING
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def extract(settings: "ExtractSettings", *, on_stage: OnStage = ignore) -> "Extraction":
-    """Compute what the store still lacks of ``settings``; see :func:`featcache.extract.run.extract`.
+    """Compute the features of ``settings`` that the store lacks; see :func:`featcache.extract.run.extract`.
 
     Args:
-        settings: What to extract, from where, to where.
-        on_stage: Called with (``"scan"``, files listed, files in all), then (``"extract"``, rows done, rows in all).
+        settings: Source, features and store.
+        on_stage: Called with (``"scan"``, files listed, total), then with (``"extract"``, rows done, total).
     """
     from featcache.extract.run import extract as run
 
@@ -29,11 +29,11 @@ def extract(settings: "ExtractSettings", *, on_stage: OnStage = ignore) -> "Extr
 
 
 def plan(settings: "ExtractSettings", *, on_stage: OnStage = ignore) -> "Estimate":
-    """Say what an extraction would take; see :func:`featcache.extract.estimate.estimate`.
+    """Estimate time and disk of an extraction; see :func:`featcache.extract.estimate.estimate`.
 
     Args:
-        settings: What would be extracted.
-        on_stage: Called with (``"scan"``, files listed, files in all).
+        settings: Settings of the extraction.
+        on_stage: Called with (``"scan"``, files listed, total).
     """
     from featcache.extract.checking import check
 
@@ -45,7 +45,7 @@ def plan(settings: "ExtractSettings", *, on_stage: OnStage = ignore) -> "Estimat
 
 
 def rates(progress: "Progress") -> str:
-    """The rates that tell who waits for whom."""
+    """Rates of decoding and encoding, which show the bottleneck."""
     seconds = max(progress.elapsed_seconds, 1e-9)
     return (
         f"{progress.videos_done / seconds:.1f} videos/s {progress.frames_done / seconds:.0f} frames/s "

@@ -1,7 +1,7 @@
-"""The commands by name: what one YAML file can say, and which function carries it out.
+"""The commands by name: the settings class of each, and the function that carries it out.
 
-Each command is a function of its settings. The key ``command`` of a file names it. Settings and functions are places
-here, as text, so that nothing is imported before it is asked for.
+Each command is a function of its settings. The key ``command`` of a YAML file names it. Settings and functions are
+given by their place, as text, so that nothing is imported before it is needed.
 """
 
 import functools
@@ -16,7 +16,7 @@ from featcache.errors import ConfigError, unknown_name
 from featcache.shipped import load_pipeline
 
 PROBE = "probe-"
-"""What the command of a probe begins with; its name follows."""
+"""Prefix of the commands of probes; the name of the probe follows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class Command:
         settings: Place of its settings class: ``module:name``, or ``pipelines/file.py:name`` for a shipped script.
         run: Place of its function ``run(settings, *, on_stage) -> Result``, or of a generator of results; see
             :func:`featcache.commands.run.carry_out`.
-        store: The setting that names the store it writes; empty: the one that it reads is found by its name.
+        store: The setting that names the store to write; empty: the setting of the store to read is found by its name.
     """
 
     settings: str
@@ -93,7 +93,7 @@ _COMMANDS: dict[str, Command] = {
 
 
 def command_names(prefix: str = "") -> list[str]:
-    """Names of all commands that begin with ``prefix``, those of the registered probes too."""
+    """Names of all commands that begin with ``prefix``, including those of registered probes."""
     from featcache.commands.probe import probe_summaries
 
     probes = [f"{PROBE}{name}" for name in probe_summaries()] if PROBE.startswith(prefix) else []
@@ -117,21 +117,21 @@ def settings_class(command: str) -> type[Settings]:
 
 
 def function_of(command: str) -> Callable[..., Any]:
-    """The function that carries out a command; ``command`` is known."""
+    """The function that carries out a command, which must exist."""
     place = "featcache.commands.probe:probe" if command.startswith(PROBE) else _COMMANDS[command].run
     function: Callable[..., Any] = resolve(place)
     return function
 
 
 def command_of(settings: Settings) -> str:
-    """The command that settings are of."""
+    """The command to which settings belong."""
     name: str = settings.command  # type: ignore[attr-defined]
     return name
 
 
 @functools.cache
 def store_key(command: str) -> str:
-    """The dotted setting that names the store of a command, e.g. ``bank.store``; empty where it has none.
+    """The dotted setting that names the store of a command, e.g. ``bank.store``; empty if there is none.
 
     The array of that store is the setting ``feature`` beside it.
     """
@@ -168,7 +168,7 @@ def load(path: Path, *, assignments: Sequence[str] = ()) -> Settings:
 
 
 def resolve(place: str) -> Any:
-    """What is at a place, which is imported if need be: ``module:name``, or ``pipelines/file.py:name``."""
+    """Import the object at a place: ``module:name``, or ``pipelines/file.py:name``."""
     where, _, name = place.partition(":")
     if where.endswith(".py"):
         return getattr(load_pipeline(Path(where).stem), name)

@@ -1,4 +1,4 @@
-"""Carrying out any command, from its settings alone."""
+"""Carries out any command, from its settings alone."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -10,20 +10,20 @@ from featcache.stages import OnStage, ignore
 from featcache.summary import Result
 
 Watching = Callable[[], AbstractContextManager[OnStage]]
-"""Gives the callback of one command while it runs, e.g. one that draws its progress."""
+"""Opens a context with the callback for one command, e.g. one that draws its progress."""
 
 
 @contextmanager
 def unwatched() -> Iterator[OnStage]:
-    """Nobody looks."""
+    """Report no progress."""
     yield ignore
 
 
 def carry_out(settings: Settings, *, watching: Watching = unwatched) -> Iterator[str | Result]:
-    """Carry out a command as its results are asked for.
+    """Carry out a command lazily, result by result.
 
     Args:
-        settings: Of any command.
+        settings: Settings of any command.
         watching: Called once for every command that is carried out.
 
     Yields:

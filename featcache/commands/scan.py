@@ -17,10 +17,10 @@ class ScanSettings(VideosSettings):
     command: Literal["scan"] = "scan"
     """The command this file repeats."""
     out: str = "videos.parquet"
-    """The manifest to write; it ends in ``.parquet``, by which ``extract`` knows it."""
+    """The manifest to write; its name ends in ``.parquet``, by which ``extract`` recognises it."""
 
     def model_post_init(self, context: object) -> None:
-        """Check where videos come from, and that the manifest will be found again."""
+        """Check the source of the videos and the name of the manifest."""
         super().model_post_init(context)
         if Path(self.out).suffix != ".parquet":
             raise ConfigError(f"out is {self.out!r}; give the manifest a name that ends in .parquet")
@@ -31,9 +31,9 @@ class Scanned:
     """A manifest that was written.
 
     Attributes:
-        facts: The manifest, and totals of what it holds; JSON-ready.
+        facts: The path of the manifest and its totals, JSON-ready.
         unusable: (video, status, reason) of each video that cannot be used.
-        problem: Why there is nothing to go on with; ``None``: there is.
+        problem: Why no video can be used; ``None`` if some can.
     """
 
     facts: dict[str, Any]
@@ -45,7 +45,7 @@ class Scanned:
         return self.facts
 
     def summary(self) -> Summary:
-        """What to show of it."""
+        """The summary to print."""
         tables = failures_table(self.unusable, "cannot be used")
         return Summary(tables=tables, facts=self.facts, problem=self.problem)
 
@@ -83,6 +83,6 @@ def scan(settings: ScanSettings, *, on_stage: OnStage = ignore) -> Scanned:
         name, status, reason = unusable[0]
         problem = NothingUsableError(
             f"none of the {len(manifest)} videos of {manifest.root} can be used, e.g. {name!r} ({status}: {reason}); "
-            "mend them and scan again"
+            "fix them and scan again"
         )
     return Scanned(facts={"manifest": str(target), **manifest.summary()}, unusable=unusable, problem=problem)

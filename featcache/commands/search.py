@@ -23,13 +23,13 @@ class SearchSettings(Settings):
     store: str
     """The store."""
     video: str | None = None
-    """Find what is like this file."""
+    """Video file to search for."""
     text: str | None = None
-    """Find what fits these words; for stores of CLIP's layer ``proj`` alone."""
+    """Text to search for; only for stores of CLIP's layer ``proj``."""
     feature: str | None = None
-    """Name of the array; null where the store has one."""
+    """Name of the array; null: the only one of the store."""
     by: Literal["clip", "video"] = "clip"
-    """``clip``: every row counts for itself. ``video``: the mean of each video's rows."""
+    """``clip``: compare single rows. ``video``: compare the mean of each video's rows."""
     k: int = Field(default=10, ge=1)
     """Number of hits."""
     engine: Literal["exact", "faiss"] = "exact"
@@ -43,9 +43,9 @@ class SearchSettings(Settings):
     videos: str | None = None
     """Folder of the videos for the picture; null: where they were extracted from."""
     weights: str | None = None
-    """Weights of the feature's backbone, where those that the store was made with have moved."""
+    """Weights of the feature's backbone, if their file has moved since the extraction."""
     device: str = "auto"
-    """Where the query is encoded."""
+    """Device on which the query is encoded."""
 
     def model_post_init(self, context: object) -> None:
         """Check what no single field can."""
@@ -62,10 +62,10 @@ class SearchSettings(Settings):
 
 
 def search(settings: SearchSettings, *, on_stage: OnStage = ignore) -> "SearchResult":
-    """Search, and draw the hits where a sheet is asked for.
+    """Search, and draw the hits if ``settings.sheet`` is given.
 
     Args:
-        settings: What to search for, and where.
+        settings: Query and store.
         on_stage: Never called: a search takes seconds.
     """
     from featcache.store.reader import open_store

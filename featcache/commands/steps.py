@@ -21,7 +21,7 @@ _FOLDER_OF_STEP = re.compile(r"@(?P<step>\d+)(?P<file>(/.+)?)")
 
 
 class PipelineSettings(Settings):
-    """Settings of a pipeline: commands one after another. Each resumes by itself, so the whole does."""
+    """Settings of a pipeline: commands one after another. Each command can be resumed, and so can the pipeline."""
 
     command: Literal["pipeline"] = "pipeline"
     """The command this file repeats."""
@@ -44,11 +44,11 @@ class SweepRow(Settings):
     set: dict[str, Any] = Field(default_factory=dict)
     """Settings of the steps by ``<step>.<dotted.key>``, e.g. ``0.tmm.hidden``."""
     x: float | None = None
-    """Where the row stands in a plot."""
+    """Horizontal position of the row in a plot."""
     published: dict[str, float] = Field(default_factory=dict)
-    """What the source prints, by column."""
+    """Numbers that the source prints, by column."""
     note: str = ""
-    """E.g. a misprint of the source."""
+    """A note, e.g. on a misprint in the source."""
 
 
 class SweepSettings(Settings):
@@ -61,7 +61,7 @@ class SweepSettings(Settings):
     store: str | None = None
     """Store of every step that names none."""
     feature: str | None = None
-    """Array of every step that names none; null where the store has one."""
+    """Array of every step that names none; null: the only one of the store."""
     steps: tuple[dict[str, Any], ...] = Field(min_length=1)
     """Settings of commands, each with its key ``command``; ``out`` is set by the sweep, where no row sets it. The value
     ``@N`` of a key is the folder of step N of the same row, and ``@N/FILE`` a file in it."""
@@ -113,7 +113,7 @@ def with_store(step: Mapping[str, Any], *, store: str | None, feature: str | Non
 
 
 def _store_key(step: Mapping[str, Any]) -> str:
-    """Where a step names its store; empty where it names none, or is of no known command."""
+    """The setting of a step's store; empty if it has none, or if its command is unknown."""
     try:
         return store_key(str(step.get("command")))
     except UnknownNameError:
@@ -201,8 +201,8 @@ class Swept:
     """The table of a sweep.
 
     Attributes:
-        table: Ours and the published numbers.
-        folder: Where ``table.md``, ``table.json`` and the plot are.
+        table: Our numbers and the published ones.
+        folder: Folder that holds ``table.md``, ``table.json`` and the plot.
     """
 
     table: Table
@@ -213,7 +213,7 @@ class Swept:
         return {**self.table.to_dict(), "out": self.folder}
 
     def summary(self) -> Summary:
-        """What to show of it."""
+        """The summary to print."""
         heading = f"{self.table.title}: ours [95 % interval] (published)"
         shown = self.table.summary_table(notes=True)
         return Summary(tables=(replace(shown, title=heading),), lines=(f"written to {self.folder}",))
@@ -247,5 +247,5 @@ def sweep(settings: SweepSettings, *, watching: Watching = unwatched) -> Iterato
 
 
 def slug(name: str) -> str:
-    """A folder name out of a row's name."""
+    """A folder name made from a row's name."""
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-.") or "row"

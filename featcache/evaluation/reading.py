@@ -33,12 +33,12 @@ def check_labels(store: Store, *, feature: str | None, label: str) -> tuple[dict
         failure = coverage.failures[0]
         raise NothingUsableError(
             f"nothing was extracted into {store.path}, so there are no features to probe: all {coverage.total} videos "
-            f"failed, e.g. {failure.id!r} ({failure.status}: {failure.reason}); mend them and extract again"
+            f"failed, e.g. {failure.id!r} ({failure.status}: {failure.reason}); fix them and extract again"
         )
     if not store.label_names:
         raise ManifestError(
-            f"no video of {store.path} has a label, so there is nothing to probe; put videos in one folder a class, or "
-            "list them in a CSV with a label column, and extract again"
+            f"no video of {store.path} has a label, so there is nothing to probe; put videos in one folder per class, "
+            "or list them in a CSV with a label column, and extract again"
         )
     return store.labels(label), coverage
 

@@ -248,8 +248,8 @@ def _plan(data: ProbeData, train_split: str, test_splits: Sequence[str] | None, 
     is_labelled = data.labels != UNLABELLED
     if not is_labelled.any():
         raise ManifestError(
-            f"no video of {data.store} has a label in column {data.label!r}; put videos in one folder a class, or list "
-            "them in a CSV with a label column, and extract again"
+            f"no video of {data.store} has a label in column {data.label!r}; put videos in one folder per class, or "
+            "list them in a CSV with a label column, and extract again"
         )
     has_splits = bool(set(data.coverage) - {""})
     in_split = np.array(data.splits)

@@ -1,4 +1,4 @@
-"""What a command that draws a picture says of it."""
+"""Result of the commands that draw a picture."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,5 +22,5 @@ class Drawn:
         return dict(self.facts)
 
     def summary(self) -> Summary:
-        """What to show of it."""
+        """The summary to print."""
         return Summary(facts=self.facts)

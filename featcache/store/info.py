@@ -1,4 +1,4 @@
-"""What ``featcache info`` says of a store."""
+"""Result of ``featcache info``."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +9,10 @@ from featcache.units import readable_bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreInfo:
-    """What a store holds.
+    """The contents of a store.
 
     Attributes:
-        facts: As :meth:`featcache.store.reader.Store.info` gives them.
+        facts: Facts returned by :meth:`featcache.store.reader.Store.info`.
     """
 
     facts: dict[str, Any]
@@ -22,7 +22,7 @@ class StoreInfo:
         return self.facts
 
     def summary(self) -> Summary:
-        """What to show of it."""
+        """The summary to print."""
         rows = tuple(
             (
                 name,

@@ -100,7 +100,7 @@ def test_an_unlabelled_store_says_what_to_do(tmp_path, monkeypatch):
         stores, "make_videos", lambda *a, **k: [dataclasses.replace(video, labels={}) for video in plain(*a, **k)]
     )
     stores.write_store(tmp_path, stores.StorePlan(records={"only": RECORDS["pooled"]}))
-    with pytest.raises(ManifestError, match="has a label, so there is nothing to probe; put videos in one folder a"):
+    with pytest.raises(ManifestError, match="has a label, so there is nothing to probe; put videos in one folder per"):
         read_data(tmp_path)
 
 

@@ -62,7 +62,7 @@ def test_wrong_splits(arguments, kind, message):
 @pytest.mark.parametrize(
     ("labels", "splits", "message"),
     [
-        ([None] * 4, None, "no video of arrays has a label in column 'label'; put videos in one folder a class"),
+        ([None] * 4, None, "no video of arrays has a label in column 'label'; put videos in one folder per class"),
         ([None, None, "a", "b"], ["train", "train", "test", "test"], "no video in split 'train'"),
         (["a", "b", None, None], ["train", "train", "test", "test"], r"no video in the test splits \(test\)"),
         (["a", "b", "a", "b"], ["train"] * 4, "has the split 'train' alone"),
