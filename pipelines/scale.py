@@ -55,7 +55,7 @@ class ScalePipelineSettings(Settings):
     motion: MotionSettings = MotionSettings(
         num_frames=32, window=(0.15, 0.25), train_per_picture_motion=3, test_unseen_per_picture_motion=1
     )
-    """The clips to make where no source is given."""
+    """The clips to make if no source is given."""
     feature: FeatureSettings = FeatureSettings(backbone="timm/tf_efficientnet_lite0", output="mean", input_size=160)
     """The vectors to store."""
     sampling: SamplingSettings = SamplingSettings(
@@ -83,7 +83,7 @@ class ScalePipelineSettings(Settings):
     heads: ScaleHeadSettings = ScaleHeadSettings(target_hidden=512, hidden=1024)
     """The heads of pre-training, a quarter of the published width: they are most of the work."""
     loss: ScaleLossSettings = ScaleLossSettings()
-    """The losses."""
+    """Settings of the losses."""
     pretraining: TrainingSettings = TrainingSettings(
         epochs=60,
         batch_size=64,
@@ -113,17 +113,17 @@ class ScalePipelineSettings(Settings):
 
 
 def run(settings: ScalePipelineSettings, *, on_stage: OnStage = ignore) -> PipelineResult:
-    """The whole way; a second run in the same folder takes up or leaves what is there.
+    """Run the whole pipeline; in an existing folder, unfinished steps are resumed and finished ones kept.
 
     Args:
-        settings: Everything that can be chosen.
-        on_stage: Called with each stage of the way.
+        settings: Settings of the pipeline.
+        on_stage: Called with each stage.
 
     Returns:
         The results of all steps, which are in ``result.json`` too.
 
     Raises:
-        FeatcacheError: A user's mistake, as one sentence; what was done before stays.
+        FeatcacheError: A user's mistake, as one sentence; finished steps are kept.
     """
     from featcache.evaluation.reading import read_data
     from featcache.evaluation.run import run_probe

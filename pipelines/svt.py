@@ -49,9 +49,9 @@ class SvtPipelineSettings(Settings):
     source: str | None = None
     """A folder of videos or a listing; null: the motion set, made first and deleted at the end."""
     selection: Selection = Selection()
-    """Which split counts, and what is taken of the listed videos."""
+    """Which column holds the split, and which of the listed videos are used."""
     motion: MotionSettings = MotionSettings(size=64)
-    """The clips to make where no source is given."""
+    """The clips to make if no source is given."""
     size: Size = "tiny"
     """``tiny``, ``small`` or ``base``."""
     time_positions: int = Field(default=16, ge=1)
@@ -61,7 +61,7 @@ class SvtPipelineSettings(Settings):
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     """Stochastic depth of the last block."""
     init: SvtInitSettings = SvtInitSettings()
-    """What the network starts from."""
+    """Initial weights of the network."""
     views: SvtViewSettings = SvtViewSettings(
         global_frames=(8, 8),
         local_frames=(4, 4),
@@ -74,13 +74,13 @@ class SvtPipelineSettings(Settings):
     )
     """Views that suit clips of 8 frames: small, and never mirrored, since direction is what is asked for."""
     head: SvtHeadSettings = SvtHeadSettings(hidden=256, bottleneck=64, prototypes=1024, frozen_epochs=0.5)
-    """A head for small sets."""
+    """The projection head, sized for small data sets."""
     loss: SvtLossSettings = SvtLossSettings()
-    """The loss."""
+    """Settings of the loss."""
     teacher_momentum: float = Field(default=0.99, ge=0, le=1)
-    """Of the teacher's moving average in the beginning; a short run wants less than the paper's 0.996."""
+    """Momentum of the teacher's moving average at the start; a short run needs less than the paper's 0.996."""
     workers: int | None = Field(default=None, ge=0)
-    """Processes that decode while training; null: one a core."""
+    """Number of decoding processes during training; null: one per core."""
     pretraining: TrainingSettings = TrainingSettings(
         epochs=12,
         batch_size=16,
@@ -101,7 +101,7 @@ class SvtPipelineSettings(Settings):
     knn: KnnSettings = KnnSettings()
     """kNN on the class tokens."""
     linear: LinearSettings = LinearSettings(seeds=(0,))
-    """The linear probe on them."""
+    """The linear probe on the class tokens."""
     intervals: IntervalSettings = IntervalSettings()
     """How intervals are drawn."""
     finetune_label: str = "motion"
@@ -126,17 +126,17 @@ class SvtPipelineSettings(Settings):
 
 
 def run(settings: SvtPipelineSettings, *, on_stage: OnStage = ignore) -> PipelineResult:
-    """The whole way; a second run in the same folder takes up or leaves what is there.
+    """Run the whole pipeline; in an existing folder, unfinished steps are resumed and finished ones kept.
 
     Args:
-        settings: Everything that can be chosen.
-        on_stage: Called with each stage of the way.
+        settings: Settings of the pipeline.
+        on_stage: Called with each stage.
 
     Returns:
         The results of all steps, which are in ``result.json`` too.
 
     Raises:
-        FeatcacheError: A user's mistake, as one sentence; what was done before stays.
+        FeatcacheError: A user's mistake, as one sentence; finished steps are kept.
     """
     from featcache.methods.svt.run import pretrain_svt
     from featcache.report.plots import write_table
@@ -209,7 +209,7 @@ def pretraining_of(settings: SvtPipelineSettings, *, source: str, out: Path) -> 
 
 
 def write_untrained(settings: SvtSettings, folder: Path) -> dict[str, str]:
-    """Write the network of each seed as its training begins; the files by name."""
+    """Write the initial network of each seed; returns the files by name."""
     from featcache.backbones.weights import write_weights
     from featcache.methods.svt.module import build_module
 

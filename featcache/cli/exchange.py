@@ -1,4 +1,4 @@
-"""``search``, ``import`` and ``export``: what a store holds, and arrays of others."""
+"""``search``, ``import`` and ``export``: search a store, and exchange arrays with other programs."""
 
 from featcache.cli.tables import flag
 from featcache.cli.verbs import Verb
@@ -13,7 +13,7 @@ VERBS = (
         flags=(
             flag("store", "argument"),
             flag("video", "-v"),
-            flag("text", "-t", help="Find what fits these words (CLIP's layer `proj` alone)."),
+            flag("text", "-t", help="Text to search for (only with CLIP's layer `proj`)."),
             flag("feature", "-f"),
             flag("by"),
             flag("k", "-k"),
@@ -44,8 +44,8 @@ VERBS = (
                 kind=str,
                 help="YAML with what is known: `feature`, `sampling`.  [default: the source's recipe.yaml]",
             ),
-            flag("feature.backbone", "-b", help="Who computed the arrays."),
-            flag("weights", "-w", kind=str, help="Which weights, in words."),
+            flag("feature.backbone", "-b", help="Network that computed the arrays."),
+            flag("weights", "-w", kind=str, help="Its weights, as a description."),
             flag("feature.layer"),
             flag("feature.output"),
             flag("feature.precision"),
@@ -74,7 +74,7 @@ VERBS = (
             flag("out", "-o"),
             flag("feature", "-f"),
             flag("split"),
-            flag("videos", "--video", help="Only this id; repeat for several."),
+            flag("videos", "--video", help="Only the video with this id; repeat for several."),
         ),
         sets="shard_megabytes=64",
     ),

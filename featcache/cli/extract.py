@@ -14,11 +14,11 @@ VIDEOS = (
     flag("root"),
     flag("selection.split_column"),
     flag("selection.test_fraction", help="Split a source that has no splits, e.g. 0.3; see --group-by."),
-    flag("selection.group_by", help="Label column of which no value is in both train and test."),
+    flag("selection.group_by", help="Label column; videos with the same value stay in the same split."),
     flag("selection.subset"),
     flag("selection.low_shot"),
 )
-"""Which videos: a source or a data set, its split, and what is taken of it."""
+"""Flags that choose the videos: a source or a data set, its split, and a selection."""
 
 ARRAYS = (
     flag("backbone", "-b", kind=list[str], help="Backbone; repeat for several. `featcache backbones` lists them."),
@@ -52,15 +52,15 @@ ARRAYS = (
     flag("retry_failed"),
     flag(
         "max_failed",
-        help="Videos that may fail before it is an error: `10`, or a share, `5%`.  [default: all but one]",
+        help="Number or share of videos that may fail without an error: `10` or `5%`.  [default: all but one]",
     ),
     flag("disk_fraction"),
 )  # fmt: skip
-"""What is stored of them, and how."""
+"""Flags that choose what is stored for the videos, and how."""
 
 OUT = flag("out", "-o")
 PLAN = "featcache.commands.extract:plan"
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would take (`featcache plan`).")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only estimate time and disk (`featcache plan`).")]
 
 VERBS = (
     Verb(
@@ -87,7 +87,7 @@ VERBS = (
     Verb(
         name="plan",
         command="extract",
-        help="Say what an extraction would take, from a few videos really decoded and encoded; writes nothing.",
+        help="Estimate time and disk of an extraction by decoding and encoding a few videos; writes nothing.",
         example="`featcache plan videos/ --backbone clip-l14 --out stores/mine --output map`",
         flags=(*VIDEOS, OUT, *ARRAYS),
         shorthand="extract",

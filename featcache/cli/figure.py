@@ -41,7 +41,7 @@ VERBS = (
             flag(
                 "against",
                 kind=list[str],
-                help="What stands below: weights of the same backbone, or BACKBONE, or BACKBONE=WEIGHTS; repeat.",
+                help="Row to compare with: weights of the same backbone, BACKBONE, or BACKBONE=WEIGHTS; repeatable.",
             ),
             OUT,
             flag("num_frames", "--frames"),

@@ -1,7 +1,7 @@
-"""Command lines out of settings: a table says which setting gets a flag, and the setting says the rest.
+"""Builds command-line flags from settings: a table lists the settings that get a flag.
 
-Type, default and help of a flag are those of its setting. Flags that are not given contribute nothing; the others,
-``--config FILE`` below them and ``--set KEY=VALUE`` above them lie over the command's own defaults.
+Type, default and help text of a flag are those of its setting. Values are taken, in descending priority, from ``--set
+KEY=VALUE``, from the flags that are given, from ``--config FILE``, and from the command's own defaults.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from featcache.shipped import find_config
 
 
 def plain(data: Data, words: Words, lay: Lay) -> Data:
-    """The shorthand of a command that has none."""
+    """Default shorthand, for commands without words of their own."""
     return lay(data)
 
 
@@ -45,15 +45,15 @@ def build(
     section: str = "",
     example: str = "training.epochs=5",
 ) -> Callable[..., None]:
-    """A function with the signature that Typer makes a command of.
+    """Build a function whose signature Typer turns into a command.
 
     Args:
-        kind: Settings of the command.
-        flags: Its flags; those of settings that ``kind`` does not have are left out.
+        kind: Settings class of the command.
+        flags: Flags of the command; flags of settings that ``kind`` does not have are left out.
         act: Called as ``act(settings, as_json=..., print_config=..., **extra)``.
-        shorthand: What words stand for, as in :mod:`featcache.commands.shorthand`.
-        extra: Further options, by name: their annotation for Typer; ``False`` by default.
-        section: A section of the settings that all gets flags.
+        shorthand: Translates words to settings, as in :mod:`featcache.commands.shorthand`.
+        extra: Annotations for Typer of further options, by name; their default is ``False``.
+        section: Section of the settings in which every setting gets a flag.
         example: An assignment for the help of ``--set``.
     """
     table = [each for each in flags if each.kind is not None or _find(kind, each.key) is not None]
@@ -94,7 +94,7 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 def _read(config: Path | None, *, command: str) -> Data:
-    """What a file says, which must be one of this command."""
+    """Read a YAML file, which must be for this command."""
     from featcache.commands.registry import command_of, load
 
     if config is None:
@@ -106,7 +106,7 @@ def _read(config: Path | None, *, command: str) -> Data:
 
 
 def _is_lacking(kind: type[Settings], key: str, data: Any) -> bool:
-    """Whether a setting that must be given is not."""
+    """Whether a required setting is missing."""
     setting = _find(kind, key)
     for part in key.split("."):
         if not isinstance(data, Mapping) or part not in data:
@@ -117,7 +117,7 @@ def _is_lacking(kind: type[Settings], key: str, data: Any) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Setting:
-    """What a settings class says of one setting; ``default`` is the command's own."""
+    """Type, default and description of a setting; ``default`` is the command's own."""
 
     annotation: Any
     default: Any
@@ -129,7 +129,7 @@ _MISSING = object()
 
 
 def _find(kind: Any, key: str) -> _Setting | None:
-    """The setting of a dotted key, or ``None`` where the class has none."""
+    """The setting of a dotted key; ``None`` if the class does not have it."""
     default: Any = _MISSING
     found: _Setting | None = None
     for part in key.split("."):
@@ -180,13 +180,13 @@ def _bare(annotation: Any) -> Any:
 
 
 def _attribute(kind: type, name: str) -> str:
-    """What a dataclass says of a field under ``Attributes``."""
+    """Description of a dataclass field in the docstring's ``Attributes``."""
     found = re.search(rf"^    {name}: (.+(?:\n        .+)*)", inspect.getdoc(kind) or "", re.MULTILINE)
     return " ".join(found[1].split()) if found else ""
 
 
 def _annotation(kind: type[Settings], row: Flag) -> Any:
-    """The parameter of a flag for Typer."""
+    """Typer's annotation of the flag's parameter."""
     setting = _find(kind, row.key) if row.kind is None else None
     if setting is None:
         value, text = row.kind, row.help
@@ -207,7 +207,7 @@ def _names(row: Flag) -> tuple[str, ...]:
 
 
 def _typed(annotation: Any) -> Any:
-    """The type that Typer reads a flag as; what it may be is checked with the settings."""
+    """The type as which Typer parses a flag; the settings check its value."""
     origin = get_origin(annotation)
     if origin in (tuple, list):
         return list[_typed(_bare(get_args(annotation)[0]))]  # type: ignore[misc]
@@ -215,7 +215,7 @@ def _typed(annotation: Any) -> Any:
 
 
 def _help(setting: _Setting, row: Flag) -> str:
-    """What the setting, or the table, says, with the default."""
+    """Help text from the table or from the setting, with the default."""
     text = row.help or setting.about.replace("``", "`")
     default = setting.default
     if "[default:" in text or setting.is_required or default is False:
@@ -229,11 +229,11 @@ def _help(setting: _Setting, row: Flag) -> str:
 
 
 SHORT = {"ks": ("-k",)}
-"""Short names of flags that are made of a whole section."""
+"""Short names of flags that are built from a whole section."""
 
 
 def _flags_of(kind: type[Settings], section: str, *, taken: set[str]) -> list[Flag]:
-    """Flags of a section: of what one word or a list of words can say, and of its epochs of training."""
+    """Flags of a section: for settings whose value is one word or a list of words, and for its training epochs."""
     own = _bare(kind.model_fields[section].annotation)
     names = own.model_fields if issubclass(own, BaseModel) else [each.name for each in dataclasses.fields(own)]
     rows = [Flag(f"{section}.{name}", SHORT.get(name, ())) for name in names if _is_plain(_find(own, name))]

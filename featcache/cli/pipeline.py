@@ -22,7 +22,7 @@ VERBS = (
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command that takes a file."""
+    """Add the command ``run``."""
     app.command(epilog="Example: `featcache run configs/quickstart.yaml --set motion.num_frames=16`")(run)
 
 

@@ -1,4 +1,4 @@
-"""``probe``: every registered probe is a verb."""
+"""``probe``: one command for every registered probe."""
 
 from collections.abc import Iterator
 
@@ -23,13 +23,13 @@ TARGET = (
     flag("test_splits", "--test-split", help="Split to score; repeat for several.  [default: all others]"),
     flag(
         "low_shot",
-        help="Learn from the first of each class's training videos: `0.1` is SCALE's 10 %.  [default: all]",
+        help="Train on this first share of each class's training videos: `0.1` is SCALE's 10 %.  [default: all]",
     ),
     flag("numbers"),
     flag("device"),
     flag("out", "-o", help="Folder for result and settings."),
 )
-"""What every probe is asked about."""
+"""Flags that all probes have."""
 
 EXAMPLES = {
     "knn": "-k 20 -k 5",

@@ -18,13 +18,13 @@ StorePath = Annotated[Path, typer.Argument(help="A store.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add these verbs."""
+    """Add the commands of this module."""
     app.command(epilog="Example: `featcache info stores/mine`")(info)
     app.command(epilog="Example: `featcache verify stores/mine`")(verify)
     app.command(epilog="Example: `featcache gc stores/mine`")(gc)
     app.command(
         epilog="Example: `featcache relabel stores/mine labels.csv`  \n"
-        "A CSV has the column `id` (or `path`) and, if wanted, `label`, `label.<name>`, `group` and `split`."
+        "A CSV has the column `id` (or `path`), and optionally `label`, `label.<name>`, `group` and `split`."
     )(relabel)
     app.command(
         epilog="Example: `featcache remove stores/mine wave/a.mp4`  \n"
@@ -81,7 +81,7 @@ def relabel(
         float | None, typer.Option(help="Split a source that has no splits, e.g. 0.3; see --group-by.")
     ] = None,
     group_by: Annotated[
-        str | None, typer.Option(help="Label column of which no value is in both train and test.")
+        str | None, typer.Option(help="Label column; videos with the same value stay in the same split.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -97,9 +97,9 @@ def remove(
     store: StorePath,
     ids: Annotated[list[str], typer.Argument(help="Ids of the videos; `featcache export` lists them.")] = [],
     not_in: Annotated[
-        str | None, typer.Option("--not-in", help="Take out what this folder or listing does not have.")
+        str | None, typer.Option("--not-in", help="Remove the videos that this folder or listing does not have.")
     ] = None,
-    undo: Annotated[bool, typer.Option("--undo", help="Take them in again.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Bring removed videos back.")] = False,
     as_json: Json = False,
 ) -> None:
     """Take videos out of a store; their features stay on the disk, and a later extraction leaves them out."""

@@ -13,12 +13,12 @@ class Flag:
     """A flag of a command.
 
     Attributes:
-        key: The setting by its dotted key; in ``features.*.grid`` it is that of every entry of a list. A word without
-            a setting of its own has ``kind``.
-        names: Its names, e.g. ``--label`` and ``-l``; short ones alone are added to the setting's; ``argument``: it is
-            one.
-        help: What it does, where the setting does not say it.
-        kind: Type of a word that has no setting; the command's ``shorthand`` says what it stands for.
+        key: Dotted key of the setting; ``features.*.grid`` is that of every entry of a list. A word without a setting
+            of its own has ``kind``.
+        names: Names of the flag, e.g. ``--label`` and ``-l``; if only short names are given, they are added to the
+            setting's; ``argument``: a positional argument.
+        help: Help text, if the setting's description does not suit.
+        kind: Type of a word that has no setting; the command's ``shorthand`` translates it to settings.
     """
 
     key: str
@@ -28,17 +28,17 @@ class Flag:
 
     @property
     def is_word(self) -> bool:
-        """Whether it stands for something else than one setting."""
+        """Whether it is a word that ``shorthand`` translates, instead of a setting."""
         return self.kind is not None or "*" in self.key
 
     @property
     def is_argument(self) -> bool:
-        """Whether it has no name on the command line."""
+        """Whether it is a positional argument."""
         return "argument" in self.names
 
     @property
     def name(self) -> str:
-        """Name in Python."""
+        """Name of the Python parameter."""
         return self.key.rpartition("*.")[2].replace(".", "_")
 
 

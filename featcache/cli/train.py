@@ -24,13 +24,13 @@ COMMON = (
     flag("training.device"),
     flag("out", "-o"),
 )
-"""Flags of every method that has such a setting."""
+"""Flags of every method that has the setting."""
 
 MODULE = (
     flag("preset", kind=str, help="A module's size: `release` (the default), `ablation-256` or `ablation-2048`."),
     flag("tmm.temporal_kernel", help="Frames that a block sees; 1, as released, mixes none."),
 )
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be trained and tested.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would be trained and tested.")]
 
 TRAIN = (
     Verb(
@@ -86,7 +86,7 @@ TRAIN = (
         help="Pre-train a backbone on a pretext task from unlabelled videos, e.g. RotNet or one of a package.",
         example="`featcache train pretext videos/ --task rotnet --backbone i3d --epochs 50`",
         flags=(
-            flag("task.name", "--task", help="Name of the task, e.g. `rotnet`; --set task.… says the rest."),
+            flag("task.name", "--task", help="Name of the task, e.g. `rotnet`; --set task.… changes its settings."),
             flag("backbone", "-b", kind=str, help="Any of `featcache backbones`, e.g. `i3d` or `svt-tiny`."),
             flag("weights", "-w"),
             flag("num_frames", "--frames"),
@@ -105,9 +105,9 @@ TRAIN = (
             flag("backbone", "-b", kind=str, help="Any of `featcache backbones`, e.g. `svt-b-slowfast`."),
             flag("weights", "-w"),
             flag("linear", kind=bool, help="Train the head alone on augmented clips: SVT's linear protocol."),
-            flag("flip", "--flip/--no-flip", kind=bool, help="Mirror clips; not where direction matters."),
+            flag("flip", "--flip/--no-flip", kind=bool, help="Mirror clips; turn it off if direction matters."),
             flag("test.num_clips", "--clips", help="Clips of a test video."),
-            flag("test.num_crops", "--crops", help="Crops of each of them."),
+            flag("test.num_crops", "--crops", help="Crops of each test clip."),
             *COMMON,
         ),
         shorthand="finetune",
@@ -129,7 +129,7 @@ EVALUATE = (
 
 
 def _train() -> Iterator[Verb]:
-    """The methods above, and any other command that trains, with the flags of its settings."""
+    """The methods above, and all other training commands with the flags of their settings."""
     from featcache.commands.registry import command_names, settings_class
 
     yield from TRAIN

@@ -1,4 +1,4 @@
-"""Verbs: a command with its flags, built when it is asked for, so that a list of verbs imports nothing of them."""
+"""Verbs: commands with their flags, each built when it is used, so that listing verbs imports none of them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,15 +19,15 @@ class Verb:
     """One verb of the command line.
 
     Attributes:
-        name: Its name within its group.
+        name: Name within its group.
         help: One sentence.
-        example: A command line to end the help with, or several, one a line.
-        flags: Rows of :mod:`featcache.cli.tables`: what it offers, without what every verb has.
-        command: The command that it parses and carries out, as in YAML files.
+        example: Example command lines at the end of the help, one per line.
+        flags: Flags of the verb, without those that every verb has; see :mod:`featcache.cli.tables`.
+        command: Name of the command that it parses and carries out, as in YAML files.
         shorthand: Name of a function of :mod:`featcache.commands.shorthand`; empty: none.
-        act: What to do with the settings in place of carrying them out.
-        extra: Further options that are no settings, for ``act``.
-        section: A section of the settings that all gets flags, as far as one word or a list can say it.
+        act: Called with the settings instead of carrying out the command.
+        extra: Further options for ``act`` that are not settings.
+        section: Section of the settings in which every setting gets a flag whose value is one word or a list.
         sets: An example for ``--set``.
     """
 
@@ -44,7 +44,7 @@ class Verb:
 
 
 def group_of(verbs: Callable[[], Iterable[Verb]]) -> type[TyperGroup]:
-    """A group whose verbs are listed without their flags, and built when one is asked for."""
+    """A group that lists its verbs without building their flags, and builds a verb when it is used."""
 
     class Verbs(TyperGroup):
         def list_commands(self, ctx: Any) -> list[str]:
@@ -61,7 +61,7 @@ def group_of(verbs: Callable[[], Iterable[Verb]]) -> type[TyperGroup]:
             return name, command if verb is None else _command(verb, _function(verb)), rest
 
         def _listed(self) -> dict[str, Verb]:
-            """The verbs, which now stand among the commands too, before those that others registered."""
+            """Names of the verbs, followed by commands that were registered otherwise."""
             listed = {verb.name: verb for verb in verbs()}
             if not listed.keys() <= self.commands.keys():
                 stubs = {name: _command(verb, lambda: None) for name, verb in listed.items()}
@@ -94,7 +94,7 @@ def _command(verb: Verb, function: Callable[..., None]) -> Any:
 
 
 def perform(settings: Any, *, as_json: bool = False, print_config: bool = False) -> None:
-    """Carry out a command, and print what it says."""
+    """Carry out a command and print its result."""
     from featcache.commands.run import carry_out
     from featcache.config import to_yaml
 
@@ -116,7 +116,7 @@ def watching() -> Iterator[OnStage]:
 
 
 def perform_or_plan(plan: str, *, always: bool = False) -> Callable[..., None]:
-    """Like :func:`perform`, but with the option ``dry_run``, or always, the function at this place is called."""
+    """Like :func:`perform`, but call the function at this place instead, always or with the option ``dry_run``."""
 
     def act(settings: Any, *, as_json: bool, print_config: bool, dry_run: bool = False) -> None:
         from featcache.commands.registry import resolve

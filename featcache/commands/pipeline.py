@@ -1,4 +1,4 @@
-"""What shipped pipelines share: a folder of their own, videos to work on, and a result."""
+"""Functions that the shipped pipelines share: their folder, their videos and their result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ T = TypeVar("T", bound=Settings)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineResult:
-    """What a pipeline found.
+    """The result of a pipeline.
 
     Attributes:
         found: JSON-ready results of its steps, as in ``result.json``.
-        shown: What to show of them.
+        shown: The summary to print.
     """
 
     found: dict[str, Any]
@@ -32,7 +32,7 @@ class PipelineResult:
         return self.found
 
     def summary(self) -> Summary:
-        """What to show of it."""
+        """The summary to print."""
         return self.shown
 
 
@@ -53,12 +53,12 @@ def claim_folder(out: Path, settings: Settings, *, fixed: Sequence[str]) -> None
 
     Args:
         out: The folder.
-        settings: Of the pipeline.
-        fixed: Names of the settings that a second run in the folder may not change: its store could not be continued.
+        settings: Settings of the pipeline.
+        fixed: Names of settings that a second run in the folder may not change, because its store would not fit.
 
     Raises:
         ConfigError: The folder holds anything else, or torchrun started several processes.
-        StoppedError: In the others of those.
+        StoppedError: In the other processes.
     """
     from featcache.training.runs import refuse_company
 
@@ -76,12 +76,12 @@ def claim_folder(out: Path, settings: Settings, *, fixed: Sequence[str]) -> None
 
 
 def find_videos(source: str | None, *, folder: Path, motion: MotionSettings, on_stage: OnStage) -> str:
-    """The source of a pipeline, or the listing of a motion set that is made where there is none.
+    """The source of a pipeline; without one, a motion set is made, and its listing is returned.
 
     Args:
         source: A folder of videos or a listing; ``None``: the motion set.
-        folder: Where the motion set goes; what a killed run left of one is removed first.
-        motion: What it holds.
+        folder: Folder of the motion set; the remains of a killed run are removed first.
+        motion: Settings of the motion set.
         on_stage: Called with (``"clips"``, done, total).
     """
     if source is not None:

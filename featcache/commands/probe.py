@@ -1,4 +1,4 @@
-"""``probe``: ask a store how well its features tell labels apart, by any registered probe."""
+"""``probe``: measure how well the features of a store predict labels, with any registered probe."""
 
 import functools
 import hashlib
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class ProbeTarget(Settings):
-    """What every probe is asked about."""
+    """Settings that all probes have."""
 
     command: str
     """The command this file repeats."""
     store: str
     """The store."""
     feature: str | None = None
-    """Name of the array; null where the store has one."""
+    """Name of the array; null: the only one of the store."""
     label: str = "label"
     """Label column."""
     split_column: str | None = None
@@ -34,15 +34,15 @@ class ProbeTarget(Settings):
     """Label column of which equal values belong together, e.g. clips of one recording: folds, choices, low-shot draws
     and intervals go by them; null: ``group`` where the store has it; ``none``: each video by itself."""
     train_split: str = "train"
-    """Split to learn from; a store without splits is probed by leaving videos out."""
+    """Split to train on; a store without splits is probed by leaving videos out."""
     test_splits: tuple[str, ...] | None = None
     """Splits to score; null: all others."""
     low_shot: float | None = Field(default=None, gt=0, le=1)
-    """Learn from the first of each class's training videos, in list order: 0.1 is SCALE's 10 %; null: from all."""
+    """Train on this share of each class's training videos, in list order: 0.1 is SCALE's 10 %; null: all."""
     numbers: bool = False
     """The labels are numbers to predict (regression), not classes."""
     device: str = "auto"
-    """Where to compute: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    """Device of the computation: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     out: str | None = None
     """Folder for the result and this file; null: ``runs/<store>/<probe>-<hash>``."""
     intervals: IntervalSettings = IntervalSettings()
@@ -58,7 +58,7 @@ def probe_summaries() -> dict[str, str]:
 
 @functools.cache
 def probe_settings(name: str) -> type[ProbeTarget]:
-    """The settings of ``featcache probe NAME``: what is asked, and the probe's own settings under the probe's name.
+    """Settings of ``featcache probe NAME``: the common ones, and the probe's own settings under the probe's name.
 
     Raises:
         UnknownNameError: There is no such probe; names the closest.
@@ -89,11 +89,11 @@ def own_key(name: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probed:
-    """The result of a probe, and where it was written.
+    """The result of a probe and its folder.
 
     Attributes:
-        result: What the probe found.
-        folder: Where ``result.json`` and ``config.yaml`` are.
+        result: The result.
+        folder: Folder that holds ``result.json`` and ``config.yaml``.
     """
 
     result: "ProbeResult"
@@ -104,17 +104,17 @@ class Probed:
         return {**self.result.to_dict(), "out": self.folder}
 
     def summary(self) -> Summary:
-        """What to show of it."""
+        """The summary to print."""
         shown = self.result.summary()
         return replace(shown, lines=(*shown.lines, f"written to {self.folder}"))
 
 
 def probe(settings: ProbeTarget, *, on_stage: OnStage = ignore) -> Probed:
-    """Carry out a probe, and write its result and the settings that repeat it into a folder.
+    """Carry out a probe, and write its result and its settings into a folder.
 
     Args:
-        settings: Of the class that :func:`probe_settings` gives.
-        on_stage: Never called: probes say nothing while they run.
+        settings: Settings of the class that :func:`probe_settings` returns.
+        on_stage: Never called: probes report no progress.
     """
     from featcache.evaluation.probe import find_probe
     from featcache.evaluation.reading import check_labels, read_data

@@ -1,7 +1,7 @@
-"""What words of the command line stand for that are no settings themselves, e.g. ``--backbone`` or ``--linear``.
+"""Translates words of the command line that are not settings themselves, e.g. ``--backbone`` or ``--linear``.
 
-Each function here takes what a file says, the words by their names, and ``lay``, which lays flags and ``key=value``
-assignments over the mapping that it is given; it gives the settings as a mapping.
+Each function takes the settings of a file, the words by their names, and ``lay``, which applies flags and ``key=value``
+assignments to the mapping that it is given; it returns the settings as a mapping.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,17 +18,17 @@ Lay = Callable[[Data], Data]
 
 
 def extract(data: Data, words: Words, lay: Lay) -> Data:
-    """``extract``: every layer of every backbone is an array; a preset lies below whatever is given.
+    """``extract``: every layer of every backbone is an array; whatever is given overrides a preset.
 
     Raises:
-        ConfigError: Weights that are not as many as backbones, a word without its backbone, or no backbone at all.
-        UnknownNameError: No such preset.
+        ConfigError: The numbers of weights and backbones differ, a word lacks its backbone, or there is no backbone.
+        UnknownNameError: There is no such preset.
     """
     from featcache.extract.presets import with_preset
 
     backbones, weights, layers = (list(words.get(name, ())) for name in ("backbone", "weights", "layer"))
     if len(weights) > 1 and len(weights) != len(backbones):
-        raise ConfigError(f"{len(weights)} --weights for {len(backbones)} --backbone; give one, or one a backbone")
+        raise ConfigError(f"{len(weights)} --weights for {len(backbones)} --backbone; give one, or one per backbone")
     shared = {name: words[name] for name in ("output", "grid", "channels", "precision") if name in words}
     if not backbones and (shared or layers or weights):
         name = "layer" if layers else next(iter(shared), "weights")
@@ -46,7 +46,7 @@ def extract(data: Data, words: Words, lay: Lay) -> Data:
 
 
 def _array(text: str) -> dict[str, Any]:
-    """One ``--feature``."""
+    """Parse one ``--feature``."""
     pairs = [part.partition("=") for part in text.split(",")]
     usage = f"cannot read --feature {text!r}; write key=value pairs, e.g. backbone=i3d,output=map,grid=7"
     if any(not equals for _, equals, _ in pairs):
@@ -59,11 +59,11 @@ def _array(text: str) -> dict[str, Any]:
 
 
 def import_(data: Data, words: Words, lay: Lay) -> Data:
-    """``import``: what a recipe file knows lies below flags; weights in words are declared.
+    """``import``: flags override a recipe file; a description of the weights is recorded as declared.
 
     Raises:
-        ConfigError: Nothing says who computed the arrays.
-        UnknownNameError: No such format.
+        ConfigError: No backbone is named.
+        UnknownNameError: There is no such format.
     """
     from featcache.exchange.listing import RECIPE, read_recipe
     from featcache.exchange.settings import IMPORT_FORMATS
@@ -90,7 +90,7 @@ def tmm(data: Data, words: Words, lay: Lay) -> Data:
     """``train advise`` and ``train tmm``: ``--preset`` is a module's size, and ``--init none`` is from scratch.
 
     Raises:
-        UnknownNameError: No such preset.
+        UnknownNameError: There is no such preset.
     """
     import dataclasses
 
@@ -139,7 +139,7 @@ def finetune(data: Data, words: Words, lay: Lay) -> Data:
 
 
 def attention(data: Data, words: Words, lay: Lay) -> Data:
-    """``figure attention``: networks by the name of their row; a second one of the same name is numbered."""
+    """``figure attention``: networks by the name of their row; repeated names are numbered."""
     if "backbone" not in words:
         return lay(data)
     backbone, weights = name_of(words["backbone"]), words.get("weights", "default")
