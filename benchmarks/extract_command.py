@@ -25,7 +25,7 @@ import featcache
 BACKBONE = "timm/tf_efficientnet_lite0"
 PLAIN = Path(__file__).with_name("plain_extract.py")
 LEAST_COSINE, LEAST_MEDIAN = 0.9, 0.9999
-"""Of the 17 real clips two differ: `tree.avi`, which has no constant rate, and `nasa_13013.mp4`."""
+"""Of 17 real clips two differ: `tree.avi` has no constant rate, and `nasa_13013.mp4` has two video streams."""
 
 
 def main() -> None:
