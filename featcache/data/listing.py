@@ -53,6 +53,8 @@ def read_videos(
 ) -> Manifest:
     """List the videos: a manifest that ``scan`` wrote is read as it is, anything else is scanned.
 
+    What is worth a sentence about them is not logged; see :func:`featcache.data.notices.warn`.
+
     Raises:
         ManifestError: There are no videos, or the folder of a manifest does not exist any more.
     """
@@ -73,7 +75,7 @@ def read_videos(
             max_gigapixels=max_gigapixels,
             progress=on_scan,
         )
-    warn(manifest)
     if not manifest.videos:
+        warn(manifest)  # of what was left out
         raise ManifestError(f"{source!r} holds no videos; give a folder of video files or a listing")
     return manifest

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from featcache.data.listing import OnScan, read_videos
 from featcache.data.manifest import Manifest
+from featcache.data.notices import warn
 from featcache.extract.settings import ExtractSettings
 
 
@@ -27,8 +28,8 @@ def scanning(settings: ExtractSettings, *, on_scan: OnScan) -> Iterator[Callable
         on_scan: Called with (files listed, files in all), from the thread.
 
     Yields:
-        A function that waits for the videos and returns them, or raises what reading the source has raised; see
-        :func:`read_source`.
+        A function that waits for the videos, logs what is worth a sentence about them, and returns them, or raises what
+        reading the source has raised; see :func:`read_source`.
     """
     has_left = threading.Event()
     found: Future[Manifest] = Future()
@@ -44,9 +45,14 @@ def scanning(settings: ExtractSettings, *, on_scan: OnScan) -> Iterator[Callable
         except BaseException as error:  # for whoever asks for the videos
             found.set_exception(error)
 
+    def videos() -> Manifest:
+        manifest = found.result()
+        warn(manifest)  # not from the thread: what is wrong with a backbone is told alone
+        return manifest
+
     threading.Thread(target=scan, name="featcache-scan", daemon=True).start()
     try:
-        yield found.result
+        yield videos
     finally:
         has_left.set()
 

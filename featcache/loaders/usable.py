@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from featcache.data.listing import read_videos
 from featcache.data.manifest import Manifest
+from featcache.data.notices import warn
 from featcache.data.selection import VideosSettings
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError, unknown_name
@@ -38,7 +39,7 @@ def list_videos(settings: VideosSettings, *, on_stage: OnStage = ignore) -> Mani
     Raises:
         ManifestError: There are no videos, or the folder of a manifest does not exist any more.
     """
-    return read_videos(
+    manifest = read_videos(
         source=settings.source,
         dataset=settings.dataset,
         root=settings.root,
@@ -48,6 +49,8 @@ def list_videos(settings: VideosSettings, *, on_stage: OnStage = ignore) -> Mani
         max_gigapixels=settings.max_gigapixels,
         on_scan=lambda done, total: on_stage("scan", done, total),
     )
+    warn(manifest)
+    return manifest
 
 
 def of_split(videos: Sequence[VideoRecord], split: str) -> list[VideoRecord]:

@@ -10,7 +10,7 @@ import yaml
 
 from featcache.commands.scan import ScanSettings
 from featcache.config import parse, to_yaml
-from featcache.data.listing import list_videos, read_videos
+from featcache.data.listing import list_videos
 from featcache.data.manifest import Manifest, write_parquet
 from featcache.data.scan import scan_listed
 from featcache.data.selection import Selection
@@ -21,6 +21,7 @@ from featcache.evaluation.run import run_probe
 from featcache.evaluation.settings import KnnSettings
 from featcache.extract.lacking import videos_to_add
 from featcache.extract.run import extract
+from featcache.extract.scanning import scanning
 from featcache.extract.settings import ExtractSettings
 from featcache.testing.datasets import NUM_FRAMES, Sample, make_ucf101
 from tests.extract.conftest import LITE0
@@ -59,16 +60,9 @@ def test_an_extraction_says_what_a_copy_of_its_videos_would_not_share(tmp_path: 
     record = VideoRecord(id="a.mp4", path="a.mp4", content_hash="sha256:01", pixel_aspect=0.5, transfer="pq")
     copy = replace(record, id="b.mp4", path="b.mp4")
     write_parquet(Manifest(root=str(tmp_path), videos=(record, copy)), tmp_path / "videos.parquet")
-    with caplog.at_level(logging.WARNING):
-        read_videos(
-            source=str(tmp_path / "videos.parquet"),
-            dataset=None,
-            root=None,
-            selection=Selection(),
-            decoder="pyav",
-            deadline_seconds=60.0,
-            on_scan=lambda done, total: None,
-        )
+    settings = parse(ExtractSettings, {**EXTRACT, "source": str(tmp_path / "videos.parquet")})
+    with caplog.at_level(logging.WARNING), scanning(settings, on_scan=lambda done, total: None) as videos:
+        assert len(videos()) == 2
     assert "videos whose pixels are not square: 2 of 2" in caplog.text
     assert "videos in HDR: 2 of 2" in caplog.text
     assert "under another name: 1, e.g. 'b.mp4' (that of 'a.mp4')" in caplog.text

@@ -37,7 +37,7 @@ def test_intervals_of_errors_agree_with_drawing_one_by_one():
 
 
 def test_a_word_is_no_number():
-    with pytest.raises(ManifestError, match=r"label 'tall' of video 'b' in column 'label' of arrays is no number"):
+    with pytest.raises(ManifestError, match=r"label 'tall' of video 'b' in column 'label' of arrays is not a number"):
         make_data(np.eye(3), row_video=[0, 1, 2], videos="abc", labels=["1.5", "tall", None], numbers=True)
     with pytest.raises(ManifestError, match="'nan'"):
         make_data(np.eye(3), row_video=[0, 1, 2], videos="abc", labels=["1.5", "nan", None], numbers=True)

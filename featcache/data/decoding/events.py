@@ -69,9 +69,9 @@ class Run:
     # Methods for the threads
 
     def take(self) -> tuple[int, Any] | None:
-        """The next item with its index, or ``None`` at the end."""
+        """The next item with its index, or ``None`` at the end and after an error."""
         with self._items_lock:
-            return None if self.cancelled else next(self._items, None)
+            return None if self.cancelled or self._error is not None else next(self._items, None)
 
     def reserve(self, num_bytes: int) -> None:
         """Wait for room in the queue and reserve it."""
@@ -116,15 +116,15 @@ class Run:
     # Methods for the consumer
 
     def get(self) -> Event | None:
-        """The next event; ``None`` at the end."""
+        """The next event; ``None`` at the end. An error is raised after the events that were queued before it."""
         with self._changed:
             start = time.monotonic()
             while not self._events and self._error is None and self._num_present:
                 self._changed.wait()
             self.consumer_seconds += time.monotonic() - start
-            if self._error is not None:
-                raise self._error
             if not self._events:
+                if self._error is not None:
+                    raise self._error
                 return None
             event, num_bytes = self._events.popleft()
             self._bytes -= num_bytes

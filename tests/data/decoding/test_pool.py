@@ -182,6 +182,19 @@ def test_a_worker_that_is_killed_from_outside_is_the_machine_s_fault(what, death
         assert list(pool.run([("work", str(tmp_path / "y"))]))[-1] == Finished(0), "the pool is of use after that"
 
 
+def test_what_was_read_before_a_worker_was_killed_arrives_first(tmp_path):
+    items = [("work", str(tmp_path / "a")), ("work", str(tmp_path / "b")), ("kill", str(tmp_path / "x"))]
+    with WorkerPool(jobs.misbehave) as pool:
+        run = pool.run([*items, ("work", str(tmp_path / "never"))])
+        events = [next(run)]
+        wait_until((tmp_path / "x").exists)
+        time.sleep(0.5)  # by now the worker is dead, and the consumer has taken one event
+        with pytest.raises(FeatcacheError, match="the machine failed"):
+            events.extend(run)
+    assert [event for event in events if isinstance(event, Finished)] == [Finished(0), Finished(1)]
+    assert not (tmp_path / "never").exists()
+
+
 def test_a_hung_decoder_is_killed_by_deadline(one):
     begun, failed = one("hang", deadline_seconds=2.0)
     assert begun == Payload(0, "begun")
