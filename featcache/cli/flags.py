@@ -73,7 +73,7 @@ def build(
         data = shorthand(data, words, lambda under: apply_overrides(with_values(under, values), set_ or []))
         for each in table:
             if not each.is_word and _is_lacking(kind, each.key, data):
-                what = each.name.upper() if each.is_argument else _names(each)[0]
+                what = each.metavar if each.is_argument else _names(each)[0]
                 raise typer.BadParameter("it is required here", param_hint=what)
         act(parse(kind, data), **chosen)
 
@@ -193,7 +193,7 @@ def _annotation(kind: type[Settings], row: Flag) -> Any:
     else:
         value, text = _typed(setting.annotation), _help(setting, row)
     if row.is_argument:
-        return Annotated[value | None, typer.Argument(help=text, metavar=row.name.upper(), show_default=False)]
+        return Annotated[value | None, typer.Argument(help=text, metavar=row.metavar, show_default=False)]
     names = _names(row)
     if value is bool and setting is not None and setting.default is not False:  # what is on can be turned off
         names = (f"{names[0]}/--no-{names[0].removeprefix('--')}", *names[1:])

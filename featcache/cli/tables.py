@@ -27,6 +27,11 @@ class Flag:
     kind: Any = None
 
     @property
+    def metavar(self) -> str:
+        """How a positional argument is shown: the last part of its key."""
+        return self.key.rpartition(".")[2].upper()
+
+    @property
     def is_word(self) -> bool:
         """Whether it is a word that ``shorthand`` translates, instead of a setting."""
         return self.kind is not None or "*" in self.key

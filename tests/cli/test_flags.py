@@ -165,3 +165,12 @@ def test_probes_have_one_class_of_settings_made_of_their_own():
     assert settings.scale_linear.training.epochs == 3
     assert settings_class("probe-ridge").model_fields["numbers"].default is True
     assert settings_class("probe-knn") is settings_class("probe-knn")
+
+
+def test_a_positional_argument_is_called_by_its_own_name():
+    help_text, refusal = (
+        CliRunner().invoke(app, words) for words in (["train", "scale", "--help"], ["train", "scale"])
+    )
+    assert "[STORE]" in help_text.output
+    assert "Invalid value for STORE" in refusal.output
+    assert refusal.exit_code == 2
