@@ -93,9 +93,9 @@ def has_training_views(store: Store, video_ids: Sequence[str]) -> npt.NDArray[np
         bool [len(video_ids)]; all false if the store samples all videos alike.
     """
     test = store.sampling.for_split(_NO_TRAINING_SPLIT)
-    return np.array(
-        [store.sampling.for_split(store.videos[video_id].split) != test for video_id in video_ids], np.bool_
-    )
+    splits = [store.videos[video_id].split for video_id in video_ids]
+    is_random = {split: store.sampling.for_split(split) != test for split in set(splits)}
+    return np.array([is_random[split] for split in splits], np.bool_)
 
 
 def check_test_views(store: str | Path, is_random: npt.NDArray[np.bool_], *, split: str, column: str | None) -> None:

@@ -15,7 +15,7 @@ class BankSettings(Settings):
     store: Input[str]
     """A store of layout ``frames`` with maps."""
     feature: Aside[str | None] = None
-    """Name of the array; null if the store has only one of maps."""
+    """Name of the array; null: the only array of the store that holds maps."""
     grid: int | None = Field(default=None, ge=1)
     """Side of the map after average pooling during reading (SFU); null: as stored."""
     channels: int | None = Field(default=None, ge=1)
@@ -40,7 +40,7 @@ class ClipSetSettings(Settings):
     store: Input[str]
     """A store of layout ``clips`` with vectors."""
     feature: Aside[str | None] = None
-    """Name of the array; null if the store has only one of vectors."""
+    """Name of the array; null: the only array of the store that holds vectors."""
     train_split: Aside[str] = "train"
     """Split to train on; a store without splits is used as a whole."""
     split_column: Aside[str | None] = None

@@ -95,12 +95,6 @@ def frames_of(views: Sequence[View]) -> Indices:
     return np.unique(np.fromiter(itertools.chain.from_iterable(view.frames for view in views), np.int64))
 
 
-def places_of(views: Sequence[View]) -> tuple[Indices, ...]:
-    """For each view, the places of its frames among :func:`frames_of` of all, int64 [T]."""
-    frames = frames_of(views)
-    return tuple(np.searchsorted(frames, view.frames) for view in views)
-
-
 def read_views(reader: VideoReader, views: Sequence[View]) -> tuple[Tensor, ...]:
     """Decode all views of an open video in one pass; see :func:`cut_views`.
 

@@ -63,7 +63,9 @@ def test_groups_give_chance_where_videos_give_everything(name, num_draws):
 
     found = np.mean([top1(seed, grouped=True) for seed in range(num_draws)])
     assert found == pytest.approx(25, abs=8)
-    assert top1(0, grouped=False) > 75  # what leaving out videos would say
+    by_video = top1(0, grouped=False)
+    print(f"{name}: by group {found:.1f}, by video {by_video:.1f}")
+    assert by_video == 100 if name == "knn" else by_video > 75  # nothing but the group can be recognised
 
 
 def test_the_protocol_and_the_intervals_say_that_they_are_by_group():
