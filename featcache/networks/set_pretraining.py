@@ -66,7 +66,7 @@ class ScalePretraining(nn.Module):
     Args:
         predictor: The predictor before training.
         heads: Sizes of the heads.
-        compares_clips: Whether the loss on masked clips is used.
+        predicts: Of which clips predictions are made; ``None``: the loss on masked clips is not used.
         set_loss: How sets are compared; ``None``: not at all.
         num_prototypes: P, for ``clustering``.
     """
@@ -76,19 +76,20 @@ class ScalePretraining(nn.Module):
         predictor: SetPredictor,
         heads: HeadSizes,
         *,
-        compares_clips: bool,
+        predicts: Literal["masked clips", "all clips"] | None,
         set_loss: Literal["infonce", "regression", "clustering"] | None,
         num_prototypes: int,
     ) -> None:
         super().__init__()
         width = predictor.settings.width
         self.predictor = predictor
+        self._predicts_all = predicts == "all clips"
         self.target_head: ProjectionHead | None = None
         self.clip_head: ProjectionHead | None = None
         self.set_head: ProjectionHead | None = None
         self.set_regressor: ProjectionHead | None = None
         self.prototypes: nn.Linear | None = None
-        if compares_clips:
+        if predicts is not None:
             self.target_head = ProjectionHead(
                 predictor.width_in, hidden=heads.target_hidden, width_out=heads.width, num_layers=heads.target_layers
             )
@@ -122,17 +123,16 @@ class ScalePretraining(nn.Module):
             present_at: int64 [N], indices of the present clips in the flat [2B K]; ``None``: all.
 
         Returns:
-            The vectors that the losses need, with C channels and unit length: ``predictions`` [M, C] of masked clips,
-            ``targets`` [N, C] of stored vectors, ``sets`` [2B, C] of summaries, ``predicted_sets`` [2B, C] by the
-            regressor; and ``cosines`` float32 [2B, P] of ``sets`` with the prototypes.
+            The vectors that the losses need, with C channels and unit length: ``predictions`` [M, C] of masked clips or
+            [N, C] of all, ``targets`` [N, C] of stored vectors, ``sets`` [2B, C] of summaries, ``predicted_sets``
+            [2B, C] by the regressor; and ``cosines`` float32 [2B, P] of ``sets`` with the prototypes.
         """
         summary, clips = self.predictor(features, positions, masked=masked, present=present)
         projected: dict[str, Tensor] = {}
         if self.clip_head is not None and self.target_head is not None:
-            vectors = features.flatten(0, 1)
-            if present_at is not None:
-                vectors = vectors.index_select(0, present_at)
-            projected["predictions"] = self.clip_head(clips.flatten(0, 1).index_select(0, masked_at))
+            vectors = _picked(features, present_at)
+            predicted = _picked(clips, present_at if self._predicts_all else masked_at)
+            projected["predictions"] = self.clip_head(predicted)
             projected["targets"] = self.target_head(vectors.to(self.predictor.project.weight.dtype))
         if self.set_head is not None:
             projected["sets"] = self.set_head(summary)
@@ -142,3 +142,9 @@ class ScalePretraining(nn.Module):
             prototypes = functional.normalize(self.prototypes.weight, dim=-1)
             projected["cosines"] = (projected["sets"] @ prototypes.T).float()
         return projected
+
+
+def _picked(clips: Tensor, at: Tensor | None) -> Tensor:
+    """[2B, K, C] to those [N, C] at places int64 [N] of the flat [2B K]; ``None``: all."""
+    flat = clips.flatten(0, 1)
+    return flat if at is None else flat.index_select(0, at)

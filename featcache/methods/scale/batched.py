@@ -60,10 +60,13 @@ class StackObjective:
         metrics: dict[str, Tensor] = {}
         for place, seed in enumerate(self._objectives):
             mine = {name: vectors[place] for name, vectors in projected.items()}
-            for name, count in (("predictions", part.num_masked), ("targets", part.num_present)):
+            settings = self._first.settings
+            num_predicted = part.num_present if settings.symmetric else part.num_masked
+            for name, count in (("predictions", num_predicted), ("targets", part.num_present)):
                 if name in mine:
                     mine[name] = mine[name][: count[place]]
-            loss = compared(mine, own.positive[place, : part.num_masked[place]], self._first.settings)
+            positive = own.positive[place, : part.num_masked[place]]
+            loss = compared(mine, positive, settings, num_videos=own.rows.shape[1] // 2)
             totals.append(loss.total)
             named = {"loss": loss.total.detach(), **loss.metrics}
             metrics |= {f"{tag(seed)}{name}": value for name, value in named.items()}

@@ -23,18 +23,19 @@ def masked_clip_loss(
     """Masked clip modelling: find the vector of each masked clip among those of all clips of the batch (Eq. 4).
 
     Args:
-        predictions: float32 [M, C], one per masked clip.
+        predictions: float32 [M, C], one per masked clip; with ``symmetric`` [N, C], one per clip, masked or not.
         targets: float32 [N, C], one per clip, masked or not.
-        positive: int64 [M], the target of each prediction.
+        positive: int64 [M], places of the masked clips among all clips.
         temperature: Temperature by which the logits are divided.
-        symmetric: Average with the other direction, each masked clip's target among the predictions (Eq. 3).
+        symmetric: Average with the other direction, each masked clip's target among the predictions of all clips
+            (Eqs. 2, 3 and 6).
         chunk_bytes: Largest size of a chunk of logits.
     """
-    forward = contrast(predictions, targets, positive, temperature=temperature, chunk_bytes=chunk_bytes)
+    masked = predictions[positive] if symmetric else predictions
+    forward = contrast(masked, targets, positive, temperature=temperature, chunk_bytes=chunk_bytes)
     if not symmetric:
         return forward
-    own = torch.arange(len(predictions), device=predictions.device)
-    backward = contrast(targets[positive], predictions, own, temperature=temperature, chunk_bytes=chunk_bytes)
+    backward = contrast(targets[positive], predictions, positive, temperature=temperature, chunk_bytes=chunk_bytes)
     return Contrast(loss=(forward.loss + backward.loss) / 2, accuracy=forward.accuracy)
 
 

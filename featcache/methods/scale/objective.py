@@ -103,19 +103,22 @@ class ScaleObjective:
         projected = self.module(
             part.features, part.positions, part.masked, part.masked_at, part.present, part.present_at
         )
-        return compared(projected, part.positive, self.settings)
+        return compared(projected, part.positive, self.settings, num_videos=len(part.rows) // 2)
 
     def after_step(self, progress: float) -> None:
         """Do nothing."""
 
 
-def compared(projected: Mapping[str, Tensor], positive: Tensor, settings: ScaleLossSettings) -> Loss:
+def compared(
+    projected: Mapping[str, Tensor], positive: Tensor, settings: ScaleLossSettings, *, num_videos: int
+) -> Loss:
     """The weighted mean of MCM and SET.
 
     Args:
         projected: Output of :class:`featcache.networks.set_pretraining.ScalePretraining`.
-        positive: int64 [M], the target of each prediction.
+        positive: int64 [M], places of the masked clips among all clips.
         settings: Settings of the losses.
+        num_videos: Number of videos of the batch.
     """
     parts: list[Tensor] = []
     metrics: dict[str, Tensor] = {}
@@ -127,8 +130,9 @@ def compared(projected: Mapping[str, Tensor], positive: Tensor, settings: ScaleL
             temperature=settings.mcm_temperature,
             symmetric=settings.symmetric,
         )
-        parts.append(settings.mcm_weight * mcm.loss)
-        metrics |= {"mcm": mcm.loss.detach(), "mcm_accuracy": mcm.accuracy}
+        loss = mcm.loss if settings.mcm_per == "clip" else mcm.loss * len(positive) / num_videos
+        parts.append(settings.mcm_weight * loss)
+        metrics |= {"mcm": loss.detach(), "mcm_accuracy": mcm.accuracy}
     if settings.set_weight:
         loss, accuracy = _compared_sets(projected, settings)
         parts.append(settings.set_weight * loss)

@@ -107,7 +107,7 @@ def with_heads(predictor: SetPredictor, heads: ScaleHeadSettings, loss: ScaleLos
     return ScalePretraining(
         predictor,
         heads,
-        compares_clips=loss.mcm_weight > 0,
+        predicts=None if not loss.mcm_weight else "all clips" if loss.symmetric else "masked clips",
         set_loss=loss.set_loss if loss.set_weight else None,
         num_prototypes=loss.num_prototypes,
     )

@@ -39,8 +39,13 @@ class ScaleLossSettings(Settings):
     """Probability that a clip is masked, independent of the other clips; SET uses the masked sets too."""
     mcm_temperature: float = Field(default=0.2, gt=0, allow_inf_nan=False)
     """Temperature of MCM."""
+    mcm_per: Literal["clip", "video"] = "clip"
+    """``clip``: average MCM over the masked clips, as released; ``video``: sum it over the masked clips of a video, as
+    the paper's Eq. 6, and average over videos. With 8 clips per set a quarter of which is masked, ``video`` weighs MCM
+    about four times as much."""
     symmetric: bool = False
-    """MCM in both directions, as in the paper's Eq. 3; the released code goes only from predictions to targets."""
+    """MCM in both directions, among the predictions of all clips too, as in the paper's Eqs. 2, 3 and 6; the released
+    code goes only from predictions to targets."""
     set_loss: SetLoss = "infonce"
     """``infonce``; ``regression`` to the other set's projection; ``clustering``: predict the other set's prototype."""
     set_temperature: float = Field(default=0.2, gt=0, allow_inf_nan=False)

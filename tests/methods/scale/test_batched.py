@@ -69,6 +69,7 @@ def objectives_for(sets, loss):
     [
         ScaleLossSettings(),
         ScaleLossSettings(symmetric=True, set_weight=0),
+        ScaleLossSettings(mcm_per="video"),
         ScaleLossSettings(set_loss="regression", mcm_weight=2),
         ScaleLossSettings(set_loss="clustering", mcm_weight=0, num_prototypes=5),
     ],

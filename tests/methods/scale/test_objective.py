@@ -7,11 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from featcache.config import parse
 from featcache.errors import ConfigError
 from featcache.loaders.set_batches import draw_sets
-from featcache.methods.scale.losses import masked_clip_loss, set_contrast_loss
+from featcache.methods.scale.losses import set_contrast_loss
 from featcache.methods.scale.objective import ScaleObjective
 from featcache.methods.scale.run import with_heads
 from featcache.methods.scale.settings import ScaleHeadSettings, ScaleLossSettings
@@ -93,28 +94,32 @@ def test_an_epoch_sees_each_video_once():
 def plain_loss(objective, sets, part, loss):
     """The loss with no gather, no chunk and no padding: set by set."""
     module = objective.module
-    clips, summaries, targets, predictions, positive = [], [], [], [], []
+    clips, summaries, targets, refined, positive = [], [], [], [], []
     present = torch.ones_like(part.masked) if part.present is None else part.present
     for rows, masked, there in zip(part.rows, part.masked, present, strict=True):
         mine = rows[there]
         output = module.predictor(sets.features[mine][None], sets.positions[mine][None], masked=masked[there][None])
         summaries.append(output.summary)
         positive += [len(clips) + place for place in masked[there].nonzero()[:, 0].tolist()]
-        predictions.append(output.clips[0][masked[there]])
+        refined.append(output.clips[0])
         clips += list(sets.features[mine].float())
         targets.append(module.target_head(sets.features[mine].float()))
     first, second = module.set_head(torch.cat(summaries)).chunk(2)
-    mcm = masked_clip_loss(
-        module.clip_head(torch.cat(predictions)), torch.cat(targets), torch.tensor(positive), temperature=0.2
-    )
-    return (mcm.loss * loss.mcm_weight + set_contrast_loss(first, second, temperature=0.2).loss * loss.set_weight) / (
+    cosines = module.clip_head(torch.cat(refined)) @ torch.cat(targets).T / 0.2
+    masked = torch.tensor(positive)
+    mcm = functional.cross_entropy(cosines[masked], masked, reduction="none")
+    if loss.symmetric:
+        mcm = (mcm + functional.cross_entropy(cosines.T[masked], masked, reduction="none")) / 2
+    mcm = mcm.mean() if loss.mcm_per == "clip" else mcm.sum() / len(first)
+    return (mcm * loss.mcm_weight + set_contrast_loss(first, second, temperature=0.2).loss * loss.set_weight) / (
         loss.mcm_weight + loss.set_weight
     )
 
 
+@pytest.mark.parametrize("changes", [{}, {"symmetric": True}, {"mcm_per": "video"}])
 @pytest.mark.parametrize("counts", [None, [16, 5, 9, 2, 8, 16]])
-def test_loss_equals_one_set_after_another(counts):
-    sets, loss = located_sets(6, counts=counts), ScaleLossSettings(mcm_weight=2.0, set_weight=1.0)
+def test_loss_equals_one_set_after_another(counts, changes):
+    sets, loss = located_sets(6, counts=counts), ScaleLossSettings(mcm_weight=2.0, set_weight=1.0, **changes)
     objective = build(sets, loss, batch_size=6)
     part = objective.parts(0, 0)[0]
     assert (part.present is None) == (counts is None)
