@@ -4,8 +4,10 @@ Source: AdViSe, on the choice of the image model. Module and head, including Bat
 the store does. The channels of two image models need not mean the same; the score shows whether they do.
 """
 
+import itertools
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +39,7 @@ def evaluate_plugged(
     Args:
         settings: Settings of the evaluation.
         intervals: Settings of the intervals.
-        on_stage: Called with the stage ``test``, modules scored and modules in all.
+        on_stage: Called with the stage ``test SPLIT``, videos scored and videos in all.
 
     Raises:
         ConfigError: The folder is not a run of ``train tmm``, or the run was trained on folds or on another width.
@@ -68,18 +70,25 @@ def evaluate_plugged(
     arms = dict(arms_of(run))
     orders = ORDERS if settings.order_test else ORDERS[:1]
     seeds = trained.training.seeds
+    modules = {
+        (arm, seed): load_module(folder, seed=seed, shape=bank.shape).to(device)
+        for arm, folder in arms.items()
+        for seed in seeds
+    }
     ranks = {}
-    for number, (arm, folder) in enumerate(arms.items()):
-        on_stage("test", number, len(arms))
-        modules = [load_module(folder, seed=seed, shape=bank.shape).to(device) for seed in seeds]
-        for split, numbers in videos.items():
-            for order in orders:
-                scores = [
-                    video_logits(module, bank, numbers, trained, order=order, seed=seed)
-                    for seed, module in zip(seeds, modules, strict=True)
-                ]
-                ranks[arm, split, order] = rank_of_truth(np.stack(scores), labels[numbers])
-    on_stage("test", len(arms), len(arms))
+    for split, numbers in videos.items():
+        scores = video_logits(
+            list(modules.values()),
+            bank,
+            numbers,
+            trained,
+            orders=orders,
+            seeds=[seed for _, seed in modules],
+            on_videos=partial(on_stage, f"test {split}"),
+        )
+        for order, (place, arm) in itertools.product(orders, enumerate(arms)):
+            mine = scores[order][place * len(seeds) : (place + 1) * len(seeds)]
+            ranks[arm, split, order] = rank_of_truth(mine, labels[numbers])
     out = run_folder(settings, out=settings.out, store=settings.bank.store, name="plugged")
     put_replace(out / "config.yaml", to_yaml(settings).encode())
     result = TemporalResult(

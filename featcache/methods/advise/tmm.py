@@ -169,9 +169,9 @@ def run_temporal(
                     within=f"{arm}/{assignment.name}",
                 )
                 for split, numbers in assignment.tests.items():
+                    scores = video_logits([module], bank, numbers, own, orders=orders, seeds=[seed])
                     for order in orders:
-                        scores = video_logits(module, bank, numbers, own, order=order, seed=seed)
-                        parts.setdefault((split, order), []).append(scores)
+                        parts.setdefault((split, order), []).append(scores[order][0])
             for (split, order), folds in parts.items():
                 logits.setdefault((arm, split, order), []).append(np.concatenate(folds))
     ranks = {key: rank_of_truth(np.stack(scores), labels[videos[key[1]]]) for key, scores in logits.items()}

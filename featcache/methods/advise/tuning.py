@@ -6,7 +6,7 @@ Differs from the paper: learning rate, weight decay, epochs and stride of this s
 are ours. Test crops are those of the store (three with ``spatial: views``), where the released code draws them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -143,44 +143,71 @@ def clip_views(
     return np.stack([clip for clip in clips for _ in crops]), crops * len(clips)
 
 
-def reorder(positions: npt.NDArray[np.int64], order: str, *, seed: int) -> npt.NDArray[np.int64]:
-    """Put the frames of clips into another order: int64 [views, T] to the same shape.
+def frame_order(order: str, *, num_frames: int, seed: int) -> npt.NDArray[np.int64]:
+    """The place of each frame of a clip that is put into another order, int64 [num_frames].
 
     ``shuffled``: one fixed permutation per seed, never the identity; ``one frame``: the middle one, repeated.
     """
-    num_frames = positions.shape[1]
+    places = np.arange(num_frames)
     if order == "reversed":
-        return positions[:, ::-1]
+        return places[::-1].copy()
     if order == "shuffled":
-        return positions[:, _derangement(num_frames, seed=seed)]
+        return _derangement(num_frames, seed=seed)
     if order == "one frame":
-        return np.repeat(positions[:, num_frames // 2 : num_frames // 2 + 1], num_frames, axis=1)
+        return np.full(num_frames, num_frames // 2)
     assert order == "true", f"order {order!r}"
-    return positions
+    return places
 
 
 @torch.inference_mode()
 def video_logits(
-    module: TmmClassifier,
+    modules: Sequence[TmmClassifier],
     source: ClipSource,
     videos: npt.NDArray[np.int64],
     settings: TmmFineTuneSettings,
     *,
-    order: str = "true",
-    seed: int = 0,
-) -> npt.NDArray[np.float64]:
-    """Mean logits over each video's views, float64 [len(videos), num_classes]."""
-    device = next(module.parameters()).device
-    module.eval()
-    logits: list[npt.NDArray[np.float64]] = []
+    orders: Sequence[str] = ORDERS,
+    seeds: Sequence[int],
+    on_videos: Callable[[int, int], None] | None = None,
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Mean logits over each video's views, for every order of the frames.
+
+    The rows of a view are read once for all modules and orders.
+
+    Args:
+        modules: S modules on one device, which are put into evaluation mode.
+        source: Source of the maps.
+        videos: int64 [M], numbers of the videos.
+        settings: Clips and views.
+        orders: Orders of the frames, of :data:`ORDERS`.
+        seeds: Seed of each module, which its shuffled order depends on.
+        on_videos: Called with videos scored so far and M.
+
+    Returns:
+        Order to float64 [S, M, num_classes].
+    """
+    device = next(modules[0].parameters()).device
+    for module in modules:
+        module.eval()
+    logits: dict[str, list[npt.NDArray[np.float64]]] = {order: [] for order in orders}
+    done = 0
     for number in _chunks(source, videos, settings):
         views = [clip_views(source, int(video), settings) for video in number]
         counts = [len(crops) for _, crops in views]
-        positions = reorder(np.concatenate([clips for clips, _ in views]), order, seed=seed)
-        maps = source.clips(np.repeat(number, counts), positions, [crop for _, crops in views for crop in crops])
-        scores: Tensor = module(maps.to(device).float()).double().cpu()
-        logits += [part.mean(dim=0).numpy() for part in torch.split(scores, counts)]
-    return np.stack(logits)
+        positions, crops = np.concatenate([clips for clips, _ in views]), [crop for _, crops in views for crop in crops]
+        maps = source.clips(np.repeat(number, counts), positions, crops).to(device)
+        for order in orders:
+            scored = []
+            for module, seed in zip(modules, seeds, strict=True):
+                places = frame_order(order, num_frames=maps.shape[1], seed=seed)
+                ordered = maps if order == "true" else maps[:, torch.from_numpy(places).to(device)]
+                scores: Tensor = module(ordered.float()).double().cpu()
+                scored.append(np.stack([part.mean(dim=0).numpy() for part in torch.split(scores, counts)]))
+            logits[order].append(np.stack(scored))
+        done += len(number)
+        if on_videos is not None:
+            on_videos(done, len(videos))
+    return {order: np.concatenate(parts, axis=1) for order, parts in logits.items()}
 
 
 def _chunks(

@@ -1,16 +1,23 @@
 """What the two stages draw, and that they learn what can be learnt."""
 
+import dataclasses
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 from featcache.errors import ConfigError
+from featcache.loaders.bank import open_bank
 from featcache.loaders.settings import BankSettings
 from featcache.methods.advise.playback import PlaybackRateObjective
 from featcache.methods.advise.settings import PretextClipSettings, TmmFineTuneSettings
-from featcache.methods.advise.tuning import FineTuneObjective, clip_views, reorder, video_logits
+from featcache.methods.advise.tuning import ORDERS, FineTuneObjective, clip_views, frame_order, video_logits
 from featcache.networks.settings import TmmSettings
 from featcache.networks.tmm import TmmClassifier
+from featcache.recipes import SamplingRecipe
+from featcache.store.features import Features
+from featcache.testing import stores
 from featcache.training.generators import seeded_torch
 from featcache.training.identity import Identity
 from featcache.training.logs import read_log
@@ -136,31 +143,55 @@ def test_views_are_clips_times_crops():
 
 def test_logits_are_averaged_over_views_whatever_the_chunks(monkeypatch):
     bank = MemoryBank(torch.randn(5, 30, 2, 2, 2, 6, generator=torch.Generator().manual_seed(0)))
-    network = module(bank).eval()
+    networks = [module(bank).eval(), module(bank, settings=dataclasses.replace(SMALL, hidden=4)).eval()]
     settings = fine_tuning(test_clips=3, stride=2)
-    together = video_logits(network, bank, np.arange(5), settings)
-    plain = []
-    with torch.no_grad():
-        for video in range(5):
-            positions, crops = clip_views(bank, video, settings)
-            maps = torch.stack([bank.values[video, clip, crop] for clip, crop in zip(positions, crops, strict=True)])
-            plain.append(network(maps).double().mean(dim=0).numpy())
-    assert np.allclose(together, plain, atol=1e-6)
+    together = video_logits(networks, bank, np.arange(5), settings, seeds=(0, 1))
+    assert list(together) == list(ORDERS)
+    for order, scores in together.items():
+        plain = np.zeros_like(scores)
+        with torch.no_grad():
+            for (seed, network), video in itertools.product(enumerate(networks), range(5)):
+                clips, crops = clip_views(bank, video, settings)
+                clips = clips[:, frame_order(order, num_frames=8, seed=seed)]
+                maps = torch.stack([bank.values[video, clip, crop] for clip, crop in zip(clips, crops, strict=True)])
+                plain[seed, video] = network(maps).double().mean(dim=0).numpy()
+        assert np.allclose(scores, plain, atol=1e-6), order
     monkeypatch.setattr("featcache.methods.advise.tuning._BYTES_AT_ONCE", 1)
-    assert np.allclose(video_logits(network, bank, np.arange(5), settings), together, atol=1e-6)
+    apart = video_logits(networks, bank, np.arange(5), settings, seeds=(0, 1))
+    assert all(np.allclose(apart[order], scores, atol=1e-6) for order, scores in together.items())
+
+
+def test_all_orders_and_modules_are_scored_in_one_reading_with_the_bits_of_one_reading_each(tmp_path):
+    bank = SamplingRecipe(layout="frames", temporal="bank", num_clips=1, num_frames=1, frame_stride=1)
+    plan = stores.StorePlan(records={"map": stores.make_record((2, 2, 6))}, num_videos=6, rows_per_video=(20, 17))
+    stores.write_store(tmp_path / "s", plan, sampling=bank)
+    source = open_bank(BankSettings(store=str(tmp_path / "s"), storage="mmap"))
+    networks = [module(source).eval(), module(source, settings=dataclasses.replace(SMALL, hidden=4)).eval()]
+    settings = fine_tuning(test_clips=3, stride=2)
+    num_read = []
+    gather = Features.gather
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Features, "gather", lambda self, rows, **how: num_read.append(np.size(rows)) or gather(self, rows, **how)
+        )
+        together = video_logits(networks, source, np.arange(6), settings, seeds=(3, 4))
+    views = [clip_views(source, video, settings) for video in range(6)]
+    assert sum(num_read) == 6 * 3 * 8 == sum(clips.size for clips, _ in views)
+    with torch.inference_mode():
+        for order, (place, network) in itertools.product(ORDERS, enumerate(networks)):
+            clips = np.concatenate([clips for clips, _ in views])[:, frame_order(order, num_frames=8, seed=3 + place)]
+            maps = source.clips(np.repeat(np.arange(6), 3), clips, [0] * 18)  # read in that order
+            read = network(maps.float()).double().reshape(6, 3, -1).mean(dim=1).numpy()
+            assert np.array_equal(together[order][place], read), (order, place)
 
 
 def test_orders():
-    positions = np.arange(16).reshape(2, 8)
-    assert np.array_equal(reorder(positions, "true", seed=0), positions)
-    assert np.array_equal(reorder(positions, "reversed", seed=0)[0], np.arange(8)[::-1])
-    assert set(reorder(positions, "one frame", seed=0)[1]) == {12}
-    shuffled = reorder(positions, "shuffled", seed=0)
-    assert not np.array_equal(shuffled, positions)
-    assert np.array_equal(np.sort(shuffled, axis=1), positions)
-    assert all(
-        not np.array_equal(reorder(positions[:, :2], "shuffled", seed=seed), positions[:, :2]) for seed in range(9)
-    )
+    assert frame_order("true", num_frames=8, seed=0).tolist() == list(range(8))
+    assert frame_order("reversed", num_frames=8, seed=0).tolist() == list(range(8))[::-1]
+    assert frame_order("one frame", num_frames=8, seed=0).tolist() == [4] * 8
+    shuffled = frame_order("shuffled", num_frames=8, seed=0).tolist()
+    assert shuffled != list(range(8)) == sorted(shuffled)
+    assert all(frame_order("shuffled", num_frames=2, seed=seed).tolist() == [1, 0] for seed in range(9))
 
 
 def test_too_few_videos_for_batch_norm_are_a_sentence():
