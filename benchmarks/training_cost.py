@@ -52,7 +52,9 @@ GRID, CHANNELS = 14, 768
 def main() -> None:
     """Start the cases, let them take turns, print the table."""
     options = parser(__doc__)
-    options.add_argument("--presets", nargs="+", default=list(PRESETS), choices=list(PRESETS))
+    options.add_argument(
+        "--presets", nargs="+", default=["ablation-256", "ablation-2048", "release"], choices=list(PRESETS)
+    )
     options.add_argument("--batch", type=int, default=2, help="videos per iteration")
     options.add_argument("--clips", type=int, default=1, help="clips per video, one after another")
     options.add_argument("--device", default="cpu")

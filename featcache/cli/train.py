@@ -27,7 +27,12 @@ COMMON = (
 """Flags of every method that has the setting."""
 
 MODULE = (
-    flag("preset", kind=str, help="A module's size: `release` (the default), `ablation-256` or `ablation-2048`."),
+    flag(
+        "preset",
+        kind=str,
+        help="The paper's modules: `release` (the default), `ablation-256`, `ablation-2048`, or `release-` and one of "
+        "`conv3d`, `swin`, `transformer`.",
+    ),
     flag("tmm.temporal_kernel", help="Frames that a block sees; 1, as released, mixes none."),
 )
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would be trained and tested.")]

@@ -67,14 +67,20 @@ class TmmSettings:
 
     Attributes:
         kind: ``r3d``: bottleneck residual blocks. ``conv3d``: two plain 3 x 3 x 3 convolutions with SiLU. ``swin``: one
-            Video-Swin stage. ``transformer``: one pre-norm encoder layer over all T x H x W tokens. ``skip``: no
-            module, so that the head reads averaged features.
+            Video-Swin stage. ``transformer``: pre-norm encoder layers over all T x H x W tokens. ``skip``: no module,
+            so that the head reads averaged features.
         hidden: Number of channels inside an r3d block.
         out: Number of output channels; ``swin``, ``transformer`` and ``skip`` keep the number of input channels.
         num_blocks: Number of r3d blocks, or of layers of ``swin`` and ``transformer``.
         temporal_kernel: Temporal kernel size of the first convolution of an r3d block. With 1, as released, frames are
             not mixed and the module ignores their order. 3 is the usual size in the later stages of a slow pathway.
-        head_hidden: Width between the head's two layers.
+        last_activation: Whether SiLU follows the second convolution of ``conv3d``, too; false as released.
+        heads: Number of attention heads of ``swin`` and ``transformer``, 6 as released; ``None``: the largest number
+            that divides the channels, at most 6 for ``swin`` and 8 for ``transformer``.
+        mlp_hidden: Hidden width of the MLP of a ``transformer`` layer, 256 as released; ``None``: four times the
+            channels.
+        qkv_bias: Whether queries, keys and values of ``swin`` have biases; false as released.
+        head_hidden: Width between the head's two layers; ``None``: the head is a single linear layer.
         dropout: Dropout rate before the head's last layer.
     """
 
@@ -85,15 +91,20 @@ class TmmSettings:
     out: int = 512
     num_blocks: int = 4
     temporal_kernel: int = 1
-    head_hidden: int = 1024
+    last_activation: bool = True
+    heads: int | None = None
+    mlp_hidden: int | None = None
+    qkv_bias: bool = True
+    head_hidden: int | None = 1024
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise ConfigError(f"tmm.kind is {self.kind!r}; choose from {', '.join(get_args(Kind))}")
-        for name in ("hidden", "out", "num_blocks", "head_hidden"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"tmm.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("hidden", "out", "num_blocks", "heads", "mlp_hidden", "head_hidden"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"tmm.{name} is {value}; it must be at least 1")
         if self.temporal_kernel < 1 or self.temporal_kernel % 2 == 0:
             raise ConfigError(f"tmm.temporal_kernel is {self.temporal_kernel}; it must be odd: 1, 3, 5")
         if not 0 <= self.dropout < 1:
@@ -104,6 +115,10 @@ PRESETS: Mapping[str, TmmSettings] = {
     "ablation-256": TmmSettings(hidden=256, out=1024, num_blocks=1, head_hidden=2048),
     "ablation-2048": TmmSettings(hidden=2048, out=1024, num_blocks=1, head_hidden=2048),
     "release": TmmSettings(hidden=256, out=512, num_blocks=4, head_hidden=1024),
+    "release-conv3d": TmmSettings(kind="conv3d", hidden=256, out=512, last_activation=False, head_hidden=1024),
+    "release-swin": TmmSettings(kind="swin", num_blocks=4, heads=6, qkv_bias=False, head_hidden=1024),
+    "release-transformer": TmmSettings(kind="transformer", num_blocks=1, heads=6, mlp_hidden=256, head_hidden=1024),
 }
-"""AdViSe's own sizes: Table 3, Fig. 6 and Table 6 (``ablation-256``), Tables 1 and 2 and Fig. 4 (``ablation-2048``),
-Table 8 and the released configuration (``release``)."""
+"""AdViSe's own modules: Table 3, Fig. 6 and Table 6 (``ablation-256``), Tables 1 and 2 and Fig. 4 (``ablation-2048``),
+Table 8 and the released configuration (``release``), and the other kinds as the released code builds them with that
+configuration."""

@@ -5,6 +5,9 @@ Source: AdViSe, §3.1 and Fig. 3; the block is the bottleneck of a slow pathway 
 the same logits. The options are described in :class:`featcache.networks.settings.TmmSettings`.
 """
 
+from functools import partial
+from typing import Self
+
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.swin_transformer import SwinTransformerBlock
@@ -48,32 +51,34 @@ class Bottleneck3d(nn.Module):
 
 
 class PlainConv3d(nn.Module):
-    """Two convolutions with SiLU, 3 x 3 x 3, or 1 x 1 x 1 on maps of a single position."""
+    """Two convolutions, 3 x 3 x 3, or 1 x 1 x 1 on maps of a single position; SiLU after the first or after both."""
 
-    def __init__(self, width_in: int, *, hidden: int, out: int, grid: int) -> None:
+    def __init__(self, width_in: int, *, hidden: int, out: int, grid: int, last_activation: bool) -> None:
         super().__init__()
+        self._last_activation = last_activation
         kernel = 1 if grid == 1 else 3
         self.first = nn.Conv3d(width_in, hidden, kernel, padding=kernel // 2)
         self.second = nn.Conv3d(hidden, out, kernel, padding=kernel // 2)
 
     def forward(self, maps: Tensor) -> Tensor:
         """[B, C, T, H, W] to [B, out, T, H, W]."""
-        return functional.silu(self.second(functional.silu(self.first(maps))))
+        convolved: Tensor = self.second(functional.silu(self.first(maps)))
+        return functional.silu(convolved) if self._last_activation else convolved
 
 
 class SwinStage(nn.Module):
-    """One stage of Video Swin (Liu et al., CVPR 2022): window 4 x 7 x 7, and at most 6 heads, as many as divide C."""
+    """One stage of Video Swin (Liu et al., CVPR 2022) with windows of 4 x 7 x 7."""
 
-    def __init__(self, width: int, *, num_blocks: int) -> None:
+    def __init__(self, width: int, *, num_blocks: int, num_heads: int, qkv_bias: bool) -> None:
         super().__init__()
         self.blocks = nn.Sequential(
             *(
                 SwinTransformerBlock(
                     width,
-                    _num_heads(width, at_most=SWIN_HEADS),
+                    num_heads,
                     window_size=list(SWIN_WINDOW),
                     shift_size=[0 if index % 2 == 0 else side // 2 for side in SWIN_WINDOW],
-                    attn_layer=ShiftedWindowAttention3d,
+                    attn_layer=partial(ShiftedWindowAttention3d, qkv_bias=qkv_bias),
                 )
                 for index in range(num_blocks)
             )
@@ -88,13 +93,13 @@ class SwinStage(nn.Module):
 class TransformerStage(nn.Module):
     """Pre-norm encoder layers over all T x H x W tokens with dropout 0.1 and without positions, as released."""
 
-    def __init__(self, width: int, *, num_blocks: int) -> None:
+    def __init__(self, width: int, *, num_blocks: int, num_heads: int, mlp_hidden: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 width,
-                _num_heads(width, at_most=TRANSFORMER_HEADS),
-                dim_feedforward=4 * width,
+                num_heads,
+                dim_feedforward=mlp_hidden,
                 dropout=TRANSFORMER_DROPOUT,
                 batch_first=True,
                 norm_first=True,
@@ -141,19 +146,23 @@ class Tmm(nn.Module):
 
 
 class PooledMlpHead(nn.Module):
-    """Average over time and space, then FC without bias, BatchNorm, ReLU, (dropout,) FC: AdViSe §3.1."""
+    """Average over time and space, then FC without bias, BatchNorm, ReLU, (dropout,) FC: AdViSe §3.1.
 
-    def __init__(self, width_in: int, *, hidden: int, num_classes: int, dropout: float = 0.0) -> None:
+    Without a hidden width only the last FC follows the average.
+    """
+
+    def __init__(self, width_in: int, *, hidden: int | None, num_classes: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width_in, hidden, bias=False)
-        self.bn = nn.BatchNorm1d(hidden)
+        self.fc1 = nn.Identity() if hidden is None else nn.Linear(width_in, hidden, bias=False)
+        self.bn = nn.Identity() if hidden is None else nn.BatchNorm1d(hidden)
+        self.activation = nn.Identity() if hidden is None else nn.ReLU()
         self.dropout = nn.Dropout(dropout)
-        self.fc2 = nn.Linear(hidden, num_classes)
+        self.fc2 = nn.Linear(hidden or width_in, num_classes)
 
     def forward(self, maps: Tensor) -> Tensor:
         """[B, C, T, H, W] to logits [B, num_classes]."""
         pooled = maps.mean(dim=(2, 3, 4))
-        logits: Tensor = self.fc2(self.dropout(functional.relu(self.bn(self.fc1(pooled)))))
+        logits: Tensor = self.fc2(self.dropout(self.activation(self.bn(self.fc1(pooled)))))
         return logits
 
 
@@ -161,16 +170,26 @@ class TmmClassifier(nn.Module):
     """A temporal module with its head; each task gets a new head, while the module is kept.
 
     Attributes:
-        tmm: The module.
+        tmm: The module. If it is frozen, it has no gradients and stays in evaluation mode.
         head: The head.
     """
 
-    def __init__(self, settings: TmmSettings, *, width_in: int, grid: int, num_classes: int) -> None:
+    def __init__(
+        self, settings: TmmSettings, *, width_in: int, grid: int, num_classes: int, is_frozen: bool = False
+    ) -> None:
         super().__init__()
-        self.tmm = Tmm(settings, width_in=width_in, grid=grid)
+        self._is_frozen = is_frozen
+        self.tmm = Tmm(settings, width_in=width_in, grid=grid).requires_grad_(not is_frozen)
         self.head = PooledMlpHead(
             self.tmm.width_out, hidden=settings.head_hidden, num_classes=num_classes, dropout=settings.dropout
         )
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode, but never for a frozen module."""
+        super().train(mode)
+        if self._is_frozen:
+            self.tmm.eval()
+        return self
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map stored feature maps, float [B, T, H, W, C], to logits [B, num_classes]."""
@@ -186,14 +205,28 @@ def _layers(settings: TmmSettings, *, width_in: int, grid: int) -> list[nn.Modul
             for width in widths
         ]
     if settings.kind == "conv3d":
-        return [PlainConv3d(width_in, hidden=settings.hidden, out=settings.out, grid=grid)]
+        return [
+            PlainConv3d(
+                width_in,
+                hidden=settings.hidden,
+                out=settings.out,
+                grid=grid,
+                last_activation=settings.last_activation,
+            )
+        ]
     if settings.kind == "swin":
-        return [SwinStage(width_in, num_blocks=settings.num_blocks)]
+        heads = _num_heads(settings, width_in, at_most=SWIN_HEADS)
+        return [SwinStage(width_in, num_blocks=settings.num_blocks, num_heads=heads, qkv_bias=settings.qkv_bias)]
     if settings.kind == "transformer":
-        return [TransformerStage(width_in, num_blocks=settings.num_blocks)]
+        heads = _num_heads(settings, width_in, at_most=TRANSFORMER_HEADS)
+        mlp_hidden = settings.mlp_hidden or 4 * width_in
+        return [TransformerStage(width_in, num_blocks=settings.num_blocks, num_heads=heads, mlp_hidden=mlp_hidden)]
     return []
 
 
-def _num_heads(width: int, *, at_most: int) -> int:
-    """The largest number of heads, at most ``at_most``, that divides the width."""
-    return max(heads for heads in range(1, at_most + 1) if width % heads == 0)
+def _num_heads(settings: TmmSettings, width: int, *, at_most: int) -> int:
+    """The requested number of heads, or the largest number that divides the width and is at most ``at_most``."""
+    dividing = max(heads for heads in range(1, (settings.heads or at_most) + 1) if width % heads == 0)
+    if settings.heads not in (None, dividing):
+        raise ConfigError(f"tmm.heads is {settings.heads}, which does not divide {width} channels; use {dividing}")
+    return dividing

@@ -4,6 +4,7 @@ A settings field is marked with :data:`featcache.config.Aside` if it is not part
 :data:`featcache.config.Input` if it names an input, whose content counts instead of its path.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,6 +88,11 @@ def _values(settings: Settings, prefix: str) -> Iterator[tuple[str, Any, Any, Ro
             yield from _values(value, f"{prefix}{name}.")
             continue
         default = about.get_default(call_default_factory=True)
+        if default is None and dataclasses.is_dataclass(
+            value
+        ):  # a setting that is newer than a run has its own default
+            own = dataclasses.fields(value)
+            default = {each.name: each.default for each in own if each.default is not dataclasses.MISSING}
         known = {} if default is PydanticUndefined else dict(leaves(to_jsonable_python(default), f"{prefix}{name}."))
         for key, leaf in leaves(to_jsonable_python(value), f"{prefix}{name}."):
             yield key, leaf, known.get(key, _ABSENT), role

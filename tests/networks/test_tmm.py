@@ -119,6 +119,50 @@ def test_who_sees_the_order_of_frames(settings, is_blind):
     assert (difference < 2e-6) == is_blind
 
 
+def test_modules_as_released_differ_from_the_defaults_where_the_released_code_does():
+    def released(name):
+        with torch.device("meta"):
+            return Tmm(PRESETS[f"release-{name}"], width_in=768, grid=14)
+
+    (layer,) = released("transformer").blocks[0].layers
+    assert (layer.self_attn.num_heads, layer.linear1.out_features) == (6, 256)
+    (own,) = Tmm(TmmSettings(kind="transformer", num_blocks=1), width_in=24, grid=2).blocks[0].layers
+    assert (own.self_attn.num_heads, own.linear1.out_features) == (8, 96)
+    swin = released("swin").blocks[0].blocks
+    assert len(swin) == 4
+    assert all((block.attn.num_heads, block.attn.qkv.bias) == (6, None) for block in swin)
+    maps = torch.randn(2, 24, 4, 3, 3, generator=torch.Generator().manual_seed(5))
+    for last, least in ((True, -0.279), (False, -10.0)):  # SiLU is nowhere below -0.2785
+        conv3d = small(kind="conv3d", hidden=32, last_activation=last).tmm
+        with torch.no_grad():
+            lowest = conv3d(10 * maps).min()
+        assert lowest > least
+        assert (lowest > -0.279) == last
+    assert PRESETS["release-conv3d"].last_activation is False
+
+
+def test_heads_that_do_not_divide_the_channels_are_a_sentence():
+    with pytest.raises(ConfigError, match="heads is 6, which does not divide 1024 channels; use 4"):
+        Tmm(PRESETS["release-swin"], width_in=1024, grid=16)
+
+
+def test_a_head_without_a_hidden_width_is_one_linear_layer():
+    module = small(head_hidden=None, kind="skip")
+    assert set(module.state_dict()) == {"head.fc2.weight", "head.fc2.bias"}
+    maps = torch.randn(3, 6, 4, 4, 24)
+    assert torch.allclose(module(maps), module.head.fc2(maps.mean(dim=(1, 2, 3))), atol=1e-6)
+
+
+def test_a_frozen_module_stays_as_it_is_while_its_head_learns():
+    settings = TmmSettings(hidden=8, out=12, num_blocks=1, head_hidden=None)
+    module = TmmClassifier(settings, width_in=24, grid=4, num_classes=5, is_frozen=True).train()
+    before = {name: tensor.clone() for name, tensor in module.tmm.state_dict().items()}
+    module(torch.randn(3, 6, 4, 4, 24)).square().sum().backward()
+    assert all(parameter.grad is None for parameter in module.tmm.parameters())
+    assert all(parameter.grad is not None for parameter in module.head.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.tmm.state_dict().items())
+
+
 def test_the_block_against_its_own_text():
     module = small(num_blocks=1, temporal_kernel=3).tmm
     block = module.blocks[0]

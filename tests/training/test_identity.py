@@ -160,6 +160,15 @@ def test_a_setting_that_did_not_exist_then_has_its_default():
     assert mine.difference({**mine.values, "gone": 3}) == "with gone 3, which is not given here"
 
 
+def test_a_new_setting_of_a_module_that_was_given_has_its_default_too():
+    settings = TmmFineTuneSettings.model_validate({"bank": {"store": "s"}, "tmm": {"kind": "skip"}})
+    mine = identity_of(settings, inputs=CONTENTS, seed=0)
+    assert mine.values["tmm.heads"] is None
+    assert mine.difference({key: value for key, value in mine.values.items() if key != "tmm.heads"}) is None
+    other = TmmFineTuneSettings.model_validate({"bank": {"store": "s"}, "tmm": {"kind": "swin"}})
+    assert "tmm.kind" in str(identity_of(other, inputs=CONTENTS, seed=0).difference(mine.values))
+
+
 def test_a_checkpoint_of_version_1_is_refused_by_name(tmp_path):
     write_checkpoint(tmp_path, Checkpoint(step=1, identity={"a": 1}, tensors={}, facts={}))
     document = json.loads((tmp_path / NAME).read_text())

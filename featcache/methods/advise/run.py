@@ -161,7 +161,9 @@ def fine_tune(
     """
     tmm, state = initial_module(settings, seed=seed, width_in=bank.shape[2])
     with seeded_torch(seed, "tmm"):
-        module = TmmClassifier(tmm, width_in=bank.shape[2], grid=bank.shape[0], num_classes=num_classes)
+        module = TmmClassifier(
+            tmm, width_in=bank.shape[2], grid=bank.shape[0], num_classes=num_classes, is_frozen=settings.frozen
+        )
     if state is not None:
         module.tmm.load_state_dict(state)
     module.to(runs.device)

@@ -85,8 +85,14 @@ class TmmFineTuneSettings(Settings):
     """Number of frames per clip."""
     stride: int = Field(default=8, ge=1)
     """Distance between a clip's frames, in source frames."""
+    speed_jitter: float = Field(default=0.0, ge=0, lt=1)
+    """``random``: each training clip's stride is multiplied by a factor from 1 - jitter to 1 + jitter, 0.2 as released;
+    that of test clips is not."""
     num_clips: int = Field(default=1, ge=1)
     """Number of training clips per video and step."""
+    frozen: bool = False
+    """Train only the head: the module stays frozen, in evaluation mode. With ``tmm.head_hidden`` null this is a linear
+    probe."""
     labels_per_class: Aside[int | None] = Field(default=None, ge=1)
     """Number of training videos per class, the same videos for all runs; null: all."""
     test_clips: Aside[int] = Field(default=10, ge=1)
@@ -109,6 +115,10 @@ class TmmFineTuneSettings(Settings):
         """Check what no single field can."""
         if self.compare_scratch and self.init is None:
             raise ConfigError("compare_scratch needs init: without it every run is from scratch")
+        if self.speed_jitter and self.sampler == "spread":
+            raise ConfigError(
+                "speed_jitter is for sampler 'random'; a clip of sampler 'spread' has no stride to change"
+            )
 
 
 class R3d50Settings(VideosSettings):

@@ -99,11 +99,12 @@ class FineTuneObjective:
                 last_draw=rng.random(),
                 bank_stride=source.bank_stride,
             )
+        start, jitter = int(rng.integers(length)), settings.speed_jitter
         return playback_clip(
             length,
-            start=int(rng.integers(length)),
+            start=start,
             rate=1,
-            jitter=1.0,
+            jitter=rng.uniform(1 - jitter, 1 + jitter) if jitter else 1.0,
             num_frames=settings.num_frames,
             base_stride=settings.stride,
             bank_stride=source.bank_stride,

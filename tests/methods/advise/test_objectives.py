@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from featcache.config import parse
 from featcache.errors import ConfigError
 from featcache.loaders.bank import open_bank
 from featcache.loaders.settings import BankSettings
 from featcache.methods.advise.playback import PlaybackRateObjective
+from featcache.methods.advise.run import fine_tune
 from featcache.methods.advise.settings import PretextClipSettings, TmmFineTuneSettings
 from featcache.methods.advise.tuning import ORDERS, FineTuneObjective, clip_views, frame_order, video_logits
 from featcache.networks.settings import TmmSettings
@@ -22,6 +24,7 @@ from featcache.training.generators import seeded_torch
 from featcache.training.identity import Identity
 from featcache.training.logs import read_log
 from featcache.training.loop import train
+from featcache.training.seeds import open_runs
 from featcache.training.settings import OptimiserSettings, TrainingSettings
 from tests.methods.advise.helpers import MemoryBank, counting_bank, moving_bank
 
@@ -130,6 +133,36 @@ def test_training_clips_and_their_labels():
     assert (np.diff(frames, axis=1) % 100 == 5).all()
     assert len(part.maps) == 8
     assert (frames[::2] != frames[1::2]).any()
+
+
+def test_speed_varies_in_fine_tuning_where_asked_and_never_in_tests():
+    bank = counting_bank(num_frames=1000)
+    settings = fine_tuning(num_clips=16, stride=10, speed_jitter=0.2)
+    objective = FineTuneObjective(bank, np.arange(6), np.arange(6) % 2, settings, module=module(bank), seed=0)
+    (part,) = objective.parts(0, 0)
+    frames = part.maps[:, :, 0, 0, 1].numpy()
+    strides = (frames[:, -1] - frames[:, 0]) % 1000 / 7
+    assert 7.9 <= strides.min() < 9
+    assert 11 < strides.max() <= 12.1
+    positions, _ = clip_views(bank, 0, settings)
+    assert (np.diff(positions, axis=1) == 10).all()
+    with pytest.raises(ConfigError, match="speed_jitter is for sampler 'random'"):
+        parse(TmmFineTuneSettings, {"bank": {"store": "s"}, "sampler": "spread", "speed_jitter": 0.2})
+
+
+def test_a_linear_probe_leaves_the_module_as_it_was(tmp_path):
+    bank = moving_bank(num_videos=8)
+    settings = fine_tuning(frozen=True, tmm=dataclasses.replace(SMALL, head_hidden=None), stride=1, num_frames=4)
+    settings = settings.model_copy(update={"training": settings.training.model_copy(update={"epochs": 2})})
+    runs = open_runs(settings, settings.training, name="tmm", of="s", out=str(tmp_path))
+    videos = np.arange(8)
+    trained = fine_tune(settings, bank, runs=runs, videos=videos, labels=videos % 2, num_classes=2, seed=0)
+    with seeded_torch(0, "tmm"):
+        untrained = TmmClassifier(settings.tmm, width_in=bank.shape[2], grid=bank.shape[0], num_classes=2)
+    assert set(trained.head.state_dict()) == {"fc2.weight", "fc2.bias"}
+    assert not torch.equal(trained.head.fc2.weight, untrained.head.fc2.weight)
+    before = untrained.tmm.state_dict()
+    assert all(torch.equal(before[name], tensor) for name, tensor in trained.tmm.state_dict().items())
 
 
 def test_views_are_clips_times_crops():
