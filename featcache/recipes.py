@@ -269,6 +269,8 @@ class FeatureRecipe:
         std: Channel standard deviations, by which the result is divided.
         precision: Storage dtype; int8 has one scale per channel.
         compute: Dtype of the forward pass.
+        enlarge: Factor by which the normalised pixels are enlarged (bilinearly) before the forward pass, so that the
+            backbone's input has ``enlarge * input_size`` pixels a side; ``None``: as they are.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -286,6 +288,7 @@ class FeatureRecipe:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     precision: Precision = "float16"
     compute: Literal["float32", "bfloat16"] = "float32"
+    enlarge: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("grid", "channels"):
@@ -296,6 +299,13 @@ class FeatureRecipe:
             raise ConfigError(f"feature grid {self.grid} needs output 'map', not {self.output!r}")
         if self.input_size < 1:
             raise ConfigError(f"feature input_size is {self.input_size}; it must be at least 1")
+        if self.enlarge is not None and self.enlarge < 2:
+            raise ConfigError(f"feature enlarge is {self.enlarge}; it must be at least 2, or null")
+
+    @property
+    def backbone_size(self) -> int:
+        """Side of the backbone's input in pixels."""
+        return self.input_size * (self.enlarge or 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,11 +341,11 @@ Recipe = SamplingRecipe | FeatureRecipe
 
 _PARTS = {"color": ColorRecipe, "test": PlainViews}
 # Written only if they are used, so that recipes without them keep their hash.
-_OPTIONAL = ("side_range", "box_fraction", *_PARTS)
+_OPTIONAL = ("side_range", "box_fraction", "enlarge", *_PARTS)
 
 
 def to_dict(value: Recipe | RecordSpec) -> dict[str, Any]:
-    """A JSON-ready dict with tuples as lists; parts of a sampling recipe that are not used are left out."""
+    """A JSON-ready dict with tuples as lists; parts of a recipe that are not used are left out."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(value)))
     return {name: member for name, member in plain.items() if not (name in _OPTIONAL and member is None)}
 

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featcache.errors import ConfigError
-from featcache.recipes import ColorRecipe, PlainViews, SamplingRecipe, first_difference, from_dict, recipe_hash, to_dict
+from featcache.recipes import (
+    ColorRecipe,
+    FeatureRecipe,
+    PlainViews,
+    SamplingRecipe,
+    first_difference,
+    from_dict,
+    recipe_hash,
+    to_dict,
+)
 
 SCALE = SamplingRecipe(
     temporal="random",
@@ -41,6 +50,18 @@ BANK = SamplingRecipe(
 )
 def test_golden_hashes(recipe, expected):
     assert recipe_hash(recipe) == expected
+
+
+def test_a_feature_that_is_not_enlarged_has_the_hash_it_had_before_any_could_be():
+    recipe = FeatureRecipe(backbone="clip-b16", weights_hash="sha256:0", layer="norm", output="map")
+    assert recipe_hash(recipe) == "3a5b42304295a1b0"
+    enlarged = dataclasses.replace(recipe, input_size=112, enlarge=2)
+    assert enlarged.backbone_size == recipe.backbone_size == 224
+    assert "enlarge" not in to_dict(recipe)
+    assert from_dict(FeatureRecipe, to_dict(enlarged)) == enlarged
+    assert recipe_hash(enlarged) != recipe_hash(dataclasses.replace(enlarged, enlarge=None))
+    with pytest.raises(ConfigError, match="enlarge is 1; it must be at least 2, or null"):
+        dataclasses.replace(recipe, enlarge=1)
 
 
 @given(

@@ -52,6 +52,7 @@ def resolve_recipe(
     std: tuple[float, float, float] | None = None,
     precision: Precision = "float16",
     compute: Compute = "float32",
+    enlarge: int | None = None,
 ) -> FeatureRecipe:
     """Fill in open choices from the backbone's card.
 
@@ -69,6 +70,7 @@ def resolve_recipe(
         std: RGB standard deviations.
         precision: Storage dtype.
         compute: Dtype of the forward pass.
+        enlarge: Factor by which pixels are enlarged for the backbone.
 
     Raises:
         UnknownNameError: The backbone has no such layer.
@@ -87,12 +89,13 @@ def resolve_recipe(
         average_frames=average_frames,
         grid=grid,
         channels=channels,
-        input_size=card.input_size if input_size is None else input_size,
+        input_size=(card.input_size // (enlarge or 1)) if input_size is None else input_size,
         interpolation=interpolation or card.interpolation,
         mean=mean or card.mean,
         std=std or card.std,
         precision=precision,
         compute=compute,
+        enlarge=enlarge,
     )
 
 
@@ -296,7 +299,7 @@ def _average(x: Tensor, *, dims: tuple[int, ...]) -> Tensor:
 
 def _probe(backbone: Backbone, recipe: FeatureRecipe, *, num_frames: int) -> _Probed:
     """Run a backbone on one blank input to find shapes and work."""
-    size = recipe.input_size
+    size = recipe.backbone_size
     known = _PROBED.setdefault(backbone, {})
     key = (size, num_frames)
     if key not in known:

@@ -92,3 +92,20 @@ def normalise(pixels: Tensor, *, mean: Sequence[float], std: Sequence[float]) ->
     centre = torch.tensor(mean, dtype=torch.float32, device=pixels.device).view(3, 1, 1)
     spread = torch.tensor(std, dtype=torch.float32, device=pixels.device).view(3, 1, 1)
     return pixels.to(torch.float32).div_(255).sub_(centre).div_(spread)
+
+
+def enlarged(pixels: Tensor, factor: int | None) -> Tensor:
+    """Frames enlarged by bilinear interpolation, without aligned corners.
+
+    Args:
+        pixels: float32 [..., 3, H, W].
+        factor: Whole factor of both sides; ``None``: the frames as they are.
+
+    Returns:
+        float32 [..., 3, factor * H, factor * W].
+    """
+    if factor is None:
+        return pixels
+    frames = pixels.reshape(-1, *pixels.shape[-3:])
+    larger = interpolate(frames, scale_factor=factor, mode="bilinear", align_corners=False)
+    return larger.reshape(*pixels.shape[:-2], *larger.shape[-2:])

@@ -79,6 +79,8 @@ class DeclaredFeature(Settings):
     """RGB standard deviations of the normalisation."""
     compute: Literal["float32", "bfloat16"] | None = None
     """Dtype of the forward pass."""
+    enlarge: int | None = None
+    """Factor by which the pixels were enlarged for the model; null: they were not."""
 
     def model_post_init(self, context: object) -> None:
         """Check that a declaration cannot be taken for a hash of weights."""

@@ -11,7 +11,7 @@ import torch
 from featcache.backbones import Backbone
 from featcache.backbones.outputs import to_records
 from featcache.data.decoding.clips import CropSize
-from featcache.data.transforms import normalise
+from featcache.data.transforms import enlarged, normalise
 from featcache.machine import Matmul, set_matmul
 from featcache.recipes import FeatureRecipe, RecordSpec
 
@@ -79,10 +79,10 @@ def one_a_forward(features: Sequence[BoundFeature]) -> list[BoundFeature]:
 
 def _forwards(features: Sequence[BoundFeature]) -> list[list[BoundFeature]]:
     """Group the features that share a forward pass: those of one backbone with the same preprocessing."""
-    groups: dict[tuple[int, CropSize, tuple[float, ...], tuple[float, ...], str], list[BoundFeature]] = {}
+    groups: dict[tuple[object, ...], list[BoundFeature]] = {}
     for feature in features:
         recipe = feature.recipe
-        key = (id(feature.backbone), feature.crop, recipe.mean, recipe.std, recipe.compute)
+        key = (id(feature.backbone), feature.crop, recipe.mean, recipe.std, recipe.compute, recipe.enlarge)
         groups.setdefault(key, []).append(feature)
     return list(groups.values())
 
@@ -99,7 +99,7 @@ def _encode_group(
     padded[:num_rows] = torch.from_numpy(pixels)
     if backbone.kind == "image":
         padded = padded.flatten(0, 1)
-    batch = normalise(padded.to(device), mean=recipe.mean, std=recipe.std)
+    batch = enlarged(normalise(padded.to(device), mean=recipe.mean, std=recipe.std), recipe.enlarge)
     if batch.ndim == 4:
         batch = batch.contiguous(memory_format=torch.channels_last)  # convolutions on CPU are twice as fast
     layers = sorted({member.recipe.layer for member in members})

@@ -147,6 +147,7 @@ def bind_feature(feature: FeatureSettings, backbone: Backbone, sampling: Samplin
         std=feature.std,
         precision=feature.precision,
         compute=feature.compute,
+        enlarge=feature.enlarge,
     )
     record = record_spec(backbone, recipe, num_frames=sampling.num_frames, layout=sampling.layout)
     name = feature.name or _slug(f"{feature.backbone}-{recipe.layer}-{recipe.output}")

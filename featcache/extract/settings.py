@@ -135,7 +135,7 @@ class FeatureSettings(Settings):
     channels: int | None = None
     """Number of channels after pooling neighbours."""
     input_size: int | None = None
-    """Side of the backbone's input in pixels; null: the card's."""
+    """Side in pixels of the resized crop, which is the backbone's input unless it is enlarged; null: the card's."""
     interpolation: Interpolation | None = None
     """Resize filter; null: the card's."""
     mean: tuple[float, float, float] | None = None
@@ -146,6 +146,9 @@ class FeatureSettings(Settings):
     """Storage dtype: ``float16`` (overflow is an error), ``float32`` or ``int8`` (one scale per channel)."""
     compute: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the forward pass."""
+    enlarge: int | None = Field(default=None, ge=2)
+    """Factor by which the resized crop is enlarged for the backbone, e.g. 2 for crops of 112 pixels and an input of
+    224; null: not enlarged."""
 
 
 class RuntimeSettings(Settings):

@@ -4,7 +4,7 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from featcache.data.transforms import crop_resize, normalise
+from featcache.data.transforms import crop_resize, enlarged, normalise
 from featcache.data.types import Box
 
 
@@ -68,3 +68,12 @@ def test_normalise_half_is_plus_minus_one():
     pixels = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 1, 1)
     out = normalise(pixels, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     assert out[:, 0, 0, 0].tolist() == [-1.0, 1.0]
+
+
+def test_enlarged_is_bilinear_between_the_middles_of_pixels():
+    ramp = torch.arange(4.0).expand(2, 3, 4, 4)
+    larger = enlarged(ramp, 2)
+    assert larger.shape == (2, 3, 8, 8)
+    assert larger[1, 2, 5].tolist() == [0.0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3.0]
+    assert enlarged(torch.zeros(2, 5, 3, 4, 6), 3).shape == (2, 5, 3, 12, 18)
+    assert enlarged(ramp, None) is ramp

@@ -234,6 +234,33 @@ def test_frame_bank(make: Make) -> None:
     np.testing.assert_array_equal(features.rows.frames[:2, 0], [0, 4])
 
 
+def test_crops_of_half_the_side_are_enlarged_for_the_backbone(make: Make) -> None:
+    """Each enlarged array is what its backbone gives for those pixels, beside one of the same crop as it is."""
+    small = {"precision": "float32", "input_size": 32}
+    features = [DENSE.model_copy(update={"name": "twice", "enlarge": 2, **small}), DENSE.model_copy(update=small)]
+    settings = make(features=tuple(features), sampling=BANK)
+    extract(settings)
+    store = featcache.open(settings.out)
+    features = store.feature("twice")
+    video = next(iter(store.videos.values()))
+    assert features.video(video.id).shape == (2, 4, 4, 112)
+    assert store.feature("map16").video(video.id).shape == (2, 2, 2, 112)
+    rows = features.rows.select(features.rows_of(video.id))
+    network = build_backbone(LITE0, weights="random")
+    torch.set_num_threads(1)
+    with av.open(str(Path(str(settings.source)).parent / video.path)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    for row, got in enumerate(features.video(video.id)):
+        y0, x0, y1, x1 = (int(getattr(rows, name)[row]) for name in ("y0", "x0", "y1", "x1"))
+        crop = torch.from_numpy(frames[int(rows.frames[row, 0])][y0:y1, x0:x1]).permute(2, 0, 1)
+        pixels = F.resize(crop, [32, 32], interpolation=InterpolationMode.BICUBIC, antialias=True)
+        larger = torch.nn.functional.interpolate((pixels[None].float() / 255 - 0.5) / 0.5, (64, 64), mode="bilinear")
+        with torch.inference_mode():
+            plain = network.encode(larger, ["blocks.4"])["blocks.4"].map
+        assert plain is not None
+        np.testing.assert_allclose(got, plain[0].numpy(), rtol=1e-4, atol=1e-4)
+
+
 def test_encoder_reproduces_the_rows(make: Make, listing: Path, tmp_path: Path) -> None:
     settings = make(
         features=(POOLED, DENSE),
