@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from featcache.cli import datasets, doctor, exchange, extract, pipeline, store
+from featcache.cli import compare, datasets, doctor, exchange, extract, pipeline, store
 from featcache.cli.console import configure_logging, err, print_error
 from featcache.cli.figure import figure
 from featcache.cli.probe import probe
@@ -28,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Extract video features once into a store that can be trusted; probe it again and again without the videos.",
 )
-for room in (pipeline, store, datasets, doctor):
+for room in (pipeline, store, compare, datasets, doctor):
     room.register(app)
 app.add_typer(probe, name="probe")
 app.add_typer(train, name="train")

@@ -14,7 +14,7 @@ from featcache.stages import OnStage, ignore
 from featcache.summary import Summary
 
 if TYPE_CHECKING:
-    from featcache.evaluation.run import ProbeResult
+    from featcache.evaluation.result import ProbeResult
 
 
 class ProbeTarget(Settings):
@@ -93,7 +93,7 @@ class Probed:
 
     Attributes:
         result: The result.
-        folder: Folder that holds ``result.json`` and ``config.yaml``.
+        folder: Folder that holds ``result.json``, ``config.yaml``, ``predictions.parquet`` and confusion matrices.
     """
 
     result: "ProbeResult"
@@ -119,6 +119,7 @@ def probe(settings: ProbeTarget, *, on_stage: OnStage = ignore) -> Probed:
     from featcache.evaluation.probe import find_probe
     from featcache.evaluation.reading import check_labels, read_data
     from featcache.files.publish import put_replace
+    from featcache.metrics.predictions import write_predictions
     from featcache.store.reader import open_store
 
     check_labels(open_store(settings.store), feature=settings.feature, label=settings.label)  # before torch is imported
@@ -151,5 +152,6 @@ def probe(settings: ProbeTarget, *, on_stage: OnStage = ignore) -> Probed:
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     folder = Path(settings.out or Path("runs") / Path(settings.store).name / f"{name}-{digest}")
     put_replace(folder / "config.yaml", text.encode())
+    write_predictions(folder, result.predictions)
     put_replace(folder / "result.json", result.to_json().encode())
     return Probed(result=result, folder=str(folder))

@@ -68,6 +68,7 @@ def probe_clips(task: Task, embedding: Embedding, training: ClipTraining) -> Pre
         variants={AS_RELEASED: best} if training.as_released else {},
         table=choice.table,
         notes=choice.notes,
+        seeds=training.seeds,
     )
 
 

@@ -47,6 +47,7 @@ def knn(task: Task, settings: KnnSettings, /) -> Prediction:
         scores=np.concatenate([part.scores for part in parts]),
         variants={name: np.concatenate([part.variants[name] for part in parts]) for name in parts[0].variants},
         notes=parts[0].notes,
+        seeds=settings.model_seeds,
     )
     return with_notes(prediction, task.data)
 

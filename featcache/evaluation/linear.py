@@ -47,7 +47,7 @@ def linear(task: Task, settings: LinearSettings, /) -> Prediction:
         )
     for videos, probabilities in iter_video_probabilities(final, _to_device(task, rows), counts):
         scores[:, videos, classes] = probabilities[:, :, 0].cpu().numpy()
-    return Prediction(scores=scores, table=choice.table, notes=choice.notes)
+    return Prediction(scores=scores, table=choice.table, notes=choice.notes, seeds=settings.seeds)
 
 
 def _fit(

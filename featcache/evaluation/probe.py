@@ -62,12 +62,14 @@ class Prediction:
         variants: Other scores of the same shape, by name (``k=5``), reported beside the main ones.
         table: Rows about the training, such as the grid of heads, as JSON-ready values.
         notes: Sentences about deviations from the request.
+        seeds: S numbers of the seeds; empty: 0 to S - 1.
     """
 
     scores: npt.NDArray[np.floating]
     variants: Mapping[str, npt.NDArray[np.floating]] = field(default_factory=dict)
     table: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
 
 
 S_contra = TypeVar("S_contra", contravariant=True)

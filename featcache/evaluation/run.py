@@ -1,7 +1,6 @@
 """The single path from features to reported numbers: every probe runs through :func:`run_probe`."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,91 +14,21 @@ from featcache.errors import ConfigError, ManifestError, unknown_name
 from featcache.evaluation.companions import about_groups
 from featcache.evaluation.data import UNLABELLED, ProbeData
 from featcache.evaluation.probe import Prediction, ProbeEntry, Task, find_probe
+from featcache.evaluation.result import ProbeResult
 from featcache.extract.encode import float32_products
 from featcache.loaders.choice import check_test_views
 from featcache.machine import resolve_device
 from featcache.metrics.intervals import Metric, accuracies, mean_error, rank_of_truth
+from featcache.metrics.predictions import Predictions
 from featcache.metrics.result import Coverage, SplitResult
 from featcache.metrics.settings import IntervalSettings
 from featcache.metrics.splits import fold_numbers
-from featcache.summary import Summary, SummaryTable, percent
 
 NUM_FOLDS = 5
 """Number of folds over the videos, or groups of videos, of a store without splits."""
 
 SMALL_STORE_VIDEOS = 30
 """With fewer labelled videos (or groups) than this, each fold holds a single one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeResult:
-    """The outcome of one probe of one feature and one label column.
-
-    Attributes:
-        probe: Registry name.
-        store: Source of the features.
-        feature: Name of the array.
-        label: Name of the label column.
-        protocol: How training and test videos were separated.
-        num_classes: Number of classes of the training videos; 0 for regression.
-        train: Coverage of the training videos.
-        splits: Results by test split; ``all`` if the store has no splits.
-        settings: Complete settings of the probe.
-        intervals: Complete settings of the intervals.
-        variants: Metrics of other settings from the same run (``k=5``), by variant and split.
-        table: Rows about the training, such as the grid of heads.
-        device: Device of the computation, ``cpu``, ``cuda`` or ``cuda:N``.
-        notes: Sentences that a reader of the numbers should know.
-        seconds: Wall time.
-    """
-
-    probe: str
-    store: str
-    feature: str
-    label: str
-    protocol: str
-    num_classes: int
-    train: Coverage
-    splits: Mapping[str, SplitResult]
-    settings: Mapping[str, Any]
-    intervals: Mapping[str, Any]
-    variants: Mapping[str, Mapping[str, Mapping[str, Metric]]]
-    table: tuple[Mapping[str, Any], ...]
-    device: str
-    notes: tuple[str, ...]
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
-        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
-        return plain
-
-    def to_json(self) -> str:
-        """Indented JSON."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
-
-    def summary(self) -> Summary:
-        """What to show of it: an interval and the coverage beside each number."""
-        rows = tuple(
-            (
-                split,
-                *(_shown(name, metric) for name, metric in numbers.metrics.items()),
-                f"{numbers.coverage.ok}/{numbers.coverage.total}",
-            )
-            for split, numbers in self.splits.items()
-        )
-        names = next(iter(self.splits.values())).metrics
-        kind = f"{self.num_classes} classes" if self.num_classes else "numbers"
-        title = f"{self.probe} of {self.feature!r} for {self.label!r}: {kind}, {self.protocol}"
-        table = SummaryTable(title=title, columns=("split", *names, "coverage"), rows=rows)
-        return Summary(tables=(table,), lines=self.notes)
-
-
-def _shown(name: str, metric: Metric) -> str:
-    """Accuracies in per cent, errors as they are, with the interval."""
-    if name == "mse":
-        return f"{metric.value:.4f} [{metric.low:.4f}, {metric.high:.4f}]"
-    return percent(metric.value, metric.low, metric.high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,9 +140,29 @@ def run_probe(
             for variant, scores in outcome.prediction.variants.items()
         },
         table=outcome.prediction.table,
+        predictions=_by_video(data, outcome, plan.splits),
         device=device,
         notes=tuple(dict.fromkeys(notes)),
         seconds=time.perf_counter() - started,
+    )
+
+
+def _by_video(data: ProbeData, outcome: _Outcome, splits: Mapping[str, npt.NDArray[np.int64]]) -> Predictions:
+    """The scores of every reported video, split by split."""
+    videos = np.concatenate(list(splits.values()))
+    scores = outcome.prediction.scores[:, np.searchsorted(outcome.videos, videos)]
+    labels = data.labels if data.targets is None else data.targets
+    return Predictions(
+        videos=tuple(data.videos[video] for video in videos),
+        splits=tuple(split for split, mine in splits.items() for _ in mine),
+        groups=None if data.groups is None else data.groups[videos],
+        label=data.label,
+        labels=tuple(
+            data.classes[labels[video]] if data.targets is None else repr(float(labels[video])) for video in videos
+        ),
+        classes=data.classes if data.targets is None else (),
+        seeds=outcome.prediction.seeds or tuple(range(len(scores))),
+        scores=scores,
     )
 
 
@@ -393,6 +342,7 @@ def _join(parts: Sequence[tuple[int, npt.NDArray[np.int64], Prediction]], num_vi
 
     return Prediction(
         scores=gather(None),
+        seeds=max((part.seeds for _, _, part in parts), key=len),
         variants={name: gather(name) for name in dict.fromkeys(name for _, _, part in parts for name in part.variants)},
         table=tuple({"fold": fold, **row} for fold, _, part in parts for row in part.table),
         notes=tuple(dict.fromkeys(note for _, _, part in parts for note in part.notes)),

@@ -137,20 +137,48 @@ def paired_difference(
         intervals: Number of resamples, confidence and seed.
         groups: int64 [M], as in :func:`accuracies`.
     """
-    gain = (mine == 0).astype(np.float64) - (theirs == 0)
+    return difference_of_means(
+        (mine == 0).astype(np.float64), (theirs == 0).astype(np.float64), intervals, groups=groups
+    )
+
+
+def difference_of_means(
+    mine: npt.NDArray[np.floating],
+    theirs: npt.NDArray[np.floating],
+    intervals: IntervalSettings,
+    *,
+    groups: Groups | None = None,
+    same_seeds: bool = True,
+) -> Metric:
+    """Difference of two means with a percentile interval over paired resamples of videos (or groups) and seeds.
+
+    Args:
+        mine: float [S, M], e.g. 1 for each video that is right and 0 for one that is wrong.
+        theirs: float [T, M], for the same videos.
+        intervals: Number of resamples, confidence and seed.
+        groups: int64 [M], as in :func:`accuracies`.
+        same_seeds: Whether the seeds of both are the same and are drawn in pairs; otherwise each side's are drawn by
+            themselves.
+    """
     rng = rng_for(intervals.seed, "paired")
-    num_seeds, num_videos = gain.shape
+    num_videos = mine.shape[1]
     place = np.arange(num_videos) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
     members = np.bincount(place)
+    gains = mine - theirs if same_seeds else mine.mean(axis=0) - theirs.mean(axis=0)
     draws = np.empty(intervals.num_resamples)
     for number in range(intervals.num_resamples):
-        seeds = rng.integers(num_seeds, size=num_seeds)
+        if same_seeds:
+            seeds = rng.integers(len(mine), size=len(mine))
+            gain = gains[seeds].mean(axis=0)
+        else:
+            own, other = (rng.integers(len(side), size=len(side)) for side in (mine, theirs))
+            gain = mine[own].mean(axis=0) - theirs[other].mean(axis=0)
         drawn = rng.integers(len(members), size=len(members))
-        sums = np.bincount(place, gain[seeds].mean(axis=0))
+        sums = np.bincount(place, gain)
         draws[number] = sums[drawn].sum() / members[drawn].sum()
     tail = (1 - intervals.confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
-    return Metric(value=float(gain.mean()), low=float(low), high=float(high))
+    return Metric(value=float(gains.mean()), low=float(low), high=float(high))
 
 
 def _resamples(

@@ -82,6 +82,12 @@ def test_each_probe_runs_and_its_file_repeats_it(name, store, model, tmp_path):
     (tmp_path / "again.yaml").write_text(yaml.safe_dump({**config, "out": str(tmp_path / "two")}))
     again = featcache("run", str(tmp_path / "again.yaml"))
     assert again["splits"] == first["splits"]
+    same = featcache("compare", str(tmp_path / "one"), str(tmp_path / "two"))
+    assert set(same["splits"]) == set(first["splits"])
+    for split, part in same["splits"].items():
+        assert part["values"][0]["value"] == pytest.approx(first["splits"][split]["metrics"]["top1"]["value"])
+        assert part["differences"] == [{"value": 0.0, "low": 0.0, "high": 0.0}]
+        assert (tmp_path / "one" / f"confusion-{split}.csv").is_file()
 
 
 def test_positions_are_those_that_methods_read(store):

@@ -11,6 +11,7 @@ import torch
 
 from featcache.backbones.trainable import check_names
 from featcache.data.decoding.clips import CropSize
+from featcache.data.selection import GROUP
 from featcache.loaders.ahead import ViewLoader
 from featcache.loaders.labelled import LabelledSource, LabelledVideos, read_data
 from featcache.loaders.recipe_rows import RecipeSource
@@ -22,8 +23,10 @@ from featcache.methods.finetune.sampling import scoring_recipe, train_recipe
 from featcache.methods.finetune.scoring import Scores, video_scores
 from featcache.methods.finetune.settings import FinetuneSettings
 from featcache.metrics.intervals import accuracies, rank_of_truth
+from featcache.metrics.predictions import Predictions, write_predictions
 from featcache.metrics.result import Coverage, SplitResult
 from featcache.metrics.settings import IntervalSettings
+from featcache.metrics.splits import group_numbers
 from featcache.networks.counting import count_parameters, count_trained
 from featcache.stages import OnStage, ignore
 from featcache.summary import Summary, SummaryTable, percent
@@ -231,6 +234,8 @@ def finetune(
         seconds=time.monotonic() - started,
         next_command=first and extraction_of(settings, backbone=settings.backbone, weights=first),
     )
+    if runs.world.is_first:
+        write_predictions(runs.folder, _by_video(scores, data, settings))
     return runs.finish(result)
 
 
@@ -278,10 +283,31 @@ def _source(
     return RecipeSource(videos.files, train_recipe(settings, num_frames=module.num_frames), crop=crop, seed=seed)
 
 
-def _measured(scores: Scores, videos: LabelledVideos, data: LabelledSource, intervals: IntervalSettings) -> SplitResult:
-    """Accuracies of scores [S, M, trained classes]; other classes cannot be predicted."""
+def _by_video(scores: Mapping[str, list[Scores]], data: LabelledSource, settings: FinetuneSettings) -> Predictions:
+    """The scores of every test video, split by split."""
+    tested = [(split, video) for split in scores for video in data.tests[split].files.videos]
+    groups = [video.labels.get(GROUP) for _, video in tested]
+    return Predictions(
+        videos=tuple(video.id for _, video in tested),
+        splits=tuple(split for split, _ in tested),
+        groups=group_numbers(groups) if any(group is not None for group in groups) else None,
+        label=settings.label,
+        labels=tuple(data.classes[label] for split in scores for label in data.tests[split].labels),
+        classes=data.classes,
+        seeds=settings.training.seeds,
+        scores=np.concatenate([_all_classes(np.stack(each), data) for each in scores.values()], axis=1),
+    )
+
+
+def _all_classes(scores: Scores, data: LabelledSource) -> Scores:
+    """Scores [S, M, trained classes] over all classes; classes that were not trained cannot be predicted."""
     untaught = np.full((*scores.shape[:2], len(data.classes) - data.num_taught), -np.inf)
-    ranks = rank_of_truth(np.concatenate([scores, untaught], axis=2), videos.labels)
+    return np.concatenate([scores, untaught], axis=2)
+
+
+def _measured(scores: Scores, videos: LabelledVideos, data: LabelledSource, intervals: IntervalSettings) -> SplitResult:
+    """Accuracies of scores [S, M, trained classes]."""
+    ranks = rank_of_truth(_all_classes(scores, data), videos.labels)
     ok = len(videos.labels) + videos.num_unlabelled
     return SplitResult(
         metrics=accuracies(

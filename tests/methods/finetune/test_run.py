@@ -28,6 +28,7 @@ from featcache.methods.finetune.sampling import scoring_recipe
 from featcache.methods.finetune.scoring import video_scores
 from featcache.methods.finetune.settings import FinetuneClipSettings, FinetuneTestSettings
 from featcache.metrics.intervals import rank_of_truth
+from featcache.metrics.predictions import read_outcomes
 from featcache.training.loop import DivergedError, trained_state
 from featcache.training.settings import OptimiserSettings
 from tests.methods.finetune.helpers import changed, settings, training, write_classes
@@ -61,6 +62,8 @@ def test_it_learns_what_can_be_told_apart(straight):
     assert result.seeds[0]["step"] == 16
     assert result.seeds[0]["accuracy"] > 0.9
     assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(result.to_dict()))
+    assert read_outcomes(folder).values.mean() == 1.0
+    assert len(read_outcomes(folder).keys) == 8
 
 
 def test_a_killed_run_goes_on_with_the_same_bits(manifest, straight, tmp_path):
