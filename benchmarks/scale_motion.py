@@ -7,7 +7,7 @@ seeds of everything; any of its settings may follow `--set`, e.g. an I3D's vecto
 
     uv run python benchmarks/scale_motion.py
     uv run python benchmarks/scale_motion.py --set feature.backbone=i3d feature.weights=FILE feature.input_size=224 \
-        sampling.num_frames=16 sampling.frame_stride=1
+        extraction.sampling.num_frames=16 extraction.sampling.frame_stride=1
 """
 
 import tempfile
@@ -36,13 +36,11 @@ def main() -> None:
     args = options.parse_args()
     seeds = f"[{','.join(map(str, range(args.seeds)))}]"
     assignments = [
-        f"pretraining.seeds={seeds}",
-        f"pretraining.epochs={args.epochs}",
-        "pretraining.schedule.warmup_fraction=0.05",
-        f"pretraining.device={args.device}",
-        f"pretraining.threads={args.threads}",
-        f"runtime.device={args.device}",
-        f"runtime.threads={args.threads}",
+        f"pretraining.training.seeds={seeds}",
+        f"pretraining.training.epochs={args.epochs}",
+        "pretraining.training.schedule.warmup_fraction=0.05",
+        *(f"{part}.device={args.device}" for part in ("pretraining.training", "extraction.runtime", "probes")),
+        *(f"{part}.threads={args.threads}" for part in ("pretraining.training", "extraction.runtime")),
         f"linear.seeds={seeds}",
         *(f"{name}.training.seeds={seeds}" for name in TRAINED),
         *(f"{name}.training.epochs={args.probe_epochs}" for name in TRAINED),

@@ -194,7 +194,7 @@ def motion_store(folder: Path) -> Path:
             source=str(listing),
             out=str(folder / "store"),
             features=(settings.feature,),
-            sampling=settings.sampling.model_copy(update={"test": None}),
+            sampling=settings.extraction.sampling.model_copy(update={"test": None}),
         )
     )
     remove_motion_set(folder / "videos", settings.motion)

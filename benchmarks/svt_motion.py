@@ -7,7 +7,8 @@ a clip, as the motion is. Means and standard deviations are over the seeds. The 
 with means over the seeds; any setting may follow `--set`:
 
     uv run python benchmarks/svt_motion.py
-    uv run python benchmarks/svt_motion.py --seeds 1 --set pretraining.epochs=4 views.local_time=0.75
+    uv run python benchmarks/svt_motion.py --seeds 1 --set pretraining.training.epochs=4 \
+        pretraining.views.local_time=0.75
 """
 
 import statistics
@@ -23,6 +24,7 @@ from featcache.data.motion import MOTIONS, PHOTOGRAPHS
 from featcache.shipped import find_config, load_pipeline
 from featcache.training.logs import read_log
 
+THREADED = ("pretraining.training", "finetuning.training", "extraction.runtime")
 MEASURES = ("loss", "entropy", "mean_entropy", "feature_deviation", "rank")
 
 
@@ -39,21 +41,21 @@ def main() -> None:
         folder = (args.folder or Path(name)) / "run"
         assignments = [
             f"out={folder}",
-            f"pretraining.seeds=[{','.join(map(str, range(args.seeds)))}]",
-            *(f"{part}.threads={args.threads}" for part in ("pretraining", "finetuning", "runtime")),
+            f"pretraining.training.seeds=[{','.join(map(str, range(args.seeds)))}]",
+            *(f"{part}.threads={args.threads}" for part in THREADED),
             *args.set,
         ]
         settings = load(find_config(Path("configs/svt/motion.yaml")), assignments=assignments)
         assert command_of(settings) == "svt", "motion.yaml is of the pipeline svt"
         result = load_pipeline("svt").run(settings).to_dict()
-        logs = [read_log(folder / "pretrained" / f"seed-{seed}") for seed in settings.pretraining.seeds]
+        logs = [read_log(folder / "pretrained" / f"seed-{seed}") for seed in settings.pretraining.training.seeds]
     seen = len(PHOTOGRAPHS) - settings.motion.num_unseen_pictures
-    trained = settings.pretraining.epochs * result["pretrained"]["num_videos"]
+    trained = settings.pretraining.training.epochs * result["pretrained"]["num_videos"]
     seconds = statistics.fmean(trained / log[-1]["items_per_second"] for log in logs)
     notes = [
         f"top-1 in percent, mean ± standard deviation over {args.seeds} seeds; chance {100 / seen:.1f} for picture, "
         f"{100 / len(MOTIONS):.1f} for motion; fine-tuned: seed 0 alone",
-        f"{result['pretrained']['num_videos']} clips, {settings.pretraining.epochs} epochs, "
+        f"{result['pretrained']['num_videos']} clips, {settings.pretraining.training.epochs} epochs, "
         f"{seconds:.0f} s of training per seed, {result['seconds']:.0f} s in all",
     ]
     report("SVT's teacher on the motion set", probe_rows(result["probes"]), as_json=args.json, notes=notes)

@@ -1,46 +1,49 @@
 """AdViSe from videos to figures: extract once, pre-train on playback rate, fine-tune against scratch, test the order.
 
 Run it as ``featcache run configs/advise/motion.yaml``, on videos of one's own with ``--set source=videos/ --set
-label=label``.
+finetuning.label=label``.
 """
 
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
-
-from featcache.commands.extract import extract
-from featcache.commands.pipeline import PipelineResult, claim_folder, find_videos
-from featcache.config import Settings
-from featcache.data.motion import MotionSettings, remove_motion_set
-from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
-from featcache.files.publish import put_replace
-from featcache.files.sealed import canonical_json
+from featcache.commands.pipeline import DECIDED, PipelineResult, ShippedSettings, begin, decide, extraction_with, keys
+from featcache.data.motion import MotionSettings
+from featcache.extract.settings import ExtractSettings, FeatureSettings, SamplingSettings
 from featcache.loaders.settings import BankSettings
-from featcache.methods.advise.settings import AdviseSettings, PretextClipSettings, TmmFineTuneSettings
+from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings
 from featcache.networks.settings import TmmSettings
 from featcache.report.figure_settings import ActivationFigureSettings
 from featcache.report.tables import Cell, Table
 from featcache.stages import OnStage, ignore, renamed
 from featcache.store.reader import open_store
-from featcache.summary import Summary
 from featcache.training.settings import ScheduleSettings, TrainingSettings
-from featcache.units import duration
 
 if TYPE_CHECKING:
     from featcache.methods.advise.tmm import TemporalResult
 
+BANK = BankSettings(store=DECIDED)
+TRAINING = TrainingSettings(epochs=30, schedule=ScheduleSettings(warmup_fraction=2 / 30), tensorboard=False)
+"""Both trainings of the temporal module on a laptop."""
 
-class AdvisePipelineSettings(Settings):
-    """Settings of ``pipelines/advise.py``: AdViSe from videos to figures; the defaults make and use a motion set."""
+
+class AdvisePipelineSettings(ShippedSettings):
+    """Settings of ``pipelines/advise.py``: AdViSe from videos to figures; the defaults make and use a motion set.
+
+    The pipeline decides the videos, the store and the folder of each step, the module from which fine-tuning begins,
+    that training from scratch stands beside it, and the video and the seed of the picture.
+    """
+
+    decided: ClassVar[tuple[str, ...]] = (
+        *keys("pretraining", "bank.store", "bank.feature", "out"),
+        *keys("finetuning", "bank.store", "bank.feature", "init", "compare_scratch", "out"),
+        *keys("figure", "bank.store", "bank.feature", "run", "video", "seed", "out"),
+    )
 
     command: Literal["advise"] = "advise"
     """The command this file repeats."""
     out: str = "advise"
     """Folder for the store, the runs, the table and the picture."""
-    source: str | None = None
-    """A folder of videos or a listing; null: the motion set, made first and deleted at the end."""
     motion: MotionSettings = MotionSettings(
         num_frames=32,
         window=(0.15, 0.25),
@@ -53,34 +56,20 @@ class AdvisePipelineSettings(Settings):
         backbone="timm/tf_efficientnet_lite0", layer="blocks.4", output="map", input_size=160
     )
     """The maps to store."""
-    sampling: SamplingSettings = SamplingSettings(layout="frames", crop_fraction=1.0)
-    """The frame bank."""
-    runtime: RuntimeSettings = RuntimeSettings()
-    """How the machine is used to extract."""
-    tmm: TmmSettings = TmmSettings(hidden=64, out=128, num_blocks=1, temporal_kernel=3, head_hidden=128)
-    """The temporal module; a temporal kernel of 1, as released, mixes no frames."""
-    clips: PretextClipSettings = PretextClipSettings()
-    """Clips of the pretext task."""
-    pretext: TrainingSettings = TrainingSettings(
-        epochs=30, schedule=ScheduleSettings(warmup_fraction=2 / 30), tensorboard=False
+    extraction: ExtractSettings = extraction_with(SamplingSettings(layout="frames", crop_fraction=1.0))
+    """The extraction of the frame bank."""
+    pretraining: AdviseSettings = AdviseSettings(
+        bank=BANK,
+        tmm=TmmSettings(hidden=64, out=128, num_blocks=1, temporal_kernel=3, head_hidden=128),
+        training=TRAINING,
     )
-    """Pre-training on playback rate."""
-    label: str = "motion"
-    """Label column to fine-tune on."""
-    labels_per_class: int | None = Field(default=None, ge=1)
-    """Number of training videos per class; null: all."""
-    sampler: Literal["random", "spread"] = "spread"
-    """Fine-tuning clips, as in ``train tmm``."""
-    stride: int = Field(default=8, ge=1)
-    """Distance between the clips' frames with ``random``."""
-    test_clips: int = Field(default=1, ge=1)
-    """Number of test clips per video."""
-    finetuning: TrainingSettings = TrainingSettings(
-        epochs=30, schedule=ScheduleSettings(warmup_fraction=2 / 30), tensorboard=False
+    """Pre-training on playback rate; a temporal kernel of 1, as released, mixes no frames."""
+    finetuning: TmmFineTuneSettings = TmmFineTuneSettings(
+        bank=BANK, label="motion", sampler="spread", test_clips=1, training=TRAINING
     )
-    """Fine-tuning, and training from scratch beside it."""
-    keep_videos: bool = False
-    """Keep the clips of the motion set."""
+    """Fine-tuning on labels, and training from scratch beside it."""
+    figure: ActivationFigureSettings = ActivationFigureSettings(bank=BANK, run=DECIDED, video=DECIDED, out="a.png")
+    """The picture of a video that no module was trained on."""
 
 
 def run(settings: AdvisePipelineSettings, *, on_stage: OnStage = ignore) -> PipelineResult:
@@ -99,91 +88,52 @@ def run(settings: AdvisePipelineSettings, *, on_stage: OnStage = ignore) -> Pipe
     from featcache.methods.advise.run import pretrain
     from featcache.methods.advise.tmm import run_temporal
     from featcache.report.activation_maps import draw_activation
-    from featcache.report.plots import write_table
 
-    started = time.monotonic()
-    out = Path(settings.out)
-    claim_folder(out, settings, fixed=("source", "motion", "feature", "sampling"))
-    source = find_videos(settings.source, folder=out / "videos", motion=settings.motion, on_stage=on_stage)
-
-    extraction = extract(
-        ExtractSettings(
-            source=source,
-            out=str(out / "store"),
-            features=(settings.feature,),
-            sampling=settings.sampling,
-            runtime=settings.runtime,
-        ),
-        on_stage=on_stage,
-    )
-    bank = BankSettings(store=str(out / "store"), feature=extraction.features[0])
-
+    steps = begin(settings, on_stage=on_stage)
+    extraction = steps.extract([settings.feature])
+    bank = {"bank.store": steps.store, "bank.feature": extraction.features[0]}
     pretext = pretrain(
-        AdviseSettings(
-            bank=bank, tmm=settings.tmm, clips=settings.clips, training=settings.pretext, out=str(out / "pretext")
-        ),
+        decide(settings.pretraining, {**bank, "out": steps.folder("pretext")}),
         on_stage=renamed(on_stage, "pretext"),
     )
-    tuned = run_temporal(
-        TmmFineTuneSettings(
-            bank=bank,
-            label=settings.label,
-            init=pretext.folder,
-            compare_scratch=True,
-            labels_per_class=settings.labels_per_class,
-            sampler=settings.sampler,
-            stride=settings.stride,
-            test_clips=settings.test_clips,
-            training=settings.finetuning,
-            out=str(out / "finetuned"),
+    own = {"init": pretext.folder, "compare_scratch": True, "out": steps.folder("finetuned")}
+    tuned = run_temporal(decide(settings.finetuning, {**bank, **own}), on_stage=renamed(on_stage, "labels"))
+    shown = {
+        "run": tuned.folder,
+        "video": test_video(
+            Path(steps.store), extraction.features[0], train_split=settings.finetuning.bank.train_split
         ),
-        on_stage=renamed(on_stage, "labels"),
-    )
-
-    table = order_table(tuned)
-    write_table(table, out)
-    picture = draw_activation(
-        ActivationFigureSettings(
-            bank=bank,
-            run=tuned.folder,
-            video=test_video(out / "store", bank),
-            seed=settings.finetuning.seeds[0],
-            out=str(out / "activation.png"),
-        )
-    )
-    if settings.source is None and not settings.keep_videos:
-        remove_motion_set(out / "videos", settings.motion)
-    found = {
-        "store": str(out / "store"),
-        "extract": extraction.to_dict(),
-        "pretext": pretext.to_dict(),
-        "finetuned": tuned.to_dict(),
-        "table": table.to_dict(),
-        "picture": picture.to_dict(),
-        "seconds": time.monotonic() - started,
+        "seed": settings.finetuning.training.seeds[0],
+        "out": steps.folder("activation.png"),
     }
-    put_replace(out / "result.json", canonical_json(found))
+    picture = draw_activation(decide(settings.figure, {**bank, **shown}))
     accuracy = [100 * line["accuracy"] for line in pretext.seeds.values()]
     differences = {
         f"difference, {split}": f"{100 * delta.value:+.1f} [{100 * delta.low:+.1f}, {100 * delta.high:+.1f}] points"
         for split, delta in tuned.delta.items()
     }
-    facts = {
-        "playback rate": f"{sum(accuracy) / len(accuracy):.1f} % in the last epoch",
-        **differences,
-        "picture": str(out / "activation.png"),
-        "store": str(out / "store"),
-        "time": duration(time.monotonic() - started),
-    }
-    return PipelineResult(found=found, shown=Summary(tables=(table.summary_table(),), facts=facts))
+    return steps.finish(
+        {
+            "extract": extraction.to_dict(),
+            "pretext": pretext.to_dict(),
+            "finetuned": tuned.to_dict(),
+            "picture": picture.to_dict(),
+        },
+        table=order_table(tuned),
+        facts={
+            "playback rate": f"{sum(accuracy) / len(accuracy):.1f} % in the last epoch",
+            **differences,
+            "picture": steps.folder("activation.png"),
+        },
+    )
 
 
-def test_video(store: Path, bank: BankSettings) -> str:
+def test_video(store: Path, feature: str, train_split: str) -> str:
     """A video that no module was trained on, or the first of all."""
-    with open_store(store).feature(bank.feature) as features:
+    with open_store(store).feature(feature) as features:
         ids = features.video_ids
     splits = {video.id: video.split for video in open_store(store).videos.values()}
-    return next((name for name in ids if splits[name] not in ("", bank.train_split)), ids[0])
+    return next((name for name in ids if splits[name] not in ("", train_split)), ids[0])
 
 
 def order_table(result: "TemporalResult") -> Table:

@@ -212,8 +212,8 @@ def test_a_key_of_a_section_leaves_the_command_s_own_values_of_the_others():
     assert given.training.model_copy(update={"epochs": own.epochs, "optimiser": own.optimiser}) == own
     assert given.training.optimiser == own.optimiser.model_copy(update={"betas": (0.5, 0.6)})
     quickstart: Any = settings_class("quickstart")
-    sections = parse(quickstart, {"tmm": {"num_blocks": 3}, "motion": {"num_frames": 12}})
-    assert sections.tmm == dataclasses.replace(quickstart().tmm, num_blocks=3)
+    sections = parse(quickstart, {"temporal": {"tmm": {"num_blocks": 3}}, "motion": {"num_frames": 12}})
+    assert sections.temporal.tmm == dataclasses.replace(quickstart().temporal.tmm, num_blocks=3)
     assert sections.motion == dataclasses.replace(quickstart().motion, num_frames=12)
 
 

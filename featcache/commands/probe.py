@@ -109,22 +109,22 @@ class Probed:
         return replace(shown, lines=(*shown.lines, f"written to {self.folder}"))
 
 
-def probe(settings: ProbeTarget, *, on_stage: OnStage = ignore) -> Probed:
-    """Carry out a probe, and write its result and its settings into a folder.
+def measure(settings: ProbeTarget, name: str, own: Any) -> "tuple[ProbeTarget, ProbeResult]":
+    """Read the features and labels of a store, and probe them.
 
     Args:
-        settings: Settings of the class that :func:`probe_settings` returns.
-        on_stage: Never called: probes report no progress.
+        settings: Settings that all probes have.
+        name: Registry name of the probe.
+        own: The probe's own settings.
+
+    Returns:
+        The settings with the feature and the split column that were null in them, and the result.
     """
     from featcache.evaluation.probe import find_probe
     from featcache.evaluation.reading import check_labels, read_data
-    from featcache.files.publish import put_replace
-    from featcache.metrics.predictions import write_predictions
     from featcache.store.reader import open_store
 
     check_labels(open_store(settings.store), feature=settings.feature, label=settings.label)  # before torch is imported
-    name = settings.command.removeprefix("probe-")
-    own = getattr(settings, own_key(name))
     data = read_data(
         Path(settings.store),
         feature=settings.feature,
@@ -137,7 +137,6 @@ def probe(settings: ProbeTarget, *, on_stage: OnStage = ignore) -> Probed:
 
     from featcache.evaluation.run import run_probe  # imports torch: the store and its labels are looked at first
 
-    resolved = settings.model_copy(update={"feature": data.feature, "split_column": data.split_column})
     result = run_probe(
         name,
         data,
@@ -148,6 +147,21 @@ def probe(settings: ProbeTarget, *, on_stage: OnStage = ignore) -> Probed:
         device=settings.device,
         low_shot=settings.low_shot,
     )
+    return settings.model_copy(update={"feature": data.feature, "split_column": data.split_column}), result
+
+
+def probe(settings: ProbeTarget, *, on_stage: OnStage = ignore) -> Probed:
+    """Carry out a probe, and write its result and its settings into a folder.
+
+    Args:
+        settings: Settings of the class that :func:`probe_settings` returns.
+        on_stage: Never called: probes report no progress.
+    """
+    from featcache.files.publish import put_replace
+    from featcache.metrics.predictions import write_predictions
+
+    name = settings.command.removeprefix("probe-")
+    resolved, result = measure(settings, name, getattr(settings, own_key(name)))
     text = to_yaml(resolved)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     folder = Path(settings.out or Path("runs") / Path(settings.store).name / f"{name}-{digest}")

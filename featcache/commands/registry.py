@@ -27,12 +27,13 @@ class Command:
         settings: Place of its settings class: ``module:name``, or ``pipelines/file.py:name`` for a shipped script.
         run: Place of its function ``run(settings, *, on_stage) -> Result``, or of a generator of results; see
             :func:`featcache.commands.run.carry_out`.
-        store: The setting that names the store to write; empty: the setting of the store to read is found by its name.
+        store: The setting that names the store to write; empty: the setting of the store to read is found by its name;
+            ``None``: the command has a store of its own.
     """
 
     settings: str
     run: str
-    store: str = ""
+    store: str | None = ""
 
 
 _COMMANDS: dict[str, Command] = {
@@ -85,10 +86,15 @@ _COMMANDS: dict[str, Command] = {
     ),
     "pipeline": Command(settings="featcache.commands.steps:PipelineSettings", run="featcache.commands.steps:pipeline"),
     "sweep": Command(settings="featcache.commands.steps:SweepSettings", run="featcache.commands.steps:sweep"),
-    "quickstart": Command(settings="pipelines/quickstart.py:QuickstartSettings", run="pipelines/quickstart.py:run"),
-    "advise": Command(settings="pipelines/advise.py:AdvisePipelineSettings", run="pipelines/advise.py:run"),
-    "scale": Command(settings="pipelines/scale.py:ScalePipelineSettings", run="pipelines/scale.py:run"),
-    "svt": Command(settings="pipelines/svt.py:SvtPipelineSettings", run="pipelines/svt.py:run"),
+    **{
+        name: Command(settings=f"pipelines/{name}.py:{kind}", run=f"pipelines/{name}.py:run", store=None)
+        for name, kind in {
+            "quickstart": "QuickstartSettings",
+            "advise": "AdvisePipelineSettings",
+            "scale": "ScalePipelineSettings",
+            "svt": "SvtPipelineSettings",
+        }.items()
+    },
 }
 
 
@@ -135,8 +141,8 @@ def store_key(command: str) -> str:
 
     The array of that store is the setting ``feature`` beside it.
     """
-    if command in _COMMANDS and _COMMANDS[command].store:
-        return _COMMANDS[command].store
+    if command in _COMMANDS and (place := _COMMANDS[command].store) != "":
+        return place or ""
     fields = settings_class(command).model_fields
     if "store" in fields:
         return "store"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from featcache.config import parse
+from featcache.config import parse, to_yaml
 from featcache.errors import ConfigError, FeatcacheError
 from featcache.shipped import load_pipeline
 
@@ -18,11 +18,13 @@ SMALL: dict[str, Any] = {
         "test_seen_per_picture_motion": 1,
         "test_unseen_per_picture_motion": 0,
     },
-    "runtime": {"device": "cpu", "threads": 1},
+    "extraction": {"runtime": {"device": "cpu", "threads": 1}},
     "linear": {"lrs": [0.01], "optimizers": ["sgd"], "batch_norms": [True], "seeds": [0], "epochs": 3},
-    "intervals": {"num_resamples": 50},
-    "tmm": {"hidden": 4, "out": 8, "num_blocks": 1, "temporal_kernel": 3, "head_hidden": 8},
-    "tmm_training": {"epochs": 1, "tensorboard": False, "threads": 1},
+    "probes": {"device": "cpu", "intervals": {"num_resamples": 50}},
+    "temporal": {
+        "tmm": {"hidden": 4, "out": 8, "num_blocks": 1, "temporal_kernel": 3, "head_hidden": 8},
+        "training": {"epochs": 1, "tensorboard": False, "threads": 1},
+    },
 }
 quickstart = load_pipeline("quickstart")
 QuickstartSettings = quickstart.QuickstartSettings
@@ -61,8 +63,8 @@ def test_killed_resumed_and_run_again(tmp_path: Path) -> None:
 
 
 def test_a_quickstart_of_other_clips_needs_another_folder(tmp_path: Path) -> None:
-    quickstart.put_replace(tmp_path / "config.yaml", quickstart.to_yaml(settings(tmp_path)).encode())
-    with pytest.raises(ConfigError, match="choose another --out"):
+    (tmp_path / "config.yaml").write_text(to_yaml(settings(tmp_path)))
+    with pytest.raises(ConfigError, match="another motion; choose another out"):
         quickstart.run(settings(tmp_path, motion={**SMALL["motion"], "num_frames": 16}))
     (tmp_path / "config.yaml").write_text("command: scan\nsource: a\nout: b.parquet\n")
     with pytest.raises(ConfigError, match="results of another command"):

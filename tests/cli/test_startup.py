@@ -70,7 +70,7 @@ def test_what_computes_nothing_imports_nothing_heavy(place, line):
         ("train finetune videos -b svt-b --set clips.num_frame=3", "did you mean 'num_frames'?"),
         ("search nosuch --text cat", "nosuch is not a featcache store"),
         ("run configs/quickstart.yaml --set motion.num_frame=9", "did you mean 'num_frames'?"),
-        ("run configs/scale/motion.yaml --set heads.hiden=9", "did you mean 'hidden'?"),
+        ("run configs/scale/motion.yaml --set pretraining.heads.hiden=9", "did you mean 'hidden'?"),
     ],
 )
 def test_a_misspelt_name_is_told_before_anything_heavy_is_imported(place, line, sentence):

@@ -85,11 +85,12 @@ def trained(tmp_path_factory):
             "backbone": "timm/test_resnet+timm/test_efficientnet", "weights": "random", "layer": "last",
             "output": "map", "input_size": 64,
         },
-        "sampling": {"layout": "frames", "num_crops": 2, "crop_fraction": 0.5},
-        "runtime": {"device": "cpu", "threads": 1},
-        "tmm": {"hidden": 4, "out": 8, "num_blocks": 1, "head_hidden": 8},
-        "pretext": quick,
-        "finetuning": quick,
+        "extraction": {
+            "sampling": {"layout": "frames", "num_crops": 2, "crop_fraction": 0.5},
+            "runtime": {"device": "cpu", "threads": 1},
+        },
+        "pretraining": {"tmm": {"hidden": 4, "out": 8, "num_blocks": 1, "head_hidden": 8}, "training": quick},
+        "finetuning": {"training": quick},
         "keep_videos": True,
     }))  # fmt: skip
     return folder
@@ -108,8 +109,9 @@ def test_the_pipeline_leaves_results_table_and_picture(trained):
     for name in ("table.md", "table.json", "activation.png", "config.yaml"):
         assert (trained / name).stat().st_size > 0
     own = load(trained / "config.yaml")
-    with pytest.raises(ConfigError, match="another sampling; choose another out"):
-        load_pipeline("advise").run(own.model_copy(update={"sampling": SamplingSettings(layout="frames")}))
+    bank = own.extraction.model_copy(update={"sampling": SamplingSettings(layout="frames")})
+    with pytest.raises(ConfigError, match=r"another extraction\.sampling; choose another out"):
+        load_pipeline("advise").run(own.model_copy(update={"extraction": bank}))
 
 
 def settings(folder, **changes):

@@ -15,21 +15,22 @@ from featcache.store.reader import open_store
 FOLDER = Path(__file__).parents[2] / "configs" / "svt"
 MOTION = FOLDER / "motion.yaml"
 TINY = [
-    "views.global_frames=[2,4]",
-    "views.local_frames=[2,2]",
-    "views.global_size=32",
-    "views.local_size=16",
-    "head.hidden=16",
-    "head.bottleneck=8",
-    "head.prototypes=32",
-    "workers=0",
+    "pretraining.views.global_frames=[2,4]",
+    "pretraining.views.local_frames=[2,2]",
+    "pretraining.views.global_size=32",
+    "pretraining.views.local_size=16",
+    "pretraining.head.hidden=16",
+    "pretraining.head.bottleneck=8",
+    "pretraining.head.prototypes=32",
+    "pretraining.workers=0",
+    "finetuning.workers=0",
     "input_size=32",
     "linear.epochs=1",
-    *(f"{part}.epochs=1" for part in ("pretraining", "finetuning")),
-    *(f"{part}.batch_size=4" for part in ("pretraining", "finetuning")),
-    *(f"{part}.schedule.warmup_fraction=0" for part in ("pretraining", "finetuning")),
-    *(f"{part}.device=cpu" for part in ("pretraining", "finetuning", "runtime")),
-    *(f"{part}.threads=1" for part in ("pretraining", "finetuning", "runtime")),
+    *(f"{part}.training.epochs=1" for part in ("pretraining", "finetuning")),
+    *(f"{part}.training.batch_size=4" for part in ("pretraining", "finetuning")),
+    *(f"{part}.training.schedule.warmup_fraction=0" for part in ("pretraining", "finetuning")),
+    *(f"{part}.device=cpu" for part in ("pretraining.training", "finetuning.training", "extraction.runtime", "probes")),
+    *(f"{part}.threads=1" for part in ("pretraining.training", "finetuning.training", "extraction.runtime")),
 ]
 CLIPS = [
     "motion.num_frames=8",
@@ -38,7 +39,7 @@ CLIPS = [
     "motion.train_per_picture_motion=1",
     "motion.test_seen_per_picture_motion=1",
     "motion.test_unseen_per_picture_motion=0",
-    "sampling.num_frames=4",
+    "extraction.sampling.num_frames=4",
 ]
 
 
@@ -55,14 +56,14 @@ def test_the_yaml_is_complete():
 
 def test_no_part_of_the_motion_file_mirrors_a_clip():
     settings = load(MOTION)
-    assert settings.views.flip_probability == settings.clips.flip_probability == 0
-    assert settings.sampling.flip_probability == 0
+    assert settings.pretraining.views.flip_probability == settings.finetuning.clips.flip_probability == 0
+    assert settings.extraction.sampling.flip_probability == 0
 
 
 @pytest.mark.slow
 def test_the_whole_way_twice(tmp_path):
     out = tmp_path / "out"
-    first, second = (run(MOTION, f"out={out}", "pretraining.seeds=[0,3]", *TINY, *CLIPS) for _ in range(2))
+    first, second = (run(MOTION, f"out={out}", "pretraining.training.seeds=[0,3]", *TINY, *CLIPS) for _ in range(2))
     assert first["table"] == second["table"]  # the second takes up what is there
     names = ["trained-0", "trained-3", "untrained-0", "untrained-3"]
     rows = [f"{probe}, {name}" for probe in ("kNN", "linear") for name in names]
