@@ -2,7 +2,7 @@
 
 AdViSe's Table 4 joins two image models without saying how. Here maps of a smaller grid are resized bilinearly
 (``align_corners=False``) to the largest before they are concatenated, e.g. MAE's 14 x 14 to CLIP's 16 x 16; equal grids
-are not resized.
+are not resized. A frame bank that stores both features joins them when they are read, in the same way.
 """
 
 import hashlib
@@ -11,9 +11,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from featcache.backbones.base import Backbone, LayerOutput, Statistics, WeightsCard
+from featcache.backbones.outputs import join_maps
 from featcache.backbones.registry import JOIN, build_backbone
 from featcache.errors import ConfigError, FeatcacheError, WeightsError
 
@@ -171,16 +171,7 @@ def _side_by_side(outputs: Sequence[LayerOutput]) -> LayerOutput:
     """Concatenate maps, resized to the largest grid, and class tokens along the channels, if all members have them."""
     maps = [output.map for output in outputs if output.map is not None]
     tokens = [output.cls for output in outputs if output.cls is not None]
-    joint_map = None
-    if len(maps) == len(outputs):
-        height, width = max(x.shape[1] for x in maps), max(x.shape[2] for x in maps)
-        joint_map = torch.cat([_resized(x, height, width) for x in maps], dim=-1)
-    return LayerOutput(map=joint_map, cls=torch.cat(tokens, dim=-1) if len(tokens) == len(outputs) else None)
-
-
-def _resized(x: Tensor, height: int, width: int) -> Tensor:
-    """A map [B, h, w, C] resized to another grid."""
-    if x.shape[1:3] == (height, width):
-        return x
-    resized = functional.interpolate(x.permute(0, 3, 1, 2), (height, width), mode="bilinear", align_corners=False)
-    return resized.permute(0, 2, 3, 1)
+    return LayerOutput(
+        map=join_maps(maps) if len(maps) == len(outputs) else None,
+        cls=torch.cat(tokens, dim=-1) if len(tokens) == len(outputs) else None,
+    )

@@ -6,7 +6,7 @@ storing and pooling stored values therefore agree to the bit, on any device and 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, overload
 from weakref import WeakKeyDictionary
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from featcache.backbones.base import Backbone, LayerOutput
 from featcache.errors import ConfigError, unknown_name
@@ -283,6 +284,25 @@ def pool_mean(x: Tensor | Array) -> Tensor | Array:
     if not isinstance(x, Tensor):
         return pool_mean(torch.from_numpy(x)).numpy()
     return _average(x, dims=tuple(range(1, x.ndim - 1)))
+
+
+def join_maps(maps: Sequence[Tensor]) -> Tensor:
+    """Maps [..., h, w, C] of several features side by side, [..., H, W, sum of C].
+
+    Maps of a smaller grid are resized to the largest height and width, bilinearly (``align_corners=False``; float16 as
+    float32), e.g. MAE's 14 x 14 to CLIP's 16 x 16; others are not changed. A single map is returned as it is.
+    """
+    height, width = max(each.shape[-3] for each in maps), max(each.shape[-2] for each in maps)
+    return maps[0] if len(maps) == 1 else torch.cat([_resized(each, height, width) for each in maps], dim=-1)
+
+
+def _resized(x: Tensor, height: int, width: int) -> Tensor:
+    if x.shape[-3:-1] == (height, width):
+        return x
+    flat = x.flatten(0, -4).permute(0, 3, 1, 2)
+    wide = flat.float() if x.dtype == torch.float16 else flat
+    resized = functional.interpolate(wide, (height, width), mode="bilinear", align_corners=False)
+    return resized.permute(0, 2, 3, 1).reshape(*x.shape[:-3], height, width, x.shape[-1])
 
 
 def _windows(length: int, size: int) -> list[tuple[int, int]]:

@@ -1,19 +1,21 @@
-"""Clips from a stored frame bank as tensors, the only input of methods on dense maps."""
+"""Clips from a stored frame bank, the only input of methods on dense maps."""
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import psutil
 import torch
-from torch import Tensor
 
 from featcache.backbones.outputs import pool_channels, pool_space
+from featcache.backbones.registry import JOIN
 from featcache.errors import ConfigError, StoreError
 from featcache.loaders.choice import MAPS, choose_feature
+from featcache.loaders.maps import ClipMaps, StoredMaps
 from featcache.loaders.settings import BankSettings
 from featcache.recipes import recipe_hash
 from featcache.store.features import Features
@@ -21,6 +23,9 @@ from featcache.store.reader import Store, open_store
 
 _LOAD_BYTES = 64 << 20
 _RAM_SHARE = 0.5
+
+Ints = npt.NDArray[np.int64]
+Storage = Literal["auto", "mmap", "ram"]
 
 
 class ClipSource(Protocol):
@@ -35,12 +40,12 @@ class ClipSource(Protocol):
     """
 
     video_ids: tuple[str, ...]
-    num_source_frames: npt.NDArray[np.int64]
+    num_source_frames: Ints
     bank_stride: int
     shape: tuple[int, int, int]
     identity: str
 
-    def clips(self, videos: npt.NDArray[np.int64], positions: npt.NDArray[np.int64], crops: npt.ArrayLike) -> Tensor:
+    def clips(self, videos: Ints, positions: Ints, crops: npt.ArrayLike) -> ClipMaps:
         """Maps of clips.
 
         Args:
@@ -49,7 +54,7 @@ class ClipSource(Protocol):
             crops: int64 [B], crop of each frame, taken modulo the number of crops.
 
         Returns:
-            A floating tensor [B, T, h, w, C] on CPU.
+            Maps [B, T, h, w, C] on the CPU, as they are stored.
         """
 
     def num_crops(self, video: int) -> int:
@@ -60,95 +65,159 @@ class ClipSource(Protocol):
 class _Layout:
     """The rows of each video: ``first`` int64 [V], ``positions`` int64 [V], ``crops`` int64 [V]."""
 
-    first: npt.NDArray[np.int64]
-    positions: npt.NDArray[np.int64]
-    crops: npt.NDArray[np.int64]
+    first: Ints
+    positions: Ints
+    crops: Ints
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows of all videos."""
+        return int((self.positions * self.crops).sum())
+
+
+class _Rows:
+    """Rows of one feature by their numbers in the bank.
+
+    Args:
+        features: The feature.
+        rows: int64 [rows of the bank], the feature's own numbers; ``None``: the same numbers.
+    """
+
+    def __init__(self, features: Features, rows: Ints | None) -> None:
+        self._features = features
+        self._own = rows
+        # an array: torch's own indexing would start more threads, which would compete with the training
+        self._memory: npt.NDArray[Any] | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all rows as they are stored."""
+        return self._features.num_rows * self._features.record.num_bytes
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row as it is stored."""
+        return self._features.record.num_bytes
+
+    def load(self) -> None:
+        """Read all rows into memory, as they are stored."""
+        memory = np.empty(self._features.shape, self._features.dtype)
+        for rows in _portions(self._features.num_rows, row_bytes=self.row_bytes):
+            self._features.gather(rows, out=memory[rows[0] : rows[-1] + 1])
+        self._memory = memory
+        self.close()
+
+    def close(self) -> None:
+        """Unmap the files."""
+        self._features.close()
+
+    def read(self, rows: Ints) -> StoredMaps:
+        """Maps [..., h, w, C] of rows int64 [...]."""
+        mine = rows if self._own is None else self._own[rows]
+        values = self._features.gather(mine) if self._memory is None else self._memory[mine]
+        scales = torch.from_numpy(self._features.scales(mine)) if values.dtype == np.int8 else None
+        return StoredMaps(values=torch.from_numpy(values), scales=scales)
 
 
 class FrameBank:
     """A stored frame bank; see :class:`ClipSource`. Open it with :func:`open_bank`.
 
     Attributes:
-        feature: Name of the array.
+        features: Names of the arrays, in the order of their channels.
+        is_in_memory: Whether all rows were loaded when it was opened.
     """
 
     def __init__(
         self,
-        features: Features,
+        rows: Sequence[_Rows],
         layout: _Layout,
         *,
-        num_source_frames: npt.NDArray[np.int64],
+        features: tuple[str, ...],
+        video_ids: tuple[str, ...],
         bank_stride: int,
         grid: int | None,
         channels: int | None,
-        in_memory: bool,
+        storage: Storage,
         identity: str,
     ) -> None:
-        self._features = features
+        self._rows = tuple(rows)
         self._layout = layout
         self._grid, self._channels = grid, channels
-        self.feature = features.name
-        self.video_ids = features.video_ids
-        self.num_source_frames = num_source_frames
+        self.features = features
+        self.video_ids = video_ids
+        self.num_source_frames = layout.positions * bank_stride
         self.bank_stride = bank_stride
         self.identity = identity
-        height, width, depth = self.pooled(self._read(np.zeros(1, np.int64))).shape[1:]
+        first = self.pooled(self._read(np.zeros(1, np.int64))).joined
+        height, width, depth = first.shape[1:]
         self.shape = (height, width, depth)
-        # an array: torch's own indexing would start more threads, which would compete with the training
-        self._memory = self._load().numpy() if in_memory else None
+        self._pooled: npt.NDArray[Any] | None = None
+        num_bytes = layout.num_rows * first.nbytes if self._is_pooling else sum(each.num_bytes for each in rows)
+        room = _RAM_SHARE * psutil.virtual_memory().available
+        self.is_in_memory = storage == "ram" or (storage == "auto" and num_bytes < room)
+        if self.is_in_memory:
+            self._load(first.dtype)
 
-    @property
-    def is_in_memory(self) -> bool:
-        """Whether all rows were loaded when it was opened."""
-        return self._memory is not None
-
-    def clips(self, videos: npt.NDArray[np.int64], positions: npt.NDArray[np.int64], crops: npt.ArrayLike) -> Tensor:
-        """See :meth:`ClipSource.clips`; fp16 or fp32, as stored."""
+    def clips(self, videos: Ints, positions: Ints, crops: npt.ArrayLike) -> ClipMaps:
+        """See :meth:`ClipSource.clips`; pooled maps are fp16 or fp32."""
         per_frame = self._layout.crops[videos][:, None]
         crop = np.asarray(crops, np.int64)[:, None] % per_frame
         assert positions.min() >= 0, f"position {positions.min()}"
         assert (positions < self._layout.positions[videos][:, None]).all(), "a position lies behind its video"
         rows = self._layout.first[videos][:, None] + positions * per_frame + crop
-        if self._memory is not None:
-            values = torch.from_numpy(self._memory[rows.reshape(-1)])
-        else:
-            values = self.pooled(self._read(rows.reshape(-1)))
-        return values.reshape(*rows.shape, *self.shape)
+        if self._pooled is not None:
+            return ClipMaps.of(torch.from_numpy(self._pooled[rows]))
+        return self.pooled(self._read(rows))
 
     def num_crops(self, video: int) -> int:
         """Crops of each frame of a video."""
         return int(self._layout.crops[video])
 
-    def pooled(self, values: Tensor) -> Tensor:
-        """Pool stored rows for :meth:`clips`: SFU, channels first, then space, equal to pooling before storing (§3.2).
+    def pooled(self, maps: ClipMaps) -> ClipMaps:
+        """Pool stored maps for :meth:`clips`: SFU, channels first, then space, equal to pooling before storing (§3.2).
 
         Args:
-            values: Floating [n, h, w, C] as stored.
+            maps: Maps of all features, as stored.
         """
+        if not self._is_pooling:
+            return maps
+        values = maps.joined
         if self._channels is not None:
             values = pool_channels(values, self._channels)
-        return values if self._grid is None else pool_space(values, self._grid)
+        return ClipMaps.of(values if self._grid is None else pool_space(values, self._grid))
 
-    def _read(self, rows: npt.NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(self._features.gather(rows, dequantised=self._features.record.dtype == "int8"))
+    @property
+    def _is_pooling(self) -> bool:
+        return self._grid is not None or self._channels is not None
 
-    def _load(self) -> Tensor:
-        num_rows = self._features.num_rows
-        step = max(1, _LOAD_BYTES // self._features.record.num_bytes)
-        first = self.pooled(self._read(np.arange(min(1, num_rows))))
-        memory = torch.empty((num_rows, *self.shape), dtype=first.dtype)
-        for begin in range(0, num_rows, step):
-            rows = np.arange(begin, min(begin + step, num_rows))
-            memory[begin : begin + len(rows)] = self.pooled(self._read(rows))
-        self._features.close()
-        return memory
+    def _read(self, rows: Ints) -> ClipMaps:
+        return ClipMaps(tuple(each.read(rows) for each in self._rows))
+
+    def _load(self, dtype: torch.dtype) -> None:
+        if not self._is_pooling:
+            for each in self._rows:
+                each.load()
+            return
+        memory = torch.empty((self._layout.num_rows, *self.shape), dtype=dtype)
+        for rows in _portions(self._layout.num_rows, row_bytes=sum(each.row_bytes for each in self._rows)):
+            memory[rows[0] : rows[-1] + 1] = self.pooled(self._read(rows)).joined
+        self._pooled = memory.numpy()
+        for each in self._rows:
+            each.close()
+
+
+def _portions(num_rows: int, *, row_bytes: int) -> Iterator[Ints]:
+    """Consecutive rows, 64 MiB at a time."""
+    step = max(1, _LOAD_BYTES // row_bytes)
+    for begin in range(0, num_rows, step):
+        yield np.arange(begin, min(begin + step, num_rows))
 
 
 def open_bank(settings: BankSettings, *, store: Store | None = None) -> FrameBank:
     """Open a store's frame bank.
 
     Raises:
-        ConfigError: The store holds clips, or the feature has no maps.
+        ConfigError: The store holds clips, or a feature has no maps.
         StoreError: There are no rows, or shards are still to be extracted.
         UnknownNameError: There is no such feature.
     """
@@ -158,35 +227,62 @@ def open_bank(settings: BankSettings, *, store: Store | None = None) -> FrameBan
             f"{store.path} holds clips, and this method draws its own clips from a frame bank; extract again with "
             "--layout frames --output map"
         )
-    features = store.feature(choose_feature(store, settings.feature, MAPS))
-    if not features.num_rows:
-        raise StoreError(
-            f"no video of {store.path} has rows of {features.name!r}; see `featcache info` for the reasons"
-        )
-    rows = np.diff(features.video_start)
-    crops = features.num_crops
+    names = (None,) if settings.feature is None else settings.feature.split(JOIN)
+    features = [store.feature(choose_feature(store, name, MAPS)) for name in names]
+    video_ids, layout, rows = _common_rows(features, store)
     stride = store.sampling.frame_stride
-    positions = rows // crops
-    share = 1.0
-    if settings.grid is not None:
-        share *= settings.grid**2 / (features.record.shape[0] * features.record.shape[1])
-    if settings.channels is not None:
-        share *= settings.channels / features.record.shape[2]
-    itemsize = 4 if features.record.dtype == "int8" else features.record.itemsize
-    num_bytes = int(features.num_rows * np.prod(features.record.shape) * itemsize * share)
-    in_memory = settings.storage == "ram" or (
-        settings.storage == "auto" and num_bytes < _RAM_SHARE * psutil.virtual_memory().available
-    )
-    content = [features.digest(np.arange(features.num_rows)), recipe_hash(store.sampling)]
-    content += [str(settings.grid), str(settings.channels)]
-    content += [f"{name}\0{count}" for name, count in zip(features.video_ids, rows, strict=True)]
+    content = [
+        *(
+            each.digest(np.arange(each.num_rows) if own is None else own)
+            for each, own in zip(features, rows, strict=True)
+        ),
+        recipe_hash(store.sampling),
+        str(settings.grid),
+        str(settings.channels),
+    ]
+    counts = layout.positions * layout.crops
+    content += [f"{name}\0{count}" for name, count in zip(video_ids, counts.tolist(), strict=True)]
     return FrameBank(
-        features,
-        _Layout(first=features.video_start[:-1], positions=positions, crops=crops),
-        num_source_frames=positions * stride,
+        [_Rows(each, own) for each, own in zip(features, rows, strict=True)],
+        layout,
+        features=tuple(each.name for each in features),
+        video_ids=video_ids,
         bank_stride=stride,
         grid=settings.grid,
         channels=settings.channels,
-        in_memory=in_memory,
+        storage=settings.storage,
         identity=hashlib.sha256("\n".join(content).encode()).hexdigest()[:16],
     )
+
+
+def _common_rows(features: Sequence[Features], store: Store) -> tuple[tuple[str, ...], _Layout, list[Ints | None]]:
+    """The videos that all features have, where their rows are in the bank, and the own numbers of each feature's rows.
+
+    Raises:
+        StoreError: There are no such videos, or the features have different rows of one.
+    """
+    first = features[0]
+    common = set.intersection(*(set(each.video_ids) for each in features))
+    video_ids = tuple(video_id for video_id in first.video_ids if video_id in common)
+    if not video_ids:
+        named = " and ".join(repr(each.name) for each in features)
+        raise StoreError(f"no video of {store.path} has rows of {named}; see `featcache info` for the reasons")
+    numbers = [_numbers(each, video_ids) for each in features]
+    counts, crops = np.diff(first.video_start)[numbers[0]], first.num_crops[numbers[0]]
+    layout = _Layout(first=np.cumsum(counts) - counts, positions=counts // crops, crops=crops)
+    rows: list[Ints | None] = []
+    for each, mine in zip(features, numbers, strict=True):
+        differs = (np.diff(each.video_start)[mine] != counts) | (each.num_crops[mine] != crops)
+        if differs.any():
+            raise StoreError(
+                f"video {video_ids[int(differs.argmax())]!r} of {store.path} has other rows in {each.name!r} than in "
+                f"{first.name!r}, because its split changed in between; extract both into another store"
+            )
+        own = np.repeat(each.video_start[mine] - layout.first, counts) + np.arange(layout.num_rows)
+        rows.append(None if np.array_equal(own, np.arange(each.num_rows)) else own)
+    return video_ids, layout, rows
+
+
+def _numbers(features: Features, video_ids: Sequence[str]) -> Ints:
+    number = {video_id: place for place, video_id in enumerate(features.video_ids)}
+    return np.array([number[video_id] for video_id in video_ids], np.int64)

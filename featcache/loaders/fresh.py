@@ -6,11 +6,11 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from featcache.data.boxes import sample_boxes, sample_color
 from featcache.data.decoding.clips import MAX_BATCH_BYTES, CropSize, decode_rows
 from featcache.data.types import ClipSpec
+from featcache.loaders.maps import ClipMaps
 from featcache.loaders.videos import VideoFiles
 from featcache.loaders.views import Look
 from featcache.recipes import ColorRecipe, SamplingRecipe, recipe_hash
@@ -68,7 +68,7 @@ class PixelSource:
         content += [f"{video.id}\0{video.content_hash}\0{video.num_frames}" for video in files.videos]
         self.identity = hashlib.sha256("\n".join(content).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
-    def clips(self, videos: npt.NDArray[np.int64], positions: npt.NDArray[np.int64], crops: npt.ArrayLike) -> Tensor:
+    def clips(self, videos: npt.NDArray[np.int64], positions: npt.NDArray[np.int64], crops: npt.ArrayLike) -> ClipMaps:
         """See :meth:`featcache.loaders.bank.ClipSource.clips`; one pass per video, ``crops`` draw the looks.
 
         Raises:
@@ -92,7 +92,7 @@ class PixelSource:
                     specs.append(ClipSpec(index=place, frames=frames, box=look.box, flip=False, color=look.color))
                 for batch in decode_rows(reader, specs, [self._crop], max_batch_bytes=MAX_BATCH_BYTES):
                     pixels[mine[list(batch.rows)]] = batch.pixels[self._crop]
-        return torch.from_numpy(pixels).permute(0, 1, 3, 4, 2)
+        return ClipMaps.of(torch.from_numpy(pixels).permute(0, 1, 3, 4, 2))
 
     def num_crops(self, video: int) -> int:
         """One, since every draw gives another augmentation."""

@@ -7,22 +7,24 @@ video, here every clip has a new one. It costs one decode and one forward pass p
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from featcache.data.decoding.clips import MAX_BATCH_BYTES, decode_rows
+from featcache.backbones.registry import JOIN
+from featcache.data.decoding.clips import MAX_BATCH_BYTES, CropSize, decode_rows
 from featcache.data.sampling import sample_rows
 from featcache.data.types import ClipSpec, Timeline
+from featcache.errors import ConfigError
 from featcache.extract.encode import encode_rows
 from featcache.extract.encoder import Encoder, encoder
 from featcache.extract.origin import source_roots
 from featcache.loaders.bank import ClipSource, FrameBank, open_bank
 from featcache.loaders.fresh import FRESH_LOOK_HASH, fresh_look
+from featcache.loaders.maps import ClipMaps, StoredMaps
 from featcache.loaders.settings import BankSettings
 from featcache.loaders.videos import VideoFiles, find_files
 from featcache.machine import forward_threads
@@ -44,38 +46,43 @@ class OnlineSource:
         self._bank = bank
         self._encoder = encoder
         self._files = files
+        self._sizes = tuple(dict.fromkeys(feature.crop for feature in encoder.features))
         self.video_ids = bank.video_ids
         self.num_source_frames = bank.num_source_frames
         self.bank_stride = bank.bank_stride
         self.shape = bank.shape
         self.identity = hashlib.sha256(f"online\n{bank.identity}\n{FRESH_LOOK_HASH}".encode()).hexdigest()[:16]
 
-    def clips(self, videos: Positions, positions: Positions, crops: npt.ArrayLike) -> Tensor:
+    def clips(self, videos: Positions, positions: Positions, crops: npt.ArrayLike) -> ClipMaps:
         """See :meth:`featcache.loaders.bank.ClipSource.clips`; a frame that occurs twice is encoded once.
 
         Raises:
             VideoError: A file does not exist any more, has changed, or does not decode.
             NonFiniteFeatureError: Values are not finite.
         """
-        (feature,) = self._encoder.features
+        features = self._encoder.features
         places = np.empty(positions.shape, np.int64)
         order: list[int] = []
-        parts: list[Tensor] = []
+        parts: list[ClipMaps] = []
         with forward_threads(self._encoder.threads):
             rows = self._decoded(videos, positions, np.asarray(crops, np.int64), places)
             while batch := list(itertools.islice(rows, self._encoder.encode_batch)):
                 records = encode_rows(
-                    (feature,),
-                    {feature.crop: np.stack([pixels for _, pixels in batch])},
+                    features,
+                    {size: np.stack([pixels[size] for _, pixels in batch]) for size in self._sizes},
                     encode_batch=self._encoder.encode_batch,
                     device=self._encoder.device,
-                )[feature.name]
-                stored = to_storage(records, feature.record.dtype, where=feature.name)
-                parts.append(self._bank.pooled(torch.from_numpy(stored)))
+                )
+                stored = [to_storage(records[each.name], each.record.dtype, where=each.name) for each in features]
+                parts.append(self._bank.pooled(ClipMaps(tuple(StoredMaps(values=torch.from_numpy(x)) for x in stored))))
                 order += [row for row, _ in batch]
         index = np.empty(len(order), np.int64)
         index[order] = np.arange(len(order))
-        return torch.cat(parts)[torch.from_numpy(index[places])]
+        chosen = torch.from_numpy(index[places])
+        columns = zip(*(part.features for part in parts), strict=True)
+        return ClipMaps(
+            tuple(StoredMaps(values=torch.cat([each.values for each in column])[chosen]) for column in columns)
+        )
 
     def num_crops(self, video: int) -> int:
         """Number of stored crops of each frame of a video."""
@@ -83,9 +90,8 @@ class OnlineSource:
 
     def _decoded(
         self, videos: Positions, positions: Positions, crops: Positions, places: Positions
-    ) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-        """Distinct rows as (number, uint8 [1, 3, S, S]), one pass per video; ``places`` [B, T] receives the numbers."""
-        (feature,) = self._encoder.features
+    ) -> Iterator[tuple[int, dict[CropSize, npt.NDArray[np.uint8]]]]:
+        """Distinct rows as (number, uint8 [1, 3, S, S] by size), one pass per video; ``places`` gets the numbers."""
         first = 0
         for video in np.unique(videos).tolist():
             mine = np.flatnonzero(videos == video)
@@ -94,9 +100,9 @@ class OnlineSource:
                 specs = list(dict.fromkeys(spec for clip in wanted for spec in clip))
                 numbers = {spec: first + row for row, spec in enumerate(specs)}
                 places[mine] = [[numbers[spec] for spec in clip] for clip in wanted]
-                for batch in decode_rows(reader, specs, [feature.crop], max_batch_bytes=MAX_BATCH_BYTES):
-                    for row, pixels in zip(batch.rows, batch.pixels[feature.crop], strict=True):
-                        yield first + row, pixels
+                for batch in decode_rows(reader, specs, self._sizes, max_batch_bytes=MAX_BATCH_BYTES):
+                    for place, row in enumerate(batch.rows):
+                        yield first + row, {size: pixels[place] for size, pixels in batch.pixels.items()}
             first += len(specs)
 
     def _rows(self, video: int, timeline: Timeline, positions: Positions, crops: Positions) -> list[list[ClipSpec]]:
@@ -140,10 +146,24 @@ def open_online(settings: BankSettings, *, store: Store | None = None, device: s
         decoder=store.sampling.decoder,
         hint="--online decodes them: give their folder with --set bank.videos=DIR, or train on the store without it",
     )
-    recipe = store.features[bank.feature][0]
-    weights = None if settings.weights is None else {recipe.backbone: settings.weights}
-    built = encoder(store.path, features=(bank.feature,), weights=weights, device=device)
+    built = encoder(store.path, features=bank.features, weights=_weights(settings, store, bank.features), device=device)
     return OnlineSource(bank, built, files)
+
+
+def _weights(settings: BankSettings, store: Store, features: Sequence[str]) -> dict[str, str] | None:
+    """The weights of each feature's backbone.
+
+    Raises:
+        ConfigError: They are not one for each feature.
+    """
+    if settings.weights is None:
+        return None
+    parts = [settings.weights] if len(features) == 1 else settings.weights.split(JOIN)
+    if len(parts) != len(features):
+        raise ConfigError(
+            f"bank.weights names {len(parts)} files for {len(features)} features; give one for each, joined by {JOIN}"
+        )
+    return {store.features[name][0].backbone: part for name, part in zip(features, parts, strict=True)}
 
 
 def open_source(settings: BankSettings, *, store: Store, device: str = "auto") -> ClipSource:

@@ -15,7 +15,8 @@ class BankSettings(Settings):
     store: Input[str]
     """A store of layout ``frames`` with maps."""
     feature: Aside[str | None] = None
-    """Name of the array; null: the only array of the store that holds maps."""
+    """Name of the array, or several joined by ``+``, whose channels are joined when they are read; null: the only array
+    of the store that holds maps."""
     grid: int | None = Field(default=None, ge=1)
     """Side of the map after average pooling during reading (SFU); null: as stored."""
     channels: int | None = Field(default=None, ge=1)

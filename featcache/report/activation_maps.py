@@ -112,12 +112,12 @@ def draw_activation(settings: ActivationFigureSettings, *, on_stage: OnStage = i
     video = bank.video_ids.index(settings.video)
     num_positions = -(-int(bank.num_source_frames[video]) // bank.bank_stride)
     positions = np.linspace(0, num_positions - 1, settings.num_frames).astype(np.int64)
-    maps = bank.clips(np.array([video]), positions[None], [0])[0].float()
+    maps = bank.clips(np.array([video]), positions[None], [0]).on("cpu")[0]
     named = {"image model": heat(maps)}
     for arm, folder in arms_of(Path(settings.run)):
         module = load_module(folder, seed=settings.seed, shape=bank.shape).to(device)
         named[arm] = heat(branch_maps(module.tmm, maps))
-    numbers, frames = source_frames(store, settings, feature=bank.feature, positions=positions)
+    numbers, frames = source_frames(store, settings, feature=bank.features[0], positions=positions)
     rows = {"frames": frames} | {name: overlay(frames, heats) for name, heats in named.items()}
     buffer = io.BytesIO()
     montage(rows).save(buffer, "PNG" if settings.out.lower().endswith(".png") else "JPEG")

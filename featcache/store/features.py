@@ -156,6 +156,16 @@ class Features:
             values = out if out is not None else values.view(self._dtype).reshape(shape)
         return self._dequantised(values, numbers) if dequantised else values
 
+    def scales(self, rows: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """What int8 rows are multiplied by, float32 [..., C] for row numbers [...], as in :meth:`gather`.
+
+        Raises:
+            RowError: As in :meth:`gather`.
+        """
+        assert self.record.dtype == "int8", f"{self.name!r} is {self.record.dtype}, which has no scales"
+        found: npt.NDArray[np.float32] = self._scales[self._index.file[self._numbers(rows)]]
+        return found
+
     def __getitem__(self, rows: slice | EllipsisType | npt.ArrayLike) -> npt.NDArray[Any]:
         """One row [*record], or rows [..., *record] by slice, indices or mask, as in :meth:`gather`."""
         if isinstance(rows, EllipsisType):
@@ -276,7 +286,7 @@ class Features:
     def _dequantised(self, values: npt.NDArray[Any], index: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         if self.record.dtype != "int8":
             return values.astype(np.float32)
-        scale = self._scales[self._index.file[index]]
+        scale = self.scales(index)
         return dequantise(values, scale.reshape(*index.shape, *[1] * (len(self.record.shape) - 1), -1))
 
     @cached_property

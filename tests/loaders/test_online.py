@@ -56,7 +56,7 @@ def test_stored_crops_come_out_with_the_stored_bits(store):
     videos = np.array([3, 0, 3, 2, 1])
     positions = np.array([[0, 2, 4, 6], [11, 0, 5, 5], [0, 2, 4, 6], [15, 7, 3, 1], [8, 8, 8, 8]])
     for crops in ([0] * 5, [1, 0, 1, 0, 1]):
-        ours, stored = online.clips(videos, positions, crops), bank.clips(videos, positions, crops)
+        ours, stored = online.clips(videos, positions, crops).joined, bank.clips(videos, positions, crops).joined
         assert ours.dtype == stored.dtype == torch.float16
         assert torch.equal(ours, stored)
     assert online.shape == bank.shape
@@ -67,12 +67,12 @@ def test_stored_crops_come_out_with_the_stored_bits(store):
 def test_fresh_views_differ_by_draw_and_keep_to_a_clip(store):
     online = open_online(settings(store), device="cpu")
     videos, positions = np.array([0, 0, 0]), np.array([[3, 3], [3, 5], [3, 3]])
-    maps = online.clips(videos, positions, [77, 77, 78])
+    maps = online.clips(videos, positions, [77, 77, 78]).joined
     assert torch.equal(maps[0, 0], maps[1, 0]), "one draw, one view"
     assert torch.equal(maps[0, 0], maps[0, 1]), "the same frame under the same view"
     assert not torch.equal(maps[0, 0], maps[2, 0])
     assert not torch.equal(maps[1, 0], maps[1, 1])
-    assert torch.equal(maps, online.clips(videos, positions, [77, 77, 78]))
+    assert torch.equal(maps, online.clips(videos, positions, [77, 77, 78]).joined)
 
 
 def test_pooling_at_read_is_that_of_the_bank(store):
@@ -80,7 +80,7 @@ def test_pooling_at_read_is_that_of_the_bank(store):
     bank, online = open_bank(settings(store, **pooled)), open_online(settings(store, **pooled), device="cpu")
     arguments = np.array([2, 1]), np.array([[0, 1, 2, 3], [4, 5, 6, 7]]), [0, 0]
     assert online.shape == (3, 3, 10)
-    assert torch.equal(online.clips(*arguments), bank.clips(*arguments))
+    assert torch.equal(online.clips(*arguments).joined, bank.clips(*arguments).joined)
 
 
 def test_a_fresh_view_has_the_papers_size_place_and_colours():

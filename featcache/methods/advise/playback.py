@@ -20,6 +20,7 @@ from featcache.errors import ConfigError
 from featcache.loaders.bank import ClipSource
 from featcache.loaders.batches import BatchOrder
 from featcache.loaders.clip_positions import playback_clip, pretext_start
+from featcache.loaders.maps import ClipMaps
 from featcache.methods.advise.settings import PretextClipSettings, max_bank_stride
 from featcache.seeding import rng_for
 from featcache.training.objective import Loss
@@ -27,9 +28,9 @@ from featcache.training.objective import Loss
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledMaps:
-    """Maps floating [B, T, h, w, C] and classes int64 [B]."""
+    """Maps [B, T, h, w, C] and classes int64 [B]."""
 
-    maps: Tensor
+    maps: ClipMaps
     labels: Tensor
 
 
@@ -85,7 +86,7 @@ class PlaybackRateObjective:
         """Cross-entropy, or logistic losses, over the rates, with label smoothing."""
         device = next(self.module.parameters()).device
         labels = part.labels.to(device)
-        logits = self.module(part.maps.to(device).float())
+        logits = self.module(part.maps.on(device))
         total = rate_loss(logits.float(), labels, settings=self._settings)
         return Loss(total=total, metrics={"accuracy": (logits.argmax(dim=1) == labels).float().mean()})
 

@@ -217,7 +217,7 @@ def check_finite(objective: PlaybackRateObjective | FineTuneObjective, bank: Cli
         NonFiniteFeatureError: A value is NaN or infinite.
     """
     for part in objective.parts(0, 0):
-        if not bool(part.maps.isfinite().all()):
+        if not bool(part.maps.on("cpu").isfinite().all()):
             raise NonFiniteFeatureError(
                 f"features of {bank.video_ids[0]!r} or its neighbours hold NaN or infinity; extract this feature again "
                 "as float32"

@@ -81,7 +81,7 @@ class FineTuneObjective:
         """Cross-entropy."""
         device = next(self.module.parameters()).device
         labels = part.labels.to(device)
-        logits = self.module(part.maps.to(device).float())
+        logits = self.module(part.maps.on(device))
         total = functional.cross_entropy(logits.float(), labels)
         return Loss(total=total, metrics={"accuracy": (logits.argmax(dim=1) == labels).float().mean()})
 
@@ -196,13 +196,13 @@ def video_logits(
         views = [clip_views(source, int(video), settings) for video in number]
         counts = [len(crops) for _, crops in views]
         positions, crops = np.concatenate([clips for clips, _ in views]), [crop for _, crops in views for crop in crops]
-        maps = source.clips(np.repeat(number, counts), positions, crops).to(device)
+        maps = source.clips(np.repeat(number, counts), positions, crops).on(device)
         for order in orders:
             scored = []
             for module, seed in zip(modules, seeds, strict=True):
                 places = frame_order(order, num_frames=maps.shape[1], seed=seed)
                 ordered = maps if order == "true" else maps[:, torch.from_numpy(places).to(device)]
-                scores: Tensor = module(ordered.float()).double().cpu()
+                scores: Tensor = module(ordered).double().cpu()
                 scored.append(np.stack([part.mean(dim=0).numpy() for part in torch.split(scores, counts)]))
             logits[order].append(np.stack(scored))
         done += len(number)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from featcache.loaders.maps import ClipMaps
+
 
 @dataclass
 class MemoryBank:
@@ -21,7 +23,8 @@ class MemoryBank:
 
     def clips(self, videos, positions, crops):
         crops = np.asarray(crops)[:, None] % self.values.shape[2]
-        return self.values[torch.from_numpy(videos)[:, None], torch.from_numpy(positions), torch.from_numpy(crops)]
+        rows = torch.from_numpy(videos)[:, None], torch.from_numpy(positions), torch.from_numpy(crops)
+        return ClipMaps.of(self.values[rows])
 
     def num_crops(self, video):
         return self.values.shape[2]

@@ -50,7 +50,7 @@ def test_clips_are_the_frames_of_their_view(videos, tmp_path):
     assert source.video_ids == ("0.mp4", "1.mp4", "2.mp4", "3.mp4"), "the broken one is left out"
     assert source.num_source_frames.tolist() == list(NUM_FRAMES)
     draw = next(draw for draw in range(100) if not fresh_look("0.mp4", draw, height=64, width=96).color)
-    clips = source.clips(np.array([2, 0, 2]), np.array([[5, 6, 5], [0, 4, 8], [9, 9, 1]]), [3, draw, 4])
+    clips = source.clips(np.array([2, 0, 2]), np.array([[5, 6, 5], [0, 4, 8], [9, 9, 1]]), [3, draw, 4]).joined
     assert clips.shape == (3, 3, 32, 32, 3)
     assert torch.equal(clips[0, 0], clips[0, 2])
     box = fresh_look("0.mp4", draw, height=64, width=96).box
@@ -85,7 +85,8 @@ def test_clips_start_anywhere_and_may_repeat_frames():
     clips = PretextClipSettings(base_stride=1, starts="anywhere", num_clips=8, sequential=False)
     network = torch.nn.Linear(1, 4)
     objective = PlaybackRateObjective(bank, np.arange(4), clips, module=network, batch_size=4, seed=0)
-    starts = {int(start) for epoch in range(20) for start in objective.parts(epoch, 0)[0].maps[:, 0, 0, 0, 1].tolist()}
+    maps = [objective.parts(epoch, 0)[0].maps.on("cpu") for epoch in range(20)]
+    starts = {int(start) for each in maps for start in each[:, 0, 0, 0, 1].tolist()}
     assert starts == set(range(20))
 
 
