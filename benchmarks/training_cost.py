@@ -33,8 +33,9 @@ from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
 from featcache.loaders.online import open_source
 from featcache.loaders.settings import BankSettings
-from featcache.methods.advise.end_to_end import open_pixels
-from featcache.methods.advise.playback import PlaybackRateObjective
+from featcache.methods.advise.objective import ClipObjective
+from featcache.methods.advise.playback import playback_objective
+from featcache.methods.advise.run import open_pixels
 from featcache.methods.advise.settings import AdviseSettings, R3d50Settings
 from featcache.networks.counting import count_macs, count_parameters
 from featcache.networks.r3d50 import R3d50
@@ -184,12 +185,12 @@ def serve(args: argparse.Namespace) -> None:
     print(json.dumps(facts), flush=True)
 
 
-def build(args: argparse.Namespace) -> tuple[PlaybackRateObjective, torch.optim.Optimizer]:
+def build(args: argparse.Namespace) -> tuple[ClipObjective, torch.optim.Optimizer]:
     """The objective of a case, built as its command does, and its optimiser."""
     kind, preset = args.case
     if kind == "r3d50":
         settings: AdviseSettings | R3d50Settings = R3d50Settings(source=str(args.folder / "videos"))
-        source: Any = open_pixels(settings)
+        source: Any = open_pixels(settings)[0]
         module: torch.nn.Module = R3d50(num_classes=len(settings.clips.rates))
     else:
         bank = BankSettings(store=str(args.folder / "store"), online=kind == "online")
@@ -199,7 +200,7 @@ def build(args: argparse.Namespace) -> tuple[PlaybackRateObjective, torch.optim.
     module.to(args.device)
     clips = settings.clips.model_copy(update={"num_clips": args.clips})
     videos = torch.arange(args.batch).numpy()
-    objective = PlaybackRateObjective(source, videos, clips, module=module, batch_size=args.batch, seed=0)
+    objective = playback_objective(source, videos, clips, module=module, batch_size=args.batch, seed=0)
     lr = peak_lr(settings.training.optimiser, batch_size=args.batch)
     return objective, build_optimiser(module, settings.training.optimiser, lr=lr)
 

@@ -50,7 +50,7 @@ _COMMANDS: dict[str, Command] = {
     ),
     "train-r3d50": Command(
         settings="featcache.methods.advise.settings:R3d50Settings",
-        run="featcache.methods.advise.end_to_end:pretrain_r3d50",
+        run="featcache.methods.advise.run:pretrain_r3d50",
     ),
     "train-scale": Command(
         settings="featcache.methods.scale.settings:ScaleSettings", run="featcache.methods.scale.run:pretrain_scale"
@@ -71,7 +71,7 @@ _COMMANDS: dict[str, Command] = {
     "export": Command(settings="featcache.exchange.settings:ExportSettings", run="featcache.exchange.exporting:export"),
     "evaluate-tmm": Command(
         settings="featcache.methods.advise.settings:TmmEvaluationSettings",
-        run="featcache.methods.advise.plugged:evaluate_plugged",
+        run="featcache.methods.advise.tmm:evaluate_plugged",
     ),
     "figure-activation": Command(
         settings="featcache.report.figure_settings:ActivationFigureSettings",

@@ -24,7 +24,7 @@ class PretrainedResult:
         num_parameters: Number of parameters of the part that is kept.
         num_head_parameters: Number of parameters of the part that is dropped.
         seeds: The last line of each seed's log.
-        next_command: A command that people often run next.
+        next_command: A command that people often run next, if there is one.
     """
 
     title: ClassVar[str]
@@ -39,7 +39,7 @@ class PretrainedResult:
     num_parameters: int
     num_head_parameters: int
     seeds: Mapping[int, Mapping[str, float]]
-    next_command: str
+    next_command: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""

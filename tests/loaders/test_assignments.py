@@ -2,11 +2,9 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
 
-from featcache.loaders.assignments import assignments_of
-from featcache.loaders.choice import groups_of
+from featcache.loaders.assignments import read_labelled
 from featcache.loaders.settings import BankSettings
 from featcache.store.reader import open_store
 from featcache.testing import stores
@@ -31,12 +29,10 @@ def test_folds_never_split_a_group(tmp_path, monkeypatch, grouped):
     class Bank:
         video_ids = tuple(store.videos)
 
-    labels = np.arange(24) % 3
-    assigned, protocol = assignments_of(
-        store, Bank(), labels, BankSettings(store="s"), test_splits=None, labels_per_class=None
-    )
+    data = read_labelled(BankSettings(store="s"), Bank(), store=store, label="label")
+    assigned, protocol = data.assignments()
     assert sorted(video for each in assigned for video in each.tests["all"]) == list(range(24))
-    groups = groups_of(store, Bank.video_ids)
+    groups = data.groups
     if not grouped:
         assert (groups, protocol) == (None, "5 folds over videos")
         return

@@ -21,8 +21,8 @@ from featcache.data.manifest import Manifest, read_parquet, write_parquet
 from featcache.data.sources import list_source
 from featcache.data.types import VideoRecord
 from featcache.files.base import open_files
-from featcache.methods.advise.plugged import read_run
 from featcache.methods.advise.saved import load_module
+from featcache.methods.advise.tmm import read_run
 from featcache.networks.settings import TmmSettings
 from featcache.networks.tmm import TmmClassifier
 from featcache.recipes import SamplingRecipe, to_dict

@@ -12,8 +12,8 @@ from featcache.commands.registry import command_names, settings_class
 from featcache.config import Role, Settings, role_of
 from featcache.errors import RecipeMismatchError
 from featcache.files.sealed import seal
-from featcache.methods.advise.run import fine_tune
 from featcache.methods.advise.settings import AdviseSettings, TmmFineTuneSettings
+from featcache.methods.advise.tuning import fine_tune
 from featcache.networks.settings import TmmSettings
 from featcache.training.checkpoint import NAME, Checkpoint, read_checkpoint, write_checkpoint
 from featcache.training.identity import Identity, identity_of

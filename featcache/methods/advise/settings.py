@@ -148,10 +148,6 @@ class R3d50Settings(VideosSettings):
     out: Aside[str | None] = None
     """Folder of the run; null: ``runs/<source>/r3d50-<hash>``."""
 
-    def model_post_init(self, context: object) -> None:
-        """Check the source of the videos."""
-        super().model_post_init(context)
-
 
 def max_bank_stride(*, base_stride: int, speed_jitter: float) -> int:
     """The coarsest bank that plays the slowest clip without repeating rows."""

@@ -1,31 +1,37 @@
-"""Fine-tunes temporal modules and reports accuracy over views, against training from scratch, and by frame order."""
+"""Scores temporal modules on labels, by order of frames: fine-tuned first, or as another run has left them."""
 
 import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from featcache.loaders.assignments import assignments_of, labels_of, split_coverage
-from featcache.loaders.bank import ClipSource
-from featcache.loaders.choice import groups_of, video_splits
+from featcache.config import parse, read_json, read_mapping, to_yaml
+from featcache.errors import ConfigError, ManifestError
+from featcache.files.publish import put_replace
+from featcache.loaders.assignments import LabelledBank, read_labelled
+from featcache.loaders.bank import ClipSource, open_bank
 from featcache.loaders.online import open_source
-from featcache.methods.advise.run import fine_tune, initial_module
-from featcache.methods.advise.settings import TmmFineTuneSettings
-from featcache.methods.advise.tuning import ORDERS, video_logits
+from featcache.machine import resolve_device
+from featcache.methods.advise.saved import arms_of, initial_module, load_module, read_module
+from featcache.methods.advise.settings import TmmEvaluationSettings, TmmFineTuneSettings
+from featcache.methods.advise.tuning import ORDERS, fine_tune, video_logits
 from featcache.metrics.intervals import Metric, accuracies, paired_difference, rank_of_truth
 from featcache.metrics.result import Coverage
 from featcache.metrics.settings import IntervalSettings
-from featcache.metrics.splits import Groups
+from featcache.networks.settings import TmmSettings
 from featcache.networks.tmm_cost import counted_cost
 from featcache.stages import OnStage, ignore
 from featcache.store.reader import open_store
 from featcache.summary import Summary, SummaryTable, percent
+from featcache.training.runs import run_folder
 from featcache.training.seeds import open_runs
 
 PRETRAINED, SCRATCH = "pretrained", "scratch"
@@ -127,26 +133,19 @@ def run_temporal(
         UnknownNameError: There is no such split or label column.
     """
     started = time.monotonic()
-    store = open_store(Path(settings.bank.store))
+    store, seeds = open_store(Path(settings.bank.store)), settings.training.seeds
     bank = source or open_source(settings.bank, store=store, device=settings.training.device)
-    labels, classes = labels_of(store, bank, settings.label)
-    splits = video_splits(store, settings.bank.split_column)
-    groups = groups_of(store, bank.video_ids)
-    assignments, protocol = assignments_of(
-        store,
-        bank,
-        labels,
-        settings.bank,
-        test_splits=settings.test_splits,
-        labels_per_class=settings.labels_per_class,
+    data = read_labelled(settings.bank, bank, store=store, label=settings.label)
+    assignments, protocol = data.assignments(
+        test_splits=settings.test_splits, labels_per_class=settings.labels_per_class
     )
     runs = open_runs(
         settings, settings.training, name="tmm", of=settings.bank.store, out=settings.out, on_stage=on_stage
     )
     arms = {PRETRAINED if settings.init else SCRATCH: settings}
+    tmm, _ = initial_module(settings.init, settings.tmm, seed=seeds[0], width_in=bank.shape[2])
     if settings.compare_scratch:
-        shape, _ = initial_module(settings, seed=settings.training.seeds[0], width_in=bank.shape[2])
-        arms[SCRATCH] = settings.model_copy(update={"init": None, "compare_scratch": False, "tmm": shape})
+        arms[SCRATCH] = settings.model_copy(update={"init": None, "compare_scratch": False, "tmm": tmm})
     orders = ORDERS if settings.order_test else ORDERS[:1]
     scored = {split for assignment in assignments for split in assignment.tests}
     videos = {
@@ -155,7 +154,7 @@ def run_temporal(
     }
     logits: dict[tuple[str, str, str], list[Logits]] = {}
     for arm, own in arms.items():
-        for seed in settings.training.seeds:
+        for seed in seeds:
             parts: dict[tuple[str, str], list[Logits]] = {}
             for assignment in assignments:
                 module = fine_tune(
@@ -163,8 +162,8 @@ def run_temporal(
                     bank,
                     runs=runs,
                     videos=assignment.train,
-                    labels=labels[assignment.train],
-                    num_classes=len(classes),
+                    labels=data.labels[assignment.train],
+                    num_classes=len(data.classes),
                     seed=seed,
                     within=f"{arm}/{assignment.name}",
                 )
@@ -174,70 +173,164 @@ def run_temporal(
                         parts.setdefault((split, order), []).append(scores[order][0])
             for (split, order), folds in parts.items():
                 logits.setdefault((arm, split, order), []).append(np.concatenate(folds))
-    ranks = {key: rank_of_truth(np.stack(scores), labels[videos[key[1]]]) for key, scores in logits.items()}
-    tmm, _ = initial_module(settings, seed=settings.training.seeds[0], width_in=bank.shape[2])
-    return runs.finish(
-        TemporalResult(
-            folder=str(runs.folder),
-            store=str(store.path),
-            label=settings.label,
-            protocol=protocol,
-            num_classes=len(classes),
-            classes=classes,
-            num_train=max(len(assignment.train) for assignment in assignments),
-            num_views=settings.test_clips * most_crops(bank, videos),
-            seeds=settings.training.seeds,
-            coverage={split: split_coverage(store, bank, splits, split, labels) for split in videos},
-            cost=counted_cost(tmm, shape=bank.shape, num_frames=settings.num_frames, num_classes=len(classes)),
-            seconds=time.monotonic() - started,
-            **measured(ranks, labels, videos, num_classes=len(classes), intervals=intervals, groups=groups),
-        )
+    ranks = {key: rank_of_truth(np.stack(scores), data.labels[videos[key[1]]]) for key, scores in logits.items()}
+    result = _result(
+        ranks,
+        data,
+        settings,
+        tmm,
+        videos=videos,
+        folder=str(runs.folder),
+        protocol=protocol,
+        num_train=max(len(assignment.train) for assignment in assignments),
+        intervals=intervals,
+        started=started,
     )
+    return runs.finish(result)
 
 
-class Measured(TypedDict):
-    """Metrics of arms and their difference, as in :class:`TemporalResult`."""
+def evaluate_plugged(
+    settings: TmmEvaluationSettings, *, intervals: IntervalSettings | None = None, on_stage: OnStage = ignore
+) -> TemporalResult:
+    """Score the test views of a store with the unchanged modules of a run, one per seed and arm.
 
-    metrics: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Metric]]]]
-    delta: Mapping[str, Metric]
+    Source: AdViSe, on the choice of the image model. Module and head, including BatchNorm statistics, do not change;
+    only the store does. The channels of two image models need not mean the same; the score shows whether they do.
+
+    Args:
+        settings: Settings of the evaluation.
+        intervals: Settings of the intervals.
+        on_stage: Called with the stage ``test SPLIT``, videos scored and videos in all.
+
+    Raises:
+        ConfigError: The folder is not a run of ``train tmm``, or the run was trained on folds or on another width.
+        ManifestError: There are no labelled test videos, or they have classes that the run does not know.
+        UnknownNameError: There is no such split or label column.
+    """
+    started = time.monotonic()
+    run = Path(settings.run)
+    trained, classes = read_run(run)
+    store = open_store(Path(settings.bank.store))
+    bank = open_bank(settings.bank, store=store)
+    data = read_labelled(settings.bank, bank, store=store, label=settings.label or trained.label, classes=classes)
+    videos = data.tests(settings.test_splits)
+    if not videos:
+        raise ManifestError(
+            f"{store.path} has no labelled test videos outside of split {settings.bank.train_split!r}; a module can "
+            "only be scored on videos that it was not trained on"
+        )
+    device = resolve_device(settings.device)
+    arms = dict(arms_of(run))
+    orders = ORDERS if settings.order_test else ORDERS[:1]
+    seeds = trained.training.seeds
+    modules = {
+        (arm, seed): load_module(folder, seed=seed, shape=bank.shape).to(device)
+        for arm, folder in arms.items()
+        for seed in seeds
+    }
+    ranks = {}
+    for split, numbers in videos.items():
+        scores = video_logits(
+            list(modules.values()),
+            bank,
+            numbers,
+            trained,
+            orders=orders,
+            seeds=[seed for _, seed in modules],
+            on_videos=partial(on_stage, f"test {split}"),
+        )
+        for order, (place, arm) in itertools.product(orders, enumerate(arms)):
+            mine = scores[order][place * len(seeds) : (place + 1) * len(seeds)]
+            ranks[arm, split, order] = rank_of_truth(mine, data.labels[numbers])
+    out = run_folder(settings, out=settings.out, store=settings.bank.store, name="plugged")
+    put_replace(out / "config.yaml", to_yaml(settings).encode())
+    tmm, _ = read_module(next(iter(arms.values())), seed=seeds[0])
+    result = _result(
+        ranks,
+        data,
+        trained,
+        tmm,
+        videos=videos,
+        folder=str(out),
+        protocol=f"trained on {trained.bank.store}, not on this store",
+        num_train=0,
+        intervals=intervals,
+        started=started,
+    )
+    put_replace(out / "result.json", json.dumps(result.to_dict(), indent=2).encode())
+    return result
 
 
-def measured(
+def read_run(run: Path) -> tuple[TmmFineTuneSettings, tuple[str, ...]]:
+    """Read the settings and class names of a finished run of ``train tmm``.
+
+    Raises:
+        ConfigError: It is not such a run, or is not finished.
+    """
+    if not (run / "config.yaml").exists() or read_mapping(run / "config.yaml").get("command") != "train-tmm":
+        raise ConfigError(f"{run} is not a run of `featcache train tmm`; give the folder that it wrote to")
+    if not (run / "result.json").exists():
+        raise ConfigError(f"{run} is not finished; run `featcache run {run / 'config.yaml'}` to the end first")
+    result = read_json(run / "result.json", what="result of `featcache train tmm`")
+    classes = result.get("classes")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ConfigError(f"{run} does not name its classes; run `featcache run {run / 'config.yaml'}` once more")
+    return parse(TmmFineTuneSettings, read_mapping(run / "config.yaml")), tuple(classes)
+
+
+def _result(
     ranks: Mapping[tuple[str, str, str], npt.NDArray[np.int64]],
-    labels: npt.NDArray[np.int64],
-    videos: Mapping[str, npt.NDArray[np.int64]],
+    data: LabelledBank,
+    settings: TmmFineTuneSettings,
+    tmm: TmmSettings,
     *,
-    num_classes: int,
+    videos: Mapping[str, npt.NDArray[np.int64]],
+    folder: str,
+    protocol: str,
+    num_train: int,
     intervals: IntervalSettings | None,
-    groups: Groups | None,
-) -> Measured:
-    """Accuracies with intervals, and the difference of the two arms where there are both.
+    started: float,
+) -> TemporalResult:
+    """Accuracies with intervals, the difference of the two arms where there are both, coverage and cost.
 
     Args:
         ranks: int64 [S, M] ranks of the truth, by arm, split and order of frames.
-        labels: int64 [V], class of each video.
+        data: The bank, with the classes of its videos.
+        settings: Clips, views and seeds of the modules.
+        tmm: Shape of the modules.
         videos: int64 [M], scored videos by split.
-        num_classes: Number of classes.
+        folder: Folder of the result.
+        protocol: How training and test videos were separated.
+        num_train: Number of training videos.
         intervals: Settings of the intervals.
-        groups: int64 [V], group of each video, which intervals resample; ``None``: videos.
+        started: Time of the start, in seconds of the monotonic clock.
     """
-    own = {split: None if groups is None else groups[numbers] for split, numbers in videos.items()}
-    intervals = intervals or IntervalSettings()
+    bank, num_classes, intervals = data.source, len(data.classes), intervals or IntervalSettings()
+    groups = {split: None if data.groups is None else data.groups[numbers] for split, numbers in videos.items()}
     metrics: dict[str, dict[str, dict[str, Mapping[str, Metric]]]] = {}
     for (arm, split, order), rank in ranks.items():
         metrics.setdefault(arm, {}).setdefault(split, {})[order] = accuracies(
-            rank, labels[videos[split]], num_classes=num_classes, intervals=intervals, groups=own[split]
+            rank, data.labels[videos[split]], num_classes=num_classes, intervals=intervals, groups=groups[split]
         )
-    delta = {
-        split: paired_difference(
-            ranks[PRETRAINED, split, "true"], ranks[SCRATCH, split, "true"], intervals, groups=own[split]
-        )
-        for split in videos
-        if len(metrics) > 1
-    }
-    return Measured(metrics=metrics, delta=delta)
-
-
-def most_crops(bank: ClipSource, videos: Mapping[str, npt.NDArray[np.int64]]) -> int:
-    """The largest number of crops that a frame of these videos has."""
-    return max(bank.num_crops(int(video)) for part in videos.values() for video in part)
+    return TemporalResult(
+        folder=folder,
+        store=str(data.store.path),
+        label=data.label,
+        protocol=protocol,
+        num_classes=num_classes,
+        classes=data.classes,
+        num_train=num_train,
+        num_views=settings.test_clips * max(bank.num_crops(int(video)) for part in videos.values() for video in part),
+        seeds=settings.training.seeds,
+        metrics=metrics,
+        delta={
+            split: paired_difference(
+                ranks[PRETRAINED, split, "true"], ranks[SCRATCH, split, "true"], intervals, groups=groups[split]
+            )
+            for split in videos
+            if len(metrics) > 1
+        },
+        coverage={split: data.coverage(split) for split in videos},
+        cost=counted_cost(tmm, shape=bank.shape, num_frames=settings.num_frames, num_classes=num_classes),
+        seconds=time.monotonic() - started,
+    )

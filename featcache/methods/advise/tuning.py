@@ -6,23 +6,27 @@ Differs from the paper: learning rate, weight decay, epochs and stride of this s
 are ours. Test crops are those of the store (three with ``spatial: views``), where the released code draws them.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from featcache.errors import ConfigError
 from featcache.loaders.bank import ClipSource
-from featcache.loaders.batches import BatchOrder
 from featcache.loaders.clip_positions import playback_clip, spread_clip, view_starts
-from featcache.methods.advise.playback import LabelledMaps
+from featcache.methods.advise.objective import ClipObjective, clip_contents
+from featcache.methods.advise.saved import initial_module
 from featcache.methods.advise.settings import TmmFineTuneSettings
 from featcache.networks.tmm import TmmClassifier
 from featcache.seeding import rng_for
-from featcache.training.objective import Loss
+from featcache.training.checkpoint import checkpoint_digest
+from featcache.training.generators import seeded_torch
+from featcache.training.identity import digest, identity_of
+from featcache.training.runs import find_seed
+from featcache.training.seeds import SeedRuns
 
 ORDERS = ("true", "reversed", "shuffled", "one frame")
 """Orders of the frames of a test clip."""
@@ -30,85 +34,97 @@ ORDERS = ("true", "reversed", "shuffled", "one frame")
 _BYTES_AT_ONCE = 64 << 20
 
 
-class FineTuneObjective:
-    """See :class:`featcache.training.objective.Objective`.
-
-    Attributes:
-        module: The temporal module with a head of one output per class.
-        num_batches: Number of batches per epoch; an incomplete last one is left out.
-        num_items: Number of clips per epoch.
-    """
-
-    def __init__(
-        self,
-        source: ClipSource,
-        videos: npt.NDArray[np.int64],
-        labels: npt.NDArray[np.int64],
-        settings: TmmFineTuneSettings,
-        *,
-        module: TmmClassifier,
-        seed: int,
-    ) -> None:
-        self.module: nn.Module = module
-        self._source = source
-        self._videos = videos
-        self._labels = labels
-        self._settings = settings
-        self._seed = seed
-        self._order = BatchOrder(np.arange(len(videos)), batch_size=settings.training.batch_size, seed=seed)
-        if self._order.batch_size * settings.num_clips < 2:
-            raise ConfigError("BatchNorm needs two clips at once; give more videos, or raise num_clips")
-        self.num_batches = self._order.num_batches
-        self.num_items = self._order.num_items * settings.num_clips
-
-    def parts(self, epoch: int, batch: int) -> list[LabelledMaps]:
-        """One part with all clips of the batch."""
-        chosen = np.repeat(self._order.batch(epoch, batch), self._settings.num_clips)
-        positions, crops = [], []
-        for place, number in enumerate(chosen):
-            video = int(self._videos[number])
-            rng = rng_for(self._seed, "clip", self._source.video_ids[video], epoch, place % self._settings.num_clips)
-            positions.append(self._draw(video, rng))
-            crops.append(int(rng.integers(2**31)))
-        return [
-            LabelledMaps(
-                maps=self._source.clips(self._videos[chosen], np.stack(positions), crops),
-                labels=torch.from_numpy(self._labels[chosen]),
-            )
-        ]
-
-    def loss(self, part: LabelledMaps) -> Loss:
-        """Cross-entropy."""
-        device = next(self.module.parameters()).device
-        labels = part.labels.to(device)
-        logits = self.module(part.maps.on(device))
-        total = functional.cross_entropy(logits.float(), labels)
-        return Loss(total=total, metrics={"accuracy": (logits.argmax(dim=1) == labels).float().mean()})
-
-    def after_step(self, progress: float) -> None:
-        """Do nothing."""
-
-    def _draw(self, video: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-        settings, source = self._settings, self._source
-        length = int(source.num_source_frames[video])
-        if settings.sampler == "spread":
-            return spread_clip(
-                length,
-                num_frames=settings.num_frames,
-                first_draw=rng.random(),
-                last_draw=rng.random(),
-                bank_stride=source.bank_stride,
-            )
-        start, jitter = int(rng.integers(length)), settings.speed_jitter
-        return playback_clip(
+def training_clip(
+    video: int, rng: np.random.Generator, *, source: ClipSource, settings: TmmFineTuneSettings
+) -> npt.NDArray[np.int64]:
+    """Positions int64 [T] of a random clip of a video."""
+    length = int(source.num_source_frames[video])
+    if settings.sampler == "spread":
+        return spread_clip(
             length,
-            start=start,
-            rate=1,
-            jitter=rng.uniform(1 - jitter, 1 + jitter) if jitter else 1.0,
             num_frames=settings.num_frames,
-            base_stride=settings.stride,
+            first_draw=rng.random(),
+            last_draw=rng.random(),
             bank_stride=source.bank_stride,
         )
+    start, jitter = int(rng.integers(length)), settings.speed_jitter
+    return playback_clip(
+        length,
+        start=start,
+        rate=1,
+        jitter=rng.uniform(1 - jitter, 1 + jitter) if jitter else 1.0,
+        num_frames=settings.num_frames,
+        base_stride=settings.stride,
+        bank_stride=source.bank_stride,
+    )
+
+
+def label_objective(
+    source: ClipSource,
+    videos: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int64],
+    settings: TmmFineTuneSettings,
+    *,
+    module: nn.Module,
+    seed: int,
+) -> ClipObjective:
+    """The task of telling the classes apart; ``labels`` int64 [A] are those of ``videos``."""
+    class_of = dict(zip(videos.tolist(), labels.tolist(), strict=True))
+    return ClipObjective(
+        source,
+        videos,
+        lambda video, rng: (training_clip(video, rng, source=source, settings=settings), class_of[video]),
+        key="clip",
+        module=module,
+        batch_size=settings.training.batch_size,
+        num_clips=settings.num_clips,
+        seed=seed,
+    )
+
+
+def fine_tune(
+    settings: TmmFineTuneSettings,
+    bank: ClipSource,
+    *,
+    runs: SeedRuns,
+    videos: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int64],
+    num_classes: int,
+    seed: int,
+    within: str = "",
+) -> TmmClassifier:
+    """Train a module and a new head on labelled videos; ``settings.init`` names the initial module.
+
+    Args:
+        settings: Settings of the run.
+        bank: Source of the maps.
+        runs: The run to which it belongs.
+        videos: int64 [A], video numbers of ``bank``.
+        labels: int64 [A], classes of the videos.
+        num_classes: Number of outputs of the head.
+        seed: Seed of the run.
+        within: Parent of the seed's folder, relative to the run's folder.
+    """
+    height, _, width = bank.shape
+    tmm, state = initial_module(settings.init, settings.tmm, seed=seed, width_in=width)
+    with seeded_torch(seed, "tmm"):
+        module = TmmClassifier(tmm, width_in=width, grid=height, num_classes=num_classes, is_frozen=settings.frozen)
+    if state is not None:
+        module.tmm.load_state_dict(state)
+    objective = label_objective(bank, videos, labels, settings, module=module.to(runs.device), seed=seed)
+    objective.check_finite()
+    contents = {**clip_contents(bank, videos), "labels": digest([labels.tolist(), num_classes])}
+    if settings.init is not None:
+        contents["init"] = checkpoint_digest(find_seed(Path(settings.init), seed))
+    trained = runs.train(
+        objective,
+        seed=seed,
+        identity=identity_of(settings, inputs=contents, seed=seed),
+        facts={"method": "tmm", "tmm": dataclasses.asdict(tmm), "width_in": width, "num_classes": num_classes},
+        within=within,
+    )
+    assert isinstance(trained, TmmClassifier)
+    return trained
 
 
 def clip_views(

@@ -7,8 +7,8 @@ from torch.nn import functional
 
 from featcache.errors import ManifestError
 from featcache.loaders.fresh import fresh_look
-from featcache.methods.advise.end_to_end import open_pixels, pretrain_r3d50
-from featcache.methods.advise.playback import PlaybackRateObjective, rate_loss
+from featcache.methods.advise.playback import playback_objective, rate_loss
+from featcache.methods.advise.run import open_pixels, pretrain_r3d50
 from featcache.methods.advise.settings import PretextClipSettings, R3d50Settings
 from featcache.networks.counting import count_macs, count_parameters
 from featcache.networks.r3d50 import R3d50
@@ -46,8 +46,9 @@ def settings(videos, out, **changes):
 
 
 def test_clips_are_the_frames_of_their_view(videos, tmp_path):
-    source = open_pixels(settings(videos, tmp_path))
-    assert source.video_ids == ("0.mp4", "1.mp4", "2.mp4", "3.mp4"), "the broken one is left out"
+    source, num_left_out = open_pixels(settings(videos, tmp_path))
+    assert source.video_ids == ("0.mp4", "1.mp4", "2.mp4", "3.mp4")
+    assert num_left_out == 1, "the broken one"
     assert source.num_source_frames.tolist() == list(NUM_FRAMES)
     draw = next(draw for draw in range(100) if not fresh_look("0.mp4", draw, height=64, width=96).color)
     clips = source.clips(np.array([2, 0, 2]), np.array([[5, 6, 5], [0, 4, 8], [9, 9, 1]]), [3, draw, 4]).joined
@@ -76,7 +77,8 @@ def test_a_killed_run_goes_on_with_the_same_bits(videos, tmp_path):
     assert states[0].step == states[1].step == 6
     assert states[0].tensors.keys() == states[1].tensors.keys()
     assert all(torch.equal(states[0].tensors[name], tensor) for name, tensor in states[1].tensors.items())
-    assert straight.num_videos == 4
+    assert (straight.num_videos, straight.num_left_out) == (4, 1)
+    assert round(straight.cost["megaparameters"] * 1e6) == straight.num_parameters + straight.num_head_parameters
     assert resumed.seeds[0]["loss"] == straight.seeds[0]["loss"]
 
 
@@ -84,7 +86,7 @@ def test_clips_start_anywhere_and_may_repeat_frames():
     bank = counting_bank(num_videos=4, num_frames=20)
     clips = PretextClipSettings(base_stride=1, starts="anywhere", num_clips=8, sequential=False)
     network = torch.nn.Linear(1, 4)
-    objective = PlaybackRateObjective(bank, np.arange(4), clips, module=network, batch_size=4, seed=0)
+    objective = playback_objective(bank, np.arange(4), clips, module=network, batch_size=4, seed=0)
     maps = [objective.parts(epoch, 0)[0].maps.on("cpu") for epoch in range(20)]
     starts = {int(start) for each in maps for start in each[:, 0, 0, 0, 1].tolist()}
     assert starts == set(range(20))

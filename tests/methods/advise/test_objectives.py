@@ -11,10 +11,16 @@ from featcache.config import parse
 from featcache.errors import ConfigError
 from featcache.loaders.bank import open_bank
 from featcache.loaders.settings import BankSettings
-from featcache.methods.advise.playback import PlaybackRateObjective
-from featcache.methods.advise.run import fine_tune
+from featcache.methods.advise.playback import playback_objective
 from featcache.methods.advise.settings import PretextClipSettings, TmmFineTuneSettings
-from featcache.methods.advise.tuning import ORDERS, FineTuneObjective, clip_views, frame_order, video_logits
+from featcache.methods.advise.tuning import (
+    ORDERS,
+    clip_views,
+    fine_tune,
+    frame_order,
+    label_objective,
+    video_logits,
+)
 from featcache.networks.settings import TmmSettings
 from featcache.networks.tmm import TmmClassifier
 from featcache.recipes import SamplingRecipe
@@ -38,9 +44,7 @@ def module(bank, *, num_classes=4, settings=SMALL):
 
 def pretext(bank, **clips):
     settings = PretextClipSettings(**clips)
-    return PlaybackRateObjective(
-        bank, np.arange(len(bank.video_ids)), settings, module=module(bank), batch_size=4, seed=0
-    )
+    return playback_objective(bank, np.arange(len(bank.video_ids)), settings, module=module(bank), batch_size=4, seed=0)
 
 
 def maps_of(part):
@@ -105,7 +109,7 @@ def test_a_bank_that_would_tell_the_rate_is_refused():
 
 def test_the_rate_is_learnt_with_a_kernel_of_three(tmp_path):
     bank = moving_bank()
-    objective = PlaybackRateObjective(
+    objective = playback_objective(
         bank,
         np.arange(32),
         PretextClipSettings(sequential=False),
@@ -128,7 +132,7 @@ def fine_tuning(**settings):
 def test_training_clips_and_their_labels():
     bank = counting_bank(num_frames=100)
     labels = np.array([3, 1, 0, 2, 1, 3])
-    objective = FineTuneObjective(
+    objective = label_objective(
         bank, np.arange(6), labels, fine_tuning(num_clips=2, stride=5), module=module(bank), seed=0
     )
     (part,) = objective.parts(0, 0)
@@ -143,9 +147,9 @@ def test_training_clips_and_their_labels():
 def test_speed_varies_in_fine_tuning_where_asked_and_never_in_tests():
     bank = counting_bank(num_frames=1000)
     settings = fine_tuning(num_clips=16, stride=10, speed_jitter=0.2)
-    objective = FineTuneObjective(bank, np.arange(6), np.arange(6) % 2, settings, module=module(bank), seed=0)
+    objective = label_objective(bank, np.arange(6), np.arange(6) % 2, settings, module=module(bank), seed=0)
     (part,) = objective.parts(0, 0)
-    frames = part.maps[:, :, 0, 0, 1].numpy()
+    frames = part.maps.on("cpu")[:, :, 0, 0, 1].numpy()
     strides = (frames[:, -1] - frames[:, 0]) % 1000 / 7
     assert 7.9 <= strides.min() < 9
     assert 11 < strides.max() <= 12.1

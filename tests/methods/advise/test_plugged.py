@@ -9,9 +9,8 @@ from featcache.cli.main import app
 from featcache.commands.registry import load
 from featcache.config import parse
 from featcache.errors import ConfigError, ManifestError
-from featcache.methods.advise.plugged import evaluate_plugged
 from featcache.methods.advise.settings import TmmEvaluationSettings, TmmFineTuneSettings
-from featcache.methods.advise.tmm import run_temporal
+from featcache.methods.advise.tmm import evaluate_plugged, run_temporal
 from featcache.recipes import SamplingRecipe
 from featcache.testing import stores
 

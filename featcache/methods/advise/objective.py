@@ -1,0 +1,133 @@
+"""Clips of a frame bank and their classes as batches and a loss, for the pretext task and for labels alike."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from featcache.errors import ConfigError, NonFiniteFeatureError
+from featcache.loaders.bank import ClipSource
+from featcache.loaders.batches import BatchOrder
+from featcache.loaders.maps import ClipMaps
+from featcache.seeding import rng_for
+from featcache.training.identity import digest
+from featcache.training.objective import Loss
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifiedMaps:
+    """Maps [B, T, h, w, C] and classes int64 [B]."""
+
+    maps: ClipMaps
+    labels: Tensor
+
+
+Draw = Callable[[int, np.random.Generator], tuple[npt.NDArray[np.int64], int]]
+"""Draws a clip of a video: positions of its frames, int64 [T], and its class; a pure function of its arguments."""
+Criterion = Callable[[Tensor, Tensor], Tensor]
+"""The mean loss of logits float32 [B, num_classes] for classes int64 [B], a scalar."""
+
+
+class ClipObjective:
+    """See :class:`featcache.training.objective.Objective`; clips are drawn anew every epoch.
+
+    Attributes:
+        module: Maps clips float [B, T, h, w, C] to logits [B, num_classes].
+        num_batches: Number of batches per epoch; an incomplete last one is left out.
+        num_items: Number of clips per epoch.
+    """
+
+    def __init__(
+        self,
+        source: ClipSource,
+        videos: npt.NDArray[np.int64],
+        draw: Draw,
+        *,
+        key: str,
+        module: nn.Module,
+        criterion: Criterion = functional.cross_entropy,
+        batch_size: int,
+        num_clips: int,
+        seed: int,
+        is_sequential: bool = False,
+    ) -> None:
+        """Form batches of videos.
+
+        Args:
+            source: Source of the maps.
+            videos: int64 [A], numbers of the training videos.
+            draw: Draws a clip and its class.
+            key: Key of the draws, which differ from those of other tasks with the same seed.
+            module: The module to train, with its head.
+            criterion: The loss.
+            batch_size: Number of videos per batch.
+            num_clips: Number of clips per video and batch.
+            seed: Seed of the run.
+            is_sequential: Process one clip per video at a time, as parts of a batch whose gradients are summed.
+
+        Raises:
+            ConfigError: A part of a batch would be a single clip.
+        """
+        self.module = module
+        self._source = source
+        self._draw = draw
+        self._key = key
+        self._criterion = criterion
+        self._seed = seed
+        self._num_clips = num_clips
+        self._is_sequential = is_sequential
+        self._order = BatchOrder(videos, batch_size=batch_size, seed=seed)
+        if self._order.batch_size * (1 if is_sequential else num_clips) < 2:
+            advice = "set clips.sequential=false" if is_sequential and num_clips > 1 else "raise num_clips"
+            raise ConfigError(f"BatchNorm needs two clips at once; give more videos, or {advice}")
+        self.num_batches = self._order.num_batches
+        self.num_items = self._order.num_items * num_clips
+
+    def parts(self, epoch: int, batch: int) -> list[ClassifiedMaps]:
+        """One part per clip of a video if clips are processed one after another, otherwise a single part."""
+        chosen, clips = self._order.batch(epoch, batch), np.arange(self._num_clips)
+        if self._is_sequential:
+            return [self._drawn(chosen, np.full(len(chosen), clip), epoch) for clip in clips]
+        return [self._drawn(np.repeat(chosen, len(clips)), np.tile(clips, len(chosen)), epoch)]
+
+    def loss(self, part: ClassifiedMaps) -> Loss:
+        """The loss in float32, and the accuracy."""
+        device = next(self.module.parameters()).device
+        labels = part.labels.to(device)
+        logits = self.module(part.maps.on(device)).float()
+        is_right = logits.argmax(dim=1) == labels
+        return Loss(total=self._criterion(logits, labels), metrics={"accuracy": is_right.float().mean()})
+
+    def after_step(self, progress: float) -> None:
+        """Do nothing."""
+
+    def check_finite(self) -> None:
+        """Check the first batch before hours of training.
+
+        Raises:
+            NonFiniteFeatureError: A value is NaN or infinite.
+        """
+        if not all(bool(part.maps.on("cpu").isfinite().all()) for part in self.parts(0, 0)):
+            raise NonFiniteFeatureError(
+                f"features of {self._source.video_ids[0]!r} or its neighbours hold NaN or infinity; extract this "
+                "feature again as float32"
+            )
+
+    def _drawn(self, videos: npt.NDArray[np.int64], clips: npt.NDArray[np.int64], epoch: int) -> ClassifiedMaps:
+        positions, labels, crops = [], [], []
+        for video, clip in zip(videos.tolist(), clips.tolist(), strict=True):
+            rng = rng_for(self._seed, self._key, self._source.video_ids[video], epoch, clip)
+            place, label = self._draw(video, rng)
+            positions.append(place)
+            labels.append(label)
+            crops.append(int(rng.integers(2**31)))
+        return ClassifiedMaps(maps=self._source.clips(videos, np.stack(positions), crops), labels=torch.tensor(labels))
+
+
+def clip_contents(source: ClipSource, videos: npt.NDArray[np.int64], *, name: str = "bank.store") -> dict[str, str]:
+    """Digests of the data that a run reads: its source, under the name of the setting, and its training videos."""
+    return {name: source.identity, "videos": digest([source.video_ids[video] for video in videos.tolist()])}
