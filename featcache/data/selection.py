@@ -200,3 +200,13 @@ class VideosSettings(SourceSettings):
     """While scanning, a file that shows no sign of life for so long is a ``timeout``."""
     max_gigapixels: Aside[float] = Field(default=MAX_GIGAPIXELS, gt=0, allow_inf_nan=False)
     """Decoded pixels that one file may take while it is scanned; one that takes more is ``undecodable``."""
+
+
+class TrainingVideosSettings(VideosSettings):
+    """Where the videos of a training without labels come from, and how they are read."""
+
+    train_split: Aside[str] = "train"
+    """Split to train on; a source without splits is used as a whole."""
+    workers: Aside[int | None] = Field(default=None, ge=0)
+    """Number of decoding processes; 0: a thread of the training process; null: one per core. The pixels are the
+    same."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from featcache.data.listing import read_videos
 from featcache.data.manifest import Manifest
 from featcache.data.notices import warn
-from featcache.data.selection import VideosSettings
+from featcache.data.selection import TrainingVideosSettings, VideosSettings
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError, unknown_name
 from featcache.loaders.videos import VideoFiles, find_files
@@ -83,6 +83,22 @@ def open_usable(videos: Sequence[VideoRecord], *, root: str, decoder: str) -> Us
     if num_left_out:
         log.warning("%d of %d videos cannot be used; `featcache scan` says why", num_left_out, len(videos))
     return UsableVideos(find_files(usable, [Path(root)], decoder=decoder, hint="scan the videos again"), num_left_out)
+
+
+def training_videos(settings: TrainingVideosSettings, *, on_stage: OnStage = ignore) -> UsableVideos:
+    """The usable training videos of a source; the number of unusable ones is logged.
+
+    Args:
+        settings: Where videos come from, and the split to train on.
+        on_stage: As in :func:`list_videos`.
+
+    Raises:
+        ManifestError: No video is usable, or a file of a manifest does not exist any more.
+        UnknownNameError: There is no such split.
+    """
+    manifest = list_videos(settings, on_stage=on_stage)
+    videos = of_split(manifest.videos, settings.train_split)
+    return open_usable(videos, root=manifest.root, decoder=settings.decoder)
 
 
 def extraction_of(settings: VideosSettings, *, backbone: str, weights: str) -> str:

@@ -1,10 +1,11 @@
 """The interface of a method to the loop: a module, batches by number, and a loss."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 B = TypeVar("B")
 
@@ -20,6 +21,21 @@ class Loss:
 
     total: Tensor
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def class_loss(
+    logits: Tensor, labels: Tensor, *, criterion: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy
+) -> Loss:
+    """The loss of predicted classes, in float32, with their accuracy as a metric.
+
+    Args:
+        logits: floating [B, num_classes].
+        labels: int64 [B], on any device.
+        criterion: The mean loss of float32 logits for labels on their device.
+    """
+    logits, labels = logits.float(), labels.to(logits.device)
+    is_right = logits.argmax(dim=1) == labels
+    return Loss(total=criterion(logits, labels), metrics={"accuracy": is_right.float().mean()})
 
 
 class Objective(Protocol[B]):

@@ -15,7 +15,7 @@ from featcache.loaders.batches import BatchOrder
 from featcache.loaders.maps import ClipMaps
 from featcache.seeding import rng_for
 from featcache.training.identity import digest
-from featcache.training.objective import Loss
+from featcache.training.objective import Loss, class_loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,10 +97,7 @@ class ClipObjective:
     def loss(self, part: ClassifiedMaps) -> Loss:
         """The loss in float32, and the accuracy."""
         device = next(self.module.parameters()).device
-        labels = part.labels.to(device)
-        logits = self.module(part.maps.on(device)).float()
-        is_right = logits.argmax(dim=1) == labels
-        return Loss(total=self._criterion(logits, labels), metrics={"accuracy": is_right.float().mean()})
+        return class_loss(self.module(part.maps.on(device)), part.labels, criterion=self._criterion)
 
     def after_step(self, progress: float) -> None:
         """Do nothing."""

@@ -6,12 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from featcache.loaders.ahead import ViewLoader
 from featcache.loaders.batches import VideoBatches
 from featcache.methods.finetune.module import VideoClassifier
-from featcache.training.objective import Loss
+from featcache.training.objective import Loss, class_loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -74,10 +73,7 @@ class FinetuneObjective:
     def loss(self, part: LabelledClips) -> Loss:
         """Cross-entropy, in float32."""
         device = next(self.module.parameters()).device
-        labels = part.labels.to(device)
-        logits = self.module(part.clips.to(device, non_blocking=True)).float()
-        is_right = logits.argmax(dim=1) == labels
-        return Loss(total=functional.cross_entropy(logits, labels), metrics={"accuracy": is_right.float().mean()})
+        return class_loss(self.module(part.clips.to(device, non_blocking=True)), part.labels)
 
     def after_step(self, progress: float) -> None:
         """Do nothing."""

@@ -12,13 +12,12 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from featcache.loaders.looks import LookSettings, draw_look
 from featcache.loaders.views import ClipShape, strided_view
 from featcache.methods.pretext.module import PretextModule
 from featcache.methods.pretext.task import Draw, Footage, PretextTask, Seen
-from featcache.training.objective import Loss
+from featcache.training.objective import Loss, class_loss
 
 NUM_TURNS = 4
 
@@ -50,10 +49,7 @@ class RotNet(PretextTask):
 
     def loss(self, module: PretextModule, clips: tuple[Tensor, ...], targets: Mapping[str, Tensor]) -> Loss:
         """Cross-entropy over the four rotations."""
-        logits = module.heads["turns"](module.features(clips[0])).float()
-        is_right = logits.argmax(dim=1) == targets["turns"]
-        total = functional.cross_entropy(logits, targets["turns"])
-        return Loss(total=total, metrics={"accuracy": is_right.float().mean()})
+        return class_loss(module.heads["turns"](module.features(clips[0])), targets["turns"])
 
     def label_of(self, seen: tuple[Seen, ...]) -> Mapping[str, int]:
         """The rotation that the pixels show."""

@@ -10,7 +10,7 @@ from featcache.backbones import build_backbone
 from featcache.backbones.trainable import check_names, clip_feature, clip_length
 from featcache.errors import ManifestError
 from featcache.loaders.ahead import ViewLoader
-from featcache.loaders.usable import extraction_of, list_videos, of_split, open_usable
+from featcache.loaders.usable import extraction_of, training_videos
 from featcache.machine import num_cores
 from featcache.methods.pretext.module import PretextModule
 from featcache.methods.pretext.objective import DrawnViews, PretextObjective
@@ -85,9 +85,7 @@ def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pretex
         on_stage=on_stage,
     )
     check_names(settings.backbone, settings.weights)
-    manifest = list_videos(settings, on_stage=on_stage)
-    videos = of_split(manifest.videos, settings.train_split)
-    usable = open_usable(videos, root=manifest.root, decoder=settings.decoder)
+    usable = training_videos(settings, on_stage=on_stage)
     workers = num_cores() if settings.workers is None else settings.workers
     weights = {}
     for seed in training.seeds:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from featcache.config import Aside, Input, parse
-from featcache.data.selection import VideosSettings
+from featcache.data.selection import TrainingVideosSettings
 from featcache.errors import ConfigError
 from featcache.methods.pretext.task import TASKS, PretextTask
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
@@ -21,18 +21,13 @@ def _task(data: Any) -> Any:
     return parse(TASKS.load(data["name"]), data)
 
 
-class PretextSettings(VideosSettings):
+class PretextSettings(TrainingVideosSettings):
     """Settings of ``featcache train pretext``: a backbone trained on a pretext task, from unlabelled videos."""
 
     command: Literal["train-pretext"] = "train-pretext"
     """The command this file repeats."""
     task: Annotated[SerializeAsAny[PretextTask], BeforeValidator(_task)]
     """The task: its ``name``, e.g. ``rotnet``, and its own settings."""
-    train_split: Aside[str] = "train"
-    """Split to train on; a source without splits is used as a whole."""
-    workers: Aside[int | None] = Field(default=None, ge=0)
-    """Number of decoding processes; 0: a thread of the training process; null: one per core. The pixels are the
-    same."""
     backbone: str
     """Registry name, e.g. ``i3d`` or ``svt-tiny``; image backbones are averaged over frames."""
     weights: Input[str] = "random"

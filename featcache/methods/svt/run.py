@@ -10,7 +10,7 @@ from typing import ClassVar
 from featcache.data.hashing import content_hash
 from featcache.errors import WeightsError
 from featcache.loaders.ahead import ViewLoader
-from featcache.loaders.usable import UsableVideos, extraction_of, list_videos, of_split, open_usable
+from featcache.loaders.usable import UsableVideos, extraction_of, training_videos
 from featcache.methods.svt.module import build_module
 from featcache.methods.svt.objective import SvtObjective
 from featcache.methods.svt.settings import SvtSettings
@@ -151,14 +151,8 @@ def open_videos(settings: SvtSettings, *, on_stage: OnStage = ignore) -> UsableV
         ManifestError: No video is usable, or a file of a manifest does not exist any more.
         UnknownNameError: There is no such split.
     """
-    manifest = list_videos(settings, on_stage=on_stage)
-    videos = of_split(manifest.videos, settings.train_split)
-    usable = open_usable(videos, root=manifest.root, decoder=settings.decoder)
-    num_short = sum(
-        bool(short_views(settings.views, num_frames=video.num_frames, duration_seconds=video.duration_seconds))
-        for video in usable.files.videos
-    )
-    if num_short:
+    usable = training_videos(settings, on_stage=on_stage)
+    if num_short := sum(bool(short_views(settings.views, video)) for video in usable.files.videos):
         log.warning(
             "%d of %d videos are shorter than some of their views, which repeat frames; lower views.local_frames, or "
             "raise views.local_time",

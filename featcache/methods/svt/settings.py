@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from featcache.config import Aside, Input, Settings
-from featcache.data.selection import VideosSettings
+from featcache.data.selection import TrainingVideosSettings
 from featcache.errors import ConfigError
 from featcache.methods.svt.pairs import NUM_GLOBALS, Route, view_pairs
 from featcache.recipes import ColorRecipe
@@ -162,16 +162,11 @@ class SvtInitSettings(Settings):
             raise ConfigError(f"init.start is {self.start!r} {given}; give both of 'image' or 'checkpoint', or neither")
 
 
-class SvtSettings(VideosSettings):
+class SvtSettings(TrainingVideosSettings):
     """Settings of ``featcache train svt``: a video transformer trained by self-distillation, from pixels."""
 
     command: Literal["train-svt"] = "train-svt"
     """The command this file repeats."""
-    train_split: Aside[str] = "train"
-    """Split to train on; a source without splits is used as a whole."""
-    workers: Aside[int | None] = Field(default=None, ge=0)
-    """Number of decoding processes; 0: a thread of the training process; null: one per core. The pixels are the
-    same."""
     size: Size = "base"
     """Size of the network: ``tiny`` (4 blocks of width 192), ``small`` (12 of 384) or ``base`` (12 of 768)."""
     time_positions: int = Field(default=16, ge=1)

@@ -16,7 +16,7 @@ import dataclasses
 import numpy as np
 
 from featcache.data.boxes import draw_color, random_resized_box
-from featcache.data.types import Box, ColorStep, Timeline
+from featcache.data.types import Box, ColorStep, Timeline, VideoRecord
 from featcache.loaders.ahead import Pixels
 from featcache.loaders.videos import VideoFiles
 from featcache.loaders.views import Look, View, read_views
@@ -43,14 +43,7 @@ def draw_views(
         epoch: Number of the epoch, a key of the draws.
         seed: Seed of the run, a key of the draws.
     """
-    windows = draw_windows(
-        settings,
-        num_frames=timeline.num_frames,
-        duration_seconds=timeline.duration_seconds,
-        video_id=video_id,
-        epoch=epoch,
-        seed=seed,
-    )
+    windows = draw_windows(settings, timeline, video_id=video_id, epoch=epoch, seed=seed)
     views = []
     for number, (window, num_frames, size) in enumerate(zip(windows, settings.num_frames, settings.sizes, strict=True)):
         frames = window_frames(window, timeline, num_frames=num_frames)
@@ -76,16 +69,16 @@ def draw_views(
 
 
 def draw_windows(
-    settings: SvtViewSettings, *, num_frames: int, duration_seconds: float, video_id: str, epoch: int, seed: int
+    settings: SvtViewSettings, timeline: Timeline, *, video_id: str, epoch: int, seed: int
 ) -> tuple[Window, ...]:
     """Draw the window of each view, globals first.
 
     Places are uniform. With ``tis`` the distance of the globals is drawn by :func:`tis_distance`, and their order is
     random. With ``no_temporal`` all views have the first global's window.
     """
-    widths = _window_widths(settings, num_frames=num_frames, duration_seconds=duration_seconds)
-    span = _span_seconds(settings, duration_seconds)
-    first = rng_for(seed, "span", video_id, epoch).uniform(0.0, duration_seconds - span)
+    widths = _window_widths(settings, timeline)
+    span = _span_seconds(settings, timeline)
+    first = rng_for(seed, "span", video_id, epoch).uniform(0.0, timeline.duration_seconds - span)
     places = [rng_for(seed, "window", video_id, epoch, view).random() for view in range(len(widths))]
     if settings.no_temporal:
         places = [places[0]] * len(widths)
@@ -100,18 +93,13 @@ def draw_windows(
     return tuple(Window(start, width) for start, width in zip(starts, widths, strict=True))
 
 
-def short_views(settings: SvtViewSettings, *, num_frames: int, duration_seconds: float) -> tuple[int, ...]:
+def short_views(settings: SvtViewSettings, video: Timeline | VideoRecord) -> tuple[int, ...]:
     """Numbers of the views whose window has fewer frames than they need, so that they repeat some.
 
     At a constant frame rate all frames of the other views differ.
-
-    Args:
-        settings: Settings of the views.
-        num_frames: Number of frames of the video.
-        duration_seconds: Duration of the video.
     """
-    widths = _window_widths(settings, num_frames=num_frames, duration_seconds=duration_seconds)
-    rate = num_frames / duration_seconds
+    widths = _window_widths(settings, video)
+    rate = video.num_frames / video.duration_seconds
     return tuple(
         view
         for view, (width, wanted) in enumerate(zip(widths, settings.num_frames, strict=True))
@@ -149,20 +137,20 @@ def same_shapes(settings: SvtViewSettings) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(group) for group in groups.values())
 
 
-def _span_seconds(settings: SvtViewSettings, duration_seconds: float) -> float:
+def _span_seconds(settings: SvtViewSettings, video: Timeline | VideoRecord) -> float:
     """Length of the part of a video from which its views come."""
-    return min(settings.span_seconds or duration_seconds, duration_seconds)
+    return min(settings.span_seconds or video.duration_seconds, video.duration_seconds)
 
 
-def _window_widths(settings: SvtViewSettings, *, num_frames: int, duration_seconds: float) -> tuple[float, ...]:
+def _window_widths(settings: SvtViewSettings, video: Timeline | VideoRecord) -> tuple[float, ...]:
     """Width of each view's window in seconds, globals first; at most the span."""
-    span = _span_seconds(settings, duration_seconds)
+    span = _span_seconds(settings, video)
     widths = [settings.global_time * span] * NUM_GLOBALS
     widths += [(settings.global_time if settings.no_temporal else settings.local_time) * span] * len(
         settings.local_frames
     )
     if settings.sampler == "tis":
-        period = duration_seconds / num_frames
+        period = video.duration_seconds / video.num_frames
         clip = ((settings.global_frames[0] - 1) * settings.tis_stride + 1) * period
         widths[:NUM_GLOBALS] = [min(clip, span)] * NUM_GLOBALS
     return tuple(widths)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from featcache.data.types import Box, ColorStep
+from featcache.data.types import Box, ColorStep, VideoRecord
 from featcache.loaders.views import Look, frames_of
 from featcache.loaders.windows import tis_distance, window_frames
 from featcache.methods.svt.settings import SvtViewSettings
@@ -42,14 +42,7 @@ laws = st.builds(
 
 
 def windows(law, line, *, video_id="v", epoch=0, seed=0):
-    return draw_windows(
-        law,
-        num_frames=line.num_frames,
-        duration_seconds=line.duration_seconds,
-        video_id=video_id,
-        epoch=epoch,
-        seed=seed,
-    )
+    return draw_windows(law, line, video_id=video_id, epoch=epoch, seed=seed)
 
 
 def slow_frames(window, line, num_frames):
@@ -111,16 +104,17 @@ def test_every_frame_of_a_whole_video():
 @given(laws, st.integers(1, 90), st.integers(0, 9))
 def test_only_short_views_repeat_frames(law, num_frames, epoch):
     line = timeline(num_frames, fps=25.0)
-    short = short_views(law, num_frames=num_frames, duration_seconds=line.duration_seconds)
+    short = short_views(law, line)
     for number, view in enumerate(draw_views(law, line, video_id="v", epoch=epoch, seed=0)):
         assert number in short or len(set(view.frames)) == len(view.frames)
         assert len(view.frames) <= num_frames or number in short
 
 
 def test_views_of_a_short_video_repeat_frames_in_order():
-    assert short_views(SvtViewSettings(), num_frames=300, duration_seconds=10.0) == ()
-    assert short_views(SvtViewSettings(), num_frames=64, duration_seconds=2.0) == (8, 9)
-    assert short_views(SvtViewSettings(), num_frames=3, duration_seconds=1.0) == tuple(range(10))
+    long = VideoRecord(id="v", path="v.mp4", num_frames=300, duration_seconds=10.0)
+    assert short_views(SvtViewSettings(), long) == ()
+    assert short_views(SvtViewSettings(), timeline(64, fps=32.0)) == (8, 9)
+    assert short_views(SvtViewSettings(), timeline(3, fps=3.0)) == tuple(range(10))
     views = draw_views(SvtViewSettings(), timeline(3, fps=3.0), video_id="v", epoch=0, seed=0)
     assert len(views[1].frames) == 16
     assert set(views[1].frames) == {0, 1, 2}
