@@ -195,7 +195,7 @@ def build(args: argparse.Namespace) -> tuple[ClipObjective, torch.optim.Optimize
     else:
         bank = BankSettings(store=str(args.folder / "store"), online=kind == "online")
         settings = AdviseSettings(bank=bank, tmm=PRESETS[preset])
-        source = open_source(settings.bank, store=open_store(settings.bank.store), device=args.device)
+        source = open_source(settings.bank, videos=open_store(settings.bank.store), device=args.device)
         module = TmmClassifier(settings.tmm, width_in=CHANNELS, grid=GRID, num_classes=len(settings.clips.rates))
     module.to(args.device)
     clips = settings.clips.model_copy(update={"num_clips": args.clips})

@@ -10,11 +10,10 @@ from featcache.data.selection import GROUP
 from featcache.data.subsets import nested_subset
 from featcache.errors import ManifestError, unknown_name
 from featcache.loaders.bank import ClipSource
-from featcache.loaders.choice import check_test_views, groups_of, has_training_views, video_splits
+from featcache.loaders.choice import VideoList, check_test_views, groups_of, has_training_views, video_splits
 from featcache.loaders.settings import BankSettings
 from featcache.metrics.result import Coverage
 from featcache.metrics.splits import Groups, fold_numbers
-from featcache.store.reader import Store
 
 NUM_FOLDS = 5
 
@@ -49,7 +48,7 @@ class LabelledBank:
         groups: int64 [V], group of each video of the bank; ``None`` where no groups are known.
     """
 
-    store: Store
+    store: VideoList
     source: ClipSource
     settings: BankSettings
     label: str
@@ -141,7 +140,7 @@ class LabelledBank:
 
 
 def read_labelled(
-    settings: BankSettings, source: ClipSource, *, store: Store, label: str, classes: Sequence[str] | None = None
+    settings: BankSettings, source: ClipSource, *, store: VideoList, label: str, classes: Sequence[str] | None = None
 ) -> LabelledBank:
     """Read the classes, splits and groups of a bank's videos.
 
@@ -184,7 +183,7 @@ def read_labelled(
     )
 
 
-def _check_split(split: str, splits: Mapping[str, str], store: Store) -> None:
+def _check_split(split: str, splits: Mapping[str, str], store: VideoList) -> None:
     known = sorted(set(splits.values()) - {""})
     if split not in known:
         raise unknown_name("split", split, known, hint=f"{store.path} has: {', '.join(known)}.")

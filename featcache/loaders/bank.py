@@ -11,11 +11,10 @@ import numpy.typing as npt
 import psutil
 import torch
 
-from featcache.backbones.outputs import pool_channels, pool_space
 from featcache.backbones.registry import JOIN
 from featcache.errors import ConfigError, StoreError
 from featcache.loaders.choice import MAPS, choose_feature
-from featcache.loaders.maps import ClipMaps, StoredMaps
+from featcache.loaders.maps import ClipMaps, Pooling, StoredMaps
 from featcache.loaders.settings import BankSettings
 from featcache.recipes import recipe_hash
 from featcache.store.features import Features
@@ -124,6 +123,7 @@ class FrameBank:
 
     Attributes:
         features: Names of the arrays, in the order of their channels.
+        pooling: Pooling of what is read.
         is_in_memory: Whether all rows were loaded when it was opened.
     """
 
@@ -135,24 +135,23 @@ class FrameBank:
         features: tuple[str, ...],
         video_ids: tuple[str, ...],
         bank_stride: int,
-        grid: int | None,
-        channels: int | None,
+        pooling: Pooling,
         storage: Storage,
         identity: str,
     ) -> None:
         self._rows = tuple(rows)
         self._layout = layout
-        self._grid, self._channels = grid, channels
+        self.pooling = pooling
         self.features = features
         self.video_ids = video_ids
         self.num_source_frames = layout.positions * bank_stride
         self.bank_stride = bank_stride
         self.identity = identity
-        first = self.pooled(self._read(np.zeros(1, np.int64))).joined
+        first = pooling(self._read(np.zeros(1, np.int64))).joined
         height, width, depth = first.shape[1:]
         self.shape = (height, width, depth)
         self._pooled: npt.NDArray[Any] | None = None
-        num_bytes = layout.num_rows * first.nbytes if self._is_pooling else sum(each.num_bytes for each in rows)
+        num_bytes = sum(each.num_bytes for each in rows) if pooling.is_identity else layout.num_rows * first.nbytes
         room = _RAM_SHARE * psutil.virtual_memory().available
         self.is_in_memory = storage == "ram" or (storage == "auto" and num_bytes < room)
         if self.is_in_memory:
@@ -167,40 +166,23 @@ class FrameBank:
         rows = self._layout.first[videos][:, None] + positions * per_frame + crop
         if self._pooled is not None:
             return ClipMaps.of(torch.from_numpy(self._pooled[rows]))
-        return self.pooled(self._read(rows))
+        return self.pooling(self._read(rows))
 
     def num_crops(self, video: int) -> int:
         """Crops of each frame of a video."""
         return int(self._layout.crops[video])
 
-    def pooled(self, maps: ClipMaps) -> ClipMaps:
-        """Pool stored maps for :meth:`clips`: SFU, channels first, then space, equal to pooling before storing (§3.2).
-
-        Args:
-            maps: Maps of all features, as stored.
-        """
-        if not self._is_pooling:
-            return maps
-        values = maps.joined
-        if self._channels is not None:
-            values = pool_channels(values, self._channels)
-        return ClipMaps.of(values if self._grid is None else pool_space(values, self._grid))
-
-    @property
-    def _is_pooling(self) -> bool:
-        return self._grid is not None or self._channels is not None
-
     def _read(self, rows: Ints) -> ClipMaps:
         return ClipMaps(tuple(each.read(rows) for each in self._rows))
 
     def _load(self, dtype: torch.dtype) -> None:
-        if not self._is_pooling:
+        if self.pooling.is_identity:
             for each in self._rows:
                 each.load()
             return
         memory = torch.empty((self._layout.num_rows, *self.shape), dtype=dtype)
         for rows in _portions(self._layout.num_rows, row_bytes=sum(each.row_bytes for each in self._rows)):
-            memory[rows[0] : rows[-1] + 1] = self.pooled(self._read(rows)).joined
+            memory[rows[0] : rows[-1] + 1] = self.pooling(self._read(rows)).joined
         self._pooled = memory.numpy()
         for each in self._rows:
             each.close()
@@ -248,8 +230,7 @@ def open_bank(settings: BankSettings, *, store: Store | None = None) -> FrameBan
         features=tuple(each.name for each in features),
         video_ids=video_ids,
         bank_stride=stride,
-        grid=settings.grid,
-        channels=settings.channels,
+        pooling=Pooling(grid=settings.grid, channels=settings.channels),
         storage=settings.storage,
         identity=hashlib.sha256("\n".join(content).encode()).hexdigest()[:16],
     )

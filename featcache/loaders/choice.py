@@ -3,14 +3,43 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from featcache.data.selection import GROUP
+from featcache.data.types import VideoRecord
 from featcache.errors import ConfigError, no_name, unknown_name
 from featcache.metrics.splits import Groups, group_numbers
-from featcache.store.reader import Store
+from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe
+
+
+class VideoList(Protocol):
+    """Videos with labels and splits, and the features that they have or would have; a store is one."""
+
+    @property
+    def path(self) -> Path:
+        """The store, or the file of the extraction."""
+
+    @property
+    def sampling(self) -> SamplingRecipe:
+        """Recipe of the rows."""
+
+    @property
+    def features(self) -> Mapping[str, tuple[FeatureRecipe, RecordSpec]]:
+        """Feature name to recipe and record."""
+
+    @property
+    def videos(self) -> Mapping[str, VideoRecord]:
+        """Video id to record."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Label columns, ``label`` first."""
+
+    def labels(self, column: str = "label") -> dict[str, str]:
+        """Video id to label, for the videos that have one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +62,7 @@ _NO_TRAINING_SPLIT = "\0"  # no split of a store has this name
 VECTORS = FeatureKind(axes=("c",), holds="one vector per clip", flags="--output cls or --output mean")
 
 
-def choose_feature(store: Store, name: str | None, kind: FeatureKind) -> str:
+def choose_feature(store: VideoList, name: str | None, kind: FeatureKind) -> str:
     """The feature of that name, or the only one of its kind.
 
     Raises:
@@ -57,18 +86,18 @@ def choose_feature(store: Store, name: str | None, kind: FeatureKind) -> str:
     return name
 
 
-def video_splits(store: Store, column: str | None) -> dict[str, str]:
+def video_splits(store: VideoList, column: str | None) -> dict[str, str]:
     """Video id to split: the store's own splits, or those of a label column; empty if there are none."""
     if column is not None:
         return store.labels(column)
     return {video.id: video.split for video in store.videos.values() if video.split}
 
 
-def groups_of(store: Store, video_ids: Sequence[str], column: str | None = None) -> Groups | None:
+def groups_of(store: VideoList, video_ids: Sequence[str], column: str | None = None) -> Groups | None:
     """The group of each video: videos of one group are nearly one, e.g. clips of one recording.
 
     Args:
-        store: The store.
+        store: The store, or another list.
         video_ids: M ids.
         column: Label column; ``None`` is ``group`` where the store has it.
 
@@ -84,7 +113,7 @@ def groups_of(store: Store, video_ids: Sequence[str], column: str | None = None)
     return group_numbers([named.get(video_id) for video_id in video_ids])
 
 
-def has_training_views(store: Store, video_ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+def has_training_views(store: VideoList, video_ids: Sequence[str]) -> npt.NDArray[np.bool_]:
     """Videos that have random training views in a store that has fixed test views for other videos.
 
     This follows from the split that a video had when it was extracted, whatever another column says.

@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from featcache.backbones.outputs import join_maps
+from featcache.backbones.outputs import join_maps, pool_channels, pool_space
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,9 @@ class StoredMaps:
         if self.scales is not None:
             expected = (*self.values.shape[:-3], self.values.shape[-1])
             assert self.scales.shape == expected, f"scales {tuple(self.scales.shape)} are not {expected}"
+
+    def __getitem__(self, rows: slice | Tensor) -> "StoredMaps":
+        return StoredMaps(values=self.values[rows], scales=None if self.scales is None else self.scales[rows])
 
     def to(self, device: torch.device | str) -> "StoredMaps":
         """The same maps on a device, in their stored dtype."""
@@ -65,3 +68,39 @@ class ClipMaps:
     def on(self, device: torch.device | str) -> Tensor:
         """All features side by side on a device, float32 [B, T, h, w, sum of C]."""
         return ClipMaps(tuple(feature.to(device) for feature in self.features)).joined.float()
+
+    def split(self, num_parts: int) -> "list[ClipMaps]":
+        """The maps in so many parts of equally many clips."""
+        parts = []
+        size = len(self) // num_parts
+        for first in range(0, len(self), size):
+            rows = slice(first, first + size)
+            parts.append(ClipMaps(tuple(each[rows] for each in self.features)))
+        return parts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pooling:
+    """SFU at reading (AdViSe §3.2): channels first, then space, equal to pooling before storing.
+
+    Attributes:
+        grid: Side of the pooled map; ``None``: as stored.
+        channels: Number of channels after averaging neighbours; ``None``: as stored.
+    """
+
+    grid: int | None
+    channels: int | None
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether maps stay as they are stored."""
+        return self.grid is None and self.channels is None
+
+    def __call__(self, maps: ClipMaps) -> ClipMaps:
+        """Join and pool maps of all features; fp16 stays fp16, int8 becomes float32."""
+        if self.is_identity:
+            return maps
+        values = maps.joined
+        if self.channels is not None:
+            values = pool_channels(values, self.channels)
+        return ClipMaps.of(values if self.grid is None else pool_space(values, self.grid))

@@ -13,7 +13,8 @@ class BankSettings(Settings):
     """The part of a store's frame bank that a method reads."""
 
     store: Input[str]
-    """A store of layout ``frames`` with maps."""
+    """A store of layout ``frames`` with maps; with ``online`` also a file of ``featcache extract``, of which nothing is
+    stored."""
     feature: Aside[str | None] = None
     """Name of the array, or several joined by ``+``, whose channels are joined when they are read; null: the only array
     of the store that holds maps."""
@@ -25,6 +26,9 @@ class BankSettings(Settings):
     """Place from which rows are read; ``auto``: memory if they take less than half of the free memory."""
     online: bool = False
     """Decode and encode every clip with a new crop and new colours instead of reading rows; slow."""
+    workers: Aside[int | None] = Field(default=None, ge=0)
+    """``online``: number of decoding processes, 0 to decode in the training process; null: 1 on CPU, half of the cores
+    with a GPU."""
     videos: Aside[str | None] = None
     """``online``: folder of the videos; null: the folder from which they were extracted."""
     weights: Aside[str | None] = None

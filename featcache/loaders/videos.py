@@ -42,18 +42,16 @@ class VideoFiles:
         Raises:
             VideoError: ``missing``, ``changed`` since it was scanned, or ``undecodable``.
         """
-        video, path = self.videos[number], self._paths[number]
-        if number not in self._checked:
-            check_unchanged(path, video)
-            self._checked.add(number)
-        reader = open_video(path, decoder=self._decoder)
-        if reader.timeline.num_frames != video.num_frames:
-            raise VideoError(
-                "undecodable",
-                f"{self._decoder} finds {reader.timeline.num_frames} frames in {path.name} where the scan found "
-                f"{video.num_frames}; use the decoder of the scan",
-            )
+        is_checked = number in self._checked
+        reader = open_scanned_file(
+            self._paths[number], self.videos[number], decoder=self._decoder, is_checked=is_checked
+        )
+        self._checked.add(number)
         return reader
+
+    def path(self, number: int) -> Path:
+        """The file of a video."""
+        return self._paths[number]
 
     @contextmanager
     def open_scanned(self, number: int) -> Iterator[VideoReader]:
@@ -66,11 +64,40 @@ class VideoFiles:
             with self.open(number) as reader:
                 yield reader
         except VideoError as error:
-            raise VideoError(
-                error.status,
-                f"{self.videos[number].id!r} passed the scan and cannot be used now ({error.reason}); restore it and "
-                "run the same command again, or take it out of the source and start anew",
-            ) from error
+            raise no_longer_usable(self.videos[number], error) from error
+
+
+def open_scanned_file(path: Path, video: VideoRecord, *, decoder: str, is_checked: bool = False) -> VideoReader:
+    """Open the file of a scanned video, which must be the one that was scanned.
+
+    Args:
+        path: The file.
+        video: Its manifest row.
+        decoder: Name of a registered decoder.
+        is_checked: Whether its bytes have been compared with the hash before.
+
+    Raises:
+        VideoError: ``missing``, ``changed`` since it was scanned, or ``undecodable``.
+    """
+    if not is_checked:
+        check_unchanged(path, video)
+    reader = open_video(path, decoder=decoder)
+    if reader.timeline.num_frames != video.num_frames:
+        raise VideoError(
+            "undecodable",
+            f"{decoder} finds {reader.timeline.num_frames} frames in {path.name} where the scan found "
+            f"{video.num_frames}; use the decoder of the scan",
+        )
+    return reader
+
+
+def no_longer_usable(video: VideoRecord, error: VideoError) -> VideoError:
+    """The error of a run that must not go on without a video, which it names."""
+    return VideoError(
+        error.status,
+        f"{video.id!r} passed the scan and cannot be used now ({error.reason}); restore it and run the same command "
+        "again, or take it out of the source and start anew",
+    )
 
 
 def find_files(videos: Sequence[VideoRecord], roots: Sequence[Path], *, decoder: str, hint: str) -> VideoFiles:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featcache.data.labels import label_columns, labels_in
 from featcache.data.types import PASSING, STATUSES, Status, VideoRecord
 from featcache.errors import StoreError, no_name, unknown_name
 from featcache.files.base import open_files
@@ -141,8 +142,7 @@ class Store:
     @property
     def label_names(self) -> tuple[str, ...]:
         """Label columns, ``label`` first."""
-        names = {name for video in self.videos.values() for name in video.labels}
-        return tuple(sorted(names, key=lambda name: (name != "label", name)))
+        return label_columns(self.videos.values())
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -159,13 +159,8 @@ class Store:
         Raises:
             UnknownNameError: No such label column or split.
         """
-        if column not in self.label_names:
-            raise unknown_name("label column", column, self.label_names)
-        return {
-            video_id: self.videos[video_id].labels[column]
-            for video_id in self.video_ids(split=split)
-            if column in self.videos[video_id].labels
-        }
+        named = labels_in(self.videos, column)
+        return named if split is None else {each: named[each] for each in self.video_ids(split=split) if each in named}
 
     def video_ids(self, *, split: str | None = None) -> list[str]:
         """Ids of all videos of the manifest, or of a split.

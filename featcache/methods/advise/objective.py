@@ -90,9 +90,14 @@ class ClipObjective:
     def parts(self, epoch: int, batch: int) -> list[ClassifiedMaps]:
         """One part per clip of a video if clips are processed one after another, otherwise a single part."""
         chosen, clips = self._order.batch(epoch, batch), np.arange(self._num_clips)
-        if self._is_sequential:
-            return [self._drawn(chosen, np.full(len(chosen), clip), epoch) for clip in clips]
-        return [self._drawn(np.repeat(chosen, len(clips)), np.tile(clips, len(chosen)), epoch)]
+        if not self._is_sequential:
+            return [self._drawn(np.repeat(chosen, len(clips)), np.tile(clips, len(chosen)), epoch)]
+        # drawn at once: a source that decodes passes over each video once
+        whole = self._drawn(np.tile(chosen, len(clips)), np.repeat(clips, len(chosen)), epoch)
+        return [
+            ClassifiedMaps(maps=maps, labels=labels)
+            for maps, labels in zip(whole.maps.split(len(clips)), whole.labels.chunk(len(clips)), strict=True)
+        ]
 
     def loss(self, part: ClassifiedMaps) -> Loss:
         """The loss in float32, and the accuracy."""

@@ -8,7 +8,6 @@ clip.
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +17,7 @@ from featcache.loaders.bank import ClipSource
 from featcache.loaders.choice import training_videos, video_splits
 from featcache.loaders.fresh import PixelSource
 from featcache.loaders.online import open_source
+from featcache.loaders.unstored import open_videos
 from featcache.loaders.usable import list_videos, open_usable
 from featcache.methods.advise.objective import clip_contents
 from featcache.methods.advise.playback import playback_objective
@@ -27,7 +27,6 @@ from featcache.networks.r3d50 import R3d50
 from featcache.networks.tmm import TmmClassifier
 from featcache.networks.tmm_cost import MEGA, counted_cost
 from featcache.stages import OnStage, ignore
-from featcache.store.reader import open_store
 from featcache.training.cost import measured_cost
 from featcache.training.generators import seeded_torch
 from featcache.training.pretrained import PretrainedResult
@@ -53,15 +52,12 @@ class PlaybackResult(PretrainedResult):
     cost: Mapping[str, float | None]
 
 
-def pretrain(
-    settings: AdviseSettings, *, source: ClipSource | None = None, on_stage: OnStage = ignore
-) -> PlaybackResult:
+def pretrain(settings: AdviseSettings, *, on_stage: OnStage = ignore) -> PlaybackResult:
     """Train a temporal module on the playback rate, once per seed; unfinished runs are resumed, finished ones kept.
 
     Args:
         settings: Settings of the run.
-        source: Source of the maps; ``None`` opens the one that the settings name.
-        on_stage: Called with the stage ``seed N`` after each step.
+        on_stage: Called with the stage ``scan`` where videos are scanned, then with ``seed N`` after each step.
 
     Raises:
         ConfigError: The bank is too coarse, or the store has none.
@@ -69,18 +65,18 @@ def pretrain(
     """
     where, tmm, clips = settings.bank.store, settings.tmm, settings.clips
     runs = open_runs(settings, settings.training, name="advise", of=where, out=settings.out, on_stage=on_stage)
-    store = open_store(Path(where))
-    bank = source or open_source(settings.bank, store=store, device=settings.training.device)
+    listed = open_videos(settings.bank, device=settings.training.device, on_stage=on_stage)
+    bank = open_source(settings.bank, videos=listed, device=settings.training.device)
     height, _, width = bank.shape
     return _trained(
         runs,
         settings,
         bank,
-        training_videos(bank.video_ids, video_splits(store, settings.bank.split_column), settings.bank.train_split),
+        training_videos(bank.video_ids, video_splits(listed, settings.bank.split_column), settings.bank.train_split),
         build=lambda: TmmClassifier(tmm, width_in=width, grid=height, num_classes=len(clips.rates)),
         facts={"method": "advise", "tmm": dataclasses.asdict(tmm), "width_in": width},
         cost=counted_cost(tmm, shape=bank.shape, num_frames=clips.num_frames, num_classes=len(clips.rates)),
-        next_command=f"featcache train tmm {where} --init {runs.folder}",
+        next_command=f"featcache train tmm {where} --init {runs.folder}{' --online' if settings.bank.online else ''}",
     )
 
 

@@ -17,8 +17,9 @@ from featcache.config import parse, read_json, read_mapping, to_yaml
 from featcache.errors import ConfigError, ManifestError
 from featcache.files.publish import put_replace
 from featcache.loaders.assignments import LabelledBank, read_labelled
-from featcache.loaders.bank import ClipSource, open_bank
+from featcache.loaders.bank import open_bank
 from featcache.loaders.online import open_source
+from featcache.loaders.unstored import open_videos
 from featcache.machine import resolve_device
 from featcache.methods.advise.saved import arms_of, initial_module, load_module, read_module
 from featcache.methods.advise.settings import TmmEvaluationSettings, TmmFineTuneSettings
@@ -114,7 +115,6 @@ class TemporalResult:
 def run_temporal(
     settings: TmmFineTuneSettings,
     *,
-    source: ClipSource | None = None,
     intervals: IntervalSettings | None = None,
     on_stage: OnStage = ignore,
 ) -> TemporalResult:
@@ -124,17 +124,17 @@ def run_temporal(
 
     Args:
         settings: Settings of the run.
-        source: Source of the maps; ``None`` opens the one that the settings name.
         intervals: Settings of the intervals.
-        on_stage: Called with the stage ``seed N`` after each step.
+        on_stage: Called with the stage ``scan`` where videos are scanned, then with ``seed N`` after each step.
 
     Raises:
         ManifestError: There are no labels, only one class, or no videos to score.
         UnknownNameError: There is no such split or label column.
     """
     started = time.monotonic()
-    store, seeds = open_store(Path(settings.bank.store)), settings.training.seeds
-    bank = source or open_source(settings.bank, store=store, device=settings.training.device)
+    device, seeds = settings.training.device, settings.training.seeds
+    store = open_videos(settings.bank, device=device, on_stage=on_stage)
+    bank = open_source(settings.bank, videos=store, device=device)
     data = read_labelled(settings.bank, bank, store=store, label=settings.label)
     assignments, protocol = data.assignments(
         test_splits=settings.test_splits, labels_per_class=settings.labels_per_class
