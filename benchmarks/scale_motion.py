@@ -53,7 +53,13 @@ def main() -> None:
         result = load_pipeline("scale").run(settings).to_dict()
     table = result["table"]
     rows = [
-        {"probe": row["name"], **{name: cell_text(Cell(**row[name])) for name in table["columns"]}}
+        {
+            "probe": row["name"],
+            **{
+                name: cell_text(Cell(value=row[name]["value"], low=row[name]["low"], high=row[name]["high"]))
+                for name in table["columns"]
+            },
+        }
         for row in table["rows"]
     ]
     num_seen = len(PHOTOGRAPHS) - settings.motion.num_unseen_pictures

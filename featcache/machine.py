@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Literal
 
@@ -61,8 +62,30 @@ def set_matmul(matmul: Matmul) -> None:
     torch.backends.cudnn.allow_tf32 = matmul == "high"
 
 
+_weights_folder: ContextVar[Path | None] = ContextVar("weights_folder", default=None)
+
+
+@contextmanager
+def using_weights_folder(folder: Path) -> Iterator[None]:
+    """Search another folder for weight files within a ``with`` block.
+
+    Raises:
+        ConfigError: There is no such folder.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{str(folder)!r} is no folder of weights; name a folder, or NAME=FILE")
+    token = _weights_folder.set(folder)
+    try:
+        yield
+    finally:
+        _weights_folder.reset(token)
+
+
 def weights_folder() -> Path:
     """The folder searched for weight files: ``$FEATCACHE_WEIGHTS``, else ``~/.cache/featcache/weights``."""
+    chosen = _weights_folder.get()
+    if chosen is not None:
+        return chosen
     named = os.environ.get("FEATCACHE_WEIGHTS")
     return Path(named) if named else Path.home() / ".cache" / "featcache" / "weights"
 

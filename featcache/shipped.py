@@ -41,6 +41,14 @@ def find_config(path: Path) -> Path:
     raise ConfigError(f"there is no file {str(path)!r}, and no shipped configuration of that name; {guess}")
 
 
+def configs_by_paper() -> dict[str, dict[str, Path]]:
+    """The shipped configurations: by the folder of their paper, then by their name without suffix."""
+    found: dict[str, dict[str, Path]] = {}
+    for file in sorted(_folder("configs").glob("*/*.yaml")):
+        found.setdefault(file.parent.name, {})[file.stem] = file
+    return found
+
+
 def load_pipeline(name: str) -> ModuleType:
     """The script ``pipelines/<name>.py`` as a module, which is loaded once."""
     module_name = f"featcache_pipeline_{name}"

@@ -16,6 +16,7 @@ import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -106,12 +107,27 @@ def given_file(weights: str, *, backbone: str) -> Path:
     return path
 
 
+_downloads: ContextVar[bool] = ContextVar("downloads", default=True)
+
+
+@contextmanager
+def without_downloads() -> Iterator[None]:
+    """Take only files of this machine within a ``with`` block."""
+    token = _downloads.set(False)
+    try:
+        yield
+    finally:
+        _downloads.reset(token)
+
+
 def _from_hub(files: Sequence[tuple[str, str]]) -> Path | str:
     """The first of ``files`` that is in the hub's cache or on the hub, or the reason why there is none."""
     for repository, name in files:
         cached = huggingface_hub.try_to_load_from_cache(repository, name)
         if isinstance(cached, str):
             return Path(cached)
+    if not _downloads.get():
+        return "a dry run does not ask it"
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     # A short request first: the hub's client retries each file for half a minute when there is no network.

@@ -1,5 +1,6 @@
 """``quickstart`` and ``run``: whole pipelines, from flags or from one YAML."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,11 @@ import typer
 
 from featcache.cli.console import Quiet
 from featcache.cli.tables import Json, flag
-from featcache.cli.verbs import Verb, perform
+from featcache.cli.verbs import Verb, perform, perform_or_plan
+from featcache.commands.shorthand import EXAMPLE_ROOT, EXAMPLE_WEIGHTS, split_weights
+
+WEIGHTS = f"Weights of a backbone, `{EXAMPLE_WEIGHTS}`, or the folder with the published files"
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it takes and what is missing.")]
 
 VERBS = (
     Verb(
@@ -17,6 +22,23 @@ VERBS = (
         example="`featcache quickstart --out quickstart`",
         flags=(flag("out", "-o"), flag("keep_videos")),
         sets="motion.num_frames=16",
+    ),
+    Verb(
+        name="reproduce",
+        command="reproduce",
+        help="Reproduce tables of a paper: extract what they need, train, probe, and print ours beside the paper's.",
+        example="`featcache reproduce scale table5 --root hmdb51=/data/hmdb51 --weights weights/ --dry-run`",
+        flags=(
+            flag("paper", "argument"),
+            flag("tables", "argument"),
+            flag("root", kind=list[str], help=f"Folder of a data set's videos and lists, `{EXAMPLE_ROOT}`; repeat."),
+            flag("weights", "-w", kind=list[str], help=f"{WEIGHTS}; repeat."),
+            flag("changes", "--change", help="A setting of the tables, e.g. `steps.0.training.epochs=5`; repeat."),
+        ),
+        shorthand="reproduce",
+        act=perform_or_plan("featcache.commands.reproduce:plan"),
+        extra={"dry_run": DryRun},
+        sets="weights_folder=weights",
     ),
 )
 
@@ -28,12 +50,19 @@ def register(app: typer.Typer) -> None:
 
 def run(
     config: Annotated[Path, typer.Argument(help="A YAML file with a key `command`.")],
+    root: Annotated[list[str], typer.Option(help=f"Folder of a data set, `{EXAMPLE_ROOT}`, in every step.")] = [],
+    weights: Annotated[list[str], typer.Option("--weights", "-w", help=f"{WEIGHTS}, in every step.")] = [],
     set_: Annotated[list[str], typer.Option("--set", help="A setting by its key, e.g. `motion.num_frames=16`.")] = [],
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Carry out what a YAML file says; every command writes such a file beside its output."""
+    from featcache.commands.places import read_places
     from featcache.commands.registry import load
+    from featcache.machine import using_weights_folder
     from featcache.shipped import find_config
 
-    perform(load(find_config(config), assignments=set_), as_json=as_json)
+    roots = read_places(root, flag="--root", example=EXAMPLE_ROOT)
+    files, folder = split_weights(weights)
+    with nullcontext() if folder is None else using_weights_folder(Path(folder)):
+        perform(load(find_config(config), assignments=set_, roots=roots, weights=files), as_json=as_json)

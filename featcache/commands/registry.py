@@ -6,15 +6,18 @@ given by their place, as text, so that nothing is imported before it is needed.
 
 import functools
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from featcache.commands.places import check_places, with_places
 from featcache.config import Settings, apply_overrides, parse, read_mapping
 from featcache.errors import ConfigError, unknown_name
 from featcache.shipped import load_pipeline
 
+NOWHERE: Mapping[str, str] = MappingProxyType({})
 PROBE = "probe-"
 """Prefix of the commands of probes; the name of the probe follows."""
 
@@ -86,6 +89,9 @@ _COMMANDS: dict[str, Command] = {
     ),
     "pipeline": Command(settings="featcache.commands.steps:PipelineSettings", run="featcache.commands.steps:pipeline"),
     "sweep": Command(settings="featcache.commands.steps:SweepSettings", run="featcache.commands.steps:sweep"),
+    "reproduce": Command(
+        settings="featcache.commands.reproduce:ReproduceSettings", run="featcache.commands.reproduce:reproduce"
+    ),
     **{
         name: Command(settings=f"pipelines/{name}.py:{kind}", run=f"pipelines/{name}.py:run", store=None)
         for name, kind in {
@@ -157,20 +163,35 @@ def store_key(command: str) -> str:
     )
 
 
-def load(path: Path, *, assignments: Sequence[str] = ()) -> Settings:
+def load(
+    path: Path,
+    *,
+    assignments: Sequence[str] = (),
+    roots: Mapping[str, str] = NOWHERE,
+    weights: Mapping[str, str] = NOWHERE,
+) -> Settings:
     """Read the settings of any command from YAML.
 
     Args:
         path: A file with a key ``command``.
         assignments: ``dotted.key=value`` overrides.
+        roots: Folder by data set, wherever the file names one.
+        weights: File of weights by backbone, wherever the file names one.
 
     Raises:
         ConfigError: The file, a key or a value is unusable; the sentence names it.
+        UnknownNameError: A data set or backbone was given a place, and the file names no such one.
     """
     data = apply_overrides(read_mapping(path), assignments)
     if "command" not in data:
         raise ConfigError(f"{str(path)!r} has no key 'command'; add one of: {', '.join(command_names())}")
-    return parse(settings_class(str(data["command"])), data)
+    kind = settings_class(str(data["command"]))
+    if "roots" in kind.model_fields:  # a command of several steps, which fills them in for each
+        data |= {name: {**(data.get(name) or {}), **given} for name, given in (("roots", roots), ("weights", weights))}
+        return parse(kind, data)
+    settings = parse(kind, with_places(data, roots=roots, weights=weights))
+    check_places([settings], roots=roots, weights=weights)
+    return settings
 
 
 def resolve(place: str) -> Any:

@@ -4,7 +4,7 @@ Each function takes the settings of a file, the words by their names, and ``lay`
 assignments to the mapping that it is given; it returns the settings as a mapping.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from featcache.errors import ConfigError, unknown_name
 Data = dict[str, Any]
 Words = Mapping[str, Any]
 Lay = Callable[[Data], Data]
+
+EXAMPLE_ROOT = "ucf101=/data/ucf101"
+EXAMPLE_WEIGHTS = "svt-b=SVT_K400.pth"
 
 
 def extract(data: Data, words: Words, lay: Lay) -> Data:
@@ -154,3 +157,32 @@ def attention(data: Data, words: Words, lay: Lay) -> Data:
         place = sum(known.partition(" #")[0] == row for known in networks) + 1
         networks[row if place == 1 else f"{row} #{place}"] = {"backbone": name, "weights": file}
     return lay({**data, "networks": networks})
+
+
+def reproduce(data: Data, words: Words, lay: Lay) -> Data:
+    """``reproduce``: ``--root NAME=DIR``, and ``--weights NAME=FILE`` or a folder.
+
+    Raises:
+        ConfigError: A word is not ``NAME=PATH``, or two folders of weights are given.
+    """
+    from featcache.commands.places import read_places
+
+    files, folder = split_weights(words.get("weights", ()))
+    roots = read_places(words.get("root", ()), flag="--root", example=EXAMPLE_ROOT)
+    places = {"roots": {**data.get("roots", {}), **roots}, "weights": {**data.get("weights", {}), **files}}
+    return lay({**data, **places, **({"weights_folder": folder} if folder is not None else {})})
+
+
+def split_weights(words: Sequence[str]) -> tuple[dict[str, str], str | None]:
+    """Tell ``--weights NAME=FILE`` from ``--weights FOLDER``: files by backbone, and the folder if there is one.
+
+    Raises:
+        ConfigError: Two folders are given.
+    """
+    from featcache.commands.places import read_places
+
+    folders = [word for word in words if "=" not in word]
+    if len(folders) > 1:
+        raise ConfigError(f"--weights names two folders, {folders[0]!r} and {folders[1]!r}; write NAME=FILE for others")
+    files = read_places([word for word in words if "=" in word], flag="--weights", example=EXAMPLE_WEIGHTS)
+    return files, folders[0] if folders else None

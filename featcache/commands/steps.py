@@ -1,5 +1,6 @@
 """Pipelines and sweeps: several commands in one file, one after another."""
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from featcache.commands.places import check_places, with_places
 from featcache.commands.registry import command_of, settings_class, store_key
 from featcache.commands.run import Watching, carry_out, unwatched
 from featcache.config import Settings, apply_overrides, parse, read_json, to_yaml
@@ -31,6 +33,10 @@ class PipelineSettings(Settings):
     """Store of every step that names none: where ``extract`` writes, and what the others read."""
     feature: str | None = None
     """Array of every step after it that names none."""
+    roots: dict[str, str] = Field(default_factory=dict)
+    """Folder of each data set by its name, for every step that names it, e.g. ``{ucf101: /data/ucf101}``."""
+    weights: dict[str, str] = Field(default_factory=dict)
+    """File of weights of each backbone by its name, for every step that names it."""
     steps: tuple[dict[str, Any], ...] = Field(min_length=1)
     """Settings of commands, each with its key ``command``. The value ``@N`` of a key is the ``out`` of step N, and
     ``@N/FILE`` a file in it."""
@@ -62,6 +68,10 @@ class SweepSettings(Settings):
     """Store of every step that names none."""
     feature: str | None = None
     """Array of every step that names none; null: the only one of the store."""
+    roots: dict[str, str] = Field(default_factory=dict)
+    """Folder of each data set by its name, for every step that names it, e.g. ``{ucf101: /data/ucf101}``."""
+    weights: dict[str, str] = Field(default_factory=dict)
+    """File of weights of each backbone by its name, for every step that names it."""
     steps: tuple[dict[str, Any], ...] = Field(min_length=1)
     """Settings of commands, each with its key ``command``; ``out`` is set by the sweep, where no row sets it. The value
     ``@N`` of a key is the folder of step N of the same row, and ``@N/FILE`` a file in it."""
@@ -90,8 +100,15 @@ class SweepSettings(Settings):
 
 
 def pipeline_steps(settings: PipelineSettings) -> list[dict[str, Any]]:
-    """The steps of a pipeline with the store put in, and ``@N`` replaced by the folder of step N."""
-    steps = [with_store(step, store=settings.store, feature=settings.feature) for step in settings.steps]
+    """The steps of a pipeline with store and places put in, and ``@N`` replaced by the folder of step N."""
+    steps = [
+        with_places(
+            with_store(step, store=settings.store, feature=settings.feature),
+            roots=settings.roots,
+            weights=settings.weights,
+        )
+        for step in settings.steps
+    ]
     return [
         {key: _resolved(value, [step.get("out") for step in steps]) for key, value in step.items()} for step in steps
     ]
@@ -120,6 +137,11 @@ def _store_key(step: Mapping[str, Any]) -> str:
         return ""  # said with the number of the step by `parse_steps`
 
 
+def sweep_steps(settings: SweepSettings) -> list[list[dict[str, Any]]]:
+    """The steps of every row; see :func:`row_steps`."""
+    return [row_steps(settings, row, folder=f"{settings.out}/{slug(row.name)}") for row in settings.rows]
+
+
 def row_steps(settings: SweepSettings, row: SweepRow, *, folder: str) -> list[dict[str, Any]]:
     """The steps of one row: its own settings put in, ``@N`` and ``out`` replaced by folders under ``folder``.
 
@@ -130,7 +152,8 @@ def row_steps(settings: SweepSettings, row: SweepRow, *, folder: str) -> list[di
         own = {key.partition(".")[2]: value for key, value in row.set.items() if int(key.partition(".")[0]) == number}
         assignments = [f"{key}={json.dumps(value)}" for key, value in own.items()]
         own_step = apply_overrides({**step, "out": f"{folder}/{number}-{step.get('command', 'step')}"}, assignments)
-        filled.append(with_store(own_step, store=settings.store, feature=settings.feature))
+        stored = with_store(own_step, store=settings.store, feature=settings.feature)
+        filled.append(with_places(stored, roots=settings.roots, weights=settings.weights))
     folders = [step["out"] for step in filled]
     return [{key: _resolved(value, folders) for key, value in step.items()} for step in filled]
 
@@ -191,6 +214,7 @@ def pipeline(settings: PipelineSettings, *, watching: Watching = unwatched) -> I
         A heading before each step, and its result after it.
     """
     steps = parse_steps(pipeline_steps(settings))
+    check_places(steps, roots=settings.roots, weights=settings.weights)
     for number, step in enumerate(steps):
         yield f"{number + 1}/{len(steps)} {command_of(step)}"
         yield from carry_out(step, watching=watching)
@@ -214,7 +238,7 @@ class Swept:
 
     def summary(self) -> Summary:
         """The summary to print."""
-        heading = f"{self.table.title}: ours [95 % interval] (published)"
+        heading = f"{self.table.title}: ours [95 % interval] (published, ours - published)"
         shown = self.table.summary_table(notes=True)
         return Summary(tables=(replace(shown, title=heading),), lines=(f"written to {self.folder}",))
 
@@ -232,8 +256,10 @@ def sweep(settings: SweepSettings, *, watching: Watching = unwatched) -> Iterato
     from featcache.report.plots import write_table
 
     folder = Path(settings.out)
-    planned = [row_steps(settings, row, folder=str(folder / slug(row.name))) for row in settings.rows]
+    planned = sweep_steps(settings)
     parsed = [parse_steps(steps) for steps in planned]
+    every_step = itertools.chain.from_iterable(parsed)
+    check_places(every_step, roots=settings.roots, weights=settings.weights)
     put_replace(folder / "config.yaml", to_yaml(settings).encode())
     rows = []
     for row, raw, steps in zip(settings.rows, planned, parsed, strict=True):

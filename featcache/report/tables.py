@@ -26,6 +26,14 @@ class Cell:
     high: float | None = None
     published: float | None = None
 
+    @property
+    def difference(self) -> "Cell":
+        """Ours minus the published value, with the ends of our interval; without a value if either is lacking."""
+        if self.value is None or self.published is None:
+            return Cell(value=None)
+        low, high = (None if end is None else end - self.published for end in (self.low, self.high))
+        return Cell(value=self.value - self.published, low=low, high=high)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
@@ -54,7 +62,10 @@ class Table:
                     "x": x,
                     "note": note,
                     **{
-                        column: {key: getattr(cell, key) for key in ("value", "low", "high", "published")}
+                        column: {
+                            **{key: getattr(cell, key) for key in ("value", "low", "high", "published")},
+                            "difference": {key: getattr(cell.difference, key) for key in ("value", "low", "high")},
+                        }
                         for column, cell in cells.items()
                     },
                 }
@@ -83,13 +94,13 @@ class Table:
             f"| {name} | {' | '.join(cell_text(cells[column]) for column in self.columns)} | {note} |"
             for name, _, note, cells in self.rows
         ]
-        return "\n".join([*lines, "", "Ours [95 % interval]; (published).", ""])
+        return "\n".join([*lines, "", "Ours [95 % interval]; (published, ours - published).", ""])
 
 
 def cell_text(cell: Cell) -> str:
-    """The text of a cell, ``12.3 [10.1, 14.2] (15.0)``; a dash stands for a missing value of ours."""
+    """The text of a cell, ``12.3 [10.1, 14.2] (15.0, -2.7)``; a dash stands for a missing value of ours."""
     interval = "" if cell.low is None or cell.high is None else f" [{_short(cell.low)}, {_short(cell.high)}]"
-    published = "" if cell.published is None else f" ({_short(cell.published)})"
+    published = "" if cell.published is None else f" ({_short(cell.published)}{_difference(cell)})"
     return f"{'-' if cell.value is None else _short(cell.value)}{interval}{published}"
 
 
@@ -148,6 +159,14 @@ def probe_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table
 
     rows = tuple((name, None, "", {column: cell(name, *place) for column, place in places.items()}) for name in names)
     return Table(title="Top-1 by probe", columns=tuple(places), rows=rows)
+
+
+def _difference(cell: Cell) -> str:
+    """Ours minus the published value, with as many decimals as that is shown with."""
+    value = cell.difference.value
+    if value is None or cell.published is None:
+        return ""
+    return f", {value:+.1f}" if abs(cell.published) >= 10 else f", {value:+.3g}"
 
 
 def _short(value: float) -> str:

@@ -66,11 +66,11 @@ def test_values_and_metrics_by_path():
 
 def test_a_table_as_text_and_picture(tmp_path):
     cells = [{"top-1": Cell(value=12.34, low=10, high=14, published=15.0)}, {"top-1": Cell(value=2)}]
-    assert cell_text(cells[0]["top-1"]) == "12.3 [10.0, 14.0] (15.0)"
+    assert cell_text(cells[0]["top-1"]) == "12.3 [10.0, 14.0] (15.0, -2.7)"
     table = Table(title="T", columns=("top-1",), rows=(("a", 1.0, "note", cells[0]), ("b", 2.0, "", cells[1])))
     write_table(table, tmp_path)
-    assert "| a | 12.3 [10.0, 14.0] (15.0) | note |" in (tmp_path / "table.md").read_text()
-    assert json.loads((tmp_path / "table.json").read_text())["rows"][0]["top-1"]["published"] == 15.0
+    assert "| a | 12.3 [10.0, 14.0] (15.0, -2.7) | note |" in (tmp_path / "table.md").read_text()
+    assert json.loads((tmp_path / "table.json").read_text())["rows"][0]["top-1"]["difference"]["low"] == -5.0
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
