@@ -44,6 +44,7 @@ LEAST: dict[str, dict[str, Any]] = {
     "figure-activation": {"bank": {"store": "stores/mine"}, "run": "runs/tmm", "video": "a", "out": "a.png"},
     "figure-attention": {"sources": ["a.mp4"], "networks": {"a": {"backbone": "i3d"}}, "out": "a.png"},
     "figure-cost": {"tables": ["runs"], "out": "a.png"},
+    "reproduce": {"paper": "scale", "tables": ["table1"]},
 }
 """The least that each command has to be told."""
 
