@@ -39,7 +39,7 @@ MODULE = (
     ),
     flag("tmm.temporal_kernel", help="Frames that a block sees; 1, as released, mixes none."),
 )
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would be trained and tested.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would be trained, and on what.")]
 
 TRAIN = (
     Verb(
@@ -103,6 +103,8 @@ TRAIN = (
             *COMMON,
         ),
         shorthand="network",
+        act=perform_or_plan("featcache.methods.pretext.run:plan_pretext"),
+        extra={"dry_run": DryRun},
     ),
     Verb(
         name="finetune",

@@ -12,14 +12,14 @@ from featcache.evaluation.data import ProbeData, make_data
 from featcache.loaders.choice import has_training_views
 from featcache.recipes import PositionForm
 from featcache.store.features import Features
-from featcache.store.reader import Coverage, Store, open_store
+from featcache.store.reader import Store, VideoOutcomes, open_store
 
 BYTES_AT_ONCE = 64 << 20
 NO_GROUPS = "none"
 """Value for a group column that makes each video a group of its own."""
 
 
-def check_labels(store: Store, *, feature: str | None, label: str) -> tuple[dict[str, str], Coverage]:
+def check_labels(store: Store, *, feature: str | None, label: str) -> tuple[dict[str, str], VideoOutcomes]:
     """Labels by video, and the coverage of the feature, before anything is read of the rows.
 
     Raises:

@@ -17,7 +17,7 @@ from featcache.extract.encoder import encoder
 from featcache.machine import resolve_device
 from featcache.retrieval.nearest import Blocks, Engine, Floats, nearest
 from featcache.store.features import Features
-from featcache.store.reader import Coverage, Store, open_store
+from featcache.store.reader import Store, VideoOutcomes, open_store
 from featcache.summary import Summary, SummaryTable
 
 By = Literal["clip", "video"]
@@ -88,7 +88,7 @@ class SearchResult:
     by: By
     engine: Engine
     excluded: tuple[str, ...]
-    coverage: Coverage
+    coverage: VideoOutcomes
     hits: tuple[Hit, ...]
     sheet: str | None = None
 

@@ -40,7 +40,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Coverage:
+class VideoOutcomes:
     """Numbers of videos by outcome: ``ok + failed + pending = total``; pending is 0 after a complete extraction.
 
     Attributes:
@@ -172,7 +172,7 @@ class Store:
             raise unknown_name("split", split, self.splits)
         return [video.id for video in self.videos.values() if split is None or video.split == split]
 
-    def coverage(self, feature: str | None = None) -> Coverage:
+    def coverage(self, feature: str | None = None) -> VideoOutcomes:
         """Coverage of a feature: the outcome of every video."""
         committed = self._read_committed(self._document(feature))
         last: dict[str, Failure | None] = {}  # None: ok
@@ -202,7 +202,7 @@ class Store:
         )
         ok = len(self.videos) - len(failures) - len(pending)
         counts = Counter(failure.status for failure in failures)
-        return Coverage(
+        return VideoOutcomes(
             ok=ok,
             failed=len(failures),
             pending=len(pending),

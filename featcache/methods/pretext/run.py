@@ -1,8 +1,10 @@
 """Pre-trains a backbone on a pretext task, from unlabelled videos, as a function of its settings."""
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -11,10 +13,13 @@ from featcache.backbones.trainable import check_names, clip_feature, clip_length
 from featcache.errors import ManifestError
 from featcache.loaders.ahead import ViewLoader
 from featcache.loaders.usable import extraction_of, training_videos
+from featcache.loaders.videos import VideoFiles
+from featcache.loaders.views import ClipShape
 from featcache.machine import num_cores
 from featcache.methods.pretext.module import PretextModule
 from featcache.methods.pretext.objective import DrawnViews, PretextObjective
 from featcache.methods.pretext.settings import PretextSettings
+from featcache.methods.pretext.task import PretextTask
 from featcache.networks.counting import count_parameters
 from featcache.stages import OnStage, ignore
 from featcache.summary import Summary
@@ -55,6 +60,55 @@ class PretextResult(PretrainedResult):
         return Summary(tables=(table,), facts=facts, next_command=self.next_command)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretextPlan:
+    """Plan of a run.
+
+    Attributes:
+        task: Name of the task.
+        num_videos: Number of training videos.
+        num_left_out: Number of videos that cannot be used.
+        num_short: Number of usable videos that are too short for the task.
+        num_clips: Number of clips of a video and step.
+        clip: Frames, height and width of a clip.
+        num_parameters: Number of parameters of the network.
+        num_head_parameters: Number of parameters of the heads.
+        num_steps: Number of optimiser steps per seed.
+        num_seeds: Number of seeds.
+    """
+
+    task: str
+    num_videos: int
+    num_left_out: int
+    num_short: int
+    num_clips: int
+    clip: tuple[int, int, int]
+    num_parameters: int
+    num_head_parameters: int
+    num_steps: int
+    num_seeds: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return dataclasses.asdict(self)
+
+    def summary(self) -> Summary:
+        """The plan in words."""
+        frames, height, width = self.clip
+        facts = {
+            "task": self.task,
+            "train": f"{self.num_videos} videos",
+            "clips": f"{self.num_clips} per video, {frames} frames of {height} x {width}",
+            "parameters": f"{self.num_parameters:,} of the network, {self.num_head_parameters:,} of the heads",
+            "steps": f"{self.num_steps:,} per seed, {self.num_seeds} seeds",
+        }
+        if self.num_left_out:
+            facts["left out"] = f"{self.num_left_out} videos that cannot be used"
+        if self.num_short:
+            facts["too short"] = f"{self.num_short} videos"
+        return Summary(facts=facts)
+
+
 def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> PretextResult:
     """Train a backbone on a pretext task with every seed.
 
@@ -90,14 +144,7 @@ def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pretex
     weights = {}
     for seed in training.seeds:
         module = build_module(settings, seed=seed, device=runs.device)
-        least = task.min_frames(module.shape)
-        files = usable.files.only(lambda video, least=least: video.num_frames >= least)  # type: ignore[misc]
-        num_short = len(usable.files.videos) - len(files.videos)
-        if not files.videos:
-            raise ManifestError(
-                f"all {num_short} usable videos are shorter than the {least} frames that the task {task.name!r} "
-                "needs; give longer ones, or lower num_frames or the task's strides"
-            )
+        files, num_short = long_enough(usable.files, task, module.shape)
         identity = runs.identity(seed, {"videos": files.content, "weights": module.recipe.weights_hash})
         with ViewLoader(DrawnViews(files, task, module.shape, seed=seed), workers=workers) as loader:
             runs.train(
@@ -125,6 +172,56 @@ def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pretex
             next_command=extraction_of(settings, backbone=settings.backbone, weights=weights[training.seeds[0]]),
         )
     )
+
+
+def plan_pretext(settings: PretextSettings, *, on_stage: OnStage = ignore) -> PretextPlan:
+    """Scan the videos, build the network, and return the plan of a run; nothing is written.
+
+    Args:
+        settings: Settings of the run.
+        on_stage: Called with the stage ``scan``.
+
+    Raises:
+        FeatcacheError: Those errors of :func:`pretrain` that occur before training.
+    """
+    training, task = settings.training, settings.task
+    check_names(settings.backbone, settings.weights)
+    usable = training_videos(settings, on_stage=on_stage)
+    module = build_module(settings, seed=training.seeds[0])
+    files, num_short = long_enough(usable.files, task, module.shape)
+    source = DrawnViews(files, task, module.shape, seed=training.seeds[0])
+    objective = PretextObjective(
+        ViewLoader(source, workers=0), task, module=module, batch_size=training.batch_size, seed=training.seeds[0]
+    )
+    return PretextPlan(
+        task=task.name,
+        num_videos=len(files.videos),
+        num_left_out=usable.num_left_out,
+        num_short=num_short,
+        num_clips=len(source.draw(0, epoch=0).views),
+        clip=(module.shape.num_frames, module.shape.size, module.shape.size),
+        num_parameters=count_parameters(module.network),
+        num_head_parameters=count_parameters(module.heads),
+        num_steps=training.epochs * max(1, objective.num_batches // training.accumulate),
+        num_seeds=len(training.seeds),
+    )
+
+
+def long_enough(files: VideoFiles, task: PretextTask, shape: ClipShape) -> tuple[VideoFiles, int]:
+    """The videos that are long enough for a task, and the number of those that are not.
+
+    Raises:
+        ManifestError: None is.
+    """
+    least = task.min_frames(shape)
+    kept = files.only(lambda video: video.num_frames >= least)
+    num_short = len(files.videos) - len(kept.videos)
+    if not kept.videos:
+        raise ManifestError(
+            f"all {num_short} usable videos are shorter than the {least} frames that the task {task.name!r} needs; "
+            "give longer ones, or lower num_frames or the task's strides"
+        )
+    return kept, num_short
 
 
 def build_module(settings: PretextSettings, *, seed: int, device: torch.device | str = "cpu") -> PretextModule:

@@ -1,12 +1,15 @@
 """A pretext task whole: a killed run, a network that extracts, and what is refused."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
 from featcache.backbones import build_backbone
+from featcache.cli.main import app
 from featcache.config import parse, to_yaml
 from featcache.errors import ConfigError, FeatcacheError, ManifestError, UnknownNameError
 from featcache.loaders.ahead import Batch, ViewLoader
@@ -14,7 +17,7 @@ from featcache.loaders.usable import list_videos, open_usable
 from featcache.loaders.views import ClipShape, read_views
 from featcache.methods.pretext.objective import DrawnViews
 from featcache.methods.pretext.rotnet import RotNet
-from featcache.methods.pretext.run import build_module, pretrain
+from featcache.methods.pretext.run import build_module, plan_pretext, pretrain
 from featcache.methods.pretext.settings import PretextSettings
 from featcache.testing.videos import write_video
 from featcache.training.loop import trained_state
@@ -64,6 +67,25 @@ def test_a_run_says_what_it_saw(straight):
     assert to_yaml(parse(PretextSettings, yaml.safe_load((folder / "config.yaml").read_text()))) == (
         (folder / "config.yaml").read_text()
     )
+
+
+def test_a_dry_run_says_what_a_run_would_train_and_writes_nothing(videos, straight, tmp_path):
+    told = to_yaml(settings(videos, tmp_path / "run", task={"name": "rotnet", "stride": 3}))
+    (tmp_path / "settings.yaml").write_text(told)
+    flags = ["train", "pretext", "--config", str(tmp_path / "settings.yaml"), "--dry-run"]
+    planned = CliRunner().invoke(app, [*flags, "--json"], catch_exceptions=False)
+    plan, result = json.loads(planned.stdout), straight[1]
+    assert not (tmp_path / "run").exists()
+    shared = plan.keys() & {field.name for field in dataclasses.fields(result)}
+    assert shared >= {"task", "num_videos", "num_left_out", "num_short", "num_parameters", "num_head_parameters"}
+    assert {name: plan[name] for name in shared} == {name: getattr(result, name) for name in shared}
+    assert plan["num_steps"] == trained_state(straight[0] / "seed-0").step == 4
+    assert (plan["num_clips"], plan["clip"]) == (1, [2, 32, 32])
+    shown = CliRunner().invoke(app, flags, catch_exceptions=False).stdout
+    assert "4 videos" in shown
+    assert "1 per video, 2 frames of 32 x 32" in shown
+    with pytest.raises(ConfigError, match="batch"):
+        plan_pretext(settings(videos, tmp_path, training={"batch_size": 9}))
 
 
 def test_a_killed_run_goes_on_with_the_same_bits(videos, straight, tmp_path):
