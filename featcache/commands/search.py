@@ -70,7 +70,7 @@ def search(settings: SearchSettings, *, on_stage: OnStage = ignore) -> "SearchRe
     """
     from featcache.store.reader import open_store
 
-    store = open_store(settings.store)  # before anything heavy: a store that is not there is told at once
+    store = open_store(settings.store)  # before anything heavy: a missing store is reported at once
 
     from featcache.files.publish import put_replace
     from featcache.retrieval import TextQuery, VideoQuery

@@ -67,7 +67,7 @@ class Extraction:
         if allowed is not None and self.videos_failed > allowed:
             return FeatcacheError(
                 f"{self.videos_failed} of {self.videos_total} videos of {self.store} failed, and max_failed "
-                f"{self.max_failed} allows {allowed}; what is extracted stays, mend the others and run the same "
+                f"{self.max_failed} allows {allowed}; what is extracted stays; repair the others and run the same "
                 "command again"
             )
         return None

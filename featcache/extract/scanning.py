@@ -47,7 +47,7 @@ def scanning(settings: ExtractSettings, *, on_scan: OnScan) -> Iterator[Callable
 
     def videos() -> Manifest:
         manifest = found.result()
-        warn(manifest)  # not from the thread: what is wrong with a backbone is told alone
+        warn(manifest)  # not from the thread: what is wrong with a backbone is reported alone
         return manifest
 
     threading.Thread(target=scan, name="featcache-scan", daemon=True).start()

@@ -51,7 +51,7 @@ def carry_out(settings: ExtractSettings, *, scanned: Callable[[], Manifest], on_
         What was done, ``seconds`` still 0.
 
     Raises:
-        FeatcacheError: As :func:`featcache.extract.run.extract`. What backbones are at fault for is told first.
+        FeatcacheError: As :func:`featcache.extract.run.extract`. Errors of backbones are reported first.
     """
     device = resolve_device(settings.runtime.device)
     with decoders(settings, device=device) as pool:  # they start, and import torch too, while backbones are built here

@@ -96,6 +96,6 @@ def _value(row: dict[str, Any], column: str | None) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < sys.float_info.max:
         raise ConfigError(
-            f"column {column!r} of row {row['name']!r} holds {value!r:.50}; mend the table, or name another"
+            f"column {column!r} of row {row['name']!r} holds {value!r:.50}; correct the table, or name another"
         )
     return float(value)
