@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from featcache.commands.extract import extract
-from featcache.commands.probe import ProbeTarget, measure
+from featcache.commands.probe import ProbeTarget, probe, with_own
 from featcache.config import Settings, leaves, parse, read_mapping, to_yaml, with_values
 from featcache.data.motion import MotionSettings, make_motion_set, remove_motion_set
 from featcache.data.selection import Selection
@@ -208,7 +208,7 @@ class PipelineRun:
             remove_motion_set(Path(self.folder("videos")), self.settings.motion)
 
     def probe(self, target: ProbeTarget, questions: Sequence[Question]) -> dict[str, dict[str, dict[str, Any]]]:
-        """Probe the store; JSON-ready results by label and name.
+        """Probe the store, in folders below ``probes``; JSON-ready results by label and name.
 
         Args:
             target: Settings that all probes share.
@@ -219,8 +219,9 @@ class PipelineRun:
             self.on_stage("probes", number, len(questions))
             asked = {"store": self.store, "feature": question.feature, "label": question.label}
             splits = {} if question.test_splits is None else {"test_splits": question.test_splits}
-            _, result = measure(target.model_copy(update={**asked, **splits}), question.probe, question.own)
-            results.setdefault(question.label, {})[question.name] = result.to_dict()
+            full = with_own(target.model_copy(update={**asked, **splits}), question.probe, question.own)
+            probed = probe(full, on_stage=self.on_stage, root=Path(self.folder("probes")))
+            results.setdefault(question.label, {})[question.name] = probed.result.to_dict()
         self.on_stage("probes", len(questions), len(questions))
         return results
 

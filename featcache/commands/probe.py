@@ -1,20 +1,27 @@
 """``probe``: measure how well the features of a store predict labels, with any registered probe."""
 
 import functools
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, create_model
 
-from featcache.config import Settings, to_yaml
+from featcache.config import Aside, Input, Settings, read_json, to_yaml
+from featcache.errors import CorruptStoreError, RecipeMismatchError
+from featcache.files.sealed import read_sealed, seal
 from featcache.metrics.settings import IntervalSettings
 from featcache.stages import OnStage, ignore
 from featcache.summary import Summary
+from featcache.training.identity import Identity, identity_of
 
 if TYPE_CHECKING:
+    from featcache.evaluation.probe import ProbeEntry
     from featcache.evaluation.result import ProbeResult
+
+FINISHED = "probe.json"
+"""File that says, with the identity of the probe, that its folder is complete; it is written last."""
+_FORMAT = "featcache-probe"
 
 
 class ProbeTarget(Settings):
@@ -22,7 +29,7 @@ class ProbeTarget(Settings):
 
     command: str
     """The command this file repeats."""
-    store: str
+    store: Input[str]
     """The store."""
     feature: str | None = None
     """Name of the array; null: the only one of the store."""
@@ -41,10 +48,12 @@ class ProbeTarget(Settings):
     """Train on this share of each class's training videos, in list order: 0.1 is SCALE's 10 %; null: all."""
     numbers: bool = False
     """The labels are numbers to predict (regression), not classes."""
-    device: str = "auto"
+    device: Aside[str] = "auto"
     """Device of the computation: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
-    out: str | None = None
-    """Folder for the result and this file; null: ``runs/<store>/<probe>-<hash>``."""
+    checkpoint_seconds: Aside[float] = Field(default=300.0, ge=0, allow_inf_nan=False)
+    """Longest time between states of a training that a killed probe goes on from, in seconds, at the ends of epochs."""
+    out: Aside[str | None] = None
+    """Folder for the result and this file; null: ``runs/<store>/<probe>-<hash of the settings and of what it reads>``."""
     intervals: IntervalSettings = IntervalSettings()
     """How intervals are drawn."""
 
@@ -94,10 +103,12 @@ class Probed:
     Attributes:
         result: The result.
         folder: Folder that holds ``result.json``, ``config.yaml``, ``predictions.parquet`` and confusion matrices.
+        is_kept: Whether the result had been computed before.
     """
 
     result: "ProbeResult"
     folder: str
+    is_kept: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -106,37 +117,59 @@ class Probed:
     def summary(self) -> Summary:
         """The summary to print."""
         shown = self.result.summary()
-        return replace(shown, lines=(*shown.lines, f"written to {self.folder}"))
+        said = f"computed before and kept in {self.folder}" if self.is_kept else f"written to {self.folder}"
+        return replace(shown, lines=(*shown.lines, said))
 
 
-def measure(settings: ProbeTarget, name: str, own: Any) -> "tuple[ProbeTarget, ProbeResult]":
-    """Read the features and labels of a store, and probe them.
+def with_own(target: ProbeTarget, name: str, own: Any) -> ProbeTarget:
+    """The settings of one probe: those that all probes have, and its own."""
+    shared = {key: getattr(target, key) for key in ProbeTarget.model_fields if key != "command"}
+    return probe_settings(name)(**shared, **{own_key(name): own})
+
+
+def probe(settings: ProbeTarget, *, on_stage: OnStage = ignore, root: Path | None = None) -> Probed:
+    """Carry out a probe, and write its result, its predictions and its settings into a folder.
+
+    A finished probe is not computed again, and a killed one goes on with what is left.
 
     Args:
-        settings: Settings that all probes have.
-        name: Registry name of the probe.
-        own: The probe's own settings.
+        settings: Settings of the class that :func:`probe_settings` returns.
+        on_stage: Called with the stages of the training.
+        root: Folder of the default folder; ``None``: ``runs/<store>``.
 
-    Returns:
-        The settings with the feature and the split column that were null in them, and the result.
+    Raises:
+        RecipeMismatchError: The folder holds another probe; names the first difference.
     """
     from featcache.evaluation.probe import find_probe
-    from featcache.evaluation.reading import check_labels, read_data
+    from featcache.evaluation.reading import check_labels, open_source
+    from featcache.files.publish import put_replace
+    from featcache.metrics.predictions import write_predictions
     from featcache.store.reader import open_store
 
     check_labels(open_store(settings.store), feature=settings.feature, label=settings.label)  # before torch is imported
-    data = read_data(
+    name = settings.command.removeprefix("probe-")
+    own, entry = getattr(settings, own_key(name)), find_probe(name)
+    source = open_source(
         Path(settings.store),
         feature=settings.feature,
         label=settings.label,
         split_column=settings.split_column,
-        positions=find_probe(name).position_form(own),
+        positions=entry.position_form(own),
         numbers=settings.numbers,
         group_column=settings.group_column,
     )
+    resolved = settings.model_copy(update={"feature": source.features.name, "split_column": source.split_column})
+    identity = _identity(resolved, entry, own, content=source.content())
+    root = root or Path("runs") / Path(settings.store).name
+    folder = Path(settings.out or root / f"{name}-{identity.digest[:12]}")
+    if (finished := _finished(folder, identity)) is not None:
+        return Probed(result=finished, folder=str(folder), is_kept=True)
+    data = source.read()
 
+    from featcache.evaluation.parts import NAME, Parts
     from featcache.evaluation.run import run_probe  # imports torch: the store and its labels are looked at first
 
+    parts = Parts(folder=folder / NAME, identity=identity, seconds=settings.checkpoint_seconds)
     result = run_probe(
         name,
         data,
@@ -146,26 +179,44 @@ def measure(settings: ProbeTarget, name: str, own: Any) -> "tuple[ProbeTarget, P
         test_splits=settings.test_splits,
         device=settings.device,
         low_shot=settings.low_shot,
+        on_stage=on_stage,
+        parts=parts,
     )
-    return settings.model_copy(update={"feature": data.feature, "split_column": data.split_column}), result
-
-
-def probe(settings: ProbeTarget, *, on_stage: OnStage = ignore) -> Probed:
-    """Carry out a probe, and write its result and its settings into a folder.
-
-    Args:
-        settings: Settings of the class that :func:`probe_settings` returns.
-        on_stage: Never called: probes report no progress.
-    """
-    from featcache.files.publish import put_replace
-    from featcache.metrics.predictions import write_predictions
-
-    name = settings.command.removeprefix("probe-")
-    resolved, result = measure(settings, name, getattr(settings, own_key(name)))
-    text = to_yaml(resolved)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    folder = Path(settings.out or Path("runs") / Path(settings.store).name / f"{name}-{digest}")
-    put_replace(folder / "config.yaml", text.encode())
+    assert result.predictions is not None, "it was computed"
+    put_replace(folder / "config.yaml", to_yaml(resolved).encode())
     write_predictions(folder, result.predictions)
     put_replace(folder / "result.json", result.to_json().encode())
+    put_replace(folder / FINISHED, seal({"format": _FORMAT, "version": 1, "identity": dict(identity.values)}))
+    parts.remove()
     return Probed(result=result, folder=str(folder))
+
+
+def _identity(settings: ProbeTarget, entry: "ProbeEntry", own: Any, *, content: str) -> Identity:
+    """The identity of a probe: its settings, and what it reads by content."""
+    name = own_key(settings.command.removeprefix("probe-"))
+    inputs = entry.input_digests(own)
+    plain = settings.model_copy(update={name: replace(own, **dict.fromkeys(inputs))})  # content counts, not the path
+    named = {f"{name}.{key}": digest for key, digest in inputs.items()}
+    return identity_of(plain, inputs={"store": content, **named}, seed=0)
+
+
+def _finished(folder: Path, identity: Identity) -> "ProbeResult | None":
+    """The result of a folder in which this probe was finished.
+
+    Raises:
+        RecipeMismatchError: Another probe was finished there.
+    """
+    if not (folder / FINISHED).exists():
+        return None
+    saved = read_sealed(folder / FINISHED, what="record of a finished probe")
+    if saved.get("format") != _FORMAT or not isinstance(saved.get("identity"), dict):
+        raise CorruptStoreError(f"{folder / FINISHED} is not the record of a probe; choose another folder")
+    if difference := identity.difference(saved["identity"]):
+        raise RecipeMismatchError(
+            f"{folder} holds a probe {difference}; choose another --out, or delete it to start anew"
+        )
+    if not (folder / "result.json").exists() or not (folder / "predictions.parquet").exists():
+        return None
+    from featcache.evaluation.result import ProbeResult
+
+    return ProbeResult.from_dict(read_json(folder / "result.json", what="result of `featcache probe`"))

@@ -2,8 +2,8 @@
 
 An embedder turns the clips of a video into vectors, separately or depending on the other clips; a linear layer
 classifies each vector. Training draws some clips of each video anew each epoch (as SCALE's probes do); at test time all
-clips of a video form one set and their softmax is averaged. All rows stay on the device; a batch is one gather by
-index.
+clips of a video form one set and their softmax is averaged. All rows stay on the device as they are stored; a batch is
+one gather by index. Several candidates and seeds are trained as one, see :mod:`featcache.evaluation.stack`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,39 +16,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from featcache.evaluation.data import ProbeData
-from featcache.evaluation.grid import epoch_batches, initial_weight
+from featcache.evaluation.grid import epoch_batches
+from featcache.evaluation.parts import NOTHING_KEPT, Due, Parts
 from featcache.evaluation.settings import Candidate, ClipLoss, ClipTraining
+from featcache.evaluation.stack import Embedding, Stack
 from featcache.loaders.clip_sets import ClipSets, with_coordinates
 from featcache.loaders.settings import Coordinates
 from featcache.recipes import PositionForm
 from featcache.seeding import rng_for
 from featcache.training import schedules
-from featcache.training.generators import seeded_torch
+from featcache.training.checkpoint import optimiser_tensors, restore_optimiser
+from featcache.training.memory import keep_freed_memory
 from featcache.training.optimisers import build_optimiser
 from featcache.training.settings import OptimiserSettings, ScheduleSettings
 
 Indices = npt.NDArray[np.int64]
 CLIPS_AT_ONCE = 2**14
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Embedding:
-    """The part of a probe before its linear layer.
-
-    Attributes:
-        make: Builds the embedder of a seed, a module from features float32 [B, K, D], positions float32 [B, K, P] (or
-            ``None``) and ``present`` bool [B, K] (``None``: all) to float32 [B, K, ``width``].
-        width: Number of channels of an embedded clip.
-        form: Form of the positions that it uses; ``None``: none.
-        coordinates: Kind of coordinates: the kind that its predictor was trained with.
-        is_frozen: Whether the embedder is frozen, in eval mode, so that a whole grid shares its output.
-    """
-
-    make: Callable[[int], nn.Module]
-    width: int
-    form: PositionForm | None = None
-    coordinates: Coordinates = "true"
-    is_frozen: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,23 +51,8 @@ class ClipTable:
     counts: Indices
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features [B, K, D] and positions [B, K, P] of rows int64 [B, K]."""
-        return self.features[rows], None if self.positions is None else self.positions[rows]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Net:
-    """An embedder and H linear layers on it, or a single one if the embedder is trained.
-
-    Attributes:
-        embed: The embedder, see :class:`Embedding`.
-        heads: Linear layers, with a BatchNorm before them if requested.
-        loss: float32 [H] on CPU, mean training loss of each layer over the last epoch.
-    """
-
-    embed: nn.Module
-    heads: nn.ModuleList
-    loss: Tensor
+        """Features float32 [..., D] and positions [..., P] of rows int64 [...]."""
+        return self.features[rows].float(), None if self.positions is None else self.positions[rows]
 
 
 def clip_table(data: ProbeData, *, form: PositionForm | None, coordinates: Coordinates, device: str) -> ClipTable:
@@ -126,74 +94,80 @@ def draw_clips(counts: Indices, *, num_clips: int, seed: int, epoch: int) -> tup
     return np.where(present, drawn, 0).astype(np.int64), present
 
 
-def clip_loss(
-    outputs: Tensor, targets: Tensor, present: Tensor | None, *, kind: ClipLoss, shape: tuple[int, int]
-) -> Tensor:
-    """Loss of a batch.
+def clip_losses(outputs: Tensor, targets: Tensor, present: Tensor | None, *, kind: ClipLoss) -> Tensor:
+    """Loss of each network on its batch, float32 [C, S].
 
     Args:
-        outputs: float32 [R, C], outputs for the existing clips, video by video.
-        targets: int64 [B] classes, or floating [B] numbers (then C is 1).
-        present: bool [B, K], which clips exist; ``None``: all.
+        outputs: float32 [C, S, B, K, O], outputs for the clips.
+        targets: int64 [S, B] classes, or floating [S, B] numbers (then O is 1).
+        present: bool [S, B, K], which clips exist; ``None``: all.
         kind: Kind of loss, see :class:`featcache.evaluation.settings.ClipTraining`.
-        shape: (B, K).
     """
-    if targets.is_floating_point():
-        if kind == "per_clip":
-            return functional.mse_loss(outputs[:, 0], _by_clip(targets, present, shape))
-        return functional.mse_loss(video_means(outputs, present, shape=shape)[:, 0], targets)
+    shape = outputs.shape[:4]
     if kind == "per_clip":
-        return functional.cross_entropy(outputs, _by_clip(targets, present, shape))
-    if kind == "mean_logits":
-        return functional.cross_entropy(video_means(outputs, present, shape=shape), targets)
-    mean = video_means(outputs.softmax(dim=1), present, shape=shape)
-    return functional.nll_loss(mean.clamp_min(torch.finfo(mean.dtype).tiny).log(), targets)
+        clips = _losses(outputs, targets[..., None].expand(shape))
+        if present is None:
+            return clips.mean(dim=(2, 3))
+        return (clips * present).sum(dim=(2, 3)) / present.sum(dim=(1, 2))
+    if targets.is_floating_point() or kind == "mean_logits":
+        return _losses(video_means(outputs, present), targets.expand(shape[:3])).mean(dim=2)
+    mean = video_means(outputs.softmax(dim=-1), present)
+    chosen = mean.gather(-1, targets.expand(shape[:3])[..., None])[..., 0]
+    return -chosen.clamp_min(torch.finfo(mean.dtype).tiny).log().mean(dim=2)
 
 
-def video_means(values: Tensor, present: Tensor | None, *, shape: tuple[int, int]) -> Tensor:
-    """Mean over the clips of each video: float32 [R, C] -> [B, C], where R is the number of existing clips."""
+def _losses(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy, or squared error, of outputs [..., O] and targets [...], each by itself."""
+    if targets.is_floating_point():
+        return (outputs[..., 0] - targets).square()
+    flat = functional.cross_entropy(outputs.flatten(0, -2), targets.reshape(-1), reduction="none")
+    return flat.view(targets.shape)
+
+
+def video_means(values: Tensor, present: Tensor | None) -> Tensor:
+    """Mean over the clips of each video: [..., B, K, O] -> [..., B, O]; ``present`` is bool [..., B, K] or ``None``."""
     if present is None:
-        return values.view(*shape, -1).mean(dim=1)
-    padded = values.new_zeros(*shape, values.shape[1])
-    padded[present] = values
-    return padded.sum(dim=1) / present.sum(dim=1, keepdim=True)
+        return values.mean(dim=-2)
+    return (values * present[..., None]).sum(dim=-2) / present.sum(dim=-1, keepdim=True)
 
 
-def train_net(
+def train_stack(
     embedding: Embedding,
     table: ClipTable,
     videos: Indices,
     targets: Tensor,
     candidates: Sequence[Candidate],
+    seeds: Sequence[int],
     training: ClipTraining,
     *,
     num_outputs: int,
-    seed: int,
-    after_epoch: Callable[[Net], None] | None = None,
-) -> Net:
-    """Train one linear layer per candidate, and with it the embedder unless that is frozen.
+    name: str = "stack",
+    parts: Parts = NOTHING_KEPT,
+    on_epochs: Callable[[float], None] = lambda done: None,
+    after_epoch: Callable[[Stack], None] | None = None,
+) -> Stack:
+    """Train one linear layer per candidate and seed, and with it the embedder unless that is frozen.
 
     Args:
         embedding: The part before the linear layers.
         table: All rows.
         videos: int64 [A], the training videos.
         targets: int64 [A] classes or float32 [A] numbers, on the device.
-        candidates: Settings with the same batch size; only one unless the embedder is frozen.
-        training: Settings that the candidates share.
-        num_outputs: Number of outputs C.
-        seed: Seed of initial weights, batches, clips and dropout.
-        after_epoch: Called with the net, in eval mode, after each epoch.
+        candidates: Settings with the same batch size.
+        seeds: Seeds of initial weights, batches, clips and dropout.
+        training: Settings that the candidates share; its own grid and seeds are not used.
+        num_outputs: Number of outputs O.
+        name: Name of the training among the parts.
+        parts: Where the state is kept, from which a killed training goes on.
+        on_epochs: Called after each step with the fractional number of epochs done.
+        after_epoch: Called after each epoch. A training that calls it does not go on from a kept state.
     """
-    assert embedding.is_frozen or len(candidates) == 1, "a trained embedder belongs to one candidate"
     device = table.features.device
-    with seeded_torch(seed, "probe-init", device=device):
-        embed = embedding.make(seed).to(device)
-        embed.requires_grad_(not embedding.is_frozen)
-        weight = initial_weight(embedding.width, num_outputs, seed=seed).T
-        heads = nn.ModuleList(make_head(weight, batch_norm=each.batch_norm) for each in candidates).to(device)
+    stack = Stack(embedding, candidates, seeds, num_outputs=num_outputs, device=device)
+    own = [nn.Parameter(each) for each in stack.theta.detach()]  # the same memory: optimisers step in place
     optimisers = [
         build_optimiser(
-            nn.ModuleList([embed, head]),
+            nn.ParameterList([parameter]),
             OptimiserSettings(
                 name=each.optimizer,
                 lr=each.lr,
@@ -203,99 +177,101 @@ def train_net(
             ),
             lr=each.lr,
         )
-        for each, head in zip(candidates, heads, strict=True)
+        for each, parameter in zip(candidates, own, strict=True)
     ]
+    saved = parts.read(name) if after_epoch is None else None
+    if saved is not None:
+        stack.load(saved.part("stack"))
+        for place, optimiser in enumerate(optimisers):
+            restore_optimiser(optimiser, saved.part(f"optimiser.{place}"))
+    keep_freed_memory(device)
+    is_due = Due(parts)
     schedule = ScheduleSettings(kind=training.schedule, warmup_fraction=training.warmup_fraction)
-    net = Net(embed=embed, heads=heads, loss=torch.zeros(len(heads), device=device))
-    counts = table.counts[videos]
-    with seeded_torch(seed, "probe-dropout", device=device):
-        for epoch in range(training.epochs):
-            clips, is_there = draw_clips(counts, num_clips=training.num_clips, seed=seed, epoch=epoch)
-            rows = torch.from_numpy(table.first[videos][:, None] + clips).to(device)
-            present = None if is_there.all() else torch.from_numpy(is_there).to(device)
-            batches = epoch_batches(len(videos), batch_size=candidates[0].batch_size, seed=seed, epoch=epoch)
-            net.loss.zero_()
-            embed.train(not embedding.is_frozen)
-            heads.train()
-            for step, batch in enumerate(batches):
-                picked = torch.from_numpy(batch).to(device)
-                mask = None if present is None else present[picked]
-                with torch.set_grad_enabled(not embedding.is_frozen):
-                    vectors = _embedded(embed, table, rows[picked], mask)
-                factor = schedules.learning_rate_factor(
-                    epoch + step / len(batches), epochs=training.epochs, schedule=schedule
-                )
-                shape = (len(batch), rows.shape[1])
-                for place, (head, optimiser) in enumerate(zip(heads, optimisers, strict=True)):
-                    for group in optimiser.param_groups:
-                        group["lr"] = candidates[place].lr * factor
-                    loss = clip_loss(head(vectors), targets[picked], mask, kind=training.loss, shape=shape)
-                    optimiser.zero_grad()
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    optimiser.step()
-                    net.loss[place] += loss.detach() / len(batches)
-            embed.eval()
-            heads.eval()
-            if after_epoch is not None:
-                after_epoch(net)
-    return Net(embed=embed, heads=heads, loss=net.loss.cpu())
+    for epoch in range(0 if saved is None else saved.step, training.epochs):
+        batches = _epoch(table, videos, seeds, training, batch_size=candidates[0].batch_size, epoch=epoch)
+        stack.loss.zero_()
+        for step, batch in enumerate(batches):
+            at = epoch + step / len(batches)
+            factor = schedules.learning_rate_factor(at, epochs=training.epochs, schedule=schedule)
+            rows, present, picked = (None if each is None else torch.from_numpy(each).to(device) for each in batch)
+            assert rows is not None, "a batch has rows"
+            features, positions = table.gather(rows)
+            vectors = stack.embed(features, positions, present, training=True).flatten(2, 3)
+            outputs = stack.classify(vectors, None if present is None else present.flatten(1), training=True)
+            outputs = outputs.reshape(*outputs.shape[:2], *features.shape[1:3], num_outputs)
+            losses = clip_losses(outputs, targets[picked], present, kind=training.loss)
+            (gradient,) = torch.autograd.grad(losses.sum(), [stack.theta])  # a network's loss moves no other network
+            for place, optimiser in enumerate(optimisers):
+                own[place].grad = gradient[place]
+                optimiser.param_groups[0]["lr"] = candidates[place].lr * factor
+                optimiser.step()
+            stack.loss += losses.detach() / len(batches)
+            on_epochs(epoch + (step + 1) / len(batches))
+        if after_epoch is not None:
+            after_epoch(stack)
+        elif is_due():
+            tensors = {f"stack.{key}": each for key, each in stack.state().items()}
+            for place, optimiser in enumerate(optimisers):
+                states = optimiser_tensors(optimiser)
+                tensors |= {f"optimiser.{place}.{key}": each for key, each in states.items()}
+            parts.write(name, step=epoch + 1, tensors=tensors, facts={})
+    return stack
 
 
-def iter_outputs(net: Net, table: ClipTable, videos: Indices) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Score some videos at a time, with all clips of each video as one set.
+_Batch = tuple[Indices, npt.NDArray[np.bool_] | None, Indices]
 
-    Yields:
-        A slice of ``videos``; their mean softmax and their mean logits, both float32 [H, m, C].
+
+def _epoch(
+    table: ClipTable, videos: Indices, seeds: Sequence[int], training: ClipTraining, *, batch_size: int, epoch: int
+) -> list[_Batch]:
+    """The batches of an epoch.
+
+    Each is rows int64 [S, B, K]; which of them exist, bool [S, B, K], or ``None`` for all; and positions among the
+    videos, int64 [S, B].
     """
-    for part, vectors, present in iter_sets(net.embed, table, videos):
-        with torch.no_grad():
-            logits = [head(vectors) for head in net.heads]
-        size = part.stop - part.start
-        shape = (size, len(vectors) // size if present is None else present.shape[1])
-        yield (
-            part,
-            torch.stack([video_means(each.softmax(dim=1), present, shape=shape) for each in logits]),
-            torch.stack([video_means(each, present, shape=shape) for each in logits]),
-        )
+    counts, first = table.counts[videos], table.first[videos]
+    draws = [draw_clips(counts, num_clips=training.num_clips, seed=seed, epoch=epoch) for seed in seeds]
+    orders = [epoch_batches(len(videos), batch_size=batch_size, seed=seed, epoch=epoch) for seed in seeds]
+    batches = []
+    for picked in zip(*orders, strict=True):
+        own = list(zip(draws, picked, strict=True))
+        present = np.stack([is_there[each] for (_, is_there), each in own])
+        rows = np.stack([first[each][:, None] + clips[each] for (clips, _), each in own])
+        batches.append((rows, None if present.all() else present, np.stack(picked)))
+    return batches
 
 
 @torch.no_grad()
-def iter_sets(embed: nn.Module, table: ClipTable, videos: Indices) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-    """Embed some videos at a time, with all clips of each video as one set.
+def iter_outputs(stack: Stack, table: ClipTable, videos: Indices) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Score some videos at a time, with all clips of each video as one set.
 
     Yields:
-        A slice of ``videos``; vectors of their clips float32 [R, E], video by video in the order of the rows; which
-        places of the padded sets are filled, bool [m, K], or ``None`` for all.
+        A slice of ``videos``; their mean softmax and their mean outputs, both float32 [C, S, m, O].
     """
+    at_once = max(1, CLIPS_AT_ONCE // (len(stack.candidates) * len(stack.seeds)))
+    for part, features, positions, present in iter_clips(table, videos, at_once=at_once):
+        vectors = stack.embed(features, positions, present, training=False).flatten(2, 3)
+        outputs = stack.classify(vectors, None, training=False)
+        outputs = outputs.reshape(*outputs.shape[:2], *features.shape[:2], -1)
+        yield part, video_means(outputs.softmax(dim=-1), present), video_means(outputs, present)
+
+
+def iter_clips(
+    table: ClipTable, videos: Indices, *, at_once: int
+) -> Iterator[tuple[slice, Tensor, Tensor | None, Tensor | None]]:
+    """All clips of some videos at a time, about ``at_once`` clips.
+
+    Yields:
+        A slice of ``videos``; features [m, K, D]; positions [m, K, P] or ``None``; which clips exist, bool [m, K], or
+        ``None`` for all.
+    """
+    device = table.features.device
     counts = table.counts[videos]
-    at_once = max(1, CLIPS_AT_ONCE // int(counts.max()))
-    for begin in range(0, len(videos), at_once):
-        part = slice(begin, min(begin + at_once, len(videos)))
+    num_videos = max(1, at_once // int(counts.max()))
+    for begin in range(0, len(videos), num_videos):
+        part = slice(begin, min(begin + num_videos, len(videos)))
         places = np.arange(counts[part].max())
         is_there = places < counts[part][:, None]
-        rows = torch.from_numpy(table.first[videos[part]][:, None] + np.where(is_there, places, 0))
-        present = None if is_there.all() else torch.from_numpy(is_there).to(table.features.device)
-        yield part, _embedded(embed, table, rows.to(table.features.device), present), present
-
-
-def make_head(weight: Tensor, *, batch_norm: bool) -> nn.Sequential:
-    """A linear layer with initial weights ``weight`` [C, E] and zero biases, after a BatchNorm if requested."""
-    linear = nn.Linear(weight.shape[1], weight.shape[0])
-    with torch.no_grad():
-        linear.weight.copy_(weight)
-        linear.bias.zero_()
-    norm = [nn.BatchNorm1d(weight.shape[1], affine=False)] if batch_norm else []
-    return nn.Sequential(*norm, linear)
-
-
-def _embedded(embed: nn.Module, table: ClipTable, rows: Tensor, present: Tensor | None) -> Tensor:
-    """Vectors of the existing clips, float32 [R, E], video by video."""
-    features, positions = table.gather(rows)
-    vectors: Tensor = embed(features, positions, present)
-    return vectors.flatten(0, 1) if present is None else vectors[present]
-
-
-def _by_clip(targets: Tensor, present: Tensor | None, shape: tuple[int, int]) -> Tensor:
-    """Repeat the target of each video for its existing clips: [B] -> [R]."""
-    spread = targets[:, None].expand(shape)
-    return spread.reshape(-1) if present is None else spread[present]
+        rows = torch.from_numpy(table.first[videos[part]][:, None] + np.where(is_there, places, 0)).to(device)
+        present = None if is_there.all() else torch.from_numpy(is_there).to(device)
+        yield (part, *table.gather(rows), present)

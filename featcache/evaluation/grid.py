@@ -7,7 +7,7 @@ initial weights.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from featcache.evaluation.parts import NOTHING_KEPT, Due, Parts
 from featcache.evaluation.settings import Head, LinearSettings
 from featcache.seeding import rng_for, seed_for
 from featcache.training import schedules
@@ -95,7 +96,15 @@ def initial_weight(num_channels: int, num_classes: int, *, seed: int) -> Tensor:
 
 @torch.no_grad()
 def train_grid(
-    features: Tensor, labels: Tensor, heads: Sequence[Head], *, num_classes: int, settings: LinearSettings
+    features: Tensor,
+    labels: Tensor,
+    heads: Sequence[Head],
+    *,
+    num_classes: int,
+    settings: LinearSettings,
+    name: str = "grid",
+    parts: Parts = NOTHING_KEPT,
+    on_epochs: Callable[[float], None] = lambda done: None,
 ) -> TrainedGrid:
     """Train every head with every seed of ``settings`` in one pass over the features per epoch.
 
@@ -103,11 +112,14 @@ def train_grid(
     seed draws initial weights and the order of batches, which are the same for all its heads.
 
     Args:
-        features: float32 [N, D] on the device to train on, N >= 2.
+        features: float16 or float32 [N, D] on the device to train on, N >= 2.
         labels: int64 [N] in [0, ``num_classes``), same device.
         heads: The grid.
         num_classes: Number of classes C.
         settings: Seeds, epochs, batch size, momentum and schedule (its own grid is not used).
+        name: Name of the training among the parts.
+        parts: Where the state is kept, from which a killed training goes on.
+        on_epochs: Called after each step with the fractional number of epochs done.
     """
     seeds, (num_rows, num_channels) = settings.seeds, features.shape
     init = torch.stack([initial_weight(num_channels, num_classes, seed=seed) for seed in seeds]).to(features.device)
@@ -115,17 +127,26 @@ def train_grid(
     for kind in dict.fromkeys((head.optimizer, head.batch_norm) for head in heads):
         index = [place for place, head in enumerate(heads) if (head.optimizer, head.batch_norm) == kind]
         blocks.append(_Block([heads[place] for place in index], index, init, momentum=settings.momentum))
-    mean = features.new_zeros(len(seeds), 1, num_channels)
+    mean = init.new_zeros(len(seeds), 1, num_channels)
     variance = torch.ones_like(mean)
     normalised_by_any = any(block.batch_norm for block in blocks)
 
-    loss = features.new_zeros(len(seeds), len(heads))
-    for epoch in range(settings.epochs):
+    loss = init.new_zeros(len(seeds), len(heads))
+    state = {"mean": mean, "variance": variance, "loss": loss}
+    state |= {f"{place}.{key}": each for place, block in enumerate(blocks) for key, each in block.state().items()}
+    saved = parts.read(name)
+    if saved is not None:
+        for key, each in state.items():
+            each.copy_(saved.tensors[key])
+        for block in blocks:
+            block.num_steps = saved.facts["num_steps"]
+    is_due = Due(parts)
+    for epoch in range(0 if saved is None else saved.step, settings.epochs):
         orders = [epoch_batches(num_rows, batch_size=settings.batch_size, seed=seed, epoch=epoch) for seed in seeds]
         loss.zero_()
-        for step, parts in enumerate(zip(*orders, strict=True)):
-            picked = torch.from_numpy(np.stack(parts)).to(features.device)
-            rows, targets = features[picked], labels[picked]  # [S, B, D], [S, B]
+        for step, picks in enumerate(zip(*orders, strict=True)):
+            picked = torch.from_numpy(np.stack(picks)).to(features.device)
+            rows, targets = features[picked].float(), labels[picked]  # [S, B, D], [S, B]
             if normalised_by_any:
                 centre = rows.mean(dim=1, keepdim=True)
                 normalised = rows - centre
@@ -138,6 +159,9 @@ def train_grid(
             for block in blocks:
                 batch = normalised if block.batch_norm else rows
                 loss[:, block.index] += block.step(batch, targets, factor) / len(orders[0])
+            on_epochs(epoch + (step + 1) / len(orders[0]))
+        if is_due():
+            parts.write(name, step=epoch + 1, tensors=state, facts={"num_steps": blocks[0].num_steps})
     return TrainedGrid(
         blocks=tuple(block.trained() for block in blocks),
         num_heads=len(heads),
@@ -154,7 +178,7 @@ def iter_video_probabilities(
 
     Args:
         grid: The heads.
-        features: float32 [N, D], rows grouped by video.
+        features: float16 or float32 [N, D], rows grouped by video.
         counts: Number of rows per video, int64 [M], summing to N.
 
     Yields:
@@ -169,7 +193,7 @@ def iter_video_probabilities(
         last = max(first + 1, int(np.searchsorted(ends, begin + rows_at_once, side="right")))
         size = torch.from_numpy(counts[first:last]).to(features.device)
         owner = torch.repeat_interleave(size)
-        rows = grid.probabilities(features[begin : int(ends[last - 1])])
+        rows = grid.probabilities(features[begin : int(ends[last - 1])].float())
         total = rows.new_zeros(seeds, last - first, grid.num_heads, classes).index_add_(1, owner, rows)
         yield slice(first, last), total / size[None, :, None, None]
         first = last
@@ -215,6 +239,11 @@ class _Block:
             update(self.parameters[place], gradient, place, self.lr * factor)
         # The clamp keeps NaN: a loss is not finite only if a head has diverged.
         return -chosen[..., 0].clamp_min(torch.finfo(torch.float32).tiny).log().mean(dim=1)
+
+    def state(self) -> dict[str, Tensor]:
+        """The tensors that change from step to step."""
+        kinds = {"parameters": self.parameters, "first": self.first, "second": self.second}
+        return {f"{kind}.{place}": each for kind, pair in kinds.items() for place, each in enumerate(pair)}
 
     def trained(self) -> TrainedHeads:
         """The heads as they are now, without a copy."""

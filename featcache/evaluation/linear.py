@@ -25,7 +25,7 @@ def linear(task: Task, settings: LinearSettings, /) -> Prediction:
     heads = settings.heads
 
     def evaluate(kept: Mask, held: Mask) -> list[Trial]:
-        grid = _fit(task, task.train[kept], local[kept], heads, settings)
+        grid = _fit(task, task.train[kept], local[kept], heads, settings, name="grid")
         return _validate(grid, task, task.train[held], local[held])
 
     choice = choose(
@@ -37,7 +37,7 @@ def linear(task: Task, settings: LinearSettings, /) -> Prediction:
         evaluate=evaluate,
     )
     chosen = heads[choice.index]
-    final = _fit(task, task.train, local, (chosen,), settings)
+    final = _fit(task, task.train, local, (chosen,), settings, name="chosen")
     rows, counts = task.data.rows_of(task.test)
     scores = np.full((len(settings.seeds), len(task.test), len(task.data.classes)), -np.inf)
     if not final.train_loss.isfinite().all():
@@ -56,10 +56,21 @@ def _fit(
     labels: npt.NDArray[np.int64],
     heads: tuple[Head, ...],
     settings: LinearSettings,
+    *,
+    name: str,
 ) -> TrainedGrid:
     rows, counts = task.data.rows_of(videos)
     targets = torch.from_numpy(np.repeat(labels, counts)).to(task.device)
-    return train_grid(_to_device(task, rows), targets, heads, num_classes=int(labels.max()) + 1, settings=settings)
+    return train_grid(
+        _to_device(task, rows),
+        targets,
+        heads,
+        num_classes=int(labels.max()) + 1,
+        settings=settings,
+        name=name,
+        parts=task.parts,
+        on_epochs=lambda done: task.on_stage(name, done, settings.epochs, f"{len(heads)} heads, epochs"),
+    )
 
 
 def _validate(

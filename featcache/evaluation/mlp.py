@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from featcache.evaluation.clip_probe import probe_clips
-from featcache.evaluation.clip_training import Embedding
 from featcache.evaluation.probe import Prediction, Task
 from featcache.evaluation.settings import MlpSettings
+from featcache.evaluation.stack import Embedding
 
 
 class ClipMlp(nn.Module):

@@ -16,8 +16,10 @@ import numpy.typing as npt
 
 from featcache.errors import ConfigError
 from featcache.evaluation.data import ProbeData
+from featcache.evaluation.parts import NOTHING_KEPT, Parts
 from featcache.plugins import Place, Registry, import_target
 from featcache.recipes import PositionForm
+from featcache.stages import OnStage, ignore
 
 Predicts = Literal["classes", "numbers", "both"]
 
@@ -32,12 +34,16 @@ class Task:
         test: int64 [B], sorted indices of the videos to score. Either disjoint from ``train`` or, for probes
             registered with ``leaves_one_out``, equal to it.
         device: Device of the computation, e.g. ``cpu`` or ``cuda``.
+        on_stage: Called with the progress of the probe, if it reports any.
+        parts: Where the probe may keep finished parts, so that it goes on with the others after it was killed.
     """
 
     data: ProbeData
     train: npt.NDArray[np.int64]
     test: npt.NDArray[np.int64]
     device: str
+    on_stage: OnStage = ignore
+    parts: Parts = NOTHING_KEPT
 
     @property
     def leaves_one_out(self) -> bool:
@@ -94,6 +100,8 @@ class ProbeEntry:
         predicts: Kind of labels: classes, numbers, or both.
         positions: A function of the settings, or its place, that gives the form of the clip positions which the probe
             uses. ``None``: it uses no positions.
+        inputs: A function of the settings, or its place, that gives digests of the files which settings name, by the
+            name of the setting. They count for the identity of a run in place of the paths. ``None``: there are none.
     """
 
     probe: Probe[Any] | str
@@ -101,6 +109,7 @@ class ProbeEntry:
     leaves_one_out: bool = False
     predicts: Predicts = "classes"
     positions: Callable[[Any], PositionForm | None] | str | None = None
+    inputs: Callable[[Any], Mapping[str, str]] | str | None = None
 
     def __post_init__(self) -> None:
         if not (isinstance(self.settings, type) and dataclasses.is_dataclass(self.settings)):
@@ -117,6 +126,12 @@ class ProbeEntry:
         """The form of the clip positions that the probe uses with these settings; ``None``: it uses no positions."""
         form = import_target(self.positions) if isinstance(self.positions, str) else self.positions
         found: PositionForm | None = None if form is None else form(settings)
+        return found
+
+    def input_digests(self, settings: object) -> Mapping[str, str]:
+        """Digests of the files that settings name, by the name of the setting."""
+        inputs = import_target(self.inputs) if isinstance(self.inputs, str) else self.inputs
+        found: Mapping[str, str] = {} if inputs is None else inputs(settings)
         return found
 
 

@@ -1,5 +1,7 @@
 """Declarations of featcache's probes: the settings, the kind of prediction and the function of each. Without torch."""
 
+from pathlib import Path
+
 from featcache.evaluation.probe import ProbeEntry
 from featcache.evaluation.settings import (
     KnnSettings,
@@ -17,11 +19,20 @@ def _of_predictor(settings: TransformerSettings) -> PositionForm:
     return settings.predictor.position
 
 
+def _model(settings: KnnSettings | ScaleLinearSettings | ScaleFtSettings) -> dict[str, str]:
+    if settings.model is None:
+        return {}
+    from featcache.training.runs import run_content  # imports torch
+
+    return {"model": run_content(Path(settings.model))}
+
+
 KNN = ProbeEntry(
     probe="featcache.evaluation.knn:knn",
     settings=KnnSettings,
     leaves_one_out=True,
     positions="featcache.evaluation.knn:position_form",
+    inputs=_model,
 )
 LINEAR = ProbeEntry(probe="featcache.evaluation.linear:linear", settings=LinearSettings)
 RIDGE = ProbeEntry(probe="featcache.evaluation.ridge:ridge", settings=RidgeSettings, predicts="numbers")
@@ -37,10 +48,12 @@ SCALE_LINEAR = ProbeEntry(
     settings=ScaleLinearSettings,
     predicts="both",
     positions="featcache.evaluation.sets:saved_form",
+    inputs=_model,
 )
 SCALE_FT = ProbeEntry(
     probe="featcache.evaluation.sets:scale_ft",
     settings=ScaleFtSettings,
     predicts="both",
     positions="featcache.evaluation.sets:saved_form",
+    inputs=_model,
 )

@@ -1,7 +1,10 @@
 """Reads the input of a probe from a store: one vector per row, labels of one column, splits and coverage."""
 
+import hashlib
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,8 +12,9 @@ import numpy.typing as npt
 from featcache.data.selection import GROUP
 from featcache.errors import ManifestError, NothingUsableError, no_name
 from featcache.evaluation.data import ProbeData, make_data
+from featcache.files.sealed import canonical_json
 from featcache.loaders.choice import has_training_views
-from featcache.recipes import PositionForm
+from featcache.recipes import PositionForm, recipe_hash
 from featcache.store.features import Features
 from featcache.store.reader import Store, VideoOutcomes, open_store
 
@@ -73,34 +77,134 @@ def read_data(
         StoreError: Shards are still to be extracted.
         NothingUsableError: Every video failed.
     """
+    source = open_source(
+        store,
+        feature=feature,
+        label=label,
+        split_column=split_column,
+        positions=positions,
+        numbers=numbers,
+        group_column=group_column,
+    )
+    return source.read()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeSource:
+    """The input of a probe, of which no row is read yet; see :func:`open_source`.
+
+    Attributes:
+        store: The store.
+        features: The feature, open.
+        label: Label column.
+        split_column: Label column that holds the splits; ``None``: the store's own.
+        group_column: Label column that holds the groups; ``None``: no groups.
+        positions: Form of the positions to read with the rows, or ``None``.
+        numbers: Whether the labels are numbers.
+    """
+
+    store: Store
+    features: Features
+    label: str
+    split_column: str | None
+    group_column: str | None
+    positions: PositionForm | None
+    numbers: bool
+
+    def read(self) -> ProbeData:
+        """Read the rows into memory and close the feature; see :func:`read_data` for the errors."""
+        features, about = self.features, self._about()
+        with features:
+            return make_data(
+                read_vectors(features),
+                row_video=features.video_index.astype(np.int64),
+                videos=features.video_ids,
+                labels=about.labels,
+                splits=about.splits,
+                failed=about.failed,
+                store=str(self.store.path),
+                feature=features.name,
+                label=self.label,
+                split_column=self.split_column,
+                positions={self.positions: _positions(self.store, features, self.positions)}
+                if self.positions
+                else None,
+                numbers=self.numbers,
+                groups=about.groups,
+                group_column=self.group_column,
+                contents=about.contents,
+                is_random=has_training_views(self.store, features.video_ids),
+            )
+
+    def content(self) -> str:
+        """A digest that changes whenever the input could have changed; no row is read for it."""
+        features, about = self.features, self._about()
+        found = hashlib.sha256(features.digest(np.arange(features.num_rows)).encode())
+        found.update(recipe_hash(self.store.sampling).encode())
+        found.update(features.video_index.astype("<i8").tobytes())
+        found.update(canonical_json([list(features.video_ids), *about]))
+        if self.positions:
+            found.update(_positions(self.store, features, self.positions).tobytes())
+        return found.hexdigest()[:32]
+
+    def _about(self) -> "_About":
+        store, ids = self.store, self.features.video_ids
+        labels = store.labels(self.label)
+        groups = None if self.group_column is None else store.labels(self.group_column)
+        splits = {video.id: video.split for video in store.videos.values()}
+        if self.split_column is not None:
+            splits = store.labels(self.split_column)
+        failures = store.coverage(self.features.name).failures
+        return _About(
+            labels=[labels.get(video) for video in ids],
+            splits=[splits.get(video, "") for video in ids],
+            groups=None if groups is None else [groups.get(video) for video in ids],
+            contents=[store.videos[video].content_hash or "" for video in ids],
+            failed=dict(sorted(Counter(splits.get(failure.id, "") for failure in failures).items())),
+        )
+
+
+class _About(NamedTuple):
+    """What a store says of the videos of a feature, in their order, and of those that failed."""
+
+    labels: list[str | None]
+    splits: list[str]
+    groups: list[str | None] | None
+    contents: list[str]
+    failed: dict[str, int]
+
+
+def open_source(
+    store: Store | Path | str,
+    *,
+    feature: str | None = None,
+    label: str = "label",
+    split_column: str | None = None,
+    positions: PositionForm | None = None,
+    numbers: bool = False,
+    group_column: str | None = None,
+) -> ProbeSource:
+    """Open what :func:`read_data` reads; see there for arguments and errors."""
     store = store if isinstance(store, Store) else open_store(store)
-    labels, coverage = check_labels(store, feature=feature, label=label)
+    check_labels(store, feature=feature, label=label)
     if split_column is None and f"split_{label}" in store.label_names:
         split_column = f"split_{label}"
     if group_column is None and GROUP in store.label_names:
         group_column = GROUP
-    groups = None if group_column in (None, NO_GROUPS) else store.labels(group_column)
-    splits = store.labels(split_column) if split_column is not None else {v.id: v.split for v in store.videos.values()}
-    with store.feature(feature) as features:
-        videos = [store.videos[video_id] for video_id in features.video_ids]
-        return make_data(
-            read_vectors(features),
-            row_video=features.video_index.astype(np.int64),
-            videos=features.video_ids,
-            labels=[labels.get(video.id) for video in videos],
-            splits=[splits.get(video.id, "") for video in videos],
-            failed=Counter(splits.get(failure.id, "") for failure in coverage.failures),
-            store=str(store.path),
-            feature=features.name,
-            label=label,
-            split_column=split_column,
-            positions={positions: _positions(store, features, positions)} if positions else None,
-            numbers=numbers,
-            groups=None if groups is None else [groups.get(video.id) for video in videos],
-            group_column=None if groups is None else group_column,
-            contents=[video.content_hash or "" for video in videos],
-            is_random=has_training_views(store, features.video_ids),
-        )
+    if group_column == NO_GROUPS:
+        group_column = None
+    for column in (split_column, group_column):
+        if column is not None:
+            store.labels(column)  # raises an error if there is none
+    return ProbeSource(
+        store=store,
+        features=store.feature(feature),
+        label=label,
+        split_column=split_column,
+        group_column=group_column,
+        positions=positions,
+        numbers=numbers,
+    )
 
 
 def _positions(store: Store, features: Features, form: PositionForm) -> npt.NDArray[np.float32]:

@@ -31,7 +31,8 @@ class ProbeResult:
         intervals: Complete settings of the intervals.
         variants: Metrics of other settings from the same run (``k=5``), by variant and split.
         table: Rows about the training, such as the grid of heads.
-        predictions: The scores of each video, which are not part of :meth:`to_dict`.
+        predictions: The scores of each video, which are not part of :meth:`to_dict`; ``None`` if the result was read
+            from a file.
         device: Device of the computation, ``cpu``, ``cuda`` or ``cuda:N``.
         notes: Sentences that a reader of the numbers should know.
         seconds: Wall time.
@@ -49,7 +50,7 @@ class ProbeResult:
     intervals: Mapping[str, Any]
     variants: Mapping[str, Mapping[str, Mapping[str, Metric]]]
     table: tuple[Mapping[str, Any], ...]
-    predictions: Predictions = field(repr=False, compare=False)
+    predictions: Predictions | None = field(repr=False, compare=False)
     device: str
     notes: tuple[str, ...]
     seconds: float
@@ -61,6 +62,32 @@ class ProbeResult:
         }
         plain: dict[str, Any] = json.loads(json.dumps(to_jsonable_python(values), allow_nan=False))
         return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "ProbeResult":
+        """The result of which :meth:`to_dict` made the values."""
+        splits = {
+            split: SplitResult(
+                metrics=_metrics(part["metrics"]),
+                coverage=Coverage(**part["coverage"]),
+                num_videos=part["num_videos"],
+                num_unseen=part["num_unseen"],
+            )
+            for split, part in plain["splits"].items()
+        }
+        variants = {
+            name: {split: _metrics(metrics) for split, metrics in by_split.items()}
+            for name, by_split in plain["variants"].items()
+        }
+        own = {
+            "train": Coverage(**plain["train"]),
+            "splits": splits,
+            "variants": variants,
+            "table": tuple(plain["table"]),
+            "notes": tuple(plain["notes"]),
+            "predictions": None,
+        }
+        return cls(**{**plain, **own})
 
     def to_json(self) -> str:
         """Indented JSON."""
@@ -81,6 +108,10 @@ class ProbeResult:
         title = f"{self.probe} of {self.feature!r} for {self.label!r}: {kind}, {self.protocol}"
         table = SummaryTable(title=title, columns=("split", *names, "coverage"), rows=rows)
         return Summary(tables=(table,), lines=self.notes)
+
+
+def _metrics(plain: Mapping[str, Any]) -> dict[str, Metric]:
+    return {name: Metric(**values) for name, values in plain.items()}
 
 
 def _shown(name: str, metric: Metric) -> str:

@@ -13,7 +13,9 @@ from featcache.data import subsets
 from featcache.errors import ConfigError, ManifestError, unknown_name
 from featcache.evaluation.companions import about_groups
 from featcache.evaluation.data import UNLABELLED, ProbeData
-from featcache.evaluation.probe import Prediction, ProbeEntry, Task, find_probe
+from featcache.evaluation.folds import Outcome, predict
+from featcache.evaluation.parts import NOTHING_KEPT, Parts
+from featcache.evaluation.probe import ProbeEntry, Task, find_probe
 from featcache.evaluation.result import ProbeResult
 from featcache.extract.encode import float32_products
 from featcache.loaders.choice import check_test_views
@@ -22,13 +24,7 @@ from featcache.metrics.intervals import Metric, accuracies, mean_error, rank_of_
 from featcache.metrics.predictions import Predictions
 from featcache.metrics.result import Coverage, SplitResult
 from featcache.metrics.settings import IntervalSettings
-from featcache.metrics.splits import fold_numbers
-
-NUM_FOLDS = 5
-"""Number of folds over the videos, or groups of videos, of a store without splits."""
-
-SMALL_STORE_VIDEOS = 30
-"""With fewer labelled videos (or groups) than this, each fold holds a single one."""
+from featcache.stages import OnStage, ignore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,16 +39,6 @@ class _Plan:
     has_splits: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Outcome:
-    """Predictions for ``videos``; ``is_trained`` says whether a video's class was among the trained ones."""
-
-    videos: npt.NDArray[np.int64]
-    is_trained: npt.NDArray[np.bool_]
-    prediction: Prediction
-    protocol: str
-
-
 def run_probe(
     name: str,
     data: ProbeData,
@@ -63,6 +49,8 @@ def run_probe(
     device: str = "auto",
     intervals: IntervalSettings | None = None,
     low_shot: float | None = None,
+    on_stage: OnStage = ignore,
+    parts: Parts = NOTHING_KEPT,
 ) -> ProbeResult:
     """Train a probe on one split and report every other split.
 
@@ -82,6 +70,8 @@ def run_probe(
         intervals: Settings of the intervals; ``None`` for the defaults.
         low_shot: Train on the first ``max(1, floor(low_shot * n))`` of each class's n training videos, in the order of
             the list (SCALE's 10 % protocol: 0.1); ``None``: on all.
+        on_stage: Called with the progress of probes that train.
+        parts: Where finished parts are kept, so that a killed probe goes on with the others.
 
     Raises:
         UnknownNameError: There is no such probe or split.
@@ -99,8 +89,10 @@ def run_probe(
     intervals = intervals or IntervalSettings()
     plan = _plan(data, train_split, test_splits, low_shot)
     num_classes = 0 if data.targets is not None else len(np.unique(data.labels[plan.train]))
+    videos = np.unique(np.concatenate(list(plan.splits.values())))
+    task = Task(data=data, train=plan.train, test=videos, device=device, on_stage=on_stage, parts=parts)
     with float32_products("highest"):
-        outcome = _predict(entry, data, chosen, plan, device)
+        outcome = predict(entry, task, chosen, has_splits=plan.has_splits)
     place = {split: np.searchsorted(outcome.videos, videos) for split, videos in plan.splits.items()}
 
     def measure(scores: npt.NDArray[np.floating], split: str) -> Mapping[str, Metric]:
@@ -147,7 +139,7 @@ def run_probe(
     )
 
 
-def _by_video(data: ProbeData, outcome: _Outcome, splits: Mapping[str, npt.NDArray[np.int64]]) -> Predictions:
+def _by_video(data: ProbeData, outcome: Outcome, splits: Mapping[str, npt.NDArray[np.int64]]) -> Predictions:
     """The scores of every reported video, split by split."""
     videos = np.concatenate(list(splits.values()))
     scores = outcome.prediction.scores[:, np.searchsorted(outcome.videos, videos)]
@@ -280,70 +272,3 @@ def _test_splits(data: ProbeData, train_split: str, test_splits: Sequence[str] |
     if train_split in names:
         raise ManifestError(f"split {train_split!r} cannot be both trained on and reported; name another test split")
     return names
-
-
-def _predict(entry: ProbeEntry, data: ProbeData, settings: Any, plan: _Plan, device: str) -> _Outcome:
-    """Make one call if there are splits or the probe does leave-one-out itself, otherwise one call per fold."""
-    videos = np.unique(np.concatenate(list(plan.splits.values())))
-    labels = data.labels[videos]
-    if plan.has_splits or entry.leaves_one_out:
-        prediction = entry.run(Task(data=data, train=plan.train, test=videos, device=device), settings)
-        num_teachers = np.bincount(data.labels[plan.train], minlength=len(data.classes))[labels]
-        num_own = 0 if plan.has_splits else _companions(labels, None if data.groups is None else data.groups[videos])
-        return _Outcome(
-            videos=videos, is_trained=num_teachers > num_own, prediction=prediction, protocol=leave_one_out(data)
-        )
-
-    groups = videos if data.groups is None else data.groups[videos]
-    num_groups = len(np.unique(groups))
-    num_folds = num_groups if num_groups < SMALL_STORE_VIDEOS else NUM_FOLDS
-    folds = fold_numbers(labels, num_folds=num_folds, seed=0, groups=groups)
-    is_trained = np.zeros(len(videos), dtype=np.bool_)
-    parts: list[tuple[int, npt.NDArray[np.int64], Prediction]] = []
-    for fold in range(num_folds):
-        train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-        is_trained[test] = np.isin(labels[test], labels[train])
-        if len(classes := np.unique(labels[train])) > 1 or data.targets is not None:
-            task = Task(data=data, train=videos[train], test=videos[test], device=device)
-            prediction = entry.run(task, settings)
-        else:  # a probe of a single class can only predict that class
-            scores = np.where(np.arange(len(data.classes)) == classes[0], 0.0, -np.inf)
-            prediction = Prediction(scores=np.broadcast_to(scores, (1, len(test), len(scores))))
-        parts.append((fold, test, prediction))
-    units = "videos" if data.groups is None else f"groups of column {data.group_column!r}"
-    protocol = leave_one_out(data) if num_folds == num_groups else f"{num_folds} folds over {units}"
-    return _Outcome(videos=videos, is_trained=is_trained, prediction=_join(parts, len(videos)), protocol=protocol)
-
-
-def leave_one_out(data: ProbeData) -> str:
-    """Name of the protocol in which each video, or each group of videos, is scored by all others."""
-    if data.groups is None:
-        return "leave-one-out over videos"
-    return f"leave-one-group-out over groups of column {data.group_column!r}"
-
-
-def _companions(labels: npt.NDArray[np.int64], groups: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64] | int:
-    """Number of videos of each video's own class and group, itself included; they do not help to score it."""
-    if groups is None:
-        return 1
-    _, kind, counts = np.unique(np.stack([labels, groups]), axis=1, return_inverse=True, return_counts=True)
-    return counts[kind.reshape(-1)]
-
-
-def _join(parts: Sequence[tuple[int, npt.NDArray[np.int64], Prediction]], num_videos: int) -> Prediction:
-    """Join the predictions given as (fold, positions of its videos, prediction)."""
-    num_seeds = max(len(part.scores) for _, _, part in parts)
-
-    def gather(name: str | None) -> npt.NDArray[np.floating]:
-        joined = np.empty((num_seeds, num_videos, parts[0][2].scores.shape[-1]))
-        for _, test, part in parts:
-            joined[:, test] = part.scores if name is None else part.variants.get(name, part.scores)
-        return joined
-
-    return Prediction(
-        scores=gather(None),
-        seeds=max((part.seeds for _, _, part in parts), key=len),
-        variants={name: gather(name) for name in dict.fromkeys(name for _, _, part in parts for name in part.variants)},
-        table=tuple({"fold": fold, **row} for fold, _, part in parts for row in part.table),
-        notes=tuple(dict.fromkeys(note for _, _, part in parts for note in part.notes)),
-    )

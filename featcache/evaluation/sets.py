@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from featcache.errors import ConfigError
 from featcache.evaluation.clip_probe import probe_clips
-from featcache.evaluation.clip_training import Embedding, clip_table, iter_sets
+from featcache.evaluation.clip_training import CLIPS_AT_ONCE, clip_table, iter_clips
 from featcache.evaluation.data import ProbeData
 from featcache.evaluation.probe import Prediction, Task
 from featcache.evaluation.settings import ScaleFtSettings, ScaleLinearSettings, TransformerSettings
+from featcache.evaluation.stack import Embedding
 from featcache.methods.scale.saved import SavedPredictor, load_predictor
 from featcache.networks.set_predictor import SetPredictor
 from featcache.networks.settings import SetPredictorSettings
@@ -98,8 +99,12 @@ def with_summaries(data: ProbeData, *, model: str, seed: int | None, device: str
     embed = SetEmbedder(saved.predictor, refined=False).to(device)
     table = clip_table(data, form=saved.settings.position, coordinates=saved.coordinates, device=device)
     videos = np.arange(len(data.videos))
-    parts = [vectors.cpu().numpy() for _, vectors, _ in iter_sets(embed, table, videos)]
-    return dataclasses.replace(data, features=np.concatenate(parts))
+    found = []
+    with torch.no_grad():
+        for _, features, positions, present in iter_clips(table, videos, at_once=CLIPS_AT_ONCE):
+            vectors = embed(features, positions, present)
+            found.append((vectors.flatten(0, 1) if present is None else vectors[present]).cpu().numpy())
+    return dataclasses.replace(data, features=np.concatenate(found))
 
 
 def _saved_embedding(data: ProbeData, model: str | None, *, refined: bool, is_frozen: bool) -> Embedding:

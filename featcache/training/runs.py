@@ -9,6 +9,8 @@ import torch
 from featcache.config import Settings, to_yaml
 from featcache.errors import ConfigError, StoppedError
 from featcache.machine import num_cores, resolve_device, set_matmul
+from featcache.training.checkpoint import checkpoint_digest
+from featcache.training.identity import digest
 from featcache.training.settings import TrainingSettings
 from featcache.training.world import ALONE, World, find_world
 
@@ -17,8 +19,8 @@ def run_folder(settings: Settings, *, out: str | None, store: str, name: str) ->
     """Folder of a run: ``out``, or ``runs/<store>/<name>-<hash of the settings>``."""
     if out is not None:
         return Path(out)
-    digest = hashlib.sha256(to_yaml(settings).encode()).hexdigest()[:12]
-    return Path("runs") / Path(store).name / f"{name}-{digest}"
+    short = hashlib.sha256(to_yaml(settings).encode()).hexdigest()[:12]
+    return Path("runs") / Path(store).name / f"{name}-{short}"
 
 
 def seed_folder(folder: Path, seed: int) -> Path:
@@ -45,6 +47,12 @@ def find_seed(folder: Path, seed: int) -> Path:
     raise ConfigError(
         f"{folder} has runs of {', '.join(path.name for path in found)} and none of seed {seed}; name one"
     )
+
+
+def run_content(folder: Path) -> str:
+    """A digest of the trained weights of all seeds of a run; other code reads them by :func:`find_seed`."""
+    found = sorted(path.parent for path in folder.glob("seed-*/checkpoint.json"))
+    return digest([[path.name, checkpoint_digest(path)] for path in found] or [["", checkpoint_digest(folder)]])
 
 
 def only_seed(folder: Path) -> int:

@@ -1,5 +1,6 @@
 """Training over clips against plain loops: draws, losses, whole trainings, averages over ragged sets."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -11,18 +12,17 @@ from torch import nn
 from torch.nn import functional
 
 from featcache.evaluation.clip_training import (
-    Embedding,
-    Net,
-    clip_loss,
+    clip_losses,
     clip_table,
     draw_clips,
     iter_outputs,
-    train_net,
+    train_stack,
 )
 from featcache.evaluation.grid import epoch_batches, initial_weight
 from featcache.evaluation.mlp import ClipMlp
 from featcache.evaluation.sets import SetEmbedder, embedded_width
 from featcache.evaluation.settings import Candidate, ClipTraining
+from featcache.evaluation.stack import Embedding, Stack
 from featcache.networks.set_predictor import SetPredictor
 from featcache.networks.settings import SetPredictorSettings
 from featcache.seeding import rng_for
@@ -67,7 +67,9 @@ def test_losses_equal_their_formulas(kind, counts):
     shape = (3, max(counts))
     mask = np.arange(shape[1]) < np.array(counts)[:, None]
     present = None if mask.all() else torch.from_numpy(mask)
-    outputs = torch.from_numpy(np.concatenate(videos))
+    outputs = torch.zeros(2, 1, *shape, 5, dtype=torch.float64)
+    outputs[0, 0][torch.from_numpy(mask)] = torch.from_numpy(np.concatenate(videos))
+    outputs[1] = 7.0  # another network, whose loss is its own
 
     def softmax(logits):
         return np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
@@ -80,16 +82,18 @@ def test_losses_equal_their_formulas(kind, counts):
             losses.append(-math.log(softmax(video.mean(axis=0))[label]))
         else:
             losses.append(-math.log(softmax(video).mean(axis=0)[label]))
-    found = clip_loss(outputs, torch.tensor(classes), present, kind=kind, shape=shape)
-    assert found.item() == pytest.approx(np.mean(losses), rel=1e-9)
-    targets = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
+    present = None if present is None else present[None]
+    found = clip_losses(outputs, torch.tensor([classes]), present, kind=kind)
+    assert found.shape == (2, 1)
+    assert found[0].item() == pytest.approx(np.mean(losses), rel=1e-9)
+    targets = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64)
     squares = [
         (value - target) ** 2
-        for video, target in zip(videos, targets.tolist(), strict=True)
+        for video, target in zip(videos, targets[0].tolist(), strict=True)
         for value in (video[:, 0] if kind == "per_clip" else [video[:, 0].mean()])
     ]
-    found = clip_loss(outputs[:, :1], targets, present, kind=kind, shape=shape)
-    assert found.item() == pytest.approx(np.mean(squares), rel=1e-9)
+    found = clip_losses(outputs[..., :1], targets, present, kind=kind)
+    assert found[0].item() == pytest.approx(np.mean(squares), rel=1e-9)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -103,7 +107,8 @@ def test_a_training_equals_the_plain_loop(optimizer):
     training = ClipTraining(epochs=4, num_clips=3, warmup_fraction=0.25)
     embedding = Embedding(make=lambda seed: ClipMlp((12, 6), width_in=8), width=14)
     table = clip_table(data, form=None, coordinates="true", device="cpu")
-    net = train_net(embedding, table, videos, targets, (candidate,), training, num_outputs=4, seed=3)
+    other = dataclasses.replace(candidate, lr=0.3)
+    stack = train_stack(embedding, table, videos, targets, (other, candidate), (1, 3), training, num_outputs=4)
 
     with seeded_torch(3, "probe-init"):
         mlp = ClipMlp((12, 6), width_in=8)
@@ -138,10 +143,11 @@ def test_a_training_equals_the_plain_loop(optimizer):
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-    for mine, plain in zip([*net.embed.parameters(), *net.heads[0].parameters()], parameters, strict=True):
-        torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-5)
+    plain = [*(each.flatten() for each in mlp.parameters()), linear.weight.T.flatten(), linear.bias]
+    torch.testing.assert_close(stack.theta[1, 1], torch.cat(plain), rtol=1e-3, atol=1e-5)
     if norm:
-        torch.testing.assert_close(net.heads[0][0].running_mean, head[0].running_mean, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(stack.statistics[0][1, 1, 0], head[0].running_mean, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(stack.statistics[1][1, 1, 0], head[0].running_var, rtol=1e-4, atol=1e-6)
 
 
 def test_heads_on_a_frozen_embedder_do_not_depend_on_their_neighbours():
@@ -159,11 +165,12 @@ def test_heads_on_a_frozen_embedder_do_not_depend_on_their_neighbours():
     table = clip_table(data, form="box6", coordinates="true", device="cpu")
     mad = Candidate(optimizer="sgd", lr=1e38, weight_decay=1.0, batch_norm=False, batch_size=10)
     training = ClipTraining(epochs=3, num_clips=2)
-    together = train_net(embedding, table, videos, targets, (mad, CANDIDATE), training, num_outputs=4, seed=0)
-    alone = train_net(embedding, table, videos, targets, (CANDIDATE,), training, num_outputs=4, seed=0)
-    assert together.loss.isfinite().tolist() == [False, True]
-    for mine, other in zip(together.heads[1].parameters(), alone.heads[0].parameters(), strict=True):
-        assert torch.equal(mine, other)
+    together, alone = (
+        train_stack(embedding, table, videos, targets, candidates, (0,), training, num_outputs=4)
+        for candidates in ((mad, CANDIDATE), (CANDIDATE,))
+    )
+    assert together.loss.isfinite().tolist() == [[False], [True]]
+    torch.testing.assert_close(together.theta[1], alone.theta[0], rtol=1e-4, atol=1e-6)
     for mine, was in zip(predictor.parameters(), before, strict=True):
         assert torch.equal(mine, was)
 
@@ -172,15 +179,18 @@ def test_a_set_does_not_see_the_padding_of_others(monkeypatch):
     data = separable_data(spread=0.5)  # two to four rows a video
     with seeded_torch(0, "test"):
         embed = SetEmbedder(SetPredictor(PREDICTOR, width_in=8), refined=False).eval()
-        heads = nn.ModuleList([nn.Linear(40, 4), nn.Linear(40, 4)])
-    net = Net(embed=embed, heads=heads, loss=torch.zeros(2))
+    embedding = Embedding(make=lambda seed: embed, width=40, form="box6", is_frozen=True)
+    plainly = dataclasses.replace(CANDIDATE, batch_norm=False)
+    stack = Stack(embedding, (plainly, plainly), (0,), num_outputs=4, device=torch.device("cpu"))
+    torch.nn.init.normal_(stack.theta.data)
+    weight, bias = stack.theta.detach()[:, 0].split([160, 4], dim=1)
     table = clip_table(data, form="box6", coordinates="true", device="cpu")
-    monkeypatch.setattr("featcache.evaluation.clip_training.CLIPS_AT_ONCE", 28)  # seven videos at once
+    monkeypatch.setattr("featcache.evaluation.clip_training.CLIPS_AT_ONCE", 56)  # seven videos at once
     videos = np.array([55, 3, 4, 9, 10, 11, 30, 31, 2, 0])
-    parts = list(iter_outputs(net, table, videos))
+    parts = list(iter_outputs(stack, table, videos))
     assert [part.stop for part, _, _ in parts] == [7, 10]
-    probabilities = torch.cat([part for _, part, _ in parts], dim=1)
-    logits = torch.cat([part for _, _, part in parts], dim=1)
+    probabilities = torch.cat([part for _, part, _ in parts], dim=2)[:, 0]
+    logits = torch.cat([part for _, _, part in parts], dim=2)[:, 0]
     for place, video in enumerate(videos):
         own = data.row_video == video
         features = torch.from_numpy(data.features[own])
@@ -188,6 +198,6 @@ def test_a_set_does_not_see_the_padding_of_others(monkeypatch):
         with torch.no_grad():
             summary = embed.predictor(features[None], positions[None]).summary[0]
             vectors = torch.cat([features, summary.expand(len(features), -1)], dim=1)
-            plain = torch.stack([head(vectors) for head in heads])
+            plain = vectors @ weight.view(2, 40, 4) + bias[:, None]
         torch.testing.assert_close(logits[:, place], plain.mean(dim=1), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(probabilities[:, place], plain.softmax(dim=2).mean(dim=1), rtol=1e-4, atol=1e-5)
