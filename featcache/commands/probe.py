@@ -53,7 +53,7 @@ class ProbeTarget(Settings):
     checkpoint_seconds: Aside[float] = Field(default=300.0, ge=0, allow_inf_nan=False)
     """Longest time between states of a training that a killed probe goes on from, in seconds, at the ends of epochs."""
     out: Aside[str | None] = None
-    """Folder for the result and this file; null: ``runs/<store>/<probe>-<hash of the settings and of what it reads>``."""
+    """Folder for the result and this file; null: ``runs/<store>/<probe>-<hash of settings and content>``."""
     intervals: IntervalSettings = IntervalSettings()
     """How intervals are drawn."""
 
