@@ -57,7 +57,15 @@ class NothingUsableError(FeatcacheError):
 
 
 class WeightsError(FeatcacheError):
-    """Weights that cannot be found or do not fit the network."""
+    """Weights that cannot be found or do not fit the network.
+
+    Attributes:
+        backbone: Name of the backbone whose weights are not there; empty if they are, or if it is not known.
+    """
+
+    def __init__(self, message: str, *, backbone: str = "") -> None:
+        super().__init__(message)
+        self.backbone = backbone
 
 
 class StoreError(FeatcacheError):

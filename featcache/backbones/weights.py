@@ -88,10 +88,12 @@ def locate(
     file_name = published or f"{stems[0]}.safetensors"
     remedy = f"put {file_name}{from_there} into {folder}, or pass --weights with a file's path (or random)"
     if not hub:
-        raise WeightsError(f"no weights for {backbone} at hand and none to download; {remedy}")
+        raise WeightsError(f"no weights for {backbone} at hand and none to download; {remedy}", backbone=backbone)
     found = _from_hub(hub)
     if isinstance(found, str):
-        raise WeightsError(f"no weights for {backbone} at hand and the hub gives none ({found}); {remedy}")
+        raise WeightsError(
+            f"no weights for {backbone} at hand and the hub gives none ({found}); {remedy}", backbone=backbone
+        )
     return found
 
 
@@ -103,7 +105,9 @@ def given_file(weights: str, *, backbone: str) -> Path:
     """
     path = Path(weights).expanduser()
     if not path.is_file():
-        raise WeightsError(f"weights {weights!r} of {backbone} are no file; give default, random or a file's path")
+        raise WeightsError(
+            f"weights {weights!r} of {backbone} are no file; give default, random or a file's path", backbone=backbone
+        )
     return path
 
 

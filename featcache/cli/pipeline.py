@@ -57,7 +57,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Carry out what a YAML file says; every command writes such a file beside its output."""
-    from featcache.commands.places import read_places
+    from featcache.commands.places import read_places, telling_keys
     from featcache.commands.registry import load
     from featcache.machine import using_weights_folder
     from featcache.shipped import find_config
@@ -65,4 +65,6 @@ def run(
     roots = read_places(root, flag="--root", example=EXAMPLE_ROOT)
     files, folder = split_weights(weights)
     with nullcontext() if folder is None else using_weights_folder(Path(folder)):
-        perform(load(find_config(config), assignments=set_, roots=roots, weights=files), as_json=as_json)
+        settings = load(find_config(config), assignments=set_, roots=roots, weights=files)
+        with telling_keys(settings):
+            perform(settings, as_json=as_json)

@@ -5,11 +5,12 @@ that one ``roots.ucf101`` serves every step of a table.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from featcache.backbones.registry import JOIN
-from featcache.config import Settings, to_dict
-from featcache.errors import ConfigError, unknown_name
+from featcache.config import Settings, leaves, to_dict
+from featcache.errors import ConfigError, WeightsError, unknown_name
 
 
 def with_places(settings: Any, *, roots: Mapping[str, str], weights: Mapping[str, str]) -> Any:
@@ -75,6 +76,25 @@ def check_places(settings: Iterable[Settings], *, roots: Mapping[str, str], weig
                 f"the settings say themselves that the weights of {name} are {own[0]!r}; leave out its --weights, or "
                 "change that setting"
             )
+
+
+@contextmanager
+def telling_keys(settings: Settings) -> Iterator[None]:
+    """Name the keys of the settings where weights are lacking, in a ``with`` block that carries the settings out.
+
+    Raises:
+        WeightsError: In place of one that knows the backbone, with the keys of its weights.
+    """
+    try:
+        yield
+    except WeightsError as error:
+        named = [key for key, value in leaves(to_dict(settings), "") if error.backbone in str(value).split(JOIN)]
+        keys = [key.removesuffix("backbone") + "weights" for key in named if f".{key}".endswith(".backbone")]
+        if not error.backbone or not keys:
+            raise
+        raise WeightsError(
+            f"{error}: here --weights {error.backbone}=FILE, which sets {' and '.join(keys)}", backbone=error.backbone
+        ) from error
 
 
 def backbones_in(settings: Any) -> Iterator[str]:

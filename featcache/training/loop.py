@@ -107,7 +107,7 @@ def train(
         The module to use, in evaluation mode: the averaged one if ``ema_decay`` is set, otherwise the trained one.
 
     Raises:
-        ConfigError: Processes find different checkpoints.
+        ConfigError: Processes find different checkpoints, or an epoch has too few batches for a step.
         DivergedError: The loss is not finite; the last checkpoint is kept.
         KeyError: No trained parameter has one of the prefixes.
         RecipeMismatchError: The folder holds another run.
@@ -192,7 +192,7 @@ class _Run:
         self._frozen = [(named(self.module, prefix), epochs) for prefix, epochs in frozen_epochs.items()]
         self._device = next(self.module.parameters()).device
         keep_freed_memory(self._device)
-        self.steps_an_epoch = max(1, objective.num_batches // settings.accumulate)
+        self.steps_an_epoch = settings.steps_an_epoch(objective.num_batches)
         self.num_steps = settings.epochs * self.steps_an_epoch
         self.meter = _Meter(self._device, world)
         self._loss = SharedLoss(objective, world)
@@ -347,7 +347,7 @@ class _Meter:
 @contextmanager
 def _batches(objective: Objective[B], first: int, stop: int, settings: TrainingSettings) -> Iterator[Iterator[list[B]]]:
     """Batches ``first`` to ``stop`` of the whole run, prepared a few steps ahead in another thread."""
-    an_epoch = max(1, objective.num_batches // settings.accumulate) * settings.accumulate
+    an_epoch = settings.steps_an_epoch(objective.num_batches) * settings.accumulate
 
     def make(number: int) -> list[B]:
         return objective.parts(number // an_epoch, number % an_epoch)

@@ -104,3 +104,19 @@ class TrainingSettings(Settings):
             raise ConfigError(f"seeds is {list(self.seeds)}; give one or more different numbers")
         if self.clip_norm is not None and self.clip_each_norm is not None:
             raise ConfigError("training.clip_norm and training.clip_each_norm are both given; set one of them to null")
+
+    def steps_an_epoch(self, num_batches: int) -> int:
+        """Number of steps of an epoch, whose last batches are left out if they make no step.
+
+        Args:
+            num_batches: Number of batches of an epoch.
+
+        Raises:
+            ConfigError: There are fewer than a step takes.
+        """
+        if num_batches < self.accumulate:
+            raise ConfigError(
+                f"training.accumulate is {self.accumulate} and an epoch has {num_batches} batches, too few for a step; "
+                f"set training.accumulate={num_batches} or less, or a training.batch_size below {self.batch_size}"
+            )
+        return num_batches // self.accumulate

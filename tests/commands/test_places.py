@@ -11,7 +11,7 @@ from featcache.cli.main import app
 from featcache.commands.places import read_places, with_places
 from featcache.commands.registry import load
 from featcache.commands.steps import parse_steps, pipeline_steps, sweep_steps
-from featcache.errors import ConfigError, FeatcacheError, UnknownNameError
+from featcache.errors import ConfigError, FeatcacheError, UnknownNameError, WeightsError
 from featcache.machine import using_weights_folder, weights_folder
 from featcache.shipped import find_config
 
@@ -114,3 +114,16 @@ def test_a_folder_of_weights_for_a_while(tmp_path):
     with using_weights_folder(tmp_path):
         assert weights_folder() == tmp_path
     assert weights_folder() == before
+
+
+def test_lacking_weights_are_told_with_their_keys(tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_bytes(b"")
+    (tmp_path / "file.yaml").write_text(
+        f"command: pipeline\nsteps: [{{command: extract, source: {tmp_path / 'videos'}, out: {tmp_path / 's'}, "
+        "features: [{backbone: i3d, weights: random}, {backbone: svt-b}]}]"
+    )
+    words = ["run", str(tmp_path / "file.yaml"), "--weights", str(tmp_path / "weights")]
+    (tmp_path / "weights").mkdir()
+    with pytest.raises(WeightsError, match=r"here --weights svt-b=FILE, which sets steps\.0\.features\.1\.weights$"):
+        CliRunner().invoke(app, words, catch_exceptions=False)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from featcache.errors import CorruptStoreError, RecipeMismatchError
+from featcache.errors import ConfigError, CorruptStoreError, RecipeMismatchError
 from featcache.seeding import seed_for
 from featcache.training.checkpoint import NAME, read_checkpoint
 from featcache.training.generators import seeded_torch
@@ -250,3 +250,12 @@ def test_other_optimisers_resume_too(tmp_path, name):
     with pytest.raises(Killed):
         run(tmp_path / "killed", settings, on_step=kill)
     assert equal(run(tmp_path / "killed", settings), straight)
+
+
+def test_more_batches_a_step_than_an_epoch_has_is_a_sentence(tmp_path):
+    settings = SETTINGS.model_copy(update={"accumulate": 5})
+    with pytest.raises(
+        ConfigError, match=r"training\.accumulate is 5 and an epoch has 4 batches.*training\.accumulate=4"
+    ):
+        train(Toy(), settings, folder=tmp_path, seed=0, identity=TOY, facts={})
+    assert not list(tmp_path.iterdir())

@@ -268,7 +268,7 @@ def plan_finetune(settings: FinetuneSettings, *, on_stage: OnStage = ignore) -> 
         feature=f"{recipe.layer} {recipe.output}",
         num_parameters=count_parameters(module.network),
         num_trained=count_trained(module),
-        num_steps=training.epochs * max(1, objective.num_batches // training.accumulate),
+        num_steps=training.epochs * training.steps_an_epoch(objective.num_batches),
         num_seeds=len(training.seeds),
     )
 
