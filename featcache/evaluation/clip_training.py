@@ -39,7 +39,7 @@ class ClipTable:
     """All rows on the device.
 
     Attributes:
-        features: float32 [N, D].
+        features: float16 or float32 [N, D], as stored.
         positions: float32 [N, P], or ``None``.
         first: int64 [M], first row of each video.
         counts: int64 [M], number of rows of each video.

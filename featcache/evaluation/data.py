@@ -20,7 +20,8 @@ class ProbeData:
     """Features of one array and labels of one column. Build it with :func:`make_data`.
 
     Attributes:
-        features: float32 [N, D], finite, rows grouped by video.
+        features: float32 [N, D], or float16 if the store holds float16 vectors; finite, rows grouped by video. A probe
+            that says so in its entry is given float16 as it is, and converts what it takes; others are given float32.
         row_video: int64 [N], index into ``videos``, not decreasing; every video has at least one row.
         videos: M video ids.
         labels: int64 [M], index into ``classes``, or -1 for a video without a label.
@@ -43,7 +44,7 @@ class ProbeData:
             ``None``: there are none.
     """
 
-    features: npt.NDArray[np.float32]
+    features: npt.NDArray[np.floating]
     row_video: npt.NDArray[np.int64]
     videos: tuple[str, ...]
     labels: npt.NDArray[np.int64]
@@ -82,8 +83,8 @@ class ProbeData:
     def __repr__(self) -> str:
         rows, channels = self.features.shape
         return (
-            f"ProbeData(features=float32[{rows}, {channels}], videos={len(self.videos)}, classes={len(self.classes)}, "
-            f"feature={self.feature!r}, label={self.label!r})"
+            f"ProbeData(features={self.features.dtype}[{rows}, {channels}], videos={len(self.videos)}, "
+            f"classes={len(self.classes)}, feature={self.feature!r}, label={self.label!r})"
         )
 
     def rows_of(self, videos: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -129,7 +130,7 @@ def make_data(
     """Build :class:`ProbeData` from arrays in any row order.
 
     Args:
-        features: [N, D], one vector per row.
+        features: [N, D], one vector per row; float16 is kept, anything else becomes float32.
         row_video: [N], index into ``videos``.
         videos: M ids.
         labels: M class names; ``None`` for a video without a label.
@@ -155,7 +156,8 @@ def make_data(
         labels = [None if name is None else NUMBER for name in labels]
     places = dict(positions or {})
     owner = np.asarray(row_video, dtype=np.int64)
-    table = np.asarray(features, dtype=np.float32)
+    table = np.asarray(features)
+    table = table if table.dtype == np.float16 else table.astype(np.float32, copy=False)
     if np.any(np.diff(owner) < 0):
         order = np.argsort(owner, kind="stable")
         table, owner = table[order], owner[order]

@@ -1,6 +1,7 @@
 """Weighted nearest neighbours by cosine: exact, several k from one search."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ Neighbours = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 """Similarities float32 [Q, k] in decreasing order, and bank indices int64 [Q, k]; -inf and -1 if there are fewer."""
 
 SIMILARITIES_AT_ONCE = 2**24
+VALUES_AT_ONCE = 2**22
 
 
 def position_form(settings: KnnSettings) -> PositionForm | None:
@@ -120,14 +122,26 @@ def _vectors(
         vectors, owners = data.video_means(videos), videos
     else:
         rows, counts = data.rows_of(videos)
-        vectors, owners = data.features[rows], np.repeat(videos, counts)
+        vectors, owners = data.features[rows].astype(np.float32, copy=False), np.repeat(videos, counts)
     if settings.is_centred:
         split = np.array(data.splits)[owners]
         for name in np.unique(split):
-            mine = split == name
-            vectors[mine] -= vectors[mine].mean(axis=0, dtype=np.float64).astype(np.float32)
-    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)  # float64: no scale under- or overflows
-    return (vectors / np.where(norms > 0, norms, 1)).astype(np.float32), owners
+            mine = np.flatnonzero(split == name)
+            mean = vectors[mine].mean(axis=0, dtype=np.float64).astype(np.float32)
+            for part in _chunks(mine, vectors):
+                vectors[part] -= mean
+    for part in _chunks(np.arange(len(vectors)), vectors):
+        wide = vectors[part].astype(np.float64)  # in float64 no scale under- or overflows
+        norms = np.linalg.norm(wide, axis=1, keepdims=True)
+        vectors[part] = wide / np.where(norms > 0, norms, 1)
+    return vectors, owners
+
+
+def _chunks(rows: npt.NDArray[np.int64], vectors: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.int64]]:
+    """Some rows at a time, so that only as many are in memory twice."""
+    size = max(1, VALUES_AT_ONCE // vectors.shape[1])
+    for begin in range(0, len(rows), size):
+        yield rows[begin : begin + size]
 
 
 def search_torch(

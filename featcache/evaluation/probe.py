@@ -100,6 +100,8 @@ class ProbeEntry:
         predicts: Kind of labels: classes, numbers, or both.
         positions: A function of the settings, or its place, that gives the form of the clip positions which the probe
             uses. ``None``: it uses no positions.
+        takes_float16: Whether the probe converts the rows that it takes to float32 itself, so that rows which are
+            stored as float16 stay float16. Otherwise it is given all rows as float32.
         inputs: A function of the settings, or its place, that gives digests of the files which settings name, by the
             name of the setting. They count for the identity of a run in place of the paths. ``None``: there are none.
     """
@@ -109,6 +111,7 @@ class ProbeEntry:
     leaves_one_out: bool = False
     predicts: Predicts = "classes"
     positions: Callable[[Any], PositionForm | None] | str | None = None
+    takes_float16: bool = False
     inputs: Callable[[Any], Mapping[str, str]] | str | None = None
 
     def __post_init__(self) -> None:
@@ -120,6 +123,9 @@ class ProbeEntry:
     def run(self, task: Task, settings: object) -> Prediction:
         """Learn from the training videos of a task and score its test videos."""
         probe: Probe[Any] = import_target(self.probe) if isinstance(self.probe, str) else self.probe
+        if not self.takes_float16 and task.data.features.dtype != np.float32:
+            data = dataclasses.replace(task.data, features=task.data.features.astype(np.float32))
+            task = dataclasses.replace(task, data=data)
         return probe(task, settings)
 
     def position_form(self, settings: object) -> PositionForm | None:

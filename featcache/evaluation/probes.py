@@ -30,23 +30,28 @@ def _model(settings: KnnSettings | ScaleLinearSettings | ScaleFtSettings) -> dic
 KNN = ProbeEntry(
     probe="featcache.evaluation.knn:knn",
     settings=KnnSettings,
+    takes_float16=True,
     leaves_one_out=True,
     positions="featcache.evaluation.knn:position_form",
     inputs=_model,
 )
-LINEAR = ProbeEntry(probe="featcache.evaluation.linear:linear", settings=LinearSettings)
-RIDGE = ProbeEntry(probe="featcache.evaluation.ridge:ridge", settings=RidgeSettings, predicts="numbers")
-MLP = ProbeEntry(probe="featcache.evaluation.mlp:mlp", settings=MlpSettings, predicts="both")
+LINEAR = ProbeEntry(probe="featcache.evaluation.linear:linear", settings=LinearSettings, takes_float16=True)
+RIDGE = ProbeEntry(
+    probe="featcache.evaluation.ridge:ridge", settings=RidgeSettings, predicts="numbers", takes_float16=True
+)
+MLP = ProbeEntry(probe="featcache.evaluation.mlp:mlp", settings=MlpSettings, predicts="both", takes_float16=True)
 TRANSFORMER = ProbeEntry(
     probe="featcache.evaluation.sets:transformer",
     settings=TransformerSettings,
     predicts="both",
+    takes_float16=True,
     positions=_of_predictor,
 )
 SCALE_LINEAR = ProbeEntry(
     probe="featcache.evaluation.sets:scale_linear",
     settings=ScaleLinearSettings,
     predicts="both",
+    takes_float16=True,
     positions="featcache.evaluation.sets:saved_form",
     inputs=_model,
 )
@@ -54,6 +59,7 @@ SCALE_FT = ProbeEntry(
     probe="featcache.evaluation.sets:scale_ft",
     settings=ScaleFtSettings,
     predicts="both",
+    takes_float16=True,
     positions="featcache.evaluation.sets:saved_form",
     inputs=_model,
 )

@@ -116,7 +116,7 @@ class ProbeSource:
         features, about = self.features, self._about()
         with features:
             return make_data(
-                read_vectors(features),
+                _stored_vectors(features),
                 row_video=features.video_index.astype(np.int64),
                 videos=features.video_ids,
                 labels=about.labels,
@@ -224,6 +224,18 @@ def read_vectors(features: Features, *, first: int = 0, last: int | None = None)
     for start in range(first, last, step):
         rows = np.arange(start, min(start + step, last))
         vectors[rows - first] = pooled(features.gather(rows, dequantised=True))
+    return vectors
+
+
+def _stored_vectors(features: Features) -> npt.NDArray[np.floating]:
+    """All rows as vectors [N, C]: float16 if the store holds such vectors, which take half the memory, or float32."""
+    if features.record.dtype != "float16" or len(features.record.shape) > 1:
+        return read_vectors(features)
+    vectors = np.empty((features.num_rows, *features.record.shape), np.float16)
+    step = max(1, BYTES_AT_ONCE // features.record.num_bytes)
+    for start in range(0, features.num_rows, step):
+        rows = np.arange(start, min(start + step, features.num_rows))
+        features.gather(rows, out=vectors[rows[0] : rows[-1] + 1])
     return vectors
 
 
