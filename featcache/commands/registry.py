@@ -55,6 +55,10 @@ _COMMANDS: dict[str, Command] = {
         settings="featcache.methods.advise.settings:R3d50Settings",
         run="featcache.methods.advise.run:pretrain_r3d50",
     ),
+    "cost-advise": Command(
+        settings="featcache.methods.advise.settings:AdviseCostSettings",
+        run="featcache.methods.advise.cost:measure_cost",
+    ),
     "train-scale": Command(
         settings="featcache.methods.scale.settings:ScaleSettings", run="featcache.methods.scale.run:pretrain_scale"
     ),

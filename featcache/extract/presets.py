@@ -81,6 +81,7 @@ PRESETS: dict[str, Preset] = {
         feature={
             "output": "map",
             "precision": "float16",
+            "compute": "bfloat16",  # the paper's frozen model
             "input_size": 224,
             "interpolation": "bilinear",
             "mean": [0.485, 0.456, 0.406],

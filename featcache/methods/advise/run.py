@@ -18,19 +18,25 @@ from featcache.loaders.choice import training_videos, video_splits
 from featcache.loaders.fresh import PixelSource
 from featcache.loaders.online import open_source
 from featcache.loaders.unstored import open_videos
-from featcache.loaders.usable import list_videos, open_usable
+from featcache.loaders.usable import extraction_of, list_videos, open_usable
 from featcache.methods.advise.objective import clip_contents
 from featcache.methods.advise.playback import playback_objective
 from featcache.methods.advise.settings import AdviseSettings, R3d50Settings
 from featcache.networks.counting import count_parameters
 from featcache.networks.r3d50 import R3d50
+from featcache.networks.slow_r50 import SlowR50Config
 from featcache.networks.tmm import TmmClassifier
 from featcache.networks.tmm_cost import MEGA, counted_cost
 from featcache.stages import OnStage, ignore
 from featcache.training.cost import measured_cost
 from featcache.training.generators import seeded_torch
 from featcache.training.pretrained import PretrainedResult
+from featcache.training.runs import seed_folder
 from featcache.training.seeds import SeedRuns, open_runs
+
+WEIGHTS = "backbone.safetensors"
+SLOW_R50 = "rho-byol-r50"
+"""The registry's name of the Slow R50, whatever trained it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +89,9 @@ def pretrain(settings: AdviseSettings, *, on_stage: OnStage = ignore) -> Playbac
 def pretrain_r3d50(settings: R3d50Settings, *, on_stage: OnStage = ignore) -> PlaybackResult:
     """Train an R3D-50 on the playback rate, once per seed; unfinished runs are resumed, finished ones kept.
 
+    The network of a seed without its head is written to ``seed-N/backbone.safetensors``. With a ``width`` of 64 it is a
+    weights file for the backbone ``rho-byol-r50``.
+
     Args:
         settings: Settings of the run.
         on_stage: Called with the stage ``scan``, then with ``seed N`` after each step.
@@ -98,6 +107,8 @@ def pretrain_r3d50(settings: R3d50Settings, *, on_stage: OnStage = ignore) -> Pl
     source, num_left_out = open_pixels(settings, on_stage=on_stage)
     splits = {video.id: video.split for video in source.videos if video.split}
     num_classes = len(settings.clips.rates)
+    is_as_published = settings.width == SlowR50Config().width
+    weights = seed_folder(runs.folder, settings.training.seeds[0]) / WEIGHTS
     return _trained(
         runs,
         settings,
@@ -112,6 +123,7 @@ def pretrain_r3d50(settings: R3d50Settings, *, on_stage: OnStage = ignore) -> Pl
         facts={"method": "r3d50", "width": settings.width, "num_classes": num_classes},
         cost={},
         num_left_out=num_left_out,
+        next_command=extraction_of(settings, backbone=SLOW_R50, weights=str(weights)) if is_as_published else None,
     )
 
 
@@ -160,7 +172,9 @@ def _trained(
         if is_stored:  # pixels are finite
             objective.check_finite()
         contents = clip_contents(source, videos, name="bank.store" if is_stored else "source")
-        runs.train(objective, seed=seed, identity=runs.identity(seed, contents), facts=facts)
+        trained = runs.train(objective, seed=seed, identity=runs.identity(seed, contents), facts=facts)
+        if isinstance(trained, R3d50):
+            runs.write_network(seed, trained.network, name=WEIGHTS, facts={"backbone": SLOW_R50, **facts})
     measured = measured_cost(
         list(runs.lines.values()), num_videos=min(training.batch_size, len(videos)), num_clips=clips.num_clips
     )

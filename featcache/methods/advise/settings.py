@@ -9,6 +9,7 @@ from featcache.config import Aside, Input, Settings
 from featcache.data.selection import VideosSettings
 from featcache.errors import ConfigError
 from featcache.loaders.settings import BankSettings
+from featcache.machine import Matmul
 from featcache.networks.settings import TmmSettings
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
 
@@ -147,6 +148,55 @@ class R3d50Settings(VideosSettings):
     """Training settings; the defaults are the released configuration of the baseline."""
     out: Aside[str | None] = None
     """Folder of the run; null: ``runs/<source>/r3d50-<hash>``."""
+
+
+class AdviseCostSettings(Settings):
+    """Settings of ``cost-advise``: what a network of AdViSe's cost tables takes, on made-up clips, without training."""
+
+    command: Literal["cost-advise"] = "cost-advise"
+    """The command this file repeats."""
+    network: Literal["tmm", "r3d50", "backbone"] = "tmm"
+    """``tmm``: a pre-training step of a temporal module, with ``backbone`` in the loop; ``r3d50``: a step of an R3D-50,
+    end to end; ``backbone``: a forward pass of the image model alone."""
+    backbone: str | None = None
+    """Registry name of the frozen image model; null: maps of ``shape`` are given."""
+    weights: str = "random"
+    """Weights of the image model, on whose values no cost depends: ``random``, ``default`` or a file."""
+    compute: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of the image model's forward pass; what is trained stays float32."""
+    shape: tuple[int, int, int] = (14, 14, 768)
+    """Height, width and channels of the maps where there is no ``backbone``."""
+    grid: int | None = Field(default=None, ge=1)
+    """Side of the map after average pooling (SFU); null: as it is."""
+    channels: int | None = Field(default=None, ge=1)
+    """Number of channels after average pooling of neighbours (SFU); null: as they are."""
+    size: int = Field(default=224, ge=1)
+    """Side of a frame in pixels."""
+    tmm: TmmSettings = TmmSettings()
+    """The temporal module; the default is the released one."""
+    clips: PretextClipSettings = PretextClipSettings()
+    """Clips of a step: frames per clip, clips per video, and whether one clip follows the other."""
+    batch_size: int = Field(default=8, ge=1)
+    """Number of videos per step; the default is that of one of the released configuration's four GPUs."""
+    num_steps: int = Field(default=0, ge=0)
+    """Number of steps whose time and memory are measured, after one that is not; 0: only count."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    matmul: Matmul = "highest"
+    """Precision of float32 matrix products and convolutions on a GPU: ``highest``, or ``high`` for TF32."""
+    threads: int = Field(default=0, ge=0)
+    """CPU threads; 0: all cores."""
+    out: str | None = None
+    """Folder of the result; null: ``runs/<network>/cost-<hash>``."""
+
+    def model_post_init(self, context: object) -> None:
+        """Check what no single field can."""
+        if self.network == "backbone" and self.backbone is None:
+            raise ConfigError("network is 'backbone' and backbone is null; name one, e.g. clip-l14")
+        if self.network == "r3d50" and self.backbone is not None:
+            raise ConfigError(
+                f"network is 'r3d50', which reads pixels, and backbone is {self.backbone!r}; set it to null"
+            )
 
 
 def max_bank_stride(*, base_stride: int, speed_jitter: float) -> int:

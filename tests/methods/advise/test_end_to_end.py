@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
+from featcache.backbones import build_backbone
 from featcache.errors import ManifestError
 from featcache.loaders.fresh import fresh_look
 from featcache.methods.advise.playback import playback_objective, rate_loss
-from featcache.methods.advise.run import open_pixels, pretrain_r3d50
+from featcache.methods.advise.run import SLOW_R50, open_pixels, pretrain_r3d50
 from featcache.methods.advise.settings import PretextClipSettings, R3d50Settings
 from featcache.networks.counting import count_macs, count_parameters
 from featcache.networks.r3d50 import R3d50
@@ -79,7 +81,24 @@ def test_a_killed_run_goes_on_with_the_same_bits(videos, tmp_path):
     assert all(torch.equal(states[0].tensors[name], tensor) for name, tensor in states[1].tensors.items())
     assert (straight.num_videos, straight.num_left_out) == (4, 1)
     assert round(straight.cost["megaparameters"] * 1e6) == straight.num_parameters + straight.num_head_parameters
+    assert straight.next_command is None  # no backbone is as narrow
+    written = load_file(tmp_path / "straight" / "seed-0" / "backbone.safetensors")
+    for name, tensor in states[0].weights_of("network").items():
+        assert torch.equal(written[name], tensor), name
     assert resumed.seeds[0]["loss"] == straight.seeds[0]["loss"]
+
+
+def test_what_it_trained_is_fine_tuned_and_extracted_as_the_slow_r50(tmp_path):
+    """The file of the published width has the names and shapes of the backbone's own network."""
+    with torch.device("meta"):
+        network = R3d50(num_classes=4).network
+    written = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in network.state_dict().items()}
+    written[next(iter(written))].fill_(1.0)
+    save_file(written, tmp_path / "backbone.safetensors")
+    backbone = build_backbone(SLOW_R50, weights=str(tmp_path / "backbone.safetensors"))
+    assert backbone.keys is not None
+    for name, tensor in backbone.network.state_dict().items():
+        assert torch.equal(tensor, written[name]), name
 
 
 def test_clips_start_anywhere_and_may_repeat_frames():
