@@ -149,10 +149,12 @@ def test_features_are_of_recoloured_crops(few: Path, stores: Stores) -> None:
                 order = torch.tensor([JITTER.index(step.name) for step in color])
                 pixels = v2.ColorJitter().transform(pixels, {"fn_idx": order, "hue_factor": 0.0, **params})
             normal = v2.functional.normalize(pixels / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-            with torch.inference_mode():
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
                 maps = bound.backbone.encode(normal, [bound.recipe.layer])[bound.recipe.layer]
             plain = to_records(maps, bound.recipe, num_frames=1).numpy()
-            np.testing.assert_allclose(features.gather(rows).astype(np.float32), plain, rtol=5e-3, atol=5e-3)
+            stored = features.gather(rows).astype(np.float32)
+            np.testing.assert_allclose(stored, plain, rtol=2e-2, atol=5e-2)  # bfloat16 rounds by the size of the batch
+            assert np.isclose(stored, plain, rtol=5e-3, atol=5e-3).mean() > 0.98
     assert colors > {()}, "some draws change colours"
 
 
@@ -220,6 +222,7 @@ def test_flags_stand_above_a_preset_part_by_part() -> None:
     assert filled["sampling"]["test"] == {**PRESETS["advise"].sampling["test"], "num_crops": 1}
     assert filled["features"][0]["output"] == "mean"
     assert filled["features"][0]["input_size"] == 224
+    assert filled["features"][0]["compute"] == "bfloat16"
     assert with_preset("advise", {**given, "sampling": {"color": None}})["sampling"]["color"] is None
     with pytest.raises(UnknownNameError, match="did you mean 'scale-ssv2'"):
         with_preset("scale-ssv", given)
