@@ -153,8 +153,8 @@ def test_features_are_of_recoloured_crops(few: Path, stores: Stores) -> None:
                 maps = bound.backbone.encode(normal, [bound.recipe.layer])[bound.recipe.layer]
             plain = to_records(maps, bound.recipe, num_frames=1).numpy()
             stored = features.gather(rows).astype(np.float32)
-            np.testing.assert_allclose(stored, plain, rtol=2e-2, atol=5e-2)  # bfloat16 rounds by the size of the batch
-            assert np.isclose(stored, plain, rtol=5e-3, atol=5e-3).mean() > 0.98
+            error = np.linalg.norm(stored - plain) / np.linalg.norm(plain)
+            assert error < 0.01  # bfloat16 rounds differently in a batch of another size
     assert colors > {()}, "some draws change colours"
 
 
