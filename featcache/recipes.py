@@ -143,6 +143,8 @@ class SamplingRecipe:
             crop of 224 out of a frame resized to a height of 256 and a width of 320 is (0.875, 0.7).
         color: Colour augmentation of the rows; ``None``: none.
         test: Views of the videos outside of the training splits; ``None``: all videos are sampled alike.
+        both_views: Every video has both the recipe's own rows and then the rows of ``test``, so that any split can be
+            read later; otherwise it has those of its split alone.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -168,6 +170,7 @@ class SamplingRecipe:
     box_fraction: tuple[float, float] | None = None
     color: ColorRecipe | None = None
     test: PlainViews | None = None
+    both_views: bool = False
 
     def __post_init__(self) -> None:
         for name in ("num_clips", "num_frames", "frame_stride", "num_crops"):
@@ -216,6 +219,8 @@ class SamplingRecipe:
                     f"{self.temporal!r}; a store is a frame bank for all its videos or for none"
                 )
             self._plain(self.test)  # its counts and fractions are checked like the recipe's own
+        elif self.both_views:
+            raise ConfigError("sampling.both_views needs sampling.test, which says what the other views are; give both")
 
     @property
     def is_imported(self) -> bool:
@@ -230,9 +235,19 @@ class SamplingRecipe:
         """
         if self.test is None:
             return self
-        if not split or split in self.test.train_splits:
-            return dataclasses.replace(self, test=None)
-        return self._plain(self.test)
+        if self.has_test_views(split):
+            return self._plain(self.test)
+        return dataclasses.replace(self, test=None, both_views=False)
+
+    def has_test_views(self, split: str) -> bool:
+        """Whether a video of the given split is read by the views of ``test``."""
+        return self.test is not None and bool(split) and split not in self.test.train_splits
+
+    def stored(self, split: str) -> tuple[Self, ...]:
+        """The recipes of the rows that a store holds of a video of the given split, in the order of the rows."""
+        if self.test is None or not self.both_views:
+            return (self.for_split(split),)
+        return (self.for_split(""), self._plain(self.test))
 
     def _plain(self, views: PlainViews) -> Self:
         return dataclasses.replace(
@@ -247,6 +262,7 @@ class SamplingRecipe:
             box_fraction=None,
             color=None,
             test=None,
+            both_views=False,
         )
 
 
@@ -341,13 +357,16 @@ Recipe = SamplingRecipe | FeatureRecipe
 
 _PARTS = {"color": ColorRecipe, "test": PlainViews}
 # Written only if they are used, so that recipes without them keep their hash.
-_OPTIONAL = ("side_range", "box_fraction", "enlarge", *_PARTS)
+_UNUSED: dict[str, Any] = {
+    **dict.fromkeys(("side_range", "box_fraction", "enlarge", *_PARTS)),
+    "both_views": False,
+}
 
 
 def to_dict(value: Recipe | RecordSpec) -> dict[str, Any]:
     """A JSON-ready dict with tuples as lists; parts of a recipe that are not used are left out."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(value)))
-    return {name: member for name, member in plain.items() if not (name in _OPTIONAL and member is None)}
+    return {name: member for name, member in plain.items() if not (name in _UNUSED and member == _UNUSED[name])}
 
 
 def from_dict(kind: type[Any], data: dict[str, Any]) -> Any:

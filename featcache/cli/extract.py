@@ -47,6 +47,7 @@ ARRAYS = (
     flag("sampling.num_frames", "--frames"),
     flag("sampling.frame_stride", "--stride"),
     flag("sampling.num_crops", "--crops", help="Spatial views of a clip; 3 are left, centre and right."),
+    flag("sampling.both_views", help="Store training and test views of every video, for any column of splits."),
     flag("file_format", "--format"),
     flag("runtime.device"),
     flag("retry_failed"),

@@ -7,6 +7,7 @@ frame with the nearest timestamp is taken. For a constant frame rate and no ``ta
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,15 @@ def sample_rows(recipe: SamplingRecipe, timeline: Timeline, video_id: str) -> li
             views = _draw_views(recipe, timeline, video_id, temporal_index)
         for box, flip, color in views:
             rows.append(ClipSpec(index=len(rows), frames=tuple(taken), box=box, flip=flip, color=color))
+    return rows
+
+
+def sample_stored(recipes: Sequence[SamplingRecipe], timeline: Timeline, video_id: str) -> list[ClipSpec]:
+    """All rows that a store holds of one video: those of each recipe of ``SamplingRecipe.stored``, in their order."""
+    rows: list[ClipSpec] = []
+    for recipe in recipes:
+        first = len(rows)
+        rows += [replace(spec, index=first + spec.index) for spec in sample_rows(recipe, timeline, video_id)]
     return rows
 
 

@@ -198,7 +198,7 @@ def open_source(
             store.labels(column)  # raises an error if there is none
     return ProbeSource(
         store=store,
-        features=store.feature(feature),
+        features=store.feature(feature, splits=None if split_column is None else store.labels(split_column)),
         label=label,
         split_column=split_column,
         group_column=group_column,

@@ -80,8 +80,8 @@ def check_counts(samples: Sequence[Sample], videos: Sequence[VideoRecord], sampl
         ExchangeError: A video has another number of rows; names the first one.
     """
     for sample, video in zip(samples, videos, strict=True):
-        recipe = sampling.for_split(video.split)
-        expected = recipe.num_clips * recipe.num_crops
+        recipes = sampling.stored(video.split)
+        recipe, expected = recipes[0], sum(one.num_clips * one.num_crops for one in recipes)
         if video.status != "ok" or recipe.temporal in ("imported", "bank") or sample.num_rows == expected:
             continue
         raise ExchangeError(

@@ -137,7 +137,7 @@ def import_features(settings: ImportSettings, *, on_stage: OnStage = ignore) -> 
         videos_ok=coverage.ok,
         videos_failed=coverage.failed,
         failures=tuple((failure.id, failure.status, failure.reason) for failure in coverage.failures),
-        rows_total=store.feature(name, partially=True).num_rows,
+        rows_total=store.num_rows(name),
         rows_written=rows_written,
         not_listed=not_listed,
         dtype=record.dtype,

@@ -227,7 +227,7 @@ def _planning(path: Path | str) -> Iterator[StoreWriter]:
 
 
 def _sampled_alike(sampling: SamplingRecipe, first: str, second: str) -> bool:
-    return sampling.for_split(first) == sampling.for_split(second)
+    return sampling.stored(first) == sampling.stored(second)
 
 
 def _name(video: VideoRecord) -> str:

@@ -68,7 +68,7 @@ class Encoder:
             video: The video file.
             video_id: Id of the video, which seeds random clips, boxes and colours; the file's name if not given.
             split: Split of the video, for stores with other views of test videos; without a split it counts as
-                training.
+                training. Where a store has both views of every video, the rows are those of this split.
 
         Raises:
             VideoError: The file cannot be read.

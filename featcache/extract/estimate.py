@@ -209,7 +209,7 @@ def pending_work(opened: Store, name: str, prepared: Prepared) -> tuple[int, int
     done, failed = 0, frozenset[str]()
     shards = sum(generation.num_shards for generation in opened.generations)
     if name in opened.features:
-        done = opened.feature(name, partially=True).num_rows
+        done = opened.num_rows(name)
         failed = frozenset(failure.id for failure in opened.coverage(name).failures)
         shards -= opened.info()["features"][name]["num_committed_shards"]
     if not shards:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from featcache.data.decoding import open_video
 from featcache.data.decoding.clips import MAX_BATCH_BYTES, CropSize, RowBatch, decode_rows
 from featcache.data.hashing import check_unchanged
-from featcache.data.sampling import clip_times, sample_rows
+from featcache.data.sampling import clip_times, sample_stored
 from featcache.data.types import ClipSpec, Timeline, VideoRecord
 from featcache.errors import VideoError
 from featcache.recipes import SamplingRecipe
@@ -79,8 +79,8 @@ def decode_segment(job: SegmentJob) -> Iterator[RowDetails | RowBatch]:
                 f"{job.sampling.decoder} finds {timeline.num_frames} frames where the scan found "
                 f"{job.video.num_frames}; use the decoder of the scan",
             )
-        sampling = job.sampling.for_split(job.video.split)
-        specs = sample_rows(sampling, timeline, job.video.id)[job.first_clip : job.first_clip + job.num_rows]
+        sampled = sample_stored(job.sampling.stored(job.video.split), timeline, job.video.id)
+        specs = sampled[job.first_clip : job.first_clip + job.num_rows]
         assert len(specs) == job.num_rows, f"{job.video.id}: {len(specs)} rows sampled, {job.num_rows} planned"
         yield describe_rows(specs, timeline)
         yield from decode_rows(reader, specs, job.sizes, max_batch_bytes=MAX_BATCH_BYTES)

@@ -31,8 +31,9 @@ def judge(videos: Sequence[VideoRecord], sampling: SamplingRecipe) -> tuple[Vide
 def rows_per_video(videos: Sequence[VideoRecord], sampling: SamplingRecipe) -> list[int]:
     """Number of rows of each video; 0 if it cannot be used."""
     return [
-        count_rows(
-            sampling.for_split(video.split), num_frames=video.num_frames, duration_seconds=video.duration_seconds
+        sum(
+            count_rows(views, num_frames=video.num_frames, duration_seconds=video.duration_seconds)
+            for views in sampling.stored(video.split)
         )
         if video.status == "ok"
         else 0

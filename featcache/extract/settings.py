@@ -76,6 +76,9 @@ class SamplingSettings(Settings):
     """Colour augmentation of the rows; null: none."""
     test: PlainViews | None = None
     """Views of videos outside of the training splits; null: all videos are sampled alike."""
+    both_views: bool = False
+    """Store both kinds of views of every video, those of training and those of ``test``, so that any column of splits
+    can be used later."""
 
     def resolve(
         self, *, num_frames: int, frame_stride: int, crop_fraction: float, stored: SamplingRecipe | None = None

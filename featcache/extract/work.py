@@ -63,7 +63,7 @@ def carry_out(settings: ExtractSettings, *, scanned: Callable[[], Manifest], on_
     store = Path(settings.out)
     opened = open_store(store)
     coverages = {feature.name: opened.coverage(feature.name) for feature in prepared.features}
-    num_rows = opened.feature(prepared.features[0].name, partially=True).num_rows
+    num_rows = opened.num_rows(prepared.features[0].name)
     pending = max(coverage.pending for coverage in coverages.values())
     failures = {}
     for name, coverage in coverages.items():

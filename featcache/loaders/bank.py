@@ -13,7 +13,7 @@ import torch
 
 from featcache.backbones.registry import JOIN
 from featcache.errors import ConfigError, StoreError
-from featcache.loaders.choice import MAPS, choose_feature
+from featcache.loaders.choice import MAPS, choose_feature, video_splits
 from featcache.loaders.maps import ClipMaps, Pooling, StoredMaps
 from featcache.loaders.settings import BankSettings
 from featcache.recipes import recipe_hash
@@ -210,7 +210,8 @@ def open_bank(settings: BankSettings, *, store: Store | None = None) -> FrameBan
             "--layout frames --output map"
         )
     names = (None,) if settings.feature is None else settings.feature.split(JOIN)
-    features = [store.feature(choose_feature(store, name, MAPS)) for name in names]
+    splits = video_splits(store, settings.split_column)
+    features = [store.feature(choose_feature(store, name, MAPS), splits=splits) for name in names]
     video_ids, layout, rows = _common_rows(features, store)
     stride = store.sampling.frame_stride
     content = [

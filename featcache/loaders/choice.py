@@ -119,8 +119,10 @@ def has_training_views(store: VideoList, video_ids: Sequence[str]) -> npt.NDArra
     This follows from the split that a video had when it was extracted, whatever another column says.
 
     Returns:
-        bool [len(video_ids)]; all false if the store samples all videos alike.
+        bool [len(video_ids)]; all false if the store samples all videos alike, or has both views of every video.
     """
+    if store.sampling.both_views:
+        return np.zeros(len(video_ids), np.bool_)
     test = store.sampling.for_split(_NO_TRAINING_SPLIT)
     splits = [store.videos[video_id].split for video_id in video_ids]
     is_random = {split: store.sampling.for_split(split) != test for split in set(splits)}
@@ -144,7 +146,7 @@ def check_test_views(store: str | Path, is_random: npt.NDArray[np.bool_], *, spl
         raise ConfigError(
             f"{int(is_random.sum())} of {len(is_random)} videos of split {split!r} were extracted into {store} with "
             "the random views of training, because views follow the split that a video has at extraction; extract them "
-            f"again into another store{f' with{named}' if named else ', as a split of their own'}"
+            f"again into another store{f' with{named}' if named else ', as a split of their own'}, or with --both-views"
         )
 
 

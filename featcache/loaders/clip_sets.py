@@ -91,13 +91,13 @@ def open_clip_sets(
             f"{store.path} holds a frame bank, and this method learns from sets of clips; extract again with "
             "--preset scale, or with --layout clips"
         )
-    features = store.feature(choose_feature(store, settings.feature, VECTORS))
+    splits = video_splits(store, settings.split_column)
+    features = store.feature(choose_feature(store, settings.feature, VECTORS), splits=splits)
     if not features.num_rows:
         raise StoreError(
             f"no video of {store.path} has rows of {features.name!r}; see `featcache info` for the reasons"
         )
-    splits = video_splits(store, settings.split_column) if only_training else {}
-    videos = training_videos(features.video_ids, splits, settings.train_split)
+    videos = training_videos(features.video_ids, splits if only_training else {}, settings.train_split)
     start, stop = features.video_start[videos], features.video_start[videos + 1]
     video_start = np.concatenate([[0], np.cumsum(stop - start)]).astype(np.int64)
     rows = np.repeat(start - video_start[:-1], stop - start) + np.arange(video_start[-1])
@@ -147,7 +147,7 @@ def store_positions(
         width=np.array([record.width for record in records], np.float64),
         duration=np.array([record.duration_seconds for record in records], np.float64),
         start=np.array([record.start_seconds for record in records], np.float64),
-        is_view=np.array([_has_views(store, record.split) for record in records], bool),
+        is_view=features.is_test,
     )
     table = features.rows.select(rows)
     positions = set_positions(table, form=form, extents=extents)
@@ -165,11 +165,6 @@ def store_positions(
             f"the first in video {features.video_ids[video]!r}; {remedy}"
         )
     return positions
-
-
-def _has_views(store: Store, split: str) -> bool:
-    test = store.sampling.test
-    return test is not None and bool(split) and split not in test.train_splits
 
 
 def _load(features: Features, rows: npt.NDArray[np.int64], *, where: str) -> Tensor:

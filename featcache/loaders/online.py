@@ -8,7 +8,7 @@ Processes decode, ahead of the encoder; the training loop requests batches ahead
 import hashlib
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from featcache.extract.encoder import Encoder, encoder
 from featcache.extract.lacking import rows_per_video
 from featcache.extract.origin import source_roots
 from featcache.loaders.bank import ClipSource, open_bank
-from featcache.loaders.choice import MAPS, VideoList, choose_feature
+from featcache.loaders.choice import MAPS, VideoList, choose_feature, video_splits
 from featcache.loaders.clip_jobs import ClipsJob, decode_clips
 from featcache.loaders.fresh import FRESH_LOOK_HASH
 from featcache.loaders.maps import ClipMaps, Pooling, StoredMaps
@@ -218,8 +218,12 @@ def open_source(settings: BankSettings, *, videos: VideoList, device: str = "aut
 def _stored(settings: BankSettings, store: Store, *, device: str) -> OnlineSource:
     """The videos of a store's frame bank."""
     bank = open_bank(settings.model_copy(update={"storage": "mmap"}), store=store)
+    videos = [store.videos[video_id] for video_id in bank.video_ids]
+    if store.sampling.both_views:  # the views that are read follow the column, and so do those that are encoded
+        splits = video_splits(store, settings.split_column)
+        videos = [replace(video, split=splits.get(video.id, "")) for video in videos]
     files = find_files(
-        [store.videos[video_id] for video_id in bank.video_ids],
+        videos,
         source_roots(store) if settings.videos is None else [Path(settings.videos)],
         decoder=store.sampling.decoder,
         hint="--online decodes them: give their folder with --set bank.videos=DIR, or train on the store without it",
@@ -256,7 +260,7 @@ def _unstored(settings: BankSettings, videos: UnstoredVideos) -> OnlineSource:
         )
     files = find_files(usable, [Path(videos.root)], decoder=videos.sampling.decoder, hint="scan the videos again")
     crops = np.array([videos.sampling.for_split(video.split).num_crops for video in usable], np.int64)
-    rows = np.array(rows_per_video(usable, videos.sampling), np.int64)
+    rows = np.array(rows_per_video(usable, replace(videos.sampling, both_views=False)), np.int64)
     content = [*(recipe_hash(named[name].recipe) for name in chosen), recipe_hash(videos.sampling)]
     content += [str(settings.grid), str(settings.channels), files.content, *(video.split for video in usable)]
     return OnlineSource(

@@ -27,6 +27,7 @@ from featcache.errors import ConfigError, unknown_name
 from featcache.extract.origin import source_roots
 from featcache.files.publish import put_replace
 from featcache.loaders.bank import open_bank
+from featcache.loaders.choice import video_splits
 from featcache.loaders.videos import find_files
 from featcache.machine import resolve_device
 from featcache.methods.advise.saved import arms_of, load_module
@@ -129,7 +130,7 @@ def source_frames(
     store: Store, settings: ActivationFigureSettings, *, feature: str, positions: npt.NDArray[np.int64]
 ) -> tuple[list[int], Pixels]:
     """Frame numbers, and the first stored crop of each as uint8 RGB [T, size, size, 3], from the source video."""
-    with store.feature(feature) as features:
+    with store.feature(feature, splits=video_splits(store, settings.bank.split_column)) as features:
         video = features.video_ids.index(settings.video)
         rows = features.video_start[video] + positions * features.num_crops[video]
         table = features.rows

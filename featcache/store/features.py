@@ -40,6 +40,7 @@ class Features:
         video_start: int64 [V + 1], first row of each video, then ``num_rows``.
         num_crops: int64 [V], number of crops of each video: crop k at moment t is row
             ``video_start + t * num_crops + k``.
+        is_test: bool [V], whether the rows of a video are test views of the store's sampling recipe.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Features:
         self.video_index = index.video
         self.video_start = index.video_start
         self.num_crops = index.num_crops
+        self.is_test = index.is_test
         self._index = index
         self._reopen = reopen
         self._lock = threading.Lock()

@@ -1,12 +1,13 @@
 """The reader's row index: the file and offset of every row of a feature, from plans and commit records."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from featcache.recipes import SamplingRecipe
 from featcache.store.completion import read_records
 from featcache.store.generation import (
     Generation,
@@ -111,6 +112,7 @@ class RowIndex:
         video_ids: Ids of the V visible videos, in row order.
         video_start: int64 [V + 1], first row of each video, then the number of rows.
         num_crops: int64 [V], number of rows per moment of each video.
+        is_test: bool [V], whether the rows of a video are test views.
         video: int32 [rows], index into ``video_ids``.
     """
 
@@ -124,7 +126,58 @@ class RowIndex:
     video_ids: tuple[str, ...]
     video_start: Ints
     num_crops: Ints
+    is_test: Mask
     video: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Views:
+    """The rows of a generation's videos that are read, of those that are stored.
+
+    Attributes:
+        is_test: bool [videos], whether they are the test views of the sampling recipe.
+        num_crops: int64 [videos], number of rows per moment.
+        first: int64 [videos], the first row within the video; ``None``: all rows of all videos are read.
+        stop: int64 [videos], the row behind the last; ``None`` like ``first``.
+    """
+
+    is_test: Mask
+    num_crops: Ints
+    first: Ints | None = None
+    stop: Ints | None = None
+
+
+def alike(sampling: SamplingRecipe, num_videos: int) -> Views:
+    """All rows of videos that have the same recipe."""
+    return Views(is_test=np.zeros(num_videos, bool), num_crops=np.full(num_videos, sampling.num_crops, np.int64))
+
+
+def choose_views(sampling: SamplingRecipe, generation: Generation, splits: Sequence[str]) -> Views:
+    """The views of a generation's videos by their splits.
+
+    Args:
+        sampling: Recipe of the store.
+        generation: The generation.
+        splits: Split of each video: that of the plan, or where every video has both views, any.
+    """
+    named = set(splits)
+    recipes = {split: sampling.for_split(split) for split in named}
+    has_test_views = {split: sampling.has_test_views(split) for split in named}
+    is_test = np.array([has_test_views[split] for split in splits], bool)
+    num_crops = np.array([recipes[split].num_crops for split in splits], np.int64)
+    if not sampling.both_views:
+        return Views(is_test=is_test, num_crops=num_crops)
+    # The rows of a frame bank are moments times crops, and both kinds of views have the same moments.
+    training, test = (one.num_crops * (1 if one.temporal == "bank" else one.num_clips) for one in sampling.stored(""))
+    columns = generation.segment_columns
+    num_rows = np.bincount(columns["video"], columns["num_rows"], len(splits)).astype(np.int64)
+    boundary = num_rows * training // (training + test)
+    return Views(
+        is_test=is_test,
+        num_crops=num_crops,
+        first=np.where(is_test, boundary, 0),
+        stop=np.where(is_test, num_rows, boundary),
+    )
 
 
 def current_videos(generations: Sequence[Generation], ids: Sequence[Sequence[str | None]]) -> list[Mask]:
@@ -221,12 +274,23 @@ class _Builder:
         self.num_blocks += len(layout.offset)
 
 
+def _read_segments(generation: Generation, views: Views) -> Mapping[str, npt.NDArray[Any]]:
+    """The columns of a generation's segments, each cut to the rows that are read; some may be left without any."""
+    columns = generation.segment_columns
+    if views.first is None or views.stop is None:
+        return columns
+    begin = columns["first_clip"].astype(np.int64)
+    first = np.maximum(begin, views.first[columns["video"]])
+    stop = np.minimum(begin + columns["num_rows"], views.stop[columns["video"]])
+    return {**columns, "first_row": columns["first_row"] + first - begin, "num_rows": np.maximum(stop - first, 0)}
+
+
 def build_index(
     committed: list[Committed],
     visible: list[Mask],
     ids: Sequence[Sequence[str | None]],
     *,
-    num_crops: list[Ints],
+    views: Sequence[Views],
     feature: FeatureDoc,
     file_format: FileFormat,
 ) -> RowIndex:
@@ -236,7 +300,7 @@ def build_index(
         committed: Records of the feature, one item per generation.
         visible: Videos of each generation that are read.
         ids: Present ids of each generation's videos.
-        num_crops: Number of rows per moment of each generation's videos.
+        views: Rows of each generation's videos that are read.
         feature: Description of the feature.
         file_format: File format of the data files.
     """
@@ -244,9 +308,10 @@ def build_index(
     video_ids: list[str] = []
     video_rows: list[int] = []
     crops: list[Ints] = [np.zeros(0, np.int64)]
-    for generation, mask, names, generation_crops in zip(committed, visible, ids, num_crops, strict=True):
-        columns = generation.generation.segment_columns
-        shown = mask[columns["video"]]
+    is_test: list[Mask] = [np.zeros(0, bool)]
+    for generation, mask, names, read in zip(committed, visible, ids, views, strict=True):
+        columns = _read_segments(generation.generation, read)
+        shown = mask[columns["video"]] & (columns["num_rows"] > 0)
         for shard, record in generation.records.items():
             where = generation.generation.shard_slice(shard)
             here = shown[where]
@@ -258,13 +323,15 @@ def build_index(
             changes = np.flatnonzero(np.diff(order, prepend=-1))  # windows of a long video are consecutive
             video_rows += np.add.reduceat(columns["num_rows"][shown], changes).tolist()
             video_ids += [name for index in order[changes].tolist() if (name := names[index]) is not None]
-            crops.append(generation_crops[order[changes]])
+            crops.append(read.num_crops[order[changes]])
+            is_test.append(read.is_test[order[changes]])
     joined: dict[str, Any] = {name: np.concatenate(parts) for name, parts in builder.columns.items()}
     return RowIndex(
         files=tuple(builder.files),
         video_ids=tuple(video_ids),
         video_start=np.concatenate([[0], np.cumsum(video_rows, dtype=np.int64)]).astype(np.int64),
         num_crops=np.concatenate(crops),
+        is_test=np.concatenate(is_test),
         video=np.repeat(np.arange(len(video_rows), dtype=np.int32), video_rows),
         **joined,
     )

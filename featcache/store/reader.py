@@ -7,9 +7,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from featcache.data.labels import label_columns, labels_in
 from featcache.data.types import PASSING, STATUSES, Status, VideoRecord
 from featcache.errors import StoreError, no_name, unknown_name
@@ -18,7 +15,17 @@ from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe, recipe_
 from featcache.store.documents import read_features, read_root
 from featcache.store.features import Device, Features
 from featcache.store.generation import Generation, read_generations
-from featcache.store.index import Committed, Mask, build_index, current_videos, read_committed, visible_videos
+from featcache.store.index import (
+    Committed,
+    Mask,
+    Views,
+    alike,
+    build_index,
+    choose_views,
+    current_videos,
+    read_committed,
+    visible_videos,
+)
 from featcache.store.maps import default_max_maps
 from featcache.store.overlay import Amendment, Overlay, amend, check_generations, read_overlays, shown, shown_ids
 from featcache.store.schema import FeatureDoc
@@ -228,6 +235,7 @@ class Store:
         self,
         name: str | None = None,
         *,
+        splits: Mapping[str, str] | None = None,
         device: Device = "mmap",
         verify: bool = True,
         max_open_maps: int | None = None,
@@ -237,6 +245,8 @@ class Store:
 
         Args:
             name: Name of the feature; may be omitted if the store has only one.
+            splits: Split of each video by its id, which decides whether its training or its test views are read where
+                a store has both (``sampling.both_views``); ``None``: the store's own splits.
             device: ``mmap`` maps shard files on demand; ``ram`` loads all rows at once.
             verify: Check each block's crc32c when it is first read.
             max_open_maps: Number of files mapped at once; ``None``: half of this process's file descriptors, at most
@@ -260,7 +270,7 @@ class Store:
             committed,
             visible_videos(committed, self.shown_ids, self._current),
             self.shown_ids,
-            num_crops=[self._num_crops(one.generation) for one in committed],
+            views=[self._views(number, splits) for number in range(len(committed))],
             feature=document,
             file_format=self.file_format,
         )
@@ -275,12 +285,19 @@ class Store:
                 _reopen,
                 self.path,
                 document.name,
+                splits=splits,
                 device=device,
                 verify=verify,
                 max_open_maps=max_open_maps,
                 partially=partially,
             ),
         )
+
+    def num_rows(self, feature: str | None = None) -> int:
+        """Number of rows that are stored of all videos of a feature, training and test views alike."""
+        committed = self._read_committed(self._document(feature))
+        visible = visible_videos(committed, self.shown_ids, self._current)
+        return sum(_num_rows(one.generation, videos) for one, videos in zip(committed, visible, strict=True))
 
     def info(self) -> dict[str, Any]:
         """A summary, short enough for a screen, as JSON-ready values."""
@@ -306,7 +323,6 @@ class Store:
         coverage = self.coverage(name)
         committed = self._read_committed(document)
         records = [record for one in committed for record in one.records.values()]
-        visible = visible_videos(committed, self.shown_ids, self._current)
         return {
             "backbone": document.recipe.backbone,
             "layer": document.recipe.layer,
@@ -316,7 +332,7 @@ class Store:
             "record_shape": list(document.record.shape),
             "axes": list(document.record.axes),
             "dtype": document.record.dtype,
-            "num_rows": sum(_num_rows(one.generation, shown) for one, shown in zip(committed, visible, strict=True)),
+            "num_rows": self.num_rows(name),
             "num_bytes": sum(record.data.num_bytes for record in records if record.data is not None),
             "num_shards": sum(one.generation.num_shards for one in committed),
             "num_committed_shards": len(records),
@@ -329,13 +345,19 @@ class Store:
             },
         }
 
-    def _num_crops(self, generation: Generation) -> npt.NDArray[np.int64]:
-        """Number of rows per moment of each video of a generation, int64 [videos]."""
+    def _views(self, number: int, splits: Mapping[str, str] | None) -> Views:
+        """The rows of the videos of a generation that are read."""
+        generation = self.generations[number]
         if self.sampling.test is None:
-            return np.full(generation.plan.num_videos, self.sampling.num_crops, np.int64)
-        splits = [video.split for video in generation.videos]
-        crops = {split: self.sampling.for_split(split).num_crops for split in set(splits)}
-        return np.array([crops[split] for split in splits], np.int64)
+            return alike(self.sampling, generation.plan.num_videos)
+        if not self.sampling.both_views:  # views follow the split of the plan
+            own = [video.split for video in generation.videos]
+        elif splits is None:
+            amended = self.amended[number]
+            own = [shown(video, amended.get(row)).split for row, video in enumerate(generation.videos)]
+        else:
+            own = ["" if name is None else splits.get(name, "") for name in self.shown_ids[number]]
+        return choose_views(self.sampling, generation, own)
 
     def _document(self, name: str | None) -> FeatureDoc:
         if name is None and len(self._features) == 1:
@@ -369,8 +391,15 @@ def open_store(path: Path | str) -> Store:
 
 
 def _reopen(
-    path: Path, name: str, *, device: Device, verify: bool, max_open_maps: int | None, partially: bool
+    path: Path,
+    name: str,
+    *,
+    splits: Mapping[str, str] | None,
+    device: Device,
+    verify: bool,
+    max_open_maps: int | None,
+    partially: bool,
 ) -> Features:
     return open_store(path).feature(
-        name, device=device, verify=verify, max_open_maps=max_open_maps, partially=partially
+        name, splits=splits, device=device, verify=verify, max_open_maps=max_open_maps, partially=partially
     )

@@ -99,6 +99,12 @@ def check_feature(feature):
     assert feature.std == (0.225, 0.225, 0.225)
 
 
+def sampling_of(dataset):
+    """The preset's sampling; LVU's tasks have splits of their own, so that its videos have both kinds of views."""
+    preset = with_preset("scale-ssv2" if dataset == "ssv2" else "scale", {"features": []})["sampling"]
+    return preset | ({"both_views": True} if dataset == "lvu" else {})
+
+
 def source_of(step):
     """Store and array that a step of a table reads."""
     return (step.sets.store, step.sets.feature) if isinstance(step, ScaleSettings) else (step.store, step.feature)
@@ -111,8 +117,7 @@ def test_pipelines_extract_by_the_preset_into_one_store_a_data_set(path):
     assert isinstance(scale, ScaleSettings)
     DATASETS.load(extract.dataset)
     step = load(path).steps[0]
-    preset = "scale-ssv2" if extract.dataset == "ssv2" else "scale"
-    assert step["sampling"] == with_preset(preset, {"features": []})["sampling"]
+    assert step["sampling"] == sampling_of(extract.dataset)
     (feature,) = extract.features
     check_feature(feature)
     assert {extract.out} == {scale.sets.store, *(probe.store for probe in probes)}
@@ -127,8 +132,7 @@ def test_pipelines_extract_by_the_preset_into_one_store_a_data_set(path):
 def test_one_extraction_a_data_set_gives_what_its_tables_read(path):
     extraction = load(path)
     DATASETS.load(extraction.dataset)
-    preset = "scale-ssv2" if extraction.dataset == "ssv2" else "scale"
-    assert read_mapping(path)["sampling"] == with_preset(preset, {"features": []})["sampling"]
+    assert read_mapping(path)["sampling"] == sampling_of(extraction.dataset)
     for feature in extraction.features:
         check_feature(feature)
     steps = [step for sweep in SWEEPS for step in every_step(sweep)]
