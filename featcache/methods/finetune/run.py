@@ -1,6 +1,5 @@
 """Fine-tunes a backbone on labelled videos and reports its accuracy over the views of test videos."""
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from featcache.metrics.splits import group_numbers
 from featcache.networks.counting import count_parameters, count_trained
 from featcache.stages import OnStage, ignore
 from featcache.summary import Summary, SummaryTable, percent
+from featcache.training.plan import TrainingPlan
 from featcache.training.seeds import open_runs, result_dict
 from featcache.units import duration
 
@@ -37,54 +37,30 @@ WEIGHTS = "backbone.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FinetunePlan:
+class FinetunePlan(TrainingPlan):
     """Plan of a run.
 
     Attributes:
-        num_train: Number of training videos.
-        num_left_out: Number of videos that cannot be used.
         num_classes: Number of classes of the training videos.
         num_test: Number of test videos by split.
         num_views: Number of views of a test video.
-        clip: Frames, height and width of a clip.
         feature: Feature that the head reads: layer and output.
-        num_parameters: Number of parameters of the backbone.
-        num_trained: Number of trained parameters, including the head.
-        num_steps: Number of optimiser steps per seed.
-        num_seeds: Number of seeds.
     """
 
-    num_train: int
-    num_left_out: int
     num_classes: int
     num_test: Mapping[str, int]
     num_views: int
-    clip: tuple[int, int, int]
     feature: str
-    num_parameters: int
-    num_trained: int
-    num_steps: int
-    num_seeds: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
-        return dataclasses.asdict(self)
 
     def summary(self) -> Summary:
         """The plan in words."""
-        frames, height, width = self.clip
         tests = ", ".join(f"{num} in {split}" for split, num in self.num_test.items())
         facts = {
             "train": f"{self.num_train} videos of {self.num_classes} classes",
             "test": f"{tests}, {self.num_views} views",
-            "clip": f"{frames} frames of {height} x {width}",
             "head reads": self.feature,
-            "parameters": f"{self.num_parameters:,} of the backbone; {self.num_trained:,} are trained, head included",
-            "steps": f"{self.num_steps:,}, {self.num_seeds} seeds",
         }
-        if self.num_left_out:
-            facts["left out"] = f"{self.num_left_out} videos that cannot be used"
-        return Summary(facts=facts)
+        return Summary(facts=facts | self.facts())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,8 @@
 """Pre-trains a backbone on a pretext task, from unlabelled videos, as a function of its settings."""
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -20,11 +18,12 @@ from featcache.methods.pretext.module import PretextModule
 from featcache.methods.pretext.objective import DrawnViews, PretextObjective
 from featcache.methods.pretext.settings import PretextSettings
 from featcache.methods.pretext.task import PretextTask
-from featcache.networks.counting import count_parameters
+from featcache.networks.counting import count_parameters, count_trained
 from featcache.stages import OnStage, ignore
 from featcache.summary import Summary
 from featcache.training.collapse import bottleneck_sign
 from featcache.training.generators import seeded_torch
+from featcache.training.plan import TrainingPlan
 from featcache.training.pretrained import PretrainedResult
 from featcache.training.seeds import last_epochs, open_runs
 
@@ -61,52 +60,24 @@ class PretextResult(PretrainedResult):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PretextPlan:
+class PretextPlan(TrainingPlan):
     """Plan of a run.
 
     Attributes:
         task: Name of the task.
-        num_videos: Number of training videos.
-        num_left_out: Number of videos that cannot be used.
         num_short: Number of usable videos that are too short for the task.
-        num_clips: Number of clips of a video and step.
-        clip: Frames, height and width of a clip.
-        num_parameters: Number of parameters of the network.
-        num_head_parameters: Number of parameters of the heads.
-        num_steps: Number of optimiser steps per seed.
-        num_seeds: Number of seeds.
+        num_clips: Number of clips per video and step.
     """
 
     task: str
-    num_videos: int
-    num_left_out: int
     num_short: int
     num_clips: int
-    clip: tuple[int, int, int]
-    num_parameters: int
-    num_head_parameters: int
-    num_steps: int
-    num_seeds: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
-        return dataclasses.asdict(self)
 
     def summary(self) -> Summary:
         """The plan in words."""
-        frames, height, width = self.clip
-        facts = {
-            "task": self.task,
-            "train": f"{self.num_videos} videos",
-            "clips": f"{self.num_clips} per video, {frames} frames of {height} x {width}",
-            "parameters": f"{self.num_parameters:,} of the network, {self.num_head_parameters:,} of the heads",
-            "steps": f"{self.num_steps:,} per seed, {self.num_seeds} seeds",
-        }
-        if self.num_left_out:
-            facts["left out"] = f"{self.num_left_out} videos that cannot be used"
-        if self.num_short:
-            facts["too short"] = f"{self.num_short} videos"
-        return Summary(facts=facts)
+        facts = {"task": self.task, "train": f"{self.num_train} videos, clips of each: {self.num_clips}"}
+        short = {"too short": f"{self.num_short} videos"} if self.num_short else {}
+        return Summary(facts=facts | self.facts() | short)
 
 
 def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> PretextResult:
@@ -195,13 +166,13 @@ def plan_pretext(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pr
     )
     return PretextPlan(
         task=task.name,
-        num_videos=len(files.videos),
+        num_train=len(files.videos),
         num_left_out=usable.num_left_out,
         num_short=num_short,
         num_clips=len(source.draw(0, epoch=0).views),
         clip=(module.shape.num_frames, module.shape.size, module.shape.size),
         num_parameters=count_parameters(module.network),
-        num_head_parameters=count_parameters(module.heads),
+        num_trained=count_trained(module),
         num_steps=training.epochs * max(1, objective.num_batches // training.accumulate),
         num_seeds=len(training.seeds),
     )
