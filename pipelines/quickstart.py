@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 from featcache.commands.pipeline import (
     DECIDED,
     PROBED,
+    Asked,
     PipelineResult,
     PipelineRun,
-    Question,
     ShippedSettings,
     begin,
     decide,
@@ -100,33 +100,27 @@ def run(settings: QuickstartSettings, *, on_stage: OnStage = ignore) -> Pipeline
     # Nothing can be said of photographs that are in no training clip.
     tested = {"picture": ("test_seen",), "motion": ("test_seen", "test_unseen")}
     stored = open_store(steps.store).splits
-    questions = [
-        Question(
-            label=label,
-            name=f"{probe}, {feature}",
-            probe=probe,
-            own=own,
-            feature=feature,
-            test_splits=tuple(split for split in tested[label] if split in stored),
-        )
-        for label in chances
+    asked = {
+        f"{probe} of {feature}": Asked(probe, own, feature)
         for feature in extraction.features
         for probe, own in (("knn", settings.knn), ("linear", settings.linear))
-    ]
-    probed = steps.probe(settings.probes, questions)
-    results = [
-        {
-            "label": asked.label,
-            "feature": asked.feature,
-            "probe": asked.probe,
-            "split": split,
-            "top1": numbers["metrics"]["top1"],
-            "chance": chances[asked.label],
-            "coverage": numbers["coverage"],
-        }
-        for asked in questions
-        for split, numbers in probed[asked.label][asked.name]["splits"].items()
-    ]
+    }
+    results = []
+    for label, splits in tested.items():
+        target = settings.probes.model_copy(update={"test_splits": tuple(split for split in splits if split in stored)})
+        results += [
+            {
+                "label": label,
+                "feature": asked[name].feature,
+                "probe": asked[name].probe,
+                "split": split,
+                "top1": numbers["metrics"]["top1"],
+                "chance": chances[label],
+                "coverage": numbers["coverage"],
+            }
+            for name, result in steps.probe(target, label, asked).items()
+            for split, numbers in result["splits"].items()
+        ]
     results += temporal_results(settings, steps)
     found = steps.write(
         {

@@ -12,8 +12,8 @@ from pydantic import Field
 from featcache.commands.pipeline import (
     DECIDED,
     PROBED,
+    Asked,
     PipelineResult,
-    Question,
     ShippedSettings,
     begin,
     decide,
@@ -132,14 +132,8 @@ def run(settings: ScalePipelineSettings, *, on_stage: OnStage = ignore) -> Pipel
     (feature,) = extraction.features
     own = {"sets.store": steps.store, "sets.feature": feature, "out": steps.folder("predictor")}
     pretrained = pretrain_scale(decide(settings.pretraining, own), on_stage=renamed(on_stage, "predictor"))
-    results = steps.probe(
-        settings.probes,
-        [
-            Question(label=label, name=name, probe=probe, own=own, feature=feature)
-            for label in settings.labels
-            for name, (probe, own) in probes_of(settings, model=pretrained.folder).items()
-        ],
-    )
+    probes = probes_of(settings, model=pretrained.folder, feature=feature)
+    results = {label: steps.probe(settings.probes, label, probes) for label in settings.labels}
     loss = [line["loss"] for line in pretrained.seeds.values()]
     return steps.finish(
         {"extract": extraction.to_dict(), "predictor": pretrained.to_dict(), "probes": results},
@@ -151,10 +145,10 @@ def run(settings: ScalePipelineSettings, *, on_stage: OnStage = ignore) -> Pipel
     )
 
 
-def probes_of(settings: ScalePipelineSettings, *, model: str) -> dict[str, tuple[str, Any]]:
-    """The paper's probes by its names: registry name and settings; those of SCALE read the predictor of ``model``."""
+def probes_of(settings: ScalePipelineSettings, *, model: str, feature: str) -> dict[str, Asked]:
+    """The paper's probes by its names; those of SCALE read the predictor of ``model``."""
     seeds, predictor = settings.pretraining.training.seeds, settings.pretraining.predictor
-    return {
+    probes: dict[str, tuple[str, Any]] = {
         "kNN": ("knn", settings.knn),
         "SCALE_kNN": ("knn", dataclasses.replace(settings.knn, model=model, model_seeds=seeds)),
         "linear": ("linear", settings.linear),
@@ -163,3 +157,4 @@ def probes_of(settings: ScalePipelineSettings, *, model: str) -> dict[str, tuple
         "Transformer": ("transformer", dataclasses.replace(settings.transformer, predictor=predictor)),
         "SCALE_ft": ("scale-ft", dataclasses.replace(settings.scale_ft, model=model)),
     }
+    return {name: Asked(probe, own, feature) for name, (probe, own) in probes.items()}

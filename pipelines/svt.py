@@ -15,9 +15,9 @@ from featcache.commands.pipeline import (
     DECIDED,
     PROBED,
     VIDEOS,
+    Asked,
     PipelineResult,
     PipelineRun,
-    Question,
     ShippedSettings,
     begin,
     decide,
@@ -142,16 +142,12 @@ def run(settings: SvtPipelineSettings, *, on_stage: OnStage = ignore) -> Pipelin
     extraction = steps.extract(
         [decide(settings.feature, {**network, "name": name, "weights": path}) for name, path in weights.items()]
     )
-    probes = {"kNN": ("knn", settings.knn), "linear": ("linear", settings.linear)}
-    results = steps.probe(
-        settings.probes,
-        [
-            Question(label=label, name=f"{name}, {feature}", probe=probe, own=own, feature=feature)
-            for label in settings.labels
-            for name, (probe, own) in probes.items()
-            for feature in extraction.features
-        ],
-    )
+    probes = {
+        f"{name}, {feature}": Asked(probe, own, feature)
+        for name, probe, own in (("kNN", "knn", settings.knn), ("linear", "linear", settings.linear))
+        for feature in extraction.features
+    }
+    results = {label: steps.probe(settings.probes, label, probes) for label in settings.labels}
     for name, result in finetune_both(settings, steps, backbone=pretrained.backbone, weights=weights).items():
         results.setdefault(settings.finetuning.label, {})[f"fine-tuned, {name}"] = result
 

@@ -152,24 +152,18 @@ class PipelineResult:
         return self.shown
 
 
-class Question(NamedTuple):
-    """One probe of one feature and one label column.
+class Asked(NamedTuple):
+    """One probe of one feature.
 
     Attributes:
-        label: Label column.
-        name: Name of the answer, e.g. of its row in a table.
         probe: Registry name of the probe.
         own: The probe's own settings.
         feature: Name of the feature.
-        test_splits: Splits to score; ``None``: those of the settings.
     """
 
-    label: str
-    name: str
     probe: str
     own: Any
     feature: str
-    test_splits: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,22 +201,25 @@ class PipelineRun:
         if self.settings.source is None and not self.settings.keep_videos:
             remove_motion_set(Path(self.folder("videos")), self.settings.motion)
 
-    def probe(self, target: ProbeTarget, questions: Sequence[Question]) -> dict[str, dict[str, dict[str, Any]]]:
-        """Probe the store, in folders below ``probes``; JSON-ready results by label and name.
+    def probe(self, target: ProbeTarget, label: str, asked: Mapping[str, Asked]) -> dict[str, dict[str, Any]]:
+        """Probe the store for one label column, in folders below ``probes``.
 
         Args:
             target: Settings that all probes share.
-            questions: What to probe.
+            label: The label column.
+            asked: Probes by the names of their results.
+
+        Returns:
+            JSON-ready results by name.
         """
-        results: dict[str, dict[str, dict[str, Any]]] = {}
-        for number, question in enumerate(questions):
-            self.on_stage("probes", number, len(questions))
-            asked = {"store": self.store, "feature": question.feature, "label": question.label}
-            splits = {} if question.test_splits is None else {"test_splits": question.test_splits}
-            full = with_own(target.model_copy(update={**asked, **splits}), question.probe, question.own)
-            probed = probe(full, on_stage=self.on_stage, root=Path(self.folder("probes")))
-            results.setdefault(question.label, {})[question.name] = probed.result.to_dict()
-        self.on_stage("probes", len(questions), len(questions))
+        results = {}
+        for number, (name, each) in enumerate(asked.items()):
+            self.on_stage(f"probes of {label}", number, len(asked))
+            where = {"store": self.store, "feature": each.feature, "label": label}
+            settings = with_own(target.model_copy(update=where), each.probe, each.own)
+            probed = probe(settings, on_stage=self.on_stage, root=Path(self.folder("probes")))
+            results[name] = probed.result.to_dict()
+        self.on_stage(f"probes of {label}", len(asked), len(asked))
         return results
 
     def write(self, found: Mapping[str, Any]) -> dict[str, Any]:
