@@ -173,7 +173,7 @@ def plan_pretext(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pr
         clip=(module.shape.num_frames, module.shape.size, module.shape.size),
         num_parameters=count_parameters(module.network),
         num_trained=count_trained(module),
-        num_steps=training.epochs * max(1, objective.num_batches // training.accumulate),
+        num_steps=training.epochs * training.steps_an_epoch(objective.num_batches),
         num_seeds=len(training.seeds),
     )
 
