@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from featcache.backbones.registry import JOIN
 from featcache.commands.places import backbones_in, check_places, mappings_in, named_in, with_places
 from featcache.commands.registry import command_of, load
 from featcache.commands.steps import PipelineSettings, SweepSettings, parse_steps, pipeline_steps, sweep_steps
@@ -213,7 +214,7 @@ def _features_read(steps: Sequence[Settings], store: str) -> frozenset[str] | No
                 given = part["feature"]
                 if given is None:
                     return None
-                names.update([given] if isinstance(given, str) else given)
+                names.update(given.split(JOIN) if isinstance(given, str) else given)  # joined when they are read
     return frozenset(names)
 
 

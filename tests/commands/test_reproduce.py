@@ -35,7 +35,7 @@ def test_names_of_tables_are_in_the_order_of_the_paper():
     assert table_names(configs_by_paper()["scale"]) == [f"table{number}" for number in range(1, 12)]
 
 
-@pytest.mark.parametrize("paper", ["scale", "svt"])
+@pytest.mark.parametrize("paper", PAPERS)
 def test_shipped_files_make_all_that_the_tables_read(paper):
     assert plain(paper, "all").unmade == ()
 
@@ -49,6 +49,12 @@ def test_one_extraction_per_store_for_all_its_backbones():
     }
     assert dict(wanted.datasets) == {"hmdb51": "videos/hmdb51", "ucf101": "videos/ucf101"}
     assert {name for name, _ in wanted.backbones} == set(stores["stores/hmdb51-scale"])
+
+
+def test_arrays_that_are_joined_when_they_are_read_are_extracted_one_by_one():
+    stores = {one.out: {feature.name for feature in one.features} for one in plain("advise", "table4").extractions}
+    models = {"clip-l14", "mae-l16", "dinov2-l14"}
+    assert stores == {"stores/ucf101": models, "stores/diving48": models}
 
 
 def test_rows_that_share_a_training_count_it_once():
