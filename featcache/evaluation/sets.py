@@ -44,7 +44,7 @@ class SetEmbedder(nn.Module):
     def forward(self, features: Tensor, positions: Tensor, present: Tensor | None) -> Tensor:
         """Float [B, K, D] and [B, K, P] to [B, K, :func:`embedded_width`]."""
         output = self.predictor(features, positions, present=present)
-        summary = output.summary[:, None].expand(-1, features.shape[1], -1)
+        summary = output.summary[..., None, :].expand(*features.shape[:-1], -1)
         return torch.cat([features, summary, *([output.clips] if self.refined else [])], dim=-1)
 
 

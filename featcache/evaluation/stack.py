@@ -29,8 +29,9 @@ class Embedding:
 
     Attributes:
         make: Builds the embedder of a seed, a module from features float32 [B, K, D], positions float32 [B, K, P] (or
-            ``None``) and ``present`` bool [B, K] (``None``: all) to float32 [B, K, ``width``]. It has no buffers, and
-            its only random draws are dropout.
+            ``None``) and ``present`` bool [B, K] (``None``: all) to float32 [B, K, ``width``], and the same with more
+            axes in front. Its parameters are those of linear layers and layer norms, or broadcast over such axes; it
+            has no buffers, and its only random draws are dropout.
         width: Number of channels of an embedded clip.
         form: Form of the positions that it uses; ``None``: none.
         coordinates: Kind of coordinates: the kind that its predictor was trained with.
@@ -119,25 +120,14 @@ class Stack:
         Returns:
             float32 [C, S, B, K, E]; C is 1 if the embedder is frozen.
         """
-        is_training = training and self._frozen is None
-        self._module.train(is_training)
-        draws = _Draws(self._generators)
-
-        def run(parameters: dict[str, Tensor], features: Tensor, positions: Any, present: Any, place: Tensor) -> Tensor:
-            with _Functions(draws, place):
-                output: Tensor = functional_call(self._module, parameters, (features, positions, present))
-            return output
-
-        by_seed = 0 if features.ndim == 4 else None
-        dims = (by_seed, None if positions is None else by_seed, None if present is None else by_seed)
-        inputs = (features, positions, present, torch.arange(len(self.seeds), device=self._device))
-        seeds = torch.vmap(run, in_dims=(0, *dims, 0), randomness="same")
-        if self._frozen is not None:
-            with torch.no_grad():
-                return seeds(self._embedder.views(self._frozen), *inputs)[None]
-        parameters = self._embedder.views(self.theta[..., : sum(self._embedder.sizes)])
-        candidates = torch.vmap(seeds, in_dims=(0, None, None, None, None), randomness="same")
-        vectors: Tensor = candidates(parameters, *inputs)
+        self._module.train(training and self._frozen is None)
+        flat = self.theta[..., : sum(self._embedder.sizes)] if self._frozen is None else self._frozen[None]
+        lead = flat.shape[:2]
+        features = features.expand(*lead, *features.shape[-3:])
+        if positions is not None:
+            positions = positions.expand(*lead, *positions.shape[-3:])
+        with _Functions(self._generators), torch.set_grad_enabled(self._frozen is None and torch.is_grad_enabled()):
+            vectors: Tensor = functional_call(self._module, self._embedder.views(flat), (features, positions, present))
         return vectors
 
     def classify(self, vectors: Tensor, present: Tensor | None, *, training: bool) -> Tensor:
@@ -200,38 +190,36 @@ class Stack:
             generator.set_state(tensors[f"dropout.{place}"])
 
 
-class _Draws:
-    """The dropout masks of each seed, drawn from its own generator as ``torch.nn.Dropout`` would on a CPU."""
+class _Functions(TorchFunctionMode):
+    """Inside of it, layers with parameters [C, S, ...] take inputs [C, S, ..., B, N, W], a network at each place.
+
+    Dropout masks are drawn for each seed from its own generator, as ``torch.nn.Dropout`` would on a CPU, and are the
+    same for all candidates of a seed.
+    """
 
     def __init__(self, generators: Sequence[torch.Generator]) -> None:
-        self._generators = generators
-
-    def mask(self, like: Tensor, rate: float, place: Tensor) -> Tensor:
-        """Zeros at ``rate`` and 1 / (1 - rate) elsewhere, of the shape of ``like``, for the seed at ``place``."""
-        drawn = [torch.empty(like.shape, dtype=like.dtype, device=like.device) for _ in self._generators]
-        for mask, generator in zip(drawn, self._generators, strict=True):
-            mask.bernoulli_(1 - rate, generator=generator)
-        return torch.stack(drawn).div_(1 - rate).index_select(0, place.reshape(1))[0]
-
-
-class _Functions(TorchFunctionMode):
-    """Inside of it, dropout draws the masks of a seed, and attention is computed step by step, as ``vmap`` needs."""
-
-    def __init__(self, draws: _Draws, place: Tensor) -> None:
         super().__init__()
-        self._draws, self._place = draws, place
+        self._generators = generators
+        self._own: Mapping[Any, Callable[..., Any]] = {
+            functional.linear: _linear,
+            functional.layer_norm: _layer_norm,
+            functional.dropout: self._dropout,
+            functional.scaled_dot_product_attention: self._attention,
+        }
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func is functional.dropout:
-            return self._dropout(*args, **(kwargs or {}))
-        if func is functional.scaled_dot_product_attention:
-            return self._attention(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        own: Callable[..., Any] = self._own.get(func, func)
+        return own(*args, **(kwargs or {}))
 
     def _dropout(self, values: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-        return values * self._draws.mask(values, p, self._place) if training and p else values
+        if not training or not p:
+            return values
+        masks = torch.empty(values.shape[1:], dtype=values.dtype, device=values.device)
+        for mask, generator in zip(masks, self._generators, strict=True):
+            mask.bernoulli_(1 - p, generator=generator)
+        return values * masks.div_(1 - p)
 
     def _attention(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0
@@ -240,3 +228,18 @@ class _Functions(TorchFunctionMode):
         if attn_mask is not None:
             scores = scores.masked_fill(~attn_mask, -math.inf)
         return self._dropout(scores.softmax(dim=-1), dropout_p) @ value
+
+
+def _linear(values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """[C, S, ..., I] with weights [C, S, O, I] and biases [C, S, O], to [C, S, ..., O]."""
+    rows = values.reshape(weight.shape[0] * weight.shape[1], -1, weight.shape[3])
+    outputs = torch.baddbmm(bias.flatten(0, 1)[:, None], rows, weight.flatten(0, 1).transpose(1, 2))
+    return outputs.view(*values.shape[:-1], weight.shape[2])
+
+
+def _layer_norm(
+    values: Tensor, normalized_shape: Sequence[int], weight: Tensor, bias: Tensor, eps: float = 1e-5
+) -> Tensor:
+    """[C, S, B, N, W] with weights and biases [C, S, W]."""
+    normed = functional.layer_norm(values, list(normalized_shape), eps=eps)
+    return torch.addcmul(bias[:, :, None, None], normed, weight[:, :, None, None])

@@ -27,7 +27,10 @@ class SetOutput(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with biases; dropout on its weights and on its output."""
+    """Multi-head self-attention with biases; dropout on its weights and on its output.
+
+    Axes before those of the batch belong to networks that run as one, see :mod:`featcache.evaluation.stack`.
+    """
 
     def __init__(self, width: int, *, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -37,14 +40,14 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, visible: Tensor | None) -> Tensor:
-        """Float [B, N, W] to the same shape; ``visible`` bool [B, 1, 1, N] marks the tokens that may be attended to."""
-        size, num_tokens, width = tokens.shape
-        qkv = self.qkv(tokens).view(size, num_tokens, 3, self.num_heads, width // self.num_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        """Float [..., B, N, W] to the same shape; ``visible`` bool [..., B, 1, 1, N] marks what may be attended to."""
+        qkv = self.qkv(tokens)
+        qkv = qkv.view(*tokens.shape[:-1], 3, self.num_heads, tokens.shape[-1] // self.num_heads)
+        query, key, value = (part.transpose(-3, -2) for part in qkv.unbind(-3))
         mixed = functional.scaled_dot_product_attention(
             query, key, value, attn_mask=visible, dropout_p=self.dropout if self.training else 0.0
         )
-        output = self.out(mixed.transpose(1, 2).reshape(size, num_tokens, width))
+        output = self.out(mixed.transpose(-3, -2).reshape(tokens.shape))
         return functional.dropout(output, self.dropout, training=self.training)
 
 
@@ -115,14 +118,15 @@ class SetPredictor(nn.Module):
             clips = torch.where(masked[..., None], self.mask_token.to(clips.dtype), clips)
         with torch.autocast(clips.device.type, enabled=False):  # bfloat16 would not tell 120.0 s of 120 s from 119.8 s
             clips = clips + self.position(positions.to(self.project.weight.dtype))
-        tokens = torch.cat([self.cls_token.to(clips.dtype).expand(len(clips), 1, -1), clips], dim=1)
+        cls_token = self.cls_token.to(clips.dtype)[..., None, None, :].expand(*clips.shape[:-2], 1, -1)
+        tokens = torch.cat([cls_token, clips], dim=-2)
         visible = None
         if present is not None:  # the CLS token is always present
-            visible = functional.pad(present, (1, 0), value=True)[:, None, None, :]
+            visible = functional.pad(present, (1, 0), value=True)[..., None, None, :]
         for block in self.blocks:
             tokens = block(tokens, visible)
         tokens = self.norm(tokens)
-        return SetOutput(summary=tokens[:, 0], clips=tokens[:, 1:])
+        return SetOutput(summary=tokens[..., 0, :], clips=tokens[..., 1:, :])
 
     def _check_widths(self, features: Tensor, positions: Tensor) -> None:
         if features.shape[-1] != self.width_in:
