@@ -20,7 +20,9 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of `probe` or `train finetune`; two or more.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders of `probe`, `train finetune` or `train tmm`; two or more.")
+    ],
     num_resamples: Annotated[int, typer.Option(help="Number of bootstrap resamples.")] = DEFAULTS.num_resamples,
     confidence: Annotated[float, typer.Option(help="Share of the resamples in an interval.")] = DEFAULTS.confidence,
     as_json: Json = False,

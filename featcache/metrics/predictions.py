@@ -193,8 +193,8 @@ def read_outcomes(folder: Path) -> Outcomes:
         )
     except FileNotFoundError as error:
         raise ConfigError(
-            f"{folder} holds no {NAME}; give the folder of a finished `featcache probe` or `train finetune`, and run "
-            "it again if an earlier featcache wrote it"
+            f"{folder} holds no {NAME}; give the folder of a finished `probe`, `train finetune` or `train tmm`, and "
+            "run it again if an earlier featcache wrote it"
         ) from error
     except (UnreadableTableError, LookupError, TypeError, ValueError) as error:
         raise ConfigError(

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from featcache.methods.advise.saved import arms_of, initial_module, load_module,
 from featcache.methods.advise.settings import TmmEvaluationSettings, TmmFineTuneSettings
 from featcache.methods.advise.tuning import ORDERS, fine_tune, video_logits
 from featcache.metrics.intervals import Metric, accuracies, paired_difference, rank_of_truth
+from featcache.metrics.predictions import Predictions, write_predictions
 from featcache.metrics.result import Coverage
 from featcache.metrics.settings import IntervalSettings
 from featcache.networks.settings import TmmSettings
@@ -186,7 +187,32 @@ def run_temporal(
         intervals=intervals,
         started=started,
     )
+    for place, arm in enumerate(arms):  # the other arm is a run of its own to `featcache compare`
+        scores = {split: np.stack(logits[arm, split, ORDERS[0]]) for split in videos}
+        found = _by_video(scores, data, videos=videos, seeds=seeds)
+        write_predictions(runs.folder / arm if place else runs.folder, found)
     return runs.finish(result)
+
+
+def _by_video(
+    scores: Mapping[str, Logits],
+    data: LabelledBank,
+    *,
+    videos: Mapping[str, npt.NDArray[np.int64]],
+    seeds: Sequence[int],
+) -> Predictions:
+    """Scores [S, M, C] of every test video, split by split, with frames in their order."""
+    numbers = np.concatenate(list(videos.values()))
+    return Predictions(
+        videos=tuple(data.source.video_ids[number] for number in numbers),
+        splits=tuple(split for split, mine in videos.items() for _ in mine),
+        groups=None if data.groups is None else data.groups[numbers],
+        label=data.label,
+        labels=tuple(data.classes[data.labels[number]] for number in numbers),
+        classes=data.classes,
+        seeds=tuple(seeds),
+        scores=np.concatenate([scores[split] for split in videos], axis=1),
+    )
 
 
 def evaluate_plugged(

@@ -11,6 +11,7 @@ from featcache.config import parse
 from featcache.errors import ConfigError, ManifestError
 from featcache.methods.advise.settings import TmmEvaluationSettings, TmmFineTuneSettings
 from featcache.methods.advise.tmm import evaluate_plugged, run_temporal
+from featcache.metrics.predictions import read_outcomes
 from featcache.recipes import SamplingRecipe
 from featcache.testing import stores
 
@@ -49,6 +50,15 @@ def test_on_its_own_features_it_scores_what_it_scored(trained):
     assert again.metrics == result.metrics
     assert again.coverage == result.coverage
     assert again.cost == result.cost
+
+
+def test_what_it_predicted_is_kept(trained):
+    _, result, folder = trained
+    found = read_outcomes(folder / "run")
+    assert found.seeds == (0, 1)
+    for split, orders in result.metrics["scratch"].items():
+        mine = [place for place, (name, _) in enumerate(found.keys) if name == split]
+        assert found.values[:, mine].mean() == pytest.approx(orders["true"]["top1"].value)
 
 
 def test_on_another_array_of_its_width_it_runs_as_it_is(trained):
