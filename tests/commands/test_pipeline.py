@@ -1,18 +1,19 @@
 """What the shipped pipelines share: the settings of steps, a folder that is theirs alone, and videos that are made."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from featcache.commands.pipeline import DECIDED, claim_folder, decide, find_videos
 from featcache.commands.registry import load, settings_class
 from featcache.commands.steps import with_store
-from featcache.config import apply_overrides, leaves, parse, to_dict, to_yaml
+from featcache.config import apply_overrides, leaves, parse, read_mapping, to_dict, to_yaml
 from featcache.data.motion import MotionSettings
 from featcache.data.selection import Selection
 from featcache.errors import ConfigError, StoppedError
 from featcache.extract.settings import SamplingSettings
-from featcache.shipped import load_pipeline
+from featcache.shipped import find_config, load_pipeline
 
 ScalePipelineSettings = load_pipeline("scale").ScalePipelineSettings
 AdvisePipelineSettings = load_pipeline("advise").AdvisePipelineSettings
@@ -105,6 +106,12 @@ def test_a_section_of_a_step_is_the_settings_of_its_command(name):
     assert {section: kinds[section] for section in STEPS[name]} == {
         section: settings_class(command) for section, command in STEPS[name].items()
     }
+
+
+@pytest.mark.parametrize("file", ["advise/motion.yaml", "quickstart.yaml", "scale/motion.yaml", "svt/motion.yaml"])
+def test_the_shipped_file_of_a_pipeline_has_every_setting(file):
+    path = find_config(Path("configs", file))
+    assert to_dict(load(path)) == read_mapping(path)
 
 
 @pytest.mark.parametrize("name", STEPS)
