@@ -134,7 +134,7 @@ def probe(settings: ProbeTarget, *, on_stage: OnStage = ignore, root: Path | Non
 
     Args:
         settings: Settings of the class that :func:`probe_settings` returns.
-        on_stage: Called with the stages of the training.
+        on_stage: Called with the stage ``read`` and the stages of the training or the search.
         root: Folder of the default folder; ``None``: ``runs/<store>``.
 
     Raises:
@@ -163,8 +163,9 @@ def probe(settings: ProbeTarget, *, on_stage: OnStage = ignore, root: Path | Non
     root = root or Path("runs") / Path(settings.store).name
     folder = Path(settings.out or root / f"{name}-{identity.digest[:12]}")
     if (finished := _finished(folder, identity)) is not None:
+        source.features.close()
         return Probed(result=finished, folder=str(folder), is_kept=True)
-    data = source.read()
+    data = source.read(on_stage=on_stage)
 
     from featcache.evaluation.parts import NAME, Parts
     from featcache.evaluation.run import run_probe  # imports torch: the store and its labels are looked at first

@@ -13,6 +13,7 @@ from featcache.evaluation.flat_index import flat_index
 from featcache.evaluation.probe import Prediction, Task
 from featcache.evaluation.settings import KnnSettings
 from featcache.recipes import PositionForm
+from featcache.stages import OnStage, ignore
 
 Neighbours = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 """Similarities float32 [Q, k] in decreasing order, and bank indices int64 [Q, k]; -inf and -1 if there are fewer."""
@@ -61,7 +62,7 @@ def _neighbours(task: Task, settings: KnnSettings) -> Prediction:
     own, asking = bank_video, query_video
     if task.leaves_one_out:  # neither a video's own rows nor those of its group help to score it
         own, asking = task.groups_of(bank_video), task.groups_of(query_video)
-    found = search(bank, own, queries, asking, max(settings.ks), task.device)
+    found = search(bank, own, queries, asking, max(settings.ks), task.device, task.on_stage)
     labels = task.data.labels[bank_video]
 
     def scores(k: int) -> npt.NDArray[np.float64]:
@@ -151,6 +152,7 @@ def search_torch(
     query_owner: npt.NDArray[np.int64],
     k: int,
     device: str,
+    on_stage: OnStage = ignore,
 ) -> Neighbours:
     """Exact search by matrix products in chunks; among equal similarities the lower bank index is taken.
 
@@ -166,6 +168,7 @@ def search_torch(
         similarity = query @ table.T
         similarity.masked_fill_(owner[:, None] == owners, -torch.inf)
         parts.append(_top(similarity, k))
+        on_stage("search", min(begin + chunk, len(queries)), len(queries))
     return _ordered(torch.cat([s for s, _ in parts]).numpy(), torch.cat([i for _, i in parts]).numpy())
 
 
@@ -186,6 +189,7 @@ def _search_faiss(
     query_owner: npt.NDArray[np.int64],
     k: int,
     device: str,
+    on_stage: OnStage = ignore,
 ) -> Neighbours:
     """The same search with faiss's exact inner-product index; see :mod:`featcache.evaluation.flat_index`."""
     own = int(np.bincount(bank_owner).max()) if np.isin(query_owner, bank_owner).any() else 0
@@ -193,6 +197,7 @@ def _search_faiss(
     index = flat_index(bank.shape[1], device=device, k=wanted)
     index.add(np.ascontiguousarray(bank))
     similarity, neighbours = index.search(np.ascontiguousarray(queries), wanted)
+    on_stage("search", len(queries), len(queries))
     similarity = np.where(bank_owner[neighbours] == query_owner[:, None], -np.inf, similarity).astype(np.float32)
     ordered, places = _ordered(similarity, neighbours)
     return ordered[:, :k], places[:, :k]

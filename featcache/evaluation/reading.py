@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from featcache.evaluation.data import ProbeData, make_data
 from featcache.files.sealed import canonical_json
 from featcache.loaders.choice import has_training_views
 from featcache.recipes import PositionForm, recipe_hash
+from featcache.stages import OnStage, ignore
 from featcache.store.features import Features
 from featcache.store.reader import Store, VideoOutcomes, open_store
 
@@ -111,12 +113,16 @@ class ProbeSource:
     positions: PositionForm | None
     numbers: bool
 
-    def read(self) -> ProbeData:
-        """Read the rows into memory and close the feature; see :func:`read_data` for the errors."""
+    def read(self, *, on_stage: OnStage = ignore) -> ProbeData:
+        """Read the rows into memory and close the feature; see :func:`read_data` for the errors.
+
+        Args:
+            on_stage: Called with the stage ``read`` and the number of rows.
+        """
         features, about = self.features, self._about()
         with features:
             return make_data(
-                _stored_vectors(features),
+                _stored_vectors(features, on_stage=on_stage),
                 row_video=features.video_index.astype(np.int64),
                 videos=features.video_ids,
                 labels=about.labels,
@@ -213,30 +219,35 @@ def _positions(store: Store, features: Features, form: PositionForm) -> npt.NDAr
     return store_positions(store, features, np.arange(features.num_rows), form=form)
 
 
-def read_vectors(features: Features, *, first: int = 0, last: int | None = None) -> npt.NDArray[np.float32]:
+def read_vectors(
+    features: Features, *, first: int = 0, last: int | None = None, on_stage: OnStage = ignore
+) -> npt.NDArray[np.float32]:
     """Rows ``first`` to ``last`` (exclusive; ``None``: all) as vectors, float32 [n, C].
 
-    Maps and tokens are averaged over all their positions.
+    Maps and tokens are averaged over all their positions. ``on_stage`` is called with the stage ``read``.
     """
     last = features.num_rows if last is None else last
     vectors = np.empty((last - first, features.shape[-1]), np.float32)
-    step = max(1, BYTES_AT_ONCE // features.record.num_bytes)
-    for start in range(first, last, step):
-        rows = np.arange(start, min(start + step, last))
+    for rows in _some_rows(features, first, last, on_stage=on_stage):
         vectors[rows - first] = pooled(features.gather(rows, dequantised=True))
     return vectors
 
 
-def _stored_vectors(features: Features) -> npt.NDArray[np.floating]:
+def _stored_vectors(features: Features, *, on_stage: OnStage) -> npt.NDArray[np.floating]:
     """All rows as vectors [N, C]: float16 if the store holds such vectors, which take half the memory, or float32."""
     if features.record.dtype != "float16" or len(features.record.shape) > 1:
-        return read_vectors(features)
+        return read_vectors(features, on_stage=on_stage)
     vectors = np.empty((features.num_rows, *features.record.shape), np.float16)
-    step = max(1, BYTES_AT_ONCE // features.record.num_bytes)
-    for start in range(0, features.num_rows, step):
-        rows = np.arange(start, min(start + step, features.num_rows))
+    for rows in _some_rows(features, 0, features.num_rows, on_stage=on_stage):
         features.gather(rows, out=vectors[rows[0] : rows[-1] + 1])
     return vectors
+
+
+def _some_rows(features: Features, first: int, last: int, *, on_stage: OnStage) -> Iterator[npt.NDArray[np.int64]]:
+    step = max(1, BYTES_AT_ONCE // features.record.num_bytes)
+    for start in range(first, last, step):
+        yield np.arange(start, min(start + step, last))
+        on_stage("read", min(start + step, last) - first, last - first)
 
 
 def pooled(records: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
