@@ -17,6 +17,8 @@ from featcache.metrics.intervals import rank_of_truth
 
 CLIPS_IN_STACK = 2**15
 """Number of clips of a step of all networks that are trained as one, which bounds the memory."""
+OUTPUTS_IN_STACK = 2**27
+"""Number of outputs of a step of all linear layers that are trained as one."""
 AS_RELEASED = "best test epoch, as released"
 Floats = npt.NDArray[np.floating]
 
@@ -47,7 +49,9 @@ def probe_clips(task: Task, embedding: Embedding, training: ClipTraining) -> Pre
     scores = np.full((len(training.seeds), len(task.test), len(task.data.classes)), -np.inf)
     best = np.full_like(scores, -np.inf)
     stage = _Stage(task, "chosen", num_networks=len(training.seeds), epochs=training.epochs)
-    for number, (_, seeds) in enumerate(_stacks(embedding, table, task.train, (chosen,), training)):
+    for number, (_, seeds) in enumerate(
+        _stacks(embedding, table, task.train, (chosen,), training, num_outputs=problem.num_outputs)
+    ):
         first = training.seeds.index(seeds[0])
         mine = slice(first, first + len(seeds))
         watch = _BestEpoch(problem, table, num_seeds=len(seeds)) if training.as_released else None
@@ -99,6 +103,8 @@ def _stacks(
     videos: Indices,
     candidates: Sequence[Candidate],
     training: ClipTraining,
+    *,
+    num_outputs: int,
 ) -> Iterator[tuple[list[int], tuple[int, ...]]]:
     """Which candidates (by place) and seeds are trained as one: equal shapes, and no more clips than fit."""
     clips = min(training.num_clips, int(table.counts[videos].max()))
@@ -110,9 +116,12 @@ def _stacks(
     order = sorted(range(len(candidates)), key=shape)
     for (batch_size, _), group in itertools.groupby(order, key=shape):
         places = list(group)
-        num_networks = max(1, CLIPS_IN_STACK // (min(batch_size, len(videos)) * clips))
+        per_network = min(batch_size, len(videos)) * clips
+        num_networks = max(1, CLIPS_IN_STACK // per_network)
         num_seeds = min(num_networks, len(training.seeds))
-        each = len(places) if embedding.is_frozen else max(1, num_networks // num_seeds)
+        if embedding.is_frozen:  # candidates share its vectors
+            num_networks = max(1, OUTPUTS_IN_STACK // (per_network * num_outputs))
+        each = max(1, num_networks // num_seeds)
         for first, seed in itertools.product(range(0, len(places), each), range(0, len(training.seeds), num_seeds)):
             yield places[first : first + each], training.seeds[seed : seed + num_seeds]
 
@@ -181,7 +190,9 @@ def _evaluate(problem: _Problem, embedding: Embedding, table: ClipTable, kept: I
     top1, loss, diverged = np.zeros(len(candidates)), np.zeros(len(candidates)), np.zeros(len(candidates), bool)
     num_networks = len(candidates) * len(training.seeds)
     stage = _Stage(problem.task, "grid", num_networks=num_networks, epochs=training.epochs)
-    for number, (places, seeds) in enumerate(_stacks(embedding, table, kept, candidates, training)):
+    for number, (places, seeds) in enumerate(
+        _stacks(embedding, table, kept, candidates, training, num_outputs=problem.num_outputs)
+    ):
         name, own = f"grid-{number}", [candidates[place] for place in places]
         saved = parts.read(name)
         if saved is None or "right" not in saved.tensors:

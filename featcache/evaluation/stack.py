@@ -81,7 +81,7 @@ class Stack:
         device: torch.device,
     ) -> None:
         self.candidates, self.seeds = tuple(candidates), tuple(seeds)
-        self._embedding, self._device = embedding, device
+        self._device = device
         modules = []
         for seed in seeds:
             with seeded_torch(seed, "probe-init", device=device):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from featcache.errors import ConfigError
-from featcache.evaluation import sets
+from featcache.evaluation import clip_probe, sets
 from featcache.evaluation.clip_probe import AS_RELEASED
 from featcache.evaluation.clip_training import clip_table
 from featcache.evaluation.data import make_data
@@ -101,6 +101,34 @@ def test_the_best_test_epoch_is_a_variant_and_never_the_number(name):
     best = released.variants[AS_RELEASED]
     final = np.mean([numbers.metrics["top1"].value for numbers in released.splits.values()])
     assert np.mean([metrics["top1"].value for metrics in best.values()]) >= final
+
+
+@pytest.mark.parametrize("name", ["mlp", "scale-linear"])
+def test_how_many_networks_are_trained_as_one_makes_no_difference(name, monkeypatch):
+    data = separable_data(spread=0.8)
+    plain = small_settings(name)
+    training = dataclasses.replace(
+        plain.training, lrs=(1e-3, 1e-2), batch_norms=(False, True), seeds=(0, 1), epochs=5, batch_sizes=(8, 16)
+    )
+    settings = dataclasses.replace(plain, training=training)
+    together = run_probe(name, data, settings)
+    stacks = []
+    real = clip_probe.train_stack
+    monkeypatch.setattr(clip_probe, "CLIPS_IN_STACK", 1)
+    monkeypatch.setattr(clip_probe, "OUTPUTS_IN_STACK", 1)
+    monkeypatch.setattr(
+        clip_probe, "train_stack", lambda *words, **more: stacks.append(words[4:6]) or real(*words, **more)
+    )
+    alone = run_probe(name, data, settings)
+    assert all(len(candidates) == len(seeds) == 1 for candidates, seeds in stacks)
+    assert len(stacks) == 8 * 2 + 2
+    for one, other in zip(together.table, alone.table, strict=True):
+        assert one["validation_loss"] == pytest.approx(other["validation_loss"], rel=1e-2)
+        assert one["validation_top1"] == pytest.approx(other["validation_top1"])
+        assert one["chosen"] == other["chosen"]
+    assert {split: part.metrics for split, part in together.splits.items()} == {
+        split: part.metrics for split, part in alone.splits.items()
+    }
 
 
 def test_a_refined_token_is_seen_too():
