@@ -36,6 +36,7 @@ CARDS: Mapping[str, WeightsCard] = {
     "svt-s": replace(_OWN, file_name="svt-s.safetensors"),
     "svt-tiny": replace(_OWN, file_name="svt-tiny.safetensors", input_size=112),
 }
+_PATCHES = "patch_embed.proj.weight"
 _SIZE_OF = {"svt-b": "base", "svt-s": "small", "svt-tiny": "tiny"}
 
 
@@ -74,6 +75,8 @@ def load_image_weights(
         copies_to_time: Initialise temporal attention as a copy of spatial attention, as SVT's loader does; the paper
             initialises it at random. While ``temporal_fc`` is zero both compute the same.
 
+    With the stem ``difference``, the filters of pixels are the image network's and those of differences stay at random.
+
     Returns:
         The parameters that were taken and kept; kept are time positions, ``temporal_fc`` and, without a copy, temporal
         attention.
@@ -81,6 +84,8 @@ def load_image_weights(
     Raises:
         WeightsError: Anything else is missing or unexpected, or a shape differs.
     """
+    import torch
+
     from featcache.backbones.branches import load_branch
 
     state = dict(state)
@@ -89,6 +94,10 @@ def load_image_weights(
             for image, time in ((".attn.", ".temporal_attn."), (".norm1.", ".temporal_norm1.")):
                 if image in name:
                     state[name.replace(image, time)] = state[name]
+    pixels = state.get(_PATCHES)
+    if network.config.stem == "difference" and pixels is not None and pixels.ndim == 4 and pixels.shape[1] == 3:
+        own = network.patch_embed.proj.weight.detach()[:, 3:]
+        state[_PATCHES] = torch.cat([pixels, own.to(pixels)], dim=1)
     may_lack = ("time_embed", "blocks.*.temporal_*")
     return load_branch(network, state, source=source, dropped=(), may_lack=may_lack)
 

@@ -4,7 +4,8 @@ SVT (Ranasinghe et al., arXiv:2112.01514, §3.2.3) encodes clips of many sizes a
 which are resized to each clip. Parameters have the names of its checkpoint.
 
 Differs from SVT: attention is a fused kernel; the rows that stochastic depth keeps are drawn before the first block, so
-that a checkpointed block sees the same rows in both passes.
+that a checkpointed block sees the same rows in both passes. The stem ``difference`` and other deviations of the initial
+weights are ours: the published network starts blind to the order of frames, see :doc:`docs/svt.md`.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from featcache.errors import ConfigError
 
+Stem = Literal["patches", "difference"]
 SpaceInterpolation = Literal["nearest", "bilinear", "bicubic"]
 TimeInterpolation = Literal["nearest", "linear"]
 
@@ -42,6 +44,10 @@ class TimeSformerConfig:
         drop_path: Stochastic depth rate of the last block; it grows linearly from 0 at the first.
         space_interpolation: How positions are resized to another grid; SVT trains with ``nearest``.
         time_interpolation: How time positions are resized to another number of frames; SVT trains with ``nearest``.
+        stem: What a patch is embedded from: ``patches``, its pixels; ``difference``, also how they change to the next
+            frame, as three further channels.
+        init_std: Deviation of the initial weights of linear layers.
+        time_std: Deviation of the initial time positions.
         is_temporal_zero: Whether ``temporal_fc`` is initialised to zero, so that the network starts as an image ViT.
         recomputes_blocks: Whether training keeps no activations inside blocks (gradient checkpointing).
     """
@@ -56,6 +62,9 @@ class TimeSformerConfig:
     drop_path: float = 0.1
     space_interpolation: SpaceInterpolation = "nearest"
     time_interpolation: TimeInterpolation = "nearest"
+    stem: Stem = "patches"
+    init_std: float = 0.02
+    time_std: float = 0.0
     is_temporal_zero: bool = True
     recomputes_blocks: bool = False
 
@@ -191,15 +200,33 @@ def _scale(residual: Tensor, factors: Tensor | None) -> Tensor:
     return residual if factors is None else residual * factors
 
 
+DIFFERENCE_SCALE = 3.0
+"""Factor of the differences of neighbouring frames, which are smaller than pixels."""
+
+
+def with_differences(clip: Tensor) -> Tensor:
+    """Frames followed by three times the signed difference to the next frame: [B, T, 3, H, W] to [B, T, 6, H, W].
+
+    The last frame repeats the difference before it, so that each frame tells in which direction the picture moves; a
+    single frame has none, zeros.
+    """
+    differences = clip.diff(dim=1)
+    last = differences[:, -1:] if clip.shape[1] > 1 else torch.zeros_like(clip)
+    return torch.cat([clip, DIFFERENCE_SCALE * torch.cat([differences, last], dim=1)], dim=2)
+
+
 class PatchEmbed(nn.Module):
     """A linear embedding of square patches: [B, T, 3, H, W] to [B, T, H / p, W / p, C]."""
 
-    def __init__(self, width: int, *, patch_size: int) -> None:
+    def __init__(self, width: int, *, patch_size: int, stem: Stem = "patches") -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
+        self.has_differences = stem == "difference"
+        self.proj = nn.Conv2d(6 if self.has_differences else 3, width, patch_size, stride=patch_size)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Embed each frame separately."""
+        """Embed each frame separately, with its difference to the next one if the stem has it."""
+        if self.has_differences:
+            clip = with_differences(clip)
         return torch.unflatten(self.proj(clip.flatten(0, 1)).permute(0, 2, 3, 1), 0, clip.shape[:2])
 
 
@@ -220,23 +247,26 @@ class TimeSformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + side * side, width))
         self.time_embed = nn.Parameter(torch.zeros(1, config.num_frames, width))
-        self.patch_embed = PatchEmbed(width, patch_size=config.patch_size)
+        self.patch_embed = PatchEmbed(width, patch_size=config.patch_size, stem=config.stem)
         self.blocks = nn.ModuleList(DividedBlock(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.layers = (*(f"blocks.{index}" for index in range(config.depth)), "norm")
         self._initialise()
 
     def _initialise(self) -> None:
-        """Initialise with a truncated normal of deviation 0.02, zero biases, and time positions at zero."""
+        """Initialise with a truncated normal, zero biases and, as published, time positions at zero."""
+        std = self.config.init_std
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.trunc_normal_(module.weight, std=std)
                 nn.init.zeros_(module.bias)
         for module in self.modules():
             if isinstance(module, DividedBlock) and self.config.is_temporal_zero:
                 nn.init.zeros_(module.temporal_fc.weight)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
+        if self.config.time_std:
+            nn.init.normal_(self.time_embed, std=self.config.time_std)
 
     def forward(self, clip: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """The class token after the last normalisation, float [B, C]: SVT's feature.
@@ -321,7 +351,7 @@ class TimeSformer(nn.Module):
 
 
 def config_of(size: str, state: Mapping[str, Tensor]) -> TimeSformerConfig:
-    """The configuration ``size`` with the grids of positions that ``state`` holds.
+    """The configuration ``size`` with the stem and the grids of positions that ``state`` holds.
 
     Args:
         size: One of :data:`SIZES`.
@@ -329,7 +359,9 @@ def config_of(size: str, state: Mapping[str, Tensor]) -> TimeSformerConfig:
             loading reports the problem.
     """
     config = SIZES[size]
-    time, space = state.get("time_embed"), state.get("pos_embed")
+    time, space, stem = (state.get(name) for name in ("time_embed", "pos_embed", "patch_embed.proj.weight"))
+    if stem is not None and stem.ndim == 4 and stem.shape[1] == 6:
+        config = dataclasses.replace(config, stem="difference")
     if time is not None and time.ndim == 3 and time.shape[1]:
         config = dataclasses.replace(config, num_frames=time.shape[1])
     if space is not None and space.ndim == 3:

@@ -20,6 +20,7 @@ from featcache.networks.timesformer import (
     config_of,
     resize_space,
     resize_time,
+    with_differences,
 )
 
 SMALL = TimeSformerConfig(width=24, depth=3, num_heads=3, patch_size=4, image_size=12, num_frames=4)
@@ -138,6 +139,37 @@ def test_the_order_of_frames_matters_through_time_positions_alone():
     assert not torch.allclose(network(clip), network(clip.flip(1)), atol=1e-3)
     network.time_embed.zero_()
     torch.testing.assert_close(network(clip), network(clip.flip(1)), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_differences_of_neighbouring_frames_are_further_channels():
+    clip = noise(2, 4, 3, 12, 12)
+    channels = with_differences(clip)
+    assert channels.shape == (2, 4, 6, 12, 12)
+    assert torch.equal(channels[:, :, :3], clip)
+    for frame, after in ((0, 1), (1, 2), (2, 3)):
+        torch.testing.assert_close(channels[:, frame, 3:], 3 * (clip[:, after] - clip[:, frame]))
+    assert torch.equal(channels[:, 3, 3:], channels[:, 2, 3:])
+    assert not with_differences(clip[:, :1])[:, :, 3:].any()
+
+
+@torch.no_grad()
+def test_with_differences_the_order_of_frames_matters_without_time_positions():
+    clip = noise(1, 4, 3, 12, 12)
+    network = make(shake=False, stem="difference").eval()
+    assert not network.time_embed.any()
+    assert (network(clip) - network(clip.flip(1))).abs().max() > 1e-2
+    still = clip[:, :1].expand(-1, 4, -1, -1, -1)
+    torch.testing.assert_close(network(still), network(clip[:, :1]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_larger_start_changes_nothing_else():
+    plain, large = make(shake=False).state_dict(), make(shake=False, init_std=0.1, time_std=0.5).state_dict()
+    assert large["blocks.0.mlp.fc1.weight"].std() > 4 * plain["blocks.0.mlp.fc1.weight"].std()
+    assert 0.3 < large["time_embed"].std() < 0.7
+    assert not large["blocks.0.temporal_fc.weight"].any()
+    for name in ("pos_embed", "cls_token", "patch_embed.proj.weight"):
+        assert torch.equal(plain[name], large[name])
 
 
 def formula(*, width, depth, num_patches, num_frames, patch_size):
@@ -372,6 +404,8 @@ def test_the_grids_of_a_file_are_its_own():
     config = config_of("tiny", state)
     assert (config.num_frames, config.image_size, config.width) == (16, 96, 192)
     assert config_of("tiny", {}) == SIZES["tiny"]
+    assert config_of("tiny", {"patch_embed.proj.weight": torch.zeros(192, 3, 16, 16)}) == SIZES["tiny"]
+    assert config_of("tiny", {"patch_embed.proj.weight": torch.zeros(192, 6, 16, 16)}).stem == "difference"
     assert config_of("tiny", {"time_embed": torch.zeros(3), "pos_embed": torch.zeros(1, 8, 2)}) == SIZES["tiny"]
 
 

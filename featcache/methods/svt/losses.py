@@ -43,11 +43,23 @@ def teacher_targets(logits: Tensor, center: Tensor, *, temperature: float) -> Te
 
     Args:
         logits: floating [..., P].
-        center: float32 [P].
+        center: float32 [P], or one for each row.
         temperature: Temperature by which the logits are divided.
     """
     with torch.autocast(logits.device.type, enabled=False):
         return ((logits.detach().float() - center) / temperature).softmax(dim=-1)
+
+
+def reversal_center(logits: Tensor) -> Tensor:
+    """The centre of each view: the mean of a teacher's logits for it and for its reversal, float32 [V, 2B, P].
+
+    What a view and its reversal share, such as the picture, is not in the centred logits, which are opposite numbers.
+
+    Args:
+        logits: floating [V, 2B, P], of B videos and then of their reversals.
+    """
+    forwards, backwards = logits.detach().float().chunk(2, dim=1)
+    return ((forwards + backwards) / 2).repeat(1, 2, 1)
 
 
 def moved_center(center: Tensor, logits: Tensor, *, momentum: float) -> Tensor:

@@ -10,6 +10,7 @@ from featcache.backbones.branches import load_branch
 from featcache.backbones.svt import CARD, load_image_weights, read_svt
 from featcache.backbones.weights import read_state_dict
 from featcache.data.transforms import normalise
+from featcache.errors import WeightsError
 from featcache.methods.svt.settings import SvtSettings
 from featcache.networks.dino_head import DinoHead
 from featcache.networks.self_distillation import Branch, SvtPretraining
@@ -56,6 +57,11 @@ def _initial_backbone(settings: SvtSettings) -> TimeSformer:
     else:
         state, dropped = read_svt(path)
         config = config_of(settings.size, state)
+        if config.stem != settings.stem:
+            raise WeightsError(
+                f"init.weights {path} has the stem {config.stem!r} and stem is {settings.stem!r}; set stem to that of "
+                "the file"
+            )
         network = TimeSformer(_config(settings, config, num_frames=config.num_frames))
         keys = load_branch(network, state, source=_said(path, settings), dropped=dropped)
     log.info("%s", keys)
@@ -66,6 +72,9 @@ def _config(settings: SvtSettings, config: TimeSformerConfig, *, num_frames: int
     return dataclasses.replace(
         config,
         num_frames=num_frames,
+        stem=settings.stem,
+        init_std=settings.init.std,
+        time_std=settings.init.time_std,
         drop_path=settings.drop_path,
         recomputes_blocks=settings.recomputes_blocks,
     )

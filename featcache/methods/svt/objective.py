@@ -7,7 +7,13 @@ from torch import Tensor, nn
 
 from featcache.loaders.ahead import ViewLoader
 from featcache.loaders.batches import VideoBatches
-from featcache.methods.svt.losses import distillation_loss, moved_center, teacher_targets, teacher_temperature
+from featcache.methods.svt.losses import (
+    distillation_loss,
+    moved_center,
+    reversal_center,
+    teacher_targets,
+    teacher_temperature,
+)
 from featcache.methods.svt.pairs import NUM_GLOBALS, positions_of, student_views, teacher_views, view_pairs
 from featcache.methods.svt.settings import SvtSettings
 from featcache.methods.svt.views import same_shapes
@@ -83,16 +89,23 @@ class SvtObjective:
         settings = self._settings.loss
         pairs = view_pairs(settings.routes, num_locals=len(part.clips) - NUM_GLOBALS, teacher_view=part.teacher_view)
         clips = [clip.to(self.trained.center.device, non_blocking=True) for clip in part.clips]
+        is_paired = settings.centering == "reversal"
+        if is_paired:
+            clips = [torch.cat([clip, clip.flip(1)]) for clip in clips]
         with torch.no_grad():
             teacher = self.trained.teacher(clips, teacher_views(pairs), groups=self._groups)
             targets = teacher_targets(
-                teacher.logits, self.trained.center, temperature=teacher_temperature(settings, part.epoch)
+                teacher.logits,
+                reversal_center(teacher.logits) if is_paired else self.trained.center,
+                temperature=teacher_temperature(settings, part.epoch),
             )
             assignments = targets.flatten(0, 1)
             means = torch.stack([teacher.logits.flatten(0, 1).mean(dim=0), assignments.mean(dim=0)])
             logits_mean, assigned_mean = self._world.mean_(means).chunk(2)
             features = self._world.gather(teacher.features.flatten(0, 1).float())
-            self.trained.center.copy_(moved_center(self.trained.center, logits_mean, momentum=settings.center_momentum))
+            if not is_paired:
+                moved = moved_center(self.trained.center, logits_mean, momentum=settings.center_momentum)
+                self.trained.center.copy_(moved)
             metrics = {
                 "entropy": assignment_entropy(assignments),
                 "mean_entropy": mean_assignment_entropy(assigned_mean),

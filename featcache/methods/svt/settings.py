@@ -12,6 +12,7 @@ from featcache.recipes import ColorRecipe
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
 
 Size = Literal["tiny", "small", "base"]
+Stem = Literal["patches", "difference"]
 Sampler = Literal["uniform", "tis"]
 PATCH_SIZE = 16
 """Side of a patch of the network, in pixels."""
@@ -117,8 +118,12 @@ class SvtLossSettings(Settings):
     """Initial teacher temperature, from which it changes linearly to ``teacher_temperature``."""
     teacher_warmup_epochs: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Number of epochs of that change (DINO: 30, from 0.04 to 0.07)."""
+    centering: Literal["moving", "reversal"] = "moving"
+    """What is subtracted from the teacher's logits: ``moving``: their moving mean, as published. ``reversal``: every
+    view is also seen backwards, as a video of its own, and the mean of the two is subtracted, so that only what
+    distinguishes a view from its reversal is left to predict. It suits the stem ``difference``; ours."""
     center_momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Momentum of the moving mean of the teacher's logits, which is subtracted from them."""
+    """``moving``: momentum of that mean."""
 
     def model_post_init(self, context: object) -> None:
         """Check what no single field can."""
@@ -154,6 +159,10 @@ class SvtInitSettings(Settings):
     copies_to_time: bool = True
     """``image``: initialise temporal attention as a copy of spatial attention, as released; false: at random, as in
     the paper."""
+    std: float = Field(default=0.02, gt=0, le=1)
+    """Deviation of the initial weights of linear layers; 1 / sqrt(width) suits short runs from random weights."""
+    time_std: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Deviation of the initial time positions; with the published 0 the network starts blind to the order of frames."""
 
     def model_post_init(self, context: object) -> None:
         """Check what no single field can."""
@@ -172,6 +181,9 @@ class SvtSettings(TrainingVideosSettings):
     time_positions: int = Field(default=16, ge=1)
     """Number of learned positions in time, resized to each view; the paper has 16. With ``checkpoint``: those of the
     checkpoint."""
+    stem: Stem = "patches"
+    """What a patch is embedded from: ``patches``: its pixels, as published; ``difference``: also the signed difference
+    to the next frame, by which a short clip and its reversal differ from the first layer on; ours."""
     drop_path: float = Field(default=0.1, ge=0, lt=1)
     """Stochastic depth rate of the last block, for student and teacher."""
     recomputes_blocks: bool = False
@@ -208,4 +220,9 @@ class SvtSettings(TrainingVideosSettings):
             raise ConfigError(
                 f"loss.routes {list(self.loss.routes)} makes no pair with {num_locals} local views; "
                 "give more views.local_frames, or add 'g2g'"
+            )
+        if self.loss.centering == "reversal" and min(self.views.num_frames) < 2:
+            raise ConfigError(
+                f"loss.centering 'reversal' plays views backwards, and one of {list(self.views.num_frames)} frames "
+                "is its own reversal; give each view 2 frames or more"
             )

@@ -14,6 +14,7 @@ from featcache.training.settings import OptimiserSettings, TrainingSettings
 from tests.methods.svt.helpers import small_views
 
 NUM_STEPS = 4
+PAIRED = {"stem": "difference", "loss": SvtLossSettings(centering="reversal", teacher_temperature=0.02)}
 SINGLE = {"recomputes_blocks": True, "loss": SvtLossSettings(single_teacher=True)}
 
 
@@ -64,3 +65,4 @@ def main(folder: Path) -> None:
     pretrain_svt(settings(folder, "two"), on_stage=copy)
     pretrain_svt(settings(folder, "one-then-two"))
     pretrain_svt(settings(folder, "single-two", **SINGLE))
+    pretrain_svt(settings(folder, "paired-two", **PAIRED))

@@ -17,7 +17,7 @@ from featcache.methods.svt.run import TEACHER, pretrain_svt
 from featcache.training.checkpoint import NAME
 from featcache.training.logs import read_log
 from featcache.training.loop import trained_state
-from tests.methods.svt.shared_runs import NUM_STEPS, SINGLE, main, settings, write_videos
+from tests.methods.svt.shared_runs import NUM_STEPS, PAIRED, SINGLE, main, settings, write_videos
 from tests.training.processes import ROOT, TORCHRUN, environment, together, torchrun
 
 MEASURES = ("loss", "entropy", "mean_entropy", "feature_deviation", "rank")
@@ -84,9 +84,14 @@ def test_one_teacher_view_is_the_same_for_all_and_blocks_may_be_recomputed(runs)
     same(runs / "single-one", runs / "single-two")
 
 
+def test_clips_and_their_reversals_are_shared_too(runs):
+    pretrain_svt(settings(runs, "paired-one", **PAIRED))
+    same(runs / "paired-one", runs / "paired-two")
+
+
 def test_only_the_first_process_writes_and_speaks(runs):
     said = [(runs / f"rank-{rank}.log").read_text() for rank in range(2)]
-    assert [text.count("videos are shorter than some of their views") for text in said] == [3, 0]  # once a run
+    assert [text.count("videos are shorter than some of their views") for text in said] == [4, 0]  # once a run
     assert sorted(path.name for path in (runs / "two").iterdir()) == ["config.yaml", "result.json", "seed-0"]
     assert len(list((runs / "two" / "seed-0").glob("checkpoint-*"))) == 1
     result = json.loads((runs / "two" / "result.json").read_text())

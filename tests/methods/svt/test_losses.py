@@ -7,7 +7,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from featcache.methods.svt.losses import distillation_loss, moved_center, teacher_targets, teacher_temperature
+from featcache.methods.svt.losses import (
+    distillation_loss,
+    moved_center,
+    reversal_center,
+    teacher_targets,
+    teacher_temperature,
+)
 from featcache.methods.svt.pairs import Pair, view_pairs
 from featcache.methods.svt.settings import SvtLossSettings
 
@@ -92,6 +98,16 @@ def test_the_centre_follows_the_mean_over_views_and_videos():
     for _ in range(300):
         center = moved_center(center, teacher[:1, :1], momentum=0.9)
     torch.testing.assert_close(teacher_targets(teacher[0, 0], center, temperature=0.04), torch.full((2,), 0.5))
+
+
+def test_what_a_view_and_its_reversal_share_is_no_target():
+    shared, own = logits(2, 3, 50), logits(2, 3, 50, seed=1)
+    teacher = torch.cat([shared + own, shared - own], dim=1)
+    center = reversal_center(teacher)
+    torch.testing.assert_close(teacher - center, torch.cat([own, -own], dim=1))
+    blind = torch.cat([shared, shared], dim=1)
+    targets = teacher_targets(blind, reversal_center(blind), temperature=0.02)
+    torch.testing.assert_close(targets, torch.full_like(targets, 1 / 50))
 
 
 def test_temperature_of_the_teacher():

@@ -19,7 +19,7 @@ from featcache.methods.svt.module import build_module, network_input
 from featcache.methods.svt.objective import SvtObjective
 from featcache.methods.svt.pairs import positions_of, view_pairs
 from featcache.methods.svt.run import open_videos, pretrain_svt
-from featcache.methods.svt.settings import SvtHeadSettings, SvtInitSettings, SvtSettings
+from featcache.methods.svt.settings import SvtHeadSettings, SvtInitSettings, SvtLossSettings, SvtSettings
 from featcache.methods.svt.views import SvtViewSource
 from featcache.testing.videos import write_video
 from featcache.training.generators import seeded_torch
@@ -166,6 +166,48 @@ def test_loss_and_centre_are_those_of_views_seen_one_by_one(videos, single):
     torch.testing.assert_close(module.center, center)
     got.total.backward()
     assert all(parameter.grad is None for parameter in module.teacher.parameters())
+
+
+def test_paired_centring_sees_every_view_backwards_too(videos):
+    loss = SvtLossSettings(centering="reversal", teacher_temperature=0.02)
+    objective = objective_of(videos, drop_path=0.0, loss=loss, stem="difference")
+    module = objective.trained
+    with torch.no_grad():  # else student and teacher are equal
+        for parameter in module.student.parameters():
+            parameter += 0.01
+    (part,) = objective.parts(1, 0)
+    with torch.no_grad():
+        both = [(clip, clip.flip(1)) for clip in part.clips]
+        student, teacher = (
+            [
+                torch.stack([branch.head(branch.backbone(network_input(clip))) for clip in pair])
+                for pair in (both if branch is module.student else both[:2])
+            ]
+            for branch in (module.student, module.teacher)
+        )
+        terms = []
+        for pair in view_pairs(loss.routes, num_locals=2):
+            logits = teacher[pair.teacher]
+            targets = ((logits - logits.mean(dim=0)) / 0.02).softmax(-1)
+            terms.append(-(targets * (student[pair.student] / 0.1).log_softmax(-1)).sum(-1).mean())
+    got = objective.loss(part)
+    torch.testing.assert_close(got.total.detach(), torch.stack(terms).mean())
+    assert not module.center.any()
+    got.total.backward()
+    assert all(parameter.grad is None for parameter in module.teacher.parameters())
+
+
+def test_a_stem_of_differences_begins_from_an_image_network_and_from_its_own_file_alone(videos, straight, tmp_path):
+    state = {n: t for n, t in load_file(straight[1].weights[0]).items() if "temporal" not in n and n != "time_embed"}
+    save_file(state, tmp_path / "image.safetensors")
+    init = SvtInitSettings(start="image", weights=str(tmp_path / "image.safetensors"))
+    chosen = settings(videos, "unused", init=init, time_positions=4, stem="difference")
+    filters = build_module(chosen, seed=5).teacher.backbone.patch_embed.proj.weight
+    assert torch.equal(filters[:, :3], state["patch_embed.proj.weight"])
+    assert filters[:, 3:].std() > 0
+    begun = SvtInitSettings(start="checkpoint", weights=straight[1].weights[0])
+    with pytest.raises(WeightsError, match="has the stem 'patches' and stem is 'difference'"):
+        build_module(settings(videos, "unused", init=begun, time_positions=4, stem="difference"), seed=5)
 
 
 def test_low_precision_and_recomputed_blocks_change_the_loss_little(videos):

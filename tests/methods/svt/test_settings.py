@@ -52,6 +52,7 @@ def test_yaml_round_trip():
         (["loss.routes=[l2l]", "views.local_frames=[4]"], "no pair with 1 local views"),
         (["init.start=image"], "without init.weights"),
         (["init.weights=dino.pth"], "with init.weights 'dino.pth'"),
+        (["loss.centering=reversal", "views.local_frames=[1, 4]"], "is its own reversal"),
         (["dataset=ucf101"], "both given"),
     ],
 )
