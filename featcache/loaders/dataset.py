@@ -99,11 +99,15 @@ def to_device(features: Features, device: str | torch.device, *, dtype: torch.dt
     Args:
         features: From ``store.feature(...)``; pooled features fit, dense ones rarely do.
         device: Device of the tensor, e.g. ``cuda``.
-        dtype: A floating dtype; int8 features are first multiplied by their scales.
+        dtype: A floating dtype; int8 features are first multiplied by their scales, on the device.
     """
     table = torch.empty(features.shape, dtype=dtype, device=device)
     step = max(1, BYTES_AT_ONCE // features.record.num_bytes)
     for first in range(0, features.num_rows, step):
         rows = np.arange(first, min(first + step, features.num_rows))
-        table[first : first + len(rows)] = torch.from_numpy(features.gather(rows, dequantised=True)).to(dtype)
+        values = torch.from_numpy(features.gather(rows)).to(device)  # int8 travels as it is stored
+        if features.record.dtype == "int8":
+            scales = torch.from_numpy(features.scales(rows)).to(device)
+            values = values * scales.view(len(rows), *[1] * (values.ndim - 2), -1)
+        table[first : first + len(rows)] = values.to(dtype)
     return table

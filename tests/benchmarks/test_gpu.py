@@ -15,8 +15,9 @@ import pytest
 import torch
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-QUICK = ("matmul highest and high", "a group of one process", "store to device", "sets to device", "exact search",
-         "grid of 52 heads", "probe linear", "three steps of SCALE", "a run taken up")  # fmt: skip
+QUICK = ("matmul highest and high", "a group of one process", "store to device", "maps of a bank to device",
+         "sets to device", "exact search", "grid of 52 heads", "probe linear", "three steps of SCALE",
+         "a run taken up")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -9,14 +9,17 @@ from torch.utils.data import DataLoader
 from featcache.extract.encoder import encoder
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
+from featcache.loaders.bank import open_bank
 from featcache.loaders.clip_sets import open_clip_sets, placed
 from featcache.loaders.dataset import to_device, torch_dataset
-from featcache.loaders.settings import ClipSetSettings
+from featcache.loaders.settings import BankSettings, ClipSetSettings
+from featcache.recipes import SamplingRecipe
 from featcache.store.reader import open_store
 from featcache.testing.stores import StorePlan, make_record, write_store
 from gpu_parts.checks.comparing import FLOAT32, Check, distance, same, within
 from gpu_parts.media import make_clips
 
+BANK = SamplingRecipe(layout="frames", temporal="bank", num_clips=1, num_frames=1, frame_stride=1)
 SHAPES = {"float16": (24,), "float32": (2, 3, 8), "int8": (16,)}
 
 
@@ -39,6 +42,18 @@ def gathered(device: str, folder: Path) -> str:
         rows = torch.cat([batch.to(device, non_blocking=True) for batch, _ in loader])
         same(rows.float().cpu().numpy(), to_device(features, "cpu").numpy(), f"batches in {file_format}")
     return "arrays and batches equal"
+
+
+def maps_on_device(device: str, folder: Path) -> str:
+    """Clips of a bank whose two features are joined on the device, int8 with its scales and float16 beside it."""
+    records = {"small": make_record((4, 4, 6), "int8"), "half": make_record((4, 4, 3))}
+    plan = StorePlan(records=records, rows_per_video=(9,), shard_rows=32)
+    write_store(folder / "bank", plan, sampling=BANK)
+    bank = open_bank(BankSettings(store=str(folder / "bank"), feature="small+half"))
+    maps = bank.clips(np.array([0, 4, 2]), np.array([[0, 3], [8, 8], [5, 1]]), [0, 0, 0])
+    moved = maps.on(device)
+    assert moved.device.type == torch.device(device).type
+    return same(moved.cpu().numpy(), maps.on("cpu").numpy(), "maps")
 
 
 def sets_on_device(device: str, folder: Path) -> str:
@@ -79,6 +94,7 @@ def extracted(device: str, folder: Path) -> str:
 
 CHECKS: dict[str, Check] = {
     "store to device": gathered,
+    "maps of a bank to device": maps_on_device,
     "sets to device": sets_on_device,
     "extraction and encoder()": extracted,
 }
