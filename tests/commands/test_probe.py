@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from featcache.evaluation.parts import Parts
 from featcache.evaluation.settings import ClipTraining, MlpSettings
 from featcache.metrics.predictions import read_outcomes
 from featcache.testing import stores
-from featcache.testing.probes import separable_data
+from featcache.testing.probes import separable_data, tiny_model
+from featcache.training.checkpoint import read_checkpoint, write_checkpoint
 from featcache.training.identity import Identity
 
 PLAN = stores.StorePlan(records={"clips": stores.make_record((6,))}, num_videos=24, rows_per_video=(4, 6))
@@ -100,6 +102,21 @@ def test_another_probe_in_the_folder_is_refused_by_what_differs(store, tmp_path)
     stores.write_store(other, dataclasses.replace(PLAN, first_video=1))
     with pytest.raises(RecipeMismatchError, match="content of store"):
         probe(settings("knn", other, out))
+
+
+def test_a_model_counts_by_its_weights_and_not_by_its_path(tmp_path):
+    store, one, two = (tmp_path / name for name in ("store", "one", "two"))
+    stores.write_store(store, dataclasses.replace(PLAN, records={"clips": stores.make_record((8,))}))
+    shutil.copytree(tiny_model(), one)
+    shutil.copytree(tiny_model(), two)
+    probe(settings("knn", store, tmp_path / "out", knn={"model": str(one)}))
+    assert probe(settings("knn", store, tmp_path / "out", knn={"model": str(two)})).is_kept
+    (seed,) = two.glob("seed-*")
+    checkpoint = read_checkpoint(seed)
+    changed = {name: tensor + 1 for name, tensor in checkpoint.tensors.items()}
+    write_checkpoint(seed, dataclasses.replace(checkpoint, tensors=changed))
+    with pytest.raises(RecipeMismatchError, match=r"content of knn\.model"):
+        probe(settings("knn", store, tmp_path / "out", knn={"model": str(two)}))
 
 
 def test_a_killed_probe_of_other_settings_is_refused(store, tmp_path):
