@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
@@ -56,7 +56,8 @@ class ViewSource(Protocol):
 class ViewLoader:
     """Batches of views; close it, or use it as a context manager.
 
-    Memory holds the requested batch and the expected one.
+    Memory holds the requested batch, and decoded ahead of it twice as many videos as there are processes, however few
+    videos a batch has, so that no process waits for the training.
 
     Args:
         source: Source of the views.
@@ -71,6 +72,7 @@ class ViewLoader:
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload([type(source).__module__, "torchvision.transforms.v2.functional"])
             self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(source,))
+        self._num_ahead = 2 * workers
         self._pending: dict[Batch, list[Future[Pixels]]] = {}
 
     def __enter__(self) -> Self:
@@ -84,17 +86,18 @@ class ViewLoader:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def expect(self, batch: Batch) -> None:
-        """Start decoding a batch while others are used for training."""
-        if self._pool is not None and batch not in self._pending:
-            self._pending[batch] = [self._pool.submit(_pixels, video, batch.epoch) for video in batch.videos]
+    def _expect(self, pool: ProcessPoolExecutor, batch: Batch) -> None:
+        """Start decoding a batch, unless that has begun."""
+        if batch not in self._pending:
+            self._pending[batch] = [pool.submit(_pixels, video, batch.epoch) for video in batch.videos]
 
-    def views(self, batch: Batch, *, following: Batch | None = None) -> tuple[Tensor, ...]:
+    def views(self, batch: Batch, *, following: Iterable[Batch] = ()) -> tuple[Tensor, ...]:
         """One tensor per view, e.g. uint8 [B, T, 3, S, S].
 
         Args:
             batch: The videos of the batch.
-            following: The batch that will be requested next; the processes continue with it.
+            following: The batches that will be requested next, in order; the processes continue with as many of them
+                as keep all of them busy.
 
         Raises:
             VideoError: A video cannot be used any more.
@@ -103,9 +106,13 @@ class ViewLoader:
         if self._pool is None:
             return _stacked([self.source.pixels(video, batch.epoch) for video in batch.videos])
         try:
-            self.expect(batch)
-            if following is not None:
-                self.expect(following)
+            self._expect(self._pool, batch)
+            num_ahead = 0
+            for later in following:
+                self._expect(self._pool, later)
+                num_ahead += len(later.videos)
+                if num_ahead >= self._num_ahead:
+                    break
             return _stacked([future.result() for future in self._pending.pop(batch)])
         except BrokenProcessPool as error:
             names = ", ".join(repr(self.source.files.videos[video].id) for video in batch.videos[:3])

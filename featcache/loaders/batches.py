@@ -1,5 +1,7 @@
 """The one order of batches: a new permutation of the items in every epoch, and the videos that it names."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
@@ -29,32 +31,36 @@ class BatchOrder:
         """
         self._items = items
         self._seed = seed
-        self._shuffled: tuple[int, npt.NDArray[np.int64]] = (-1, items)
+        self._shuffled: dict[int, npt.NDArray[np.int64]] = {}
         self.batch_size = min(batch_size, len(items))
         self.num_batches = len(items) // self.batch_size
         self.num_items = self.num_batches * self.batch_size
 
     def batch(self, epoch: int, number: int) -> npt.NDArray[np.int64]:
         """Items of one batch, int64 [batch_size]."""
-        if self._shuffled[0] != epoch:
-            self._shuffled = (epoch, rng_for(self._seed, "videos", epoch).permutation(self._items))
-        return self._shuffled[1][number * self.batch_size : (number + 1) * self.batch_size]
+        if epoch not in self._shuffled:
+            kept = {near: order for near, order in self._shuffled.items() if abs(near - epoch) == 1}
+            self._shuffled = kept | {epoch: rng_for(self._seed, "videos", epoch).permutation(self._items)}
+        return self._shuffled[epoch][number * self.batch_size : (number + 1) * self.batch_size]
 
 
 class VideoBatches:
-    """Batches of the views of a loader's videos, each decoded while the one before is trained on.
+    """Batches of the views of a loader's videos, decoded while earlier ones are trained on, across epochs too.
 
     Attributes:
         num_batches: Batches of an epoch.
         num_items: Videos of an epoch, those of all processes.
     """
 
-    def __init__(self, loader: ViewLoader, *, batch_size: int, seed: int, world: World = ALONE) -> None:
+    def __init__(
+        self, loader: ViewLoader, *, batch_size: int, num_epochs: int, seed: int, world: World = ALONE
+    ) -> None:
         """Put the videos of a loader in order.
 
         Args:
             loader: Where views come from.
             batch_size: Videos of a batch, those of all processes.
+            num_epochs: Number of epochs, after which nothing is decoded ahead.
             seed: Seed of the run.
             world: The processes that share each batch.
 
@@ -68,6 +74,7 @@ class VideoBatches:
                 f"training.batch_size={num_videos} or less"
             )
         self._loader = loader
+        self._num_epochs = num_epochs
         self._share = world.share(batch_size)
         self._order = BatchOrder(np.arange(num_videos), batch_size=batch_size, seed=seed)
         self.num_batches = self._order.num_batches
@@ -80,8 +87,12 @@ class VideoBatches:
             VideoError: A video cannot be used any more.
         """
         wanted = self._batch(epoch, number)
-        following = self._batch(epoch, number + 1) if number + 1 < self.num_batches else None
-        return wanted.videos, self._loader.views(wanted, following=following)
+        return wanted.videos, self._loader.views(wanted, following=self._after(epoch, number))
+
+    def _after(self, epoch: int, number: int) -> Iterator[Batch]:
+        yield from (self._batch(epoch, later) for later in range(number + 1, self.num_batches))
+        for later_epoch in range(epoch + 1, self._num_epochs):
+            yield from (self._batch(later_epoch, later) for later in range(self.num_batches))
 
     def _batch(self, epoch: int, number: int) -> Batch:
         return Batch(epoch, tuple(self._order.batch(epoch, number)[self._share].tolist()))

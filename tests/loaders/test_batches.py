@@ -34,30 +34,30 @@ class Noting:
         self.source = SimpleNamespace(files=SimpleNamespace(videos=tuple(range(num_videos))))
         self.expected = []
 
-    def views(self, batch, *, following=None):
-        self.expected.append(following)
+    def views(self, batch, *, following=()):
+        self.expected.append([(later.epoch, later.videos) for later in following])
         return (torch.tensor(batch.videos),)
 
 
-def test_processes_share_each_batch_and_the_next_one_is_expected():
-    alone = VideoBatches(Noting(11), batch_size=4, seed=5)
+def test_processes_share_each_batch_and_all_later_ones_are_expected():
+    alone = VideoBatches(Noting(11), batch_size=4, num_epochs=3, seed=5)
     assert (alone.num_batches, alone.num_items) == (2, 8)
-    shares = [VideoBatches(Noting(11), batch_size=4, seed=5, world=World(rank=rank, size=2)) for rank in (0, 1)]
+    shares = [
+        VideoBatches(Noting(11), batch_size=4, num_epochs=3, seed=5, world=World(rank=rank, size=2)) for rank in (0, 1)
+    ]
     for epoch in range(3):
         for number in range(2):
             videos, (views,) = alone.views(epoch, number)
             parts = [share.views(epoch, number)[0] for share in shares]
             assert videos == (*parts[0], *parts[1]) == tuple(views.tolist())
     loader = Noting(11)
-    batches = VideoBatches(loader, batch_size=4, seed=5)
-    batches.views(0, 0)
-    second, _ = batches.views(0, 1)
-    assert loader.expected[0].videos == second
-    assert loader.expected[1] is None, "the next epoch is asked for when it begins"
+    batches = VideoBatches(loader, batch_size=4, num_epochs=3, seed=5)
+    every = [(epoch, batches.views(epoch, number)[0]) for epoch in range(3) for number in range(2)]
+    assert loader.expected == [every[place + 1 :] for place in range(6)]
 
 
 def test_fewer_videos_than_a_batch_are_refused():
     with pytest.raises(ConfigError, match=r"3 training videos make no batch of 4; .*training\.batch_size=3 or less"):
-        VideoBatches(Noting(3), batch_size=4, seed=0)
+        VideoBatches(Noting(3), batch_size=4, num_epochs=3, seed=0)
     with pytest.raises(ConfigError, match="which 3 processes cannot share equally"):
-        VideoBatches(Noting(9), batch_size=4, seed=0, world=World(size=3))
+        VideoBatches(Noting(9), batch_size=4, num_epochs=3, seed=0, world=World(size=3))

@@ -42,6 +42,7 @@ class FinetuneObjective:
         *,
         module: VideoClassifier,
         batch_size: int,
+        num_epochs: int,
         seed: int,
     ) -> None:
         """Form batches of the loader's videos.
@@ -51,13 +52,14 @@ class FinetuneObjective:
             labels: int64 [M], class of each video, in the order of the loader.
             module: The backbone and the head to train.
             batch_size: Number of videos per batch.
+            num_epochs: Number of epochs.
             seed: Seed of the order of the videos.
 
         Raises:
             ConfigError: There are fewer videos than the batch size.
         """
         self.module: nn.Module = module
-        self._batches = VideoBatches(loader, batch_size=batch_size, seed=seed)
+        self._batches = VideoBatches(loader, batch_size=batch_size, num_epochs=num_epochs, seed=seed)
         self._labels = torch.from_numpy(labels)
         self.num_batches, self.num_items = self._batches.num_batches, self._batches.num_items
 

@@ -170,7 +170,14 @@ def finetune(
         identity = runs.identity(seed, {"videos": data.content, "weights": module.recipe.weights_hash})
         with ViewLoader(_source(data.train, settings, module, seed=seed), workers=workers) as loader:
             runs.train(
-                FinetuneObjective(loader, data.train.labels, module=module, batch_size=training.batch_size, seed=seed),
+                FinetuneObjective(
+                    loader,
+                    data.train.labels,
+                    module=module,
+                    batch_size=training.batch_size,
+                    num_epochs=training.epochs,
+                    seed=seed,
+                ),
                 seed=seed,
                 identity=identity,
                 facts={"method": "finetune", "backbone": settings.backbone, "classes": data.classes[: data.num_taught]},
@@ -231,7 +238,12 @@ def plan_finetune(settings: FinetuneSettings, *, on_stage: OnStage = ignore) -> 
     module = build_classifier(settings, num_classes=data.num_taught, seed=training.seeds[0], device=torch.device("cpu"))
     source = _source(data.train, settings, module, seed=training.seeds[0])
     objective = FinetuneObjective(
-        ViewLoader(source, workers=0), data.train.labels, module=module, batch_size=training.batch_size, seed=0
+        ViewLoader(source, workers=0),
+        data.train.labels,
+        module=module,
+        batch_size=training.batch_size,
+        num_epochs=training.epochs,
+        seed=0,
     )
     recipe = module.recipe
     return FinetunePlan(

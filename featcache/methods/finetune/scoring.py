@@ -47,8 +47,8 @@ def video_scores(
     scores: list[Scores] = []
     batches = source.all_batches(at_least=workers)
     with ViewLoader(source, workers=workers) as loader, torch.no_grad():
-        for batch, following in zip(batches, [*batches[1:], None], strict=True):
-            (views,) = loader.views(batch, following=following)
+        for number, batch in enumerate(batches):
+            (views,) = loader.views(batch, following=batches[number + 1 :])
             parts = []
             for clips in torch.split(views.flatten(0, 1), clips_at_once):
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):

@@ -85,7 +85,14 @@ class PretextObjective:
     """
 
     def __init__(
-        self, loader: ViewLoader, task: PretextTask, *, module: PretextModule, batch_size: int, seed: int
+        self,
+        loader: ViewLoader,
+        task: PretextTask,
+        *,
+        module: PretextModule,
+        batch_size: int,
+        num_epochs: int,
+        seed: int,
     ) -> None:
         """Form batches of the videos of a loader of :class:`DrawnViews`.
 
@@ -97,7 +104,7 @@ class PretextObjective:
         self._trained = module
         self._task = task
         self._names = loader.source.names
-        self._batches = VideoBatches(loader, batch_size=batch_size, seed=seed)
+        self._batches = VideoBatches(loader, batch_size=batch_size, num_epochs=num_epochs, seed=seed)
         self.num_batches, self.num_items = self._batches.num_batches, self._batches.num_items
 
     def parts(self, epoch: int, batch: int) -> list[AskedClips]:

@@ -119,7 +119,9 @@ def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pretex
         identity = runs.identity(seed, {"videos": files.content, "weights": module.recipe.weights_hash})
         with ViewLoader(DrawnViews(files, task, module.shape, seed=seed), workers=workers) as loader:
             runs.train(
-                PretextObjective(loader, task, module=module, batch_size=training.batch_size, seed=seed),
+                PretextObjective(
+                    loader, task, module=module, batch_size=training.batch_size, num_epochs=training.epochs, seed=seed
+                ),
                 seed=seed,
                 identity=identity,
                 facts={"method": "pretext", "task": task.name, "backbone": settings.backbone},
@@ -162,7 +164,12 @@ def plan_pretext(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pr
     files, num_short = long_enough(usable.files, task, module.shape)
     source = DrawnViews(files, task, module.shape, seed=training.seeds[0])
     objective = PretextObjective(
-        ViewLoader(source, workers=0), task, module=module, batch_size=training.batch_size, seed=training.seeds[0]
+        ViewLoader(source, workers=0),
+        task,
+        module=module,
+        batch_size=training.batch_size,
+        num_epochs=training.epochs,
+        seed=training.seeds[0],
     )
     return PretextPlan(
         task=task.name,

@@ -55,7 +55,10 @@ class SvtObjective:
     def __init__(
         self, loader: ViewLoader, settings: SvtSettings, *, module: SvtPretraining, seed: int, world: World = ALONE
     ) -> None:
-        self._batches = VideoBatches(loader, batch_size=settings.training.batch_size, seed=seed, world=world)
+        training = settings.training
+        self._batches = VideoBatches(
+            loader, batch_size=training.batch_size, num_epochs=training.epochs, seed=seed, world=world
+        )
         self._world = world
         self.module: nn.Module = module
         self.trained = module

@@ -1,0 +1,57 @@
+"""How busy a training's decoding processes are kept: videos per second against processes divided by latency.
+
+The source sleeps instead of decoding, so that more processes than cores can be asked. The training takes every batch as
+soon as it is there.
+
+    uv run python benchmarks/loader_ahead.py
+    uv run python benchmarks/loader_ahead.py --workers 4 --latency 0.1
+"""
+
+import time
+from types import SimpleNamespace
+
+import numpy as np
+from common import parser, report
+
+from featcache.loaders.ahead import ViewLoader
+from featcache.loaders.batches import VideoBatches
+
+
+class Sleeping:
+    """A source of which each video takes the same time."""
+
+    def __init__(self, *, num_videos: int, latency: float) -> None:
+        self.files = SimpleNamespace(videos=range(num_videos))
+        self._latency = latency
+
+    def pixels(self, video: int, epoch: int) -> tuple[np.ndarray]:
+        """One number, late."""
+        time.sleep(self._latency)
+        return (np.array([video]),)
+
+
+def main() -> None:
+    """Measure."""
+    options = parser(__doc__)
+    options.add_argument("--workers", type=int, default=16)
+    options.add_argument("--latency", type=float, default=0.36, help="seconds per video")
+    options.add_argument("--batch", type=int, default=4)
+    options.add_argument("--epochs", type=int, default=4)
+    options.add_argument("--videos", type=int, default=128, help="per epoch")
+    args = options.parse_args()
+    source = Sleeping(num_videos=args.videos, latency=args.latency)
+    with ViewLoader(source, workers=args.workers) as loader:
+        batches = VideoBatches(loader, batch_size=args.batch, num_epochs=args.epochs, seed=0)
+        batches.views(0, 0)  # all processes have begun
+        started = time.perf_counter()
+        for epoch in range(args.epochs):
+            for number in range(batches.num_batches):
+                batches.views(epoch, number)
+        seconds = time.perf_counter() - started
+    rate, bound = args.epochs * batches.num_items / seconds, args.workers / args.latency
+    row = {"videos/s": round(rate, 1), "processes / latency": round(bound, 1), "share": round(rate / bound, 3)}
+    report("decoding ahead", [row], as_json=args.json)
+
+
+if __name__ == "__main__":
+    main()
