@@ -1,5 +1,6 @@
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,11 @@ import pytest
 # Idle OpenMP threads sleep instead of spinning, which starves every process but one where cores are shared. It counts
 # only before the first import of torch, and for the commands that tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Tests start some hundreds of interpreters. Where Python keeps no compiled code, as many container images set it, each
+# of them compiles torch and all that it imports again, which takes longer than most of what is tested.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A shell without job control starts what it puts into the background with Ctrl-C ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
