@@ -31,6 +31,7 @@ PATH_NAMES = frozenset(
         "sources",
         "store",
         "tables",
+        "test_store",
         "video",
         "videos",
     }

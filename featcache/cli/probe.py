@@ -9,6 +9,7 @@ from featcache.cli.verbs import Verb, group_of
 
 TARGET = (
     flag("store", "argument"),
+    flag("test_store"),
     flag("feature", "-f"),
     flag("label", "-l"),
     flag(

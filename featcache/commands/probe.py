@@ -1,6 +1,7 @@
 """``probe``: measure how well the features of a store predict labels, with any registered probe."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +32,9 @@ class ProbeTarget(Settings):
     """The command this file repeats."""
     store: Input[str]
     """The store."""
+    test_store: Input[str | None] = None
+    """Another store of the same feature, out of which the videos outside of ``train_split`` are read, e.g. one with
+    larger test views; null: all videos are read out of ``store``."""
     feature: str | None = None
     """Name of the array; null: the only one of the store."""
     label: str = "label"
@@ -142,6 +146,7 @@ def probe(settings: ProbeTarget, *, on_stage: OnStage = ignore, root: Path | Non
     """
     from featcache.evaluation.probe import find_probe
     from featcache.evaluation.reading import check_labels, open_source
+    from featcache.evaluation.two_stores import check_alike, read_both
     from featcache.files.publish import put_replace
     from featcache.metrics.predictions import write_predictions
     from featcache.store.reader import open_store
@@ -149,23 +154,34 @@ def probe(settings: ProbeTarget, *, on_stage: OnStage = ignore, root: Path | Non
     check_labels(open_store(settings.store), feature=settings.feature, label=settings.label)  # before torch is imported
     name = settings.command.removeprefix("probe-")
     own, entry = getattr(settings, own_key(name)), find_probe(name)
-    source = open_source(
-        Path(settings.store),
-        feature=settings.feature,
-        label=settings.label,
-        split_column=settings.split_column,
-        positions=entry.position_form(own),
-        numbers=settings.numbers,
-        group_column=settings.group_column,
-    )
+    sources = [
+        open_source(
+            Path(store),
+            feature=settings.feature,
+            label=settings.label,
+            split_column=settings.split_column,
+            positions=entry.position_form(own),
+            numbers=settings.numbers,
+            group_column=settings.group_column,
+        )
+        for store in (settings.store, settings.test_store)
+        if store is not None
+    ]
+    source = sources[0]
+    if len(sources) == 2:
+        check_alike(*sources)
     resolved = settings.model_copy(update={"feature": source.features.name, "split_column": source.split_column})
-    identity = _identity(resolved, entry, own, content=source.content())
+    identity = _identity(resolved, entry, own, contents=[each.content() for each in sources])
     root = root or Path("runs") / Path(settings.store).name
     folder = Path(settings.out or root / f"{name}-{identity.digest[:12]}")
     if (finished := _finished(folder, identity)) is not None:
-        source.features.close()
+        for each in sources:
+            each.features.close()
         return Probed(result=finished, folder=str(folder), is_kept=True)
-    data = source.read(on_stage=on_stage)
+    if len(sources) == 2:
+        data = read_both(*sources, train_split=settings.train_split, on_stage=on_stage)
+    else:
+        data = source.read(on_stage=on_stage)
 
     from featcache.evaluation.parts import NAME, Parts
     from featcache.evaluation.run import run_probe  # imports torch: the store and its labels are looked at first
@@ -192,13 +208,14 @@ def probe(settings: ProbeTarget, *, on_stage: OnStage = ignore, root: Path | Non
     return Probed(result=result, folder=str(folder))
 
 
-def _identity(settings: ProbeTarget, entry: "ProbeEntry", own: Any, *, content: str) -> Identity:
+def _identity(settings: ProbeTarget, entry: "ProbeEntry", own: Any, *, contents: Sequence[str]) -> Identity:
     """The identity of a probe: its settings, and what it reads by content."""
     name = own_key(settings.command.removeprefix("probe-"))
     inputs = entry.input_digests(own)
     plain = settings.model_copy(update={name: replace(own, **dict.fromkeys(inputs))})  # content counts, not the path
     named = {f"{name}.{key}": digest for key, digest in inputs.items()}
-    return identity_of(plain, inputs={"store": content, **named}, seed=0)
+    stores = dict(zip(("store", "test_store"), contents, strict=False))
+    return identity_of(plain, inputs={**stores, **named}, seed=0)
 
 
 def _finished(folder: Path, identity: Identity) -> "ProbeResult | None":

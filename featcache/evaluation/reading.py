@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -119,28 +119,47 @@ class ProbeSource:
         Args:
             on_stage: Called with the stage ``read`` and the number of rows.
         """
-        features, about = self.features, self._about()
+        return self.data_of(self.rows(on_stage=on_stage), store=str(self.store.path))
+
+    def rows(self, *, on_stage: OnStage = ignore) -> "Rows":
+        """Read the rows into memory, and close the feature."""
+        features = self.features
         with features:
-            return make_data(
-                _stored_vectors(features, on_stage=on_stage),
+            return Rows(
+                vectors=_stored_vectors(features, on_stage=on_stage),
                 row_video=features.video_index.astype(np.int64),
                 videos=features.video_ids,
-                labels=about.labels,
-                splits=about.splits,
-                failed=about.failed,
-                store=str(self.store.path),
-                feature=features.name,
-                label=self.label,
-                split_column=self.split_column,
-                positions={self.positions: _positions(self.store, features, self.positions)}
-                if self.positions
-                else None,
-                numbers=self.numbers,
-                groups=about.groups,
-                group_column=self.group_column,
-                contents=about.contents,
+                about=self._about(),
+                positions=_positions(self.store, features, self.positions) if self.positions else None,
                 is_random=has_training_views(self.store, features.video_ids),
             )
+
+    def data_of(self, rows: "Rows", *, store: str) -> ProbeData:
+        """The input of a probe from rows that were read.
+
+        Args:
+            rows: The rows, of this source or joined with those of another.
+            store: Where they come from, for messages and results.
+        """
+        about = rows.about
+        return make_data(
+            rows.vectors,
+            row_video=rows.row_video,
+            videos=rows.videos,
+            labels=about.labels,
+            splits=about.splits,
+            failed=about.failed,
+            store=store,
+            feature=self.features.name,
+            label=self.label,
+            split_column=self.split_column,
+            positions={self.positions: rows.positions} if self.positions and rows.positions is not None else None,
+            numbers=self.numbers,
+            groups=about.groups,
+            group_column=self.group_column,
+            contents=about.contents,
+            is_random=rows.is_random,
+        )
 
     def content(self) -> str:
         """A digest that changes whenever the input could have changed; no row is read for it."""
@@ -153,7 +172,7 @@ class ProbeSource:
             found.update(_positions(self.store, features, self.positions).tobytes())
         return found.hexdigest()[:32]
 
-    def _about(self) -> "_About":
+    def _about(self) -> "About":
         store, ids = self.store, self.features.video_ids
         labels = store.labels(self.label)
         groups = None if self.group_column is None else store.labels(self.group_column)
@@ -161,7 +180,7 @@ class ProbeSource:
         if self.split_column is not None:
             splits = store.labels(self.split_column)
         failures = store.coverage(self.features.name).failures
-        return _About(
+        return About(
             labels=[labels.get(video) for video in ids],
             splits=[splits.get(video, "") for video in ids],
             groups=None if groups is None else [groups.get(video) for video in ids],
@@ -170,7 +189,7 @@ class ProbeSource:
         )
 
 
-class _About(NamedTuple):
+class About(NamedTuple):
     """What a store says of the videos of a feature, in their order, and of those that failed."""
 
     labels: list[str | None]
@@ -178,6 +197,27 @@ class _About(NamedTuple):
     groups: list[str | None] | None
     contents: list[str]
     failed: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rows:
+    """Rows of a feature, and what is known of their videos.
+
+    Attributes:
+        vectors: float32 or float16 [N, C].
+        row_video: int64 [N], index into ``videos``, not decreasing.
+        videos: M ids.
+        about: Labels, splits, groups and contents by video.
+        positions: float32 [N, 6 or 7], or ``None``.
+        is_random: bool [M], whether a video's rows are random training views.
+    """
+
+    vectors: npt.NDArray[np.floating]
+    row_video: npt.NDArray[np.int64]
+    videos: Sequence[str]
+    about: About
+    positions: npt.NDArray[np.float32] | None
+    is_random: npt.NDArray[np.bool_]
 
 
 def open_source(
