@@ -43,6 +43,7 @@ def main() -> None:
     options.add_argument("--classes", type=int, default=8)
     options.add_argument("--width", type=int, default=32)
     options.add_argument("--depth", type=int, default=1)
+    options.add_argument("--position-hidden", type=int, default=0, help="0: twice the width, as in the released sizes")
     options.add_argument("--batch-size", type=int, default=16)
     options.add_argument("--epochs", type=int, default=4)
     options.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
@@ -50,6 +51,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     keep_freed_memory(torch.device("cpu"))
+    args.position_hidden = args.position_hidden or 2 * args.width
     table, labels, embedding = problem(args)
     training = ClipTraining(epochs=args.epochs, batch_sizes=(args.batch_size,))
     everything = np.arange(args.videos)
@@ -100,7 +102,8 @@ def main() -> None:
         as_json=args.json,
         notes=[
             f"{len(training.candidates)} learning rates x {len(training.seeds)} seeds, {args.videos} videos, "
-            f"{args.channels} channels, width {args.width}, depth {args.depth}, batches of {args.batch_size} x 8 "
+            f"{args.channels} channels, width {args.width}, depth {args.depth}, positions "
+            f"{args.position_hidden}, batches of {args.batch_size} x 8 "
             f"clips, {args.epochs} epochs, {torch.get_num_threads()} threads; weights of the two sides differ by "
             f"{median(errors):.0e} of their norm"
         ],
@@ -120,7 +123,7 @@ def problem(args: argparse.Namespace) -> tuple[ClipTable, Tensor, Embedding]:
         labels=[f"class{label:03d}" for label in labels],
         positions={"box6": rng.random((len(owner), 6)).astype(np.float32)},
     )
-    settings = SetPredictorSettings(width=args.width, depth=args.depth)
+    settings = SetPredictorSettings(width=args.width, depth=args.depth, position_hidden=args.position_hidden)
     embedding = Embedding(
         make=lambda seed: SetEmbedder(SetPredictor(settings, width_in=args.channels), refined=False),
         width=embedded_width(settings, width_in=args.channels, refined=False),
@@ -165,7 +168,7 @@ def train_alone(
 
 def operations(args: argparse.Namespace, training: ClipTraining) -> float:
     """Multiplications and additions of all matrix products but those within attention, forward and backward."""
-    settings = SetPredictorSettings(width=args.width, depth=args.depth)
+    settings = SetPredictorSettings(width=args.width, depth=args.depth, position_hidden=args.position_hidden)
     clips, tokens = args.videos * training.num_clips, args.videos * (training.num_clips + 1)
     hidden = settings.position_hidden
     weights = clips * (args.channels * args.width + 6 * hidden + hidden * args.width)
