@@ -1,4 +1,7 @@
-"""The command line as a user meets it: in child processes, with exit codes, stdout and stderr."""
+"""The command line as a user meets it, with exit codes, stdout and stderr.
+
+Each kind of command runs once in a process of its own (``run``); what repeats it runs here (``run_here``).
+"""
 
 import json
 import os
@@ -15,6 +18,7 @@ from typer.testing import CliRunner
 
 from featcache.cli.main import app
 from featcache.data.motion import MotionSettings, make_motion_set
+from tests.cli.helpers import run_here
 
 LITE0 = ("--backbone", "timm/tf_efficientnet_lite0", "--weights", "random", "--set", "features.0.input_size=64")
 QUICK = ("--clips", "1", "--frames", "2", "--device", "cpu", "--set", "runtime.threads=1")
@@ -85,10 +89,11 @@ def test_info_verify_and_probes(store: Path, tmp_path: Path) -> None:
     assert feature["coverage"]["ok"] == 32
     assert json.loads(run("verify", store, "--json").stdout)["ok"]
     for probe, options in (("knn", ("-k", 3)), ("linear", ("--epochs", 2))):
-        result = json.loads(run("probe", probe, store, "--label", "picture", *options, "--json", cwd=tmp_path).stdout)
+        done = run_here("probe", probe, store, "--label", "picture", *options, "--json", cwd=tmp_path)
+        result = json.loads(done.stdout)
         assert set(result["splits"]) == {"test_seen"}
         assert (tmp_path / result["out"] / "result.json").exists()
-        again = run("run", tmp_path / result["out"] / "config.yaml", "--json", cwd=tmp_path)
+        again = run_here("run", tmp_path / result["out"] / "config.yaml", "--json", cwd=tmp_path)
         assert json.loads(again.stdout)["splits"] == result["splits"]
     assert "picture" in run("probe", "knn", store, "--label", "picture", cwd=tmp_path).stdout
 
@@ -112,7 +117,7 @@ def test_extract_writes_the_yaml_that_repeats_it(store: Path, tmp_path: Path) ->
     data = yaml.safe_load(config.read_text())
     assert data["sampling"]["num_frames"] == 2
     assert data["features"][0]["layer"] != "last"
-    done = run("run", config, "--set", f"out={tmp_path / 'again'}", "--json")
+    done = run_here("run", config, "--set", f"out={tmp_path / 'again'}", "--json")
     assert json.loads(done.stdout)["rows_written"] == 32
 
 
@@ -127,7 +132,7 @@ def test_print_config_is_the_same_as_the_flags(listing: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("flag", ["--preset", "--sampling"])
 def test_flags_override_a_preset(listing: Path, tmp_path: Path, flag: str) -> None:
     options = (flag, "advise", "--crops", 2, "--precision", "float32", "--set", "sampling.test.num_crops=1")
-    printed = run("extract", listing, *LITE0, *options, "--out", tmp_path / "x", "--print-config").stdout
+    printed = run_here("extract", listing, *LITE0, *options, "--out", tmp_path / "x", "--print-config").stdout
     data = yaml.safe_load(printed)
     assert (data["sampling"]["layout"], data["sampling"]["num_crops"]) == ("frames", 2)
     assert data["sampling"]["test"]["num_crops"] == 1
@@ -154,7 +159,7 @@ def test_layers_and_backbones_multiply() -> None:
 def test_plan_writes_nothing(listing: Path, tmp_path: Path) -> None:
     options = (listing, *LITE0, *QUICK, "--out", tmp_path / "planned", "--json")
     planned = json.loads(run("plan", *options).stdout)
-    assert json.loads(run("extract", *options, "--dry-run").stdout)["num_bytes"] == planned["num_bytes"]
+    assert json.loads(run_here("extract", *options, "--dry-run").stdout)["num_bytes"] == planned["num_bytes"]
     assert planned["rows_to_do"] == 32
     assert planned["num_bytes"] == 32 * 1280 * 2
     assert planned["seconds"] > 0
@@ -195,7 +200,7 @@ def test_plan_writes_nothing(listing: Path, tmp_path: Path) -> None:
 )
 def test_a_mistake_is_one_sentence(listing: Path, tmp_path: Path, arguments: str, sentence: str) -> None:
     places = {"VIDEOS": str(listing.parent), "OUT": str(tmp_path / "out"), "FILE/deep": f"{listing}/deep"}
-    done = run(*(places.get(word, word) for word in shlex.split(arguments)), check=False)
+    done = run_here(*(places.get(word, word) for word in shlex.split(arguments)), check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     text = " ".join(done.stderr.split())
@@ -225,7 +230,7 @@ def test_ctrl_c_loses_nothing(listing: Path, tmp_path: Path) -> None:
     assert "run the same command again" in " ".join(errors.split())
     assert "Traceback" not in errors
     kept = len(list(records.rglob("*.json")))
-    result = json.loads(run(*options, "--json").stdout)
+    result = json.loads(run_here(*options, "--json").stdout)
     assert kept >= 1
     assert result["videos_ok"] == 32
     assert result["rows_written"] == 32 - 2 * kept

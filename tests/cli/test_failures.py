@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import sys
 
 import pytest
 
-from featcache.cli.main import main
 from featcache.data.motion import MotionSettings, make_motion_set
 from featcache.errors import ConfigError
 from featcache.extract.settings import failures_allowed
+from tests.cli.helpers import run_here
 
 QUICK = (
     *("--backbone", "timm/tf_efficientnet_lite0", "--weights", "random", "--set", "features.0.input_size=64"),
@@ -17,18 +16,10 @@ QUICK = (
 )
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs the command in this process; gives exit code, stdout and stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["featcache", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return (int(stop.value.code or 0), *capsys.readouterr())
-
-    return call
+def run(*arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    done = run_here(*arguments, check=False)
+    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture
@@ -46,7 +37,7 @@ def folder(tmp_path):
     return tmp_path / "videos"
 
 
-def test_no_video_at_all_is_exit_3_also_on_resume(run, folder, tmp_path):
+def test_no_video_at_all_is_exit_3_also_on_resume(folder, tmp_path):
     code, _, said = run("scan", folder / "broken", "--out", tmp_path / "broken.parquet")
     assert (code, said[:40]) == (3, "error: none of the 2 videos of " + str(folder)[:9])
     command = ("extract", tmp_path / "broken.parquet", *QUICK, "--out", tmp_path / "store")
@@ -64,7 +55,7 @@ def test_no_video_at_all_is_exit_3_also_on_resume(run, folder, tmp_path):
     assert "label" not in said
 
 
-def test_some_failures_are_exit_0_with_the_count_on_the_last_line(run, folder, tmp_path):
+def test_some_failures_are_exit_0_with_the_count_on_the_last_line(folder, tmp_path):
     run("scan", folder, "--out", tmp_path / "videos.parquet")
     command = ("extract", tmp_path / "videos.parquet", *QUICK, "--out", tmp_path / "store")
     code, printed, _ = run(*command)
