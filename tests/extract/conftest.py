@@ -1,5 +1,6 @@
 """A few real clips and a quick backbone for the tests of extraction."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from featcache.data.manifest import write_parquet
 from featcache.data.motion import MotionSettings, make_motion_set
 from featcache.data.scan import scan
+from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
 
 LITE0 = "timm/tf_efficientnet_lite0"
@@ -31,19 +33,40 @@ def scanned(listing: Path) -> Path:
     return path
 
 
+def settings_of(source: Path | str, out: Path | str, **changes: object) -> ExtractSettings:
+    """Settings of a small extraction; keyword arguments replace whole sections."""
+    base: dict[str, object] = {
+        "source": str(source),
+        "out": str(out),
+        "features": (FeatureSettings(name="pooled", backbone=LITE0, weights="random", input_size=64),),
+        "sampling": SamplingSettings(num_clips=2, num_frames=2),
+        "runtime": RuntimeSettings(device="cpu", threads=1, encode_batch=3),
+        "shard_rows": 8,
+    }
+    return ExtractSettings.model_validate({**base, **changes})
+
+
 @pytest.fixture
 def make(scanned: Path, tmp_path: Path) -> Make:
-    """Settings of a small extraction; keyword arguments replace whole sections."""
+    """Makes the settings of a small extraction, by default into the folder of the test."""
 
-    def build(**changes: object) -> ExtractSettings:
-        base: dict[str, object] = {
-            "source": str(scanned),
-            "out": str(tmp_path / "store"),
-            "features": (FeatureSettings(name="pooled", backbone=LITE0, weights="random", input_size=64),),
-            "sampling": SamplingSettings(num_clips=2, num_frames=2),
-            "runtime": RuntimeSettings(device="cpu", threads=1, encode_batch=3),
-            "shard_rows": 8,
-        }
-        return ExtractSettings.model_validate({**base, **changes})
+    def build(*, source: str = str(scanned), out: str = str(tmp_path / "store"), **changes: object) -> ExtractSettings:
+        return settings_of(source, out, **changes)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def extracted(scanned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of such an extraction, which tests read; to change it, they take ``filled``."""
+    out = tmp_path_factory.mktemp("extracted") / "store"
+    extract(settings_of(scanned, out))
+    return out
+
+
+@pytest.fixture
+def filled(make: Make, extracted: Path) -> ExtractSettings:
+    """The settings of such an extraction, and a store of the test's own, in which it has been carried out."""
+    settings = make()
+    shutil.copytree(extracted, settings.out)
+    return settings

@@ -13,23 +13,32 @@ from featcache.extract.estimate import estimate
 from featcache.extract.run import extract
 from featcache.extract.settings import FeatureSettings
 from featcache.store.verify import verify
-from tests.extract.conftest import LITE0, Make
+from tests.extract.conftest import LITE0, Make, settings_of
 
 POOLED = FeatureSettings(name="pooled", backbone=LITE0, weights="random", input_size=64)
 OTHER = FeatureSettings(name="other", backbone=LITE0, weights="random", input_size=64, channels=80)
 
 
-@pytest.fixture
-def folder(listing: Path, tmp_path: Path) -> Path:
-    """Four clips, and a listing of them with a label each."""
-    folder = tmp_path / "videos"
+@pytest.fixture(scope="module")
+def begun(listing: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four clips, a listing of them with a label each, and the store of their features."""
+    begun = tmp_path_factory.mktemp("begun")
+    folder = begun / "videos"
     folder.mkdir()
-    rows = [json.loads(line) for line in listing.read_text().splitlines()][:4]
-    for number, row in enumerate(rows):
+    rows = [json.loads(line) for line in listing.read_text().splitlines()]
+    for number, row in enumerate(rows[:4]):
         shutil.copy(listing.parent / row["path"], folder / f"{number}.mp4")
     write_listing(folder, dict.fromkeys(range(4), "cat"))
-    shutil.copy(listing.parent / json.loads(listing.read_text().splitlines()[9])["path"], tmp_path / "dog.mp4")
-    return folder
+    shutil.copy(listing.parent / rows[9]["path"], begun / "dog.mp4")
+    extract(settings_of(folder / "list.jsonl", begun / "store", features=(POOLED,)))
+    return begun
+
+
+@pytest.fixture
+def folder(begun: Path, tmp_path: Path) -> Path:
+    """The test's own copy of the four clips, beside one of their store."""
+    shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "videos"
 
 
 def write_listing(folder: Path, labels: dict[int, str]) -> None:
@@ -45,7 +54,6 @@ def replace_first(folder: Path) -> None:
 def test_the_feature_of_a_replaced_file_is_pending_until_it_is_extracted_again(make: Make, folder: Path) -> None:
     source = str(folder / "list.jsonl")
     first = make(source=source, features=(POOLED,))
-    extract(first)
     before = featcache.open(first.out).feature("pooled").video("0")
     replace_first(folder)
     assert extract(make(source=source, features=(OTHER,))).videos_ok == 4
@@ -69,7 +77,6 @@ def test_the_feature_of_a_replaced_file_is_pending_until_it_is_extracted_again(m
 
 def test_a_file_that_was_replaced_by_one_that_does_not_decode_is_a_failure(make: Make, folder: Path) -> None:
     settings = make(source=str(folder / "list.jsonl"), features=(POOLED,))
-    extract(settings)
     (folder / "0.mp4").write_bytes(b"no video at all" * 20)
     for _ in range(2):
         result = extract(settings)
@@ -81,7 +88,6 @@ def test_a_file_that_was_replaced_by_one_that_does_not_decode_is_a_failure(make:
 
 def test_a_file_that_is_gone_keeps_its_features(make: Make, folder: Path) -> None:
     settings = make(source=str(folder / "list.jsonl"), features=(POOLED,))
-    extract(settings)
     (folder / "0.mp4").unlink()
     assert extract(settings).videos_ok == 4
 
@@ -90,7 +96,6 @@ def test_a_lost_commit_record_is_damage_until_the_shard_is_extracted_again(
     make: Make, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = make(source=str(folder / "list.jsonl"), features=(POOLED,))
-    extract(settings)
     replace_first(folder)
     extract(settings)
     values = featcache.open(settings.out).feature("pooled").video("0").tobytes()
@@ -113,7 +118,6 @@ def test_a_lost_commit_record_is_damage_until_the_shard_is_extracted_again(
 
 def test_a_lost_last_generation_is_noticed(make: Make, folder: Path) -> None:
     settings = make(source=str(folder / "list.jsonl"), features=(POOLED,))
-    extract(settings)
     replace_first(folder)
     extract(settings)
     shutil.rmtree(Path(settings.out) / "g001")

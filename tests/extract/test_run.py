@@ -17,7 +17,7 @@ from featcache.backbones import build_backbone
 from featcache.errors import ConfigError, DiskSpaceError, FeatcacheError, RecipeMismatchError, StoreError
 from featcache.extract.progress import Progress
 from featcache.extract.run import extract
-from featcache.extract.settings import FeatureSettings, RuntimeSettings, SamplingSettings
+from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
 from featcache.recipes import SamplingRecipe
 from featcache.store.writer import StoreWriter
 from tests.extract.conftest import LITE0, Make
@@ -119,18 +119,16 @@ def test_growing_and_a_second_backbone_equal_one_run(make: Make, listing: Path, 
     assert len(store.generations) == 3
 
 
-def test_a_second_backbone_is_row_for_row(make: Make) -> None:
-    settings = make()
-    extract(settings)
+def test_a_second_backbone_is_row_for_row(make: Make, filled: ExtractSettings) -> None:
     extract(make(features=(DENSE,)))
-    store = featcache.open(settings.out)
+    store = featcache.open(filled.out)
     left, right = store.feature("pooled").rows, store.feature("map16").rows
     for field in dataclasses.fields(left):
         np.testing.assert_array_equal(getattr(left, field.name), getattr(right, field.name))
 
 
+@pytest.mark.usefixtures("filled")
 def test_another_recipe_is_refused_by_field(make: Make) -> None:
-    extract(make())
     with pytest.raises(RecipeMismatchError, match="num_frames"):
         extract(make(sampling=SamplingSettings(num_clips=2, num_frames=4)))
     with pytest.raises(RecipeMismatchError, match="output"):
@@ -283,18 +281,16 @@ def test_encoder_reproduces_the_rows(make: Make, listing: Path, tmp_path: Path) 
     np.testing.assert_array_equal(encoded.rows.times[:, 0], table.t0)
 
 
-def test_encoder_refuses_other_weights(make: Make, tmp_path: Path) -> None:
-    settings = make()
-    extract(settings)
+def test_encoder_refuses_other_weights(filled: ExtractSettings) -> None:
     network = build_backbone(LITE0, weights="default")
     assert network.weights_hash != build_backbone(LITE0, weights="random").weights_hash
     with pytest.raises(RecipeMismatchError, match="weights"):
-        featcache.encoder(settings.out, weights={LITE0: "default"}, device="cpu")
+        featcache.encoder(filled.out, weights={LITE0: "default"}, device="cpu")
     with pytest.raises(FeatcacheError, match="did you mean"):
-        featcache.encoder(settings.out, weights={"timm/tf_efficientnet_lite1": "random"}, device="cpu")
+        featcache.encoder(filled.out, weights={"timm/tf_efficientnet_lite1": "random"}, device="cpu")
     # What the store's own settings say about weights is a hint, and one that cannot be read is no obstacle.
-    (Path(settings.out) / "config" / "extract-newer.yaml").write_text("command: extract\nunheard_of: 1\n")
-    assert featcache.encoder(settings.out, device="cpu").features[0].name == "pooled"
+    (Path(filled.out) / "config" / "extract-newer.yaml").write_text("command: extract\nunheard_of: 1\n")
+    assert featcache.encoder(filled.out, device="cpu").features[0].name == "pooled"
 
 
 def test_encoder_of_a_store_without_a_plan(tmp_path: Path) -> None:
@@ -322,14 +318,13 @@ def test_progress_adds_up(make: Make) -> None:
     assert result.seconds >= result.encode_seconds > 0
 
 
-def test_results_do_not_depend_on_workers_or_order(make: Make, listing: Path, tmp_path: Path) -> None:
-    extract(make(out=str(tmp_path / "one")))
+def test_results_do_not_depend_on_workers_or_order(make: Make, extracted: Path, tmp_path: Path) -> None:
     extract(
         make(
             out=str(tmp_path / "two"),
             runtime=RuntimeSettings(device="cpu", threads=1, encode_batch=3, decode_workers=2, ahead_megabytes=1),
         )
     )
-    one, two = files(tmp_path / "one"), files(tmp_path / "two")
+    one, two = files(extracted), files(tmp_path / "two")
     arrays = [name for name in one if not name.startswith("config/")]
     assert {name: one[name] for name in arrays} == {name: two[name] for name in arrays}
