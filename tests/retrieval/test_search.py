@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +22,7 @@ from featcache.extract.settings import ExtractSettings, FeatureSettings, Runtime
 from featcache.retrieval import TextQuery, VideoQuery, search
 from featcache.retrieval.sheet import TILE_HEIGHT, TILE_WIDTH, contact_sheet
 from featcache.testing.videos import write_video
+from tests.cli.helpers import run_here
 
 ARCHITECTURE = "tiny-clip-for-search"
 CLIP = f"open_clip/{ARCHITECTURE}:openai"
@@ -242,10 +241,7 @@ def test_settings_are_checked(change, sentence):
 def test_the_command_its_yaml_and_the_sheet(store, videos, tmp_path, capsys):
     query, sheet = videos / "odd" / "v1.mp4", tmp_path / "hits.png"
     options = ["--video", query, "--feature", "other", "--by", "video", "-k", 3, "--sheet", sheet, "--device", "cpu"]
-    command = [sys.executable, "-m", "featcache", "search", store, *options, "--json"]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = json.loads(run_here("search", store, *options, "--json").stdout)
     assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3]
     assert found["hits"][0]["video"] == "odd/v1.mp4"
     assert found["coverage"] == {"ok": 4, "failed": 0, "pending": 0, "total": 4}
