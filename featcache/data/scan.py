@@ -33,7 +33,7 @@ def scan(
     Args:
         source: A folder, a listing, a manifest or a video file; see :mod:`featcache.data.sources`.
         decoder: Registered decoder that counts the frames.
-        num_workers: Number of worker processes, at least 1.
+        num_workers: Number of worker processes, at least 1; there are no more of them than videos.
         deadline_seconds: A worker that makes no progress for this time is killed; its video gets ``timeout``.
         max_gigapixels: Limit of decoded pixels per file; a file that needs more is ``undecodable``.
         progress: Called with (videos done, videos in total).
@@ -82,11 +82,13 @@ def scan_listed(
     videos = list(listed.videos)
     places = [place for place, video in enumerate(videos) if video.status == "ok"]
     num_done, num_all = 0, len(places)
+    if not places:
+        return listed
     try:
         with WorkerPool(
             _job,
             name=_path_of,
-            num_workers=num_workers,
+            num_workers=min(num_workers, num_all),
             deadline_seconds=deadline_seconds,
             max_gigapixels=max_gigapixels,
         ) as pool:

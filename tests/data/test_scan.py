@@ -15,6 +15,7 @@ import pytest
 
 from featcache.data import scan as scan_module
 from featcache.data.decoding import open_video
+from featcache.data.decoding.pool import WorkerPool
 from featcache.data.manifest import read_parquet, write_parquet
 from featcache.data.motion import MotionSettings, encode_clip
 from featcache.data.scan import scan, scan_file
@@ -246,6 +247,23 @@ def failing_job(item: tuple[VideoRecord, Path, str]) -> Iterator[VideoRecord]:
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
     yield from records
+
+
+def test_there_are_no_more_processes_than_videos(tmp_path, monkeypatch):
+    started = []
+
+    def pool(job, *, num_workers, **settings):
+        started.append(num_workers)
+        return WorkerPool(job, num_workers=num_workers, **settings)
+
+    monkeypatch.setattr(scan_module, "WorkerPool", pool)
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    listing = tmp_path / "list.jsonl"
+    listing.write_text('{"path": "a.mp4"}\n{"path": "gone.mp4"}\n')
+    assert [video.status for video in scan(listing, num_workers=3).videos] == ["undecodable", "missing"]
+    listing.write_text('{"path": "gone.mp4"}\n')
+    assert [video.status for video in scan(listing, num_workers=3).videos] == ["missing"]
+    assert started == [1]
 
 
 def test_a_hung_or_crashing_decoder_costs_one_row(tmp_path, monkeypatch):
