@@ -261,9 +261,11 @@ def test_there_are_no_more_processes_than_videos(tmp_path, monkeypatch):
     listing = tmp_path / "list.jsonl"
     listing.write_text('{"path": "a.mp4"}\n{"path": "gone.mp4"}\n')
     assert [video.status for video in scan(listing, num_workers=3).videos] == ["undecodable", "missing"]
-    listing.write_text('{"path": "gone.mp4"}\n')
-    assert [video.status for video in scan(listing, num_workers=3).videos] == ["missing"]
-    assert started == [1]
+    listing.write_text('{"path": "a.mp4"}\n')
+    scanned = scan(listing, num_workers=3)
+    assert started == [2, 1]
+    assert scan_module.scan_listed(scanned, num_workers=3) == scanned, "its only row says already what is wrong"
+    assert started == [2, 1]
 
 
 def test_a_hung_or_crashing_decoder_costs_one_row(tmp_path, monkeypatch):
