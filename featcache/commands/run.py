@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 from featcache.commands.registry import command_of, function_of
 from featcache.config import Settings
+from featcache.imports import collecting_nothing
 from featcache.stages import OnStage, ignore
 from featcache.summary import Result
 
@@ -34,7 +35,8 @@ def carry_out(settings: Settings, *, watching: Watching = unwatched) -> Iterator
         FeatcacheError: A user's mistake, as one sentence; or the problem of a step that the next ones cannot do
             without, after its result was yielded.
     """
-    function = function_of(command_of(settings))
+    with collecting_nothing():
+        function = function_of(command_of(settings))
     if inspect.isgeneratorfunction(function):
         yield from function(settings, watching=watching)
         return

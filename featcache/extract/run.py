@@ -9,6 +9,7 @@ from featcache.extract.progress import OnProgress, ignore
 from featcache.extract.result import Extraction
 from featcache.extract.scanning import scanning
 from featcache.extract.settings import ExtractSettings
+from featcache.imports import collecting_nothing
 
 
 def extract(
@@ -30,7 +31,8 @@ def extract(
     started = time.monotonic()
     check(settings)
     with scanning(settings, on_scan=on_scan) as scanned:
-        from featcache.extract.work import carry_out  # not above: torch is imported while the videos are scanned
+        with collecting_nothing():  # not above: torch is imported while the videos are scanned
+            from featcache.extract.work import carry_out
 
         result = carry_out(settings, scanned=scanned, on_progress=on_progress)
     return replace(result, seconds=time.monotonic() - started)

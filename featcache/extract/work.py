@@ -30,6 +30,7 @@ from featcache.extract.progress import OnProgress, Progress
 from featcache.extract.provenance import provenance
 from featcache.extract.result import Extraction
 from featcache.extract.settings import ExtractSettings
+from featcache.imports import collecting_nothing
 from featcache.machine import resolve_device
 from featcache.store.completion import reopen_lost
 from featcache.store.plan import plan_segments
@@ -55,7 +56,8 @@ def carry_out(settings: ExtractSettings, *, scanned: Callable[[], Manifest], on_
     """
     device = resolve_device(settings.runtime.device)
     with decoders(settings, device=device) as pool:  # they start, and import torch too, while backbones are built here
-        prepared = prepare(settings, device=device)
+        with collecting_nothing():  # backbones import their libraries
+            prepared = prepare(settings, device=device)
         manifest = scanned()
         manifest = Manifest(root=manifest.root, videos=judge(manifest.videos, prepared.sampling))
         progress = Progress()

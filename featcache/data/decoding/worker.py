@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import gc
 import os
 import pickle
 import signal
@@ -19,6 +18,7 @@ from featcache.data.decoding.memory import cap_memory, is_capped, too_much
 from featcache.data.decoding.messages import Parts, pack, receive, send
 from featcache.data.decoding.work import at_most
 from featcache.errors import VideoError
+from featcache.imports import collecting_nothing
 
 BEAT_SECONDS = 0.5
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -41,7 +41,7 @@ def main(descriptor: int, parent: int, max_gigapixels: float) -> None:
 
 def _serve(channel: socket.socket, *, max_gigapixels: float) -> None:
     try:
-        with _collecting_nothing():
+        with collecting_nothing():
             job = pickle.loads(receive(channel))  # noqa: S301  from our own parent
     except (ImportError, AttributeError) as error:
         send(channel, pack(_failure(error)))
@@ -54,16 +54,6 @@ def _serve(channel: socket.socket, *, max_gigapixels: float) -> None:
         with at_most(max_gigapixels):
             for message in _messages(job, item):
                 send(channel, _packed(message))
-
-
-@contextlib.contextmanager
-def _collecting_nothing() -> Iterator[None]:
-    """Collect no garbage while modules are imported: they leave none, and looking costs a fifth of torch's import."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _messages(job: Callable[[Any], Iterator[Any]], item: object) -> Iterator[tuple[str, Any]]:
