@@ -14,6 +14,7 @@ optimiser and learning rates. Both take turns. The goal is 1.05 over 50 epochs.
 
 import argparse
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -125,7 +126,7 @@ def overrides(args: argparse.Namespace) -> list[str]:
         "stride": 1,
         "test_clips": 1,
         "order_test": "false",
-        **{f"tmm.{name}": value for name, value in dataclasses.asdict(TMM).items()},
+        **{f"tmm.{name}": json.dumps(value) for name, value in dataclasses.asdict(TMM).items()},
     }
     return [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
 
