@@ -16,9 +16,9 @@ from pydantic import Field
 from featcache.commands.registry import command_of
 from featcache.commands.reproduction import Reproduction, needed
 from featcache.commands.run import Watching, carry_out, unwatched
-from featcache.config import Settings
+from featcache.config import Settings, to_dict
 from featcache.errors import ConfigError, ManifestError, WeightsError
-from featcache.machine import using_weights_folder
+from featcache.machine import using_weights_folder, weights_folder
 from featcache.stages import OnStage, ignore
 from featcache.summary import Result, Summary, SummaryTable
 from featcache.units import duration, readable_bytes
@@ -141,8 +141,8 @@ def reproduce(settings: ReproduceSettings, *, watching: Watching = unwatched) ->
     Raises:
         ConfigError: Videos, lists or weights are missing; names the first, and how many.
     """
-    wanted = _needed(settings)
     with _weights_of(settings):
+        wanted = _needed(settings)
         with watching() as on_stage:
             missing = [*wanted.unmade, *_missing_videos(wanted), *_missing_weights(wanted, on_stage)]
         if missing:
@@ -167,8 +167,8 @@ def plan(settings: ReproduceSettings, *, on_stage: OnStage = ignore) -> Reproduc
     """
     from featcache.backbones.weights import without_downloads
 
-    wanted = _needed(settings)
     with _weights_of(settings), without_downloads():
+        wanted = _needed(settings)
         without = _missing_weights(wanted, on_stage)
         extractions = tuple(_estimated(one, on_stage) for one in wanted.extractions)
         return ReproductionPlan(
@@ -180,9 +180,21 @@ def plan(settings: ReproduceSettings, *, on_stage: OnStage = ignore) -> Reproduc
 
 
 def _needed(settings: ReproduceSettings) -> Reproduction:
-    return needed(
+    wanted = needed(
         settings.paper, settings.tables, roots=settings.roots, weights=settings.weights, changes=settings.changes
     )
+    return dataclasses.replace(wanted, before=tuple(_begun(step) for step in wanted.before))
+
+
+def _begun(step: Settings) -> Settings:
+    """A training with its initial weights out of the folder of weights, unless they are where it says."""
+    init = getattr(step, "init", None)
+    if not isinstance(init, Settings) or (given := getattr(init, "weights", None)) is None:
+        return step
+    found = weights_folder() / given
+    if Path(given).is_file() or not found.is_file():
+        return step
+    return step.model_copy(update={"init": init.model_copy(update={"weights": str(found)})})
 
 
 def _weights_of(settings: ReproduceSettings) -> AbstractContextManager[None]:
@@ -212,7 +224,13 @@ def _missing_weights(wanted: Reproduction, on_stage: OnStage) -> list[str]:
     """A sentence for each backbone that cannot be built with its weights."""
     from featcache.backbones import build_backbone
 
-    missing = []
+    missing = [
+        f"{init['weights']!r}, with which a training begins, is no file; put it into {weights_folder()}"
+        for step in wanted.before
+        if isinstance(init := to_dict(step).get("init"), dict)
+        and init.get("weights") is not None
+        and not Path(init["weights"]).is_file()
+    ]
     for number, (backbone, weights) in enumerate(wanted.backbones):
         on_stage("weights", number, len(wanted.backbones), backbone)
         try:

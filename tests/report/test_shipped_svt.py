@@ -40,6 +40,8 @@ def test_pre_training_is_the_default_of_the_command():
     settings = load(FOLDER / "k400_vitb.yaml")
     DATASETS.load(settings.dataset)
     default = SvtSettings(dataset=settings.dataset, root=settings.root, init=settings.init, out=settings.out)
+    in_bfloat16 = default.training.model_copy(update={"precision": "bfloat16"})  # float16 in the released script
+    default = default.model_copy(update={"training": in_bfloat16})
     assert settings == default
     assert (settings.init.start, settings.init.weights) == ("image", "dino_vitbase16_pretrain.pth")
 
