@@ -1,7 +1,7 @@
 """``probe``: measure how well the features of a store predict labels, with any registered probe."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -154,6 +154,7 @@ def probe(settings: ProbeTarget, *, on_stage: OnStage = ignore, root: Path | Non
     check_labels(open_store(settings.store), feature=settings.feature, label=settings.label)  # before torch is imported
     name = settings.command.removeprefix("probe-")
     own, entry = getattr(settings, own_key(name)), find_probe(name)
+    places = {"store": settings.store} | ({} if settings.test_store is None else {"test_store": settings.test_store})
     sources = [
         open_source(
             Path(store),
@@ -164,14 +165,14 @@ def probe(settings: ProbeTarget, *, on_stage: OnStage = ignore, root: Path | Non
             numbers=settings.numbers,
             group_column=settings.group_column,
         )
-        for store in (settings.store, settings.test_store)
-        if store is not None
+        for store in places.values()
     ]
     source = sources[0]
     if len(sources) == 2:
         check_alike(*sources)
+    contents = {key: each.content() for key, each in zip(places, sources, strict=True)}
     resolved = settings.model_copy(update={"feature": source.features.name, "split_column": source.split_column})
-    identity = _identity(resolved, entry, own, contents=[each.content() for each in sources])
+    identity = _identity(resolved, entry, own, contents=contents)
     root = root or Path("runs") / Path(settings.store).name
     folder = Path(settings.out or root / f"{name}-{identity.digest[:12]}")
     if (finished := _finished(folder, identity)) is not None:
@@ -208,14 +209,13 @@ def probe(settings: ProbeTarget, *, on_stage: OnStage = ignore, root: Path | Non
     return Probed(result=result, folder=str(folder))
 
 
-def _identity(settings: ProbeTarget, entry: "ProbeEntry", own: Any, *, contents: Sequence[str]) -> Identity:
+def _identity(settings: ProbeTarget, entry: "ProbeEntry", own: Any, *, contents: Mapping[str, str]) -> Identity:
     """The identity of a probe: its settings, and what it reads by content."""
     name = own_key(settings.command.removeprefix("probe-"))
     inputs = entry.input_digests(own)
     plain = settings.model_copy(update={name: replace(own, **dict.fromkeys(inputs))})  # content counts, not the path
     named = {f"{name}.{key}": digest for key, digest in inputs.items()}
-    stores = dict(zip(("store", "test_store"), contents, strict=False))
-    return identity_of(plain, inputs={**stores, **named}, seed=0)
+    return identity_of(plain, inputs={**contents, **named}, seed=0)
 
 
 def _finished(folder: Path, identity: Identity) -> "ProbeResult | None":

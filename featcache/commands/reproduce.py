@@ -17,7 +17,7 @@ from featcache.commands.registry import command_of
 from featcache.commands.reproduction import Reproduction, needed
 from featcache.commands.run import Watching, carry_out, unwatched
 from featcache.config import Settings, to_dict
-from featcache.errors import ConfigError, ManifestError, WeightsError
+from featcache.errors import ConfigError, FeatcacheError, ManifestError, WeightsError
 from featcache.machine import using_weights_folder, weights_folder
 from featcache.stages import OnStage, ignore
 from featcache.summary import Result, Summary, SummaryTable
@@ -25,6 +25,9 @@ from featcache.units import duration, readable_bytes
 
 if TYPE_CHECKING:
     from featcache.extract.settings import ExtractSettings
+
+Unusable = dict[tuple[str, str], FeatcacheError]
+"""The error of each backbone with its weights that cannot be built."""
 
 
 class ReproduceSettings(Settings):
@@ -144,7 +147,7 @@ def reproduce(settings: ReproduceSettings, *, watching: Watching = unwatched) ->
     with _weights_of(settings):
         wanted = _needed(settings)
         with watching() as on_stage:
-            missing = [*wanted.unmade, *_missing_videos(wanted), *_missing_weights(wanted, on_stage)]
+            missing = _missing(wanted, _unusable(wanted, on_stage))
         if missing:
             others = f" (and {len(missing) - 1} more, which --dry-run lists)" if len(missing) > 1 else ""
             raise ConfigError(f"{missing[0]}{others}")
@@ -169,13 +172,13 @@ def plan(settings: ReproduceSettings, *, on_stage: OnStage = ignore) -> Reproduc
 
     with _weights_of(settings), without_downloads():
         wanted = _needed(settings)
-        without = _missing_weights(wanted, on_stage)
-        extractions = tuple(_estimated(one, on_stage) for one in wanted.extractions)
+        unusable = _unusable(wanted, on_stage)
+        extractions = tuple(_estimated(one, wanted, unusable, on_stage) for one in wanted.extractions)
         return ReproductionPlan(
             paper=settings.paper,
             tables=wanted.counts,
             extractions=extractions,
-            missing=(*wanted.unmade, *_missing_videos(wanted), *without),
+            missing=tuple(_missing(wanted, unusable)),
         )
 
 
@@ -220,28 +223,37 @@ def _missing_videos(wanted: Reproduction) -> list[str]:
     return missing
 
 
-def _missing_weights(wanted: Reproduction, on_stage: OnStage) -> list[str]:
-    """A sentence for each backbone that cannot be built with its weights."""
-    from featcache.backbones import build_backbone
-
-    missing = [
+def _missing(wanted: Reproduction, unusable: Unusable) -> list[str]:
+    """A sentence for everything that is not at hand."""
+    beginnings = [
         f"{init['weights']!r}, with which a training begins, is no file; put it into {weights_folder()}"
         for step in wanted.before
         if isinstance(init := to_dict(step).get("init"), dict)
         and init.get("weights") is not None
         and not Path(init["weights"]).is_file()
     ]
+    return [*wanted.unmade, *_missing_videos(wanted), *beginnings, *map(str, unusable.values())]
+
+
+def _unusable(wanted: Reproduction, on_stage: OnStage) -> Unusable:
+    """Why each backbone that cannot be built with its weights cannot."""
+    from featcache.backbones import build_backbone
+
+    found: Unusable = {}
     for number, (backbone, weights) in enumerate(wanted.backbones):
         on_stage("weights", number, len(wanted.backbones), backbone)
         try:
             build_backbone(backbone, weights=weights)
         except (WeightsError, ConfigError) as error:
-            missing.append(str(error))
+            found[backbone, weights] = error
     on_stage("weights", len(wanted.backbones), len(wanted.backbones))
-    return missing
+    return found
 
 
-def _estimated(settings: "ExtractSettings", on_stage: OnStage) -> PlannedExtraction:
+def _estimated(
+    settings: "ExtractSettings", wanted: Reproduction, unusable: Unusable, on_stage: OnStage
+) -> PlannedExtraction:
+    """What an extraction takes, with random weights in place of those that are missing or still to be trained."""
     from featcache.commands.extract import plan as plan_extraction
 
     bare = PlannedExtraction(
@@ -249,8 +261,15 @@ def _estimated(settings: "ExtractSettings", on_stage: OnStage) -> PlannedExtract
         dataset=settings.dataset or str(settings.source),
         features=tuple(feature.name or feature.backbone for feature in settings.features),
     )
+    features = []
+    for feature in settings.features:
+        pair = (feature.backbone, feature.weights)
+        if isinstance(unusable.get(pair), ConfigError):  # e.g. its library is not installed; told with what is missing
+            return bare
+        is_there = pair in wanted.backbones and pair not in unusable
+        features.append(feature if is_there else feature.model_copy(update={"weights": "random"}))
     try:
-        estimate = plan_extraction(_with_weights(settings), on_stage=on_stage)
+        estimate = plan_extraction(settings.model_copy(update={"features": tuple(features)}), on_stage=on_stage)
     except ManifestError:  # told with what is missing
         return bare
     return dataclasses.replace(
@@ -259,17 +278,3 @@ def _estimated(settings: "ExtractSettings", on_stage: OnStage) -> PlannedExtract
         num_bytes=estimate.num_bytes,
         seconds=estimate.seconds,
     )
-
-
-def _with_weights(settings: "ExtractSettings") -> "ExtractSettings":
-    """The extraction with random weights in place of those that are missing or still to be trained."""
-    from featcache.backbones import build_backbone
-
-    features = []
-    for feature in settings.features:
-        try:
-            build_backbone(feature.backbone, weights=feature.weights)
-        except WeightsError:
-            feature = feature.model_copy(update={"weights": "random"})
-        features.append(feature)
-    return settings.model_copy(update={"features": tuple(features)})

@@ -173,6 +173,19 @@ def test_what_is_missing_is_named_and_nothing_is_begun(small_paper):
     assert not (small_paper / "store").exists()
 
 
+def test_a_dry_run_names_a_library_that_is_not_installed(small_paper, monkeypatch):
+    def lacks_its_library(name, *, weights):
+        raise ConfigError(f"{name} needs a library that is not installed")
+
+    monkeypatch.setattr("featcache.backbones.build_backbone", lacks_its_library)
+    (small_paper / "ucf101").mkdir()
+    planned = reproduce("mini", "table1", "--root", f"ucf101={small_paper / 'ucf101'}", "--dry-run", "--json")
+    assert planned.exit_code == 0, planned.output
+    plan = json.loads(planned.stdout)
+    assert plan["missing"][-1] == "timm/tf_efficientnet_lite0 needs a library that is not installed"
+    assert plan["extractions"][0]["num_bytes"] is None
+
+
 def test_an_array_that_no_file_extracts_is_named(small_paper):
     path = small_paper / "configs" / "mini" / "table1.yaml"
     path.write_text(path.read_text().replace("0.feature: two", "0.feature: three"))
