@@ -28,6 +28,7 @@ from featcache.training.gradients import clip_each_, drop_gradients, named
 from featcache.training.identity import Identity
 from featcache.training.logs import RunLog
 from featcache.training.memory import keep_freed_memory
+from featcache.training.meter import Meter
 from featcache.training.objective import Loss, Objective
 from featcache.training.optimisers import build_optimiser, peak_lr
 from featcache.training.schedules import cosine, learning_rate_factor
@@ -47,14 +48,14 @@ class StepReport:
     Attributes:
         epoch: Fractional number of epochs done.
         epochs: Total number of epochs.
-        loss: Mean loss over the epoch so far.
+        loss: Mean loss over the epoch so far; on a GPU that of the last line of the log, ``None`` before the first.
         items_per_second: Items per second since the run, or its resumption, began.
         wait_share: Share of that time that was spent waiting for batches.
     """
 
     epoch: float
     epochs: int
-    loss: float
+    loss: float | None
     items_per_second: float
     wait_share: float
 
@@ -64,10 +65,6 @@ OnStep = Callable[[StepReport], None]
 
 def ignore(report: StepReport) -> None:
     """Ignore the report."""
-
-
-class DivergedError(FeatcacheError, ArithmeticError):
-    """A loss that is not finite."""
 
 
 def train(
@@ -130,31 +127,25 @@ def train(
         _log(folder, settings, first_step=first, world=world) as log,
         _batches(objective, first * settings.accumulate, run.num_steps * settings.accumulate, settings) as batches,
     ):
-        saved_at = began = time.monotonic()
+        saved_at = time.monotonic()
         for step in range(first, run.num_steps):
             lr = run.step(step, batches)
-            done, now = step + 1, time.monotonic()
-            ends_epoch = done % run.steps_an_epoch == 0
+            done, meter = step + 1, run.meter
             # Clocks differ, and all processes must take the same decision.
-            is_due = world.any(now - saved_at >= settings.checkpoint_seconds or done == run.num_steps)
-            if ends_epoch or is_due:
-                run.meter.check_finite(step=done, folder=folder)
-            report = StepReport(
-                epoch=done / run.steps_an_epoch,
-                epochs=settings.epochs,
-                loss=run.meter.last_loss,
-                items_per_second=objective.num_items * (done - first) / run.steps_an_epoch / (now - began),
-                wait_share=run.meter.waited_seconds / (now - began),
-            )
-            if ends_epoch:
-                wait_share = float(world.mean_(torch.tensor(report.wait_share, dtype=torch.float64)))
-                rates = {"items_per_second": report.items_per_second, "wait_share": wait_share}
-                line = {"epoch": report.epoch, "lr": lr, **run.meter.means(), **rates}
+            is_due = world.any(time.monotonic() - saved_at >= settings.checkpoint_seconds or done == run.num_steps)
+            if run.is_logged(done) or is_due:
+                meter.check_finite(step=done, folder=folder)
+            at = {"epoch": done / run.steps_an_epoch, "lr": lr}
+            if done % settings.log_steps == 0:
+                line = at | meter.end_recent()
+                if log is not None:
+                    log.write_steps(done, line)
+            if done % run.steps_an_epoch == 0:
+                line = at | meter.end_epoch()
                 if log is not None:
                     log.write(done, line)
-                run.meter.reset()
             if world.is_first:
-                on_step(report)
+                on_step(StepReport(epoch=at["epoch"], epochs=settings.epochs, loss=meter.last_loss, **meter.rates()))
             if is_due:
                 if world.is_first:
                     run.save(done)
@@ -194,7 +185,7 @@ class _Run:
         keep_freed_memory(self._device)
         self.steps_an_epoch = settings.steps_an_epoch(objective.num_batches)
         self.num_steps = settings.epochs * self.steps_an_epoch
-        self.meter = _Meter(self._device, world)
+        self.meter = Meter(self._device, world, items_a_step=objective.num_items / self.steps_an_epoch)
         self._loss = SharedLoss(objective, world)
 
     @property
@@ -231,6 +222,10 @@ class _Run:
             Checkpoint(step=step, identity=self._identity.values, tensors=_unshared(tensors), facts=self._facts),
         )
 
+    def is_logged(self, done: int) -> bool:
+        """Whether a line of the log follows after so many steps."""
+        return done % self._settings.log_steps == 0 or done % self.steps_an_epoch == 0
+
     def step(self, number: int, batches: Iterator[list[Any]]) -> float:
         """Take one optimiser step; returns its learning rate."""
         settings = self._settings
@@ -245,10 +240,12 @@ class _Run:
             for batch in range(settings.accumulate):
                 waiting = time.monotonic()
                 parts = next(batches)
-                self.meter.waited_seconds += time.monotonic() - waiting
+                self.meter.waited(time.monotonic() - waiting)
                 for place, part in enumerate(parts):
                     is_last = batch == settings.accumulate - 1 and place == len(parts) - 1
-                    self.meter.add(self._pass(part, is_last=is_last), num_parts=len(parts))
+                    loss = self._pass(part, is_last=is_last)
+                    self.meter.add(loss, num_parts=len(parts), is_logged=self.is_logged(number + 1))
+        self.meter.end_step()
         for parameters, epochs in self._frozen:
             if epoch < epochs:
                 drop_gradients(parameters)
@@ -292,56 +289,6 @@ def trained_state(folder: Path) -> Checkpoint:
     if checkpoint is None:
         raise FeatcacheError(f"{folder} holds no checkpoint; give the folder of a run (it has a checkpoint.json)")
     return checkpoint
-
-
-class _Meter:
-    """Sums of losses and metrics that stay on the device until an epoch ends."""
-
-    def __init__(self, device: torch.device, world: World) -> None:
-        self._device = device
-        self._world = world
-        self._on_cpu = device.type == "cpu"
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        self.waited_seconds = 0.0
-        self.last_loss = float("nan")
-        self.reset()
-
-    def reset(self) -> None:
-        self._loss: Tensor | float = 0.0
-        self._metrics: dict[str, Tensor] = {}
-        self._batches = 0.0
-
-    def add(self, loss: Loss, *, num_parts: int) -> None:
-        total, metrics = self._over_all(loss)
-        self._loss = self._loss + total / num_parts
-        for name, value in metrics.items():
-            self._metrics[name] = self._metrics.get(name, torch.zeros_like(value)) + value / num_parts
-        self._batches += 1 / num_parts
-        if self._on_cpu:  # on another device, reading it would have to wait
-            self.last_loss = float(self._loss) / max(self._batches, 1e-9)
-
-    def _over_all(self, loss: Loss) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Loss and metrics as means over all processes, in one message and without waiting for a GPU."""
-        total = loss.total.detach()
-        if self._world.size == 1:
-            return total, loss.metrics
-        mean, *means = self._world.mean_(torch.stack([total, *loss.metrics.values()])).unbind()
-        return mean, dict(zip(loss.metrics, means, strict=True))
-
-    def means(self) -> dict[str, float]:
-        self.last_loss = float(self._loss) / self._batches
-        means = {"loss": self.last_loss} | {name: float(value) / self._batches for name, value in self._metrics.items()}
-        if self._device.type == "cuda":  # on a CPU a process has a single peak for everything that ran in it
-            means["peak_memory_bytes"] = torch.cuda.max_memory_allocated(self._device)
-        return means
-
-    def check_finite(self, *, step: int, folder: Path) -> None:
-        if not torch.isfinite(torch.as_tensor(self._loss)):
-            raise DivergedError(
-                f"the loss is not finite by step {step} of {folder}; the last checkpoint there is good: "
-                "lower the learning rate, set clip_norm, or look for features that are not finite"
-            )
 
 
 @contextmanager

@@ -17,10 +17,14 @@ class Loss:
     Attributes:
         total: Scalar with a graph.
         metrics: Detached scalars, averaged over the epoch for the log.
+        seldom: Metrics that are costly to compute, as functions that return detached scalars. They are called only at
+            steps after which a line is written to the log (``training.log_steps``, and the last of an epoch), in all
+            processes, and averaged over those.
     """
 
     total: Tensor
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    seldom: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
 
 
 def class_loss(

@@ -106,7 +106,8 @@ class SeedRuns:
 
         def report(step: StepReport) -> None:
             rates = f"{step.items_per_second:.0f} {self.items}/s wait {step.wait_share:.0%}"
-            self.on_stage(f"seed {seed}", step.epoch, step.epochs, f"loss {step.loss:.3f} {rates}")
+            known = "" if step.loss is None else f"loss {step.loss:.3f} "
+            self.on_stage(f"seed {seed}", step.epoch, step.epochs, f"{known}{rates}")
             if on_step is not None:
                 on_step(step)
 

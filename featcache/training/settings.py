@@ -95,6 +95,9 @@ class TrainingSettings(Settings):
     """CPU threads per process; 0: all cores, divided among the processes. The same number gives the same bits."""
     checkpoint_seconds: Aside[float] = Field(default=300.0, ge=0, allow_inf_nan=False)
     """Longest time between checkpoints, in seconds; there is always one at the end of a run."""
+    log_steps: Aside[int] = Field(default=50, ge=1)
+    """Number of steps after which a line with their means is added to ``steps.jsonl``; ``log.jsonl`` has a line per
+    epoch."""
     tensorboard: Aside[bool] = True
     """Write TensorBoard events beside ``log.jsonl``."""
 

@@ -16,7 +16,7 @@ from torch.func import stack_module_state
 
 from featcache.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from featcache.training.identity import Identity
-from featcache.training.logs import RunLog, read_log
+from featcache.training.logs import RunLog, read_log, read_steps
 from featcache.training.loop import StepReport, train, trained_state
 from featcache.training.objective import Objective
 from featcache.training.runs import seed_folder
@@ -75,7 +75,8 @@ def train_stack(
 
         def report(step: StepReport) -> None:
             rate = step.items_per_second / len(seeds)
-            share = dataclasses.replace(step, loss=step.loss / len(seeds), items_per_second=rate)
+            loss = None if step.loss is None else step.loss / len(seeds)
+            share = dataclasses.replace(step, loss=loss, items_per_second=rate)
             for seed in seeds:
                 runs.reporting(seed)(share)
 
@@ -88,10 +89,10 @@ def train_stack(
             facts=facts,
             on_step=report,
         )
-        checkpoint, lines = trained_state(stack), read_log(stack)
+        checkpoint = trained_state(stack)
         for place, seed in enumerate(seeds):
             if seed in left:
-                _write_log(folders[seed], lines, seed, len(seeds), tensorboard=runs.training.tensorboard)
+                _write_log(folders[seed], stack, seed, len(seeds), tensorboard=runs.training.tensorboard)
                 write_checkpoint(folders[seed], _own(checkpoint, place, identity=identities[seed].values))
     if stack.exists():
         shutil.rmtree(stack)
@@ -104,15 +105,21 @@ def _own(checkpoint: Checkpoint, place: int, *, identity: Mapping[str, Any]) -> 
     return dataclasses.replace(checkpoint, identity=identity, tensors=own)
 
 
-def _write_log(folder: Path, lines: list[dict[str, Any]], seed: int, num_seeds: int, *, tensorboard: bool) -> None:
+def _write_log(folder: Path, stack: Path, seed: int, num_seeds: int, *, tensorboard: bool) -> None:
+    """Write one seed's part of the logs of a stack."""
     folder.mkdir(parents=True, exist_ok=True)
     mine = tag(seed)
+
+    def own(line: Mapping[str, Any]) -> dict[str, Any]:
+        shared = {name: value for name, value in line.items() if "/" not in name and name != "step"}
+        shared["items_per_second"] /= num_seeds
+        return shared | {name.removeprefix(mine): value for name, value in line.items() if name.startswith(mine)}
+
     with RunLog(folder, first_step=0, tensorboard=tensorboard) as log:
-        for line in lines:
-            shared = {name: value for name, value in line.items() if "/" not in name and name != "step"}
-            shared["items_per_second"] /= num_seeds
-            own = {name.removeprefix(mine): value for name, value in line.items() if name.startswith(mine)}
-            log.write(line["step"], {**shared, **own})
+        for line in read_log(stack):
+            log.write(line["step"], own(line))
+        for line in read_steps(stack):
+            log.write_steps(line["step"], own(line))
 
 
 def tag(seed: int) -> str:

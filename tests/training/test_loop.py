@@ -1,5 +1,6 @@
 """The loop against a plain one, and a killed run against a straight one."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -14,13 +15,15 @@ from featcache.seeding import seed_for
 from featcache.training.checkpoint import NAME, read_checkpoint
 from featcache.training.generators import seeded_torch
 from featcache.training.identity import Identity
-from featcache.training.logs import read_log
-from featcache.training.loop import DivergedError, StepReport, train
+from featcache.training.logs import read_log, read_steps
+from featcache.training.loop import StepReport, train
+from featcache.training.meter import DivergedError
 from featcache.training.objective import Loss
 from featcache.training.schedules import learning_rate_factor
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
 
 TOY = Identity(values={"what": "toy"})
+RATES = ("items_per_second", "wait_share")
 
 
 class Toy:
@@ -259,3 +262,61 @@ def test_more_batches_a_step_than_an_epoch_has_is_a_sentence(tmp_path):
     ):
         train(Toy(), settings, folder=tmp_path, seed=0, identity=TOY, facts={})
     assert not list(tmp_path.iterdir())
+
+
+class Measured(Toy):
+    """Also has a metric that is costly, and counts how often it is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.losses = []
+        self.num_computed = 0
+
+    def loss(self, part):
+        loss = super().loss(part)
+        self.losses.append(loss.total.item())
+
+        def costly():
+            self.num_computed += 1
+            return part.sum()
+
+        return dataclasses.replace(loss, seldom={"sum": costly})
+
+
+def without_rates(lines):
+    return [{name: each for name, each in line.items() if name not in RATES} for line in lines]
+
+
+def test_lines_about_steps_are_means_over_the_steps_since_the_last_and_change_nothing_else(tmp_path):
+    settings = SETTINGS.model_copy(update={"log_steps": 5})  # 4 steps an epoch, 24 in all
+    toy, plain = Measured(), Measured()
+    trained = run(tmp_path / "often", settings, objective=toy)
+    assert equal(run(tmp_path / "plain", objective=plain), trained)
+    lines, epochs = read_steps(tmp_path / "often"), read_log(tmp_path / "often")
+    assert [line["step"] for line in lines] == [5, 10, 15, 20]
+    assert [line["epoch"] for line in lines] == [1.25, 2.5, 3.75, 5.0]
+    means = [sum(toy.losses[2 * first : 2 * first + 10]) / 10 for first in range(0, 20, 5)]  # two parts a step
+    assert [line["loss"] for line in lines] == pytest.approx(means, rel=1e-5)
+    assert lines[1]["lr"] == 0.02 * learning_rate_factor(9 / 4, epochs=6, schedule=SETTINGS.schedule)
+    assert all(line.keys() == epochs[0].keys() for line in lines)
+    assert toy.num_computed == 2 * len({4, 8, 12, 16, 20, 24, 5, 10, 15})
+    assert plain.num_computed == 2 * 6
+    mine, theirs = (without_rates(read_log(tmp_path / name)) for name in ("often", "plain"))
+    assert [{**line, "sum": 0} for line in mine] == [{**line, "sum": 0} for line in theirs]
+    assert read_steps(tmp_path / "plain") == []  # fewer steps than the default
+
+
+def test_a_resumed_run_repeats_no_line_about_steps(tmp_path):
+    settings = SETTINGS.model_copy(update={"log_steps": 3, "checkpoint_seconds": 0.0})
+    run(tmp_path / "straight", settings)
+
+    def kill(report: StepReport) -> None:
+        if report.epoch == 7 / 4:  # the line of step 6 exists, and the checkpoint of step 6
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", settings, on_step=kill)
+    run(tmp_path / "killed", settings)
+    straight, killed = (without_rates(read_steps(tmp_path / name)) for name in ("straight", "killed"))
+    assert killed == straight
+    assert [line["step"] for line in killed] == [3, 6, 9, 12, 15, 18, 21, 24]

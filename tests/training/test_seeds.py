@@ -13,6 +13,7 @@ from torch import nn
 from featcache.config import Aside, Settings
 from featcache.errors import RecipeMismatchError
 from featcache.summary import Summary
+from featcache.training.loop import StepReport
 from featcache.training.objective import Loss
 from featcache.training.seeds import last_epochs, open_runs, result_dict
 from featcache.training.settings import TrainingSettings
@@ -65,6 +66,18 @@ def trained(folder, said, **changes):
         runs.train(Toy(seed), seed=seed, identity=runs.identity(seed, {"data": "d"}), facts={"method": "toy"})
         runs.write_network(seed, nn.Linear(1, 1), name="net.safetensors", facts={"backbone": "toy"})
     return runs.finish(ToyResult(runs.lines))
+
+
+def test_no_loss_is_shown_before_one_is_known():
+    said = []
+    settings = ToySettings()
+    runs = open_runs(
+        settings, LOOP, name="toy", of="none", out="unused", items="things", on_stage=lambda *each: said.append(each)
+    )
+    step = StepReport(epoch=0.5, epochs=2, loss=None, items_per_second=7.0, wait_share=0.25)
+    runs.reporting(3)(step)
+    runs.reporting(3)(dataclasses.replace(step, loss=1.5))
+    assert [note for *_, note in said] == ["7 things/s wait 25%", "loss 1.500 7 things/s wait 25%"]
 
 
 def test_each_seed_has_its_folder_and_stage_and_all_is_written(tmp_path):

@@ -1,6 +1,7 @@
 """SVT's pre-training as batches and a loss: each view predicts the teacher's output for others (SVT §3.3)."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -113,7 +114,6 @@ class SvtObjective:
                 "entropy": assignment_entropy(assignments),
                 "mean_entropy": mean_assignment_entropy(assigned_mean),
                 "feature_deviation": feature_deviation(features),
-                "rank": rank_me(features),
             }
         student = self.trained.student(clips, student_views(pairs), groups=self._groups)
         total = distillation_loss(
@@ -123,7 +123,7 @@ class SvtObjective:
             temperature=settings.student_temperature,
             sums=settings.single_teacher,
         )
-        return Loss(total=total, metrics=metrics)
+        return Loss(total=total, metrics=metrics, seldom={"rank": partial(rank_me, features)})
 
     def after_step(self, progress: float) -> None:
         """Update the teacher, whose momentum grows to 1 over the run."""

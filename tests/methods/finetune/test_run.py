@@ -29,7 +29,8 @@ from featcache.methods.finetune.scoring import video_scores
 from featcache.methods.finetune.settings import FinetuneClipSettings, FinetuneTestSettings
 from featcache.metrics.intervals import rank_of_truth
 from featcache.metrics.predictions import read_outcomes
-from featcache.training.loop import DivergedError, trained_state
+from featcache.training.loop import trained_state
+from featcache.training.meter import DivergedError
 from featcache.training.settings import OptimiserSettings
 from tests.methods.finetune.helpers import changed, settings, training, write_classes
 

@@ -18,7 +18,7 @@ from featcache.networks.settings import SetPredictorSettings
 from featcache.training import stack
 from featcache.training.checkpoint import read_checkpoint
 from featcache.training.generators import seeded_torch
-from featcache.training.logs import read_log
+from featcache.training.logs import read_log, read_steps
 from featcache.training.stack import stacked
 
 from .helpers import located_sets
@@ -42,6 +42,7 @@ def settings_for(folder, *, dropout=0.0, optimiser=None, loss=None, is_batched=T
                 "optimiser": {"lr": 3e-3, "weight_decay": 1.0, **(optimiser or {})},
                 "seeds": list(SEEDS),
                 "tensorboard": False,
+                "log_steps": 2,
                 "threads": 1,
                 "device": "cpu",
                 **training,
@@ -120,11 +121,13 @@ def test_equals_runs_of_one_seed(tmp_path, counts, changes):
         for name in wanted.tensors:
             mine, other = (told_apart(name, each.tensors[name]) for each in (got, wanted))
             torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
-        lines = [read_log(tmp_path / name / f"seed-{seed}") for name in ("one", "many")]
-        assert [line.keys() for line in lines[0]] == [line.keys() for line in lines[1]]
-        for line, other in zip(*lines, strict=True):
-            for name in line.keys() - {"items_per_second", "wait_share"}:
-                assert other[name] == pytest.approx(line[name], rel=1e-3, abs=1e-5)
+        for read in (read_log, read_steps):
+            lines = [read(tmp_path / name / f"seed-{seed}") for name in ("one", "many")]
+            assert lines[0]
+            assert [line.keys() for line in lines[0]] == [line.keys() for line in lines[1]]
+            for line, other in zip(*lines, strict=True):
+                for name in line.keys() - {"items_per_second", "wait_share"}:
+                    assert other[name] == pytest.approx(line[name], rel=1e-3, abs=1e-5)
         assert load_predictor(tmp_path / "many", seed=seed).settings.width == 32
 
 

@@ -23,7 +23,8 @@ from featcache.methods.svt.settings import SvtHeadSettings, SvtInitSettings, Svt
 from featcache.methods.svt.views import SvtViewSource
 from featcache.testing.videos import write_video
 from featcache.training.generators import seeded_torch
-from featcache.training.loop import DivergedError, trained_state
+from featcache.training.loop import trained_state
+from featcache.training.meter import DivergedError
 from featcache.training.schedules import cosine
 from featcache.training.settings import OptimiserSettings, TrainingSettings
 from tests.methods.svt.helpers import small_views
