@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -86,6 +86,15 @@ class World:
         dist.all_gather(every, tensor.contiguous())
         return torch.cat(every)
 
+    def gather_trained(self, tensor: Tensor) -> Tensor:
+        """As :meth:`gather`, with a gradient; collective, and so is its backward pass.
+
+        A process gets the gradient of the sum of all processes' losses, of which
+        :class:`featcache.training.shared.SharedLoss` makes that of their mean.
+        """
+        gathered: Tensor = tensor if self.size == 1 else _Gather.apply(tensor, self)
+        return gathered
+
     def any(self, condition: bool) -> bool:
         """Whether a condition holds in at least one process; collective, and waits for all processes."""
         if self.size == 1:
@@ -123,6 +132,21 @@ class World:
 
 
 ALONE = World()
+
+
+class _Gather(torch.autograd.Function):
+    """The tensors of all processes; torch's own does not know a group that has both gloo and NCCL."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, world: World) -> Tensor:
+        ctx.world, ctx.num_rows = world, len(tensor)
+        return world.gather(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total[ctx.world.rank * ctx.num_rows :][: ctx.num_rows], None
 
 
 def find_world(environment: Mapping[str, str] = os.environ) -> World:
