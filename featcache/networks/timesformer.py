@@ -286,7 +286,7 @@ class TimeSformer(nn.Module):
             clip: float [B, T, 3, H, W], normalised; H and W are multiples of the patch size, T is any.
             names: Some of :attr:`layers`.
             generator: Draws which rows stochastic depth keeps while training, on its own device; ``None`` is torch's
-                global one.
+                global one of the clip's device, so that a GPU does not wait.
 
         Returns:
             Tokens of each of ``names``, h = H / patch size and w = W / patch size.
@@ -328,7 +328,7 @@ class TimeSformer(nn.Module):
         counts = (batch * num_places, batch * num_frames, batch)
 
         def draw(rate: float, rows: int) -> Tensor:
-            device = torch.device("cpu") if generator is None else generator.device
+            device = patches.device if generator is None else generator.device
             is_kept = torch.rand((rows, 1, 1), generator=generator, device=device) >= rate
             return is_kept.to(device=patches.device, dtype=patches.dtype) / (1 - rate)
 

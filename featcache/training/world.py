@@ -1,14 +1,15 @@
 """The processes that share a run, started by torchrun: each has a GPU and a share of every batch.
 
 Tensors on the CPU are exchanged through gloo, so that common decisions do not wait for a GPU; tensors on a GPU are
-exchanged through NCCL.
+exchanged through NCCL. Both give up after half an hour, so that a process that hangs is found. Only what waits for the
+first process's own work, such as listing the videos, is patient, through a gloo group of its own.
 """
 
 import datetime
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 import torch
@@ -20,9 +21,11 @@ from featcache.errors import ConfigError, FeatcacheError, StoppedError
 
 T = TypeVar("T")
 
+# What an exchange within a step may take; a step takes seconds, writing a checkpoint minutes.
+TIMEOUT = datetime.timedelta(minutes=30)
 # The others wait while the first process lists the videos, which can take hours. If a process dies, torchrun ends those
 # that wait for it.
-_PATIENCE = datetime.timedelta(days=1)
+PATIENCE = datetime.timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +39,14 @@ class World:
         size: Total number of processes.
         local_rank: Number of this process on its machine, which is also the number of its GPU.
         local_size: Number of processes on this machine.
+        patient: The same processes as a group that waits for hours; ``None`` is the group of all exchanges.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    patient: dist.ProcessGroup | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         assert 0 <= self.rank < self.size, f"process {self.rank} of {self.size}"
@@ -95,20 +100,25 @@ class World:
         gathered: Tensor = tensor if self.size == 1 else _Gather.apply(tensor, self)
         return gathered
 
-    def any(self, condition: bool) -> bool:
-        """Whether a condition holds in at least one process; collective, and waits for all processes."""
+    def any(self, condition: bool, *, patiently: bool = False) -> bool:
+        """Whether a condition holds in at least one process; collective, and waits for all processes.
+
+        Args:
+            condition: What this process says.
+            patiently: Wait for hours, where another process may have work of its own before.
+        """
         if self.size == 1:
             return condition
         flag = torch.tensor(int(condition))
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self.patient if patiently else None)
         return bool(flag)
 
     def barrier(self) -> None:
-        """Wait for all processes; collective."""
-        self.any(condition=False)
+        """Wait for all processes, for hours if one has work of its own before; collective."""
+        self.any(condition=False, patiently=True)
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """Send a value that the first process makes to the others; collective.
+        """Send a value that the first process makes to the others, which wait for hours; collective.
 
         Args:
             make: Function that makes the value, called only in the first process.
@@ -125,9 +135,9 @@ class World:
                 made[0] = make()
             except (FeatcacheError, OSError) as error:
                 failure = error
-        if self.any(failure is not None):
+        if self.any(failure is not None, patiently=True):
             raise failure or StoppedError("the first process of the run stopped, whose own message says why")
-        dist.broadcast_object_list(made, device=torch.device("cpu"))
+        dist.broadcast_object_list(made, group=self.patient, device=torch.device("cpu"))
         return cast("T", made[0])
 
 
@@ -187,13 +197,13 @@ def join_world() -> Iterator[World]:
     if world.size == 1:
         yield world
         return
-    everything, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
+    everything, rank, size = next(rendezvous("env://", timeout=PATIENCE))
     # A process may join again, and must not find entries from before.
     store = dist.PrefixStore(f"joined {everything.add(f'joined by {rank}', 1)}", everything)  # type: ignore[attr-defined]
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
-        yield world
+        yield replace(world, patient=cast("dist.ProcessGroup", dist.new_group(backend="gloo", timeout=PATIENCE)))
     except StoppedError:
         raise
     except FeatcacheError as error:

@@ -331,6 +331,13 @@ class TestTraining:
             torch.manual_seed(3)
             assert torch.equal(network(clip), first)
 
+    def test_stochastic_depth_is_drawn_on_the_device_of_the_clip(self):
+        patches = torch.zeros(2, 4, 9, 24)
+        before = torch.get_rng_state()
+        elsewhere = make(drop_path=0.5).train()._draw_kept_rows(patches.to("meta"), None)
+        assert torch.equal(torch.get_rng_state(), before), "drawn on the CPU and copied"
+        assert {factors.device.type for kept in elsewhere if kept for factors in kept} == {"meta"}
+
     def test_evaluation_keeps_every_row(self):
         clip = noise(2, 4, 3, 12, 12)
         assert torch.equal(make(drop_path=0.5).eval()(clip), make(drop_path=0.0).train()(clip))

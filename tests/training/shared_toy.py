@@ -74,6 +74,11 @@ def run(folder, world=ALONE, *, objective=None, settings=SETTINGS):
     )
 
 
+def timeout(group):
+    """How long a group's exchanges on the CPU may take."""
+    return group._get_backend(torch.device("cpu")).options._timeout
+
+
 def broken():
     raise ManifestError("no videos")
 
@@ -88,6 +93,7 @@ def main(folder: Path) -> None:
         seen["mean"] = world.mean_(number).tolist()
         seen["any"] = [world.any(world.rank == 1), world.any(world.rank == 7)]
         seen["from_first"] = world.from_first(lambda: {"made by": world.rank})
+        seen["timeouts"] = [timeout(group).total_seconds() for group in (torch.distributed.group.WORLD, world.patient)]
         torch.save(run(folder / "two", world).state_dict(), folder / f"rank-{world.rank}.pt")
         with seeded_torch(0, "drop", *world.keys):
             seen["draw"] = torch.rand(()).item()

@@ -95,6 +95,11 @@ def test_processes_exchange_numbers_and_objects(two):
         assert seen["from_first"] == {"made by": 0}
 
 
+def test_a_step_gives_up_when_another_hangs_and_only_the_first_is_waited_for(two):
+    for seen in two[1]:
+        assert seen["timeouts"] == [1800.0, 86_400.0]
+
+
 def test_two_processes_train_as_one(two):
     folder, _ = two
     one, both = (read_checkpoint(folder / name) for name in ("one", "two"))

@@ -1,5 +1,6 @@
 """Self-distillation between views (Caron et al., ICCV 2021, Eq. 1-3; SVT §3.3): loss, centre, temperatures."""
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -28,14 +29,25 @@ def distillation_loss(
     Returns:
         Scalar.
     """
-    students = torch.tensor([pair.student for pair in pairs], device=student.device)
-    teachers = torch.tensor([pair.teacher for pair in pairs], device=student.device)
+    students, teachers = _places(tuple(pairs), student.device)
     with torch.autocast(student.device.type, enabled=False):
         logits = student.float() / temperature
         agreement = torch.einsum("sbp,vbp->svb", logits, targets.detach().float())
         # -sum_p target log softmax(logits), with targets that sum to 1
         terms = (logits.logsumexp(dim=-1).unsqueeze(1) - agreement).mean(dim=-1)[students, teachers]
     return terms.sum() if sums else terms.mean()
+
+
+@functools.lru_cache(maxsize=16)
+def _places(pairs: tuple[Pair, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Positions of the students and of the teachers, int64 [number of pairs] each.
+
+    A run has few different pairs, and copying them to a GPU at every step would wait for it.
+    """
+    return (
+        torch.tensor([pair.student for pair in pairs], device=device),
+        torch.tensor([pair.teacher for pair in pairs], device=device),
+    )
 
 
 def teacher_targets(logits: Tensor, center: Tensor, *, temperature: float) -> Tensor:

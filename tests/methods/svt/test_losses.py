@@ -79,6 +79,14 @@ def test_gradients_reach_the_student_alone_and_equal_those_of_the_loops():
     torch.testing.assert_close(mine, torch.autograd.grad(expected, student)[0])
 
 
+def test_positions_are_copied_to_a_device_once(monkeypatch):
+    student, targets = logits(4, 3, 6), logits(2, 3, 6, seed=1).softmax(dim=-1)
+    pairs = view_pairs(["l2g", "g2g"], num_locals=2)
+    first = distillation_loss(student, targets, pairs, temperature=0.1)
+    monkeypatch.delattr(torch, "tensor")
+    assert torch.equal(distillation_loss(student, targets, pairs, temperature=0.1), first)
+
+
 def test_autocast_changes_nothing():
     student, targets = logits(2, 3, 500), logits(2, 3, 500, seed=1).softmax(-1)
     pairs = [Pair(0, 1), Pair(1, 0)]
