@@ -59,6 +59,9 @@ _COMMANDS: dict[str, Command] = {
         settings="featcache.methods.advise.settings:AdviseCostSettings",
         run="featcache.methods.advise.cost:measure_cost",
     ),
+    "cost-backbone": Command(
+        settings="featcache.commands.cost:BackboneCostSettings", run="featcache.commands.cost:count_backbone"
+    ),
     "train-scale": Command(
         settings="featcache.methods.scale.settings:ScaleSettings", run="featcache.methods.scale.run:pretrain_scale"
     ),

@@ -53,8 +53,21 @@ class SweepRow(Settings):
     """Horizontal position of the row in a plot."""
     published: dict[str, float] = Field(default_factory=dict)
     """Numbers that the source prints, by column."""
+    given: dict[str, float] = Field(default_factory=dict)
+    """Numbers of ours in columns that no step measures, e.g. the epochs of a training that came before."""
     note: str = ""
     """A note, e.g. on a misprint in the source."""
+
+
+class QuotedRow(Settings):
+    """One row that the source prints and nothing runs, e.g. of another method."""
+
+    name: str
+    """The method with its backbone."""
+    published: dict[str, float] = Field(min_length=1)
+    """Numbers that the source prints, by column."""
+    note: str = ""
+    """A note, e.g. on other data."""
 
 
 class SweepSettings(Settings):
@@ -77,9 +90,11 @@ class SweepSettings(Settings):
     ``@N`` of a key is the folder of step N of the same row, and ``@N/FILE`` a file in it."""
     rows: tuple[SweepRow, ...] = Field(min_length=1)
     """Rows of the table."""
-    columns: dict[str, str] = Field(min_length=1)
+    quoted: tuple[QuotedRow, ...] = ()
+    """Rows that are printed beside ours and not run; they come first in the table."""
+    columns: dict[str, str | None] = Field(min_length=1)
     """Column to the place of its value: ``<step>.<path in result.json>``; the part ``*`` is the only key there is, e.g.
-    the test split of any store that has one."""
+    the test split of any store that has one. Null: no step measures it, and a row may have it ``given``."""
     x_label: str = ""
     """Name of the horizontal axis; a plot is drawn where rows have ``x``."""
     out: str
@@ -87,13 +102,21 @@ class SweepSettings(Settings):
 
     def model_post_init(self, context: object) -> None:
         """Check what no single field can."""
-        names = [row.name for row in self.rows]
+        every: tuple[QuotedRow | SweepRow, ...] = (*self.quoted, *self.rows)
+        names = [row.name for row in every]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ConfigError(f"two rows are named {twice!r}; give one another name")
-        for row in self.rows:
+        places = [place for place in self.columns.values() if place is not None]
+        for row in every:
             if strangers := sorted(set(row.published) - set(self.columns)):
                 raise ConfigError(f"row {row.name!r} has a published {strangers[0]!r}, which is no column")
-        for place in (*self.columns.values(), *(key for row in self.rows for key in row.set)):
+        for row in self.rows:
+            if measured := sorted(name for name in row.given if self.columns.get(name, "") is not None):
+                raise ConfigError(
+                    f"row {row.name!r} has a given {measured[0]!r}, which is no column without a place; write "
+                    f"{measured[0]}: null under columns"
+                )
+        for place in (*places, *(key for row in self.rows for key in row.set)):
             number = place.partition(".")[0]
             if not number.isdigit() or int(number) >= len(self.steps):
                 raise ConfigError(f"{place!r} names no step; begin with a number from 0 to {len(self.steps) - 1}")
@@ -178,11 +201,20 @@ def read_row(settings: SweepSettings, row: SweepRow, folders: Sequence[str]) -> 
     """The cells of one row, from the results of its steps."""
     cells = {}
     for column, place in settings.columns.items():
+        if place is None:
+            cells[column] = Cell(value=row.given.get(column), published=row.published.get(column))
+            continue
         number, *path = place.split(".")
         file = Path(folders[int(number)]) / "result.json"
         ours = value_at(read_json(file, what="result of a step"), path, where=str(file))
         cells[column] = Cell(value=ours.value, low=ours.low, high=ours.high, published=row.published.get(column))
     return cells
+
+
+def _quoted(settings: SweepSettings, row: QuotedRow) -> tuple[str, dict[str, Cell]]:
+    """Note and cells of a row that is not run."""
+    cells = {column: Cell(value=None, published=row.published.get(column)) for column in settings.columns}
+    return "; ".join(filter(None, ("quoted, not run", row.note))), cells
 
 
 def parse_steps(steps: Sequence[Mapping[str, Any]]) -> list[Settings]:
@@ -261,7 +293,9 @@ def sweep(settings: SweepSettings, *, watching: Watching = unwatched) -> Iterato
     every_step = itertools.chain.from_iterable(parsed)
     check_places(every_step, roots=settings.roots, weights=settings.weights)
     put_replace(folder / "config.yaml", to_yaml(settings).encode())
-    rows = []
+    rows: list[tuple[str, float | None, str, dict[str, Cell]]] = [
+        (row.name, None, *_quoted(settings, row)) for row in settings.quoted
+    ]
     for row, raw, steps in zip(settings.rows, planned, parsed, strict=True):
         yield f"{settings.title}: {row.name}"
         for step in steps:

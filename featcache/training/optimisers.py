@@ -31,6 +31,6 @@ def build_optimiser(module: nn.Module, settings: OptimiserSettings, *, lr: float
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=settings.betas, fused=True)
     if settings.name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum)
-    lars: torch.optim.Optimizer = Lars(groups, lr=lr, momentum=settings.momentum)
+        return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum, nesterov=settings.nesterov)
+    lars: torch.optim.Optimizer = Lars(groups, lr=lr, momentum=settings.momentum, nesterov=settings.nesterov)
     return lars

@@ -15,7 +15,7 @@ class OptimiserSettings(Settings):
     """The optimiser and its hyperparameters."""
 
     name: Literal["adamw", "sgd", "lars"] = "adamw"
-    """``adamw``, ``sgd`` (with plain momentum) or ``lars``."""
+    """``adamw``, ``sgd`` or ``lars``."""
     lr: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     """Peak learning rate, for a batch size of ``lr_batch``."""
     lr_batch: int | None = Field(default=None, ge=1)
@@ -30,9 +30,16 @@ class OptimiserSettings(Settings):
     """Betas of AdamW."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD and LARS."""
+    nesterov: bool = False
+    """Nesterov's momentum in place of the plain one, for SGD and LARS; TimeSformer is fine-tuned with it."""
 
     def model_post_init(self, context: object) -> None:
         """Check what no single field can."""
+        if self.nesterov and (self.name == "adamw" or not self.momentum):
+            raise ConfigError(
+                f"optimiser.nesterov needs sgd or lars with a momentum above 0, not {self.name} with "
+                f"{self.momentum:g}; set optimiser.name=sgd, or optimiser.nesterov=false"
+            )
         if self.final_weight_decay is not None and not self.weight_decay:
             raise ConfigError("optimiser.final_weight_decay needs a weight_decay above 0 to begin from; give one")
 

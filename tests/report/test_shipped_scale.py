@@ -191,6 +191,9 @@ def test_a_cell_measures_what_its_row_and_column_name(path):
     for row in settings.rows:
         steps = parse_steps(row_steps(settings, row, folder="runs"))
         for column, place in settings.columns.items():
+            if place is None:  # quoted
+                assert column in ("SlowFast+NL", "ViS4mer", "fine-tuned")
+                continue
             number, _, value = place.partition(".")
             step = steps[int(number)]
             if value != "splits.*.metrics.top1":
@@ -285,6 +288,9 @@ def check_rows(rows, data):
     assert [row["name"] for row in rows] == [row["name"] for row in data["rows"]]
     for row in rows:
         for column in data["columns"]:
+            if data["columns"][column] is None:  # quoted, not run
+                assert row[column]["value"] is None
+                continue
             assert row[column]["value"] is not None
             is_share = data["columns"][column].endswith("top1")
             assert 0 <= row[column]["value"] <= (100 if is_share else 1e9)

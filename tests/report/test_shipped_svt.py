@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from featcache.backbones import BACKBONES as REGISTRY
 from featcache.cli.main import app
+from featcache.commands.cost import BackboneCostSettings, count_backbone
 from featcache.commands.registry import load
 from featcache.commands.steps import parse_steps, row_steps
 from featcache.config import read_mapping
@@ -66,10 +67,14 @@ def test_every_step_of_every_row_has_the_paper_s_setting(path):
                 assert sampling.flip_probability == (0.0 if step.dataset == "ssv2" else 0.5)
                 assert (sampling.test.num_clips, sampling.test.num_crops) == (1, 3)
             if isinstance(step, FinetuneSettings):
-                default = FinetuneSettings(source="x", backbone="svt-b")
-                assert step.training == default.training
+                default = FinetuneSettings(source="x", backbone="svt-b").training
+                nesterov = default.optimiser.model_copy(update={"nesterov": True})  # as TimeSformer
+                assert step.training == default.model_copy(update={"optimiser": nesterov})
+                assert (step.mean, step.std) == ((0.45,) * 3, (0.225,) * 3)
                 assert step.clips.flip_probability == (0.0 if step.dataset == "ssv2" else 0.5)
                 assert (step.test.num_clips, step.test.num_crops) == (1, 3)
+            if isinstance(step, BackboneCostSettings):
+                assert (step.num_frames, step.input_size, step.num_views) == (None, None, 3)
             if step.command == "probe-linear":
                 assert (step.linear.lrs, step.linear.optimizers, step.linear.epochs) == ((0.008, 0.001), ("sgd",), 5)
 
@@ -114,6 +119,38 @@ def test_which_views_a_table_is_tested_on(path):
         extractions = {step.features[0].backbone for step in steps if isinstance(step, ExtractSettings)}
         fine_tuned = {step.backbone for step in steps if isinstance(step, FinetuneSettings)}
         assert extractions | fine_tuned == {"svt-b" if slow_alone else "svt-b-slowfast"}
+
+
+@pytest.mark.parametrize("table", ["table1", "table2", "table3"])
+def test_columns_beside_the_accuracies(table):
+    path = next(path for path in SWEEPS if path.stem.startswith(table))
+    settings, rows = load(path), every_row(path)
+    for column, backbone in (("TFLOPs", "svt-b"), ("TFLOPs with the fast view", "svt-b-slowfast")):
+        number, _, value = settings.columns[column].partition(".")
+        step = rows["released weights"][int(number)]
+        assert isinstance(step, BackboneCostSettings)
+        assert (step.backbone, value) == (backbone, "cost.teramacs")
+    released, own = settings.rows
+    assert (released.given, released.published["epochs"]) == ({}, 20)
+    assert own.given == {"epochs": load(FOLDER / "k400_vitb.yaml").training.epochs}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backbone", "teramacs"), [("svt-b", 0.5875), ("svt-b-slowfast", 1.4419)])
+def test_the_tflops_of_the_tables(tmp_path, backbone, teramacs):
+    cost = count_backbone(BackboneCostSettings(backbone=backbone, num_views=3, out=str(tmp_path))).cost
+    assert cost["teramacs"] == pytest.approx(teramacs, abs=5e-5)
+    if backbone == "svt-b":  # printed: 0.59
+        assert round(cost["teramacs"], 2) == load(SWEEPS[0]).rows[0].published["TFLOPs"]
+
+
+def test_rows_of_our_own_are_set_apart():
+    for path in SWEEPS:
+        rows = load(path).rows
+        if path.stem.startswith(ABLATIONS):
+            assert {row.name for row in rows if not row.published} == {
+                row.name for row in rows if row.name.startswith("ours: ")
+            }
 
 
 def test_tables_share_the_stores_of_the_shared_training():
@@ -165,6 +202,8 @@ def small(path, *, listing, folder):
             step["features"][0] |= {"input_size": 32, "backbone": tiny(step["features"][0]["backbone"])}
             if step["features"][0]["weights"] == "default":
                 step["features"][0]["weights"] = "random"
+        if step["command"] == "cost-backbone":
+            step |= {"backbone": tiny(step["backbone"]), "input_size": 32}
         if step["command"] == "probe-linear":
             step |= {"test_splits": ["test"], "intervals": {"num_resamples": 20}}
         if step["command"] == "train-finetune":
@@ -197,8 +236,12 @@ def check_it_runs(path, listing, folder):
     rows = json.loads((folder / "table" / "table.json").read_text())["rows"]
     assert [row["name"] for row in rows] == [row["name"] for row in data["rows"]]
     for row, given in zip(rows, data["rows"], strict=True):
-        for column in data["columns"]:
-            assert 0 <= row[column]["value"] <= 100
+        for column, place in data["columns"].items():
+            if place is None:
+                assert row[column]["value"] == given.get("given", {}).get(column)
+            else:
+                assert 0 < row[column]["value"] <= 100 or "cost" not in place
+                assert 0 <= row[column]["value"] <= 100
             assert row[column]["published"] == given.get("published", {}).get(column)
 
 

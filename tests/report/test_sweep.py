@@ -47,6 +47,9 @@ def test_a_row_puts_its_settings_into_the_steps():
         ({"rows": [{"name": "a"}, {"name": "a"}]}, "two rows"),
         ({"rows": [{"name": "a", "published": {"loss": 1.0}}]}, "no column"),
         ({"rows": [{"name": "a", "set": {"tmm.hidden": 1}}]}, "names no step"),
+        ({"quoted": [{"name": "hidden 8", "published": {"top-1": 1.0}}]}, "two rows"),
+        ({"quoted": [{"name": "others", "published": {"loss": 1.0}}]}, "no column"),
+        ({"rows": [{"name": "a", "given": {"top-1": 1.0}}]}, "write top-1: null under columns"),
     ],
 )
 def test_sweeps_at_odds_with_themselves_are_refused(change, message):
@@ -100,13 +103,26 @@ def test_a_sweep_of_two_stages_from_one_file(tmp_path, monkeypatch):
             {"name": "hidden 4", "x": 4, "published": {"top-1": 50.0}},
             {"name": "hidden 8", "x": 8, "set": {"0.tmm.hidden": 8}},
         ],
-        "columns": {**SWEEP["columns"], "parameters": "0.num_parameters"},
+        "quoted": [
+            {"name": "others, ResNet-50", "published": {"top-1": 60.0, "epochs": 200}, "note": "on more videos"},
+        ],
+        "columns": {**SWEEP["columns"], "parameters": "0.num_parameters", "epochs": None},
     }
-    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    sweep["rows"][0]["given"] = {"epochs": 1}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False))
     for _ in range(2):  # the second finds everything done
         result = CliRunner().invoke(app, ["run", "sweep.yaml"], catch_exceptions=False)
         assert result.exit_code == 0, result.output
     table = json.loads((tmp_path / "runs/table/table.json").read_text())
+    others = table["rows"].pop(0)
+    assert (others["name"], others["note"]) == ("others, ResNet-50", "quoted, not run; on more videos")
+    assert {others[column]["value"] for column in table["columns"]} == {None}
+    assert {name: others[name]["published"] for name in table["columns"]} == {
+        "top-1": 60, "parameters": None, "epochs": 200,
+    }  # fmt: skip
+    markdown = (tmp_path / "runs/table/table.md").read_text()
+    assert "| others, ResNet-50 | - (60.0) | - | - (200.0) | quoted, not run; on more videos |" in markdown
+    assert [row["epochs"]["value"] for row in table["rows"]] == [1, None]
     assert [row["name"] for row in table["rows"]] == ["hidden 4", "hidden 8"]
     assert table["rows"][0]["parameters"]["value"] < table["rows"][1]["parameters"]["value"]
     assert 0 <= table["rows"][0]["top-1"]["low"] <= table["rows"][0]["top-1"]["value"] <= 100

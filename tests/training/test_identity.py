@@ -37,6 +37,7 @@ TOGETHER: dict[str, tuple[dict[str, Any], ...]] = {
     "clips.target_fps": ({"clips.frame_stride": 2},),
     "training.schedule.kind": ({"training.schedule.step_fractions": [0.5]}, {"training.schedule.step_fractions": []}),
     "training.schedule.step_fractions": ({"training.schedule.kind": "step"},),
+    "training.optimiser.nesterov": ({"training.optimiser.name": "sgd"}, {"training.optimiser.nesterov": False}),
     "training.clip_norm": ({"training.clip_each_norm": None},),
     "views.sampler": ({"views.global_frames": [8, 8]},),
     "dataset": ({"source": None, "root": "data"},),

@@ -238,11 +238,16 @@ def test_tensorboard_events_are_written(tmp_path):
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 
-@pytest.mark.parametrize("name", ["sgd", "lars"])
-def test_other_optimisers_resume_too(tmp_path, name):
-    settings = SETTINGS.model_copy(
-        update={"epochs": 3, "checkpoint_seconds": 0.0, "optimiser": OptimiserSettings(name=name, lr=0.01)}
-    )
+@pytest.mark.parametrize(
+    "optimiser",
+    [
+        OptimiserSettings(name="sgd", lr=0.01),
+        OptimiserSettings(name="sgd", lr=0.01, nesterov=True),
+        OptimiserSettings(name="lars", lr=0.01),
+    ],
+)
+def test_other_optimisers_resume_too(tmp_path, optimiser):
+    settings = SETTINGS.model_copy(update={"epochs": 3, "checkpoint_seconds": 0.0, "optimiser": optimiser})
     straight = run(tmp_path / "straight", settings)
     steps = itertools.count(1)
 
