@@ -56,7 +56,8 @@ class LayerOutput:
     Attributes:
         map: Dense positions, float [B, h, w, C] (image) or [B, t, h, w, C] (video); ``None`` if a layer of an image
             backbone has only a vector.
-        cls: The class token or pooled vector, float [B, C]; ``None`` if the network has none at this layer.
+        cls: The class token or pooled vector, float [B, C], not always of as many channels as the map; ``None`` if the
+            network has none at this layer.
     """
 
     map: "Tensor | None"

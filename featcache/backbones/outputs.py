@@ -177,9 +177,9 @@ def to_records(output: LayerOutput, recipe: FeatureRecipe, *, num_frames: int) -
         num_frames: Number of frames per row.
 
     Returns:
-        float32 [B, *record]: ``cls`` and ``mean`` [C]; ``tokens`` [N, C], class token first if there is one; ``map``
-        [h, w, C] or [t, h, w, C]. Rows of an image backbone with several frames begin with [t], unless averaged. For
-        fp16 precision the values are fp16 values, infinite if they overflow.
+        float32 [B, *record]: ``cls`` and ``mean`` [C]; ``tokens`` [N, C], class token first if there is one of C
+        channels; ``map`` [h, w, C] or [t, h, w, C]. Rows of an image backbone with several frames begin with [t],
+        unless averaged. For fp16 precision the values are fp16 values, infinite if they overflow.
 
     Raises:
         ConfigError: The layer has no class token or no map, or cannot be pooled to the requested size.
@@ -212,7 +212,9 @@ def _select(output: LayerOutput, recipe: FeatureRecipe) -> Tensor:
     if recipe.output != "tokens":
         return output.map
     patches = output.map.flatten(1, -2)
-    return patches if output.cls is None else torch.cat([output.cls.unsqueeze(1), patches], dim=1)
+    if output.cls is None or output.cls.shape[-1] != patches.shape[-1]:
+        return patches
+    return torch.cat([output.cls.unsqueeze(1), patches], dim=1)
 
 
 @overload

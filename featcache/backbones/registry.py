@@ -10,6 +10,7 @@ from collections.abc import Callable
 from featcache.backbones.base import Backbone, Builder, WeightsCard
 from featcache.backbones.from_file import builder_of_file, is_of_file
 from featcache.errors import PluginError
+from featcache.networks.catalogue import NETWORKS, WIDTHS
 from featcache.plugins import BUILT_IN, Place, Registry
 
 JOIN = "+"
@@ -21,6 +22,11 @@ _NAMES: dict[str, dict[str, str]] = {
         "clip-b16": "CLIP ViT-B/16 of OpenAI, 14 x 14 x 768",
         "clip-b32": "CLIP ViT-B/32 of OpenAI, 7 x 7 x 768",
         "clip-l14": "CLIP ViT-L/14 of OpenAI, 16 x 16 x 1024",
+    },
+    "clip_networks": {
+        f"{name}{ending}": f"{what}, clips of 16 frames of 112 pixels, a map and a vector{thin}"
+        for name, what in NETWORKS.items()
+        for ending, thin in zip(WIDTHS, ("", "; an eighth of the channels"), strict=True)
     },
     "vit": {
         "dinov2-b14": "DINOv2 ViT-B/14, 16 x 16 x 768",

@@ -33,7 +33,7 @@ from featcache.seeding import seed_for
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pyth")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pyth", ".pth.tar")
 NESTED_UNDER = ("state_dict", "model", "module")
 _HUB_ANSWER_SECONDS = 3.0
 
@@ -171,7 +171,7 @@ def read_state_dict(path: Path, *, nested_under: Sequence[str] = NESTED_UNDER) -
     Raises:
         WeightsError: The suffix is unknown, the file is unreadable, or it holds no state dict.
     """
-    if path.suffix not in SUFFIXES:
+    if not path.name.endswith(SUFFIXES):
         raise WeightsError(f"weights file {path} has an unknown suffix; give one of {', '.join(SUFFIXES)}")
     try:
         if path.suffix == ".safetensors":

@@ -10,6 +10,8 @@ from featcache.networks.clip_network import StackedNetwork, scaled
 
 CHANNELS = {"1": 64, "2": 128, "3a": 256, "3b": 256, "4a": 512, "4b": 512, "5a": 512, "5b": 512}
 POOLS = {"1": (1, 2, 2), "2": (2, 2, 2), "3b": (2, 2, 2), "4b": (2, 2, 2)}
+MIN_FRAMES = 8
+"""What the pools over time leave one frame of."""
 LAYERS = ("relu1", "relu2", "relu3b", "relu4b", "relu5b")
 
 
@@ -25,4 +27,4 @@ def build(width: float = 1.0) -> StackedNetwork:
         if name in POOLS:
             parts[f"pool{name[0]}"] = nn.MaxPool3d(POOLS[name])
         before = after
-    return StackedNetwork(parts, layers=LAYERS, channels=before, width=width)
+    return StackedNetwork(parts, layers=LAYERS, channels=before, width=width, min_frames=MIN_FRAMES)

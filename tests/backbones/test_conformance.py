@@ -6,15 +6,25 @@ import pytest
 import torch
 
 from featcache.backbones import BACKBONES, LayerOutput, torchvision, videomae
+from featcache.backbones.clip_networks import CARDS as CLIP_NETWORKS
 from featcache.backbones.vit import SHORT_NAMES
 from featcache.testing import backbones as suite
 
 QUICK_VITS = {"dinov2-s14", "dinov3-s16"}
 VIDEO_LIBRARIES = {*torchvision.VARIANTS, *videomae.VARIANTS, "xclip-b16", "vjepa2-l"}
 HEAVY = {"clip-l14", "clip-b16", "open_clip/RN50:openai", *SHORT_NAMES, *VIDEO_LIBRARIES} - QUICK_VITS - {"r3d_18"}
+HEAVY |= {"r21d", "r3d", "c3d", "swin3d"}
 HEAVY |= {"svt-b", "svt-s", "svt-b-slowfast", "svt-s-slowfast", "rho-byol-r50"}
-# Short clips where the network allows: as many frames as its classifier needs, or two tokens in time.
-NUM_FRAMES = {**dict.fromkeys(VIDEO_LIBRARIES, 4), "s3d": 13, "i3d": 9, "svt-b": 2, "svt-s": 2, "rho-byol-r50": 2}
+# Short clips where the network allows: as many frames as its pools or its classifier need, or two tokens in time.
+NUM_FRAMES = {
+    **{name: 8 if name.startswith("c3d") else 4 for name in CLIP_NETWORKS},
+    **dict.fromkeys(VIDEO_LIBRARIES, 4),
+    "s3d": 13,
+    "i3d": 9,
+    "svt-b": 2,
+    "svt-s": 2,
+    "rho-byol-r50": 2,
+}
 NUM_FRAMES |= {f"svt-{size}-slowfast": 8 for size in ("b", "s", "tiny")}
 # Tiny members of families with other layouts: tokens, class and register tokens, NHWC, relative positions.
 TIMM = ["timm/test_vit", "timm/test_vit3", "timm/test_vit_relpos", "timm/test_mambaout", "timm/test_resnet"]
