@@ -83,6 +83,23 @@ class ClipEncoder(nn.Module):
         return features.clone() if features.is_inference() else features  # a head can be trained on copies
 
 
+def has_unused(encoder: ClipEncoder) -> bool:
+    """Whether the vectors of an encoder leave out some trained parameters of its network, e.g. a head of its own.
+
+    One clip of zeros is encoded in evaluation mode on the encoder's device; nothing is changed.
+    """
+    trained = [parameter for parameter in encoder.network.parameters() if parameter.requires_grad]
+    size, device = encoder.recipe.input_size, next(encoder.parameters()).device
+    was_training = encoder.training
+    vectors = encoder.eval().features(
+        torch.zeros(1, encoder.num_frames, 3, size, size, dtype=torch.uint8, device=device)
+    )
+    encoder.train(was_training)
+    if not trained or not vectors.requires_grad:
+        return False
+    return any(each is None for each in torch.autograd.grad(vectors.sum(), trained, allow_unused=True))
+
+
 def check_names(backbone: str, weights: str) -> None:
     """Check the names of a backbone and a weights file, before videos are listed, which takes long.
 

@@ -1,6 +1,7 @@
 """Pixels of the rows that a sampling recipe gives each video, drawn anew in every epoch."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -38,10 +39,9 @@ class RecipeSource:
         """Number of bytes of a video's pixels."""
         return self.num_clips * self.recipe.num_frames * 3 * self._crop.size**2
 
-    def all_batches(self, *, at_least: int) -> list[Batch]:
-        """All videos in order, as many at a time as fit 64 MiB, and at least so many."""
+    def batches(self, numbers: Sequence[int], *, at_least: int) -> list[Batch]:
+        """Some videos in order, as many at a time as fit 64 MiB, and at least so many."""
         size = max(1, at_least, _BYTES_AT_ONCE // self.video_bytes)
-        numbers = range(len(self.files.videos))
         return [Batch(0, tuple(numbers[first : first + size])) for first in range(0, len(numbers), size)]
 
     def pixels(self, video: int, epoch: int) -> Pixels:

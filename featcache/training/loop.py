@@ -77,6 +77,7 @@ def train(
     facts: Mapping[str, Any],
     frozen_epochs: Mapping[str, float] = NOTHING_FROZEN,
     world: World = ALONE,
+    has_unused: bool = False,
     on_step: OnStep = ignore,
 ) -> nn.Module:
     """Train ``objective.module`` in place; a folder with a checkpoint of the same run is resumed where it stopped.
@@ -98,6 +99,7 @@ def train(
         frozen_epochs: Number of epochs at the start in which parameters are frozen, by a prefix of their names in
             ``objective.module``, e.g. ``{"student.head.last_layer.": 1.0}`` (DINO).
         world: The processes that share the run; ``objective`` gives this one's share of each batch.
+        has_unused: Whether trained parameters may take no part in a loss; processes that share a run have to know.
         on_step: Called after each step, in the first process.
 
     Returns:
@@ -118,6 +120,7 @@ def train(
         facts=facts,
         frozen_epochs=frozen_epochs,
         world=world,
+        has_unused=has_unused,
     )
     first = run.restore()
     if first >= run.num_steps:
@@ -168,6 +171,7 @@ class _Run:
         facts: Mapping[str, Any],
         frozen_epochs: Mapping[str, float],
         world: World,
+        has_unused: bool,
     ) -> None:
         self.module = objective.module
         self._objective = objective
@@ -186,7 +190,7 @@ class _Run:
         self.steps_an_epoch = settings.steps_an_epoch(objective.num_batches)
         self.num_steps = settings.epochs * self.steps_an_epoch
         self.meter = Meter(self._device, world, items_a_step=objective.num_items / self.steps_an_epoch)
-        self._loss = SharedLoss(objective, world)
+        self._loss = SharedLoss(objective, world, has_unused=has_unused)
 
     @property
     def result(self) -> nn.Module:

@@ -52,7 +52,8 @@ class Objective(Protocol[B]):
     An objective whose batches can be shared is built with the :class:`featcache.training.world.World` of its process. A
     batch is then the same for any number of processes: ``parts`` gives this process's ``World.share`` of it, in as many
     parts as in the other processes, and the mean of the processes' losses is the loss of the batch. ``loss`` may be
-    collective, buffers must stay the same in all processes, and every trained parameter must take part in every loss.
+    collective, buffers must stay the same in all processes, and trained parameters that take no part in a loss must be
+    announced (``has_unused`` of :func:`featcache.training.loop.train`).
 
     Attributes:
         module: Everything with state: trained parameters, buffers, a teacher (``requires_grad`` off). Its

@@ -65,6 +65,7 @@ class SeedRuns:
         facts: Mapping[str, Any],
         within: str = "",
         frozen_epochs: Mapping[str, float] = NOTHING_FROZEN,
+        has_unused: bool = False,
         on_step: OnStep | None = None,
     ) -> nn.Module:
         """Train one seed; see :func:`featcache.training.loop.train`, also for the errors.
@@ -76,6 +77,7 @@ class SeedRuns:
             facts: Facts to keep in the checkpoint for code that loads it.
             within: Parent of the seed's folder, relative to the run's folder.
             frozen_epochs: Number of epochs in which parameters are frozen, by a prefix of their names.
+            has_unused: Whether trained parameters may take no part in a loss.
             on_step: Called after every step, in addition to ``on_stage``.
 
         Returns:
@@ -92,6 +94,7 @@ class SeedRuns:
             facts=facts,
             frozen_epochs=frozen_epochs,
             world=self.world,
+            has_unused=has_unused,
             on_step=self.reporting(seed, on_step=on_step),
         )
         self.lines[seed] = self.world.from_first(lambda: read_log(here)[-1])

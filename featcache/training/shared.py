@@ -16,13 +16,19 @@ class SharedLoss(Generic[B]):
     """The loss of an objective; with a single process it is nothing more.
 
     With several processes, each begins with the first one's parameters and follows its buffers, and after the backward
-    pass of the last part of a step each has the mean of all processes' gradients. Every trained parameter must take
-    part in every loss.
+    pass of the last part of a step each has the mean of all processes' gradients.
+
+    Args:
+        objective: The task.
+        world: The processes that share it.
+        has_unused: Whether some trained parameters take no part in the loss, which has to be searched for them.
     """
 
-    def __init__(self, objective: Objective[B], world: World) -> None:
+    def __init__(self, objective: Objective[B], world: World, *, has_unused: bool = False) -> None:
         self._objective = objective
-        self._parallel = DistributedDataParallel(_Forward(objective)) if world.size > 1 else None
+        self._parallel: DistributedDataParallel | None = None
+        if world.size > 1:
+            self._parallel = DistributedDataParallel(_Forward(objective), find_unused_parameters=has_unused)
 
     def __call__(self, part: B) -> Loss:
         """Compute the loss of one part."""

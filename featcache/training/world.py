@@ -100,6 +100,24 @@ class World:
         gathered: Tensor = tensor if self.size == 1 else _Gather.apply(tensor, self)
         return gathered
 
+    def mine(self, count: int) -> range:
+        """Which of ``count`` items belong to this process, e.g. for scoring: every one to one process, none twice."""
+        return range(self.rank, count, self.size)
+
+    def collect(self, rows: Tensor, count: int) -> Tensor:
+        """The rows of all ``count`` items [count, ...] in order, of which each process has its own; collective.
+
+        Args:
+            rows: Rows of the items :meth:`mine` of this process.
+            count: Number of items of all processes.
+        """
+        assert len(rows) == len(self.mine(count)), f"{len(rows)} rows of {self.mine(count)}"
+        each = -(-count // self.size)
+        padded = torch.cat([rows, rows.new_zeros(each - len(rows), *rows.shape[1:])])
+        self.barrier()  # shares take different times
+        gathered = torch.unflatten(self.gather(padded), 0, (self.size, each))
+        return gathered.transpose(0, 1).flatten(0, 1)[:count]
+
     def any(self, condition: bool, *, patiently: bool = False) -> bool:
         """Whether a condition holds in at least one process; collective, and waits for all processes.
 

@@ -92,6 +92,10 @@ def main(folder: Path) -> None:
         seen["gathered"] = world.gather(number).tolist()
         seen["mean"] = world.mean_(number).tolist()
         seen["any"] = [world.any(world.rank == 1), world.any(world.rank == 7)]
+        seen["collected"] = [
+            world.collect(torch.tensor([[item, 0.5] for item in world.mine(count)]).reshape(-1, 2), count).tolist()
+            for count in range(6)
+        ]
         seen["from_first"] = world.from_first(lambda: {"made by": world.rank})
         seen["timeouts"] = [timeout(group).total_seconds() for group in (torch.distributed.group.WORLD, world.patient)]
         torch.save(run(folder / "two", world).state_dict(), folder / f"rank-{world.rank}.pt")

@@ -29,6 +29,13 @@ def test_shares_make_up_the_batch(size, each):
     assert [*itertools.chain(*shares)] == batch
 
 
+@given(st.integers(1, 9), st.integers(0, 40))
+def test_every_item_belongs_to_one_process(size, count):
+    mine = [World(rank=rank, size=size).mine(count) for rank in range(size)]
+    assert sorted(itertools.chain(*mine)) == list(range(count))
+    assert max(map(len, mine)) - min(map(len, mine)) <= 1
+
+
 def test_a_batch_that_cannot_be_shared_equally_is_an_error():
     with pytest.raises(ConfigError, match=r"batch_size is 4, which 3 processes .* set training\.batch_size=6"):
         World(size=3).share(4)
@@ -47,6 +54,7 @@ def test_one_process_needs_no_other():
         assert world == ALONE
         assert world.mean_(tensor) is tensor
         assert world.gather(tensor) is tensor
+        assert torch.equal(world.collect(tensor, 3), tensor)
         assert (world.any(True), world.any(False), world.from_first(lambda: 5)) == (True, False, 5)
         assert not torch.distributed.is_initialized()
 
@@ -93,6 +101,11 @@ def test_processes_exchange_numbers_and_objects(two):
         assert seen["mean"] == [[1.5, 10.0]]
         assert seen["any"] == [True, False]
         assert seen["from_first"] == {"made by": 0}
+
+
+def test_rows_of_unequal_shares_are_collected_in_order_and_none_twice(two):
+    for seen in two[1]:
+        assert seen["collected"] == [[[float(item), 0.5] for item in range(count)] for count in range(6)]
 
 
 def test_a_step_gives_up_when_another_hangs_and_only_the_first_is_waited_for(two):

@@ -11,6 +11,7 @@ from featcache.loaders.ahead import ViewLoader
 from featcache.loaders.batches import VideoBatches
 from featcache.methods.finetune.module import VideoClassifier
 from featcache.training.objective import Loss, class_loss
+from featcache.training.world import ALONE, World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,6 +45,7 @@ class FinetuneObjective:
         batch_size: int,
         num_epochs: int,
         seed: int,
+        world: World = ALONE,
     ) -> None:
         """Form batches of the loader's videos.
 
@@ -51,20 +53,21 @@ class FinetuneObjective:
             loader: Reads one clip per video.
             labels: int64 [M], class of each video, in the order of the loader.
             module: The backbone and the head to train.
-            batch_size: Number of videos per batch.
+            batch_size: Number of videos per batch, all processes together.
             num_epochs: Number of epochs.
             seed: Seed of the order of the videos.
+            world: The processes that share each batch.
 
         Raises:
-            ConfigError: There are fewer videos than the batch size.
+            ConfigError: There are fewer videos than the batch size, or the processes cannot share a batch equally.
         """
         self.module: nn.Module = module
-        self._batches = VideoBatches(loader, batch_size=batch_size, num_epochs=num_epochs, seed=seed)
+        self._batches = VideoBatches(loader, batch_size=batch_size, num_epochs=num_epochs, seed=seed, world=world)
         self._labels = torch.from_numpy(labels)
         self.num_batches, self.num_items = self._batches.num_batches, self._batches.num_items
 
     def parts(self, epoch: int, batch: int) -> list[LabelledClips]:
-        """One part with all clips of the batch.
+        """One part with this process's share of the batch.
 
         Raises:
             VideoError: A video cannot be used any more.

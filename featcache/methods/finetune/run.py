@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from featcache.backbones.trainable import check_names
+from featcache.backbones.trainable import check_names, has_unused
 from featcache.data.decoding.clips import CropSize
 from featcache.data.selection import GROUP
 from featcache.loaders.ahead import ViewLoader
 from featcache.loaders.labelled import LabelledSource, LabelledVideos, read_data
 from featcache.loaders.recipe_rows import RecipeSource
 from featcache.loaders.usable import extraction_of
-from featcache.machine import num_cores
 from featcache.methods.finetune.module import VideoClassifier, build_classifier
 from featcache.methods.finetune.objective import FinetuneObjective
 from featcache.methods.finetune.sampling import scoring_recipe, train_recipe
@@ -30,7 +29,10 @@ from featcache.networks.counting import count_parameters, count_trained
 from featcache.stages import OnStage, ignore
 from featcache.summary import Summary, SummaryTable, percent
 from featcache.training.plan import TrainingPlan
+from featcache.training.runs import cores_of
 from featcache.training.seeds import open_runs, result_dict
+from featcache.training.shared_norm import share_batch_norms
+from featcache.training.world import World, join_world
 from featcache.units import duration
 
 WEIGHTS = "backbone.safetensors"
@@ -144,29 +146,47 @@ def finetune(
     Unfinished runs are resumed, finished ones kept. The backbone of a seed is written to
     ``seed-N/backbone.safetensors``, a weights file for its name.
 
+    Processes started by torchrun share each batch and the test videos: the run is the same for any number of them, up
+    to rounding and the draws of dropout and stochastic depth, and may be resumed with another number. BatchNorms then
+    take the statistics of whole batches. The first process lists the videos, writes files and calls ``on_stage``.
+
     Args:
         settings: Settings of the run.
         intervals: Settings of the intervals.
         on_stage: Called with the stage ``scan``, with ``seed N`` after each step, and with ``test``.
 
     Raises:
-        ConfigError: The backbone cannot take such clips, or there are fewer videos than the batch size.
+        ConfigError: The backbone cannot take such clips, there are fewer videos than the batch size, or the processes
+            cannot share a batch or a BatchNorm.
         DivergedError: The loss is not finite; the last checkpoint is kept.
         ManifestError: There are no splits, no labels, only one class, or no videos to train on or to score.
+        StoppedError: Another process has raised an error.
         UnknownNameError: There is no such backbone, layer, split or label column.
         VideoError: A video cannot be used any more.
         WeightsError: Weights cannot be found, or belong to another network.
     """
+    with join_world() as world:
+        return _finetune(settings, world, intervals=intervals or IntervalSettings(), on_stage=on_stage)
+
+
+def _finetune(
+    settings: FinetuneSettings, world: World, *, intervals: IntervalSettings, on_stage: OnStage
+) -> FinetuneResult:
     started = time.monotonic()
     training = settings.training
-    runs = open_runs(settings, training, name="finetune", of=settings.videos_name, out=settings.out, on_stage=on_stage)
+    runs = open_runs(
+        settings, training, name="finetune", of=settings.videos_name, out=settings.out, world=world, on_stage=on_stage
+    )
+    world.share(training.batch_size)
     check_names(settings.backbone, settings.weights)
-    data = read_data(settings, on_stage=on_stage)
-    workers = num_cores() if settings.workers is None else settings.workers
+    data = world.from_first(lambda: read_data(settings, on_stage=on_stage))
+    workers = cores_of(world) if settings.workers is None else settings.workers
     scores: dict[str, list[Scores]] = {}
     weights = {}
     for seed in training.seeds:
         module = build_classifier(settings, num_classes=data.num_taught, seed=seed, device=runs.device)
+        if not settings.frozen:  # a frozen one has running statistics
+            share_batch_norms(module, world)
         identity = runs.identity(seed, {"videos": data.content, "weights": module.recipe.weights_hash})
         with ViewLoader(_source(data.train, settings, module, seed=seed), workers=workers) as loader:
             runs.train(
@@ -177,8 +197,10 @@ def finetune(
                     batch_size=training.batch_size,
                     num_epochs=training.epochs,
                     seed=seed,
+                    world=world,
                 ),
                 seed=seed,
+                has_unused=world.size > 1 and has_unused(module),
                 identity=identity,
                 facts={"method": "finetune", "backbone": settings.backbone, "classes": data.classes[: data.num_taught]},
             )
@@ -190,9 +212,10 @@ def finetune(
                 module,
                 _source(videos, settings, module, seed=None),
                 workers=workers,
-                clips_at_once=training.batch_size,
+                clips_at_once=training.batch_size // world.size,
                 average=settings.test.average,
                 precision=training.precision,
+                world=world,
                 on_stage=on_stage,
             )
             scores.setdefault(split, []).append(found)
