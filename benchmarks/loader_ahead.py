@@ -8,26 +8,27 @@ soon as it is there; the first epoch, in which processes start, is not counted.
 """
 
 import time
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 from common import parser, report
 
+from featcache.data.types import VideoRecord
 from featcache.loaders.ahead import ViewLoader
 from featcache.loaders.batches import VideoBatches
+from featcache.loaders.videos import VideoFile, VideoFiles
 
 
 class Sleeping:
     """A source of which each video takes the same time."""
 
-    def __init__(self, *, num_videos: int, latency: float) -> None:
-        self.files = SimpleNamespace(videos=range(num_videos))
+    def __init__(self, *, latency: float) -> None:
         self._latency = latency
 
-    def pixels(self, video: int, epoch: int) -> tuple[np.ndarray]:
+    def pixels(self, file: VideoFile, epoch: int) -> tuple[np.ndarray]:
         """One number, late."""
         time.sleep(self._latency)
-        return (np.array([video]),)
+        return (np.array([int(file.video.id)]),)
 
 
 def main() -> None:
@@ -39,8 +40,9 @@ def main() -> None:
     options.add_argument("--epochs", type=int, default=4)
     options.add_argument("--videos", type=int, default=128, help="per epoch")
     args = options.parse_args()
-    source = Sleeping(num_videos=args.videos, latency=args.latency)
-    with ViewLoader(source, workers=args.workers) as loader:
+    videos = [VideoRecord(id=str(number), path="unread.mp4") for number in range(args.videos)]
+    files = VideoFiles(videos, [Path("unread.mp4")] * args.videos, decoder="pyav")
+    with ViewLoader(Sleeping(latency=args.latency), files, workers=args.workers) as loader:
         batches = VideoBatches(loader, batch_size=args.batch, num_epochs=args.epochs, seed=0)
         started = 0.0
         for epoch in range(args.epochs):

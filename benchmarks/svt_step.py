@@ -131,9 +131,9 @@ def step_cell(videos: Path, *, recomputes_blocks: bool, args: argparse.Namespace
     """One case: steps of the training loop on one batch that is decoded beforehand."""
     torch.set_num_threads(args.threads)
     settings = settings_of(args, videos, workers=0, recomputes_blocks=recomputes_blocks)
-    source = SvtViewSource(open_videos(settings).files, settings.views, seed=0)
+    source, files = SvtViewSource(settings.views, seed=0), open_videos(settings).files
     module = build_module(settings, seed=0).to(args.device)
-    objective = SvtObjective(ViewLoader(source, workers=0), settings, module=module, seed=0)
+    objective = SvtObjective(ViewLoader(source, files, workers=0), settings, module=module, seed=0)
     with mock.patch.object(objective, "parts", return_value=objective.parts(0, 0)):
         seconds = seconds_a_step_of_the_loop(objective, settings, device=args.device, budget_seconds=args.seconds)
     return {"seconds": seconds, "videos/s": args.batch / seconds, "peak GB": peak_bytes(args.device) / 1e9}

@@ -57,9 +57,9 @@ def step(bench: Bench, files: VideoFiles, *, batch: int, recomputes: bool, secon
     )
     small = SMALL if bench.is_small else {}
     settings = settings.model_copy(update={"training": training, "recomputes_blocks": recomputes, **small})
-    source = SvtViewSource(files, settings.views, seed=0)
+    source = SvtViewSource(settings.views, seed=0)
     module = build_module(settings, seed=0).to(bench.device)
-    objective = SvtObjective(ViewLoader(source, workers=0), settings, module=module, seed=0)
+    objective = SvtObjective(ViewLoader(source, files, workers=0), settings, module=module, seed=0)
     part = ViewBatch(clips=random_views(settings.views, batch), epoch=0.0, teacher_view=None)
     with mock.patch.object(objective, "parts", return_value=[part]):
         each = seconds_a_step_of_the_loop(objective, settings, device=bench.device, budget_seconds=seconds)

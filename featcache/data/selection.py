@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from featcache.config import Aside, Settings
+from featcache.config import Aside, Role, Settings
 from featcache.data.manifest import Manifest
 from featcache.data.subsets import group_split, low_shot, nested_subset
 from featcache.data.types import MAX_GIGAPIXELS, VideoRecord
@@ -202,7 +202,19 @@ class VideosSettings(SourceSettings):
     """Decoded pixels that one file may take while it is scanned; one that takes more is ``undecodable``."""
 
 
-class TrainingVideosSettings(VideosSettings):
+MaxDamaged = Annotated[float, Role.ASIDE, Field(ge=0, le=1, allow_inf_nan=False)]
+"""A share of videos."""
+
+
+class DecodedVideosSettings(VideosSettings):
+    """Where the videos of a training that decodes them come from."""
+
+    max_damaged: MaxDamaged = 0.05
+    """Share of the training videos that may turn out not to decode although they passed the scan: another video takes
+    the place of each. The run stops if there are more of them; 0: at the first."""
+
+
+class TrainingVideosSettings(DecodedVideosSettings):
     """Where the videos of a training without labels come from, and how they are read."""
 
     train_split: Aside[str] = "train"

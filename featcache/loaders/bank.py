@@ -16,6 +16,7 @@ from featcache.errors import ConfigError, StoreError
 from featcache.loaders.choice import MAPS, choose_feature, video_splits
 from featcache.loaders.maps import ClipMaps, Pooling, StoredMaps
 from featcache.loaders.settings import BankSettings
+from featcache.loaders.videos import VideoFiles
 from featcache.recipes import recipe_hash
 from featcache.store.features import Features
 from featcache.store.reader import Store, open_store
@@ -43,6 +44,10 @@ class ClipSource(Protocol):
     bank_stride: int
     shape: tuple[int, int, int]
     identity: str
+
+    @property
+    def files(self) -> VideoFiles | None:
+        """The videos, if they are decoded when clips are read; ``None`` if rows are stored."""
 
     def clips(self, videos: Ints, positions: Ints, crops: npt.ArrayLike) -> ClipMaps:
         """Maps of clips.
@@ -143,6 +148,7 @@ class FrameBank:
         self._layout = layout
         self.pooling = pooling
         self.features = features
+        self.files: VideoFiles | None = None
         self.video_ids = video_ids
         self.num_source_frames = layout.positions * bank_stride
         self.bank_stride = bank_stride

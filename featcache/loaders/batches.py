@@ -4,10 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from featcache.errors import ConfigError
-from featcache.loaders.ahead import Batch, ViewLoader
+from featcache.loaders.ahead import Batch, ViewLoader, Views
 from featcache.seeding import rng_for
 from featcache.training.world import ALONE, World
 
@@ -67,7 +66,7 @@ class VideoBatches:
         Raises:
             ConfigError: Fewer videos than a batch, or processes that cannot share it equally.
         """
-        num_videos = len(loader.source.files.videos)
+        num_videos = len(loader.files.videos)
         if num_videos < batch_size:
             raise ConfigError(
                 f"{num_videos} training videos make no batch of {batch_size}; give more videos, or set "
@@ -80,14 +79,9 @@ class VideoBatches:
         self.num_batches = self._order.num_batches
         self.num_items = self._order.num_items
 
-    def views(self, epoch: int, number: int) -> tuple[tuple[int, ...], tuple[Tensor, ...]]:
-        """Videos of this process's share of a batch, and one tensor for each array of :class:`ViewSource`.
-
-        Raises:
-            VideoError: A video cannot be used any more.
-        """
-        wanted = self._batch(epoch, number)
-        return wanted.videos, self._loader.views(wanted, following=self._after(epoch, number))
+    def views(self, epoch: int, number: int) -> Views:
+        """Views of this process's share of a batch; see :meth:`ViewLoader.views` for the errors."""
+        return self._loader.views(self._batch(epoch, number), following=self._after(epoch, number))
 
     def _after(self, epoch: int, number: int) -> Iterator[Batch]:
         yield from (self._batch(epoch, later) for later in range(number + 1, self.num_batches))

@@ -3,16 +3,15 @@
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from featcache.data.decoding.clips import MAX_BATCH_BYTES, CropSize, RowBatch, decode_rows
 from featcache.data.sampling import sample_rows
-from featcache.data.types import ClipSpec, Timeline, VideoRecord
+from featcache.data.types import ClipSpec, Timeline
 from featcache.loaders.fresh import fresh_look
-from featcache.loaders.videos import open_scanned_file
+from featcache.loaders.videos import VideoFile
 from featcache.recipes import SamplingRecipe
 
 Positions = npt.NDArray[np.int64]
@@ -23,18 +22,14 @@ class ClipsJob:
     """Clips of one video; picklable.
 
     Attributes:
-        path: The file.
-        video: Its manifest row.
-        is_checked: Whether the bytes of the file have been compared with its hash.
+        file: The video.
         sampling: Recipe of the rows that a store of this video has or would have.
         positions: int64 [n, T], moments of the frames of each clip.
         crops: int64 [n]; below ``sampling.num_crops`` the recipe's own crop, otherwise a new view of that number.
         sizes: Sizes to which each box is resized.
     """
 
-    path: str
-    video: VideoRecord
-    is_checked: bool
+    file: VideoFile
     sampling: SamplingRecipe
     positions: Positions
     crops: Positions
@@ -47,8 +42,7 @@ def decode_clips(job: ClipsJob) -> Iterator[Positions | RowBatch]:
     Raises:
         VideoError: ``missing``, ``changed`` since the scan, or ``undecodable``.
     """
-    path = Path(job.path)
-    with open_scanned_file(path, job.video, decoder=job.sampling.decoder, is_checked=job.is_checked) as reader:
+    with job.file.open() as reader:
         wanted = _specs(job, reader.timeline)
         rows = {spec: row for row, spec in enumerate(dict.fromkeys(spec for clip in wanted for spec in clip))}
         yield np.array([[rows[spec] for spec in clip] for clip in wanted], np.int64)
@@ -57,13 +51,13 @@ def decode_clips(job: ClipsJob) -> Iterator[Positions | RowBatch]:
 
 def _specs(job: ClipsJob, timeline: Timeline) -> list[list[ClipSpec]]:
     """The row of each frame of each clip: the recipe's row, or that frame with a new view."""
-    stored, per_frame = sample_rows(job.sampling, timeline, job.video.id), job.sampling.num_crops
+    stored, per_frame = sample_rows(job.sampling, timeline, job.file.video.id), job.sampling.num_crops
     clips = []
     for places, crop in zip(job.positions.tolist(), job.crops.tolist(), strict=True):
         if crop < per_frame:
             clips.append([stored[place * per_frame + crop] for place in places])
             continue
-        look = fresh_look(job.video.id, crop, height=timeline.height, width=timeline.width)
+        look = fresh_look(job.file.video.id, crop, height=timeline.height, width=timeline.width)
         clips.append(
             [
                 dataclasses.replace(stored[place * per_frame], box=look.box, flip=look.flip, color=look.color)

@@ -10,8 +10,9 @@ import torch
 from featcache.data.boxes import sample_boxes, sample_color
 from featcache.data.decoding.clips import MAX_BATCH_BYTES, CropSize, decode_rows
 from featcache.data.types import ClipSpec
+from featcache.errors import VideoError
 from featcache.loaders.maps import ClipMaps
-from featcache.loaders.videos import VideoFiles
+from featcache.loaders.videos import DamagedError, VideoFiles
 from featcache.loaders.views import Look
 from featcache.recipes import ColorRecipe, SamplingRecipe, recipe_hash
 
@@ -53,11 +54,12 @@ class PixelSource:
     """A :class:`featcache.loaders.bank.ClipSource` whose maps are newly augmented pixels, uint8 [B, T, S, S, 3].
 
     Attributes:
+        files: The videos.
         videos: Manifest rows.
     """
 
     def __init__(self, files: VideoFiles, *, size: int) -> None:
-        self._files = files
+        self.files = files
         self.videos = files.videos
         self._crop = CropSize(size=size, interpolation="bilinear")
         self.video_ids = tuple(video.id for video in files.videos)
@@ -72,27 +74,43 @@ class PixelSource:
         """See :meth:`featcache.loaders.bank.ClipSource.clips`; one pass per video, ``crops`` draw the looks.
 
         Raises:
-            VideoError: A file does not exist any more, has changed, or does not decode.
+            DamagedError: Videos do not decode.
+            VideoError: A file does not exist any more, or has changed.
         """
         draws = np.asarray(crops, np.int64)
         side = self._crop.size
         pixels = np.empty((*positions.shape, 3, side, side), np.uint8)
+        damaged: dict[int, VideoError] = {}
         for number in np.unique(videos).tolist():
             mine = np.flatnonzero(videos == number)
-            with self._files.open(number) as reader:
-                specs = []
-                for place in mine.tolist():
-                    look = fresh_look(
-                        self.video_ids[number],
-                        int(draws[place]),
-                        height=reader.timeline.height,
-                        width=reader.timeline.width,
-                    )
-                    frames = tuple(positions[place].tolist())
-                    specs.append(ClipSpec(index=place, frames=frames, box=look.box, flip=False, color=look.color))
-                for batch in decode_rows(reader, specs, [self._crop], max_batch_bytes=MAX_BATCH_BYTES):
-                    pixels[mine[list(batch.rows)]] = batch.pixels[self._crop]
+            try:
+                self._read(number, mine, positions[mine], draws[mine], into=pixels)
+            except VideoError as error:
+                self.files.damage(number, error)
+                damaged[number] = error
+        if damaged:
+            raise DamagedError(self.files, damaged)
         return ClipMaps.of(torch.from_numpy(pixels).permute(0, 1, 3, 4, 2))
+
+    def _read(
+        self,
+        number: int,
+        places: npt.NDArray[np.int64],
+        positions: npt.NDArray[np.int64],
+        draws: npt.NDArray[np.int64],
+        *,
+        into: npt.NDArray[np.uint8],
+    ) -> None:
+        """Read the clips of one video into their places, in one pass."""
+        with self.files.open(number) as reader:
+            specs = []
+            for place, frames, draw in zip(places.tolist(), positions.tolist(), draws.tolist(), strict=True):
+                look = fresh_look(
+                    self.video_ids[number], draw, height=reader.timeline.height, width=reader.timeline.width
+                )
+                specs.append(ClipSpec(index=place, frames=tuple(frames), box=look.box, flip=False, color=look.color))
+            for batch in decode_rows(reader, specs, [self._crop], max_batch_bytes=MAX_BATCH_BYTES):
+                into[places[list(batch.rows)]] = batch.pixels[self._crop]
 
     def num_crops(self, video: int) -> int:
         """One, since every draw gives another augmentation."""

@@ -1,14 +1,14 @@
 """Labelled training and test videos of a source, and their classes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from featcache.config import Aside
 from featcache.data.manifest import Manifest
-from featcache.data.selection import GROUP, VideosSettings
+from featcache.data.selection import GROUP, DecodedVideosSettings
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError, unknown_name
 from featcache.loaders.usable import list_videos, open_usable
@@ -18,7 +18,7 @@ from featcache.stages import OnStage, ignore
 from featcache.training.identity import digest
 
 
-class LabelledSettings(VideosSettings):
+class LabelledSettings(DecodedVideosSettings):
     """Where labelled videos come from, and how they are sorted."""
 
     label: Aside[str] = "label"
@@ -53,6 +53,12 @@ class LabelledVideos:
         """int64 [M], group of each video by its label column ``group``; ``None`` where no video has one."""
         names = [video.labels.get(GROUP) for video in self.files.videos]
         return group_numbers(names) if any(name is not None for name in names) else None
+
+    def decodable(self, numbers: Sequence[int]) -> "LabelledVideos":
+        """The videos of these numbers, as the others have failed to decode."""
+        num_damaged = len(self.labels) - len(numbers)
+        files, labels = self.files.take(numbers), self.labels[list(numbers)]
+        return replace(self, files=files, labels=labels, num_failed=self.num_failed + num_damaged)
 
     def __repr__(self) -> str:
         return f"LabelledVideos({len(self.labels)}, {self.num_failed} failed, {self.num_unlabelled} unlabelled)"

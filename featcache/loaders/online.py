@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,11 +31,14 @@ from featcache.loaders.fresh import FRESH_LOOK_HASH
 from featcache.loaders.maps import ClipMaps, Pooling, StoredMaps
 from featcache.loaders.settings import BankSettings
 from featcache.loaders.unstored import UnstoredVideos
-from featcache.loaders.videos import VideoFiles, find_files, no_longer_usable
+from featcache.loaders.videos import DamagedError, VideoFiles, find_files
 from featcache.machine import forward_threads, num_cores
 from featcache.recipes import recipe_hash
 from featcache.store.precision import to_storage
 from featcache.store.reader import Store
+
+if TYPE_CHECKING:
+    from featcache.data.types import Status
 
 _MIN_AHEAD_BYTES = 32_000_000
 
@@ -70,6 +74,9 @@ class OnlineSource:
 
     Its decoding processes end with it.
 
+    Attributes:
+        files: The videos.
+
     Args:
         bank: The bank that the videos have or would have.
         encoder: The pipeline of its features.
@@ -80,7 +87,7 @@ class OnlineSource:
         self._bank = bank
         self._encoder = encoder
         self._sizes = tuple(dict.fromkeys(feature.crop for feature in encoder.features))
-        self._checked: set[int] = set()
+        self.files = bank.videos
         self.video_ids = tuple(video.id for video in bank.videos.videos)
         self.bank_stride = encoder.sampling.frame_stride
         self.num_source_frames = bank.positions * self.bank_stride
@@ -95,7 +102,7 @@ class OnlineSource:
             row_bytes = sum(3 * size.size**2 for size in self._sizes)
             pool = WorkerPool(
                 decode_clips,
-                name=lambda job: job.path,
+                name=lambda job: str(job.file.path),
                 num_workers=workers,
                 ahead_bytes=max(_MIN_AHEAD_BYTES, 4 * encoder.encode_batch * row_bytes),
             )
@@ -106,7 +113,8 @@ class OnlineSource:
         """See :meth:`featcache.loaders.bank.ClipSource.clips`; a frame that occurs twice is encoded once.
 
         Raises:
-            VideoError: A file does not exist any more, has changed, or does not decode.
+            DamagedError: Videos do not decode.
+            VideoError: A file does not exist any more, or has changed.
             NonFiniteFeatureError: Values are not finite.
         """
         numbers = np.unique(videos)
@@ -117,6 +125,7 @@ class OnlineSource:
         places: dict[tuple[int, int], int] = {}  # by job and row: its place among the encoded rows
         waiting: list[tuple[tuple[int, int], Pixels]] = []
         encoded: list[ClipMaps] = []
+        damaged: dict[int, VideoError] = {}
         with forward_threads(self._encoder.threads):
             for event in self._decoded(jobs):
                 match event:
@@ -126,13 +135,19 @@ class OnlineSource:
                             waiting.append(((item, row), pixels))
                     case Payload(item=item, value=wanted):
                         rows[item] = wanted
-                        self._checked.add(int(numbers[item]))
+                        self.files.was_read(int(numbers[item]))
                     case Restarted(item=item):
                         waiting = [one for one in waiting if one[0][0] != item]
                     case Failed(item=item, status=status, reason=reason):
-                        raise no_longer_usable(jobs[item].video, VideoError(status, reason))
+                        error, number = VideoError(status, reason), int(numbers[item])
+                        self.files.damage(number, error)
+                        damaged[number] = error
+                if damaged:  # the others are only looked at for damage
+                    waiting = []
                 while len(waiting) >= self._encoder.encode_batch:
                     waiting = self._encode(waiting, places, encoded)
+            if damaged:
+                raise DamagedError(self.files, dict(sorted(damaged.items())))
             while waiting:
                 waiting = self._encode(waiting, places, encoded)
         index = np.empty(positions.shape, np.int64)
@@ -152,9 +167,7 @@ class OnlineSource:
     def _job(self, video: int, positions: Positions, crops: Positions) -> ClipsJob:
         record = self._bank.videos.videos[video]
         return ClipsJob(
-            path=str(self._bank.videos.path(video)),
-            video=record,
-            is_checked=video in self._checked,
+            file=self.files.file(video),
             sampling=self._encoder.sampling.for_split(record.split),
             positions=positions,
             crops=crops,
@@ -190,7 +203,7 @@ def _decode_here(jobs: Iterable[ClipsJob]) -> Iterator[Event]:
             for value in decode_clips(job):
                 yield Payload(item, value)
         except VideoError as error:
-            raise no_longer_usable(job.video, error) from error
+            yield Failed(item, cast("Status", error.status), error.reason)
 
 
 def open_source(settings: BankSettings, *, videos: VideoList, device: str = "auto") -> ClipSource:

@@ -8,7 +8,7 @@ import numpy as np
 from featcache.data.decoding.clips import MAX_BATCH_BYTES, CropSize, decode_rows
 from featcache.data.sampling import sample_rows
 from featcache.loaders.ahead import Batch, Pixels
-from featcache.loaders.videos import VideoFiles
+from featcache.loaders.videos import VideoFile
 from featcache.recipes import SamplingRecipe
 from featcache.seeding import seed_for
 
@@ -19,12 +19,10 @@ class RecipeSource:
     """The rows that a recipe gives a video; see :class:`featcache.loaders.ahead.ViewSource`.
 
     Attributes:
-        files: The videos.
         recipe: Recipe of the rows; every video has the same number.
     """
 
-    def __init__(self, files: VideoFiles, recipe: SamplingRecipe, *, crop: CropSize, seed: int) -> None:
-        self.files = files
+    def __init__(self, recipe: SamplingRecipe, *, crop: CropSize, seed: int) -> None:
         self.recipe = recipe
         self._crop = crop
         self._seed = seed
@@ -44,15 +42,15 @@ class RecipeSource:
         size = max(1, at_least, _BYTES_AT_ONCE // self.video_bytes)
         return [Batch(0, tuple(numbers[first : first + size])) for first in range(0, len(numbers), size)]
 
-    def pixels(self, video: int, epoch: int) -> Pixels:
+    def pixels(self, file: VideoFile, epoch: int) -> Pixels:
         """All rows of one video as one array, uint8 [V, T, 3, S, S]; random ones are drawn anew in each epoch.
 
         Raises:
-            VideoError: The video was usable when it was scanned, and no longer is.
+            VideoError: The video is missing, has changed since it was scanned, or cannot be decoded.
         """
         recipe = dataclasses.replace(self.recipe, seed=seed_for(self._seed, "clip", epoch))
-        with self.files.open_scanned(video) as reader:
-            specs = sample_rows(recipe, reader.timeline, self.files.videos[video].id)
+        with file.open() as reader:
+            specs = sample_rows(recipe, reader.timeline, file.video.id)
             rows = np.empty((len(specs), recipe.num_frames, 3, self._crop.size, self._crop.size), np.uint8)
             for batch in decode_rows(reader, specs, [self._crop], max_batch_bytes=MAX_BATCH_BYTES):
                 rows[list(batch.rows)] = batch.pixels[self._crop]

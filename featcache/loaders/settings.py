@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from featcache.config import Aside, Input, Settings
+from featcache.data.selection import MaxDamaged
 
 Coordinates = Literal["true", "shuffled", "zero"]
 
@@ -33,6 +34,9 @@ class BankSettings(Settings):
     """``online``: folder of the videos; null: the folder from which they were extracted."""
     weights: Aside[str | None] = None
     """``online``: weights of the backbone, if those that the store was made with have moved."""
+    max_damaged: MaxDamaged = 0.05
+    """``online``: share of the training videos that may turn out not to decode, for each of which another video is
+    taken."""
     train_split: Aside[str] = "train"
     """Split to train on; a store without splits is used as a whole."""
     split_column: Aside[str | None] = None

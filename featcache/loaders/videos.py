@@ -1,7 +1,7 @@
 """Videos that a method decodes while it trains: their files, opened by number."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.data.decoding import open_video
@@ -12,8 +12,42 @@ from featcache.errors import ManifestError, VideoError
 from featcache.training.identity import digest
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoFile:
+    """A scanned video and its file: all that a decoding process gets of the manifest.
+
+    Attributes:
+        video: Its manifest row.
+        path: The file.
+        decoder: Name of a registered decoder.
+        is_checked: Whether the bytes of the file have been compared with the hash before.
+    """
+
+    video: VideoRecord
+    path: Path
+    decoder: str
+    is_checked: bool = False
+
+    def open(self) -> VideoReader:
+        """Open the file, which must be the one that was scanned.
+
+        Raises:
+            VideoError: ``missing``, ``changed`` since it was scanned, or ``undecodable``.
+        """
+        if not self.is_checked:
+            check_unchanged(self.path, self.video)
+        reader = open_video(self.path, decoder=self.decoder)
+        if reader.timeline.num_frames != self.video.num_frames:
+            raise VideoError(
+                "undecodable",
+                f"{self.decoder} finds {reader.timeline.num_frames} frames in {self.path.name} where the scan found "
+                f"{self.video.num_frames}; use the decoder of the scan",
+            )
+        return reader
+
+
 class VideoFiles:
-    """Videos by number, which are opened repeatedly; a file is checked against its hash when it is first opened.
+    """Videos by number, which are opened repeatedly; a file is checked against its hash when it is first read.
 
     Attributes:
         videos: Manifest rows of the videos.
@@ -32,9 +66,25 @@ class VideoFiles:
 
     def only(self, is_wanted: Callable[[VideoRecord], bool]) -> "VideoFiles":
         """The videos for which ``is_wanted`` holds, in the same order, numbered anew."""
-        kept = [number for number, video in enumerate(self.videos) if is_wanted(video)]
-        paths = [self._paths[number] for number in kept]
-        return VideoFiles([self.videos[number] for number in kept], paths, decoder=self._decoder)
+        return self.take([number for number, video in enumerate(self.videos) if is_wanted(video)])
+
+    def take(self, numbers: Sequence[int]) -> "VideoFiles":
+        """The videos of these numbers, numbered anew."""
+        paths = [self._paths[number] for number in numbers]
+        return VideoFiles([self.videos[number] for number in numbers], paths, decoder=self._decoder)
+
+    def file(self, number: int) -> VideoFile:
+        """A video, for this process or another."""
+        return VideoFile(
+            video=self.videos[number],
+            path=self._paths[number],
+            decoder=self._decoder,
+            is_checked=number in self._checked,
+        )
+
+    def was_read(self, number: int) -> None:
+        """Note that a file was opened, so that its bytes need not be compared with the hash again."""
+        self._checked.add(number)
 
     def open(self, number: int) -> VideoReader:
         """Open a video.
@@ -42,53 +92,41 @@ class VideoFiles:
         Raises:
             VideoError: ``missing``, ``changed`` since it was scanned, or ``undecodable``.
         """
-        is_checked = number in self._checked
-        reader = open_scanned_file(
-            self._paths[number], self.videos[number], decoder=self._decoder, is_checked=is_checked
-        )
-        self._checked.add(number)
+        reader = self.file(number).open()
+        self.was_read(number)
         return reader
 
-    def path(self, number: int) -> Path:
-        """The file of a video."""
-        return self._paths[number]
+    def damage(self, number: int, error: VideoError) -> str:
+        """Why a video cannot be decoded although its bytes are those that were scanned.
 
-    @contextmanager
-    def open_scanned(self, number: int) -> Iterator[VideoReader]:
-        """Open a video for a block of a run that must not go on without it.
+        Args:
+            number: The video.
+            error: What was raised when it was decoded.
 
         Raises:
-            VideoError: The video was usable when it was scanned, and no longer is; names it.
+            VideoError: The video is missing or has changed, so that a run must not go on without it; names it.
         """
         try:
-            with self.open(number) as reader:
-                yield reader
-        except VideoError as error:
-            raise no_longer_usable(self.videos[number], error) from error
+            if error.status != "undecodable":
+                raise error
+            check_unchanged(self._paths[number], self.videos[number])
+        except VideoError as found:
+            raise no_longer_usable(self.videos[number], found) from error
+        return error.reason
 
 
-def open_scanned_file(path: Path, video: VideoRecord, *, decoder: str, is_checked: bool = False) -> VideoReader:
-    """Open the file of a scanned video, which must be the one that was scanned.
+class DamagedError(VideoError):
+    """Some videos cannot be decoded, of those that were asked for at once.
 
-    Args:
-        path: The file.
-        video: Its manifest row.
-        decoder: Name of a registered decoder.
-        is_checked: Whether its bytes have been compared with the hash before.
-
-    Raises:
-        VideoError: ``missing``, ``changed`` since it was scanned, or ``undecodable``.
+    Attributes:
+        errors: What each of them raised, by its number.
     """
-    if not is_checked:
-        check_unchanged(path, video)
-    reader = open_video(path, decoder=decoder)
-    if reader.timeline.num_frames != video.num_frames:
-        raise VideoError(
-            "undecodable",
-            f"{decoder} finds {reader.timeline.num_frames} frames in {path.name} where the scan found "
-            f"{video.num_frames}; use the decoder of the scan",
-        )
-    return reader
+
+    def __init__(self, files: VideoFiles, errors: Mapping[int, VideoError]) -> None:
+        number, error = next(iter(errors.items()))
+        named = no_longer_usable(files.videos[number], error)
+        super().__init__(named.status, named.reason)
+        self.errors = errors
 
 
 def no_longer_usable(video: VideoRecord, error: VideoError) -> VideoError:

@@ -420,3 +420,26 @@ def become_a_pipe(path: Path) -> None:
     """The file disappears and a pipe takes its name."""
     path.unlink()
     os.mkfifo(path)
+
+
+# Damage that only decoding finds
+
+
+def overwrite_pictures(path: Path, *, first: int, num: int = 3, kept_bytes: int = 12) -> None:
+    """Overwrite some pictures of an H.264 file that keeps its index and the heads of its packets.
+
+    Without B-frames it opens with every picture in place, and raises where one of these is decoded.
+
+    Args:
+        path: The file, which is changed.
+        first: First packet to overwrite, in decoding order; above 0, so that the file still opens.
+        num: Number of packets.
+        kept_bytes: Number of bytes that each packet keeps, among them its NAL unit's size and head.
+    """
+    with av.open(str(path)) as video:
+        packets = [(packet.pos, packet.size) for packet in video.demux(video.streams.video[0]) if packet.size]
+    data = bytearray(path.read_bytes())
+    for start, size in packets[first : first + num]:
+        assert start is not None, f"{path} does not say where its packets are"
+        data[start + kept_bytes : start + size] = b"\xa5" * max(0, size - kept_bytes)
+    path.write_bytes(data)

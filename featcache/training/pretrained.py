@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from featcache.summary import Summary
 from featcache.training.seeds import last_epochs, result_dict
+from featcache.training.skips import NOTHING_REPLACED, Replaced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,7 @@ class PretrainedResult:
         num_parameters: Number of parameters of the part that is kept.
         num_head_parameters: Number of parameters of the part that is dropped.
         seeds: The last line of each seed's log.
+        replaced: How many videos could not be decoded, and how often another one took the place of one.
         next_command: A command that people often run next, if there is one.
     """
 
@@ -39,6 +41,7 @@ class PretrainedResult:
     num_parameters: int
     num_head_parameters: int
     seeds: Mapping[int, Mapping[str, float]]
+    replaced: Replaced = NOTHING_REPLACED
     next_command: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,7 +58,7 @@ class PretrainedResult:
         }
         if self.num_left_out:
             facts["left out"] = f"{self.num_left_out} {self.left_out}"
-        return facts
+        return facts | self.replaced.facts()
 
     def summary(self) -> Summary:
         """The last epoch of each seed."""

@@ -6,7 +6,7 @@ in the folder are resumed, finished ones are kept. At the end the method writes 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from featcache.training.loop import NOTHING_FROZEN, OnStep, StepReport, train
 from featcache.training.objective import Objective
 from featcache.training.runs import prepare_torch, run_folder, seed_folder
 from featcache.training.settings import TrainingSettings
+from featcache.training.skips import Replaced, SkipLedger, begin_skips, merge_skips
 from featcache.training.world import ALONE, World
 
 B = TypeVar("B")
@@ -45,6 +46,7 @@ class SeedRuns:
         items: Name of the items that the objective counts, e.g. ``videos``, for progress.
         on_stage: Called after every step with the stage ``seed N``.
         lines: The last line of each seed's log, filled by :meth:`train`.
+        skipped: How often each damaged video was replaced, by the folder of a seed, filled by :meth:`train`.
     """
 
     settings: Settings
@@ -55,6 +57,7 @@ class SeedRuns:
     items: str
     on_stage: OnStage
     lines: dict[int, Mapping[str, float]] = field(default_factory=dict)
+    skipped: dict[Path, Mapping[str, int]] = field(default_factory=dict)
 
     def train(
         self,
@@ -85,6 +88,7 @@ class SeedRuns:
         """
         self.write_settings()
         here = seed_folder(self.folder / within, seed)
+        self.world.from_first(lambda: begin_skips(here))
         trained = train(
             objective,
             self.training,
@@ -98,7 +102,25 @@ class SeedRuns:
             on_step=self.reporting(seed, on_step=on_step),
         )
         self.lines[seed] = self.world.from_first(lambda: read_log(here)[-1])
+        self.skipped[here] = self.world.from_first(lambda: merge_skips(here))
         return trained
+
+    def skips(self, seed: int, videos: Sized, max_damaged: float, *, within: str = "") -> SkipLedger:
+        """The ledger of the damaged videos of a seed.
+
+        Args:
+            seed: One of the seeds of the settings.
+            videos: The videos that are trained on.
+            max_damaged: Share of them that may be damaged.
+            within: As in :meth:`train`.
+        """
+        here = seed_folder(self.folder / within, seed)
+        return SkipLedger(here, rank=self.world.rank, num_videos=len(videos), max_damaged=max_damaged)
+
+    @property
+    def replaced(self) -> Replaced:
+        """How much was replaced in the seeds that have been trained."""
+        return Replaced.of(self.skipped.values())
 
     def identity(self, seed: int, inputs: Mapping[str, str], *, beside: Mapping[str, Any] | None = None) -> Identity:
         """The identity of a seed of these settings; see :func:`featcache.training.identity.identity_of`."""

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featcache.errors import ConfigError
+from featcache.loaders.ahead import Views
 from featcache.loaders.batches import BatchOrder, VideoBatches
 from featcache.seeding import rng_for
 from featcache.training.world import World
@@ -31,12 +32,12 @@ class Noting:
     """Stands for a loader: its views are the numbers of the videos."""
 
     def __init__(self, num_videos):
-        self.source = SimpleNamespace(files=SimpleNamespace(videos=tuple(range(num_videos))))
+        self.files = SimpleNamespace(videos=tuple(range(num_videos)))
         self.expected = []
 
     def views(self, batch, *, following=()):
         self.expected.append([(later.epoch, later.videos) for later in following])
-        return (torch.tensor(batch.videos),)
+        return Views(batch.videos, (torch.tensor(batch.videos),))
 
 
 def test_processes_share_each_batch_and_all_later_ones_are_expected():

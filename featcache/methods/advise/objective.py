@@ -13,6 +13,8 @@ from featcache.errors import ConfigError, NonFiniteFeatureError
 from featcache.loaders.bank import ClipSource
 from featcache.loaders.batches import BatchOrder
 from featcache.loaders.maps import ClipMaps
+from featcache.loaders.stand_ins import StandIns
+from featcache.loaders.videos import DamagedError
 from featcache.seeding import rng_for
 from featcache.training.identity import digest
 from featcache.training.objective import Loss, class_loss
@@ -54,6 +56,7 @@ class ClipObjective:
         num_clips: int,
         seed: int,
         is_sequential: bool = False,
+        stand_ins: StandIns | None = None,
     ) -> None:
         """Form batches of videos.
 
@@ -67,6 +70,8 @@ class ClipObjective:
             batch_size: Number of videos per batch.
             num_clips: Number of clips per video and batch.
             seed: Seed of the run.
+            stand_ins: Videos that take the places of damaged ones, where videos are decoded; the others of such a batch
+                are decoded once more.
             is_sequential: Process one clip per video at a time, as parts of a batch whose gradients are summed.
 
         Raises:
@@ -80,6 +85,7 @@ class ClipObjective:
         self._seed = seed
         self._num_clips = num_clips
         self._is_sequential = is_sequential
+        self._stand_ins = stand_ins
         self._order = BatchOrder(videos, batch_size=batch_size, seed=seed)
         if self._order.batch_size * (1 if is_sequential else num_clips) < 2:
             advice = "set clips.sequential=false" if is_sequential and num_clips > 1 else "raise num_clips"
@@ -88,8 +94,30 @@ class ClipObjective:
         self.num_items = self._order.num_items * num_clips
 
     def parts(self, epoch: int, batch: int) -> list[ClassifiedMaps]:
-        """One part per clip of a video if clips are processed one after another, otherwise a single part."""
-        chosen, clips = self._order.batch(epoch, batch), np.arange(self._num_clips)
+        """One part per clip of a video if clips are processed one after another, otherwise a single part.
+
+        Raises:
+            VideoError: A video is missing or has changed since it was scanned, or too many cannot be decoded.
+        """
+        chosen = self._order.batch(epoch, batch)
+        if self._stand_ins is None:
+            return self._parts(chosen, epoch)
+        seats = [self._stand_ins.seat(video, epoch=epoch) for video in chosen.tolist()]
+        while True:
+            try:
+                parts = self._parts(np.array([seat.video for seat in seats]), epoch)
+            except DamagedError as damaged:
+                for seat in seats:
+                    if seat.video in damaged.errors:
+                        seat.give_up(damaged.errors[seat.video])
+            else:
+                for seat in seats:
+                    seat.record()
+                return parts
+
+    def _parts(self, chosen: npt.NDArray[np.int64], epoch: int) -> list[ClassifiedMaps]:
+        """The parts of some videos, int64 [B]."""
+        clips = np.arange(self._num_clips)
         if not self._is_sequential:
             return [self._drawn(np.repeat(chosen, len(clips)), np.tile(clips, len(chosen)), epoch)]
         # drawn at once: a source that decodes passes over each video once

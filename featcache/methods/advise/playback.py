@@ -18,6 +18,7 @@ from torch.nn import functional
 from featcache.errors import ConfigError
 from featcache.loaders.bank import ClipSource
 from featcache.loaders.clip_positions import playback_clip, pretext_start
+from featcache.loaders.stand_ins import StandIns
 from featcache.methods.advise.objective import ClipObjective
 from featcache.methods.advise.settings import PretextClipSettings, max_bank_stride
 
@@ -30,6 +31,7 @@ def playback_objective(
     module: nn.Module,
     batch_size: int,
     seed: int,
+    stand_ins: StandIns | None = None,
 ) -> ClipObjective:
     """The task of telling the rates apart; see :class:`featcache.methods.advise.objective.ClipObjective`.
 
@@ -54,6 +56,7 @@ def playback_objective(
         num_clips=settings.num_clips,
         seed=seed,
         is_sequential=settings.sequential,
+        stand_ins=stand_ins,
     )
 
 

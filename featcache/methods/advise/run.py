@@ -17,6 +17,7 @@ from featcache.loaders.bank import ClipSource
 from featcache.loaders.choice import training_videos, video_splits
 from featcache.loaders.fresh import PixelSource
 from featcache.loaders.online import open_source
+from featcache.loaders.stand_ins import StandIns
 from featcache.loaders.unstored import open_videos
 from featcache.loaders.usable import extraction_of, list_videos, open_usable
 from featcache.methods.advise.objective import clip_contents
@@ -82,6 +83,7 @@ def pretrain(settings: AdviseSettings, *, on_stage: OnStage = ignore) -> Playbac
         build=lambda: TmmClassifier(tmm, width_in=width, grid=height, num_classes=len(clips.rates)),
         facts={"method": "advise", "tmm": dataclasses.asdict(tmm), "width_in": width},
         cost=counted_cost(tmm, shape=bank.shape, num_frames=clips.num_frames, num_classes=len(clips.rates)),
+        max_damaged=settings.bank.max_damaged,
         next_command=f"featcache train tmm {where} --init {runs.folder}{' --online' if settings.bank.online else ''}",
     )
 
@@ -98,7 +100,7 @@ def pretrain_r3d50(settings: R3d50Settings, *, on_stage: OnStage = ignore) -> Pl
 
     Raises:
         ManifestError: There are no usable videos.
-        VideoError: A video has changed since it was scanned.
+        VideoError: A video is missing or has changed since it was scanned, or too many cannot be decoded.
         UnknownNameError: There is no such split.
     """
     runs = open_runs(
@@ -122,6 +124,7 @@ def pretrain_r3d50(settings: R3d50Settings, *, on_stage: OnStage = ignore) -> Pl
         ),
         facts={"method": "r3d50", "width": settings.width, "num_classes": num_classes},
         cost={},
+        max_damaged=settings.max_damaged,
         num_left_out=num_left_out,
         next_command=extraction_of(settings, backbone=SLOW_R50, weights=str(weights)) if is_as_published else None,
     )
@@ -147,6 +150,7 @@ def _trained(
     build: Callable[[], TmmClassifier | R3d50],
     facts: Mapping[str, Any],
     cost: Mapping[str, float],
+    max_damaged: float,
     num_left_out: int = 0,
     next_command: str | None = None,
 ) -> PlaybackResult:
@@ -160,6 +164,7 @@ def _trained(
         build: Makes the network with its head.
         facts: Facts to keep in the checkpoints.
         cost: Counts of the network, beside its parameters.
+        max_damaged: Share of the training videos that may turn out not to decode.
         num_left_out: Number of videos that cannot be used.
         next_command: A command that people often run next.
     """
@@ -168,7 +173,17 @@ def _trained(
     for seed in training.seeds:
         with seeded_torch(seed, "tmm" if is_stored else "r3d50"):
             module = build().to(runs.device)
-        objective = playback_objective(source, videos, clips, module=module, batch_size=training.batch_size, seed=seed)
+        objective = playback_objective(
+            source,
+            videos,
+            clips,
+            module=module,
+            batch_size=training.batch_size,
+            seed=seed,
+            stand_ins=StandIns.of(
+                source.files, among=videos, seed=seed, skips=runs.skips(seed, videos.tolist(), max_damaged)
+            ),
+        )
         if is_stored:  # pixels are finite
             objective.check_finite()
         contents = clip_contents(source, videos, name="bank.store" if is_stored else "source")
@@ -183,6 +198,7 @@ def _trained(
         folder=str(runs.folder),
         num_videos=len(videos),
         num_left_out=num_left_out,
+        replaced=runs.replaced,
         num_parameters=num_parameters - num_head_parameters,
         num_head_parameters=num_head_parameters,
         seeds=runs.lines,

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from featcache.config import Aside, Input, Settings
-from featcache.data.selection import VideosSettings
+from featcache.data.selection import DecodedVideosSettings
 from featcache.errors import ConfigError
 from featcache.loaders.settings import BankSettings
 from featcache.machine import Matmul
@@ -122,7 +122,7 @@ class TmmFineTuneSettings(Settings):
             )
 
 
-class R3d50Settings(VideosSettings):
+class R3d50Settings(DecodedVideosSettings):
     """Settings of ``featcache train r3d50``: the playback-rate pretext on an R3D-50, end to end on pixels."""
 
     command: Literal["train-r3d50"] = "train-r3d50"

@@ -35,6 +35,7 @@ from featcache.store.reader import open_store
 from featcache.summary import Summary, SummaryTable, percent
 from featcache.training.runs import run_folder
 from featcache.training.seeds import open_runs
+from featcache.training.skips import NOTHING_REPLACED, Replaced
 
 PRETRAINED, SCRATCH = "pretrained", "scratch"
 
@@ -60,6 +61,7 @@ class TemporalResult:
         coverage: Coverage by split.
         cost: Counts of :func:`featcache.networks.tmm_cost.counted_cost`.
         seconds: Wall time.
+        replaced: How many training videos could not be decoded, and how often another one took the place of one.
     """
 
     folder: str
@@ -76,6 +78,7 @@ class TemporalResult:
     coverage: Mapping[str, Coverage]
     cost: Mapping[str, float]
     seconds: float
+    replaced: Replaced = NOTHING_REPLACED
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -109,6 +112,7 @@ class TemporalResult:
         )
         return Summary(
             tables=(SummaryTable(title=title, columns=columns, rows=rows, num_text=3),),
+            facts=self.replaced.facts(),
             lines=(*differences, f"written to {self.folder}"),
         )
 
@@ -187,6 +191,7 @@ def run_temporal(
         intervals=intervals,
         started=started,
     )
+    result = dataclasses.replace(result, replaced=runs.replaced)
     for place, arm in enumerate(arms):  # the other arm is a run of its own to `featcache compare`
         scores = {split: np.stack(logits[arm, split, ORDERS[0]]) for split in videos}
         found = _by_video(scores, data, videos=videos, seeds=seeds)

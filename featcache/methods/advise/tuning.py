@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from featcache.loaders.bank import ClipSource
 from featcache.loaders.clip_positions import playback_clip, spread_clip, view_starts
+from featcache.loaders.stand_ins import StandIns
 from featcache.methods.advise.objective import ClipObjective, clip_contents
 from featcache.methods.advise.saved import initial_module
 from featcache.methods.advise.settings import TmmFineTuneSettings
@@ -67,6 +68,7 @@ def label_objective(
     *,
     module: nn.Module,
     seed: int,
+    stand_ins: StandIns | None = None,
 ) -> ClipObjective:
     """The task of telling the classes apart; ``labels`` int64 [A] are those of ``videos``."""
     class_of = dict(zip(videos.tolist(), labels.tolist(), strict=True))
@@ -79,6 +81,7 @@ def label_objective(
         batch_size=settings.training.batch_size,
         num_clips=settings.num_clips,
         seed=seed,
+        stand_ins=stand_ins,
     )
 
 
@@ -111,7 +114,10 @@ def fine_tune(
         module = TmmClassifier(tmm, width_in=width, grid=height, num_classes=num_classes, is_frozen=settings.frozen)
     if state is not None:
         module.tmm.load_state_dict(state)
-    objective = label_objective(bank, videos, labels, settings, module=module.to(runs.device), seed=seed)
+    skips = runs.skips(seed, videos.tolist(), settings.bank.max_damaged, within=within)
+    stand_ins = StandIns.of(bank.files, among=videos, seed=seed, skips=skips)
+    module = module.to(runs.device)
+    objective = label_objective(bank, videos, labels, settings, module=module, seed=seed, stand_ins=stand_ins)
     objective.check_finite()
     contents = {**clip_contents(bank, videos), "labels": digest([labels.tolist(), num_classes])}
     if settings.init is not None:

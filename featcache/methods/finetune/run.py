@@ -1,8 +1,9 @@
 """Fine-tunes a backbone on labelled videos and reports its accuracy over the views of test videos."""
 
+import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from featcache.data.selection import GROUP
 from featcache.loaders.ahead import ViewLoader
 from featcache.loaders.labelled import LabelledSource, LabelledVideos, read_data
 from featcache.loaders.recipe_rows import RecipeSource
+from featcache.loaders.stand_ins import StandIns
 from featcache.loaders.usable import extraction_of
 from featcache.methods.finetune.module import VideoClassifier, build_classifier
 from featcache.methods.finetune.objective import FinetuneObjective
@@ -32,8 +34,11 @@ from featcache.training.plan import TrainingPlan
 from featcache.training.runs import cores_of
 from featcache.training.seeds import open_runs, result_dict
 from featcache.training.shared_norm import share_batch_norms
+from featcache.training.skips import Replaced
 from featcache.training.world import World, join_world
 from featcache.units import duration
+
+log = logging.getLogger(__name__)
 
 WEIGHTS = "backbone.safetensors"
 
@@ -76,12 +81,13 @@ class FinetuneResult:
         num_classes: Number of classes of the training videos.
         classes: Class names in the order of the head's outputs; those that occur only in test videos come last.
         num_train: Number of training videos.
-        num_left_out: Number of videos of all splits that cannot be used.
+        num_left_out: Number of videos of all splits that cannot be used, with test videos that did not decode.
         num_views: Number of views of a test video.
         num_parameters: Number of parameters of the backbone.
         num_trained: Number of trained parameters, including the head.
         splits: Results by test split, over videos and seeds.
         weights: The backbone's file of each seed; empty if it was frozen.
+        replaced: How many training videos could not be decoded, and how often another one took the place of one.
         seeds: The last line of each seed's log.
         seconds: Wall time.
         next_command: A command that extracts with the first seed's weights, if there are any.
@@ -99,6 +105,7 @@ class FinetuneResult:
     num_trained: int
     splits: Mapping[str, SplitResult]
     weights: Mapping[int, str]
+    replaced: Replaced
     seeds: Mapping[int, Mapping[str, float]]
     seconds: float
     next_command: str | None
@@ -131,6 +138,7 @@ class FinetuneResult:
                 facts[f"unseen in {split}"] = unseen
         if self.num_left_out:
             facts["left out"] = f"{self.num_left_out} videos that cannot be used"
+        facts |= self.replaced.facts()
         table = SummaryTable(title=title, columns=("split", *names, "scored"), rows=rows)
         return Summary(tables=(table,), facts=facts, next_command=self.next_command)
 
@@ -162,7 +170,7 @@ def finetune(
         ManifestError: There are no splits, no labels, only one class, or no videos to train on or to score.
         StoppedError: Another process has raised an error.
         UnknownNameError: There is no such backbone, layer, split or label column.
-        VideoError: A video cannot be used any more.
+        VideoError: A video is missing or has changed since it was scanned, or too many cannot be decoded.
         WeightsError: Weights cannot be found, or belong to another network.
     """
     with join_world() as world:
@@ -182,13 +190,17 @@ def _finetune(
     data = world.from_first(lambda: read_data(settings, on_stage=on_stage))
     workers = cores_of(world) if settings.workers is None else settings.workers
     scores: dict[str, list[Scores]] = {}
+    tests = dict(data.tests)
     weights = {}
     for seed in training.seeds:
         module = build_classifier(settings, num_classes=data.num_taught, seed=seed, device=runs.device)
         if not settings.frozen:  # a frozen one has running statistics
             share_batch_norms(module, world)
         identity = runs.identity(seed, {"videos": data.content, "weights": module.recipe.weights_hash})
-        with ViewLoader(_source(data.train, settings, module, seed=seed), workers=workers) as loader:
+        files = data.train.files
+        stand_ins = StandIns(files, seed=seed, skips=runs.skips(seed, files.videos, settings.max_damaged))
+        source = _source(settings, module, seed=seed)
+        with ViewLoader(source, files, workers=workers, stand_ins=stand_ins) as loader:
             runs.train(
                 FinetuneObjective(
                     loader,
@@ -207,10 +219,11 @@ def _finetune(
         if not settings.frozen:
             facts = {"backbone": settings.backbone, "recipe": dict(identity.values)}
             weights[seed] = runs.write_network(seed, module.network, name=WEIGHTS, facts=facts)
-        for split, videos in data.tests.items():
-            found = video_scores(
+        for split, videos in tests.items():
+            numbers, found = video_scores(
                 module,
-                _source(videos, settings, module, seed=None),
+                _source(settings, module, seed=None),
+                videos.files,
                 workers=workers,
                 clips_at_once=training.batch_size // world.size,
                 average=settings.test.average,
@@ -219,6 +232,11 @@ def _finetune(
                 on_stage=on_stage,
             )
             scores.setdefault(split, []).append(found)
+            if num_damaged := len(videos.labels) - len(numbers):
+                if world.is_first:
+                    log.warning("%d videos of split %r cannot be decoded and are not scored", num_damaged, split)
+                tests[split] = videos.decodable(numbers)
+    data = replace(data, tests=tests)
     first = next(iter(weights.values()), None)
     result = FinetuneResult(
         folder=str(runs.folder),
@@ -236,6 +254,7 @@ def _finetune(
             for split, each in scores.items()
         },
         weights=weights,
+        replaced=runs.replaced,
         seeds=runs.lines,
         seconds=time.monotonic() - started,
         next_command=first and extraction_of(settings, backbone=settings.backbone, weights=first),
@@ -259,9 +278,9 @@ def plan_finetune(settings: FinetuneSettings, *, on_stage: OnStage = ignore) -> 
     data = read_data(settings, on_stage=on_stage)
     training = settings.training
     module = build_classifier(settings, num_classes=data.num_taught, seed=training.seeds[0], device=torch.device("cpu"))
-    source = _source(data.train, settings, module, seed=training.seeds[0])
+    source = _source(settings, module, seed=training.seeds[0])
     objective = FinetuneObjective(
-        ViewLoader(source, workers=0),
+        ViewLoader(source, data.train.files, workers=0),
         data.train.labels,
         module=module,
         batch_size=training.batch_size,
@@ -284,14 +303,12 @@ def plan_finetune(settings: FinetuneSettings, *, on_stage: OnStage = ignore) -> 
     )
 
 
-def _source(
-    videos: LabelledVideos, settings: FinetuneSettings, module: VideoClassifier, *, seed: int | None
-) -> RecipeSource:
+def _source(settings: FinetuneSettings, module: VideoClassifier, *, seed: int | None) -> RecipeSource:
     """Random clips of the run of a seed, or the fixed test views if the seed is ``None``."""
     crop = CropSize(size=module.recipe.input_size, interpolation=module.recipe.interpolation)
     if seed is None:
-        return RecipeSource(videos.files, scoring_recipe(settings, num_frames=module.num_frames), crop=crop, seed=0)
-    return RecipeSource(videos.files, train_recipe(settings, num_frames=module.num_frames), crop=crop, seed=seed)
+        return RecipeSource(scoring_recipe(settings, num_frames=module.num_frames), crop=crop, seed=0)
+    return RecipeSource(train_recipe(settings, num_frames=module.num_frames), crop=crop, seed=seed)
 
 
 def _by_video(scores: Mapping[str, list[Scores]], data: LabelledSource, settings: FinetuneSettings) -> Predictions:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from featcache.data.types import VideoRecord
 from featcache.loaders.ahead import Pixels, ViewLoader
 from featcache.loaders.batches import VideoBatches
-from featcache.loaders.videos import VideoFiles
+from featcache.loaders.videos import VideoFile
 from featcache.loaders.views import ClipShape, read_views
 from featcache.methods.pretext.module import PretextModule
 from featcache.methods.pretext.task import Draw, Footage, PretextTask
@@ -20,35 +20,35 @@ from featcache.training.objective import Loss
 class DrawnViews:
     """The views that a task draws from each video; see :class:`featcache.loaders.ahead.ViewSource`.
 
-    The arrays of a video are its views, uint8 [T, 3, S, S], then its targets in the order of their names.
-
-    Attributes:
-        files: The videos, each of which is long enough.
-        names: Names of the targets, sorted.
+    The arrays of a video are its views, uint8 [T, 3, S, S], then its targets in the order of their names. Every video
+    must be long enough for the task.
     """
 
-    def __init__(self, files: VideoFiles, task: PretextTask, shape: ClipShape, *, seed: int) -> None:
-        self.files = files
+    def __init__(self, task: PretextTask, shape: ClipShape, *, seed: int) -> None:
         self._task = task
         self._shape = shape
         self._seed = seed
-        self.names = tuple(sorted(self.draw(0, epoch=0).targets))
 
-    def draw(self, video: int, *, epoch: int) -> Draw:
+    def draw(self, video: VideoRecord, *, epoch: int) -> Draw:
         """Views and targets of one video in one epoch, before pixels are read."""
-        footage = footage_of(self.files.videos[video])
+        footage = footage_of(video)
         return self._task.draw(footage, self._shape, rng_for(self._seed, "draw", footage.id, epoch))
 
-    def pixels(self, video: int, epoch: int) -> Pixels:
+    def pixels(self, file: VideoFile, epoch: int) -> Pixels:
         """Pixels of the views of one video, and its targets.
 
         Raises:
-            VideoError: The video was usable when it was scanned, but is not any more.
+            VideoError: The video is missing, has changed since it was scanned, or cannot be decoded.
         """
-        drawn = self.draw(video, epoch=epoch)
-        with self.files.open_scanned(video) as reader:
+        drawn = self.draw(file.video, epoch=epoch)
+        with file.open() as reader:
             views = read_views(reader, drawn.views)
-        return (*(view.numpy() for view in views), *(np.asarray(drawn.targets[name]) for name in self.names))
+        return (*(view.numpy() for view in views), *(np.asarray(drawn.targets[name]) for name in target_names(drawn)))
+
+
+def target_names(drawn: Draw) -> tuple[str, ...]:
+    """Names of the targets of a video, and thereby of every video, sorted."""
+    return tuple(sorted(drawn.targets))
 
 
 def footage_of(video: VideoRecord) -> Footage:
@@ -103,7 +103,7 @@ class PretextObjective:
         self.module: nn.Module = module
         self._trained = module
         self._task = task
-        self._names = loader.source.names
+        self._names = target_names(loader.source.draw(loader.files.videos[0], epoch=0))
         self._batches = VideoBatches(loader, batch_size=batch_size, num_epochs=num_epochs, seed=seed)
         self.num_batches, self.num_items = self._batches.num_batches, self._batches.num_items
 

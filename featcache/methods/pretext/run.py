@@ -10,6 +10,7 @@ from featcache.backbones import build_backbone
 from featcache.backbones.trainable import check_names, clip_feature, clip_length
 from featcache.errors import ManifestError
 from featcache.loaders.ahead import ViewLoader
+from featcache.loaders.stand_ins import StandIns
 from featcache.loaders.usable import extraction_of, training_videos
 from featcache.loaders.videos import VideoFiles
 from featcache.loaders.views import ClipShape
@@ -96,7 +97,7 @@ def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pretex
         DivergedError: The loss is not finite; the last checkpoint is kept.
         ManifestError: There are no usable videos, or none that is long enough.
         UnknownNameError: There is no such backbone, layer or split.
-        VideoError: A video cannot be used any more.
+        VideoError: A video is missing or has changed since it was scanned, or too many cannot be decoded.
         WeightsError: The weights cannot be found, or belong to another network.
     """
     training, task = settings.training, settings.task
@@ -117,7 +118,9 @@ def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pretex
         module = build_module(settings, seed=seed, device=runs.device)
         files, num_short = long_enough(usable.files, task, module.shape)
         identity = runs.identity(seed, {"videos": files.content, "weights": module.recipe.weights_hash})
-        with ViewLoader(DrawnViews(files, task, module.shape, seed=seed), workers=workers) as loader:
+        stand_ins = StandIns(files, seed=seed, skips=runs.skips(seed, files.videos, settings.max_damaged))
+        source = DrawnViews(task, module.shape, seed=seed)
+        with ViewLoader(source, files, workers=workers, stand_ins=stand_ins) as loader:
             runs.train(
                 PretextObjective(
                     loader, task, module=module, batch_size=training.batch_size, num_epochs=training.epochs, seed=seed
@@ -137,6 +140,7 @@ def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pretex
             backbone=settings.backbone,
             num_videos=len(files.videos),
             num_left_out=usable.num_left_out,
+            replaced=runs.replaced,
             num_short=num_short,
             num_parameters=count_parameters(module.network),
             num_head_parameters=count_parameters(module.heads),
@@ -162,9 +166,9 @@ def plan_pretext(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pr
     usable = training_videos(settings, on_stage=on_stage)
     module = build_module(settings, seed=training.seeds[0])
     files, num_short = long_enough(usable.files, task, module.shape)
-    source = DrawnViews(files, task, module.shape, seed=training.seeds[0])
+    source = DrawnViews(task, module.shape, seed=training.seeds[0])
     objective = PretextObjective(
-        ViewLoader(source, workers=0),
+        ViewLoader(source, files, workers=0),
         task,
         module=module,
         batch_size=training.batch_size,
@@ -176,7 +180,7 @@ def plan_pretext(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pr
         num_train=len(files.videos),
         num_left_out=usable.num_left_out,
         num_short=num_short,
-        num_clips=len(source.draw(0, epoch=0).views),
+        num_clips=len(source.draw(files.videos[0], epoch=0).views),
         clip=(module.shape.num_frames, module.shape.size, module.shape.size),
         num_parameters=count_parameters(module.network),
         num_trained=count_trained(module),

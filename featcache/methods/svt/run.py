@@ -10,6 +10,7 @@ from typing import ClassVar
 from featcache.data.hashing import content_hash
 from featcache.errors import WeightsError
 from featcache.loaders.ahead import ViewLoader
+from featcache.loaders.stand_ins import StandIns
 from featcache.loaders.usable import UsableVideos, extraction_of, training_videos
 from featcache.methods.svt.module import build_module
 from featcache.methods.svt.objective import SvtObjective
@@ -75,7 +76,7 @@ def pretrain_svt(settings: SvtSettings, *, on_stage: OnStage = ignore) -> SvtRes
         ManifestError: There are no usable videos.
         StoppedError: Another process has raised an error.
         UnknownNameError: There is no such split.
-        VideoError: A video cannot be used any more.
+        VideoError: A video is missing or has changed since it was scanned, or too many cannot be decoded.
         WeightsError: Initial weights do not exist, cannot be read, or have another size.
     """
     with join_world() as world:
@@ -103,7 +104,9 @@ def _pretrain(settings: SvtSettings, world: World, *, on_stage: OnStage) -> SvtR
     for seed in settings.training.seeds:
         module = build_module(settings, seed=seed).to(runs.device)
         identity = runs.identity(seed, contents)
-        with ViewLoader(SvtViewSource(files, settings.views, seed=seed), workers=workers) as loader:
+        stand_ins = StandIns(files, seed=seed, skips=runs.skips(seed, files.videos, settings.max_damaged))
+        source = SvtViewSource(settings.views, seed=seed)
+        with ViewLoader(source, files, workers=workers, stand_ins=stand_ins) as loader:
             runs.train(
                 SvtObjective(loader, settings, module=module, seed=seed, world=world),
                 seed=seed,
@@ -124,6 +127,7 @@ def _pretrain(settings: SvtSettings, world: World, *, on_stage: OnStage) -> SvtR
             backbone=backbone,
             num_videos=len(files.videos),
             num_left_out=num_left_out,
+            replaced=runs.replaced,
             num_parameters=num_parameters,
             num_head_parameters=count_parameters(module.student) - num_parameters,
             weights=weights,

@@ -18,7 +18,7 @@ import numpy as np
 from featcache.data.boxes import draw_color, random_resized_box
 from featcache.data.types import Box, ColorStep, Timeline, VideoRecord
 from featcache.loaders.ahead import Pixels
-from featcache.loaders.videos import VideoFiles
+from featcache.loaders.videos import VideoFile
 from featcache.loaders.views import Look, View, read_views
 from featcache.loaders.windows import Window, tis_distance, window_frames
 from featcache.methods.svt.pairs import NUM_GLOBALS
@@ -157,24 +157,18 @@ def _window_widths(settings: SvtViewSettings, video: Timeline | VideoRecord) -> 
 
 
 class SvtViewSource:
-    """See :class:`featcache.loaders.ahead.ViewSource`; a view is uint8 [T, 3, S, S].
+    """See :class:`featcache.loaders.ahead.ViewSource`; a view is uint8 [T, 3, S, S]."""
 
-    Attributes:
-        files: The videos.
-    """
-
-    def __init__(self, files: VideoFiles, settings: SvtViewSettings, *, seed: int) -> None:
-        self.files = files
+    def __init__(self, settings: SvtViewSettings, *, seed: int) -> None:
         self._settings = settings
         self._seed = seed
 
-    def pixels(self, video: int, epoch: int) -> Pixels:
+    def pixels(self, file: VideoFile, epoch: int) -> Pixels:
         """All views of one video.
 
         Raises:
-            VideoError: The video was usable when it was scanned, and no longer is.
+            VideoError: The video is missing, has changed since it was scanned, or cannot be decoded.
         """
-        name = self.files.videos[video].id
-        with self.files.open_scanned(video) as reader:
-            views = draw_views(self._settings, reader.timeline, video_id=name, epoch=epoch, seed=self._seed)
+        with file.open() as reader:
+            views = draw_views(self._settings, reader.timeline, video_id=file.video.id, epoch=epoch, seed=self._seed)
             return tuple(clip.numpy() for clip in read_views(reader, views))

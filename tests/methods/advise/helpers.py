@@ -20,6 +20,7 @@ class MemoryBank:
         self.num_source_frames = np.full(len(self.values), self.values.shape[1] * self.bank_stride)
         self.shape = tuple(self.values.shape[3:])
         self.identity = "memory"
+        self.files = None
 
     def clips(self, videos, positions, crops):
         crops = np.asarray(crops)[:, None] % self.values.shape[2]

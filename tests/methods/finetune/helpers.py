@@ -7,18 +7,20 @@ from featcache.data.scan import scan_file
 from featcache.data.types import VideoRecord
 from featcache.methods.finetune.settings import FinetuneClipSettings, FinetuneSettings, FinetuneTestSettings
 from featcache.seeding import rng_for
+from featcache.testing.damaged_files import overwrite_pictures
 from featcache.testing.videos import write_video
 from featcache.training.settings import OptimiserSettings, TrainingSettings
 
 CLASSES = {"blue": (60, 60, 220), "red": (220, 60, 60)}
 
 
-def write_classes(folder, counts):
+def write_classes(folder, counts, *, damaged=()):
     """Noisy videos of one colour a class, and one that is broken, scanned; returns the path of their manifest.
 
     Args:
         folder: Where to.
         counts: Split to videos a class.
+        damaged: Names of files that pass the scan and then do not decode.
     """
     videos = []
     for split, count in counts.items():
@@ -27,7 +29,9 @@ def write_classes(folder, counts):
                 path = f"{split}-{name}-{number}.mp4"
                 noise = rng_for(0, path).integers(-40, 40, (9 + number, 36, 48, 3))
                 pictures = list(np.clip(np.array(color) + noise, 0, 255).astype(np.uint8))
-                write_video(folder / path, pictures=pictures)
+                write_video(folder / path, pictures=pictures, options={"bf": "0"} if path in damaged else None)
+                if path in damaged:
+                    overwrite_pictures(folder / path, first=1, num=8)
                 listed = VideoRecord(id=path, path=path, split=split, labels={"label": name})
                 *_, scanned = scan_file(listed, folder / path)
                 videos.append(scanned)

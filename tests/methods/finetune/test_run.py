@@ -121,24 +121,26 @@ def test_a_video_has_the_mean_over_its_views_one_by_one(manifest):
     data = read_data(chosen)
     module = build_classifier(chosen, num_classes=2, seed=3, device=torch.device("cpu")).eval()
     crop = CropSize(size=32, interpolation="bicubic")
-    source = RecipeSource(data.tests["test"].files, scoring_recipe(chosen, num_frames=2), crop=crop, seed=0)
+    files = data.tests["test"].files
+    source = RecipeSource(scoring_recipe(chosen, num_frames=2), crop=crop, seed=0)
     by_view = []
     with torch.no_grad():
         module.head.weight.mul_(30)  # else softmax is as good as linear
         for video in range(8):
-            (views,) = source.pixels(video, 0)
+            (views,) = source.pixels(files.file(video), 0)
             by_view.append(torch.cat([module(torch.from_numpy(view[None])) for view in views]).double())
     seen = []
     for average in ("softmax", "logits"):
         values = [each.softmax(1) if average == "softmax" else each for each in by_view]
         expected = torch.stack([each.mean(0) for each in values]).numpy()
-        got = video_scores(
-            module, source, workers=0, clips_at_once=5, average=average, on_stage=lambda *each: seen.append(each)
+        scored, got = video_scores(
+            module, source, files, workers=0, clips_at_once=5, average=average, on_stage=lambda *each: seen.append(each)
         )
+        assert scored == list(range(8))
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
         assert seen[-1] == ("test", 8, 8)
     again = pickle.loads(pickle.dumps(source))  # how it gets into another process
-    np.testing.assert_array_equal(again.pixels(3, 0)[0], source.pixels(3, 0)[0])
+    np.testing.assert_array_equal(again.pixels(files.file(3), 0)[0], source.pixels(files.file(3), 0)[0])
 
 
 def test_classes_that_were_not_taught_count_as_wrong(manifest, tmp_path):

@@ -55,29 +55,29 @@ def test_a_stride_of_the_released_probe():
 
 def test_pixels_are_those_of_the_recipe_and_new_in_each_epoch(files, tmp_path):
     recipe = train_recipe(settings("videos", "unused", clips=FinetuneClipSettings(num_frames=3)), num_frames=3)
-    source = RecipeSource(files, recipe, crop=CROP, seed=5)
-    (rows,) = source.pixels(1, 4)
+    source = RecipeSource(recipe, crop=CROP, seed=5)
+    (rows,) = source.pixels(files.file(1), 4)
     assert rows.shape == (1, 3, 3, 32, 32)
     assert source.video_bytes == rows.nbytes
     with files.open(1) as reader:
         drawn = dataclasses.replace(recipe, seed=seed_for(5, "clip", 4))
         (spec,) = sample_rows(drawn, reader.timeline, files.videos[1].id)
-    pictures = sequential_frames(files._paths[1])
+    pictures = sequential_frames(files.file(1).path)
     for place, frame in enumerate(spec.frames):
         image = torch.from_numpy(pictures[frame]).permute(2, 0, 1)
         expected = crop_resize(image, spec.box, size=32, interpolation="bicubic", flip=spec.flip)
         np.testing.assert_array_equal(rows[0, place], expected.numpy())
-    np.testing.assert_array_equal(source.pixels(1, 4)[0], rows)
-    assert not np.array_equal(source.pixels(1, 5)[0], rows)
-    assert not np.array_equal(RecipeSource(files, recipe, crop=CROP, seed=6).pixels(1, 4)[0], rows)
+    np.testing.assert_array_equal(source.pixels(files.file(1), 4)[0], rows)
+    assert not np.array_equal(source.pixels(files.file(1), 5)[0], rows)
+    assert not np.array_equal(RecipeSource(recipe, crop=CROP, seed=6).pixels(files.file(1), 4)[0], rows)
 
 
 def test_views_of_a_test_video_do_not_depend_on_the_epoch(files):
     views = FinetuneTestSettings(num_clips=2, num_crops=3)
-    source = RecipeSource(files, scoring_recipe(settings("v", "o", test=views), num_frames=2), crop=CROP, seed=0)
-    (rows,) = source.pixels(0, 0)
+    source = RecipeSource(scoring_recipe(settings("v", "o", test=views), num_frames=2), crop=CROP, seed=0)
+    (rows,) = source.pixels(files.file(0), 0)
     assert rows.shape == (6, 2, 3, 32, 32)
-    np.testing.assert_array_equal(source.pixels(0, 9)[0], rows)
+    np.testing.assert_array_equal(source.pixels(files.file(0), 9)[0], rows)
 
 
 @pytest.mark.parametrize(

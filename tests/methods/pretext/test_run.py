@@ -119,18 +119,21 @@ def test_what_was_trained_is_a_backbone(videos, straight):
 
 def test_views_are_decoded_and_rotated_by_what_is_drawn(videos, tmp_path):
     manifest = list_videos(settings(videos, tmp_path))
-    files = open_usable(manifest.videos, root=manifest.root, decoder="pyav").files
-    source = DrawnViews(files.only(lambda video: video.num_frames > 10), RotNet(), ClipShape(3, 32), seed=0)
-    with ViewLoader(source, workers=0) as loader:
-        clips, turns = loader.views(Batch(0, (2, 0)))
+    usable = open_usable(manifest.videos, root=manifest.root, decoder="pyav").files
+    files = usable.only(lambda video: video.num_frames > 10)
+    source = DrawnViews(RotNet(), ClipShape(3, 32), seed=0)
+    with ViewLoader(source, files, workers=0) as loader:
+        clips, turns = loader.views(Batch(0, (2, 0))).arrays
     assert (clips.shape, clips.dtype) == ((2, 3, 3, 32, 32), torch.uint8)
-    assert turns.tolist() == [source.draw(video, epoch=0).targets["turns"] for video in (2, 0)]
-    (view,) = source.draw(2, epoch=0).views
+    assert turns.tolist() == [source.draw(files.videos[video], epoch=0).targets["turns"] for video in (2, 0)]
+    (view,) = source.draw(files.videos[2], epoch=0).views
     upright = dataclasses.replace(view, looks=tuple(look._replace(turns=0) for look in view.looks))
-    with source.files.open_scanned(2) as reader:
+    with files.open(2) as reader:
         (clip,) = read_views(reader, [upright])
     assert torch.equal(clips[0], torch.rot90(clip, int(turns[0]), (-2, -1)))
-    several = {source.draw(video, epoch=epoch).targets["turns"] for video in range(4) for epoch in range(5)}
+    several = {
+        source.draw(files.videos[video], epoch=epoch).targets["turns"] for video in range(4) for epoch in range(5)
+    }
     assert several == {0, 1, 2, 3}
 
 

@@ -125,7 +125,7 @@ def test_a_trained_teacher_is_a_backbone(videos, straight):
 
 def objective_of(videos, **changes):
     chosen = settings(videos, "unused", **changes)
-    loader = ViewLoader(SvtViewSource(open_videos(chosen).files, chosen.views, seed=0), workers=0)
+    loader = ViewLoader(SvtViewSource(chosen.views, seed=0), open_videos(chosen).files, workers=0)
     return SvtObjective(loader, chosen, module=build_module(chosen, seed=0), seed=0)
 
 
@@ -251,13 +251,13 @@ def test_the_teacher_is_the_moving_average_of_its_students(videos, tmp_path):
 def test_processes_decode_the_same_pixels_and_say_which_video_changed(videos, tmp_path):
     folder = shutil.copytree(videos, tmp_path / "videos")
     chosen = settings(folder, "unused")
-    source = SvtViewSource(open_videos(chosen).files, chosen.views, seed=0)
+    source, files = SvtViewSource(chosen.views, seed=0), open_videos(chosen).files
     batches = [Batch(0, (3, 1)), Batch(0, (0, 2)), Batch(1, (3, 1))]
-    alone = ViewLoader(source, workers=0)
-    with ViewLoader(source, workers=2) as loader:
+    alone = ViewLoader(source, open_videos(chosen).files, workers=0)
+    with ViewLoader(source, files, workers=2) as loader:
         for number, batch in enumerate(batches):
-            got_views = loader.views(batch, following=batches[number + 1 :])
-            for got, expected in zip(got_views, alone.views(batch), strict=True):
+            got_views = loader.views(batch, following=batches[number + 1 :]).arrays
+            for got, expected in zip(got_views, alone.views(batch).arrays, strict=True):
                 assert torch.equal(got, expected)
         (folder / "4.mp4").write_bytes(b"cut off")
         for each in (loader, alone):
