@@ -1,7 +1,7 @@
 """All checks and measurements on a GPU, in one command.
 
     python benchmarks/gpu.py                          # all, in eight minutes on one H100 or H200
-    python benchmarks/gpu.py --only checks scale      # some: checks extract read scale advise svt probe
+    python benchmarks/gpu.py --only checks scale      # some: checks extract read scale advise svt networks probe
     python benchmarks/gpu.py --small --device cpu     # the same code on a laptop
     python benchmarks/gpu.py --wheels DIR             # takes missing libraries from wheels (CONTRIBUTING.md)
 

@@ -9,6 +9,7 @@ PARTS: dict[str, float] = {
     "read": 20.0,
     "advise": 60.0,
     "svt": 45.0,
+    "networks": 45.0,
     "probe": 35.0,
     "scale": 80.0,
 }

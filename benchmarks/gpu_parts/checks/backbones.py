@@ -16,9 +16,12 @@ from gpu_parts.checks.comparing import BFLOAT16, FLOAT16, FLOAT32, Check, distan
 NUM_FRAMES = {
     "i3d": 9,
     "mvit_v2_s": 4,
+    "r21d": 4,
     "r3d_18": 4,
     "rho-byol-r50": 2,
     "s3d": 13,
+    "shufflenet3d": 4,
+    "squeezenet3d": 4,
     "svt-tiny": 4,
     "svt-tiny-slowfast": 8,
     "swin3d_t": 4,
@@ -29,7 +32,7 @@ NUM_FRAMES = {
 """One of each family that has its own network, and the frames of the clip of those that see videos."""
 IMAGES = ("clip-b32", "dinov2-s14", "dinov3-s16", "timm/test_resnet", "timm/test_vit+timm/test_resnet")
 NAMES = (*IMAGES, *NUM_FRAMES)
-QUICK = ("timm/test_resnet", "timm/test_vit+timm/test_resnet", "svt-tiny", "svt-tiny-slowfast")
+QUICK = ("timm/test_resnet", "timm/test_vit+timm/test_resnet", "svt-tiny", "svt-tiny-slowfast", "squeezenet3d")
 """Those that a laptop builds in a second: convolutions and attention, of frames and of clips."""
 
 

@@ -17,6 +17,8 @@ from featcache.networks.tmm import Tmm
 from featcache.testing.probes import separable_data
 from featcache.training.runs import prepare_torch
 from featcache.training.settings import TrainingSettings
+from featcache.training.shared_norm import share_batch_norms
+from featcache.training.world import World
 from gpu_parts.bench import SkippedError
 from gpu_parts.checks.comparing import FLOAT32, Check, distance, within
 from gpu_parts.checks.training import TMM
@@ -78,9 +80,27 @@ def processes(device: str, folder: Path) -> str:
             assert mine.grad is not None
             assert theirs.grad is not None
             assert torch.allclose(mine.grad, theirs.grad), "gradients of a group of one differ"
+        apart = _norms_apart(device)
     finally:
         dist.destroy_process_group()
-    return backend
+    return f"{backend}, {within(apart, FLOAT32, 'a shared BatchNorm')}"
+
+
+def _norms_apart(device: str) -> float:
+    """Distance of a BatchNorm over the processes of a group of one from torch's, with its gradients and statistics."""
+    generator = torch.Generator().manual_seed(0)
+    x = 3 + torch.randn(4, 6, 2, 5, 5, generator=generator)
+    found = []
+    for is_shared in (False, True):
+        norm = nn.BatchNorm3d(6).to(device)
+        if is_shared:
+            share_batch_norms(norm, World(size=2))
+        mine = x.to(device).requires_grad_()
+        y = norm(mine)
+        y.sigmoid().square().sum().backward()
+        tensors = [y, mine.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var]
+        found.append([each for each in tensors if each is not None])
+    return max(distance(one.detach(), other.detach()) for one, other in zip(*found, strict=True))
 
 
 def pictures(device: str, folder: Path) -> str:
