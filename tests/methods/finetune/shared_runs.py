@@ -9,13 +9,13 @@ from featcache.methods.finetune.settings import FinetuneTestSettings
 from featcache.training.settings import OptimiserSettings
 from tests.methods.finetune.helpers import changed, settings, training, write_classes
 
-NUM_STEPS = 6
+NUM_STEPS = 4
 
 
 def write_videos(folder):
-    """Twelve training videos and five to test on, with their manifest."""
+    """Eight training videos and five to test on, with their manifest."""
     (folder / "videos").mkdir()
-    manifest = write_classes(folder / "videos", {"train": 6, "test": 3})
+    manifest = write_classes(folder / "videos", {"train": 4, "test": 3})
     changed(
         manifest,
         "five",
@@ -34,7 +34,7 @@ def chosen(folder, name, **changes):
         "head_dropout": 0.0,
         "test_splits": ("test",),
         "test": FinetuneTestSettings(num_clips=2, num_crops=1),
-        "training": training(batch_size=4, epochs=2, log_steps=1, optimiser=OptimiserSettings(name="sgd", lr=0.002)),
+        "training": training(batch_size=4, epochs=2, log_steps=1, optimiser=OptimiserSettings(name="sgd", lr=5e-4)),
     }
     return settings(folder / "videos" / "five.parquet", folder / name, **{**given, **changes})
 
@@ -43,7 +43,7 @@ def main(folder: Path) -> None:
     """A run to its end, of which a copy is taken on the way; one that another world began; the head alone."""
 
     def copy(stage, done, total, note="", num_failed=0):
-        if stage == "seed 0" and done == 1:  # the checkpoint of this step is yet to be written
+        if stage == "seed 0" and done == 1.5:  # the checkpoint of this step is yet to be written
             shutil.copytree(folder / "two", folder / "two-then-one")
 
     finetune(chosen(folder, "two"), on_stage=copy)
