@@ -50,11 +50,15 @@ def unit(vectors: Floats) -> Floats:
 
 
 def _exact(blocks: Blocks, queries: Floats, k: int) -> tuple[Floats, Ints]:
-    """Compute matrix products block by block and keep the best items so far."""
+    """Compute matrix products block by block and keep the best items so far.
+
+    In float64, whose last bits are cut off: those of a float32 product depend on where a row lies in its block, so that
+    equal items would differ.
+    """
     best, items = np.zeros(0, np.float32), np.zeros(0, np.int64)
-    table = torch.from_numpy(queries)
+    table = torch.from_numpy(queries).double()
     for numbers, vectors in blocks:
-        similarity = (torch.from_numpy(unit(vectors)) @ table.T).amax(dim=1).numpy()
+        similarity = (torch.from_numpy(unit(vectors)).double() @ table.T).amax(dim=1).float().numpy()
         best, items = _best(np.concatenate([best, similarity]), np.concatenate([items, numbers]), k)
     return best, items
 

@@ -52,6 +52,18 @@ def test_equals_come_in_order_and_zero_vectors_have_similarity_zero(engine):
     assert scores.tolist() == [1, 1, 0, -1]
 
 
+@pytest.mark.parametrize("num_channels", [16, 33, 64])
+@pytest.mark.parametrize("num_queries", [1, 3])
+def test_equals_come_in_order_wherever_they_lie_in_their_block(num_queries, num_channels):
+    rng = np.random.default_rng(0)
+    distinct = rng.standard_normal((3, num_channels), np.float32)
+    queries = rng.standard_normal((num_queries, num_channels), np.float32)
+    for size in (7, 13, 50):
+        found = nearest(blocks_of(distinct[np.arange(size) % 3], [size // 2]), queries, k=size)[1].tolist()
+        kinds = dict.fromkeys(item % 3 for item in found)
+        assert found == [item for kind in kinds for item in range(kind, size, 3)]
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_nothing_to_search_is_no_hit(engine):
     scores, items = nearest([], np.ones((1, 3), np.float32), k=2, engine=engine)
