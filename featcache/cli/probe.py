@@ -34,6 +34,7 @@ TARGET = (
 
 EXAMPLES = {
     "knn": "-k 20 -k 5",
+    "retrieval": "--train-split train --test-split test",
     "linear": "--label label",
     "ridge": "--label like_ratio",
     "scale-linear": "--model runs/mine/scale-0123456789ab",

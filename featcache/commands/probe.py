@@ -164,6 +164,7 @@ def probe(settings: ProbeTarget, *, on_stage: OnStage = ignore, root: Path | Non
             positions=entry.position_form(own),
             numbers=settings.numbers,
             group_column=settings.group_column,
+            pool=entry.pool_of(own),
         )
         for store in places.values()
     ]

@@ -15,7 +15,9 @@ _SIMILARITIES_AT_ONCE = 1 << 24
 Videos = npt.NDArray[np.int64]
 
 
-def about_groups(data: ProbeData, train: Videos, splits: Mapping[str, Videos], *, device: str) -> list[str]:
+def about_groups(
+    data: ProbeData, train: Videos, splits: Mapping[str, Videos], *, leaves_groups_out: bool, device: str
+) -> list[str]:
     """Sentences for the readers of a result.
 
     With groups: the number of groups of each split, and the number of groups on both sides of the store's own splits.
@@ -26,6 +28,7 @@ def about_groups(data: ProbeData, train: Videos, splits: Mapping[str, Videos], *
         data: Features and labels.
         train: int64 [A], training videos.
         splits: int64 indices of the scored videos, by split.
+        leaves_groups_out: Whether no training video of its own group helps to score a video.
         device: Device on which cosines are computed.
     """
     notes = []
@@ -40,10 +43,10 @@ def about_groups(data: ProbeData, train: Videos, splits: Mapping[str, Videos], *
         )
         shared = np.intersect1d(mine, data.groups[train])
         if len(shared) and not np.array_equal(train, videos):
-            notes.append(
-                f"{len(shared)} groups have videos in the training split and in {split!r}: the figure may tell how "
-                "well a recording is recognised"
-            )
+            meaning = "the figure may tell how well a recording is recognised"
+            if leaves_groups_out:
+                meaning = "a video is scored without the training videos of its own group"
+            notes.append(f"{len(shared)} groups have videos in the training split and in {split!r}: {meaning}")
     return notes
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import ManifestError, NonFiniteFeatureError
+from featcache.evaluation.pooling import Pool
 from featcache.metrics.result import Coverage
 from featcache.metrics.splits import group_numbers
 
@@ -42,6 +43,7 @@ class ProbeData:
         contents: M content hashes; empty for unknown files.
         is_random: bool [M], whether a video's rows are random training views in a store that also has fixed test views.
             ``None``: there are none.
+        pool: How stored maps became vectors; ``mean`` for vectors that were stored as such.
     """
 
     features: npt.NDArray[np.floating]
@@ -61,6 +63,7 @@ class ProbeData:
     group_column: str | None = None
     contents: tuple[str, ...] = ()
     is_random: npt.NDArray[np.bool_] | None = None
+    pool: Pool = "mean"
 
     def __post_init__(self) -> None:
         num_rows, num_videos = len(self.row_video), len(self.videos)
@@ -126,6 +129,7 @@ def make_data(
     group_column: str | None = None,
     contents: Sequence[str] = (),
     is_random: npt.NDArray[np.bool_] | None = None,
+    pool: Pool = "mean",
 ) -> ProbeData:
     """Build :class:`ProbeData` from arrays in any row order.
 
@@ -146,6 +150,7 @@ def make_data(
         group_column: Name of the label column that gives the groups.
         contents: M content hashes, if they are known.
         is_random: bool [M], whether a video's rows are random training views; ``None``: none are.
+        pool: How stored maps became vectors.
 
     Raises:
         ManifestError: With ``numbers``, a label is not a number.
@@ -194,6 +199,7 @@ def make_data(
         group_column=group_column,
         contents=tuple(contents),
         is_random=is_random,
+        pool=pool,
     )
 
 

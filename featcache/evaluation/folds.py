@@ -96,6 +96,7 @@ def _kept(entry: ProbeEntry, task: Task, settings: object) -> Prediction:
             table=tuple(saved.facts["table"]),
             notes=tuple(saved.facts["notes"]),
             seeds=tuple(saved.facts["seeds"]),
+            ks=tuple(saved.facts.get("ks", ())),
         )
     made = entry.run(task, settings)
     if task.parts.folder is not None:
@@ -103,7 +104,7 @@ def _kept(entry: ProbeEntry, task: Task, settings: object) -> Prediction:
 
         arrays = {"scores": made.scores, **{f"variants.{name}": scores for name, scores in made.variants.items()}}
         tensors = {name: torch.from_numpy(np.array(each)) for name, each in arrays.items()}
-        facts = {"table": list(made.table), "notes": list(made.notes), "seeds": list(made.seeds)}
+        facts = {"table": list(made.table), "notes": list(made.notes), "seeds": list(made.seeds), "ks": list(made.ks)}
         task.parts.write(_PREDICTION, step=1, tensors=tensors, facts=facts)
     return made
 
@@ -136,6 +137,7 @@ def _join(parts: Sequence[tuple[int, npt.NDArray[np.int64], Prediction]], num_vi
     return Prediction(
         scores=gather(None),
         seeds=max((part.seeds for _, _, part in parts), key=len),
+        ks=max((part.ks for _, _, part in parts), key=len),
         variants={name: gather(name) for name in dict.fromkeys(name for _, _, part in parts for name in part.variants)},
         table=tuple({"fold": fold, **row} for fold, _, part in parts for row in part.table),
         notes=tuple(dict.fromkeys(note for _, _, part in parts for note in part.notes)),

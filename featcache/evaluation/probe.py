@@ -17,6 +17,7 @@ import numpy.typing as npt
 from featcache.errors import ConfigError
 from featcache.evaluation.data import ProbeData
 from featcache.evaluation.parts import NOTHING_KEPT, Parts
+from featcache.evaluation.pooling import Pool
 from featcache.plugins import Place, Registry, import_target
 from featcache.recipes import PositionForm
 from featcache.stages import OnStage, ignore
@@ -69,6 +70,9 @@ class Prediction:
         table: Rows about the training, such as the grid of heads, as JSON-ready values.
         notes: Sentences about deviations from the request.
         seeds: S numbers of the seeds; empty: 0 to S - 1.
+        ks: For a retrieval, numbers of nearest training videos: the metrics are then ``r@k`` in place of accuracies,
+            and the score of a class is minus the number of training videos that are nearer than the first of that
+            class, or -inf if it is not among those searched, at least the largest k.
     """
 
     scores: npt.NDArray[np.floating]
@@ -76,6 +80,7 @@ class Prediction:
     table: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
+    ks: tuple[int, ...] = ()
 
 
 S_contra = TypeVar("S_contra", contravariant=True)
@@ -97,9 +102,12 @@ class ProbeEntry:
         settings: Class of its settings, a frozen dataclass; calling it gives the defaults.
         leaves_one_out: Whether a video's own rows never help to score it, so that a store without splits is scored
             in one call with ``test`` equal to ``train``. Other probes are trained fold by fold.
+        leaves_groups_out: Whether no training video of a video's own group helps to score it, whatever the splits.
         predicts: Kind of labels: classes, numbers, or both.
         positions: A function of the settings, or its place, that gives the form of the clip positions which the probe
             uses. ``None``: it uses no positions.
+        pool: A function of the settings, or its place, that says how stored maps become the vectors that the probe
+            reads. ``None``: they are averaged over all positions.
         takes_float16: Whether the probe converts the rows that it takes to float32 itself, so that rows which are
             stored as float16 stay float16. Otherwise it is given all rows as float32.
         inputs: A function of the settings, or its place, that gives digests of the files which settings name, by the
@@ -109,8 +117,10 @@ class ProbeEntry:
     probe: Probe[Any] | str
     settings: type[Any]
     leaves_one_out: bool = False
+    leaves_groups_out: bool = False
     predicts: Predicts = "classes"
     positions: Callable[[Any], PositionForm | None] | str | None = None
+    pool: Callable[[Any], Pool] | str | None = None
     takes_float16: bool = False
     inputs: Callable[[Any], Mapping[str, str]] | str | None = None
 
@@ -134,6 +144,12 @@ class ProbeEntry:
         found: PositionForm | None = None if form is None else form(settings)
         return found
 
+    def pool_of(self, settings: object) -> Pool:
+        """How stored maps become the vectors that the probe reads with these settings."""
+        pool = import_target(self.pool) if isinstance(self.pool, str) else self.pool
+        found: Pool = "mean" if pool is None else pool(settings)
+        return found
+
     def input_digests(self, settings: object) -> Mapping[str, str]:
         """Digests of the files that settings name, by the name of the setting."""
         inputs = import_target(self.inputs) if isinstance(self.inputs, str) else self.inputs
@@ -149,6 +165,7 @@ PROBES: Registry[ProbeEntry] = Registry(
         Place(name=name, target=f"featcache.evaluation.probes:{name.replace('-', '_').upper()}", summary=summary)
         for name, summary in {
             "knn": "weighted nearest neighbours by cosine",
+            "retrieval": "share of videos whose class is among the k nearest training videos (R@k)",
             "linear": "linear classifier; a whole grid of heads in one pass",
             "ridge": "ridge regression of numbers on video means",
             "mlp": "classifier on each clip and an MLP of it",

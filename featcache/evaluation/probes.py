@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+from featcache.evaluation.pooling import Pool
 from featcache.evaluation.probe import ProbeEntry
 from featcache.evaluation.settings import (
     KnnSettings,
     LinearSettings,
     MlpSettings,
+    RetrievalSettings,
     RidgeSettings,
     ScaleFtSettings,
     ScaleLinearSettings,
@@ -17,6 +19,10 @@ from featcache.recipes import PositionForm
 
 def _of_predictor(settings: TransformerSettings) -> PositionForm:
     return settings.predictor.position
+
+
+def _pool(settings: RetrievalSettings) -> Pool:
+    return settings.pool
 
 
 def _model(settings: KnnSettings | ScaleLinearSettings | ScaleFtSettings) -> dict[str, str]:
@@ -34,6 +40,14 @@ KNN = ProbeEntry(
     leaves_one_out=True,
     positions="featcache.evaluation.knn:position_form",
     inputs=_model,
+)
+RETRIEVAL = ProbeEntry(
+    probe="featcache.evaluation.retrieval:retrieval",
+    settings=RetrievalSettings,
+    takes_float16=True,
+    leaves_one_out=True,
+    leaves_groups_out=True,
+    pool=_pool,
 )
 LINEAR = ProbeEntry(probe="featcache.evaluation.linear:linear", settings=LinearSettings, takes_float16=True)
 RIDGE = ProbeEntry(

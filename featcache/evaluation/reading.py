@@ -13,6 +13,7 @@ import numpy.typing as npt
 from featcache.data.selection import GROUP
 from featcache.errors import ManifestError, NothingUsableError, no_name
 from featcache.evaluation.data import ProbeData, make_data
+from featcache.evaluation.pooling import Pool, pooled, pooled_width
 from featcache.files.sealed import canonical_json
 from featcache.loaders.choice import has_training_views
 from featcache.recipes import PositionForm, recipe_hash
@@ -58,6 +59,7 @@ def read_data(
     positions: PositionForm | None = None,
     numbers: bool = False,
     group_column: str | None = None,
+    pool: Pool = "mean",
 ) -> ProbeData:
     """Read a feature and a label column of a store into memory.
 
@@ -71,9 +73,11 @@ def read_data(
         numbers: The labels are numbers to predict, not classes.
         group_column: Label column whose equal values belong together, e.g. clips of one recording. ``None`` is
             ``group`` if the store has it; ``"none"`` makes each video a group of its own.
+        pool: How maps and tokens become vectors; see :func:`featcache.evaluation.pooling.pooled`.
 
     Raises:
-        ConfigError: ``positions`` are requested and the positions of some rows are unknown.
+        ConfigError: ``positions`` are requested and the positions of some rows are unknown, or ``pool`` needs maps that
+            the feature does not hold.
         UnknownNameError: There is no such feature or label column; names the closest.
         ManifestError: The store has no labels at all, or labels that are not numbers although ``numbers`` is set.
         StoreError: Shards are still to be extracted.
@@ -87,6 +91,7 @@ def read_data(
         positions=positions,
         numbers=numbers,
         group_column=group_column,
+        pool=pool,
     )
     return source.read()
 
@@ -103,6 +108,7 @@ class ProbeSource:
         group_column: Label column that holds the groups; ``None``: no groups.
         positions: Form of the positions to read with the rows, or ``None``.
         numbers: Whether the labels are numbers.
+        pool: How maps and tokens become vectors.
     """
 
     store: Store
@@ -112,6 +118,7 @@ class ProbeSource:
     group_column: str | None
     positions: PositionForm | None
     numbers: bool
+    pool: Pool
 
     def read(self, *, on_stage: OnStage = ignore) -> ProbeData:
         """Read the rows into memory and close the feature; see :func:`read_data` for the errors.
@@ -126,7 +133,7 @@ class ProbeSource:
         features = self.features
         with features:
             return Rows(
-                vectors=_stored_vectors(features, on_stage=on_stage),
+                vectors=_stored_vectors(features, pool=self.pool, on_stage=on_stage),
                 row_video=features.video_index.astype(np.int64),
                 videos=features.video_ids,
                 about=self._about(),
@@ -159,6 +166,7 @@ class ProbeSource:
             group_column=self.group_column,
             contents=about.contents,
             is_random=rows.is_random,
+            pool=self.pool,
         )
 
     def content(self) -> str:
@@ -229,6 +237,7 @@ def open_source(
     positions: PositionForm | None = None,
     numbers: bool = False,
     group_column: str | None = None,
+    pool: Pool = "mean",
 ) -> ProbeSource:
     """Open what :func:`read_data` reads; see there for arguments and errors."""
     store = store if isinstance(store, Store) else open_store(store)
@@ -242,14 +251,17 @@ def open_source(
     for column in (split_column, group_column):
         if column is not None:
             store.labels(column)  # raises an error if there is none
+    features = store.feature(feature, splits=None if split_column is None else store.labels(split_column))
+    pooled_width(features.record, pool, feature=features.name, store=str(store.path))  # raises an error if it has none
     return ProbeSource(
         store=store,
-        features=store.feature(feature, splits=None if split_column is None else store.labels(split_column)),
+        features=features,
         label=label,
         split_column=split_column,
         group_column=group_column,
         positions=positions,
         numbers=numbers,
+        pool=pool,
     )
 
 
@@ -273,13 +285,19 @@ def read_vectors(
     return vectors
 
 
-def _stored_vectors(features: Features, *, on_stage: OnStage) -> npt.NDArray[np.floating]:
-    """All rows as vectors [N, C]: float16 if the store holds such vectors, which take half the memory, or float32."""
-    if features.record.dtype != "float16" or len(features.record.shape) > 1:
+def _stored_vectors(features: Features, *, pool: Pool, on_stage: OnStage) -> npt.NDArray[np.floating]:
+    """All rows as vectors [N, D]: float16 if they are values that the store holds so, which takes half the memory."""
+    is_vector = len(features.record.shape) == 1
+    if pool == "mean" and not (is_vector and features.record.dtype == "float16"):
         return read_vectors(features, on_stage=on_stage)
-    vectors = np.empty((features.num_rows, *features.record.shape), np.float16)
+    width = pooled_width(features.record, pool, feature=features.name, store="the store")
+    is_half = features.record.dtype == "float16"  # maxima of float16 values are float16 values
+    vectors = np.empty((features.num_rows, width), np.float16 if is_half else np.float32)
     for rows in _some_rows(features, 0, features.num_rows, on_stage=on_stage):
-        features.gather(rows, out=vectors[rows[0] : rows[-1] + 1])
+        if is_vector:
+            features.gather(rows, out=vectors[rows[0] : rows[-1] + 1])
+        else:
+            vectors[rows] = pooled(features.gather(rows, dequantised=True), pool)
     return vectors
 
 
@@ -288,9 +306,3 @@ def _some_rows(features: Features, first: int, last: int, *, on_stage: OnStage) 
     for start in range(first, last, step):
         yield np.arange(start, min(start + step, last))
         on_stage("read", min(start + step, last) - first, last - first)
-
-
-def pooled(records: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Average records [n, ..., C] over all positions to vectors float32 [n, C]."""
-    vectors: npt.NDArray[np.float32] = records.mean(axis=tuple(range(1, records.ndim - 1)))
-    return vectors

@@ -20,7 +20,7 @@ from featcache.evaluation.result import ProbeResult
 from featcache.extract.encode import float32_products
 from featcache.loaders.choice import check_test_views
 from featcache.machine import resolve_device
-from featcache.metrics.intervals import Metric, accuracies, mean_error, rank_of_truth
+from featcache.metrics.intervals import Metric, accuracies, mean_error, nearer_than_truth, rank_of_truth, recalls
 from featcache.metrics.predictions import Predictions
 from featcache.metrics.result import Coverage, SplitResult
 from featcache.metrics.settings import IntervalSettings
@@ -76,8 +76,8 @@ def run_probe(
     Raises:
         UnknownNameError: There is no such probe or split.
         ManifestError: There are no videos to train on or to score.
-        ConfigError: The settings belong to another probe, the probe cannot predict this kind of labels or needs
-            positions that the data lack, or the device does not exist.
+        ConfigError: The settings belong to another probe, the probe cannot predict this kind of labels, needs positions
+            that the data lack or other vectors out of maps, or the device does not exist.
     """
     started = time.perf_counter()
     device = resolve_device(device)
@@ -100,11 +100,15 @@ def run_probe(
             errors = np.square(scores[:, place[split], 0] - data.targets[plan.splits[split]])
             return {"mse": mean_error(errors, intervals=intervals, groups=groups[split])}
         labels = data.labels[plan.splits[split]]
+        if ks := outcome.prediction.ks:
+            nearer = nearer_than_truth(scores[:, place[split]], labels)
+            return recalls(nearer, ks=ks, intervals=intervals, groups=groups[split])
         ranks = rank_of_truth(scores[:, place[split]], labels)
         return accuracies(ranks, labels, num_classes=num_classes, intervals=intervals, groups=groups[split])
 
     groups = {split: None if data.groups is None else data.groups[videos] for split, videos in plan.splits.items()}
-    notes = [*plan.notes, *outcome.prediction.notes, *about_groups(data, plan.train, plan.splits, device=device)]
+    about = about_groups(data, plan.train, plan.splits, leaves_groups_out=entry.leaves_groups_out, device=device)
+    notes = [*plan.notes, *outcome.prediction.notes, *about]
     splits = {}
     for split, videos in plan.splits.items():
         unseen = int((~outcome.is_trained[place[split]]).sum())
@@ -155,6 +159,7 @@ def _by_video(data: ProbeData, outcome: Outcome, splits: Mapping[str, npt.NDArra
         classes=data.classes if data.targets is None else (),
         seeds=outcome.prediction.seeds or tuple(range(len(scores))),
         scores=scores,
+        ks=outcome.prediction.ks,
     )
 
 
@@ -175,6 +180,11 @@ def _check_fit(name: str, entry: ProbeEntry, data: ProbeData, settings: Any) -> 
         raise ConfigError(
             f"probe {name!r} looks at where clips lie in their videos, and {data.store} came without positions; "
             f"read it by read_data(..., positions={form!r})"
+        )
+    if (pool := entry.pool_of(settings)) != data.pool:
+        raise ConfigError(
+            f"probe {name!r} has pool {pool!r}, and {data.store} was read with pool {data.pool!r}; read it by "
+            f"read_data(..., pool={pool!r})"
         )
 
 

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from featcache.errors import ConfigError
+from featcache.evaluation.pooling import Pool, check_pool
 from featcache.networks.settings import SetPredictorSettings
 
+Views = Literal["mean", "vote"]
+Backend = Literal["torch", "faiss"]
 ClipLoss = Literal["per_clip", "mean_logits", "mean_probabilities"]
 
 PROPOSED_LRS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
@@ -42,15 +45,14 @@ class KnnSettings:
 
     ks: tuple[int, ...] = (20, 1, 5, 10)
     temperature: float = 0.07
-    views: Literal["mean", "vote"] = "mean"
+    views: Views = "mean"
     center: bool | None = None
-    backend: Literal["torch", "faiss"] = "torch"
+    backend: Backend = "torch"
     model: str | None = None
     model_seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
-        if not self.ks or min(self.ks) < 1 or len(set(self.ks)) < len(self.ks):
-            raise ConfigError(f"ks is {self.ks}; give one or more different numbers of neighbours, e.g. 20")
+        _check_ks(self.ks)
         if not self.model_seeds or len(set(self.model_seeds)) < len(self.model_seeds):
             raise ConfigError(f"model_seeds is {self.model_seeds}; give one or more different seeds")
         # exp(s / temperature) is taken in float64, which overflows below about 0.0015.
@@ -61,6 +63,36 @@ class KnnSettings:
     def is_centred(self) -> bool:
         """Whether each split's own mean is subtracted."""
         return self.model is not None if self.center is None else self.center
+
+
+def _check_ks(ks: tuple[int, ...]) -> None:
+    if not ks or min(ks) < 1 or len(set(ks)) < len(ks):
+        raise ConfigError(f"ks is {ks}; give one or more different numbers of neighbours, e.g. 20")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrievalSettings:
+    """Retrieval of training videos by test videos (R@k, as in VCOP, PRP and RSPNet).
+
+    Attributes:
+        ks: Numbers of nearest training videos among which one must have the query's class; R@1, by which runs are
+            compared, is always among the results.
+        pool: ``mean``: maps and tokens are averaged over all positions. ``vcop``: the largest value of each 2 x 2
+            positions of each time of a map, one after another: the 9,216 channels of VCOP and PRP out of maps of
+            2 x 7 x 7 x 512.
+        backend: ``torch``: exact search by chunked matrix products. ``faiss``: its flat index, also exact; on a GPU
+            only if it has agreed with torch.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    ks: tuple[int, ...] = (1, 5, 10, 20, 50)
+    pool: Pool = "mean"
+    backend: Backend = "torch"
+
+    def __post_init__(self) -> None:
+        _check_ks(self.ks)
+        check_pool(self.pool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

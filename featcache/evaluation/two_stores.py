@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from featcache.errors import ManifestError, RecipeMismatchError
 from featcache.evaluation.data import ProbeData
+from featcache.evaluation.pooling import pooled_width
 from featcache.evaluation.reading import About, ProbeSource, Rows
 from featcache.recipes import first_difference
 from featcache.stages import OnStage, ignore
@@ -16,7 +17,8 @@ def check_alike(train: ProbeSource, test: ProbeSource) -> None:
     """Check that two stores hold the same feature: what may differ are the views and their size in pixels.
 
     Raises:
-        RecipeMismatchError: It is another backbone, layer or output; names the first difference.
+        RecipeMismatchError: It is another backbone, layer or output; names the first difference. Or the vectors that
+            a probe reads have other widths.
     """
     ours, theirs = (source.store.features[source.features.name][0] for source in (train, test))
     alike = replace(theirs, input_size=ours.input_size, interpolation=ours.interpolation, enlarge=ours.enlarge)
@@ -24,6 +26,17 @@ def check_alike(train: ProbeSource, test: ProbeSource) -> None:
         raise RecipeMismatchError(
             f"feature {test.features.name!r} of {test.store.path} is another one than that of {train.store.path}: "
             f"{difference}; extract the same feature into both"
+        )
+    widths = [
+        pooled_width(source.features.record, source.pool, feature=source.features.name, store=str(source.store.path))
+        for source in (train, test)
+    ]
+    if widths[0] != widths[1]:
+        shapes = (" x ".join(map(str, source.features.record.shape)) for source in (train, test))
+        raise RecipeMismatchError(
+            f"rows of feature {train.features.name!r} are {' and '.join(shapes)} in {train.store.path} and "
+            f"{test.store.path}, which pool {train.pool!r} makes vectors of {widths[0]} and {widths[1]} channels of; "
+            "extract maps of one size, or use pool=mean"
         )
 
 

@@ -20,7 +20,8 @@ class ComparedSplit:
     """Runs on the videos of one split that all of them scored.
 
     Attributes:
-        metric: ``top1``, or ``mse`` where lower is better.
+        metric: ``top1`` (of a retrieval: by the nearest video), ``r@1`` if all runs are retrievals, or ``mse`` where
+            lower is better.
         num_videos: Number of common videos.
         num_groups: Number of their groups, over which intervals are drawn; ``None``: over videos.
         values: The metric of each run on the common videos.
@@ -126,7 +127,7 @@ def compare(runs: Sequence[Path | str], *, intervals: IntervalSettings | None = 
         values = [each.values[:, place[mine]] for each, place in zip(found, places, strict=True)]
         groups = None if first.groups is None else first.groups[places[0][mine]]
         splits[split] = ComparedSplit(
-            metric="mse" if first.is_numbers else "top1",
+            metric=first.metric if len({each.metric for each in found}) == 1 else "top1",
             num_videos=int(mine.sum()),
             num_groups=None if groups is None else len(np.unique(groups)),
             values=tuple(mean_error(each, intervals=intervals, groups=groups) for each in values),

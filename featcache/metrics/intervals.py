@@ -1,6 +1,6 @@
 """Accuracies and errors with bootstrap intervals over videos or groups of them (and over seeds)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +49,21 @@ def rank_of_truth(scores: npt.NDArray[np.floating], labels: npt.NDArray[np.int64
     return result
 
 
+def nearer_than_truth(scores: npt.NDArray[np.floating], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Number of found videos that are nearer than the first of the true class.
+
+    Args:
+        scores: [..., M, C] of a retrieval: minus the number of videos that are nearer than the first of each class.
+        labels: int64 [M].
+
+    Returns:
+        float64 [..., M]; infinity if no video of the true class was found.
+    """
+    truth = np.take_along_axis(scores, np.broadcast_to(labels[:, None], (*scores.shape[:-1], 1)), axis=-1)
+    nearer: npt.NDArray[np.float64] = 0.0 - truth[..., 0].astype(np.float64)
+    return nearer
+
+
 def accuracies(
     ranks: npt.NDArray[np.int64],
     labels: npt.NDArray[np.int64],
@@ -78,7 +93,7 @@ def accuracies(
     num_seeds = len(ranks)
     cuts = dict.fromkeys((1, max(1, min(5, num_classes - 1))))
     outcome = sum((ranks >= cut).astype(np.int64) for cut in cuts)
-    cells, cell, counts = np.unique(np.vstack([labels[None], outcome]), axis=1, return_inverse=True, return_counts=True)
+    cells, cell = np.unique(np.vstack([labels[None], outcome]), axis=1, return_inverse=True)
     starts = np.flatnonzero(np.diff(cells[0], prepend=-1))  # np.unique sorts by label first
     hits = {f"top{cut}": (cells[1:] <= position).astype(np.float64) for position, cut in enumerate(cuts)}
 
@@ -92,8 +107,55 @@ def accuracies(
         values["mean_class"] = by_class.sum(axis=1) / (size > 0).sum(axis=1)
         return values
 
-    value = measure(counts[None], np.full((1, num_seeds), 1 / num_seeds))
-    parts = [measure(videos, seeds) for videos, seeds in _resamples(cell.reshape(-1), num_seeds, intervals, groups)]
+    return _with_intervals(measure, cell.reshape(-1), num_seeds, intervals, groups)
+
+
+def recalls(
+    nearer: npt.NDArray[np.floating],
+    *,
+    ks: Sequence[int],
+    intervals: IntervalSettings,
+    groups: Groups | None = None,
+) -> Mapping[str, Metric]:
+    """R@k: the share of videos of which fewer than k others are nearer than the first of their class.
+
+    Args:
+        nearer: float [S, M] from :func:`nearer_than_truth`, one row per seed.
+        ks: Different numbers of neighbours.
+        intervals: Number of resamples, confidence and seed; resamples are drawn as in :func:`accuracies`.
+        groups: As in :func:`accuracies`.
+
+    Returns:
+        A metric by name, ``r@1``, ``r@5``, …, in the order of ``ks``.
+    """
+    num_missed = np.sum([nearer >= k for k in ks], axis=0)  # [S, M]: a miss at k is one at all smaller ones
+    cells, cell = np.unique(num_missed, axis=1, return_inverse=True)
+    hits = {f"r@{k}": (cells <= sum(other < k for other in ks)).astype(np.float64) for k in ks}
+
+    def measure(videos: npt.NDArray[np.int64], seeds: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
+        return {name: (videos * (seeds @ hit)).sum(axis=1) / videos.sum(axis=1) for name, hit in hits.items()}
+
+    return _with_intervals(measure, cell.reshape(-1), len(nearer), intervals, groups)
+
+
+def _with_intervals(
+    measure: Callable[[npt.NDArray[np.int64], npt.NDArray[np.float64]], dict[str, npt.NDArray[np.float64]]],
+    cell: npt.NDArray[np.int64],
+    num_seeds: int,
+    intervals: IntervalSettings,
+    groups: Groups | None,
+) -> Mapping[str, Metric]:
+    """Metrics of all videos, with the quantiles of those of resamples.
+
+    Args:
+        measure: Gives metrics of resamples, by name, out of what :func:`_resamples` yields.
+        cell: int64 [M], the kind of each video, from 0; each kind has a video.
+        num_seeds: Number of seeds S.
+        intervals: Number of resamples, confidence and seed.
+        groups: int64 [M], or ``None``.
+    """
+    value = measure(np.bincount(cell)[None], np.full((1, num_seeds), 1 / num_seeds))
+    parts = [measure(videos, seeds) for videos, seeds in _resamples(cell, num_seeds, intervals, groups)]
     tail = (1 - intervals.confidence) / 2
     result = {}
     for name, point in value.items():

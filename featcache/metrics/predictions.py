@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from featcache.data.parquet import UnreadableTableError, read_table
 from featcache.errors import ConfigError
 from featcache.files.publish import put_replace
-from featcache.metrics.intervals import rank_of_truth
+from featcache.metrics.intervals import nearer_than_truth, rank_of_truth
 from featcache.metrics.splits import Groups
 
 NAME = "predictions.parquet"
@@ -38,6 +38,8 @@ class Predictions:
         classes: C names of classes in the order of the scores; empty for regression.
         seeds: S numbers, one per slice of the scores.
         scores: float [S, M, C], the highest wins; for regression the predicted number, [S, M, 1].
+        ks: For a retrieval, the numbers of neighbours that are reported; scores are then minus the number of videos
+            that are nearer than the first of each class. Empty: the scores are of any other kind.
     """
 
     videos: tuple[str, ...]
@@ -48,6 +50,7 @@ class Predictions:
     classes: tuple[str, ...]
     seeds: tuple[int, ...]
     scores: npt.NDArray[np.floating]
+    ks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         shape = (len(self.seeds), len(self.videos), max(1, len(self.classes)))
@@ -67,6 +70,16 @@ class Predictions:
         best: npt.NDArray[np.int64] = self.scores.argmax(axis=2).astype(np.int64)
         return best
 
+    @property
+    def ranks(self) -> npt.NDArray[np.float64]:
+        """float64 [S, M], number of classes before the true one.
+
+        Of a retrieval, number of videos before the first of the true class; infinity if none was found.
+        """
+        if self.ks:
+            return nearer_than_truth(self.scores, self.truth)
+        return rank_of_truth(self.scores, self.truth).astype(np.float64)
+
     def confusion(self, split: str) -> npt.NDArray[np.int64]:
         """int64 [C, C], numbers of videos of a split by true (rows) and predicted class, over all seeds."""
         mine = np.array(self.splits) == split
@@ -80,9 +93,10 @@ def write_predictions(folder: Path, predictions: Predictions) -> None:
     """Write ``predictions.parquet`` and, for classes, ``confusion-<split>.csv`` for each split.
 
     The table has one row per seed and video: ``seed``, ``split``, ``video``, ``group`` (null: not known), ``label``,
-    ``predicted``, ``correct``, ``rank`` (number of classes before the true one) and ``scores`` (float32, in the order
-    of the classes, which are in the metadata of the schema). For regression, ``label`` and ``predicted`` are numbers,
-    and ``correct`` and ``rank`` are null.
+    ``predicted``, ``correct``, ``rank`` (number of classes before the true one; of a retrieval, number of nearer videos
+    before the first of the true class, null if none was found) and ``scores`` (float32, in the order of the classes,
+    which are in the metadata of the schema). For regression, ``label`` and ``predicted`` are numbers, and ``correct``
+    and ``rank`` are null.
     """
     num_seeds, num_videos = predictions.scores.shape[:2]
     num_rows, width = num_seeds * num_videos, predictions.scores.shape[2]
@@ -101,12 +115,14 @@ def write_predictions(folder: Path, predictions: Predictions) -> None:
         columns["predicted"] = pa.array(predictions.scores.astype(np.float64).reshape(-1), pa.float64())
         columns["correct"], columns["rank"] = pa.nulls(num_rows, pa.bool_()), pa.nulls(num_rows, pa.int64())
     else:
-        ranks = rank_of_truth(predictions.scores, predictions.truth).reshape(-1)
+        ranks = predictions.ranks.reshape(-1)
+        is_found = np.isfinite(ranks)
         columns["label"] = pa.array(list(predictions.labels) * num_seeds, pa.string())
         columns["predicted"] = pa.array([predictions.classes[place] for place in predictions.predicted.reshape(-1)])
-        columns["correct"], columns["rank"] = pa.array(ranks == 0), pa.array(ranks, pa.int64())
+        columns["correct"] = pa.array(ranks == 0)
+        columns["rank"] = pa.array(np.where(is_found, ranks, 0).astype(np.int64), pa.int64(), mask=~is_found)
     columns["scores"] = pa.FixedSizeListArray.from_arrays(pa.array(scores), width)
-    about = {"version": 1, "label": predictions.label, "classes": list(predictions.classes)}
+    about = {"version": 1, "label": predictions.label, "classes": list(predictions.classes), "ks": list(predictions.ks)}
     table = pa.table(columns).replace_schema_metadata({_ABOUT: json.dumps(about).encode()})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
@@ -135,7 +151,7 @@ class Outcomes:
 
     Attributes:
         label: Name of the label column.
-        is_numbers: Whether numbers were predicted.
+        metric: Name of the mean of the values: ``top1``, ``r@1`` of a retrieval, or ``mse``.
         seeds: S numbers.
         keys: M pairs (split, video).
         labels: M labels as text.
@@ -144,12 +160,17 @@ class Outcomes:
     """
 
     label: str
-    is_numbers: bool
+    metric: str
     seeds: tuple[int, ...]
     keys: tuple[tuple[str, str], ...]
     labels: tuple[str, ...]
     groups: Groups | None
     values: npt.NDArray[np.float64]
+
+    @property
+    def is_numbers(self) -> bool:
+        """Whether numbers were predicted."""
+        return self.metric == "mse"
 
 
 def read_outcomes(folder: Path) -> Outcomes:
@@ -184,7 +205,7 @@ def read_outcomes(folder: Path) -> Outcomes:
         group = columns["group"].slice(0, num_videos)
         return Outcomes(
             label=str(about["label"]),
-            is_numbers=is_numbers,
+            metric="mse" if is_numbers else "r@1" if about.get("ks") else "top1",
             seeds=numbers,
             keys=keys,
             labels=tuple(str(each) for each in columns["label"].slice(0, num_videos).to_pylist()),

@@ -2,8 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from featcache.metrics.intervals import Metric
+
+T = TypeVar("T")
+
+
+def share_right(metrics: Mapping[str, T]) -> T | None:
+    """The share of videos whose class was found: top-1 accuracy, or R@1 of a retrieval; ``None`` for numbers."""
+    return metrics.get("top1", metrics.get("r@1"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +40,8 @@ class SplitResult:
     """Metrics of one split.
 
     Attributes:
-        metrics: ``top1``, ``topN`` (N in the name) and ``mean_class``; for regression ``mse``, where lower is better.
+        metrics: ``top1``, ``topN`` (N in the name) and ``mean_class``; of a retrieval ``r@1``, ``r@5``, …; for
+            regression ``mse``, where lower is better.
         coverage: Coverage of the split's videos.
         num_videos: Number of videos that were scored.
         num_unseen: Number of scored videos whose class no training video has; they count as wrong.

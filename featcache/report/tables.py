@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from featcache.errors import ConfigError, unknown_name
+from featcache.metrics.result import share_right
 from featcache.summary import SummaryTable
 
 PERCENT = 100.0
@@ -136,11 +137,13 @@ def value_at(result: Mapping[str, Any], path: Sequence[str], *, where: str) -> C
 
 
 def probe_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
-    """Top-1 in percent by probe, one column per label and split; splits without any trained class are left out.
+    """Top-1, or R@1 of a retrieval, in percent by probe; splits without any trained class are left out.
+
+    There is one column per label and split.
 
     Args:
         results: Results by label and name of the probe: :class:`featcache.evaluation.run.ProbeResult` as JSON. A probe
-            that was not run for a label has no value there.
+            that was not run for a label, or that predicts numbers, has no value there.
     """
     places = {
         f"{label}, {split}": (label, split)
@@ -154,7 +157,9 @@ def probe_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table
     def cell(name: str, label: str, split: str) -> Cell:
         if split not in results[label].get(name, {}).get("splits", {}):
             return Cell(value=None)
-        top1 = results[label][name]["splits"][split]["metrics"]["top1"]
+        top1 = share_right(results[label][name]["splits"][split]["metrics"])
+        if top1 is None:
+            return Cell(value=None)
         return Cell(value=PERCENT * top1["value"], low=PERCENT * top1["low"], high=PERCENT * top1["high"])
 
     rows = tuple((name, None, "", {column: cell(name, *place) for column, place in places.items()}) for name in names)

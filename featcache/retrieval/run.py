@@ -12,7 +12,8 @@ import numpy.typing as npt
 from featcache.backbones.clip import is_clip
 from featcache.data.hashing import content_hash
 from featcache.errors import ConfigError, FeatcacheError, StoreError, VideoError
-from featcache.evaluation.reading import pooled, read_vectors
+from featcache.evaluation.pooling import pooled
+from featcache.evaluation.reading import read_vectors
 from featcache.extract.encoder import encoder
 from featcache.machine import resolve_device
 from featcache.retrieval.nearest import Blocks, Engine, Floats, nearest

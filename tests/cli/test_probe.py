@@ -90,6 +90,32 @@ def test_each_probe_runs_and_its_file_repeats_it(name, store, model, tmp_path):
         assert (tmp_path / "one" / f"confusion-{split}.csv").is_file()
 
 
+def test_retrieval_runs_on_maps_repeats_and_compares(tmp_path):
+    store = tmp_path / "store"
+    records = {"map": stores.make_record((1, 2, 3, 4)), "clips": stores.make_record((6,))}
+    stores.write_store(store, stores.StorePlan(records=records, num_videos=24, rows_per_video=(2,)))
+    words = ("probe", "retrieval", str(store), "--train-split", "train", "--test-split", "test")
+    out = ("--feature", "map", "--out", str(tmp_path / "one"))
+    first = featcache(*words, *out, "--pool", "vcop", "-k", "2", "--ks", "8")
+    assert list(first["splits"]["test"]["metrics"]) == ["r@1", "r@2", "r@8"]
+    assert first["settings"] == {"ks": [2, 8], "pool": "vcop", "backend": "torch"}
+    config = yaml.safe_load((tmp_path / "one" / "config.yaml").read_text())
+    assert config["command"] == "probe-retrieval"
+    assert config["retrieval"] == {"ks": [2, 8], "pool": "vcop", "backend": "torch"}
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump({**config, "out": str(tmp_path / "two")}))
+    assert featcache("run", str(tmp_path / "again.yaml"))["splits"] == first["splits"]
+    same = featcache("compare", str(tmp_path / "one"), str(tmp_path / "two"))["splits"]["test"]
+    assert same["metric"] == "r@1"
+    assert same["values"][0]["value"] == pytest.approx(first["splits"]["test"]["metrics"]["r@1"]["value"])
+    shown = CliRunner().invoke(app, [*words, *out, "--pool", "vcop", "-k", "2", "-k", "8"], env={"COLUMNS": "150"})
+    assert all(word in shown.output for word in ("r@1", "r@2", "r@8", "computed before and kept"))
+    pooled = complaint(*words, "--feature", "clips", "--pool", "vcop", "--out", str(tmp_path / "none"))
+    assert "rows of 6, no maps" in pooled
+    help_ = CliRunner().invoke(app, ["probe", "retrieval", "--help"], env={"COLUMNS": "150", "TERM": "dumb"}).output
+    assert "featcache probe retrieval stores/mine --train-split train --test-split test" in help_
+    assert all(flag in help_ for flag in ("--ks", "--pool", "--backend", "9,216"))
+
+
 def test_positions_are_those_that_methods_read(store):
     sets = open_clip_sets(ClipSetSettings(store=str(store), feature="clips"), form="code7")
     data = read_data(store, feature="clips", positions="code7")

@@ -18,6 +18,7 @@ from tests.evaluation.helpers import clusters
 
 CASES = {
     "knn": KnnSettings(ks=(3,)),
+    "retrieval": None,
     "linear": LinearSettings(epochs=3, lrs=(1e-2, 0.1), batch_norms=(False, True), batch_size=16),
     "mlp": None,
     "transformer": None,
@@ -83,8 +84,8 @@ def test_a_probe_that_does_not_ask_for_float16_is_given_float32(monkeypatch):
 
 
 def test_rows_that_vote_are_in_memory_once_as_float32(monkeypatch):
-    monkeypatch.setattr("featcache.evaluation.knn.VALUES_AT_ONCE", 2**14)
-    monkeypatch.setattr("featcache.evaluation.knn.SIMILARITIES_AT_ONCE", 2**14)
+    monkeypatch.setattr("featcache.evaluation.neighbours.VALUES_AT_ONCE", 2**14)
+    monkeypatch.setattr("featcache.evaluation.neighbours.SIMILARITIES_AT_ONCE", 2**14)
     half, _ = as_stored(clusters(num_videos=200, num_rows=20, num_channels=256))
     task = Task(data=half, train=np.arange(100), test=np.arange(100, 200), device="cpu")
     tracemalloc.start()

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from featcache.errors import ConfigError
-from featcache.metrics.intervals import accuracies, mean_error, paired_difference, rank_of_truth
+from featcache.metrics.intervals import (
+    accuracies,
+    mean_error,
+    nearer_than_truth,
+    paired_difference,
+    rank_of_truth,
+    recalls,
+)
 from featcache.metrics.settings import IntervalSettings
 from featcache.seeding import rng_for
 
@@ -161,6 +168,32 @@ def test_a_resample_by_group_equals_a_plain_loop():
     mean = mean_error(errors, intervals=settings, groups=np.arange(40))
     assert mean.value == pytest.approx(errors.mean())
     assert mean.low < mean.value < mean.high
+
+
+def test_recalls_equal_a_plain_loop():
+    rng = np.random.default_rng(0)
+    scores = -rng.permuted(np.tile(np.arange(8.0), (2, 40, 1)), axis=2)
+    scores[rng.random(scores.shape) < 0.2] = -np.inf
+    labels, groups, ks = rng.integers(0, 8, 40), rng.integers(0, 7, 40), (3, 1, 5)
+    settings = IntervalSettings(num_resamples=50)
+    nearer = nearer_than_truth(scores, labels)
+    for seed, video in np.ndindex(2, 40):
+        assert nearer[seed, video] == -scores[seed, video, labels[video]]
+    found = recalls(nearer, ks=ks, intervals=settings, groups=groups)
+    assert list(found) == ["r@3", "r@1", "r@5"]
+    draws = rng_for(settings.seed, "bootstrap")
+    num_groups = len(np.unique(groups))
+    counts = draws.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=50)
+    seeds = draws.multinomial(2, np.full(2, 0.5), size=50) / 2
+    for k in ks:
+        values = []
+        for count, share in zip(counts, seeds, strict=True):
+            members = zip(np.unique(groups), count, strict=True)
+            chosen = np.concatenate([np.repeat(np.flatnonzero(groups == group), num) for group, num in members])
+            values.append((share @ (nearer[:, chosen] < k)).mean())
+        low, high = np.quantile(values, [0.025, 0.975])
+        assert found[f"r@{k}"].value == pytest.approx((nearer < k).mean())
+        assert (found[f"r@{k}"].low, found[f"r@{k}"].high) == pytest.approx((low, high))
 
 
 def test_a_difference_over_groups_is_as_uncertain_as_their_number_says():

@@ -75,6 +75,24 @@ def test_numbers_are_kept_as_numbers(tmp_path):
     assert not list(tmp_path.glob("confusion*"))
 
 
+def test_a_retrieval_keeps_the_number_of_nearer_videos_and_compares_by_r_at_1(tmp_path):
+    scores = -np.tile([0.0, 1.0, np.inf], (1, 40, 1))
+    scores[0, :6] = [-4.0, -np.inf, 0.0]
+    mine = dataclasses.replace(predictions(seeds=(0,)), scores=scores, ks=(1, 5))
+    write_predictions(tmp_path / "mine", mine)
+    rows = pq.read_table(tmp_path / "mine" / "predictions.parquet").to_pylist()
+    assert [row["rank"] for row in rows[:9]] == [4, None, 0, 4, None, 0, 0, 1, None]
+    assert [row["correct"] for row in rows[:9]] == [False, False, True, False, False, True, True, False, False]
+    assert [row["predicted"] for row in rows[5:7]] == ["c", "a"]
+    write_predictions(tmp_path / "same", mine)
+    both = compare([tmp_path / "mine", tmp_path / "same"], intervals=QUICK)
+    assert both.splits["test"].metric == "r@1"
+    assert both.splits["test"].values[0].value == pytest.approx(np.mean([row["correct"] for row in rows]))
+    assert both.summary().tables[0].columns[2] == "r@1"
+    write_predictions(tmp_path / "classes", predictions(seeds=(0,)))
+    assert compare([tmp_path / "mine", tmp_path / "classes"], intervals=QUICK).splits["test"].metric == "top1"
+
+
 def test_runs_are_paired_by_video_whatever_their_order(tmp_path):
     one, other = predictions(skill=1.0), predictions(seed=1, skill=3.0)
     order = np.random.default_rng(0).permutation(40)[:30]

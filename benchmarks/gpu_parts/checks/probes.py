@@ -11,7 +11,7 @@ import torch
 
 from featcache.evaluation.flat_index import agrees, card_of
 from featcache.evaluation.grid import TrainedGrid, train_grid
-from featcache.evaluation.knn import search_torch
+from featcache.evaluation.neighbours import search_torch
 from featcache.evaluation.probe import Task, find_probe
 from featcache.evaluation.run import run_probe
 from featcache.evaluation.settings import KnnSettings, LinearSettings
@@ -113,7 +113,7 @@ def faiss(device: str, folder: Path) -> str:
     return "trial of 1,000 vectors and kNN agree with torch"
 
 
-NAMES = ("knn", "linear", "ridge", "mlp", "transformer", "scale-linear", "scale-ft")
+NAMES = ("knn", "retrieval", "linear", "ridge", "mlp", "transformer", "scale-linear", "scale-ft")
 CHECKS: dict[str, Check] = {
     "exact search": neighbours,
     "grid of 52 heads": grid,
