@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from featcache.backbones.base import Backbone
-from featcache.backbones.outputs import has_class_token, record_spec, resolve_recipe, to_records
-from featcache.backbones.registry import check_name
-from featcache.backbones.weights import given_file
+from featcache.backbones.outputs import has_class_token, macs_per_row, record_spec, resolve_recipe, to_records
+from featcache.backbones.registry import build_backbone, check_name
+from featcache.backbones.weights import given_file, without_downloads
 from featcache.data.transforms import normalise
-from featcache.errors import ConfigError
+from featcache.errors import ConfigError, WeightsError
 from featcache.recipes import FeatureRecipe
 
 IMAGE_FRAMES = 8
@@ -49,6 +49,11 @@ class ClipEncoder(nn.Module):
         self.width = record.shape[0]
         self._backbone = backbone
         self._is_frozen = is_frozen
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one clip."""
+        return macs_per_row(self._backbone, self.recipe, num_frames=self.num_frames)
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode, but never for a frozen backbone."""
@@ -110,6 +115,23 @@ def check_names(backbone: str, weights: str) -> None:
     check_name(backbone)
     if weights not in ("default", "random"):
         given_file(weights, backbone=backbone)
+
+
+def weights_at_hand(backbone: str, weights: str) -> tuple[str, list[str]]:
+    """The weights of a backbone if they are on this machine and fit; else ``random``, and a sentence of what is wrong.
+
+    Nothing is downloaded.
+
+    Raises:
+        UnknownNameError: There is no such backbone.
+        ConfigError: Its library is not installed.
+    """
+    try:
+        with without_downloads():
+            build_backbone(backbone, weights=weights)
+    except WeightsError as error:
+        return "random", [str(error)]
+    return weights, []
 
 
 def clip_length(backbone: Backbone, num_frames: int | None) -> int:

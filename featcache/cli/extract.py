@@ -60,7 +60,6 @@ ARRAYS = (
 """Flags that choose what is stored for the videos, and how."""
 
 OUT = flag("out", "-o")
-PLAN = "featcache.commands.extract:plan"
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only estimate time and disk (`featcache plan`).")]
 
 VERBS = (
@@ -81,7 +80,7 @@ VERBS = (
         "output=map -f backbone=timm/tf_efficientnet_lite0 --layout frames -o stores/bank`",
         flags=(*VIDEOS, OUT, *ARRAYS),
         shorthand="extract",
-        act=perform_or_plan(PLAN),
+        act=perform_or_plan(),
         extra={"dry_run": DryRun},
         sets="sampling.short_videos=clamp",
     ),
@@ -92,7 +91,7 @@ VERBS = (
         example="`featcache plan videos/ --backbone clip-l14 --out stores/mine --output map`",
         flags=(*VIDEOS, OUT, *ARRAYS),
         shorthand="extract",
-        act=perform_or_plan(PLAN, always=True),
+        act=perform_or_plan(always=True),
         sets="sampling.short_videos=clamp",
     ),
 )

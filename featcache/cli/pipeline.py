@@ -8,7 +8,7 @@ import typer
 
 from featcache.cli.console import Quiet
 from featcache.cli.tables import Json, flag
-from featcache.cli.verbs import Verb, perform, perform_or_plan
+from featcache.cli.verbs import Verb, perform, perform_or_plan, plan
 from featcache.commands.shorthand import EXAMPLE_ROOT, EXAMPLE_WEIGHTS, split_weights
 
 WEIGHTS = f"Weights of a backbone, `{EXAMPLE_WEIGHTS}`, or the folder with the published files"
@@ -36,7 +36,7 @@ VERBS = (
             flag("changes", "--change", help="A setting of the tables, e.g. `steps.0.training.epochs=5`; repeat."),
         ),
         shorthand="reproduce",
-        act=perform_or_plan("featcache.commands.reproduce:plan"),
+        act=perform_or_plan(),
         extra={"dry_run": DryRun},
         sets="weights_folder=weights",
     ),
@@ -53,6 +53,7 @@ def run(
     root: Annotated[list[str], typer.Option(help=f"Folder of a data set, `{EXAMPLE_ROOT}`, in every step.")] = [],
     weights: Annotated[list[str], typer.Option("--weights", "-w", help=f"{WEIGHTS}, in every step.")] = [],
     set_: Annotated[list[str], typer.Option("--set", help="A setting by its key, e.g. `motion.num_frames=16`.")] = [],
+    dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -67,4 +68,4 @@ def run(
     with nullcontext() if folder is None else using_weights_folder(Path(folder)):
         settings = load(find_config(config), assignments=set_, roots=roots, weights=files)
         with telling_keys(settings):
-            perform(settings, as_json=as_json)
+            (plan if dry_run else perform)(settings, as_json=as_json)

@@ -39,7 +39,13 @@ MODULE = (
     ),
     flag("tmm.temporal_kernel", help="Frames that a block sees; 1, as released, mixes none."),
 )
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would be trained, and on what.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Only print what would be trained, hours and cores that GPUs need, bytes, and what is missing.",
+    ),
+]
 
 TRAIN = (
     Verb(
@@ -69,6 +75,8 @@ TRAIN = (
         help="Pre-train an R3D-50 on playback rate end to end, from the videos: AdViSe's costly baseline.",
         example="`featcache train r3d50 --dataset ucf101 --root /data/ucf101 --epochs 200`",
         flags=COMMON,
+        act=perform_or_plan(),
+        extra={"dry_run": DryRun},
     ),
     Verb(
         name="scale",
@@ -88,6 +96,8 @@ TRAIN = (
             *COMMON,
         ),
         shorthand="svt",
+        act=perform_or_plan(),
+        extra={"dry_run": DryRun},
     ),
     Verb(
         name="pretext",
@@ -103,7 +113,7 @@ TRAIN = (
             *COMMON,
         ),
         shorthand="network",
-        act=perform_or_plan("featcache.methods.pretext.run:plan_pretext"),
+        act=perform_or_plan(),
         extra={"dry_run": DryRun},
     ),
     Verb(
@@ -122,7 +132,7 @@ TRAIN = (
             *COMMON,
         ),
         shorthand="finetune",
-        act=perform_or_plan("featcache.methods.finetune.run:plan_finetune"),
+        act=perform_or_plan(),
         extra={"dry_run": DryRun},
     ),
 )  # fmt: skip

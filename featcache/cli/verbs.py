@@ -115,17 +115,23 @@ def watching() -> Iterator[OnStage]:
         yield drawn.update
 
 
-def perform_or_plan(plan: str, *, always: bool = False) -> Callable[..., None]:
-    """Like :func:`perform`, but call the function at this place instead, always or with the option ``dry_run``."""
+def plan(settings: Any, *, as_json: bool = False) -> None:
+    """Print what a command would take; it writes nothing."""
+    from featcache.commands.registry import command_of, plan_of
+
+    function = plan_of(command_of(settings))
+    with watching() as on_stage:
+        result = function(settings, on_stage=on_stage)
+    print_result(result, as_json=as_json)
+
+
+def perform_or_plan(*, always: bool = False) -> Callable[..., None]:
+    """Like :func:`perform`, but :func:`plan` the command instead, always or with the option ``dry_run``."""
 
     def act(settings: Any, *, as_json: bool, print_config: bool, dry_run: bool = False) -> None:
-        from featcache.commands.registry import resolve
-
         if print_config or not (dry_run or always):
             perform(settings, as_json=as_json, print_config=print_config)
-            return
-        with watching() as on_stage:
-            result = resolve(plan)(settings, on_stage=on_stage)
-        print_result(result, as_json=as_json)
+        else:
+            plan(settings, as_json=as_json)
 
     return act

@@ -32,17 +32,23 @@ class Command:
             :func:`featcache.commands.run.carry_out`.
         store: The setting that names the store to write; empty: the setting of the store to read is found by its name;
             ``None``: the command has a store of its own.
+        plan: Place of its function ``plan(settings, *, on_stage) -> Result``, which says what it would take and writes
+            nothing; empty: it has no dry run.
     """
 
     settings: str
     run: str
     store: str | None = ""
+    plan: str = ""
 
 
 _COMMANDS: dict[str, Command] = {
     "scan": Command(settings="featcache.commands.scan:ScanSettings", run="featcache.commands.scan:scan"),
     "extract": Command(
-        settings="featcache.extract.settings:ExtractSettings", run="featcache.commands.extract:extract", store="out"
+        settings="featcache.extract.settings:ExtractSettings",
+        run="featcache.commands.extract:extract",
+        store="out",
+        plan="featcache.commands.extract:plan",
     ),
     "train-advise": Command(
         settings="featcache.methods.advise.settings:AdviseSettings", run="featcache.methods.advise.run:pretrain"
@@ -54,6 +60,7 @@ _COMMANDS: dict[str, Command] = {
     "train-r3d50": Command(
         settings="featcache.methods.advise.settings:R3d50Settings",
         run="featcache.methods.advise.run:pretrain_r3d50",
+        plan="featcache.methods.advise.plan:plan_r3d50",
     ),
     "cost-advise": Command(
         settings="featcache.methods.advise.settings:AdviseCostSettings",
@@ -66,13 +73,19 @@ _COMMANDS: dict[str, Command] = {
         settings="featcache.methods.scale.settings:ScaleSettings", run="featcache.methods.scale.run:pretrain_scale"
     ),
     "train-svt": Command(
-        settings="featcache.methods.svt.settings:SvtSettings", run="featcache.methods.svt.run:pretrain_svt"
+        settings="featcache.methods.svt.settings:SvtSettings",
+        run="featcache.methods.svt.run:pretrain_svt",
+        plan="featcache.methods.svt.plan:plan_svt",
     ),
     "train-finetune": Command(
-        settings="featcache.methods.finetune.settings:FinetuneSettings", run="featcache.methods.finetune.run:finetune"
+        settings="featcache.methods.finetune.settings:FinetuneSettings",
+        run="featcache.methods.finetune.run:finetune",
+        plan="featcache.methods.finetune.run:plan_finetune",
     ),
     "train-pretext": Command(
-        settings="featcache.methods.pretext.settings:PretextSettings", run="featcache.methods.pretext.run:pretrain"
+        settings="featcache.methods.pretext.settings:PretextSettings",
+        run="featcache.methods.pretext.run:pretrain",
+        plan="featcache.methods.pretext.run:plan_pretext",
     ),
     "search": Command(settings="featcache.commands.search:SearchSettings", run="featcache.commands.search:search"),
     "import": Command(
@@ -97,7 +110,9 @@ _COMMANDS: dict[str, Command] = {
     "pipeline": Command(settings="featcache.commands.steps:PipelineSettings", run="featcache.commands.steps:pipeline"),
     "sweep": Command(settings="featcache.commands.steps:SweepSettings", run="featcache.commands.steps:sweep"),
     "reproduce": Command(
-        settings="featcache.commands.reproduce:ReproduceSettings", run="featcache.commands.reproduce:reproduce"
+        settings="featcache.commands.reproduce:ReproduceSettings",
+        run="featcache.commands.reproduce:reproduce",
+        plan="featcache.commands.reproduce:plan",
     ),
     **{
         name: Command(settings=f"pipelines/{name}.py:{kind}", run=f"pipelines/{name}.py:run", store=None)
@@ -139,6 +154,22 @@ def function_of(command: str) -> Callable[..., Any]:
     """The function that carries out a command, which must exist."""
     place = "featcache.commands.probe:probe" if command.startswith(PROBE) else _COMMANDS[command].run
     function: Callable[..., Any] = resolve(place)
+    return function
+
+
+def plan_of(command: str) -> Callable[..., Any]:
+    """The function that plans a command, which must exist.
+
+    Raises:
+        ConfigError: The command has no dry run.
+    """
+    known = {name: about.plan for name, about in _COMMANDS.items() if about.plan}
+    if command not in known:
+        raise ConfigError(
+            f"the command {command!r} has no dry run; {', '.join(known)} have one, and for a shipped table there is "
+            "`featcache reproduce PAPER TABLE --dry-run`"
+        )
+    function: Callable[..., Any] = resolve(known[command])
     return function
 
 

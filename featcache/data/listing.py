@@ -40,6 +40,28 @@ def list_videos(
     return select(listed, selection)
 
 
+def listed_videos(*, source: str | None, dataset: str | None, root: str | None, selection: Selection) -> Manifest:
+    """As :func:`list_videos`, but a manifest that ``scan`` wrote keeps what was found of its videos.
+
+    Raises:
+        ManifestError: As there, or the folder of a manifest does not exist any more.
+    """
+    if source is None or not _is_scanned(source):
+        return list_videos(source=source, dataset=dataset, root=root, selection=selection)
+    manifest = read_parquet(Path(source))
+    if not Path(manifest.root).is_dir() and any(not Path(video.path).is_absolute() for video in manifest.videos):
+        raise ManifestError(
+            f"{source!r} lists videos of {manifest.root!r}, which is not there; "
+            "mount or restore that folder, or scan the videos where they are now"
+        )
+    return select(manifest, selection)
+
+
+def _is_scanned(source: str | None) -> bool:
+    """Whether a source is a manifest that ``scan`` wrote."""
+    return source is not None and Path(source).suffix == ".parquet" and is_manifest(Path(source))
+
+
 def read_videos(
     *,
     source: str | None,
@@ -58,18 +80,10 @@ def read_videos(
     Raises:
         ManifestError: There are no videos, or the folder of a manifest does not exist any more.
     """
-    listing = Path(source) if source is not None else None
-    if listing is not None and listing.suffix == ".parquet" and is_manifest(listing):
-        manifest = read_parquet(listing)
-        if not Path(manifest.root).is_dir() and any(not Path(video.path).is_absolute() for video in manifest.videos):
-            raise ManifestError(
-                f"{source!r} lists videos of {manifest.root!r}, which is not there; "
-                "mount or restore that folder, or scan the videos where they are now"
-            )
-        manifest = select(manifest, selection)
-    else:
+    manifest = listed_videos(source=source, dataset=dataset, root=root, selection=selection)
+    if not _is_scanned(source):
         manifest = scan_listed(
-            list_videos(source=source, dataset=dataset, root=root, selection=selection),
+            manifest,
             decoder=decoder,
             deadline_seconds=deadline_seconds,
             max_gigapixels=max_gigapixels,

@@ -60,7 +60,10 @@ def test_flags_are_settings():
 def test_a_plan_and_a_run(manifest, tmp_path):
     out = tmp_path / "run"
     plan = invoke(manifest, *QUICK, "--out", out, "--dry-run", "--json")
-    assert json.loads(plan.stdout)["num_steps"] == 2
+    planned = json.loads(plan.stdout)
+    assert (planned["num_steps"], planned["forecast"]["missing"]) == (2, [])
+    assert planned["forecast"]["decoding"]["num_videos"] == 4
+    assert planned["forecast"]["operations_a_video"] > 0
     assert not out.exists()
     table = invoke(manifest, *QUICK, "--out", out, "--dry-run").stdout
     assert "4 videos of 2 classes" in table
@@ -72,6 +75,15 @@ def test_a_plan_and_a_run(manifest, tmp_path):
     result = json.loads(invoke(manifest, *QUICK, "--out", out, "--json").stdout)
     assert result["splits"]["test"]["num_videos"] == 2
     assert load(out / "config.yaml").command == "train-finetune"
+
+
+def test_a_plan_names_weights_that_are_not_there(manifest, tmp_path):
+    words = [word if word != "random" else str(tmp_path / "none.pth") for word in QUICK]
+    found = json.loads(invoke(manifest, *words, "--out", tmp_path / "run", "--dry-run", "--json").stdout)["forecast"]
+    (missing,) = found["missing"]
+    assert "none.pth' of svt-tiny are no file" in missing
+    assert found["gpus"][0]["hours"]["1"] > 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_backbone_must_be_named():

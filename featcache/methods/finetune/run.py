@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from featcache.backbones.trainable import check_names, has_unused
+from featcache.backbones.registry import check_name
+from featcache.backbones.trainable import check_names, has_unused, weights_at_hand
 from featcache.data.decoding.clips import CropSize
 from featcache.data.selection import GROUP
 from featcache.loaders.ahead import ViewLoader
 from featcache.loaders.labelled import LabelledSource, LabelledVideos, read_data
 from featcache.loaders.recipe_rows import RecipeSource
+from featcache.loaders.sample import measure_source
 from featcache.loaders.stand_ins import StandIns
 from featcache.loaders.usable import extraction_of
 from featcache.methods.finetune.module import VideoClassifier, build_classifier
@@ -30,7 +32,7 @@ from featcache.metrics.splits import group_numbers
 from featcache.networks.counting import count_parameters, count_trained
 from featcache.stages import OnStage, ignore
 from featcache.summary import Summary, SummaryTable, percent
-from featcache.training.plan import TrainingPlan
+from featcache.training.plan import TrainingPlan, forecast, step_cost
 from featcache.training.runs import cores_of
 from featcache.training.seeds import open_runs, result_dict
 from featcache.training.shared_norm import share_batch_norms
@@ -67,7 +69,7 @@ class FinetunePlan(TrainingPlan):
             "test": f"{tests}, {self.num_views} views",
             "head reads": self.feature,
         }
-        return Summary(facts=facts | self.facts())
+        return self.summary_of(facts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,19 +267,27 @@ def _finetune(
 
 
 def plan_finetune(settings: FinetuneSettings, *, on_stage: OnStage = ignore) -> FinetunePlan:
-    """Scan the videos, build the classifier, and return the plan of a run; nothing is written.
+    """Scan the videos, decode some, build the classifier, and return the plan of a run.
+
+    Nothing is written or downloaded; weights that are not at hand are named, and random ones take their place.
 
     Args:
         settings: Settings of the run.
-        on_stage: Called with the stage ``scan``.
+        on_stage: Called with the stages ``scan`` and ``decode``.
 
     Raises:
-        FeatcacheError: Those errors of :func:`finetune` that occur before training.
+        FeatcacheError: Those errors of :func:`finetune` that occur before training, but for missing weights.
     """
-    check_names(settings.backbone, settings.weights)
+    check_name(settings.backbone)
     data = read_data(settings, on_stage=on_stage)
     training = settings.training
-    module = build_classifier(settings, num_classes=data.num_taught, seed=training.seeds[0], device=torch.device("cpu"))
+    weights, missing = weights_at_hand(settings.backbone, settings.weights)
+    module = build_classifier(
+        settings.model_copy(update={"weights": weights}),
+        num_classes=data.num_taught,
+        seed=training.seeds[0],
+        device=torch.device("cpu"),
+    )
     source = _source(settings, module, seed=training.seeds[0])
     objective = FinetuneObjective(
         ViewLoader(source, data.train.files, workers=0),
@@ -300,6 +310,20 @@ def plan_finetune(settings: FinetuneSettings, *, on_stage: OnStage = ignore) -> 
         num_trained=count_trained(module),
         num_steps=training.epochs * training.steps_an_epoch(objective.num_batches),
         num_seeds=len(training.seeds),
+        forecast=forecast(
+            training,
+            num_videos=len(data.train.labels),
+            cost=step_cost(
+                module,
+                training,
+                kept=None if settings.frozen else module.network,
+                trained_macs=0 if settings.frozen else module.macs,
+                frozen_macs=module.macs if settings.frozen else 0,
+            ),
+            decoding=measure_source(source, data.train.files, on_stage=on_stage),
+            out=settings.out,
+            missing=missing,
+        ),
     )
 
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 
 from featcache.backbones import build_backbone
-from featcache.backbones.trainable import check_names, clip_feature, clip_length
+from featcache.backbones.registry import check_name
+from featcache.backbones.trainable import check_names, clip_feature, clip_length, weights_at_hand
 from featcache.errors import ManifestError
 from featcache.loaders.ahead import ViewLoader
+from featcache.loaders.sample import measure_source
 from featcache.loaders.stand_ins import StandIns
 from featcache.loaders.usable import extraction_of, training_videos
 from featcache.loaders.videos import VideoFiles
@@ -24,7 +26,7 @@ from featcache.stages import OnStage, ignore
 from featcache.summary import Summary
 from featcache.training.collapse import bottleneck_sign
 from featcache.training.generators import seeded_torch
-from featcache.training.plan import TrainingPlan
+from featcache.training.plan import TrainingPlan, forecast, step_cost
 from featcache.training.pretrained import PretrainedResult
 from featcache.training.seeds import last_epochs, open_runs
 
@@ -76,9 +78,11 @@ class PretextPlan(TrainingPlan):
 
     def summary(self) -> Summary:
         """The plan in words."""
-        facts = {"task": self.task, "train": f"{self.num_train} videos, clips of each: {self.num_clips}"}
-        short = {"too short": f"{self.num_short} videos"} if self.num_short else {}
-        return Summary(facts=facts | self.facts() | short)
+        facts: dict[str, object] = {"task": self.task}
+        facts["train"] = f"{self.num_train} videos, clips of each: {self.num_clips}"
+        if self.num_short:
+            facts["too short"] = f"{self.num_short} videos"
+        return self.summary_of(facts)
 
 
 def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> PretextResult:
@@ -152,19 +156,22 @@ def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pretex
 
 
 def plan_pretext(settings: PretextSettings, *, on_stage: OnStage = ignore) -> PretextPlan:
-    """Scan the videos, build the network, and return the plan of a run; nothing is written.
+    """Scan the videos, decode some, build the network, and return the plan of a run.
+
+    Nothing is written or downloaded; weights that are not at hand are named, and random ones take their place.
 
     Args:
         settings: Settings of the run.
-        on_stage: Called with the stage ``scan``.
+        on_stage: Called with the stages ``scan`` and ``decode``.
 
     Raises:
-        FeatcacheError: Those errors of :func:`pretrain` that occur before training.
+        FeatcacheError: Those errors of :func:`pretrain` that occur before training, but for missing weights.
     """
     training, task = settings.training, settings.task
-    check_names(settings.backbone, settings.weights)
+    check_name(settings.backbone)
     usable = training_videos(settings, on_stage=on_stage)
-    module = build_module(settings, seed=training.seeds[0])
+    weights, missing = weights_at_hand(settings.backbone, settings.weights)
+    module = build_module(settings.model_copy(update={"weights": weights}), seed=training.seeds[0])
     files, num_short = long_enough(usable.files, task, module.shape)
     source = DrawnViews(task, module.shape, seed=training.seeds[0])
     objective = PretextObjective(
@@ -175,17 +182,26 @@ def plan_pretext(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pr
         num_epochs=training.epochs,
         seed=training.seeds[0],
     )
+    num_clips = len(source.draw(files.videos[0], epoch=0).views)
     return PretextPlan(
         task=task.name,
         num_train=len(files.videos),
         num_left_out=usable.num_left_out,
         num_short=num_short,
-        num_clips=len(source.draw(files.videos[0], epoch=0).views),
+        num_clips=num_clips,
         clip=(module.shape.num_frames, module.shape.size, module.shape.size),
         num_parameters=count_parameters(module.network),
         num_trained=count_trained(module),
         num_steps=training.epochs * training.steps_an_epoch(objective.num_batches),
         num_seeds=len(training.seeds),
+        forecast=forecast(
+            training,
+            num_videos=len(files.videos),
+            cost=step_cost(module, training, kept=module.network, trained_macs=num_clips * module.macs),
+            decoding=measure_source(source, files, on_stage=on_stage),
+            out=settings.out,
+            missing=missing,
+        ),
     )
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional
 from featcache.backbones import build_backbone
 from featcache.errors import ManifestError
 from featcache.loaders.fresh import fresh_look
+from featcache.methods.advise.plan import plan_r3d50
 from featcache.methods.advise.playback import playback_objective, rate_loss
 from featcache.methods.advise.run import SLOW_R50, open_pixels, pretrain_r3d50
 from featcache.methods.advise.settings import PretextClipSettings, R3d50Settings
@@ -62,6 +63,22 @@ def test_clips_are_the_frames_of_their_view(videos, tmp_path):
         part.permute(0, 3, 1, 2), (32, 32), mode="bilinear", antialias=True, align_corners=False
     )
     assert torch.equal(clips[1, 1], plain[0].permute(1, 2, 0))
+
+
+def test_a_plan_says_what_a_run_takes_and_writes_nothing(videos, tmp_path):
+    given = settings(videos, tmp_path / "run")
+    plan = plan_r3d50(given)
+    assert not (tmp_path / "run").exists()
+    assert (plan.num_train, plan.num_left_out, plan.num_clips, plan.clip) == (5, 0, 2, (4, 32, 32))  # listed, unopened
+    assert (plan.num_steps, plan.num_trained) == (3 * 2, count_parameters(R3d50(num_classes=4, width=4, head_hidden=8)))
+    found = plan.forecast
+    assert (found.decoding.num_videos, found.decoding.num_failed, found.missing) == (4, 1, ())
+    assert found.decoding.failure.startswith("'broken.mp4' (")
+    network = R3d50(num_classes=4, width=4, head_hidden=8).eval()
+    assert found.cost.operations == 2 * 3 * 2 * count_macs(network, torch.zeros(1, 4, 32, 32, 3))
+    assert "clips of each: 2" in plan.summary().facts["train"]
+    nowhere = plan_r3d50(settings(tmp_path / "nowhere", tmp_path / "run"))
+    assert (nowhere.num_train, nowhere.forecast.decoding, len(nowhere.forecast.missing)) == (None, None, 1)
 
 
 def test_a_killed_run_goes_on_with_the_same_bits(videos, tmp_path):
