@@ -9,6 +9,7 @@ import torch
 
 from featcache.errors import ConfigError, ManifestError, RecipeMismatchError, UnknownNameError
 from featcache.evaluation.data import make_data
+from featcache.evaluation.parts import Parts
 from featcache.evaluation.pooling import pooled
 from featcache.evaluation.probe import Prediction, ProbeEntry
 from featcache.evaluation.reading import open_source, read_data
@@ -18,6 +19,7 @@ from featcache.evaluation.two_stores import check_alike
 from featcache.metrics.settings import IntervalSettings
 from featcache.testing import stores
 from featcache.testing.plugins import put_package
+from featcache.training.identity import Identity
 from tests.evaluation.helpers import clusters
 
 KS = (1, 5, 10, 20, 50)
@@ -239,5 +241,7 @@ def test_a_retrieval_from_another_package_is_scored_fold_by_fold(tmp_path, monke
     monkeypatch.syspath_prepend(
         put_package(tmp_path, "lab", files={}, entries={"featcache.probes": {"mine": f"{__name__}:FOLDWISE"}})
     )
-    metrics = run_probe("mine", clusters(splits=None), intervals=QUICK).splits["all"].metrics
-    assert {name: metric.value for name, metric in metrics.items()} == {"r@1": 0.25, "r@2": 0.5}
+    parts = Parts(folder=tmp_path / "parts", identity=Identity(values={"probe": "mine"}), seconds=0)
+    computed = [run_probe("mine", clusters(splits=None), intervals=QUICK, parts=parts).splits for _ in range(2)]
+    assert {name: metric.value for name, metric in computed[0]["all"].metrics.items()} == {"r@1": 0.25, "r@2": 0.5}
+    assert computed[1] == computed[0]  # out of the kept folds

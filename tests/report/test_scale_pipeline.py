@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from featcache.cli.main import app
 from featcache.commands.registry import load, settings_class
 from featcache.config import read_mapping, to_dict
-from featcache.report.tables import probe_table
+from featcache.report.tables import probe_table, value_at
 from featcache.store.reader import open_store
 
 MOTION = Path(__file__).parents[2] / "configs" / "scale" / "motion.yaml"
@@ -58,6 +58,18 @@ def test_splits_of_which_nothing_was_taught_are_no_columns():
     ((name, _, _, cells),) = table.rows
     assert name == "kNN"
     assert (cells["motion, unseen"].value, cells["motion, unseen"].low, cells["picture, seen"].high) == (75, 37.5, 100)
+
+
+def test_a_retrieval_has_its_r_at_1_in_the_table_and_numbers_have_no_place():
+    metric = {"value": 0.5, "low": 0.25, "high": 0.75}
+    kinds = {"retrieval": {"r@1": metric, "r@5": {**metric, "value": 1.0}}, "ridge": {"mse": metric}}
+    results = {
+        name: {"splits": {"test": {"metrics": metrics, "num_videos": 4, "num_unseen": 0}}}
+        for name, metrics in kinds.items()
+    }
+    cells = {name: row["label, test"] for name, _, _, row in probe_table({"label": results}).rows}
+    assert (cells["retrieval"].value, cells["retrieval"].low, cells["ridge"].value) == (50, 25, None)
+    assert value_at(results["retrieval"], ["splits", "*", "metrics", "r@5"], where="a run").value == 100
 
 
 @pytest.mark.slow
