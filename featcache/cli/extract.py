@@ -68,7 +68,7 @@ VERBS = (
         command="scan",
         help="List videos into a manifest: content hash, frames, rate, codec, label, and why a file cannot be used.",
         example="`featcache scan videos/ --out videos.parquet`",
-        flags=(*VIDEOS, OUT, flag("decoder")),
+        flags=(*VIDEOS, OUT, flag("decoder"), flag("decode", help="Decode every frame, to find damaged videos; slow.")),
         sets="max_gigapixels=50",
     ),
     Verb(

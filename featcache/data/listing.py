@@ -1,9 +1,11 @@
 """Lists the videos of a command: from a manifest that ``scan`` wrote, or from a source or data set to scan now."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from featcache.data.importers import list_dataset
+from featcache.data.kept import scan_keeping
 from featcache.data.manifest import Manifest, is_manifest, read_parquet
 from featcache.data.notices import warn
 from featcache.data.scan import scan_listed
@@ -46,7 +48,7 @@ def listed_videos(*, source: str | None, dataset: str | None, root: str | None, 
     Raises:
         ManifestError: As there, or the folder of a manifest does not exist any more.
     """
-    if source is None or not _is_scanned(source):
+    if source is None or not is_scanned(source):
         return list_videos(source=source, dataset=dataset, root=root, selection=selection)
     manifest = read_parquet(Path(source))
     if not Path(manifest.root).is_dir() and any(not Path(video.path).is_absolute() for video in manifest.videos):
@@ -57,7 +59,7 @@ def listed_videos(*, source: str | None, dataset: str | None, root: str | None, 
     return select(manifest, selection)
 
 
-def _is_scanned(source: str | None) -> bool:
+def is_scanned(source: str | None) -> bool:
     """Whether a source is a manifest that ``scan`` wrote."""
     return source is not None and Path(source).suffix == ".parquet" and is_manifest(Path(source))
 
@@ -71,22 +73,38 @@ def read_videos(
     decoder: str,
     deadline_seconds: float,
     max_gigapixels: float = MAX_GIGAPIXELS,
+    num_workers: int = 2,
+    kept: Path | None = None,
     on_scan: OnScan,
 ) -> Manifest:
     """List the videos: a manifest that ``scan`` wrote is read as it is, anything else is scanned.
 
     What is worth a sentence about them is not logged; see :func:`featcache.data.notices.warn`.
 
+    Args:
+        source: A source, or
+        dataset: a public data set, with
+        root: its folder.
+        selection: The videos to take of them.
+        decoder: As for a scan, like the next three.
+        deadline_seconds: As for a scan.
+        max_gigapixels: As for a scan.
+        num_workers: As for a scan.
+        kept: File in which the scan is kept; see :func:`featcache.data.kept.scan_keeping`.
+        on_scan: Called with files listed and files in all.
+
     Raises:
         ManifestError: There are no videos, or the folder of a manifest does not exist any more.
     """
     manifest = listed_videos(source=source, dataset=dataset, root=root, selection=selection)
-    if not _is_scanned(source):
-        manifest = scan_listed(
+    if not is_scanned(source):
+        scan = scan_listed if kept is None else partial(scan_keeping, path=kept)
+        manifest = scan(
             manifest,
             decoder=decoder,
             deadline_seconds=deadline_seconds,
             max_gigapixels=max_gigapixels,
+            num_workers=num_workers,
             progress=on_scan,
         )
     if not manifest.videos:

@@ -45,6 +45,7 @@ class Manifest:
         videos: One record per video; ids are unique.
         left_out: Numbers of files of the source that were left out, by kind (``.gif``, ``hidden``, …); known only after
             listing, and not part of the written manifest.
+        is_decoded: Whether every frame of the usable videos was decoded when they were scanned.
 
     Raises:
         ManifestError: A duplicate or unusable id, a path that leaves the root, or an unusable label name.
@@ -53,6 +54,7 @@ class Manifest:
     root: str
     videos: tuple[VideoRecord, ...]
     left_out: Mapping[str, int] = field(default_factory=dict, compare=False)
+    is_decoded: bool = False
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
@@ -105,6 +107,7 @@ class Manifest:
                 for video in self.videos
                 if (split is None or video.split == split) and (status is None or video.status == status)
             ),
+            is_decoded=self.is_decoded,
         )
 
     def summary(self) -> dict[str, Any]:
@@ -113,6 +116,7 @@ class Manifest:
         return {
             "root": self.root,
             "num_videos": len(self),
+            "is_decoded": self.is_decoded,
             "status": self.count_by_status(),
             "splits": dict(sorted(Counter(video.split for video in self.videos if video.split).items())),
             "labels": {
@@ -262,8 +266,19 @@ def is_manifest(path: Path) -> bool:
 
 def write_parquet(manifest: Manifest, path: Path) -> None:
     """Write a manifest; :func:`read_parquet` gives back an equal one."""
-    about = json.dumps({"version": _VERSION, "root": _escape(manifest.root)})
-    table = videos_to_table(manifest.videos).replace_schema_metadata({_METADATA_KEY: about.encode()})
+    write_table(manifest_table(manifest), path)
+
+
+def manifest_table(manifest: Manifest) -> pa.Table:
+    """The table of a manifest, whose metadata say what it is."""
+    about: dict[str, Any] = {"version": _VERSION, "root": _escape(manifest.root)}
+    if manifest.is_decoded:  # manifests of ordinary scans never change
+        about["is_decoded"] = True
+    return videos_to_table(manifest.videos).replace_schema_metadata({_METADATA_KEY: json.dumps(about).encode()})
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Publish a table as a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     put_replace(path, sink.getvalue().to_pybytes())
@@ -295,7 +310,8 @@ def read_parquet(path: Path) -> Manifest:
             f"manifest {path} has version {facts.get('version')!s:.20}, this featcache reads {_VERSION}; upgrade"
         )
     try:
-        return Manifest(root=_unescape(facts["root"]), videos=table_to_videos(table))
+        videos = table_to_videos(table)
+        return Manifest(root=_unescape(facts["root"]), videos=videos, is_decoded=facts.get("is_decoded") is True)
     except ManifestError as error:
         raise ManifestError(f"manifest {path}: {error}") from error
 

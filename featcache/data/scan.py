@@ -8,6 +8,7 @@ from typing import cast
 
 from featcache.data.decoding import available, open_video
 from featcache.data.decoding.faults import blaming_the_video
+from featcache.data.decoding.heartbeat import beat
 from featcache.data.decoding.pool import Failed, Finished, Payload, WorkerPool
 from featcache.data.hashing import content_hash
 from featcache.data.manifest import Manifest
@@ -23,6 +24,7 @@ def scan(
     num_workers: int = 2,
     deadline_seconds: float = 60.0,
     max_gigapixels: float = MAX_GIGAPIXELS,
+    decodes: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
     """List a source and open each of its videos in worker processes, which may hang or crash without harm.
@@ -36,6 +38,8 @@ def scan(
         num_workers: Number of worker processes, at least 1; there are no more of them than videos.
         deadline_seconds: A worker that makes no progress for this time is killed; its video gets ``timeout``.
         max_gigapixels: Limit of decoded pixels per file; a file that needs more is ``undecodable``.
+        decodes: Decode every frame of each video too, and not the first alone: one that cannot be decoded is
+            ``undecodable``.
         progress: Called with (videos done, videos in total).
 
     Returns:
@@ -53,6 +57,7 @@ def scan(
         num_workers=num_workers,
         deadline_seconds=deadline_seconds,
         max_gigapixels=max_gigapixels,
+        decodes=decodes,
         progress=progress,
     )
 
@@ -64,6 +69,7 @@ def scan_listed(
     num_workers: int = 2,
     deadline_seconds: float = 60.0,
     max_gigapixels: float = MAX_GIGAPIXELS,
+    decodes: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
     """As :func:`scan`, for videos that are already listed; a row that is not ``ok`` is kept and its file not opened.
@@ -93,7 +99,9 @@ def scan_listed(
             max_gigapixels=max_gigapixels,
         ) as pool:
             for is_last in (False, True):  # videos on a disk that stalled are tried once more at the end
-                items = [(listed.videos[place], listed.path_of(listed.videos[place]), decoder) for place in places]
+                items = [
+                    (listed.videos[place], listed.path_of(listed.videos[place]), decoder, decodes) for place in places
+                ]
                 again = []
                 for event in pool.run(items):
                     place = places[event.item]
@@ -114,16 +122,17 @@ def scan_listed(
             f"scanning {listed.root} stopped at {error.filename} ({error.strerror}): the machine failed, not the "
             "video; fix that and scan again"
         ) from error
-    return dataclasses.replace(listed, videos=tuple(videos))
+    return dataclasses.replace(listed, videos=tuple(videos), is_decoded=decodes)
 
 
-def scan_file(video: VideoRecord, path: Path, *, decoder: str = "pyav") -> Iterator[VideoRecord]:
+def scan_file(video: VideoRecord, path: Path, *, decoder: str = "pyav", decodes: bool = False) -> Iterator[VideoRecord]:
     """Fill in a listed video from its file: first size and hash, then frames, timing and codec.
 
     Args:
         video: A record with id, path, labels and split.
         path: Path of the file.
         decoder: Registered decoder that counts the frames.
+        decodes: Decode every frame too.
 
     Yields:
         The record as far as it is known; the last is complete, or has a status other than ``ok`` and the reason.
@@ -136,8 +145,10 @@ def scan_file(video: VideoRecord, path: Path, *, decoder: str = "pyav") -> Itera
         yield video
         with open_video(path, decoder=decoder) as reader:
             timeline, codec = reader.timeline, reader.codec
-        if timeline.num_frames == 0:
-            raise VideoError("undecodable", "it has no frame")
+            if timeline.num_frames == 0:
+                raise VideoError("undecodable", "it has no frame")
+            for _ in reader.read(range(timeline.num_frames if decodes else 0)):
+                beat()
     except VideoError as error:
         yield _failed(video, cast("Status", error.status), error.reason)
     else:
@@ -155,12 +166,12 @@ def scan_file(video: VideoRecord, path: Path, *, decoder: str = "pyav") -> Itera
         )
 
 
-def _job(item: tuple[VideoRecord, Path, str]) -> Iterator[VideoRecord]:
-    video, path, decoder = item
-    return scan_file(video, path, decoder=decoder)
+def _job(item: tuple[VideoRecord, Path, str, bool]) -> Iterator[VideoRecord]:
+    video, path, decoder, decodes = item
+    return scan_file(video, path, decoder=decoder, decodes=decodes)
 
 
-def _path_of(item: tuple[VideoRecord, Path, str]) -> str:
+def _path_of(item: tuple[VideoRecord, Path, str, bool]) -> str:
     return str(item[1])
 
 

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from pathlib import Path
 
 from featcache.data.listing import OnScan, read_videos
 from featcache.data.manifest import Manifest
@@ -16,7 +17,9 @@ class _LeftError(Exception):
 
 
 @contextmanager
-def scanning(settings: ExtractSettings, *, on_scan: OnScan) -> Iterator[Callable[[], Manifest]]:
+def scanning(
+    settings: ExtractSettings, *, num_workers: int = 2, kept: Path | None = None, on_scan: OnScan
+) -> Iterator[Callable[[], Manifest]]:
     """List and scan the videos of an extraction in a thread, for a ``with`` block that prepares what comes next.
 
     Files are opened by worker processes, so that the block has this process nearly for itself: importing torch and
@@ -25,6 +28,8 @@ def scanning(settings: ExtractSettings, *, on_scan: OnScan) -> Iterator[Callable
 
     Args:
         settings: The extraction.
+        num_workers: Number of scanning processes.
+        kept: File in which the scan is kept; see :func:`featcache.data.kept.scan_keeping`.
         on_scan: Called with (files listed, files in all), from the thread.
 
     Yields:
@@ -41,7 +46,7 @@ def scanning(settings: ExtractSettings, *, on_scan: OnScan) -> Iterator[Callable
 
     def scan() -> None:
         try:
-            found.set_result(read_source(settings, on_scan=tell))
+            found.set_result(read_source(settings, num_workers=num_workers, kept=kept, on_scan=tell))
         except BaseException as error:  # for whoever asks for the videos
             found.set_exception(error)
 
@@ -57,7 +62,9 @@ def scanning(settings: ExtractSettings, *, on_scan: OnScan) -> Iterator[Callable
         has_left.set()
 
 
-def read_source(settings: ExtractSettings, *, on_scan: OnScan) -> Manifest:
+def read_source(
+    settings: ExtractSettings, *, num_workers: int = 2, kept: Path | None = None, on_scan: OnScan
+) -> Manifest:
     """The videos of an extraction; see :func:`featcache.data.listing.read_videos`."""
     return read_videos(
         source=settings.source,
@@ -67,5 +74,7 @@ def read_source(settings: ExtractSettings, *, on_scan: OnScan) -> Manifest:
         decoder=settings.sampling.decoder,
         deadline_seconds=settings.runtime.deadline_seconds,
         max_gigapixels=settings.runtime.max_gigapixels,
+        num_workers=num_workers,
+        kept=kept,
         on_scan=on_scan,
     )

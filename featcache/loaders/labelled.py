@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from featcache.loaders.videos import VideoFiles
 from featcache.metrics.splits import Groups, group_numbers
 from featcache.stages import OnStage, ignore
 from featcache.training.identity import digest
+from featcache.training.world import ALONE, World
 
 
 class LabelledSettings(DecodedVideosSettings):
@@ -93,18 +95,22 @@ class LabelledSource:
         return sum(part.num_failed for part in (self.train, *self.tests.values()))
 
 
-def read_data(settings: LabelledSettings, *, on_stage: OnStage = ignore) -> LabelledSource:
+def read_data(
+    settings: LabelledSettings, *, folder: Path | None = None, world: World = ALONE, on_stage: OnStage = ignore
+) -> LabelledSource:
     """List the videos, and sort them by split and class; the number of unusable videos is logged.
 
     Args:
         settings: Source, splits and label column.
+        folder: Folder of the run; see :func:`featcache.loaders.usable.list_videos`.
+        world: The processes that share the run.
         on_stage: Called with the stage ``scan``, files listed and files in total.
 
     Raises:
         ManifestError: There are no splits, no labels, only one class, or no videos to train on or to score.
         UnknownNameError: There is no such split or label column.
     """
-    manifest = list_videos(settings, on_stage=on_stage)
+    manifest = list_videos(settings, folder=folder, world=world, on_stage=on_stage)
     where = settings.source or settings.dataset
     columns = {column for video in manifest.videos for column in video.labels}
     if not columns:
@@ -128,7 +134,7 @@ def read_data(settings: LabelledSettings, *, on_stage: OnStage = ignore) -> Labe
         split: [video for video in manifest.videos if video.split == split] for split in (settings.train_split, *tests)
     }
     classes, num_taught = _classes(by_split, settings, where=str(where))
-    parts = {split: _labelled(by_split[split], settings, classes, manifest) for split in by_split}
+    parts = {split: _labelled(by_split[split], settings, classes, manifest, world) for split in by_split}
     scored = {split: part for split in tests if (part := parts[split]) is not None}
     train = parts[settings.train_split]
     assert train is not None, "classes are those of its videos"
@@ -158,14 +164,18 @@ def _classes(
 
 
 def _labelled(
-    videos: Sequence[VideoRecord], settings: LabelledSettings, classes: Sequence[str], manifest: Manifest
+    videos: Sequence[VideoRecord],
+    settings: LabelledSettings,
+    classes: Sequence[str],
+    manifest: Manifest,
+    world: World,
 ) -> LabelledVideos | None:
     """The usable videos with a label; ``None`` if there are none."""
     labelled = [video for video in _usable(videos) if settings.label in video.labels]
     if not labelled:
         return None
     failed = [video for video in videos if video.status != "ok"]
-    usable = open_usable([*labelled, *failed], root=manifest.root, decoder=settings.decoder)
+    usable = open_usable([*labelled, *failed], root=manifest.root, decoder=settings.decoder, world=world)
     index = {name: place for place, name in enumerate(classes)}
     return LabelledVideos(
         files=usable.files,

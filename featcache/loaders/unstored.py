@@ -16,7 +16,7 @@ from featcache.extract.scanning import scanning
 from featcache.extract.settings import ExtractSettings
 from featcache.loaders.choice import VideoList
 from featcache.loaders.settings import BankSettings
-from featcache.machine import resolve_device
+from featcache.machine import num_cores, resolve_device
 from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe
 from featcache.stages import OnStage, ignore
 from featcache.store.reader import open_store
@@ -62,12 +62,16 @@ class UnstoredVideos:
         return labels_in(self.videos, column)
 
 
-def open_videos(settings: BankSettings, *, device: str = "auto", on_stage: OnStage = ignore) -> VideoList:
+def open_videos(
+    settings: BankSettings, *, device: str = "auto", kept: Path | None = None, on_stage: OnStage = ignore
+) -> VideoList:
     """The videos that a method reads: those of a store, or with ``online`` those of a file of ``featcache extract``.
 
     Args:
         settings: The bank.
         device: Device of the backbones of an extraction.
+        kept: File in which the scan of an extraction's videos is kept; see
+            :func:`featcache.data.kept.scan_keeping`.
         on_stage: Called with the stage ``scan``, files listed and files in total.
 
     Raises:
@@ -92,7 +96,9 @@ def open_videos(settings: BankSettings, *, device: str = "auto", on_stage: OnSta
         raise ConfigError(f"{settings.store} names videos and weights itself; leave out bank.videos and bank.weights")
     extraction = parse(ExtractSettings, data)
     check(extraction)
-    with scanning(extraction, on_scan=lambda done, total: on_stage("scan", done, total)) as scanned:
+    with scanning(
+        extraction, num_workers=num_cores(), kept=kept, on_scan=lambda done, total: on_stage("scan", done, total)
+    ) as scanned:
         prepared = prepare(_only(extraction, settings.feature), device=resolve_device(device))
         manifest = scanned()
     videos = {video.id: video for video in judge(manifest.videos, prepared.sampling)}

@@ -5,16 +5,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from featcache.data.listing import read_videos
-from featcache.data.manifest import Manifest
+from featcache.data.listing import is_scanned, read_videos
+from featcache.data.manifest import Manifest, read_parquet
 from featcache.data.notices import warn
 from featcache.data.selection import TrainingVideosSettings, VideosSettings
 from featcache.data.types import VideoRecord
-from featcache.errors import ManifestError, unknown_name
+from featcache.errors import ConfigError, ManifestError, unknown_name
 from featcache.loaders.videos import VideoFiles, find_files
+from featcache.machine import num_cores
 from featcache.stages import OnStage, ignore
+from featcache.training.world import ALONE, World
 
 log = logging.getLogger(__name__)
+
+
+KEPT = "videos.parquet"
+"""Name of the file in a run's folder that keeps the scan of its videos."""
 
 
 class UsableVideos(NamedTuple):
@@ -29,28 +35,56 @@ class UsableVideos(NamedTuple):
     num_left_out: int
 
 
-def list_videos(settings: VideosSettings, *, on_stage: OnStage = ignore) -> Manifest:
+def list_videos(
+    settings: VideosSettings, *, folder: Path | None = None, world: World = ALONE, on_stage: OnStage = ignore
+) -> Manifest:
     """List and scan the source that settings name; see :func:`featcache.data.listing.read_videos`.
+
+    Of several processes the first one lists; the others read what it has found.
 
     Args:
         settings: Where videos come from.
+        folder: Folder of the run, which keeps the scan: the next start opens only files that are new or have changed.
+            ``None``: nothing is kept.
+        world: The processes that share the run, and its folder.
         on_stage: Called with the stage ``scan``, files listed and files in total.
 
     Raises:
+        ConfigError: A process does not find the folder.
         ManifestError: There are no videos, or the folder of a manifest does not exist any more.
+        StoppedError: In the other processes, when the first raises an error.
     """
-    manifest = read_videos(
-        source=settings.source,
-        dataset=settings.dataset,
-        root=settings.root,
-        selection=settings.selection,
-        decoder=settings.decoder,
-        deadline_seconds=settings.deadline_seconds,
-        max_gigapixels=settings.max_gigapixels,
-        on_scan=lambda done, total: on_stage("scan", done, total),
-    )
-    warn(manifest)
-    return manifest
+    assert folder is not None or world.size == 1, "processes share a run's folder"
+    kept = None if folder is None else folder / KEPT
+
+    def read() -> Manifest:
+        return read_videos(
+            source=settings.source,
+            dataset=settings.dataset,
+            root=settings.root,
+            selection=settings.selection,
+            decoder=settings.decoder,
+            deadline_seconds=settings.deadline_seconds,
+            max_gigapixels=settings.max_gigapixels,
+            num_workers=num_cores(),
+            kept=kept,
+            on_scan=lambda done, total: on_stage("scan", done, total),
+        )
+
+    found: list[Manifest] = []
+    world.from_first(lambda: found.append(read()))  # a manifest can have hundreds of megabytes, and is not sent
+    if found:
+        warn(found[0])
+        return found[0]
+    if is_scanned(settings.source):
+        return read()
+    assert kept is not None, "processes share a run's folder"
+    if not kept.exists():
+        raise ConfigError(
+            f"process {world.rank} does not find {kept}, which the first has written; put the run on a disk that all "
+            "machines share"
+        )
+    return read_parquet(kept)
 
 
 def of_split(videos: Sequence[VideoRecord], split: str) -> list[VideoRecord]:
@@ -65,13 +99,14 @@ def of_split(videos: Sequence[VideoRecord], split: str) -> list[VideoRecord]:
     return [video for video in videos if not splits or video.split == split]
 
 
-def open_usable(videos: Sequence[VideoRecord], *, root: str, decoder: str) -> UsableVideos:
-    """The files of the usable videos; the number of unusable ones is logged.
+def open_usable(videos: Sequence[VideoRecord], *, root: str, decoder: str, world: World = ALONE) -> UsableVideos:
+    """The files of the usable videos; the number of unusable ones is logged in the first process.
 
     Args:
         videos: One or more videos.
         root: Root of their manifest.
         decoder: Name of a registered decoder.
+        world: The processes that share the run.
 
     Raises:
         ManifestError: No video is usable, or a file of a manifest does not exist any more.
@@ -80,25 +115,33 @@ def open_usable(videos: Sequence[VideoRecord], *, root: str, decoder: str) -> Us
     if not usable:
         raise ManifestError(f"none of {len(videos)} videos can be used, e.g. {videos[0].id!r} ({videos[0].reason})")
     num_left_out = len(videos) - len(usable)
-    if num_left_out:
+    if num_left_out and world.is_first:
         log.warning("%d of %d videos cannot be used; `featcache scan` says why", num_left_out, len(videos))
     return UsableVideos(find_files(usable, [Path(root)], decoder=decoder, hint="scan the videos again"), num_left_out)
 
 
-def training_videos(settings: TrainingVideosSettings, *, on_stage: OnStage = ignore) -> UsableVideos:
+def training_videos(
+    settings: TrainingVideosSettings,
+    *,
+    folder: Path | None = None,
+    world: World = ALONE,
+    on_stage: OnStage = ignore,
+) -> UsableVideos:
     """The usable training videos of a source; the number of unusable ones is logged.
 
     Args:
         settings: Where videos come from, and the split to train on.
+        folder: As in :func:`list_videos`.
+        world: As in :func:`list_videos`.
         on_stage: As in :func:`list_videos`.
 
     Raises:
         ManifestError: No video is usable, or a file of a manifest does not exist any more.
         UnknownNameError: There is no such split.
     """
-    manifest = list_videos(settings, on_stage=on_stage)
+    manifest = list_videos(settings, folder=folder, world=world, on_stage=on_stage)
     videos = of_split(manifest.videos, settings.train_split)
-    return open_usable(videos, root=manifest.root, decoder=settings.decoder)
+    return open_usable(videos, root=manifest.root, decoder=settings.decoder, world=world)
 
 
 def extraction_of(settings: VideosSettings, *, backbone: str, weights: str) -> str:

@@ -12,7 +12,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import yaml
+from typer.testing import CliRunner
 
+from featcache.cli.main import app
+from featcache.commands import scan as scan_command
+from featcache.commands.scan import ScanSettings
+from featcache.data import kept as kept_module
 from featcache.data import scan as scan_module
 from featcache.data.decoding import open_video
 from featcache.data.decoding.pool import WorkerPool
@@ -21,7 +27,8 @@ from featcache.data.motion import MotionSettings, encode_clip
 from featcache.data.scan import scan, scan_file
 from featcache.data.types import VideoRecord
 from featcache.errors import ConfigError, FeatcacheError, ManifestError, UnknownNameError
-from featcache.testing.videos import VIDEO_KINDS, picture
+from featcache.testing.damaged_files import overwrite_pictures
+from featcache.testing.videos import VIDEO_KINDS, picture, write_video
 
 
 def make_video(path: Path, *, num_frames: int = 10, size: int = 32, fps: int = 5, seed: int = 0) -> Path:
@@ -218,7 +225,7 @@ def test_unusable_settings_are_refused_before_any_video_is_opened(folder: Path):
 
 
 def hanging_job(item: tuple[VideoRecord, Path, str]) -> Iterator[VideoRecord]:
-    video, path, decoder = item
+    video, path, decoder, _ = item
     records = scan_file(video, path, decoder=decoder)
     yield next(records)
     if video.id.startswith("hang"):
@@ -230,7 +237,7 @@ def hanging_job(item: tuple[VideoRecord, Path, str]) -> Iterator[VideoRecord]:
 
 def failing_job(item: tuple[VideoRecord, Path, str]) -> Iterator[VideoRecord]:
     """What fails once leaves a mark beside the file, by which it is known the second time."""
-    video, path, decoder = item
+    video, path, decoder, _ = item
     records = scan_file(video, path, decoder=decoder)
     yield next(records)
     name, once, _ = video.id.partition("_once")
@@ -376,3 +383,87 @@ def test_shared_clips_are_described(shared: Path):
     cartwheel = videos["hmdb51_Turnk_r_Pippi_Michel_cartwheel_f_cm_np2_le_med_6.avi"]
     assert (cartwheel.num_frames, cartwheel.codec, cartwheel.labels["label"]) == (83, "mpeg4", "cartwheel")
     assert (videos["abseiling_k400.mp4"].num_frames, videos["abseiling_k400.mp4"].width) == (250, 454)
+
+
+def damaged_files(folder: Path) -> list[str]:
+    """Files that open and of which some frames do not decode."""
+    folder.mkdir()
+    for name in ("overwritten.mp4", "last.mp4", "noise.mp4", "sound.mp4"):
+        write_video(folder / name, num_frames=24, options={"bf": "0", "g": "8"})
+    overwrite_pictures(folder / "overwritten.mp4", first=9, num=1)
+    overwrite_pictures(folder / "last.mp4", first=23, num=1)
+    data = bytearray((folder / "noise.mp4").read_bytes())
+    middle = data.index(b"mdat") + (len(data) - data.index(b"mdat")) * 2 // 5
+    data[middle : middle + 300] = np.random.default_rng(0).integers(0, 256, 300, np.uint8).tobytes()
+    (folder / "noise.mp4").write_bytes(data)
+    write_video(folder / "cut.mkv", num_frames=24, options={"bf": "0"}, edit_packets=with_a_cut_packet)
+    return ["cut.mkv", "last.mp4", "noise.mp4", "overwritten.mp4"]
+
+
+def with_a_cut_packet(packets):
+    """Half of the bytes of one packet, as where a copy broke off and was padded."""
+    packet = packets[11]
+    half = av.Packet(bytes(packet)[:40])
+    half.pts, half.dts, half.time_base, half.stream = packet.pts, packet.dts, packet.time_base, packet.stream
+    packets[11] = half
+    return packets
+
+
+def test_decoding_finds_what_opening_does_not(tmp_path):
+    names = damaged_files(tmp_path / "videos")
+    plain, decoded = scan(tmp_path / "videos"), scan(tmp_path / "videos", decodes=True)
+    assert {video.status for video in plain.videos} == {"ok"}
+    found = {video.id: video for video in decoded.videos}
+    assert [video.content_hash for video in decoded.videos] == [video.content_hash for video in plain.videos]
+    assert [name for name, video in found.items() if video.status == "undecodable"] == names
+    assert found["sound.mp4"] == next(video for video in plain.videos if video.id == "sound.mp4")
+    for name in names:
+        assert "damaged" in found[name].reason or "decoding fails after frame" in found[name].reason
+        assert found[name].num_frames == 0
+    assert (plain.is_decoded, decoded.is_decoded) == (False, True)
+    assert plain.select(status="ok").is_decoded is False
+    assert decoded.select(status="ok").is_decoded is True
+
+
+def test_a_manifest_says_whether_every_frame_was_decoded(tmp_path):
+    make_video(tmp_path / "videos/a.mp4")
+    for decodes in (False, True):
+        manifest = scan(tmp_path / "videos", decodes=decodes)
+        write_parquet(manifest, tmp_path / "m.parquet")
+        assert read_parquet(tmp_path / "m.parquet") == manifest
+        assert read_parquet(tmp_path / "m.parquet").is_decoded is decodes
+        assert manifest.summary()["is_decoded"] is decodes
+
+
+def test_the_command_decodes_and_goes_on_after_a_kill(tmp_path, monkeypatch):
+    names = damaged_files(tmp_path / "videos")
+    out = tmp_path / "videos.parquet"
+    result = CliRunner().invoke(app, ["scan", str(tmp_path / "videos"), "--decode", "-o", str(out), "--json"])
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    assert (facts["is_decoded"], facts["status"]["undecodable"]) == (True, 4)
+    assert [video.id for video in read_parquet(out).videos if video.status != "ok"] == names
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["videos", "videos.parquet", "videos.yaml"]
+    assert yaml.safe_load((tmp_path / "videos.yaml").read_text())["decode"] is True
+    whole = out.read_bytes()
+    out.unlink()
+    opened = []
+
+    def noting(listed, **options):
+        if len(opened) == 1:
+            raise KeyboardInterrupt
+        opened.append(len(listed))
+        return scan_module.scan_listed(listed, **options)
+
+    monkeypatch.setattr(kept_module, "scan_listed", noting)
+    monkeypatch.setattr(scan_command, "_DECODED_AT_ONCE", 2)
+    settings = ScanSettings(source=str(tmp_path / "videos"), decode=True, out=str(out))
+    with pytest.raises(KeyboardInterrupt):
+        scan_command.scan(settings)
+    assert not out.exists(), "half a manifest would be taken for a whole one"
+    opened.clear()
+    monkeypatch.setattr(kept_module, "scan_listed", scan_module.scan_listed)
+    told = []
+    scan_command.scan(settings, on_stage=lambda stage, done, total: told.append(done))
+    assert told == [3, 4, 5], "two were kept"
+    assert out.read_bytes() == whole

@@ -53,7 +53,7 @@ def test_a_block_that_fails_does_not_wait_for_the_scan(make: Make, monkeypatch: 
     ended, goes_on = threading.Event(), threading.Event()
     told: list[tuple[int, int]] = []
 
-    def endless(settings: object, *, on_scan: Callable[[int, int], None]) -> None:
+    def endless(settings: object, *, on_scan: Callable[[int, int], None], **scan: object) -> None:
         try:
             on_scan(1, 9)
             goes_on.wait(60)

@@ -8,6 +8,7 @@ clip.
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,7 +20,7 @@ from featcache.loaders.fresh import PixelSource
 from featcache.loaders.online import open_source
 from featcache.loaders.stand_ins import StandIns
 from featcache.loaders.unstored import open_videos
-from featcache.loaders.usable import extraction_of, list_videos, open_usable
+from featcache.loaders.usable import KEPT, extraction_of, list_videos, open_usable
 from featcache.methods.advise.objective import clip_contents
 from featcache.methods.advise.playback import playback_objective
 from featcache.methods.advise.settings import AdviseSettings, R3d50Settings
@@ -72,8 +73,9 @@ def pretrain(settings: AdviseSettings, *, on_stage: OnStage = ignore) -> Playbac
     """
     where, tmm, clips = settings.bank.store, settings.tmm, settings.clips
     runs = open_runs(settings, settings.training, name="advise", of=where, out=settings.out, on_stage=on_stage)
-    listed = open_videos(settings.bank, device=settings.training.device, on_stage=on_stage)
-    bank = open_source(settings.bank, videos=listed, device=settings.training.device)
+    device = settings.training.device
+    listed = open_videos(settings.bank, device=device, kept=runs.folder / KEPT, on_stage=on_stage)
+    bank = open_source(settings.bank, videos=listed, device=device)
     height, _, width = bank.shape
     return _trained(
         runs,
@@ -106,7 +108,7 @@ def pretrain_r3d50(settings: R3d50Settings, *, on_stage: OnStage = ignore) -> Pl
     runs = open_runs(
         settings, settings.training, name="r3d50", of=settings.videos_name, out=settings.out, on_stage=on_stage
     )
-    source, num_left_out = open_pixels(settings, on_stage=on_stage)
+    source, num_left_out = open_pixels(settings, folder=runs.folder, on_stage=on_stage)
     splits = {video.id: video.split for video in source.videos if video.split}
     num_classes = len(settings.clips.rates)
     is_as_published = settings.width == SlowR50Config().width
@@ -130,13 +132,15 @@ def pretrain_r3d50(settings: R3d50Settings, *, on_stage: OnStage = ignore) -> Pl
     )
 
 
-def open_pixels(settings: R3d50Settings, *, on_stage: OnStage = ignore) -> tuple[PixelSource, int]:
+def open_pixels(
+    settings: R3d50Settings, *, folder: Path | None = None, on_stage: OnStage = ignore
+) -> tuple[PixelSource, int]:
     """The usable videos of a source as clips of pixels, and the number of those that cannot be used.
 
     Raises:
         ManifestError: No video is usable, or a file of a manifest does not exist any more.
     """
-    manifest = list_videos(settings, on_stage=on_stage)
+    manifest = list_videos(settings, folder=folder, on_stage=on_stage)
     usable = open_usable(manifest.videos, root=manifest.root, decoder=settings.decoder)
     return PixelSource(usable.files, size=settings.size), usable.num_left_out
 

@@ -20,6 +20,7 @@ from featcache.loaders.assignments import LabelledBank, read_labelled
 from featcache.loaders.bank import open_bank
 from featcache.loaders.online import open_source
 from featcache.loaders.unstored import open_videos
+from featcache.loaders.usable import KEPT
 from featcache.machine import resolve_device
 from featcache.methods.advise.saved import arms_of, initial_module, load_module, read_module
 from featcache.methods.advise.settings import TmmEvaluationSettings, TmmFineTuneSettings
@@ -138,14 +139,14 @@ def run_temporal(
     """
     started = time.monotonic()
     device, seeds = settings.training.device, settings.training.seeds
-    store = open_videos(settings.bank, device=device, on_stage=on_stage)
+    runs = open_runs(
+        settings, settings.training, name="tmm", of=settings.bank.store, out=settings.out, on_stage=on_stage
+    )
+    store = open_videos(settings.bank, device=device, kept=runs.folder / KEPT, on_stage=on_stage)
     bank = open_source(settings.bank, videos=store, device=device)
     data = read_labelled(settings.bank, bank, store=store, label=settings.label)
     assignments, protocol = data.assignments(
         test_splits=settings.test_splits, labels_per_class=settings.labels_per_class
-    )
-    runs = open_runs(
-        settings, settings.training, name="tmm", of=settings.bank.store, out=settings.out, on_stage=on_stage
     )
     arms = {PRETRAINED if settings.init else SCRATCH: settings}
     tmm, _ = initial_module(settings.init, settings.tmm, seed=seeds[0], width_in=bank.shape[2])

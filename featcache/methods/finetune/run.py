@@ -189,7 +189,7 @@ def _finetune(
     )
     world.share(training.batch_size)
     check_names(settings.backbone, settings.weights)
-    data = world.from_first(lambda: read_data(settings, on_stage=on_stage))
+    data = read_data(settings, folder=runs.folder, world=world, on_stage=on_stage)
     workers = cores_of(world) if settings.workers is None else settings.workers
     scores: dict[str, list[Scores]] = {}
     tests = dict(data.tests)

@@ -115,7 +115,7 @@ def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pretex
         on_stage=on_stage,
     )
     check_names(settings.backbone, settings.weights)
-    usable = training_videos(settings, on_stage=on_stage)
+    usable = training_videos(settings, folder=runs.folder, on_stage=on_stage)
     workers = num_cores() if settings.workers is None else settings.workers
     weights = {}
     for seed in training.seeds:

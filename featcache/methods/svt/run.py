@@ -23,7 +23,7 @@ from featcache.training.pretrained import PretrainedResult
 from featcache.training.runs import cores_of
 from featcache.training.seeds import open_runs
 from featcache.training.watching import watch_collapse
-from featcache.training.world import World, join_world
+from featcache.training.world import ALONE, World, join_world
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def _pretrain(settings: SvtSettings, world: World, *, on_stage: OnStage) -> SvtR
         on_stage=on_stage,
     )
     world.from_first(lambda: check_weights(settings))
-    files, num_left_out = world.from_first(lambda: open_videos(settings, on_stage=on_stage))
+    files, num_left_out = open_videos(settings, folder=runs.folder, world=world, on_stage=on_stage)
     workers = cores_of(world) if settings.workers is None else settings.workers
     contents = {"videos": files.content}
     if settings.init.weights is not None:
@@ -148,15 +148,24 @@ def check_weights(settings: SvtSettings) -> None:
         raise WeightsError(f"init.weights {weights!r} is not a file; give the path of one, or set init.start to random")
 
 
-def open_videos(settings: SvtSettings, *, on_stage: OnStage = ignore) -> UsableVideos:
+def open_videos(
+    settings: SvtSettings, *, folder: Path | None = None, world: World = ALONE, on_stage: OnStage = ignore
+) -> UsableVideos:
     """List the training videos and log how many are unusable and left out, and how many repeat frames.
+
+    Args:
+        settings: Settings of the run.
+        folder: Folder of the run; see :func:`featcache.loaders.usable.list_videos`.
+        world: The processes that share the run.
+        on_stage: Called with the stage ``scan``.
 
     Raises:
         ManifestError: No video is usable, or a file of a manifest does not exist any more.
         UnknownNameError: There is no such split.
     """
-    usable = training_videos(settings, on_stage=on_stage)
-    if num_short := sum(bool(short_views(settings.views, video)) for video in usable.files.videos):
+    usable = training_videos(settings, folder=folder, world=world, on_stage=on_stage)
+    num_short = sum(bool(short_views(settings.views, video)) for video in usable.files.videos)
+    if num_short and world.is_first:
         log.warning(
             "%d of %d videos are shorter than some of their views, which repeat frames; lower views.local_frames, or "
             "raise views.local_time",

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import shutil
 
 import numpy as np
@@ -12,8 +13,20 @@ from safetensors.torch import load_file, save_file
 
 from featcache.backbones import build_backbone
 from featcache.config import parse
-from featcache.errors import ConfigError, FeatcacheError, ManifestError, VideoError, WeightsError
+from featcache.data import hashing, kept
+from featcache.data.manifest import read_parquet
+from featcache.data.scan import scan_listed
+from featcache.errors import (
+    ConfigError,
+    FeatcacheError,
+    ManifestError,
+    RecipeMismatchError,
+    VideoError,
+    WeightsError,
+)
 from featcache.loaders.ahead import Batch, ViewLoader
+from featcache.loaders.videos import VideoFile
+from featcache.machine import num_cores
 from featcache.methods.svt.losses import distillation_loss, teacher_targets
 from featcache.methods.svt.module import build_module, network_input
 from featcache.methods.svt.objective import SvtObjective
@@ -267,6 +280,38 @@ def test_processes_decode_the_same_pixels_and_say_which_video_changed(videos, tm
             process.kill()
         with pytest.raises(FeatcacheError, match=r"a decoding process died .* '0\.mp4'.* with fewer workers"):
             loader.views(Batch(3, (0, 1)))
+
+
+def test_starting_again_opens_new_files_only_and_refuses_another_content(videos, tmp_path, monkeypatch):
+    folder = shutil.copytree(videos, tmp_path / "videos")
+    chosen = settings(folder, tmp_path / "run", training=training(epochs=1))
+    opened = []
+
+    def noting(listed, **options):
+        opened.append(([video.id for video in listed.videos], options["num_workers"]))
+        return scan_listed(listed, **options)
+
+    monkeypatch.setattr(kept, "scan_listed", noting)
+    result = pretrain_svt(chosen)
+    assert opened == [([f"{number}.mp4" for number in range(5)] + ["broken.mp4"], num_cores())]
+    manifest = read_parquet(tmp_path / "run" / "videos.parquet")
+    assert (len(manifest), manifest.count_by_status()["ok"]) == (6, 5)
+    opened.clear()
+    monkeypatch.setattr(hashing, "content_hash", None)
+    monkeypatch.setattr(VideoFile, "open", None)
+    assert pretrain_svt(chosen).seeds == result.seeds
+    assert opened == [], "a finished run on unchanged videos opens none"
+    monkeypatch.undo()
+    monkeypatch.setattr(kept, "scan_listed", noting)
+    os.utime(folder / "1.mp4")
+    assert pretrain_svt(chosen).seeds == result.seeds
+    assert [names for names, _ in opened] == [["1.mp4"]]
+    shutil.copy(folder / "0.mp4", folder / "3.mp4")
+    with pytest.raises(RecipeMismatchError, match="holds a run with content of videos"):
+        pretrain_svt(chosen)
+    (folder / "3.mp4").unlink()
+    with pytest.raises(RecipeMismatchError, match="holds a run with content of videos"):
+        pretrain_svt(chosen)
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(videos, tmp_path):
