@@ -102,10 +102,24 @@ def random_placed_box(rng: np.random.Generator, *, height: int, width: int, box_
         width: Frame width in pixels.
         box_fraction: Height and width of the box as fractions of the frame's.
     """
-    h, w = (
-        max(1, math.floor(fraction * size + 0.5)) for fraction, size in zip(box_fraction, (height, width), strict=True)
-    )
+    h, w = _sides(box_fraction, height=height, width=width)
     return _place(rng, h, w, height=height, width=width)
+
+
+def central_box(*, height: int, width: int, box_fraction: tuple[float, float]) -> Box:
+    """The centred box of fixed size, as a centre crop after a resize that does not keep the aspect.
+
+    An odd margin puts the extra pixel right and below.
+    """
+    h, w = _sides(box_fraction, height=height, width=width)
+    y0, x0 = (height - h) // 2, (width - w) // 2
+    return Box(y0=y0, x0=x0, y1=y0 + h, x1=x0 + w)
+
+
+def _sides(box_fraction: tuple[float, float], *, height: int, width: int) -> tuple[int, int]:
+    """Height and width of a box, rounded half up, at least 1 pixel each."""
+    h, w = (max(1, math.floor(part * size + 0.5)) for part, size in zip(box_fraction, (height, width), strict=True))
+    return h, w
 
 
 def _place(rng: np.random.Generator, h: int, w: int, *, height: int, width: int) -> Box:

@@ -75,7 +75,28 @@ def recolor(pixels: Tensor, steps: Sequence[ColorStep]) -> Tensor:
                 pixels = functional.gaussian_blur(pixels, [2 * radius + 1] * 2, [amount] * 2)
             case "solarise":
                 pixels = functional.solarize(pixels, amount)
+            case "gamma":
+                pixels = functional.adjust_gamma(pixels, amount)
     return pixels
+
+
+def tilted(image: Tensor, degrees: float) -> Tensor:
+    """An image rotated about its centre by a small angle, bilinear; corners without a source are black.
+
+    Args:
+        image: uint8 [3, H, W].
+        degrees: Angle, counter-clockwise; 0 returns ``image``.
+
+    Returns:
+        uint8 [3, H, W].
+    """
+    if not degrees:
+        return image
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional
+
+    turned: Tensor = functional.rotate(image, degrees, interpolation=InterpolationMode.BILINEAR)
+    return turned
 
 
 def normalise(pixels: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -108,7 +108,7 @@ class Box:
     x1: int
 
 
-ColorName = Literal["brightness", "contrast", "saturation", "hue", "grey", "blur", "solarise"]
+ColorName = Literal["brightness", "contrast", "saturation", "hue", "grey", "blur", "solarise", "gamma"]
 
 
 class ColorStep(NamedTuple):
@@ -117,7 +117,7 @@ class ColorStep(NamedTuple):
     Attributes:
         name: Name of the step.
         amount: Factor of brightness, contrast or saturation; turns of the hue circle; sigma of the blur in pixels; the
-            value, out of 255, from which solarisation inverts; 1 for grey.
+            value, out of 255, from which solarisation inverts; the exponent of gamma; 1 for grey.
     """
 
     name: ColorName

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from featcache.data.decoding.base import VideoReader
 from featcache.data.decoding.clips import one_thread
-from featcache.data.transforms import crop_resize, recolor
+from featcache.data.transforms import crop_resize, recolor, tilted
 from featcache.data.types import Box, ColorStep
 from featcache.recipes import Interpolation
 
@@ -24,19 +24,21 @@ Indices = npt.NDArray[np.int64]
 
 
 class Look(NamedTuple):
-    """Operations that turn a frame into pixels of a view: crop, resize, mirroring, colours, rotation.
+    """Operations that turn a frame into pixels of a view: tilt, crop, resize, mirroring, colours, quarter turns.
 
     Attributes:
         box: Box to cut out.
         flip: Whether it is mirrored left to right.
         color: Colour steps, in order.
         turns: Number of final quarter turns counter-clockwise.
+        tilt: Angle in degrees, counter-clockwise, by which the whole frame is rotated before the crop.
     """
 
     box: Box
     flip: bool
     color: tuple[ColorStep, ...]
     turns: int = 0
+    tilt: float = 0.0
 
 
 class ClipShape(NamedTuple):
@@ -133,7 +135,8 @@ def cut_views(pictures: Iterable[tuple[int, npt.NDArray[np.uint8]]], views: Sequ
                 look = view.looks[place]
                 key = (look, view.size, view.interpolation)
                 if key not in shared:
-                    cut = crop_resize(image, look.box, size=view.size, interpolation=view.interpolation, flip=look.flip)
+                    whole = tilted(image, look.tilt)
+                    cut = crop_resize(whole, look.box, size=view.size, interpolation=view.interpolation, flip=look.flip)
                     shared[key] = torch.rot90(recolor(cut, look.color), look.turns, (-2, -1))
                 clips[number][place] = shared[key]
     if needs:

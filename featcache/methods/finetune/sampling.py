@@ -1,19 +1,26 @@
 """Training and test clips of a video, as sampling recipes."""
 
+from typing import Any
+
 from featcache.methods.finetune.settings import FinetuneSettings
 from featcache.recipes import SamplingRecipe
 
 
 def train_recipe(settings: FinetuneSettings, *, num_frames: int) -> SamplingRecipe:
-    """One random clip per video: its place in time, its square and its mirroring are drawn.
+    """One random clip per video: its place in time, its box (unless that is the centre) and its mirroring are drawn.
 
-    The side of the square is drawn as if the frame's shorter side had been scaled to a random length.
+    The side of a square is drawn as if the frame's shorter side had been scaled to a random length.
 
     Args:
         settings: Distributions of the draws.
         num_frames: Number of frames per clip.
     """
     clips = settings.clips
+    laws: dict[str, dict[str, Any]] = {
+        "short_side": {"spatial": "random_short_side", "side_range": clips.side_range},
+        "resized": {"spatial": "random_resized", "scale": clips.scale, "ratio": clips.ratio},
+        "centre": {"spatial": "center", "crop_fraction": clips.side_range[1]},
+    }
     return SamplingRecipe(
         temporal="spread_random" if clips.frame_stride is None else "random",
         num_clips=1,
@@ -21,11 +28,10 @@ def train_recipe(settings: FinetuneSettings, *, num_frames: int) -> SamplingReci
         frame_stride=clips.frame_stride or 1,
         target_fps=clips.target_fps,
         short_videos=clips.short_videos,
-        spatial="random_short_side",
-        side_range=clips.side_range,
         flip_probability=clips.flip_probability,
         color=clips.color,
         decoder=settings.decoder,
+        **laws[clips.crop],
     )
 
 

@@ -39,8 +39,16 @@ class FinetuneClipSettings(Settings):
     """Frame rate at which ``frame_stride`` is counted; null: the video's own."""
     short_videos: ShortVideos = "clamp"
     """With ``frame_stride``: a clip longer than its video repeats the last frame (``clamp``) or wraps (``loop``)."""
+    crop: Literal["short_side", "resized", "centre"] = "short_side"
+    """``short_side``: a random square of ``side_range`` of the shorter side; ``resized``: a random box of ``scale`` and
+    ``ratio``, as torchvision's ``RandomResizedCrop``; ``centre``: the centred square of the upper end of
+    ``side_range``."""
     side_range: tuple[float, float] = (0.7, 0.875)
-    """Side of the random square as a fraction of the frame's shorter side: 224 out of 320 to 256."""
+    """Side of the square as a fraction of the frame's shorter side: 224 out of 320 to 256."""
+    scale: tuple[float, float] = (0.25, 1.0)
+    """``resized``: area of the box as a share of the frame; RSPNet's fine-tuning has 0.25 to 1."""
+    ratio: tuple[float, float] = (0.75, 4 / 3)
+    """``resized``: width over height of the box."""
     flip_probability: float = Field(default=0.5, ge=0, le=1)
     """Probability that a clip is mirrored; set 0 if direction matters (SSv2, the motion set)."""
     color: ColorRecipe | None = None
@@ -48,9 +56,12 @@ class FinetuneClipSettings(Settings):
 
     def model_post_init(self, context: object) -> None:
         """Check what no single field can."""
-        low, high = self.side_range
-        if not 0 < low <= high <= 1:
-            raise ConfigError(f"clips.side_range is {[low, high]}; give an increasing pair above 0 and at most 1")
+        for name in ("side_range", "scale"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= 1:
+                raise ConfigError(f"clips.{name} is {[low, high]}; give an increasing pair above 0 and at most 1")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ConfigError(f"clips.ratio is {list(self.ratio)}; give an increasing pair above 0")
         if self.target_fps is not None and self.frame_stride is None:
             raise ConfigError("clips.target_fps is given without clips.frame_stride, which it counts; give both")
 

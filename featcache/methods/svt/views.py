@@ -18,6 +18,7 @@ import numpy as np
 from featcache.data.boxes import draw_color, random_resized_box
 from featcache.data.types import Box, ColorStep, Timeline, VideoRecord
 from featcache.loaders.ahead import Pixels
+from featcache.loaders.looks import SOLARISE_FROM
 from featcache.loaders.videos import VideoFile
 from featcache.loaders.views import Look, View, read_views
 from featcache.loaders.windows import Window, tis_distance, window_frames
@@ -25,8 +26,6 @@ from featcache.methods.svt.pairs import NUM_GLOBALS
 from featcache.methods.svt.settings import SvtViewSettings
 from featcache.seeding import rng_for
 
-SOLARISE_FROM = 128.0
-"""The value from which solarisation inverts, of 255 (DINO)."""
 # For windows counted in frames: far above float rounding.
 _SAME_POSITION = 1e-6
 

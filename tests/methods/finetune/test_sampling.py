@@ -95,3 +95,16 @@ def test_settings_at_odds_are_refused(changes, words):
 
     with pytest.raises(ConfigError, match=words):
         parse(FinetuneSettings, {"source": "videos", "backbone": "svt-b", **changes})
+
+
+@pytest.mark.parametrize(
+    ("clips", "recipe"),
+    [
+        ({}, {"spatial": "random_short_side", "side_range": (0.7, 0.875)}),
+        ({"crop": "resized"}, {"spatial": "random_resized", "scale": (0.25, 1.0), "ratio": (0.75, 4 / 3)}),
+        ({"crop": "centre", "side_range": (0.5, 0.8)}, {"spatial": "center", "crop_fraction": 0.8}),
+    ],
+)
+def test_the_crop_of_training_clips_is_a_law_of_the_sampling_recipe(clips, recipe):
+    made = train_recipe(settings("videos", "unused", clips=FinetuneClipSettings(**clips)), num_frames=3)
+    assert {name: getattr(made, name) for name in recipe} == recipe
