@@ -11,9 +11,9 @@ from cells import synchronise
 
 from featcache.evaluation.flat_index import flat_index
 from featcache.evaluation.grid import train_grid
-from featcache.evaluation.neighbours import search_torch
 from featcache.evaluation.settings import LinearSettings
 from featcache.extract.encode import float32_products
+from featcache.metrics.neighbours import search_torch
 from gpu_parts.bench import Bench, rate, took
 from gpu_parts.checks.probes import serving_card
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from featcache.evaluation.neighbours import find_neighbours
 from featcache.evaluation.probe import Prediction, Task
 from featcache.evaluation.settings import KnnSettings
+from featcache.metrics.neighbours import vote
 from featcache.recipes import PositionForm
 
 
@@ -74,31 +75,3 @@ def _neighbours(task: Task, settings: KnnSettings) -> Prediction:
             if k > found.fewest
         ),
     )
-
-
-def vote(
-    similarities: npt.NDArray[np.float32],
-    neighbours: npt.NDArray[np.int64],
-    labels: npt.NDArray[np.int64],
-    num_classes: int,
-    *,
-    temperature: float,
-) -> npt.NDArray[np.float64]:
-    """Compute the shares of the weighted votes.
-
-    Args:
-        similarities: float32 [Q, k], cosines; -inf for no neighbour.
-        neighbours: int64 [Q, k], indices into ``labels``; -1 for no neighbour.
-        labels: int64 [N], class of each bank row.
-        num_classes: Number of classes C.
-        temperature: Temperature of the weights exp(s / temperature).
-
-    Returns:
-        float64 [Q, C]; each row sums to 1.
-    """
-    weights = np.exp(similarities.astype(np.float64) / temperature)  # exp(-inf) = 0: no neighbour, no vote
-    cells = np.arange(len(weights))[:, None] * num_classes + labels[neighbours]
-    votes = np.bincount(cells.ravel(), weights.ravel(), minlength=len(weights) * num_classes)
-    votes = votes.reshape(len(weights), num_classes)
-    shares: npt.NDArray[np.float64] = votes / votes.sum(axis=1, keepdims=True)
-    return shares

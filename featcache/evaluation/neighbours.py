@@ -1,24 +1,18 @@
 """The nearest training rows of each test row by cosine, exact; the search that kNN and retrieval share."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from featcache.evaluation.data import ProbeData
 from featcache.evaluation.flat_index import flat_index
 from featcache.evaluation.probe import Task
 from featcache.evaluation.settings import Backend, Views
+from featcache.metrics.neighbours import Neighbours, distinct, ordered, search_torch
 from featcache.stages import OnStage, ignore
 
-Neighbours = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
-"""Similarities float32 [Q, k] in decreasing order, and bank indices int64 [Q, k]; -inf and -1 if there are fewer."""
-
-SIMILARITIES_AT_ONCE = 2**24
 VALUES_AT_ONCE = 2**22
 
 
@@ -95,58 +89,6 @@ def _chunks(rows: npt.NDArray[np.int64], vectors: npt.NDArray[np.float32]) -> It
         yield rows[begin : begin + size]
 
 
-def search_torch(
-    bank: npt.NDArray[np.float32],
-    bank_owner: npt.NDArray[np.int64],
-    queries: npt.NDArray[np.float32],
-    query_owner: npt.NDArray[np.int64],
-    k: int,
-    device: str,
-    on_stage: OnStage = ignore,
-) -> Neighbours:
-    """Exact search by matrix products in chunks; among equal similarities the lower bank index is taken.
-
-    Equal rows have equal similarities: each is multiplied once, because the last bit of a matrix product depends on
-    where a row lies. A row is never a neighbour of a query with the same owner (a video, or a group of videos).
-    """
-    k = min(k, len(bank))
-    first, place = _distinct(bank)
-    has_equals = len(first) < len(bank)
-    table = torch.from_numpy(bank[first] if has_equals else bank).to(device)
-    places, owners = torch.from_numpy(place).to(device), torch.from_numpy(bank_owner).to(device)
-    chunk = max(1, SIMILARITIES_AT_ONCE // len(bank))
-    parts = []
-    for begin in range(0, len(queries), chunk):
-        query = torch.from_numpy(queries[begin : begin + chunk]).to(device)
-        owner = torch.from_numpy(query_owner[begin : begin + chunk]).to(device)
-        similarity = query @ table.T
-        if has_equals:
-            similarity = similarity.index_select(1, places)
-        similarity.masked_fill_(owner[:, None] == owners, -torch.inf)
-        parts.append(_top(similarity, k))
-        on_stage("search", min(begin + chunk, len(queries)), len(queries))
-    return _ordered(torch.cat([s for s, _ in parts]).numpy(), torch.cat([i for _, i in parts]).numpy())
-
-
-def _distinct(bank: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Indices of the first rows of equal ones, int64 [U] in order, and the place of each row among them, int64 [N]."""
-    seen: dict[bytes, int] = {}
-    # Adding zero makes -0 and 0 the same bytes.
-    digests = (hashlib.blake2b((row + 0).tobytes(), digest_size=16).digest() for row in bank)
-    place = np.array([seen.setdefault(digest, len(seen)) for digest in digests], np.int64)
-    return np.unique(place, return_index=True)[1].astype(np.int64), place
-
-
-def _top(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Top k of each row; rows with a tie at the k-th place are sorted, because ``topk`` takes any of the tied ones."""
-    values, indices = similarity.topk(k, dim=1)
-    tied = (similarity >= values[:, -1:]).sum(dim=1) > k
-    if tied.any():
-        ordered, places = similarity[tied].sort(dim=1, descending=True, stable=True)
-        values[tied], indices[tied] = ordered[:, :k], places[:, :k]
-    return values.cpu(), indices.cpu()
-
-
 def _search_faiss(
     bank: npt.NDArray[np.float32],
     bank_owner: npt.NDArray[np.int64],
@@ -161,7 +103,7 @@ def _search_faiss(
     The index holds distinct rows; each that is found stands for its equals, as many as can be wanted.
     """
     own = int(np.bincount(bank_owner).max()) if np.isin(query_owner, bank_owner).any() else 0
-    first, place = _distinct(bank)
+    first, place = distinct(bank)
     wanted = min(k + own, len(first))
     index = flat_index(bank.shape[1], device=device, k=wanted)
     index.add(np.ascontiguousarray(bank[first]))
@@ -173,13 +115,5 @@ def _search_faiss(
     neighbours = members[np.minimum(starts + step, len(bank) - 1)]  # [Q, wanted, equal rows]
     is_other = (step >= num_equal[found][..., None]) | (bank_owner[neighbours] == query_owner[:, None, None])
     similarity = np.where(is_other, -np.inf, similarity[..., None]).astype(np.float32)
-    ordered, places = _ordered(similarity.reshape(len(queries), -1), neighbours.reshape(len(queries), -1))
-    return ordered[:, :k], places[:, :k]
-
-
-def _ordered(similarity: npt.NDArray[np.float32], neighbours: npt.NDArray[np.int64]) -> Neighbours:
-    """Sort each row by decreasing similarity, then by increasing bank index; masked entries become index -1."""
-    order = np.lexsort((neighbours, -similarity), axis=1)
-    similarity = np.take_along_axis(similarity, order, axis=1)
-    neighbours = np.take_along_axis(neighbours, order, axis=1)
-    return similarity, np.where(np.isneginf(similarity), -1, neighbours)
+    near, places = ordered(similarity.reshape(len(queries), -1), neighbours.reshape(len(queries), -1))
+    return near[:, :k], places[:, :k]

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from featcache.errors import ConfigError
 from featcache.evaluation.pooling import Pool, check_pool
+from featcache.metrics.settings import NUM_NEIGHBOURS, TEMPERATURE
 from featcache.networks.settings import SetPredictorSettings
 
 Views = Literal["mean", "vote"]
@@ -43,8 +44,8 @@ class KnnSettings:
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
-    ks: tuple[int, ...] = (20, 1, 5, 10)
-    temperature: float = 0.07
+    ks: tuple[int, ...] = (NUM_NEIGHBOURS, 1, 5, 10)
+    temperature: float = TEMPERATURE
     views: Views = "mean"
     center: bool | None = None
     backend: Backend = "torch"

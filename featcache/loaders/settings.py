@@ -1,4 +1,4 @@
-"""Settings of the rows that a method reads from a store, without torch."""
+"""Settings of what a method reads, and of what it is watched with, without torch."""
 
 from typing import Literal
 
@@ -56,3 +56,18 @@ class ClipSetSettings(Settings):
     """Label column that holds the split; null: the store's own splits."""
     storage: Aside[Literal["auto", "device", "ram"]] = "auto"
     """Place of the rows during training; ``auto``: the device if they take less than half of its free memory."""
+
+
+class MonitorSettings(Settings):
+    """Accuracy of nearest neighbours among a few labelled videos, while a method trains without labels."""
+
+    knn_epochs: int = Field(default=0, ge=0)
+    """Number of epochs after which it is measured, and again at the end; 0: never."""
+    videos: int = Field(default=1000, ge=1)
+    """Number of training videos that vote, and of videos that are classified, each balanced over the classes; fewer
+    if there are not as many."""
+    label: str = "label"
+    """Label column."""
+    split: str | None = None
+    """Split whose videos are classified; null: all but that to train on. Without splits, half of the training videos
+    are classified by the other half."""

@@ -140,6 +140,13 @@ def training_videos(
         UnknownNameError: There is no such split.
     """
     manifest = list_videos(settings, folder=folder, world=world, on_stage=on_stage)
+    return usable_training_videos(manifest, settings, world=world)
+
+
+def usable_training_videos(
+    manifest: Manifest, settings: TrainingVideosSettings, *, world: World = ALONE
+) -> UsableVideos:
+    """As :func:`training_videos`, of videos that are listed already."""
     videos = of_split(manifest.videos, settings.train_split)
     return open_usable(videos, root=manifest.root, decoder=settings.decoder, world=world)
 

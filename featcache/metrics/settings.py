@@ -1,9 +1,14 @@
-"""Settings of confidence intervals, without torch."""
+"""Settings of confidence intervals, and of nearest neighbours, without torch."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from featcache.errors import ConfigError
+
+NUM_NEIGHBOURS = 20
+"""Number of neighbours that vote (DINO, SVT)."""
+TEMPERATURE = 0.07
+"""A neighbour of cosine s votes with weight exp(s / temperature) (Wu et al., CVPR 2018)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -51,6 +51,7 @@ class StepReport:
         loss: Mean loss over the epoch so far; on a GPU that of the last line of the log, ``None`` before the first.
         items_per_second: Items per second since the run, or its resumption, began.
         wait_share: Share of that time that was spent waiting for batches.
+        measured: What was last measured at the end of an epoch.
     """
 
     epoch: float
@@ -58,13 +59,22 @@ class StepReport:
     loss: float | None
     items_per_second: float
     wait_share: float
+    measured: Mapping[str, float] = field(default_factory=dict)
 
 
 OnStep = Callable[[StepReport], None]
 
 
+OnEpoch = Callable[[int], Mapping[str, float]]
+
+
 def ignore(report: StepReport) -> None:
     """Ignore the report."""
+
+
+def measure_nothing(epoch: int) -> Mapping[str, float]:
+    """Add nothing to the log."""
+    return {}
 
 
 def train(
@@ -78,6 +88,7 @@ def train(
     frozen_epochs: Mapping[str, float] = NOTHING_FROZEN,
     world: World = ALONE,
     has_unused: bool = False,
+    on_epoch: OnEpoch = measure_nothing,
     on_step: OnStep = ignore,
 ) -> nn.Module:
     """Train ``objective.module`` in place; a folder with a checkpoint of the same run is resumed where it stopped.
@@ -100,6 +111,8 @@ def train(
             ``objective.module``, e.g. ``{"student.head.last_layer.": 1.0}`` (DINO).
         world: The processes that share the run; ``objective`` gives this one's share of each batch.
         has_unused: Whether trained parameters may take no part in a loss; processes that share a run have to know.
+        on_epoch: Called after each epoch, in all processes, with the number of epochs done. What it returns is added to
+            the epoch's line of the log; the time that it takes does not lower the rates.
         on_step: Called after each step, in the first process.
 
     Returns:
@@ -131,6 +144,7 @@ def train(
         _batches(objective, first * settings.accumulate, run.num_steps * settings.accumulate, settings) as batches,
     ):
         saved_at = time.monotonic()
+        measured: Mapping[str, float] = {}
         for step in range(first, run.num_steps):
             lr = run.step(step, batches)
             done, meter = step + 1, run.meter
@@ -144,11 +158,22 @@ def train(
                 if log is not None:
                     log.write_steps(done, line)
             if done % run.steps_an_epoch == 0:
-                line = at | meter.end_epoch()
+                with meter.leaving_out():
+                    found = on_epoch(done // run.steps_an_epoch)
+                measured = found or measured
+                line = {**at, **meter.end_epoch(), **found}
                 if log is not None:
                     log.write(done, line)
             if world.is_first:
-                on_step(StepReport(epoch=at["epoch"], epochs=settings.epochs, loss=meter.last_loss, **meter.rates()))
+                on_step(
+                    StepReport(
+                        epoch=at["epoch"],
+                        epochs=settings.epochs,
+                        loss=meter.last_loss,
+                        measured=measured,
+                        **meter.rates(),
+                    )
+                )
             if is_due:
                 if world.is_first:
                     run.save(done)

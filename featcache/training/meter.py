@@ -1,7 +1,8 @@
 """Means of losses and metrics over spans of steps; sums stay on the device until a line of the log is written."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -117,6 +118,14 @@ class Meter:
             span.add(values, num_parts=num_parts)
         if self._device.type == "cpu":  # on another device, reading it would have to wait
             self.last_loss = self.epoch.mean("loss")
+
+    @contextmanager
+    def leaving_out(self) -> Iterator[None]:
+        """Do not count the time of a ``with`` block, which does no steps."""
+        began = time.monotonic()
+        yield
+        for span in self.spans:
+            span.leave_out(time.monotonic() - began)
 
     def _over_all(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Means over all processes, in one message and without waiting for a GPU."""

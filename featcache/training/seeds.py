@@ -22,7 +22,7 @@ from featcache.stages import OnStage, ignore
 from featcache.summary import Result, SummaryTable
 from featcache.training.identity import Identity, identity_of
 from featcache.training.logs import read_log
-from featcache.training.loop import NOTHING_FROZEN, OnStep, StepReport, train
+from featcache.training.loop import NOTHING_FROZEN, OnEpoch, OnStep, StepReport, measure_nothing, train
 from featcache.training.objective import Objective
 from featcache.training.runs import prepare_torch, run_folder, seed_folder
 from featcache.training.settings import TrainingSettings
@@ -69,6 +69,7 @@ class SeedRuns:
         within: str = "",
         frozen_epochs: Mapping[str, float] = NOTHING_FROZEN,
         has_unused: bool = False,
+        on_epoch: OnEpoch = measure_nothing,
         on_step: OnStep | None = None,
     ) -> nn.Module:
         """Train one seed; see :func:`featcache.training.loop.train`, also for the errors.
@@ -81,6 +82,7 @@ class SeedRuns:
             within: Parent of the seed's folder, relative to the run's folder.
             frozen_epochs: Number of epochs in which parameters are frozen, by a prefix of their names.
             has_unused: Whether trained parameters may take no part in a loss.
+            on_epoch: Called after every epoch in all processes; what it returns is added to the log.
             on_step: Called after every step, in addition to ``on_stage``.
 
         Returns:
@@ -99,6 +101,7 @@ class SeedRuns:
             frozen_epochs=frozen_epochs,
             world=self.world,
             has_unused=has_unused,
+            on_epoch=on_epoch,
             on_step=self.reporting(seed, on_step=on_step),
         )
         self.lines[seed] = self.world.from_first(lambda: read_log(here)[-1])
@@ -132,7 +135,8 @@ class SeedRuns:
         def report(step: StepReport) -> None:
             rates = f"{step.items_per_second:.0f} {self.items}/s wait {step.wait_share:.0%}"
             known = "" if step.loss is None else f"loss {step.loss:.3f} "
-            self.on_stage(f"seed {seed}", step.epoch, step.epochs, f"{known}{rates}")
+            measured = "".join(f"{name} {value:.3f} " for name, value in step.measured.items())
+            self.on_stage(f"seed {seed}", step.epoch, step.epochs, f"{known}{measured}{rates}")
             if on_step is not None:
                 on_step(step)
 

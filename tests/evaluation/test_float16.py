@@ -85,7 +85,7 @@ def test_a_probe_that_does_not_ask_for_float16_is_given_float32(monkeypatch):
 
 def test_rows_that_vote_are_in_memory_once_as_float32(monkeypatch):
     monkeypatch.setattr("featcache.evaluation.neighbours.VALUES_AT_ONCE", 2**14)
-    monkeypatch.setattr("featcache.evaluation.neighbours.SIMILARITIES_AT_ONCE", 2**14)
+    monkeypatch.setattr("featcache.metrics.neighbours.SIMILARITIES_AT_ONCE", 2**14)
     half, _ = as_stored(clusters(num_videos=200, num_rows=20, num_channels=256))
     task = Task(data=half, train=np.arange(100), test=np.arange(100, 200), device="cpu")
     tracemalloc.start()

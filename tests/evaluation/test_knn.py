@@ -55,7 +55,7 @@ def plain_knn(data, train, test, settings, k):
 @pytest.mark.parametrize("center", [False, True])
 @pytest.mark.parametrize("leave_one_out", [False, True])
 def test_equals_the_plain_loop(backend, views, center, leave_one_out, monkeypatch):
-    monkeypatch.setattr("featcache.evaluation.neighbours.SIMILARITIES_AT_ONCE", 300)  # several chunks
+    monkeypatch.setattr("featcache.metrics.neighbours.SIMILARITIES_AT_ONCE", 300)  # several chunks
     data = clusters(noise=1.5)
     task = task_of(data, leave_one_out=leave_one_out)
     settings = KnnSettings(ks=(7, 1, 20), views=views, center=center, backend=backend)

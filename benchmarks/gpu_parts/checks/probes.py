@@ -11,11 +11,11 @@ import torch
 
 from featcache.evaluation.flat_index import agrees, card_of
 from featcache.evaluation.grid import TrainedGrid, train_grid
-from featcache.evaluation.neighbours import search_torch
 from featcache.evaluation.probe import Task, find_probe
 from featcache.evaluation.run import run_probe
 from featcache.evaluation.settings import KnnSettings, LinearSettings
 from featcache.extract.encode import float32_products
+from featcache.metrics.neighbours import search_torch
 from featcache.testing.probes import numbered, separable_data, small_settings
 from gpu_parts.bench import SkippedError
 from gpu_parts.checks.comparing import FLOAT32, LOSSES, Check, distance, within

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from featcache.errors import VideoError
-from featcache.loaders.ahead import ViewLoader
+from featcache.loaders.passes import rows_of_videos, through
 from featcache.loaders.recipe_rows import RecipeSource
 from featcache.loaders.videos import VideoFiles
 from featcache.methods.finetune.module import VideoClassifier
@@ -52,44 +52,24 @@ def video_scores(
         VideoError: A video is missing or has changed since it was scanned, or none can be decoded.
     """
     module.eval()
-    mine = world.mine(len(files.videos))
-    place_of = {number: place for place, number in enumerate(mine)}
-    rows = torch.zeros(len(mine), 1 + module.head.out_features, dtype=torch.float64)  # 1 if it decoded, then its scores
-    batches = source.batches(mine, at_least=workers)
-    with ViewLoader(source, files, workers=workers) as loader, torch.no_grad():
-        for number, batch in enumerate(batches):
-            decoded = loader.decodable(batch, following=batches[number + 1 :])
-            places = [place_of[video] for video in decoded.videos]
-            for views in decoded.arrays:  # one, or none if all are damaged
-                rows[places, 0] = 1.0
-                rows[places, 1:] = _scored(
-                    module, views, clips_at_once=clips_at_once, average=average, precision=precision
-                )
-            if world.is_first:
-                on_stage("test", place_of[batch.videos[-1]] + 1, len(mine))
-    found = world.collect(rows, len(files.videos))
-    scored = found[:, 0].nonzero().flatten().tolist()
-    if not scored:
+    device = next(module.parameters()).device
+
+    def scored(views: Tensor) -> Tensor:
+        logits = through(module, views, clips_at_once=clips_at_once, device=device, precision=precision)
+        values = logits.softmax(dim=1) if average == "softmax" else logits
+        return torch.unflatten(values, 0, views.shape[:2]).mean(dim=1).cpu()
+
+    numbers, scores = rows_of_videos(
+        scored,
+        source,
+        files,
+        width=module.head.out_features,
+        workers=workers,
+        world=world,
+        on_progress=lambda done, total: on_stage("test", done, total),
+    )
+    if not numbers:
         raise VideoError(
             "undecodable", f"none of {len(files.videos)} test videos can be decoded; `featcache scan --decode` says why"
         )
-    return scored, found[scored, 1:].numpy()
-
-
-def _scored(
-    module: VideoClassifier,
-    views: Tensor,
-    *,
-    clips_at_once: int,
-    average: Literal["softmax", "logits"],
-    precision: Precision,
-) -> Tensor:
-    """Scores of videos, float64 [B, num_classes], from their views, uint8 [B, V, T, 3, S, S]."""
-    device = next(module.parameters()).device
-    parts = []
-    for clips in torch.split(views.flatten(0, 1), clips_at_once):
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            parts.append(module(clips.to(device, non_blocking=True)).double())
-    logits = torch.cat(parts)
-    values = logits.softmax(dim=1) if average == "softmax" else logits
-    return torch.unflatten(values, 0, views.shape[:2]).mean(dim=1).cpu()
+    return numbers, scores.numpy()

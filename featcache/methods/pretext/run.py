@@ -11,9 +11,10 @@ from featcache.backbones.registry import check_name
 from featcache.backbones.trainable import check_names, clip_feature, clip_length, weights_at_hand
 from featcache.errors import ManifestError
 from featcache.loaders.ahead import ViewLoader
+from featcache.loaders.monitor import KnnMonitor, MonitoredVideos, draw_monitored
 from featcache.loaders.sample import measure_source
 from featcache.loaders.stand_ins import StandIns
-from featcache.loaders.usable import extraction_of, training_videos
+from featcache.loaders.usable import extraction_of, list_videos, training_videos, usable_training_videos
 from featcache.loaders.videos import VideoFiles
 from featcache.loaders.views import ClipShape
 from featcache.machine import num_cores
@@ -26,9 +27,10 @@ from featcache.stages import OnStage, ignore
 from featcache.summary import Summary
 from featcache.training.collapse import bottleneck_sign
 from featcache.training.generators import seeded_torch
+from featcache.training.loop import OnEpoch, measure_nothing
 from featcache.training.plan import TrainingPlan, forecast, step_cost
 from featcache.training.pretrained import PretrainedResult
-from featcache.training.seeds import last_epochs, open_runs
+from featcache.training.seeds import SeedRuns, last_epochs, open_runs
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +117,9 @@ def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pretex
         on_stage=on_stage,
     )
     check_names(settings.backbone, settings.weights)
-    usable = training_videos(settings, folder=runs.folder, on_stage=on_stage)
+    manifest = list_videos(settings, folder=runs.folder, on_stage=on_stage)
+    usable = usable_training_videos(manifest, settings)
+    monitored = draw_monitored(manifest, settings, settings.monitor)
     workers = num_cores() if settings.workers is None else settings.workers
     weights = {}
     for seed in training.seeds:
@@ -132,6 +136,7 @@ def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pretex
                 seed=seed,
                 identity=identity,
                 facts={"method": "pretext", "task": task.name, "backbone": settings.backbone},
+                on_epoch=_monitor(monitored, settings, runs, module, workers=workers),
             )
         facts = {"backbone": settings.backbone, "recipe": dict(identity.values)}
         weights[seed] = runs.write_network(seed, module.network, name=WEIGHTS, facts=facts)
@@ -243,3 +248,21 @@ def build_module(settings: PretextSettings, *, seed: int, device: torch.device |
     with seeded_torch(seed, "pretext"):
         module = PretextModule(backbone, recipe, num_frames=num_frames, heads=settings.task.heads)
     return module.placed(device)
+
+
+def _monitor(
+    videos: MonitoredVideos | None, settings: PretextSettings, runs: SeedRuns, module: PretextModule, *, workers: int
+) -> OnEpoch:
+    """The vectors that the heads read, or nothing if the monitor is off."""
+    if videos is None:
+        return measure_nothing
+    return KnnMonitor(
+        videos=videos,
+        settings=settings.monitor,
+        runs=runs,
+        module=module,
+        encode=module.features,
+        shape=module.shape,
+        width=module.width,
+        workers=workers,
+    )

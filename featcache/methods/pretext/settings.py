@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 from featcache.config import Aside, Input, parse
 from featcache.data.selection import TrainingVideosSettings
 from featcache.errors import ConfigError
+from featcache.loaders.settings import MonitorSettings
 from featcache.methods.pretext.task import TASKS, PretextTask
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
 
@@ -45,6 +46,8 @@ class PretextSettings(TrainingVideosSettings):
         schedule=ScheduleSettings(),
     )
     """Training settings; the papers of the tasks use different ones."""
+    monitor: Aside[MonitorSettings] = MonitorSettings()
+    """Accuracy of nearest neighbours by the backbone's features, while it is trained."""
     out: Aside[str | None] = None
     """Folder of the run; null: ``runs/<source>/<task>-<hash>``."""
 

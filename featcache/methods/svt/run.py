@@ -8,20 +8,25 @@ from pathlib import Path
 from typing import ClassVar
 
 from featcache.data.hashing import content_hash
+from featcache.data.manifest import Manifest
 from featcache.errors import WeightsError
 from featcache.loaders.ahead import ViewLoader
+from featcache.loaders.monitor import KnnMonitor, MonitoredVideos, draw_monitored
 from featcache.loaders.stand_ins import StandIns
-from featcache.loaders.usable import UsableVideos, extraction_of, training_videos
-from featcache.methods.svt.module import build_module
+from featcache.loaders.usable import UsableVideos, extraction_of, list_videos, usable_training_videos
+from featcache.loaders.views import ClipShape
+from featcache.methods.svt.module import build_module, network_input
 from featcache.methods.svt.objective import SvtObjective
 from featcache.methods.svt.settings import SvtSettings
 from featcache.methods.svt.views import SvtViewSource, short_views
 from featcache.networks.counting import count_parameters
+from featcache.networks.self_distillation import SvtPretraining
 from featcache.stages import OnStage, ignore
 from featcache.training.collapse import bottleneck_sign
+from featcache.training.loop import OnEpoch, measure_nothing
 from featcache.training.pretrained import PretrainedResult
 from featcache.training.runs import cores_of
-from featcache.training.seeds import open_runs
+from featcache.training.seeds import SeedRuns, open_runs
 from featcache.training.watching import watch_collapse
 from featcache.training.world import ALONE, World, join_world
 
@@ -95,7 +100,9 @@ def _pretrain(settings: SvtSettings, world: World, *, on_stage: OnStage) -> SvtR
         on_stage=on_stage,
     )
     world.from_first(lambda: check_weights(settings))
-    files, num_left_out = open_videos(settings, folder=runs.folder, world=world, on_stage=on_stage)
+    manifest = list_videos(settings, folder=runs.folder, world=world, on_stage=on_stage)
+    files, num_left_out = _usable(manifest, settings, world=world)
+    monitored = draw_monitored(manifest, settings, settings.monitor)
     workers = cores_of(world) if settings.workers is None else settings.workers
     contents = {"videos": files.content}
     if settings.init.weights is not None:
@@ -113,6 +120,7 @@ def _pretrain(settings: SvtSettings, world: World, *, on_stage: OnStage) -> SvtR
                 identity=identity,
                 facts={"method": "svt", "size": settings.size},
                 frozen_epochs={"student.head.last_layer.": settings.head.frozen_epochs},
+                on_epoch=_monitor(monitored, settings, runs, module, workers=workers),
                 on_step=watch_collapse(runs, seed, num_prototypes=settings.head.prototypes, remedy=_REMEDY),
             )
         network = module.teacher.backbone
@@ -148,22 +156,22 @@ def check_weights(settings: SvtSettings) -> None:
         raise WeightsError(f"init.weights {weights!r} is not a file; give the path of one, or set init.start to random")
 
 
-def open_videos(
-    settings: SvtSettings, *, folder: Path | None = None, world: World = ALONE, on_stage: OnStage = ignore
-) -> UsableVideos:
+def open_videos(settings: SvtSettings, *, on_stage: OnStage = ignore) -> UsableVideos:
     """List the training videos and log how many are unusable and left out, and how many repeat frames.
 
     Args:
         settings: Settings of the run.
-        folder: Folder of the run; see :func:`featcache.loaders.usable.list_videos`.
-        world: The processes that share the run.
         on_stage: Called with the stage ``scan``.
 
     Raises:
         ManifestError: No video is usable, or a file of a manifest does not exist any more.
         UnknownNameError: There is no such split.
     """
-    usable = training_videos(settings, folder=folder, world=world, on_stage=on_stage)
+    return _usable(list_videos(settings, on_stage=on_stage), settings, world=ALONE)
+
+
+def _usable(manifest: Manifest, settings: SvtSettings, *, world: World) -> UsableVideos:
+    usable = usable_training_videos(manifest, settings, world=world)
     num_short = sum(bool(short_views(settings.views, video)) for video in usable.files.videos)
     if num_short and world.is_first:
         log.warning(
@@ -173,3 +181,22 @@ def open_videos(
             len(usable.files.videos),
         )
     return usable
+
+
+def _monitor(
+    videos: MonitoredVideos | None, settings: SvtSettings, runs: SeedRuns, module: SvtPretraining, *, workers: int
+) -> OnEpoch:
+    """The teacher's class tokens of clips like the first global view, or nothing if the monitor is off."""
+    if videos is None:
+        return measure_nothing
+    teacher = module.teacher.backbone
+    return KnnMonitor(
+        videos=videos,
+        settings=settings.monitor,
+        runs=runs,
+        module=teacher,
+        encode=lambda clips: teacher(network_input(clips)),
+        shape=ClipShape(settings.views.global_frames[0], settings.views.global_size),
+        width=teacher.config.width,
+        workers=workers,
+    )

@@ -7,6 +7,7 @@ from pydantic import Field
 from featcache.config import Aside, Input, Settings
 from featcache.data.selection import TrainingVideosSettings
 from featcache.errors import ConfigError
+from featcache.loaders.settings import MonitorSettings
 from featcache.methods.svt.pairs import NUM_GLOBALS, Route, view_pairs
 from featcache.recipes import ColorRecipe
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
@@ -207,6 +208,8 @@ class SvtSettings(TrainingVideosSettings):
     )
     """Training settings; the defaults are the paper's, with the learning rate scaled as released: 6.25e-5 at 32
     videos, down to 1e-6."""
+    monitor: Aside[MonitorSettings] = MonitorSettings()
+    """Accuracy of nearest neighbours by the teacher's features, while it is trained."""
     out: Aside[str | None] = None
     """Folder of the run; null: ``runs/<source>/svt-<hash>``."""
 

@@ -3,10 +3,12 @@
 import logging
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from featcache.data.manifest import write_parquet
 from featcache.data.scan import scan
+from featcache.loaders.settings import MonitorSettings
 from featcache.methods.svt.run import pretrain_svt
 from featcache.methods.svt.settings import SvtHeadSettings, SvtLossSettings, SvtSettings
 from featcache.testing.videos import write_video
@@ -19,11 +21,13 @@ SINGLE = {"recomputes_blocks": True, "loss": SvtLossSettings(single_teacher=True
 
 
 def write_videos(folder):
-    """Five videos, of which a batch takes four, and their manifest."""
+    """Five videos of two classes, of which a batch takes four, and their manifest."""
     (folder / "videos").mkdir()
     for number, num_frames in enumerate((24, 20, 28, 22, 30)):
         write_video(folder / "videos" / f"{number}.mp4", num_frames=num_frames)
-    write_parquet(scan(folder / "videos"), folder / "videos.parquet")
+    found = scan(folder / "videos")
+    videos = [replace(video, labels={"label": "ab"[number % 2]}) for number, video in enumerate(found.videos)]
+    write_parquet(replace(found, videos=tuple(videos)), folder / "videos.parquet")
 
 
 def settings(folder, name, **changes):
@@ -49,6 +53,7 @@ def settings(folder, name, **changes):
         "views": small_views(global_frames=(2, 4), local_frames=(2, 4)),
         "head": SvtHeadSettings(hidden=16, bottleneck=8, prototypes=32),
         "training": training,
+        "monitor": MonitorSettings(knn_epochs=3),
         "out": str(folder / name),
     }
     return SvtSettings(**{**given, **changes})

@@ -31,6 +31,9 @@ def same(mine, theirs):
         assert two["lr"] == one["lr"]
         for name in MEASURES:
             assert two[name] == pytest.approx(one[name], rel=1e-4), f"{name} of step {one['step']}"
+    neighbours = [[line.get("knn_top1") for line in each] for each in lines]
+    assert neighbours[0] == neighbours[1]
+    assert [value is None for value in neighbours[0]] == [True, True, False, False]
     states = [trained_state(folder / "seed-0") for folder in (mine, theirs)]
     assert states[0].step == states[1].step == NUM_STEPS
     assert states[0].identity == states[1].identity
