@@ -1,68 +1,111 @@
-"""SVT from scratch on the motion set: what its teacher knows about motion and pictures, against the untrained network.
+"""SVT from scratch on the motion set: what its teacher knows about motion, against the untrained network.
 
 `pipelines/svt.py` with three seeds: `svt-tiny` is trained without labels on short clips of eight camera motions over 16
 photographs, with views that are never mirrored. kNN and a linear probe then test the teacher of each seed, and the
-network with that seed's initial weights, on both labels. The photograph is a short-cut: it is the same in all views of
-a clip, as the motion is. Means and standard deviations are over the seeds. The second table describes the training,
-with means over the seeds; any setting may follow `--set`:
+network with that seed's initial weights. The photograph is a short-cut: it is the same in all views of a clip, as the
+motion is. Motions come in pairs of opposite directions along one axis, so an accuracy of motion is also shown as the
+share of right axes and, among these, of right directions.
 
-    uv run python benchmarks/svt_motion.py
-    uv run python benchmarks/svt_motion.py --seeds 1 --set pretraining.training.epochs=4 \
-        pretraining.views.local_time=0.75
+The first table crosses the stem of the network with the centring of the teacher's logits. The second one fine-tunes the
+first seed's teacher, and its initial weights, on a few labels per motion, with intervals of the difference that are
+paired by video; each run sees as many clips as 15 epochs of all labels have. The third one describes the training.
+Finished parts in `--folder` are kept; any setting of the pipeline may follow `--set`:
+
+    uv run python benchmarks/svt_motion.py --folder motion
+    uv run python benchmarks/svt_motion.py --seeds 1 --arms difference-reversal --labels \
+        --set pretraining.training.epochs=4
 """
 
+import json
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import parser, report
+import numpy as np
+import pyarrow.parquet as pq
+from common import cpu_seconds, parser, report
 
+from featcache.commands.pipeline import decide
 from featcache.commands.registry import command_of, load
-from featcache.data.motion import MOTIONS, PHOTOGRAPHS
+from featcache.data.motion import MOTIONS, PAIRS, PHOTOGRAPHS, make_motion_set
+from featcache.data.subsets import nested_subset
+from featcache.methods.finetune.run import finetune
+from featcache.metrics.comparison import compare
 from featcache.shipped import find_config, load_pipeline
 from featcache.training.logs import read_log
 
+ARMS: Mapping[str, tuple[str, ...]] = {
+    f"{stem}-{centering}": (
+        f"pretraining.stem={stem}",
+        f"pretraining.loss.centering={centering}",
+        f"pretraining.loss.teacher_temperature={temperature}",
+        f"pretraining.loss.first_teacher_temperature={temperature}",
+    )
+    for stem in ("difference", "patches")
+    for centering, temperature in (("reversal", 0.02), ("moving", 0.04))
+}
+"""Settings of each arm: a stem and a centring with the temperature that belongs to it."""
+AXIS = {motion: axis for axis, pair in PAIRS.items() for motion in pair}
 THREADED = ("pretraining.training", "finetuning.training", "extraction.runtime")
 MEASURES = ("loss", "entropy", "mean_entropy", "feature_deviation", "rank")
 
 
 def main() -> None:
-    """Run the pipeline and print both tables."""
+    """Run the arms and print the tables."""
     options = parser(__doc__)
-    options.add_argument("--folder", type=Path, help="keep the store and the runs here")
+    options.add_argument("--folder", type=Path, help="keep stores and runs here, and go on with what is there")
+    options.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     options.add_argument("--seeds", type=int, default=3)
-    options.add_argument("--threads", type=int, default=0)
+    options.add_argument(
+        "--labels", type=int, nargs="*", default=[10, 40, 80], help="labels per motion to fine-tune on"
+    )
+    options.add_argument("--threads", type=int, default=1)
     options.add_argument("--lines", type=int, default=6, help="epochs to print")
     options.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other settings of the pipeline")
     args = options.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = (args.folder or Path(name)) / "run"
-        assignments = [
-            f"out={folder}",
-            f"pretraining.training.seeds=[{','.join(map(str, range(args.seeds)))}]",
-            *(f"{part}.threads={args.threads}" for part in THREADED),
-            *args.set,
-        ]
-        settings = load(find_config(Path("configs/svt/motion.yaml")), assignments=assignments)
-        assert command_of(settings) == "svt", "motion.yaml is of the pipeline svt"
-        result = load_pipeline("svt").run(settings).to_dict()
-        logs = [read_log(folder / "pretrained" / f"seed-{seed}") for seed in settings.pretraining.training.seeds]
-    seen = len(PHOTOGRAPHS) - settings.motion.num_unseen_pictures
-    trained = settings.pretraining.training.epochs * result["pretrained"]["num_videos"]
-    seconds = statistics.fmean(trained / log[-1]["items_per_second"] for log in logs)
+        folder = args.folder or Path(name)
+        rows: list[dict[str, Any]] = []
+        for arm in args.arms:
+            settings = settings_of(arm, folder, seeds=args.seeds, threads=args.threads, given=args.set)
+            result = load_pipeline("svt").run(settings).to_dict()
+            rows += [{"": f"{arm}, {row.pop('')}", **row} for row in probe_rows(result["probes"])]
+            if arm == args.arms[0]:
+                first, pretrained = settings, result["pretrained"]
+        found = few_labels(first, labels=args.labels)
+        logs = [read_log(Path(first.out) / "pretrained" / f"seed-{seed}") for seed in range(args.seeds)]
+    num_videos, epochs = pretrained["num_videos"], first.pretraining.training.epochs
+    seen = len(PHOTOGRAPHS) - first.motion.num_unseen_pictures
+    seconds = statistics.fmean(epochs * num_videos / log[-1]["items_per_second"] for log in logs)
     notes = [
         f"top-1 in percent, mean ± standard deviation over {args.seeds} seeds; chance {100 / seen:.1f} for picture, "
-        f"{100 / len(MOTIONS):.1f} for motion; fine-tuned: seed 0 alone",
-        f"{result['pretrained']['num_videos']} clips, {settings.pretraining.training.epochs} epochs, "
-        f"{seconds:.0f} s of training per seed, {result['seconds']:.0f} s in all",
+        f"{100 / len(MOTIONS):.1f} for motion, {100 / len(PAIRS):.1f} for its axis, 50 for direction",
+        f"{num_videos} clips, {epochs} epochs; {args.arms[0]} took {seconds:.0f} s of training per seed",
     ]
-    report("SVT's teacher on the motion set", probe_rows(result["probes"]), as_json=args.json, notes=notes)
-    report("its training", log_rows(logs, num_lines=args.lines), as_json=args.json)
+    report("SVT's teacher on the motion set", rows, as_json=args.json, notes=notes)
+    if found:
+        report(f"fine-tuned on motion, {args.arms[0]}, seed 0", found, as_json=args.json)
+    report(f"training of {args.arms[0]}, mean over seeds", log_rows(logs, num_lines=args.lines), as_json=args.json)
 
 
-def probe_rows(probes: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def settings_of(arm: str, folder: Path, *, seeds: int, threads: int, given: Sequence[str]) -> Any:
+    """Settings of the pipeline for one arm, without its fine-tuning; the clips are made if they are not there."""
+    assignments = [
+        f"out={folder / arm}",
+        f"pretraining.training.seeds={list(range(seeds))}",
+        *(f"{part}.threads={threads}" for part in THREADED),
+        *ARMS[arm],
+        *given,
+    ]
+    settings = load(find_config(Path("configs/svt/motion.yaml")), assignments=assignments)
+    assert command_of(settings) == "svt", "motion.yaml is of the pipeline svt"
+    listing = make_motion_set(folder / "videos", settings.motion)
+    return settings.model_copy(update={"finetuning": None, "source": str(listing)})
+
+
+def probe_rows(probes: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row per probe and network, over the seeds of a network; results are named ``<probe>, <network>-<seed>``."""
     rows: dict[str, dict[str, Any]] = {}
     for label, by_name in probes.items():
@@ -70,14 +113,68 @@ def probe_rows(probes: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         for name, result in by_name.items():
             for split, numbers in result["splits"].items():
                 if numbers["num_unseen"] < numbers["num_videos"]:
-                    place = name.rpartition("-")[0], f"{label}, {split}"
-                    values.setdefault(place, []).append(100 * numbers["metrics"]["top1"]["value"])
+                    row, place = name.rpartition("-")[0], split.removeprefix("test_")
+                    values.setdefault((row, f"{label}, {place}"), []).append(100 * numbers["metrics"]["top1"]["value"])
+                    if label == "motion":
+                        for kind, share in axis_and_direction(Path(result["out"]), split).items():
+                            values.setdefault((row, f"{kind}, {place}"), []).append(100 * share)
         for (row, column), shares in values.items():
             rows.setdefault(row, {"": row})[column] = spread(shares)
     return list(rows.values())
 
 
-def log_rows(logs: Sequence[Sequence[dict[str, float]]], *, num_lines: int) -> list[dict[str, Any]]:
+def axis_and_direction(folder: Path, split: str) -> dict[str, float]:
+    """Share of a split's videos with the right axis, and share of these with the right direction."""
+    table = pq.read_table(folder / "predictions.parquet", columns=["split", "label", "predicted"])
+    rows = [row for row in table.to_pylist() if row["split"] == split]
+    right_axis = [row for row in rows if AXIS[row["label"]] == AXIS[row["predicted"]]]
+    right = sum(row["label"] == row["predicted"] for row in right_axis)
+    return {"axis": len(right_axis) / len(rows), "direction": right / max(1, len(right_axis))}
+
+
+def few_labels(settings: Any, *, labels: Sequence[int]) -> list[dict[str, Any]]:
+    """Fine-tune the first seed's teacher and its initial weights on some labels per motion; one row for each number."""
+    if not labels:
+        return []
+    listing = Path(settings.source)
+    clips = [json.loads(line) for line in listing.read_text().splitlines()]
+    train = [clip for clip in clips if clip["split"] == "train"]
+    tests = [clip for clip in clips if clip["split"] != "train"]
+    finetuning = load(find_config(Path("configs/svt/motion.yaml"))).finetuning
+    out, network = Path(settings.out), {"backbone": "svt-tiny", "input_size": settings.input_size}
+    starts = {"scratch": out / "untrained/seed-0.safetensors", "teacher": out / "pretrained/seed-0/teacher.safetensors"}
+    rows = []
+    for number in labels:
+        chosen = nested_subset([clip["label.motion"] for clip in train], num_items=number * len(MOTIONS))
+        part = listing.with_name(f"labels-{number}.jsonl")
+        part.write_text("".join(f"{json.dumps(clip)}\n" for clip in [*(train[place] for place in chosen), *tests]))
+        runs, used = {}, {}
+        for name, weights in starts.items():
+            runs[name] = out / "finetuned" / f"{name}-{number}"
+            values = {**network, "source": str(part), "weights": str(weights), "out": str(runs[name])}
+            step = decide(
+                finetuning, {**values, "training.epochs": finetuning.training.epochs * len(train) // len(chosen)}
+            )
+            threads = step.training.model_copy(update={"threads": settings.pretraining.training.threads})
+            began = cpu_seconds()
+            finetune(step.model_copy(update={"training": threads}))
+            used[name] = cpu_seconds() - began
+        compared = compare([runs["scratch"], runs["teacher"]])
+        for split, numbers in compared.splits.items():
+            gain = numbers.differences[0]
+            rows.append(
+                {
+                    "labels per motion": number,
+                    "photographs": split.removeprefix("test_"),
+                    **{name: f"{100 * each.value:.1f}" for name, each in zip(runs, numbers.values, strict=True)},
+                    "difference": f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]",
+                    "CPU seconds from scratch": round(used["scratch"]),
+                }
+            )
+    return rows
+
+
+def log_rows(logs: Sequence[Sequence[Mapping[str, float]]], *, num_lines: int) -> list[dict[str, Any]]:
     """Some epochs of a training run from the first to the last, with the mean over seeds of each metric."""
     last = len(logs[0]) - 1
     lines = sorted({round(step * last / max(1, num_lines - 1)) for step in range(num_lines)})
@@ -92,8 +189,7 @@ def log_rows(logs: Sequence[Sequence[dict[str, float]]], *, num_lines: int) -> l
 
 def spread(values: Sequence[float]) -> str:
     """``mean ± standard deviation``, with n - 1 in the deviation; a single value is given alone."""
-    mean = statistics.fmean(values)
-    return f"{mean:.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
+    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
 
 if __name__ == "__main__":

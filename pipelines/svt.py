@@ -29,7 +29,14 @@ from featcache.data.motion import MotionSettings
 from featcache.evaluation.settings import KnnSettings, LinearSettings
 from featcache.extract.settings import ExtractSettings, FeatureSettings, SamplingSettings
 from featcache.methods.finetune.settings import FinetuneClipSettings, FinetuneSettings, FinetuneTestSettings
-from featcache.methods.svt.settings import PATCH_SIZE, SvtHeadSettings, SvtSettings, SvtViewSettings
+from featcache.methods.svt.settings import (
+    PATCH_SIZE,
+    SvtHeadSettings,
+    SvtInitSettings,
+    SvtLossSettings,
+    SvtSettings,
+    SvtViewSettings,
+)
 from featcache.report.tables import probe_table
 from featcache.stages import OnStage, ignore, renamed
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
@@ -58,7 +65,9 @@ class SvtPipelineSettings(ShippedSettings):
     pretraining: SvtSettings = SvtSettings(
         source=DECIDED,
         size="tiny",
+        stem="difference",
         drop_path=0.0,
+        init=SvtInitSettings(std=192**-0.5, time_std=0.5),
         views=SvtViewSettings(
             global_frames=(8, 8),
             local_frames=(4, 4),
@@ -70,6 +79,7 @@ class SvtPipelineSettings(ShippedSettings):
             flip_probability=0.0,
         ),
         head=SvtHeadSettings(hidden=256, bottleneck=64, prototypes=1024, frozen_epochs=0.5),
+        loss=SvtLossSettings(centering="reversal", teacher_temperature=0.02, first_teacher_temperature=0.02),
         teacher_momentum=0.99,
         training=TrainingSettings(
             epochs=12,
@@ -80,8 +90,9 @@ class SvtPipelineSettings(ShippedSettings):
             tensorboard=False,
         ),
     )
-    """Pre-training without labels. The defaults suit short clips: small views, never mirrored, since direction is what
-    is asked for; a head for small data sets; a teacher that moves faster than the paper's."""
+    """Pre-training without labels. The defaults suit short clips and few steps: small views, never mirrored, since
+    direction is what is asked for; a network that sees motion from its first layer on, and targets without what a clip
+    shares with its reversal; a head for small data sets; a teacher that moves faster than the paper's."""
     input_size: int = Field(default=32, ge=PATCH_SIZE, multiple_of=PATCH_SIZE)
     """Side in pixels at which the trained network is used."""
     feature: FeatureSettings = FeatureSettings(backbone=DECIDED, output="cls")
@@ -98,7 +109,7 @@ class SvtPipelineSettings(ShippedSettings):
     """kNN on the class tokens."""
     linear: LinearSettings = LinearSettings(seeds=(0,))
     """The linear probe on the class tokens."""
-    finetuning: FinetuneSettings = FinetuneSettings(
+    finetuning: FinetuneSettings | None = FinetuneSettings(
         source=DECIDED,
         backbone=DECIDED,
         label="motion",
@@ -106,15 +117,15 @@ class SvtPipelineSettings(ShippedSettings):
         test=FinetuneTestSettings(num_crops=1),
         head_dropout=0.0,
         training=TrainingSettings(
-            epochs=10,
+            epochs=15,
             batch_size=32,
-            optimiser=OptimiserSettings(lr=1e-3, weight_decay=0.05),
+            optimiser=OptimiserSettings(lr=7e-4, weight_decay=0.05),
             schedule=ScheduleSettings(warmup_fraction=0.1),
             clip_norm=3.0,
             tensorboard=False,
         ),
     )
-    """Fine-tuning, from the first seed's teacher and from the network as it was before training."""
+    """Fine-tuning, from the first seed's teacher and from the network as it was before training; null: none."""
 
 
 def run(settings: SvtPipelineSettings, *, on_stage: OnStage = ignore) -> PipelineResult:
@@ -148,8 +159,11 @@ def run(settings: SvtPipelineSettings, *, on_stage: OnStage = ignore) -> Pipelin
         for feature in extraction.features
     }
     results = {label: steps.probe(settings.probes, label, probes) for label in settings.labels}
-    for name, result in finetune_both(settings, steps, backbone=pretrained.backbone, weights=weights).items():
-        results.setdefault(settings.finetuning.label, {})[f"fine-tuned, {name}"] = result
+    if settings.finetuning is not None:
+        for name, result in finetune_both(
+            settings, settings.finetuning, steps, network=network, weights=weights
+        ).items():
+            results.setdefault(settings.finetuning.label, {})[f"fine-tuned, {name}"] = result
 
     last = pretrained.seeds.values()
     shown = {"loss": "loss", "entropy": "entropy", "feature_deviation": "deviation", "rank": "rank"}
@@ -179,7 +193,12 @@ def write_untrained(settings: SvtSettings, folder: Path) -> dict[str, str]:
 
 
 def finetune_both(
-    settings: SvtPipelineSettings, steps: PipelineRun, *, backbone: str, weights: Mapping[str, str]
+    settings: SvtPipelineSettings,
+    finetuning: FinetuneSettings,
+    steps: PipelineRun,
+    *,
+    network: Mapping[str, object],
+    weights: Mapping[str, str],
 ) -> dict[str, dict[str, Any]]:
     """Fine-tune the first seed's teacher, and the network as it was before training; results by name."""
     from featcache.methods.finetune.run import finetune
@@ -187,7 +206,7 @@ def finetune_both(
     first = settings.pretraining.training.seeds[0]
     results = {}
     for name in (f"trained-{first}", f"untrained-{first}"):
-        own = {"backbone": backbone, "weights": weights[name], "input_size": settings.input_size}
-        step = decide(settings.finetuning, {**steps.videos, **own, "out": steps.folder(f"finetuned/{name}")})
+        own = {**network, "weights": weights[name], "out": steps.folder(f"finetuned/{name}")}
+        step = decide(finetuning, {**steps.videos, **own})
         results[name] = finetune(step, on_stage=renamed(steps.on_stage, f"fine-tuning {name}")).to_dict()
     return results

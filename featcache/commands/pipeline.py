@@ -104,7 +104,8 @@ class ShippedSettings(Settings):
         data: dict[str, Any] = handler(self)
         for key in self.all_decided():
             *sections, name = key.split(".")
-            functools.reduce(lambda node, section: node[section], sections, data).pop(name)
+            if data[sections[0]] is not None:
+                functools.reduce(lambda node, section: node[section], sections, data).pop(name)
         return data
 
 
@@ -218,7 +219,7 @@ class PipelineRun:
             where = {"store": self.store, "feature": each.feature, "label": label}
             settings = with_own(target.model_copy(update=where), each.probe, each.own)
             probed = probe(settings, on_stage=self.on_stage, root=Path(self.folder("probes")))
-            results[name] = probed.result.to_dict()
+            results[name] = probed.to_dict()
         self.on_stage(f"probes of {label}", len(asked), len(asked))
         return results
 
