@@ -104,7 +104,7 @@ class ShippedSettings(Settings):
         data: dict[str, Any] = handler(self)
         for key in self.all_decided():
             *sections, name = key.split(".")
-            if data[sections[0]] is not None:
+            if not sections or data[sections[0]] is not None:
                 functools.reduce(lambda node, section: node[section], sections, data).pop(name)
         return data
 

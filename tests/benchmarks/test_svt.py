@@ -4,9 +4,11 @@ import importlib
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from featcache.data.decoding import open_video
+from featcache.metrics.predictions import Predictions, write_predictions
 from featcache.testing.videos import write_video
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -35,19 +37,41 @@ def test_decoded_frames_are_counted(benchmark, tmp_path):
     assert step.PyAVReader._decode is plain
 
 
-def test_seeds_of_a_network_are_one_row(benchmark):
+def test_seeds_of_a_network_are_one_row(benchmark, tmp_path):
     motion = benchmark("svt_motion")
+    classes = ("pan_left", "pan_right", "zoom_in")
 
-    def result(value, unseen=0):
-        return {"splits": {"seen": {"metrics": {"top1": {"value": value}}, "num_videos": 4, "num_unseen": unseen}}}
+    def result(name, value, predicted, unseen=0):
+        folder = tmp_path / name
+        folder.mkdir()
+        labels = ("pan_left", "pan_left", "zoom_in", "pan_right")
+        scores = np.eye(len(classes), dtype=np.float32)[[classes.index(each) for each in predicted]]
+        write_predictions(
+            folder,
+            Predictions(
+                videos=tuple("abcd"), splits=("test_seen",) * 4, groups=None, label="motion", labels=labels,
+                classes=classes, seeds=(0,), scores=scores[None],
+            ),
+        )  # fmt: skip
+        numbers = {"metrics": {"top1": {"value": value}}, "num_videos": 4, "num_unseen": unseen}
+        return {"splits": {"test_seen": numbers}, "out": str(folder)}
 
     probes = {
-        "motion": {"kNN, trained-0": result(0.5), "kNN, trained-1": result(0.7), "kNN, untrained-0": result(0.25)},
-        "picture": {"kNN, trained-0": result(0.0, unseen=4)},
+        "motion": {
+            "kNN, trained-0": result("a", 0.5, ["pan_left", "pan_right", "zoom_in", "zoom_in"]),
+            "kNN, trained-1": result("b", 0.75, ["pan_left", "pan_left", "zoom_in", "zoom_in"]),
+            "kNN, untrained-0": result("c", 0.25, ["pan_right", "zoom_in", "zoom_in", "pan_left"]),
+        },
+        "picture": {"kNN, trained-0": result("d", 0.0, ["pan_left"] * 4, unseen=4)},
     }
     assert motion.probe_rows(probes) == [
-        {"": "kNN, trained", "motion, seen": "60.0 ± 14.1"},
-        {"": "kNN, untrained", "motion, seen": "25.0"},
+        {
+            "": "kNN, trained",
+            "motion, seen": "62.5 ± 17.7",
+            "axis, seen": "75.0 ± 0.0",
+            "direction, seen": "83.3 ± 23.6",
+        },
+        {"": "kNN, untrained", "motion, seen": "25.0", "axis, seen": "75.0", "direction, seen": "33.3"},
     ]
 
 

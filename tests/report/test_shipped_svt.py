@@ -22,7 +22,7 @@ from featcache.testing.videos import write_video
 FOLDER = Path(__file__).parents[2] / "configs" / "svt"
 CONFIGS = sorted(FOLDER.glob("*.yaml"))
 SWEEPS = [path for path in CONFIGS if read_mapping(path)["command"] == "sweep"]
-ABLATIONS = ("table4", "table5", "table6", "table7", "table8")
+ABLATIONS = ("table4", "table5", "table6", "table7", "table8", "ablation")
 BACKBONES = set(REGISTRY.names())
 FAST = {"precision": "bfloat16", "matmul": "high"}
 """Of trainings that take a GPU for days; the released script pre-trains in float16."""
@@ -35,7 +35,9 @@ def every_row(path):
 
 
 def test_there_is_a_file_for_every_table():
-    assert {path.stem.partition("_")[0] for path in SWEEPS} == {f"table{number}" for number in range(1, 9)}
+    assert {path.stem.partition("_")[0] for path in SWEEPS} == {
+        *(f"table{number}" for number in range(1, 9)), "ablation",
+    }  # fmt: skip
     assert {path.stem for path in CONFIGS} - {path.stem for path in SWEEPS} == {"folder", "k400_vitb", "motion"}
 
 
@@ -58,7 +60,8 @@ def test_every_step_of_every_row_has_the_paper_s_setting(path):
                 assert step.training == SvtSettings.model_fields["training"].default.model_copy(update=FAST)
             if isinstance(step, ExtractSettings):
                 DATASETS.load(step.dataset)
-                assert step.selection.split_column == ("split2" if is_ablation else None)
+                has_alternate = is_ablation and step.dataset != "ssv2"
+                assert step.selection.split_column == ("split2" if has_alternate else None)
                 (feature,) = step.features
                 assert feature.backbone in BACKBONES
                 assert (feature.mean, feature.std) == ((0.45,) * 3, (0.225,) * 3)
@@ -164,8 +167,9 @@ def test_tables_share_the_stores_of_the_shared_training():
                 if isinstance(step, ExtractSettings) and step.out.startswith("stores/"):
                     stores.setdefault(step.out, []).append(step)
     assert {name: len(steps) for name, steps in stores.items()} == {
-        "stores/svt-ablations-ucf101": 5,
+        "stores/svt-ablations-ucf101": 6,
         "stores/svt-ablations-hmdb51": 5,
+        "stores/svt-ablations-ssv2": 1,
     }
     for steps in stores.values():
         assert all(step == steps[0] for step in steps)

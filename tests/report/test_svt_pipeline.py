@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from featcache.cli.main import app
 from featcache.commands.registry import load, settings_class
-from featcache.config import read_mapping, to_dict
+from featcache.config import parse, read_mapping, to_dict
 from featcache.store.reader import open_store
 
 FOLDER = Path(__file__).parents[2] / "configs" / "svt"
@@ -58,6 +58,13 @@ def test_no_part_of_the_motion_file_mirrors_a_clip():
     settings = load(MOTION)
     assert settings.pretraining.views.flip_probability == settings.finetuning.clips.flip_probability == 0
     assert settings.extraction.sampling.flip_probability == 0
+
+
+def test_fine_tuning_may_be_left_out():
+    settings = load(MOTION, assignments=["finetuning=null"])
+    assert settings.finetuning is None
+    assert to_dict(settings)["finetuning"] is None
+    assert parse(type(settings), to_dict(settings)) == settings
 
 
 @pytest.mark.slow
