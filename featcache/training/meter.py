@@ -32,12 +32,11 @@ class Span:
         self.num_steps = 0
         self.waited_seconds = 0.0
 
-    def add(self, values: Mapping[str, Tensor], *, num_parts: int) -> None:
-        """Add the values of one of ``num_parts`` parts of a batch."""
+    def add(self, values: Mapping[str, Tensor], *, weight: float) -> None:
+        """Add values that are multiplied already by the share ``weight`` that they have in a batch."""
         for name, value in values.items():
-            before = self._sums.get(name)
-            self._sums[name] = value / num_parts if before is None else before + value / num_parts
-            self._batches[name] = self._batches.get(name, 0.0) + 1 / num_parts
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._batches[name] = self._batches.get(name, 0.0) + weight
 
     def mean(self, name: str) -> float:
         """Mean of a value over the batches that had it; waits for a GPU."""
@@ -113,9 +112,9 @@ class Meter:
         if is_logged:
             with torch.no_grad():
                 values |= {name: compute() for name, compute in loss.seldom.items()}
-        values = self._over_all(values)
+        shares = {name: value / num_parts for name, value in self._over_all(values).items()}
         for span in (self.epoch, self.recent):
-            span.add(values, num_parts=num_parts)
+            span.add(shares, weight=1 / num_parts)
         if self._device.type == "cpu":  # on another device, reading it would have to wait
             self.last_loss = self.epoch.mean("loss")
 

@@ -37,7 +37,7 @@ def class_loss(
         labels: int64 [B], on any device.
         criterion: The mean loss of float32 logits for labels on their device.
     """
-    logits, labels = logits.float(), labels.to(logits.device)
+    logits, labels = logits.float(), labels.to(logits.device, non_blocking=True)
     is_right = logits.argmax(dim=1) == labels
     return Loss(total=criterion(logits, labels), metrics={"accuracy": is_right.float().mean()})
 
