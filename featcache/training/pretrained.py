@@ -61,6 +61,9 @@ class PretrainedResult:
         return facts | self.replaced.facts()
 
     def summary(self) -> Summary:
-        """The last epoch of each seed."""
-        table = last_epochs(self.title, self.seeds, self.columns)
+        """The last epoch of each seed; without columns of values that were not measured."""
+        columns = {
+            name: heading for name, heading in self.columns.items() if any(name in line for line in self.seeds.values())
+        }
+        table = last_epochs(self.title, self.seeds, columns)
         return Summary(tables=(table,), facts=self.facts(), next_command=self.next_command)

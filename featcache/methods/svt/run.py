@@ -11,6 +11,7 @@ from featcache.data.hashing import content_hash
 from featcache.data.manifest import Manifest
 from featcache.errors import WeightsError
 from featcache.loaders.ahead import ViewLoader
+from featcache.loaders.monitor import NAME as MONITORED
 from featcache.loaders.monitor import KnnMonitor, MonitoredVideos, draw_monitored
 from featcache.loaders.stand_ins import StandIns
 from featcache.loaders.usable import UsableVideos, extraction_of, list_videos, usable_training_videos
@@ -53,6 +54,7 @@ class SvtResult(PretrainedResult):
         "mean_entropy": "of the mean",
         "feature_deviation": "deviation",
         "rank": "rank",
+        MONITORED: "kNN",
         "items_per_second": "videos/s",
         "wait_share": "wait",
     }

@@ -42,7 +42,8 @@ def lines(folder):
 def test_the_training_is_the_same_with_a_monitor_and_a_resumed_run_is_monitored_as_well(folder):
     said = []
     result = pretrain_svt(chosen(folder, "one"), on_stage=lambda *figures: said.append(figures))
-    pretrain_svt(chosen(folder, "without", knn_epochs=0))
+    plain = pretrain_svt(chosen(folder, "without", knn_epochs=0))
+    assert [("kNN" in each.summary().tables[0].columns) for each in (result, plain)] == [True, False]
 
     def kill(stage, done, total, note="", num_failed=0):
         if (stage, done) == ("seed 0", 3):
