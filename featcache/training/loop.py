@@ -26,6 +26,7 @@ from featcache.training.checkpoint import (
 from featcache.training.generators import seeded_torch
 from featcache.training.gradients import clip_each_, drop_gradients, named
 from featcache.training.identity import Identity
+from featcache.training.kept import KeptEpochs
 from featcache.training.logs import RunLog
 from featcache.training.memory import keep_freed_memory
 from featcache.training.meter import Meter
@@ -88,6 +89,7 @@ def train(
     frozen_epochs: Mapping[str, float] = NOTHING_FROZEN,
     world: World = ALONE,
     has_unused: bool = False,
+    kept: KeptEpochs | None = None,
     on_epoch: OnEpoch = measure_nothing,
     on_step: OnStep = ignore,
 ) -> nn.Module:
@@ -111,6 +113,7 @@ def train(
             ``objective.module``, e.g. ``{"student.head.last_layer.": 1.0}`` (DINO).
         world: The processes that share the run; ``objective`` gives this one's share of each batch.
         has_unused: Whether trained parameters may take no part in a loss; processes that share a run have to know.
+        kept: Writes the network at chosen epochs, in the first process, each time after a checkpoint.
         on_epoch: Called after each epoch, in all processes, with the number of epochs done. What it returns is added to
             the epoch's line of the log; the time that it takes does not lower the rates.
         on_step: Called after each step, in the first process.
@@ -119,10 +122,12 @@ def train(
         The module to use, in evaluation mode: the averaged one if ``ema_decay`` is set, otherwise the trained one.
 
     Raises:
-        ConfigError: Processes find different checkpoints, or an epoch has too few batches for a step.
+        ConfigError: Processes find different checkpoints, an epoch has too few batches for a step, or an epoch to keep
+            has passed.
         DivergedError: The loss is not finite; the last checkpoint is kept.
         KeyError: No trained parameter has one of the prefixes.
         RecipeMismatchError: The folder holds another run.
+        UnknownNameError: No trained parameter has a name for which ``lr_factors`` has a factor.
     """
     run = _Run(
         objective,
@@ -134,8 +139,10 @@ def train(
         frozen_epochs=frozen_epochs,
         world=world,
         has_unused=has_unused,
+        kept=kept,
     )
     first = run.restore()
+    world.from_first(lambda: run.keep_resumed(first))
     if first >= run.num_steps:
         return run.result
     run.module.train()
@@ -149,7 +156,8 @@ def train(
             lr = run.step(step, batches)
             done, meter = step + 1, run.meter
             # Clocks differ, and all processes must take the same decision.
-            is_due = world.any(time.monotonic() - saved_at >= settings.checkpoint_seconds or done == run.num_steps)
+            is_late = time.monotonic() - saved_at >= settings.checkpoint_seconds
+            is_due = world.any(is_late or done == run.num_steps or run.is_kept(done))
             if run.is_logged(done) or is_due:
                 meter.check_finite(step=done, folder=folder)
             at = {"epoch": done / run.steps_an_epoch, "lr": lr}
@@ -177,6 +185,7 @@ def train(
             if is_due:
                 if world.is_first:
                     run.save(done)
+                    run.keep(done)
                 saved_at = time.monotonic()
     world.barrier()  # all processes see what the first has written
     return run.result
@@ -197,14 +206,16 @@ class _Run:
         frozen_epochs: Mapping[str, float],
         world: World,
         has_unused: bool,
+        kept: KeptEpochs | None,
     ) -> None:
         self.module = objective.module
+        self._kept = kept
         self._objective = objective
         self._world = world
         self._settings = settings
         self._folder, self._seed, self._identity, self._facts = folder, seed, identity, facts
         self._lr = peak_lr(settings.optimiser, batch_size=settings.batch_size * settings.accumulate)
-        self._optimiser = build_optimiser(self.module, settings.optimiser, lr=self._lr)
+        self._optimiser = build_optimiser(self.module, settings.optimiser, lr=self._lr, factors=settings.lr_factors)
         self._average: AveragedModel | None = None
         if settings.ema_decay is not None:
             update = get_ema_multi_avg_fn(settings.ema_decay)  # type: ignore[no-untyped-call]
@@ -218,9 +229,15 @@ class _Run:
         self._loss = SharedLoss(objective, world, has_unused=has_unused)
 
     @property
+    def used(self) -> nn.Module:
+        """The module to use, in the mode that it is in."""
+        module: nn.Module = self.module if self._average is None else self._average.module
+        return module
+
+    @property
     def result(self) -> nn.Module:
         """The module to use, in evaluation mode."""
-        return (self.module if self._average is None else self._average.module).eval()
+        return self.used.eval()
 
     def restore(self) -> int:
         """Load the folder's checkpoint, if there is one; returns the number of steps done."""
@@ -251,6 +268,26 @@ class _Run:
             Checkpoint(step=step, identity=self._identity.values, tensors=_unshared(tensors), facts=self._facts),
         )
 
+    def is_kept(self, done: int) -> bool:
+        """Whether the network is written after so many steps."""
+        epoch, rest = divmod(done, self.steps_an_epoch)
+        return self._kept is not None and not rest and epoch in self._kept.epochs
+
+    def keep(self, done: int) -> None:
+        """Write the network, if it is to be after so many steps, of which there is a checkpoint."""
+        if self._kept is not None and self.is_kept(done):
+            self._kept.write(done // self.steps_an_epoch, self.used)
+
+    def keep_resumed(self, done: int) -> None:
+        """Write what a kill right after the checkpoint of ``done`` steps has prevented.
+
+        Raises:
+            ConfigError: An epoch to keep has passed without being kept.
+        """
+        if self._kept is not None:
+            self._kept.check(done / self.steps_an_epoch)
+        self.keep(done)
+
     def is_logged(self, done: int) -> bool:
         """Whether a line of the log follows after so many steps."""
         return done % self._settings.log_steps == 0 or done % self.steps_an_epoch == 0
@@ -261,7 +298,7 @@ class _Run:
         epoch = number / self.steps_an_epoch
         lr = self._lr * learning_rate_factor(epoch, epochs=settings.epochs, schedule=settings.schedule)
         for group in self._optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_factor"]
             if settings.optimiser.final_weight_decay is not None and group["weight_decay"]:
                 start, end = settings.optimiser.weight_decay, settings.optimiser.final_weight_decay
                 group["weight_decay"] = cosine(start, end, number / self.num_steps)

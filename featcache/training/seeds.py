@@ -14,13 +14,14 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from featcache.backbones.weights import write_weights
 from featcache.config import Settings, to_yaml
+from featcache.errors import ConfigError
 from featcache.files.publish import put_replace
 from featcache.files.sealed import canonical_json
 from featcache.stages import OnStage, ignore
 from featcache.summary import Result, SummaryTable
 from featcache.training.identity import Identity, identity_of
+from featcache.training.kept import KeptEpochs, NetworkFile
 from featcache.training.logs import read_log
 from featcache.training.loop import NOTHING_FROZEN, OnEpoch, OnStep, StepReport, measure_nothing, train
 from featcache.training.objective import Objective
@@ -44,7 +45,9 @@ class SeedRuns:
         device: Device on which modules are trained.
         world: The processes that share the run; the first one writes.
         items: Name of the items that the objective counts, e.g. ``videos``, for progress.
+        network_name: Name of the weights file of each seed; ``None`` if the method writes none.
         on_stage: Called after every step with the stage ``seed N``.
+        weights: The weights file of each seed, filled by :meth:`train`; empty if the method writes none.
         lines: The last line of each seed's log, filled by :meth:`train`.
         skipped: How often each damaged video was replaced, by the folder of a seed, filled by :meth:`train`.
     """
@@ -55,7 +58,9 @@ class SeedRuns:
     device: torch.device
     world: World
     items: str
+    network_name: str | None
     on_stage: OnStage
+    weights: dict[int, str] = field(default_factory=dict)
     lines: dict[int, Mapping[str, float]] = field(default_factory=dict)
     skipped: dict[Path, Mapping[str, int]] = field(default_factory=dict)
 
@@ -69,10 +74,11 @@ class SeedRuns:
         within: str = "",
         frozen_epochs: Mapping[str, float] = NOTHING_FROZEN,
         has_unused: bool = False,
+        network: NetworkFile | None = None,
         on_epoch: OnEpoch = measure_nothing,
         on_step: OnStep | None = None,
     ) -> nn.Module:
-        """Train one seed; see :func:`featcache.training.loop.train`, also for the errors.
+        """Train one seed and write its network; see :func:`featcache.training.loop.train`, also for the errors.
 
         Args:
             objective: The task of this seed, with its module on the device.
@@ -82,12 +88,14 @@ class SeedRuns:
             within: Parent of the seed's folder, relative to the run's folder.
             frozen_epochs: Number of epochs in which parameters are frozen, by a prefix of their names.
             has_unused: Whether trained parameters may take no part in a loss.
+            network: How the network is written; given where the method writes one.
             on_epoch: Called after every epoch in all processes; what it returns is added to the log.
             on_step: Called after every step, in addition to ``on_stage``.
 
         Returns:
             The module to use, in evaluation mode.
         """
+        assert (network is None) == (self.network_name is None), f"{self.network_name} and {network}"
         self.write_settings()
         here = seed_folder(self.folder / within, seed)
         self.world.from_first(lambda: begin_skips(here))
@@ -101,11 +109,18 @@ class SeedRuns:
             frozen_epochs=frozen_epochs,
             world=self.world,
             has_unused=has_unused,
+            kept=None
+            if network is None
+            else KeptEpochs(folder=here, seed=seed, epochs=self.training.keep_epochs, network=network),
             on_epoch=on_epoch,
             on_step=self.reporting(seed, on_step=on_step),
         )
         self.lines[seed] = self.world.from_first(lambda: read_log(here)[-1])
         self.skipped[here] = self.world.from_first(lambda: merge_skips(here))
+        if network is not None and self.network_name is not None:
+            self.weights[seed] = str(here / self.network_name)
+            if self.world.is_first:
+                network.write(here / self.network_name, trained, beside={"seed": seed})
         return trained
 
     def skips(self, seed: int, videos: Sized, max_damaged: float, *, within: str = "") -> SkipLedger:
@@ -147,20 +162,6 @@ class SeedRuns:
         if self.world.is_first:
             put_replace(self.folder / "config.yaml", to_yaml(self.settings).encode())
 
-    def write_network(self, seed: int, network: nn.Module, *, name: str, facts: Mapping[str, Any]) -> str:
-        """Write the weights file of a seed, which ``extract --weights`` reads; returns its path.
-
-        Args:
-            seed: The seed.
-            network: Network to write.
-            name: File name within the seed's folder.
-            facts: Metadata of the file, e.g. its backbone; the seed is added.
-        """
-        path = seed_folder(self.folder, seed) / name
-        if self.world.is_first:
-            write_weights(path, network, facts={**facts, "seed": seed})
-        return str(path)
-
     def finish(self, result: R) -> R:
         """Write ``result.json`` and return the result."""
         if self.world.is_first:
@@ -176,6 +177,7 @@ def open_runs(
     of: str,
     out: str | None,
     items: str = "clips",
+    network: str | None = None,
     world: World | None = None,
     on_stage: OnStage = ignore,
 ) -> SeedRuns:
@@ -188,13 +190,20 @@ def open_runs(
         of: Store or source of the training data, for the folder.
         out: The folder; ``None``: ``runs/<of>/<name>-<hash of the settings>``.
         items: Name of the items that the objective counts, for progress.
+        network: Name of the weights file that the method writes for each seed; ``None``: it writes none.
         world: The processes that share the run; ``None`` if it cannot be shared.
         on_stage: Called after every step.
 
     Raises:
-        ConfigError: There is no such device, or there are several processes for a run that cannot be shared.
+        ConfigError: There is no such device, there are several processes for a run that cannot be shared, or epochs
+            are to be kept of a method that writes no network.
         StoppedError: In the other processes, when the first raises an error.
     """
+    if training.keep_epochs and network is None:
+        raise ConfigError(
+            "training.keep_epochs names epochs whose network is to be kept, and this run writes no network of its own; "
+            "leave training.keep_epochs out"
+        )
     return SeedRuns(
         settings=settings,
         training=training,
@@ -202,6 +211,7 @@ def open_runs(
         device=prepare_torch(training, world=world),
         world=world or ALONE,
         items=items,
+        network_name=network,
         on_stage=on_stage,
     )
 
@@ -219,6 +229,7 @@ def last_epochs(title: str, lines: Mapping[int, Mapping[str, float]], columns: M
 
     Args:
         title: Heading of the table.
+        weights: The weights file of each seed, filled by :meth:`train`; empty if the method writes none.
         lines: The last line of each seed's log.
         columns: Heading of each column by the name of its value; a value that is not in the log is left empty.
     """

@@ -81,6 +81,9 @@ class TrainingSettings(Settings):
     """The optimiser."""
     schedule: ScheduleSettings = ScheduleSettings()
     """Schedule of the learning rate."""
+    lr_factors: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
+    """Factors of the learning rate, by what the names of the parameters of the trained module begin with, e.g.
+    ``{head.: 10}``; of several that fit, the longest counts."""
     precision: Precision = "float32"
     """Dtype of the forward and backward passes; parameters stay float32."""
     accumulate: int = Field(default=1, ge=1)
@@ -102,6 +105,9 @@ class TrainingSettings(Settings):
     """CPU threads per process; 0: all cores, divided among the processes. The same number gives the same bits."""
     checkpoint_seconds: Aside[float] = Field(default=300.0, ge=0, allow_inf_nan=False)
     """Longest time between checkpoints, in seconds; there is always one at the end of a run."""
+    keep_epochs: Aside[tuple[Annotated[int, Field(ge=1)], ...]] = ()
+    """Epochs after which the network is written too, e.g. ``[50, 100]``: ``seed-N/epoch-050.safetensors``, a weights
+    file like the one at the end."""
     log_steps: Aside[int] = Field(default=50, ge=1)
     """Number of steps after which a line with their means is added to ``steps.jsonl``; ``log.jsonl`` has a line per
     epoch."""
@@ -112,6 +118,11 @@ class TrainingSettings(Settings):
         """Check what no single field can."""
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"seeds is {list(self.seeds)}; give one or more different numbers")
+        if late := [epoch for epoch in self.keep_epochs if epoch > self.epochs]:
+            raise ConfigError(
+                f"training.keep_epochs names epoch {late[0]} of a run of {self.epochs}; take it out, or set "
+                f"training.epochs={max(late)} or more"
+            )
         if self.clip_norm is not None and self.clip_each_norm is not None:
             raise ConfigError("training.clip_norm and training.clip_each_norm are both given; set one of them to null")
 

@@ -13,6 +13,7 @@ from torch import nn
 from featcache.config import Aside, Settings
 from featcache.errors import RecipeMismatchError
 from featcache.summary import Summary
+from featcache.training.kept import NetworkFile
 from featcache.training.loop import StepReport
 from featcache.training.objective import Loss
 from featcache.training.seeds import last_epochs, open_runs, result_dict
@@ -60,11 +61,24 @@ class ToyResult:
 def trained(folder, said, **changes):
     settings = ToySettings(out=str(folder), **changes)
     runs = open_runs(
-        settings, settings.training, name="toy", of="none", out=settings.out, items="things", on_stage=said
+        settings,
+        settings.training,
+        name="toy",
+        of="none",
+        out=settings.out,
+        items="things",
+        network="net.safetensors",
+        on_stage=said,
     )
     for seed in settings.training.seeds:
-        runs.train(Toy(seed), seed=seed, identity=runs.identity(seed, {"data": "d"}), facts={"method": "toy"})
-        runs.write_network(seed, nn.Linear(1, 1), name="net.safetensors", facts={"backbone": "toy"})
+        runs.train(
+            Toy(seed),
+            seed=seed,
+            identity=runs.identity(seed, {"data": "d"}),
+            facts={"method": "toy"},
+            network=NetworkFile(child="", facts={"backbone": "toy"}),
+        )
+    assert runs.weights == {seed: f"{folder}/seed-{seed}/net.safetensors" for seed in settings.training.seeds}
     return runs.finish(ToyResult(runs.lines))
 
 

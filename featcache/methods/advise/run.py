@@ -32,6 +32,7 @@ from featcache.networks.tmm_cost import MEGA, counted_cost
 from featcache.stages import OnStage, ignore
 from featcache.training.cost import measured_cost
 from featcache.training.generators import seeded_torch
+from featcache.training.kept import NetworkFile
 from featcache.training.pretrained import PretrainedResult
 from featcache.training.runs import seed_folder
 from featcache.training.seeds import SeedRuns, open_runs
@@ -106,7 +107,13 @@ def pretrain_r3d50(settings: R3d50Settings, *, on_stage: OnStage = ignore) -> Pl
         UnknownNameError: There is no such split.
     """
     runs = open_runs(
-        settings, settings.training, name="r3d50", of=settings.videos_name, out=settings.out, on_stage=on_stage
+        settings,
+        settings.training,
+        name="r3d50",
+        of=settings.videos_name,
+        out=settings.out,
+        network=WEIGHTS,
+        on_stage=on_stage,
     )
     source, num_left_out = open_pixels(settings, folder=runs.folder, on_stage=on_stage)
     splits = {video.id: video.split for video in source.videos if video.split}
@@ -191,9 +198,13 @@ def _trained(
         if is_stored:  # pixels are finite
             objective.check_finite()
         contents = clip_contents(source, videos, name="bank.store" if is_stored else "source")
-        trained = runs.train(objective, seed=seed, identity=runs.identity(seed, contents), facts=facts)
-        if isinstance(trained, R3d50):
-            runs.write_network(seed, trained.network, name=WEIGHTS, facts={"backbone": SLOW_R50, **facts})
+        runs.train(
+            objective,
+            seed=seed,
+            identity=runs.identity(seed, contents),
+            facts=facts,
+            network=None if is_stored else NetworkFile(child="network", facts={"backbone": SLOW_R50, **facts}),
+        )
     measured = measured_cost(
         list(runs.lines.values()), num_videos=min(training.batch_size, len(videos)), num_clips=clips.num_clips
     )

@@ -32,6 +32,7 @@ from featcache.metrics.splits import group_numbers
 from featcache.networks.counting import count_parameters, count_trained
 from featcache.stages import OnStage, ignore
 from featcache.summary import Summary, SummaryTable, percent
+from featcache.training.kept import NetworkFile
 from featcache.training.plan import TrainingPlan, forecast, step_cost
 from featcache.training.runs import cores_of
 from featcache.training.seeds import open_runs, result_dict
@@ -185,7 +186,14 @@ def _finetune(
     started = time.monotonic()
     training = settings.training
     runs = open_runs(
-        settings, training, name="finetune", of=settings.videos_name, out=settings.out, world=world, on_stage=on_stage
+        settings,
+        training,
+        name="finetune",
+        of=settings.videos_name,
+        out=settings.out,
+        network=None if settings.frozen else WEIGHTS,
+        world=world,
+        on_stage=on_stage,
     )
     world.share(training.batch_size)
     check_names(settings.backbone, settings.weights)
@@ -193,7 +201,6 @@ def _finetune(
     workers = cores_of(world) if settings.workers is None else settings.workers
     scores: dict[str, list[Scores]] = {}
     tests = dict(data.tests)
-    weights = {}
     for seed in training.seeds:
         module = build_classifier(settings, num_classes=data.num_taught, seed=seed, device=runs.device)
         if not settings.frozen:  # a frozen one has running statistics
@@ -217,10 +224,13 @@ def _finetune(
                 has_unused=world.size > 1 and has_unused(module),
                 identity=identity,
                 facts={"method": "finetune", "backbone": settings.backbone, "classes": data.classes[: data.num_taught]},
+                network=None
+                if settings.frozen
+                else NetworkFile(
+                    child="network",
+                    facts={"backbone": settings.backbone, "recipe": dict(identity.values)},
+                ),
             )
-        if not settings.frozen:
-            facts = {"backbone": settings.backbone, "recipe": dict(identity.values)}
-            weights[seed] = runs.write_network(seed, module.network, name=WEIGHTS, facts=facts)
         for split, videos in tests.items():
             numbers, found = video_scores(
                 module,
@@ -239,7 +249,7 @@ def _finetune(
                     log.warning("%d videos of split %r cannot be decoded and are not scored", num_damaged, split)
                 tests[split] = videos.decodable(numbers)
     data = replace(data, tests=tests)
-    first = next(iter(weights.values()), None)
+    first = next(iter(runs.weights.values()), None)
     result = FinetuneResult(
         folder=str(runs.folder),
         backbone=settings.backbone,
@@ -255,7 +265,7 @@ def _finetune(
             split: _measured(np.stack(each), data.tests[split], data, intervals or IntervalSettings())
             for split, each in scores.items()
         },
-        weights=weights,
+        weights=runs.weights,
         replaced=runs.replaced,
         seeds=runs.lines,
         seconds=time.monotonic() - started,

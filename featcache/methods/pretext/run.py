@@ -27,6 +27,7 @@ from featcache.stages import OnStage, ignore
 from featcache.summary import Summary
 from featcache.training.collapse import bottleneck_sign
 from featcache.training.generators import seeded_torch
+from featcache.training.kept import NetworkFile
 from featcache.training.loop import OnEpoch, measure_nothing
 from featcache.training.plan import TrainingPlan, forecast, step_cost
 from featcache.training.pretrained import PretrainedResult
@@ -114,6 +115,7 @@ def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pretex
         of=settings.videos_name,
         out=settings.out,
         items="videos",
+        network=WEIGHTS,
         on_stage=on_stage,
     )
     check_names(settings.backbone, settings.weights)
@@ -121,7 +123,6 @@ def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pretex
     usable = usable_training_videos(manifest, settings)
     monitored = draw_monitored(manifest, settings, settings.monitor)
     workers = num_cores() if settings.workers is None else settings.workers
-    weights = {}
     for seed in training.seeds:
         module = build_module(settings, seed=seed, device=runs.device)
         files, num_short = long_enough(usable.files, task, module.shape)
@@ -136,10 +137,12 @@ def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pretex
                 seed=seed,
                 identity=identity,
                 facts={"method": "pretext", "task": task.name, "backbone": settings.backbone},
+                network=NetworkFile(
+                    child="network",
+                    facts={"backbone": settings.backbone, "recipe": dict(identity.values)},
+                ),
                 on_epoch=_monitor(monitored, settings, runs, module, workers=workers),
             )
-        facts = {"backbone": settings.backbone, "recipe": dict(identity.values)}
-        weights[seed] = runs.write_network(seed, module.network, name=WEIGHTS, facts=facts)
         if sign := bottleneck_sign(runs.lines[seed], workers=workers):
             log.warning("%s", sign)
     return runs.finish(
@@ -153,9 +156,9 @@ def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pretex
             num_short=num_short,
             num_parameters=count_parameters(module.network),
             num_head_parameters=count_parameters(module.heads),
-            weights=weights,
+            weights=runs.weights,
             seeds=runs.lines,
-            next_command=extraction_of(settings, backbone=settings.backbone, weights=weights[training.seeds[0]]),
+            next_command=extraction_of(settings, backbone=settings.backbone, weights=runs.weights[training.seeds[0]]),
         )
     )
 

@@ -24,6 +24,7 @@ from featcache.networks.counting import count_parameters
 from featcache.networks.self_distillation import SvtPretraining
 from featcache.stages import OnStage, ignore
 from featcache.training.collapse import bottleneck_sign
+from featcache.training.kept import NetworkFile
 from featcache.training.loop import OnEpoch, measure_nothing
 from featcache.training.pretrained import PretrainedResult
 from featcache.training.runs import cores_of
@@ -98,6 +99,7 @@ def _pretrain(settings: SvtSettings, world: World, *, on_stage: OnStage) -> SvtR
         of=settings.videos_name,
         out=settings.out,
         items="videos",
+        network=TEACHER,
         world=world,
         on_stage=on_stage,
     )
@@ -109,7 +111,7 @@ def _pretrain(settings: SvtSettings, world: World, *, on_stage: OnStage) -> SvtR
     contents = {"videos": files.content}
     if settings.init.weights is not None:
         contents["init.weights"] = content_hash(Path(settings.init.weights).expanduser())
-    backbone, weights = _STEM_OF[settings.size], {}
+    backbone = _STEM_OF[settings.size]
     for seed in settings.training.seeds:
         module = build_module(settings, seed=seed).to(runs.device)
         identity = runs.identity(seed, contents)
@@ -122,12 +124,17 @@ def _pretrain(settings: SvtSettings, world: World, *, on_stage: OnStage) -> SvtR
                 identity=identity,
                 facts={"method": "svt", "size": settings.size},
                 frozen_epochs={"student.head.last_layer.": settings.head.frozen_epochs},
+                network=NetworkFile(
+                    child="teacher.backbone",
+                    facts={
+                        "backbone": backbone,
+                        "network": dataclasses.asdict(module.teacher.backbone.config),
+                        "recipe": dict(identity.values),
+                    },
+                ),
                 on_epoch=_monitor(monitored, settings, runs, module, workers=workers),
                 on_step=watch_collapse(runs, seed, num_prototypes=settings.head.prototypes, remedy=_REMEDY),
             )
-        network = module.teacher.backbone
-        facts = {"backbone": backbone, "network": dataclasses.asdict(network.config), "recipe": dict(identity.values)}
-        weights[seed] = runs.write_network(seed, network, name=TEACHER, facts=facts)
         if world.is_first and (sign := bottleneck_sign(runs.lines[seed], workers=workers)):
             log.warning("%s", sign)
     num_parameters = count_parameters(module.student.backbone)
@@ -140,9 +147,9 @@ def _pretrain(settings: SvtSettings, world: World, *, on_stage: OnStage) -> SvtR
             replaced=runs.replaced,
             num_parameters=num_parameters,
             num_head_parameters=count_parameters(module.student) - num_parameters,
-            weights=weights,
+            weights=runs.weights,
             seeds=runs.lines,
-            next_command=extraction_of(settings, backbone=backbone, weights=next(iter(weights.values()))),
+            next_command=extraction_of(settings, backbone=backbone, weights=next(iter(runs.weights.values()))),
         )
     )
 
