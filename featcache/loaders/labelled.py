@@ -7,28 +7,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from featcache.config import Aside
 from featcache.data.manifest import Manifest
-from featcache.data.selection import GROUP, DecodedVideosSettings
+from featcache.data.selection import GROUP
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError, unknown_name
+from featcache.loaders.settings import LabelledSettings
 from featcache.loaders.usable import list_videos, open_usable
 from featcache.loaders.videos import VideoFiles
 from featcache.metrics.splits import Groups, group_numbers
 from featcache.stages import OnStage, ignore
 from featcache.training.identity import digest
 from featcache.training.world import ALONE, World
-
-
-class LabelledSettings(DecodedVideosSettings):
-    """Where labelled videos come from, and how they are sorted."""
-
-    label: Aside[str] = "label"
-    """Label column."""
-    train_split: Aside[str] = "train"
-    """Split to train on."""
-    test_splits: Aside[tuple[str, ...] | None] = None
-    """Splits to score; null: all others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

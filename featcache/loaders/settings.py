@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from featcache.config import Aside, Input, Settings
-from featcache.data.selection import MaxDamaged
+from featcache.data.selection import DecodedVideosSettings, MaxDamaged
 
 Coordinates = Literal["true", "shuffled", "zero"]
 
@@ -56,6 +56,17 @@ class ClipSetSettings(Settings):
     """Label column that holds the split; null: the store's own splits."""
     storage: Aside[Literal["auto", "device", "ram"]] = "auto"
     """Place of the rows during training; ``auto``: the device if they take less than half of its free memory."""
+
+
+class LabelledSettings(DecodedVideosSettings):
+    """Where labelled videos come from, and how they are sorted."""
+
+    label: Aside[str] = "label"
+    """Label column."""
+    train_split: Aside[str] = "train"
+    """Split to train on."""
+    test_splits: Aside[tuple[str, ...] | None] = None
+    """Splits to score; null: all others."""
 
 
 class MonitorSettings(Settings):

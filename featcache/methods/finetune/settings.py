@@ -6,7 +6,7 @@ from pydantic import Field
 
 from featcache.config import Aside, Input, Settings
 from featcache.errors import ConfigError
-from featcache.loaders.labelled import LabelledSettings
+from featcache.loaders.settings import LabelledSettings
 from featcache.recipes import ColorRecipe, ShortVideos
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
 
