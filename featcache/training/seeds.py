@@ -133,7 +133,7 @@ class SeedRuns:
             within: As in :meth:`train`.
         """
         here = seed_folder(self.folder / within, seed)
-        return SkipLedger(here, rank=self.world.rank, num_videos=len(videos), max_damaged=max_damaged)
+        return SkipLedger(here, run=self.folder, rank=self.world.rank, num_videos=len(videos), max_damaged=max_damaged)
 
     @property
     def replaced(self) -> Replaced:

@@ -73,13 +73,14 @@ class SkipLedger:
 
     Args:
         folder: Folder of the seed.
+        run: Folder of the run, for the sentence of an error.
         rank: Number of this process.
         num_videos: Number of videos that are trained on.
         max_damaged: Share of them that may be damaged.
     """
 
-    def __init__(self, folder: Path, *, rank: int, num_videos: int, max_damaged: float) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *, run: Path, rank: int, num_videos: int, max_damaged: float) -> None:
+        self._folder, self._run = folder, run
         self._path = folder / (NAME if rank == 0 else f"skipped-{rank}.jsonl")
         self._num_videos = num_videos
         self._max_damaged = max_damaged
@@ -119,8 +120,8 @@ class SkipLedger:
         return VideoError(
             "undecodable",
             f"{num_damaged} of {self._num_videos} training videos cannot be decoded, where max_damaged "
-            f"{self._max_damaged:g} allows {self.limit}, e.g. {video!r} ({reason}); find them with `featcache scan "
-            "--decode` and restore them, or raise max_damaged and run the same command again",
+            f"{self._max_damaged:g} allows {self.limit}, e.g. {video!r} ({reason}); restore them (`featcache "
+            f"scan --decode` finds them), or run the same command with a larger max_damaged and --out {self._run}",
         )
 
 

@@ -62,7 +62,7 @@ def opened(manifest):
 
 def read_all(files, folder, *, workers, world=ALONE, max_damaged=0.3, epochs=4):
     """Numbers and pixels of every batch of a run."""
-    skips = SkipLedger(folder, rank=world.rank, num_videos=len(files.videos), max_damaged=max_damaged)
+    skips = SkipLedger(folder, run=folder, rank=world.rank, num_videos=len(files.videos), max_damaged=max_damaged)
     stand_ins = StandIns(files, seed=3, skips=skips)
     with ViewLoader(Corners(), files, workers=workers, stand_ins=stand_ins) as loader:
         batches = VideoBatches(loader, batch_size=4, num_epochs=epochs, seed=3, world=world)

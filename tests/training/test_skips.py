@@ -23,7 +23,8 @@ def skip(epoch, video, instead="sound"):
 
 
 def ledgers(folder, *, max_damaged=0.5, num_videos=8, size=2):
-    return [SkipLedger(folder, rank=rank, num_videos=num_videos, max_damaged=max_damaged) for rank in range(size)]
+    given = {"run": folder / "run", "num_videos": num_videos, "max_damaged": max_damaged}
+    return [SkipLedger(folder, rank=rank, **given) for rank in range(size)]
 
 
 def begun(folder):
@@ -82,7 +83,9 @@ def test_the_limit_is_over_all_processes_and_names_a_video(tmp_path):
     second.add(skip(0, "b"))
     second.add(skip(1, "b"))  # the same video again
     for ledger in (first, second):
-        with pytest.raises(VideoError, match=r"3 of 8 training videos .* max_damaged 0\.25 allows 2, e\.g\. 'c' \(fra"):
+        with pytest.raises(
+            VideoError, match=r"3 of 8 .* max_damaged 0\.25 allows 2, e\.g\. 'c' \(frame 3 .*--out .*run"
+        ):
             ledger.add(skip(1, "c"))
     assert {each.video for each in read_skips(tmp_path)} == {"a", "b"}
     (strict,) = ledgers(tmp_path / "strict", max_damaged=0.0, size=1)
