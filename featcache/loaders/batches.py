@@ -18,22 +18,34 @@ class BatchOrder:
         batch_size: Items of a batch, those of all processes.
         num_batches: Batches of an epoch.
         num_items: Items of an epoch.
+        share: The places of a batch whose items belong to this process.
     """
 
-    def __init__(self, items: npt.NDArray[np.int64], *, batch_size: int, seed: int) -> None:
+    def __init__(self, items: npt.NDArray[np.int64], *, batch_size: int, seed: int, world: World = ALONE) -> None:
         """Take items as they are numbered.
 
         Args:
             items: int64 [N], their numbers.
             batch_size: Items of a batch; fewer items than that are one batch.
             seed: Seed of the run.
+            world: The processes that share each batch.
+
+        Raises:
+            ConfigError: There are fewer items than processes, or the processes cannot share a batch equally.
         """
         self._items = items
         self._seed = seed
         self._shuffled: dict[int, npt.NDArray[np.int64]] = {}
         self.batch_size = min(batch_size, len(items))
+        if self.batch_size < batch_size and self.batch_size % world.size:
+            raise _unequal(len(items), batch_size, world)
+        self.share = world.share(self.batch_size)
         self.num_batches = len(items) // self.batch_size
         self.num_items = self.num_batches * self.batch_size
+
+    def own(self, epoch: int, number: int) -> npt.NDArray[np.int64]:
+        """Items of one batch that belong to this process, int64 [batch_size / processes]."""
+        return self.batch(epoch, number)[self.share]
 
     def batch(self, epoch: int, number: int) -> npt.NDArray[np.int64]:
         """Items of one batch, int64 [batch_size]."""
@@ -67,6 +79,8 @@ class VideoBatches:
             ConfigError: Fewer videos than a batch, or processes that cannot share it equally.
         """
         num_videos = len(loader.files.videos)
+        if num_videos < world.size:
+            raise _unequal(num_videos, batch_size, world)
         if num_videos < batch_size:
             raise ConfigError(
                 f"{num_videos} training videos make no batch of {batch_size}; give more videos, or set "
@@ -74,8 +88,7 @@ class VideoBatches:
             )
         self._loader = loader
         self._num_epochs = num_epochs
-        self._share = world.share(batch_size)
-        self._order = BatchOrder(np.arange(num_videos), batch_size=batch_size, seed=seed)
+        self._order = BatchOrder(np.arange(num_videos), batch_size=batch_size, seed=seed, world=world)
         self.num_batches = self._order.num_batches
         self.num_items = self._order.num_items
 
@@ -89,4 +102,17 @@ class VideoBatches:
             yield from (self._batch(later_epoch, later) for later in range(self.num_batches))
 
     def _batch(self, epoch: int, number: int) -> Batch:
-        return Batch(epoch, tuple(self._order.batch(epoch, number)[self._share].tolist()))
+        return Batch(epoch, tuple(self._order.own(epoch, number).tolist()))
+
+
+def _unequal(num_videos: int, batch_size: int, world: World) -> ConfigError:
+    """The error of so few videos that processes have nothing to share, or cannot share it equally."""
+    if num_videos < world.size:
+        return ConfigError(
+            f"{world.size} processes share each batch, and there are only {num_videos} training videos; start "
+            f"{num_videos} processes or fewer, or give more videos"
+        )
+    return ConfigError(
+        f"{num_videos} training videos are fewer than training.batch_size {batch_size}, and {world.size} processes "
+        f"cannot share a batch of {num_videos} equally; set training.batch_size={num_videos // world.size * world.size}"
+    )

@@ -195,8 +195,8 @@ def open_runs(
         on_stage: Called after every step.
 
     Raises:
-        ConfigError: There is no such device, there are several processes for a run that cannot be shared, or epochs
-            are to be kept of a method that writes no network.
+        ConfigError: There is no such device, there are several processes for a run that cannot be shared, they cannot
+            share a batch equally, or epochs are to be kept of a method that writes no network.
         StoppedError: In the other processes, when the first raises an error.
     """
     if training.keep_epochs and network is None:
@@ -204,6 +204,8 @@ def open_runs(
             "training.keep_epochs names epochs whose network is to be kept, and this run writes no network of its own; "
             "leave training.keep_epochs out"
         )
+    if world is not None:
+        world.share(training.batch_size)
     return SeedRuns(
         settings=settings,
         training=training,

@@ -62,3 +62,31 @@ def test_fewer_videos_than_a_batch_are_refused():
         VideoBatches(Noting(3), batch_size=4, num_epochs=3, seed=0)
     with pytest.raises(ConfigError, match="which 3 processes cannot share equally"):
         VideoBatches(Noting(9), batch_size=4, num_epochs=3, seed=0, world=World(size=3))
+
+
+def test_processes_share_a_plain_order_and_get_all_of_it():
+    alone = BatchOrder(np.arange(11), batch_size=6, seed=2)
+    shares = [BatchOrder(np.arange(11), batch_size=6, seed=2, world=World(rank=rank, size=3)) for rank in range(3)]
+    for epoch in range(3):
+        whole = alone.batch(epoch, 0)
+        np.testing.assert_array_equal(np.concatenate([share.own(epoch, 0) for share in shares]), whole)
+        assert all(np.array_equal(share.batch(epoch, 0), whole) for share in shares)
+        np.testing.assert_array_equal(alone.own(epoch, 0), whole)
+    few = BatchOrder(np.arange(4), batch_size=32, seed=2, world=World(rank=1, size=2))
+    assert (few.num_batches, few.share) == (1, slice(2, 4))
+
+
+@pytest.mark.parametrize("build", [lambda num, **rest: BatchOrder(np.arange(num), **rest), None])
+def test_too_few_videos_for_the_processes_are_a_sentence(build):
+    build = build or (lambda num, **rest: VideoBatches(Noting(num), num_epochs=1, **rest))
+    with pytest.raises(
+        ConfigError, match=r"^4 processes share each batch, and there are only 3 training videos; start 3 "
+    ):
+        build(3, batch_size=4, seed=0, world=World(size=4))
+
+
+def test_few_videos_that_processes_cannot_share_equally_are_a_sentence():
+    with pytest.raises(ConfigError, match=r"^5 training videos are fewer than .*_size 32, and 2 .*batch_size=4$"):
+        BatchOrder(np.arange(5), batch_size=32, seed=0, world=World(size=2))
+    with pytest.raises(ConfigError, match="batch_size is 6, which 4 processes cannot share equally"):
+        BatchOrder(np.arange(9), batch_size=6, seed=0, world=World(size=4))

@@ -195,7 +195,6 @@ def _finetune(
         world=world,
         on_stage=on_stage,
     )
-    world.share(training.batch_size)
     check_names(settings.backbone, settings.weights)
     data = read_data(settings, folder=runs.folder, world=world, on_stage=on_stage)
     workers = cores_of(world) if settings.workers is None else settings.workers

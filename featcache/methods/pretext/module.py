@@ -8,6 +8,7 @@ from featcache.backbones import Backbone
 from featcache.backbones.trainable import ClipEncoder
 from featcache.loaders.views import ClipShape
 from featcache.recipes import FeatureRecipe
+from featcache.training.world import ALONE, World
 
 
 class PretextModule(ClipEncoder):
@@ -15,6 +16,8 @@ class PretextModule(ClipEncoder):
 
     Attributes:
         heads: Heads by name. A head may hold buffers, such as a queue of keys, which are part of checkpoints.
+        world: The processes that share each batch, for losses that compare the clips of a whole batch: ``loss`` sees
+            this process's clips, ``world.gather`` and ``world.gather_trained`` give those of all.
     """
 
     def __init__(
@@ -24,6 +27,7 @@ class PretextModule(ClipEncoder):
         *,
         num_frames: int,
         heads: Callable[[int], Mapping[str, nn.Module]],
+        world: World = ALONE,
     ) -> None:
         """Put new heads on a backbone.
 
@@ -32,9 +36,11 @@ class PretextModule(ClipEncoder):
             recipe: Recipe of a single vector per clip, in float32.
             num_frames: Number of frames per clip.
             heads: Builds the heads, given the number of channels of the network's vectors.
+            world: The processes that share each batch.
         """
         super().__init__(backbone, recipe, num_frames=num_frames)
         self.heads = nn.ModuleDict(heads(self.width))
+        self.world = world
 
     @property
     def shape(self) -> ClipShape:

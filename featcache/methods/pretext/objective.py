@@ -94,21 +94,23 @@ class PretextObjective:
         num_epochs: int,
         seed: int,
     ) -> None:
-        """Form batches of the videos of a loader of :class:`DrawnViews`.
+        """Form batches of the videos of a loader of :class:`DrawnViews`, shared by the processes of the module.
 
         Raises:
-            ConfigError: There are fewer videos than the batch size.
+            ConfigError: There are fewer videos than the batch size, or the processes cannot share it equally.
         """
         assert isinstance(loader.source, DrawnViews), f"{loader.source} draws for no task"
         self.module: nn.Module = module
         self._trained = module
         self._task = task
         self._names = target_names(loader.source.draw(loader.files.videos[0], epoch=0))
-        self._batches = VideoBatches(loader, batch_size=batch_size, num_epochs=num_epochs, seed=seed)
+        self._batches = VideoBatches(
+            loader, batch_size=batch_size, num_epochs=num_epochs, seed=seed, world=module.world
+        )
         self.num_batches, self.num_items = self._batches.num_batches, self._batches.num_items
 
     def parts(self, epoch: int, batch: int) -> list[AskedClips]:
-        """One part with all clips of the batch.
+        """One part with the clips of this process's share of the batch.
 
         Raises:
             VideoError: A video cannot be used any more.

@@ -8,7 +8,7 @@ import torch
 
 from featcache.backbones import build_backbone
 from featcache.backbones.registry import check_name
-from featcache.backbones.trainable import check_names, clip_feature, clip_length, weights_at_hand
+from featcache.backbones.trainable import check_names, clip_feature, clip_length, has_unused, weights_at_hand
 from featcache.errors import ManifestError
 from featcache.loaders.ahead import ViewLoader
 from featcache.loaders.monitor import KnnMonitor, MonitoredVideos, draw_monitored
@@ -17,7 +17,6 @@ from featcache.loaders.stand_ins import StandIns
 from featcache.loaders.usable import extraction_of, list_videos, training_videos, usable_training_videos
 from featcache.loaders.videos import VideoFiles
 from featcache.loaders.views import ClipShape
-from featcache.machine import num_cores
 from featcache.methods.pretext.module import PretextModule
 from featcache.methods.pretext.objective import DrawnViews, PretextObjective
 from featcache.methods.pretext.settings import PretextSettings
@@ -31,7 +30,10 @@ from featcache.training.kept import NetworkFile
 from featcache.training.loop import OnEpoch, measure_nothing
 from featcache.training.plan import TrainingPlan, forecast, step_cost
 from featcache.training.pretrained import PretrainedResult
+from featcache.training.runs import cores_of
 from featcache.training.seeds import SeedRuns, last_epochs, open_runs
+from featcache.training.shared_norm import share_batch_norms
+from featcache.training.world import ALONE, World, join_world
 
 log = logging.getLogger(__name__)
 
@@ -94,19 +96,29 @@ def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pretex
     Unfinished runs are resumed, finished ones kept. The network of a seed is written to
     ``seed-N/backbone.safetensors``, a weights file for the backbone's name.
 
+    Processes started by torchrun share each batch: the run is the same for any number of them, up to rounding and the
+    draws of dropout and stochastic depth, and may be resumed with another number. BatchNorms then take the statistics
+    of whole batches. The first process lists the videos, writes files and calls ``on_stage``.
+
     Args:
         settings: Settings of the run.
         on_stage: Called with the stage ``scan``, then with ``seed N`` after each step.
 
     Raises:
-        ConfigError: The backbone cannot take such clips or lets no gradient through, or there are fewer videos than
-            the batch size.
+        ConfigError: The backbone cannot take such clips or lets no gradient through, there are fewer videos than the
+            batch size, or the processes cannot share a batch or a BatchNorm.
         DivergedError: The loss is not finite; the last checkpoint is kept.
         ManifestError: There are no usable videos, or none that is long enough.
+        StoppedError: Another process has raised an error.
         UnknownNameError: There is no such backbone, layer or split.
         VideoError: A video is missing or has changed since it was scanned, or too many cannot be decoded.
         WeightsError: The weights cannot be found, or belong to another network.
     """
+    with join_world() as world:
+        return _pretrain(settings, world, on_stage=on_stage)
+
+
+def _pretrain(settings: PretextSettings, world: World, *, on_stage: OnStage) -> PretextResult:
     training, task = settings.training, settings.task
     runs = open_runs(
         settings,
@@ -116,15 +128,17 @@ def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pretex
         out=settings.out,
         items="videos",
         network=WEIGHTS,
+        world=world,
         on_stage=on_stage,
     )
     check_names(settings.backbone, settings.weights)
-    manifest = list_videos(settings, folder=runs.folder, on_stage=on_stage)
-    usable = usable_training_videos(manifest, settings)
+    manifest = list_videos(settings, folder=runs.folder, world=world, on_stage=on_stage)
+    usable = usable_training_videos(manifest, settings, world=world)
     monitored = draw_monitored(manifest, settings, settings.monitor)
-    workers = num_cores() if settings.workers is None else settings.workers
+    workers = cores_of(world) if settings.workers is None else settings.workers
     for seed in training.seeds:
-        module = build_module(settings, seed=seed, device=runs.device)
+        module = build_module(settings, seed=seed, device=runs.device, world=world)
+        share_batch_norms(module, world)
         files, num_short = long_enough(usable.files, task, module.shape)
         identity = runs.identity(seed, {"videos": files.content, "weights": module.recipe.weights_hash})
         stand_ins = StandIns(files, seed=seed, skips=runs.skips(seed, files.videos, settings.max_damaged))
@@ -135,6 +149,7 @@ def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pretex
                     loader, task, module=module, batch_size=training.batch_size, num_epochs=training.epochs, seed=seed
                 ),
                 seed=seed,
+                has_unused=world.size > 1 and has_unused(module),
                 identity=identity,
                 facts={"method": "pretext", "task": task.name, "backbone": settings.backbone},
                 network=NetworkFile(
@@ -143,7 +158,7 @@ def pretrain(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pretex
                 ),
                 on_epoch=_monitor(monitored, settings, runs, module, workers=workers),
             )
-        if sign := bottleneck_sign(runs.lines[seed], workers=workers):
+        if world.is_first and (sign := bottleneck_sign(runs.lines[seed], workers=workers)):
             log.warning("%s", sign)
     return runs.finish(
         PretextResult(
@@ -230,13 +245,16 @@ def long_enough(files: VideoFiles, task: PretextTask, shape: ClipShape) -> tuple
     return kept, num_short
 
 
-def build_module(settings: PretextSettings, *, seed: int, device: torch.device | str = "cpu") -> PretextModule:
+def build_module(
+    settings: PretextSettings, *, seed: int, device: torch.device | str = "cpu", world: World = ALONE
+) -> PretextModule:
     """The initial backbone and heads of a run with this seed.
 
     Args:
         settings: Backbone, weights and task.
         seed: Seed of the heads.
         device: Device of the module.
+        world: The processes that share each batch.
 
     Raises:
         ConfigError: The backbone cannot take such clips.
@@ -249,7 +267,7 @@ def build_module(settings: PretextSettings, *, seed: int, device: torch.device |
         backbone, settings.backbone, num_frames=num_frames, layer=settings.layer, input_size=settings.input_size
     )
     with seeded_torch(seed, "pretext"):
-        module = PretextModule(backbone, recipe, num_frames=num_frames, heads=settings.task.heads)
+        module = PretextModule(backbone, recipe, num_frames=num_frames, heads=settings.task.heads, world=world)
     return module.placed(device)
 
 

@@ -93,7 +93,10 @@ class PretextTask(Settings):
 
     @abstractmethod
     def loss(self, module: "PretextModule", clips: "tuple[Tensor, ...]", targets: "Mapping[str, Tensor]") -> "Loss":
-        """Loss and metrics of a batch.
+        """Loss and metrics of a batch, or of this process's equal share of it.
+
+        The loss of a batch is the mean over processes. A loss that compares the clips of a whole batch gathers the
+        others' by ``module.world``; a buffer, e.g. a queue, must get the same values in all processes.
 
         Args:
             module: Backbone and heads, on their device.

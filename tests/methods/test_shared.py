@@ -1,0 +1,97 @@
+"""Two processes train every method as one does, and a run goes on where the same or another number of them stopped."""
+
+import json
+
+import pytest
+import torch
+
+from featcache.training.logs import read_log, read_steps
+from featcache.training.loop import trained_state
+from tests.methods.shared_runs import METHODS, NUM_STEPS, kill, main, run, write_videos
+from tests.training.processes import together
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One process alone, then two that also go on with a run that one began."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_videos(folder)
+    for method in METHODS:
+        run(method, folder, "one")
+        with pytest.raises(KeyboardInterrupt):
+            run(method, folder, "one-then-two", on_stage=kill)
+    together(main, folder)
+    return folder
+
+
+def seeds(folder):
+    """The folders of a run in which something was trained."""
+    return sorted(path.parent.relative_to(folder) for path in folder.glob("**/seed-0/checkpoint.json"))
+
+
+def same(mine, theirs):
+    """Equal up to rounding: each step's line of the log, and what is left at the end."""
+    assert seeds(mine) == seeds(theirs) != []
+    for seed in seeds(mine):
+        lines = [read_steps(folder / seed) for folder in (mine, theirs)]
+        assert len(lines[0]) == len(lines[1]) == NUM_STEPS
+        for one, two in zip(*lines, strict=True):
+            assert one.keys() == two.keys()
+            for name in one.keys() - {"items_per_second", "wait_share"}:
+                assert two[name] == pytest.approx(one[name], rel=1e-4), f"{name} of step {one['step']} of {seed}"
+        last = [read_log(folder / seed)[-1] for folder in (mine, theirs)]
+        assert last[0].get("knn_top1") == last[1].get("knn_top1")
+        states = [trained_state(folder / seed) for folder in (mine, theirs)]
+        assert states[0].step == states[1].step == NUM_STEPS
+        assert states[0].identity == states[1].identity
+        assert states[0].tensors.keys() == states[1].tensors.keys()
+        for name, tensor in states[0].part("module").items():
+            atol = 1e-4 if "running_" in name else 1e-5  # deep norms enlarge rounding
+            torch.testing.assert_close(
+                states[1].part("module")[name],
+                tensor,
+                rtol=1e-4,
+                atol=atol,
+                msg=lambda text, name=name: f"{name}: {text}",
+            )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_train_as_one(runs, method):
+    same(runs / f"{method}-one", runs / f"{method}-two")
+    first, *_, last = read_steps(runs / f"{method}-two" / seeds(runs / f"{method}-two")[0])
+    assert first["loss"] != pytest.approx(last["loss"], rel=1e-3), "something was learned"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_that_one_process_began_is_ended_by_two(runs, method):
+    same(runs / f"{method}-one", runs / f"{method}-one-then-two")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_that_two_processes_began_is_ended_by_one(runs, method):
+    here = runs / f"{method}-two-then-one"
+    assert trained_state(here / seeds(here)[0]).step == 2
+    run(method, runs, "two-then-one")
+    same(runs / f"{method}-one", here)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_that_were_killed_go_on_with_the_same_bits(runs, method):
+    straight, killed = runs / f"{method}-two", runs / f"{method}-two-again"
+    assert seeds(straight) == seeds(killed) != []
+    for seed in seeds(straight):
+        states = [trained_state(folder / seed).tensors for folder in (straight, killed)]
+        assert states[0].keys() == states[1].keys()
+        assert all(torch.equal(states[0][name], tensor) for name, tensor in states[1].items())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_only_the_first_process_writes(runs, method):
+    one, two = (sorted(path.name for path in (runs / f"{method}-{name}").iterdir()) for name in ("one", "two"))
+    assert one == two
+    for seed in seeds(runs / f"{method}-two"):
+        assert len(list((runs / f"{method}-two" / seed).glob("checkpoint-*"))) == 1
+        assert len(read_log(runs / f"{method}-two" / seed)) == 2
+    results = [json.loads((runs / f"{method}-{name}" / "result.json").read_text()) for name in ("one", "two")]
+    assert results[0].keys() == results[1].keys()
