@@ -397,7 +397,11 @@ def damaged_files(folder: Path) -> list[str]:
     data[middle : middle + 300] = np.random.default_rng(0).integers(0, 256, 300, np.uint8).tobytes()
     (folder / "noise.mp4").write_bytes(data)
     write_video(folder / "cut.mkv", num_frames=24, options={"bf": "0"}, edit_packets=with_a_cut_packet)
-    return ["cut.mkv", "last.mp4", "noise.mp4", "overwritten.mp4"]
+    for name in ("unfinished.mp4", "unfinished.mkv"):  # a download that has reserved its place: the index, then zeros
+        write_video(folder / name, num_frames=24, options={"bf": "0"}, container_options={"movflags": "faststart"})
+        there = (folder / name).read_bytes()
+        (folder / name).write_bytes(there[: len(there) * 6 // 10].ljust(len(there), b"\0"))
+    return ["cut.mkv", "last.mp4", "noise.mp4", "overwritten.mp4", "unfinished.mkv", "unfinished.mp4"]
 
 
 def with_a_cut_packet(packets):
@@ -441,7 +445,7 @@ def test_the_command_decodes_and_goes_on_after_a_kill(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, ["scan", str(tmp_path / "videos"), "--decode", "-o", str(out), "--json"])
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
-    assert (facts["is_decoded"], facts["status"]["undecodable"]) == (True, 4)
+    assert (facts["is_decoded"], facts["status"]["undecodable"]) == (True, 6)
     assert [video.id for video in read_parquet(out).videos if video.status != "ok"] == names
     assert sorted(path.name for path in tmp_path.iterdir()) == ["videos", "videos.parquet", "videos.yaml"]
     assert yaml.safe_load((tmp_path / "videos.yaml").read_text())["decode"] is True
@@ -465,5 +469,5 @@ def test_the_command_decodes_and_goes_on_after_a_kill(tmp_path, monkeypatch):
     monkeypatch.setattr(kept_module, "scan_listed", scan_module.scan_listed)
     told = []
     scan_command.scan(settings, on_stage=lambda stage, done, total: told.append(done))
-    assert told == [3, 4, 5], "two were kept"
+    assert told == [3, 4, 5, 6, 7], "two were kept"
     assert out.read_bytes() == whole

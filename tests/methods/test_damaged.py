@@ -3,11 +3,12 @@
 import json
 from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from featcache.config import parse, to_yaml
-from featcache.data.manifest import Manifest, write_parquet
+from featcache.data.manifest import Manifest, read_parquet, write_parquet
 from featcache.data.scan import scan
 from featcache.errors import VideoError
 from featcache.extract.settings import ExtractSettings
@@ -164,19 +165,25 @@ def test_at_0_the_first_damaged_video_stops_a_run(videos, tmp_path, method):
         run(chosen)
 
 
-def test_a_temporal_module_is_tuned_on_others_too(videos, tmp_path):
+def test_a_temporal_module_is_tuned_on_others_and_scored_without_damaged_test_videos(videos, tmp_path):
+    manifest = read_parquet(videos)
+    tests = {"0.mp4", "2.mp4", "4.mp4"}  # the last is damaged
+    rows = [replace(video, split="test" if video.id in tests else "train") for video in manifest.videos]
+    write_parquet(Manifest(root=manifest.root, videos=tuple(rows)), tmp_path / "videos.parquet")
     settings = TmmFineTuneSettings(
-        bank=online_bank(videos, tmp_path / "tmm"),
+        bank=online_bank(tmp_path / "videos.parquet", tmp_path / "tmm"),
         tmm=TmmSettings(**SMALL),
         num_frames=4,
         test_clips=1,
-        training=training(),
+        training=training(seeds=(0, 1)),
         out=str(tmp_path / "tmm"),
     )
     result = run_temporal(settings)
-    assert result.replaced.num_videos == 2
-    assert result.to_dict()["replaced"]["num_videos"] == 2
-    assert "replaced" in result.summary().facts
+    assert result.replaced.num_videos == 1
+    assert result.to_dict()["replaced"]["num_videos"] == 1
+    assert result.summary().facts["replaced"].startswith("1 damaged videos")
+    assert (result.coverage["test"].ok, result.coverage["test"].failed) == (2, 1)
+    assert set(pq.read_table(tmp_path / "tmm" / "predictions.parquet")["video"].to_pylist()) == {"0.mp4", "2.mp4"}
 
 
 def test_fine_tuning_takes_the_label_of_the_video_in_the_place_and_leaves_out_test_videos(

@@ -154,14 +154,14 @@ def run_temporal(
         arms[SCRATCH] = settings.model_copy(update={"init": None, "compare_scratch": False, "tmm": tmm})
     orders = ORDERS if settings.order_test else ORDERS[:1]
     scored = {split for assignment in assignments for split in assignment.tests}
-    videos = {
-        split: np.concatenate([assignment.tests[split] for assignment in assignments if split in assignment.tests])
-        for split in sorted(scored)
+    num_tests = {
+        split: sum(len(assignment.tests.get(split, ())) for assignment in assignments) for split in sorted(scored)
     }
     logits: dict[tuple[str, str, str], list[Logits]] = {}
     for arm, own in arms.items():
         for seed in seeds:
             parts: dict[tuple[str, str], list[Logits]] = {}
+            tested: dict[str, list[npt.NDArray[np.int64]]] = {split: [] for split in num_tests}  # always the same
             for assignment in assignments:
                 module = fine_tune(
                     own,
@@ -174,11 +174,13 @@ def run_temporal(
                     within=f"{arm}/{assignment.name}",
                 )
                 for split, numbers in assignment.tests.items():
-                    scores = video_logits([module], bank, numbers, own, orders=orders, seeds=[seed])
+                    found, scores = video_logits([module], bank, numbers, own, orders=orders, seeds=[seed])
+                    tested[split].append(found)
                     for order in orders:
                         parts.setdefault((split, order), []).append(scores[order][0])
             for (split, order), folds in parts.items():
                 logits.setdefault((arm, split, order), []).append(np.concatenate(folds))
+    videos = {split: np.concatenate(numbers) for split, numbers in tested.items()}
     ranks = {key: rank_of_truth(np.stack(scores), data.labels[videos[key[1]]]) for key, scores in logits.items()}
     result = _result(
         ranks,
@@ -192,12 +194,20 @@ def run_temporal(
         intervals=intervals,
         started=started,
     )
-    result = dataclasses.replace(result, replaced=runs.replaced)
+    coverage = {
+        split: _without(result.coverage[split], num_tests[split] - len(numbers)) for split, numbers in videos.items()
+    }
+    result = dataclasses.replace(result, coverage=coverage, replaced=runs.replaced)
     for place, arm in enumerate(arms):  # the other arm is a run of its own to `featcache compare`
         scores = {split: np.stack(logits[arm, split, ORDERS[0]]) for split in videos}
-        found = _by_video(scores, data, videos=videos, seeds=seeds)
-        write_predictions(runs.folder / arm if place else runs.folder, found)
+        predictions = _by_video(scores, data, videos=videos, seeds=seeds)
+        write_predictions(runs.folder / arm if place else runs.folder, predictions)
     return runs.finish(result)
+
+
+def _without(coverage: Coverage, num_damaged: int) -> Coverage:
+    """Coverage in which videos that could not be decoded have failed."""
+    return dataclasses.replace(coverage, ok=coverage.ok - num_damaged, failed=coverage.failed + num_damaged)
 
 
 def _by_video(
@@ -262,7 +272,7 @@ def evaluate_plugged(
     }
     ranks = {}
     for split, numbers in videos.items():
-        scores = video_logits(
+        _, scores = video_logits(
             list(modules.values()),
             bank,
             numbers,

@@ -9,15 +9,19 @@ are ours. Test crops are those of the store (three with ``spatial: views``), whe
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from featcache.errors import VideoError
 from featcache.loaders.bank import ClipSource
 from featcache.loaders.clip_positions import playback_clip, spread_clip, view_starts
+from featcache.loaders.maps import ClipMaps
 from featcache.loaders.stand_ins import StandIns
+from featcache.loaders.videos import DamagedError
 from featcache.methods.advise.objective import ClipObjective, clip_contents
 from featcache.methods.advise.saved import initial_module
 from featcache.methods.advise.settings import TmmFineTuneSettings
@@ -192,33 +196,39 @@ def video_logits(
     orders: Sequence[str] = ORDERS,
     seeds: Sequence[int],
     on_videos: Callable[[int, int], None] | None = None,
-) -> dict[str, npt.NDArray[np.float64]]:
+) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[np.float64]]]:
     """Mean logits over each video's views, for every order of the frames.
 
-    The rows of a view are read once for all modules and orders.
+    The rows of a view are read once for all modules and orders. Videos that turn out not to decode are left out.
 
     Args:
         modules: S modules on one device, which are put into evaluation mode.
         source: Source of the maps.
-        videos: int64 [M], numbers of the videos.
+        videos: int64 [N], numbers of the videos.
         settings: Clips and views.
         orders: Orders of the frames, of :data:`ORDERS`.
         seeds: Seed of each module, which its shuffled order depends on.
-        on_videos: Called with videos scored so far and M.
+        on_videos: Called with videos done so far and N.
 
     Returns:
-        Order to float64 [S, M, num_classes].
+        int64 [M], numbers of the videos that could be scored; and order to float64 [S, M, num_classes].
+
+    Raises:
+        VideoError: A video is missing or has changed since it was scanned, or none can be decoded.
     """
     device = next(modules[0].parameters()).device
     for module in modules:
         module.eval()
     logits: dict[str, list[npt.NDArray[np.float64]]] = {order: [] for order in orders}
+    scored_videos: list[npt.NDArray[np.int64]] = []
     done = 0
-    for number in _chunks(source, videos, settings):
-        views = [clip_views(source, int(video), settings) for video in number]
-        counts = [len(crops) for _, crops in views]
-        positions, crops = np.concatenate([clips for clips, _ in views]), [crop for _, crops in views for crop in crops]
-        maps = source.clips(np.repeat(number, counts), positions, crops).on(device)
+    for chunk in _chunks(source, videos, settings):
+        done += len(chunk)
+        read = _read(source, chunk, settings)
+        if read is None:
+            continue
+        number, counts, maps = read.videos, read.counts, read.maps.on(device)
+        scored_videos.append(number)
         for order in orders:
             scored = []
             for module, seed in zip(modules, seeds, strict=True):
@@ -227,10 +237,33 @@ def video_logits(
                 scores: Tensor = module(ordered).double().cpu()
                 scored.append(np.stack([part.mean(dim=0).numpy() for part in torch.split(scores, counts)]))
             logits[order].append(np.stack(scored))
-        done += len(number)
         if on_videos is not None:
             on_videos(done, len(videos))
-    return {order: np.concatenate(parts, axis=1) for order, parts in logits.items()}
+    if not scored_videos:
+        raise VideoError("undecodable", f"none of {len(videos)} test videos can be decoded")
+    joined = {order: np.concatenate(parts, axis=1) for order, parts in logits.items()}
+    return np.concatenate(scored_videos), joined
+
+
+class _Views(NamedTuple):
+    """Test views of videos int64 [B]: how many each has, and their maps one after another."""
+
+    videos: npt.NDArray[np.int64]
+    counts: list[int]
+    maps: ClipMaps
+
+
+def _read(source: ClipSource, videos: npt.NDArray[np.int64], settings: TmmFineTuneSettings) -> _Views | None:
+    """The views of the videos that can be decoded; ``None`` if none can."""
+    while len(videos):
+        views = [clip_views(source, int(video), settings) for video in videos]
+        counts = [len(crops) for _, crops in views]
+        positions, crops = np.concatenate([clips for clips, _ in views]), [crop for _, crops in views for crop in crops]
+        try:
+            return _Views(videos, counts, source.clips(np.repeat(videos, counts), positions, crops))
+        except DamagedError as damaged:
+            videos = videos[~np.isin(videos, list(damaged.errors))]
+    return None
 
 
 def _chunks(

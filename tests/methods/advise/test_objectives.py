@@ -187,7 +187,7 @@ def test_logits_are_averaged_over_views_whatever_the_chunks(monkeypatch):
     bank = MemoryBank(torch.randn(5, 30, 2, 2, 2, 6, generator=torch.Generator().manual_seed(0)))
     networks = [module(bank).eval(), module(bank, settings=dataclasses.replace(SMALL, hidden=4)).eval()]
     settings = fine_tuning(test_clips=3, stride=2)
-    together = video_logits(networks, bank, np.arange(5), settings, seeds=(0, 1))
+    _, together = video_logits(networks, bank, np.arange(5), settings, seeds=(0, 1))
     assert list(together) == list(ORDERS)
     for order, scores in together.items():
         plain = np.zeros_like(scores)
@@ -199,7 +199,7 @@ def test_logits_are_averaged_over_views_whatever_the_chunks(monkeypatch):
                 plain[seed, video] = network(maps).double().mean(dim=0).numpy()
         assert np.allclose(scores, plain, atol=1e-6), order
     monkeypatch.setattr("featcache.methods.advise.tuning._BYTES_AT_ONCE", 1)
-    apart = video_logits(networks, bank, np.arange(5), settings, seeds=(0, 1))
+    _, apart = video_logits(networks, bank, np.arange(5), settings, seeds=(0, 1))
     assert all(np.allclose(apart[order], scores, atol=1e-6) for order, scores in together.items())
 
 
@@ -216,7 +216,7 @@ def test_all_orders_and_modules_are_scored_in_one_reading_with_the_bits_of_one_r
         patch.setattr(
             Features, "gather", lambda self, rows, **how: num_read.append(np.size(rows)) or gather(self, rows, **how)
         )
-        together = video_logits(networks, source, np.arange(6), settings, seeds=(3, 4))
+        _, together = video_logits(networks, source, np.arange(6), settings, seeds=(3, 4))
     views = [clip_views(source, video, settings) for video in range(6)]
     assert sum(num_read) == 6 * 3 * 8 == sum(clips.size for clips, _ in views)
     with torch.inference_mode():
