@@ -32,6 +32,7 @@ LEAST: dict[str, dict[str, Any]] = {
     "train-pretext": {"source": "videos", "backbone": "i3d", "task": {"name": "rotnet"}},
     "cost-backbone": {"backbone": "i3d"},
     "search": {"store": "stores/mine", "text": "a cat"},
+    "classify": {"files": ["a.mp4"], "model": "i3d"},
     "import": {
         "source": "arrays",
         "format": "npy",

@@ -6,10 +6,12 @@ library of its networks inside functions, so that a list of all backbones and th
 
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 
 from featcache.backbones.base import Backbone, Builder, WeightsCard
+from featcache.backbones.classifier_file import find_classifier, is_classifier
 from featcache.backbones.from_file import builder_of_file, is_of_file
-from featcache.errors import PluginError
+from featcache.errors import PluginError, UnknownNameError
 from featcache.networks.catalogue import NETWORKS, WIDTHS
 from featcache.plugins import BUILT_IN, Place, Registry
 
@@ -144,6 +146,7 @@ def build_backbone(name: str, *, weights: str = "default") -> Backbone:
     Args:
         name: A registered name, ``<family>/<name>``, or a name from :func:`featcache.use_backbone`.
         weights: ``default`` (the card's), ``random`` (seeded by the name; never a fall-back) or the path of a file.
+            With one of :mod:`featcache.backbones.classifier_file` the backbone classifies as the fine-tuned model does.
 
     Raises:
         UnknownNameError: There is no such backbone.
@@ -153,7 +156,36 @@ def build_backbone(name: str, *, weights: str = "default") -> Backbone:
     """
     check_name(name)
     build = builder_of_file(name) or BACKBONES.load(name)
-    return build(name, weights)
+    path = Path(weights).expanduser()
+    if not is_classifier(path):
+        return build(name, weights)
+    from featcache.backbones.tuned import check_backbone, with_head
+
+    facts = check_backbone(name, path)
+    return with_head(build(name, weights), facts, path)
+
+
+def classifier_of(given: str, *, seed: int | None = None) -> Path | None:
+    """The file of a fine-tuned classifier, where a user names a run in place of a backbone; a backbone's name wins.
+
+    Args:
+        given: A name, the folder of a run or of one of its seeds, or a file.
+        seed: Which seed of a run; ``None``: its only one.
+
+    Returns:
+        The file, or ``None`` for anything that is neither a folder nor a classifier.
+
+    Raises:
+        ConfigError: The folder holds none, or several and no seed is given.
+    """
+    path = Path(given).expanduser()
+    if is_of_file(given) or not (path.is_dir() or is_classifier(path)):
+        return None
+    try:
+        check_name(given)
+    except UnknownNameError:
+        return find_classifier(path, seed=seed)
+    return None
 
 
 def check_name(name: str) -> None:

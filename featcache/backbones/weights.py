@@ -26,6 +26,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from featcache.backbones.classifier_file import is_classifier, network_part
 from featcache.errors import WeightsError
 from featcache.files.publish import put_replace
 from featcache.machine import weights_folder
@@ -162,7 +163,7 @@ def read_state_dict(path: Path, *, nested_under: Sequence[str] = NESTED_UNDER) -
     """Read tensors by name from a file with one of :data:`SUFFIXES`, on the CPU.
 
     A PyTorch file may hold the state dict itself or nest it under a key. Only tensors and plain containers are
-    unpickled.
+    unpickled. Of a whole classifier (:mod:`featcache.backbones.classifier_file`) the network is read.
 
     Args:
         path: The file.
@@ -175,7 +176,7 @@ def read_state_dict(path: Path, *, nested_under: Sequence[str] = NESTED_UNDER) -
         raise WeightsError(f"weights file {path} has an unknown suffix; give one of {', '.join(SUFFIXES)}")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return network_part(load_file(path)) if is_classifier(path) else load_file(path)
         # Only the zip format (PyTorch 1.6 and later) can be mapped. Training scripts leave their parsed arguments
         # beside the tensors: a Namespace holds values and runs nothing.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():

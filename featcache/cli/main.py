@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from featcache.cli import compare, datasets, doctor, exchange, extract, pipeline, store
+from featcache.cli import classify, compare, datasets, doctor, exchange, extract, pipeline, store
 from featcache.cli.console import configure_logging, err, print_error
 from featcache.cli.figure import figure
 from featcache.cli.probe import probe
@@ -21,7 +21,7 @@ GRACE_SECONDS = 10.0
 
 app = typer.Typer(
     name="featcache",
-    cls=group_of(lambda: (*pipeline.VERBS, *extract.VERBS, *exchange.VERBS)),
+    cls=group_of(lambda: (*pipeline.VERBS, *extract.VERBS, *classify.VERBS, *exchange.VERBS)),
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",

@@ -80,12 +80,15 @@ _COMMANDS: dict[str, Command] = {
     "train-finetune": Command(
         settings="featcache.methods.finetune.settings:FinetuneSettings",
         run="featcache.methods.finetune.run:finetune",
-        plan="featcache.methods.finetune.run:plan_finetune",
+        plan="featcache.methods.finetune.plan:plan_finetune",
     ),
     "train-pretext": Command(
         settings="featcache.methods.pretext.settings:PretextSettings",
         run="featcache.methods.pretext.run:pretrain",
         plan="featcache.methods.pretext.run:plan_pretext",
+    ),
+    "classify": Command(
+        settings="featcache.commands.classify:ClassifySettings", run="featcache.commands.classify:classify"
     ),
     "search": Command(settings="featcache.commands.search:SearchSettings", run="featcache.commands.search:search"),
     "import": Command(

@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from featcache.backbones.classifier_file import read_facts
 from featcache.backbones.from_file import name_of
+from featcache.backbones.registry import classifier_of
 from featcache.config import read_yaml
 from featcache.errors import ConfigError, unknown_name
 
@@ -37,7 +39,7 @@ def extract(data: Data, words: Words, lay: Lay) -> Data:
         name = "layer" if layers else next(iter(shared), "weights")
         raise ConfigError(f"--{name} belongs to --backbone, and none is given; write {name}=... inside --feature")
     listed: list[dict[str, Any]] = [
-        {"backbone": name_of(name), **one, **shared, **({"weights": weights[index % len(weights)]} if weights else {})}
+        {**network_of(name, weights[index % len(weights)] if weights else None), **one, **shared}
         for index, name in enumerate(backbones)
         for one in ([{"layer": layer} for layer in layers] or [{}])
     ]
@@ -58,7 +60,37 @@ def _array(text: str) -> dict[str, Any]:
         array = {key.strip(): read_yaml(value) for key, _, value in pairs}
     except ConfigError as error:
         raise ConfigError(usage) from error
-    return {**array, "backbone": name_of(array["backbone"])} if isinstance(array.get("backbone"), str) else array
+    if not isinstance(array.get("backbone"), str):
+        return array
+    weights = array.get("weights")
+    return {**array, **network_of(array["backbone"], None if weights is None else str(weights))}
+
+
+def network_of(given: str, weights: str | None = None) -> dict[str, str]:
+    """The settings of a network that ``--backbone`` names.
+
+    Args:
+        given: A name, a function of a Python file, or a fine-tuned run, which stands for its backbone and weights.
+        weights: The weights that are asked for, if any.
+
+    Returns:
+        ``backbone``, and ``weights`` if there are any.
+
+    Raises:
+        ConfigError: A run has no classifier, or several, or is given other weights.
+    """
+    path = classifier_of(given)
+    if path is None:
+        return {"backbone": name_of(given), **({} if weights is None else {"weights": weights})}
+    if weights not in (None, "default"):
+        raise ConfigError(f"--weights {weights} is given beside the run {given}, which has its own; leave it out")
+    return {"backbone": read_facts(path).backbone, "weights": str(path)}
+
+
+def classify(data: Data, words: Words, lay: Lay) -> Data:
+    """``classify``: ``--model`` may be a function of a Python file."""
+    made = lay(data)
+    return {**made, "model": name_of(made["model"])} if isinstance(made.get("model"), str) else made
 
 
 def import_(data: Data, words: Words, lay: Lay) -> Data:
@@ -114,12 +146,15 @@ def svt(data: Data, words: Words, lay: Lay) -> Data:
 
 
 def network(data: Data, words: Words, lay: Lay) -> Data:
-    """``train pretext``: ``--backbone`` may be a function of a Python file.
+    """``train pretext``: ``--backbone`` may be a function of a Python file, or a fine-tuned run.
 
     Raises:
         ConfigError: No backbone is named.
     """
-    made = lay(data | ({"backbone": name_of(words["backbone"])} if "backbone" in words else {}))
+    made = lay(data)
+    if "backbone" in words:
+        own = made.get("weights", "default")
+        made |= network_of(words["backbone"], None if own == "default" else own)
     if made.get("backbone") is None:
         raise ConfigError("no backbone is given; name one with --backbone, see `featcache backbones`")
     return made
@@ -145,7 +180,8 @@ def attention(data: Data, words: Words, lay: Lay) -> Data:
     """``figure attention``: networks by the name of their row; repeated names are numbered."""
     if "backbone" not in words:
         return lay(data)
-    backbone, weights = name_of(words["backbone"]), words.get("weights", "default")
+    first = {"weights": "default", **network_of(words["backbone"], words.get("weights"))}
+    backbone, weights = first["backbone"], first["weights"]
     given = [(backbone, weights)]
     for other in words.get("against", ()):
         name, is_both, file = other.partition("=")

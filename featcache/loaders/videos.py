@@ -51,10 +51,12 @@ class VideoFiles:
 
     Attributes:
         videos: Manifest rows of the videos.
+        damaged: Why videos could not be decoded, by number, as far as that has been found.
     """
 
     def __init__(self, videos: Sequence[VideoRecord], paths: Sequence[Path], *, decoder: str) -> None:
         self.videos = tuple(videos)
+        self.damaged: dict[int, str] = {}
         self._paths = tuple(paths)
         self._decoder = decoder
         self._checked: set[int] = set()
@@ -112,6 +114,7 @@ class VideoFiles:
             check_unchanged(self._paths[number], self.videos[number])
         except VideoError as found:
             raise no_longer_usable(self.videos[number], found) from error
+        self.damaged[number] = error.reason
         return error.reason
 
 

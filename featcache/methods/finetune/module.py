@@ -17,6 +17,7 @@ class VideoClassifier(ClipEncoder):
 
     Attributes:
         head: Linear, one row per class.
+        num_classes: Number of its rows.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class VideoClassifier(ClipEncoder):
             is_frozen: Keep the backbone frozen, in evaluation mode.
         """
         super().__init__(backbone, recipe, num_frames=num_frames, is_frozen=is_frozen)
+        self.num_classes = num_classes
         self.head = nn.Linear(self.width, num_classes)
         nn.init.normal_(self.head.weight, std=_HEAD_DEVIATION)
         nn.init.zeros_(self.head.bias)

@@ -4,24 +4,24 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from featcache.backbones.registry import check_name
-from featcache.backbones.trainable import check_names, has_unused, weights_at_hand
-from featcache.data.decoding.clips import CropSize
+from featcache.backbones.classifier_file import NAME as CLASSIFIER
+from featcache.backbones.classifier_file import ClassifierFacts
+from featcache.backbones.trainable import check_names, has_unused
+from featcache.backbones.weights import write_weights
 from featcache.data.selection import GROUP
+from featcache.errors import VideoError
 from featcache.loaders.ahead import ViewLoader
 from featcache.loaders.labelled import LabelledSource, LabelledVideos, read_data
-from featcache.loaders.recipe_rows import RecipeSource
-from featcache.loaders.sample import measure_source
 from featcache.loaders.stand_ins import StandIns
 from featcache.loaders.usable import extraction_of
 from featcache.methods.finetune.module import VideoClassifier, build_classifier
 from featcache.methods.finetune.objective import FinetuneObjective
-from featcache.methods.finetune.sampling import scoring_recipe, train_recipe
+from featcache.methods.finetune.sampling import clip_source, scoring_recipe
 from featcache.methods.finetune.scoring import Scores, video_scores
 from featcache.methods.finetune.settings import FinetuneSettings
 from featcache.metrics.intervals import accuracies, rank_of_truth
@@ -33,9 +33,9 @@ from featcache.networks.counting import count_parameters, count_trained
 from featcache.stages import OnStage, ignore
 from featcache.summary import Summary, SummaryTable, percent
 from featcache.training.kept import NetworkFile
-from featcache.training.plan import TrainingPlan, forecast, step_cost
-from featcache.training.runs import cores_of
-from featcache.training.seeds import open_runs, result_dict
+from featcache.training.runs import cores_of, seed_folder
+from featcache.training.seeds import SeedRuns, open_runs, result_dict
+from featcache.training.settings import TrainingSettings
 from featcache.training.shared_norm import share_batch_norms
 from featcache.training.skips import Replaced
 from featcache.training.world import World, join_world
@@ -44,33 +44,6 @@ from featcache.units import duration
 log = logging.getLogger(__name__)
 
 WEIGHTS = "backbone.safetensors"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinetunePlan(TrainingPlan):
-    """Plan of a run.
-
-    Attributes:
-        num_classes: Number of classes of the training videos.
-        num_test: Number of test videos by split.
-        num_views: Number of views of a test video.
-        feature: Feature that the head reads: layer and output.
-    """
-
-    num_classes: int
-    num_test: Mapping[str, int]
-    num_views: int
-    feature: str
-
-    def summary(self) -> Summary:
-        """The plan in words."""
-        tests = ", ".join(f"{num} in {split}" for split, num in self.num_test.items())
-        facts = {
-            "train": f"{self.num_train} videos of {self.num_classes} classes",
-            "test": f"{tests}, {self.num_views} views",
-            "head reads": self.feature,
-        }
-        return self.summary_of(facts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +63,11 @@ class FinetuneResult:
         num_trained: Number of trained parameters, including the head.
         splits: Results by test split, over videos and seeds.
         weights: The backbone's file of each seed; empty if it was frozen.
+        models: The whole classifier's file of each seed, for ``classify`` and as weights of the backbone.
         replaced: How many training videos could not be decoded, and how often another one took the place of one.
         seeds: The last line of each seed's log.
         seconds: Wall time.
-        next_command: A command that extracts with the first seed's weights, if there are any.
+        next_command: A command that extracts with the first seed's weights, or classifies if the backbone was frozen.
     """
 
     folder: str
@@ -108,10 +82,11 @@ class FinetuneResult:
     num_trained: int
     splits: Mapping[str, SplitResult]
     weights: Mapping[int, str]
+    models: Mapping[int, str]
     replaced: Replaced
     seeds: Mapping[int, Mapping[str, float]]
     seconds: float
-    next_command: str | None
+    next_command: str
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -155,7 +130,8 @@ def finetune(
     """Train backbone and head (or only the head) with every seed, and score the test videos.
 
     Unfinished runs are resumed, finished ones kept. The backbone of a seed is written to
-    ``seed-N/backbone.safetensors``, a weights file for its name.
+    ``seed-N/backbone.safetensors``, a weights file for its name, and the whole classifier with the test views to
+    ``seed-N/classifier.safetensors``.
 
     Processes started by torchrun share each batch and the test videos: the run is the same for any number of them, up
     to rounding and the draws of dropout and stochastic depth, and may be resumed with another number. BatchNorms then
@@ -200,6 +176,7 @@ def _finetune(
     workers = cores_of(world) if settings.workers is None else settings.workers
     scores: dict[str, list[Scores]] = {}
     tests = dict(data.tests)
+    models = {}
     for seed in training.seeds:
         module = build_classifier(settings, num_classes=data.num_taught, seed=seed, device=runs.device)
         if not settings.frozen:  # a frozen one has running statistics
@@ -207,7 +184,7 @@ def _finetune(
         identity = runs.identity(seed, {"videos": data.content, "weights": module.recipe.weights_hash})
         files = data.train.files
         stand_ins = StandIns(files, seed=seed, skips=runs.skips(seed, files.videos, settings.max_damaged))
-        source = _source(settings, module, seed=seed)
+        source = clip_source(settings, module, seed=seed)
         with ViewLoader(source, files, workers=workers, stand_ins=stand_ins) as loader:
             runs.train(
                 FinetuneObjective(
@@ -230,19 +207,25 @@ def _finetune(
                     facts={"backbone": settings.backbone, "recipe": dict(identity.values)},
                 ),
             )
+        models[seed] = _write_whole(runs, seed, module, settings, data)
         for split, videos in tests.items():
             numbers, found = video_scores(
                 module,
-                _source(settings, module, seed=None),
+                clip_source(settings, module, seed=None),
                 videos.files,
                 workers=workers,
-                clips_at_once=training.batch_size // world.size,
+                clips_at_once=_clips_at_once(training, world),
                 average=settings.test.average,
                 precision=training.precision,
                 world=world,
                 on_stage=on_stage,
             )
             scores.setdefault(split, []).append(found)
+            if not numbers:
+                raise VideoError(
+                    "undecodable",
+                    f"none of {len(videos.labels)} test videos can be decoded; `featcache scan --decode` says why",
+                )
             if num_damaged := len(videos.labels) - len(numbers):
                 if world.is_first:
                     log.warning("%d videos of split %r cannot be decoded and are not scored", num_damaged, split)
@@ -265,83 +248,43 @@ def _finetune(
             for split, each in scores.items()
         },
         weights=runs.weights,
+        models=models,
         replaced=runs.replaced,
         seeds=runs.lines,
         seconds=time.monotonic() - started,
-        next_command=first and extraction_of(settings, backbone=settings.backbone, weights=first),
+        next_command=f"featcache classify FILE --model {Path(next(iter(models.values()))).parent}"
+        if first is None
+        else extraction_of(settings, backbone=settings.backbone, weights=first),
     )
     if runs.world.is_first:
         write_predictions(runs.folder, _by_video(scores, data, settings))
     return runs.finish(result)
 
 
-def plan_finetune(settings: FinetuneSettings, *, on_stage: OnStage = ignore) -> FinetunePlan:
-    """Scan the videos, decode some, build the classifier, and return the plan of a run.
+def _clips_at_once(training: TrainingSettings, world: World) -> int:
+    """Number of test clips per forward pass: as many as training clips."""
+    return training.batch_size // world.size
 
-    Nothing is written or downloaded; weights that are not at hand are named, and random ones take their place.
 
-    Args:
-        settings: Settings of the run.
-        on_stage: Called with the stages ``scan`` and ``decode``.
-
-    Raises:
-        FeatcacheError: Those errors of :func:`finetune` that occur before training, but for missing weights.
-    """
-    check_name(settings.backbone)
-    data = read_data(settings, on_stage=on_stage)
-    training = settings.training
-    weights, missing = weights_at_hand(settings.backbone, settings.weights)
-    module = build_classifier(
-        settings.model_copy(update={"weights": weights}),
-        num_classes=data.num_taught,
-        seed=training.seeds[0],
-        device=torch.device("cpu"),
+def _write_whole(
+    runs: SeedRuns, seed: int, module: VideoClassifier, settings: FinetuneSettings, data: LabelledSource
+) -> str:
+    """Write network and head with all that is needed to classify; returns the path."""
+    path = seed_folder(runs.folder, seed) / CLASSIFIER
+    facts = ClassifierFacts(
+        backbone=settings.backbone,
+        classes=data.classes[: data.num_taught],
+        feature=module.recipe,
+        views=scoring_recipe(settings, num_frames=module.num_frames),
+        average=settings.test.average,
+        precision=settings.training.precision,
+        clips_at_once=_clips_at_once(settings.training, runs.world),
+        label=settings.label,
+        seed=seed,
     )
-    source = _source(settings, module, seed=training.seeds[0])
-    objective = FinetuneObjective(
-        ViewLoader(source, data.train.files, workers=0),
-        data.train.labels,
-        module=module,
-        batch_size=training.batch_size,
-        num_epochs=training.epochs,
-        seed=0,
-    )
-    recipe = module.recipe
-    return FinetunePlan(
-        num_train=len(data.train.labels),
-        num_left_out=data.num_left_out,
-        num_classes=data.num_taught,
-        num_test={split: len(videos.labels) for split, videos in data.tests.items()},
-        num_views=settings.test.num_clips * settings.test.num_crops,
-        clip=(module.num_frames, recipe.input_size, recipe.input_size),
-        feature=f"{recipe.layer} {recipe.output}",
-        num_parameters=count_parameters(module.network),
-        num_trained=count_trained(module),
-        num_steps=training.epochs * training.steps_an_epoch(objective.num_batches),
-        num_seeds=len(training.seeds),
-        forecast=forecast(
-            training,
-            num_videos=len(data.train.labels),
-            cost=step_cost(
-                module,
-                training,
-                kept=None if settings.frozen else module.network,
-                trained_macs=0 if settings.frozen else module.macs,
-                frozen_macs=module.macs if settings.frozen else 0,
-            ),
-            decoding=measure_source(source, data.train.files, on_stage=on_stage),
-            out=settings.out,
-            missing=missing,
-        ),
-    )
-
-
-def _source(settings: FinetuneSettings, module: VideoClassifier, *, seed: int | None) -> RecipeSource:
-    """Random clips of the run of a seed, or the fixed test views if the seed is ``None``."""
-    crop = CropSize(size=module.recipe.input_size, interpolation=module.recipe.interpolation)
-    if seed is None:
-        return RecipeSource(scoring_recipe(settings, num_frames=module.num_frames), crop=crop, seed=0)
-    return RecipeSource(train_recipe(settings, num_frames=module.num_frames), crop=crop, seed=seed)
+    if runs.world.is_first:
+        write_weights(path, module, facts=facts.metadata())
+    return str(path)
 
 
 def _by_video(scores: Mapping[str, list[Scores]], data: LabelledSource, settings: FinetuneSettings) -> Predictions:

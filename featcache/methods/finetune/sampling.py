@@ -1,7 +1,10 @@
-"""Training and test clips of a video, as sampling recipes."""
+"""Training and test clips of a video, as sampling recipes, and their pixels."""
 
 from typing import Any
 
+from featcache.data.decoding.clips import CropSize
+from featcache.loaders.recipe_rows import RecipeSource
+from featcache.methods.finetune.module import VideoClassifier
 from featcache.methods.finetune.settings import FinetuneSettings
 from featcache.recipes import SamplingRecipe
 
@@ -55,3 +58,11 @@ def scoring_recipe(settings: FinetuneSettings, *, num_frames: int) -> SamplingRe
         crop_fraction=test.crop_fraction,
         decoder=settings.decoder,
     )
+
+
+def clip_source(settings: FinetuneSettings, module: VideoClassifier, *, seed: int | None) -> RecipeSource:
+    """Random clips of the run of a seed, or the fixed test views if the seed is ``None``."""
+    crop = CropSize(size=module.recipe.input_size, interpolation=module.recipe.interpolation)
+    if seed is None:
+        return RecipeSource(scoring_recipe(settings, num_frames=module.num_frames), crop=crop, seed=0)
+    return RecipeSource(train_recipe(settings, num_frames=module.num_frames), crop=crop, seed=seed)

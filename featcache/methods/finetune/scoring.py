@@ -1,17 +1,16 @@
 """Scores of test videos: logits of each view, averaged over the views of a video."""
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from featcache.errors import VideoError
 from featcache.loaders.passes import rows_of_videos, through
 from featcache.loaders.recipe_rows import RecipeSource
 from featcache.loaders.videos import VideoFiles
-from featcache.methods.finetune.module import VideoClassifier
 from featcache.stages import OnStage, ignore
 from featcache.training.settings import Precision
 from featcache.training.world import ALONE, World
@@ -19,8 +18,27 @@ from featcache.training.world import ALONE, World
 Scores = npt.NDArray[np.float64]
 
 
+class ClipClassifier(Protocol):
+    """A module from clips to logits, e.g. :class:`featcache.methods.finetune.module.VideoClassifier`.
+
+    Attributes:
+        num_classes: Number of logits.
+    """
+
+    num_classes: int
+
+    def __call__(self, clips: Tensor) -> Tensor:
+        """Logits [B, num_classes] of clips uint8 [B, T, 3, S, S] on the module's device."""
+
+    def eval(self) -> Any:
+        """Set evaluation mode."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters, on the module's device."""
+
+
 def video_scores(
-    module: VideoClassifier,
+    module: ClipClassifier,
     source: RecipeSource,
     files: VideoFiles,
     *,
@@ -29,6 +47,7 @@ def video_scores(
     average: Literal["softmax", "logits"],
     precision: Precision = "float32",
     world: World = ALONE,
+    stage: str = "test",
     on_stage: OnStage = ignore,
 ) -> tuple[list[int], Scores]:
     """Score all videos that can be decoded; a bounded amount of memory is decoded ahead. Collective.
@@ -42,14 +61,15 @@ def video_scores(
         average: ``softmax``: average class probabilities; ``logits``: average logits.
         precision: Dtype of the forward pass.
         world: The processes that share the videos; each scores every ``size``-th.
-        on_stage: Called in the first process with the stage ``test``, videos done and in total, of its own.
+        stage: Name of the stage.
+        on_stage: Called in the first process with the stage, videos done and in total, of its own.
 
     Returns:
         Numbers of the M videos that were scored, which are all but damaged ones, and their scores, float64
         [M, num_classes]; in every process.
 
     Raises:
-        VideoError: A video is missing or has changed since it was scanned, or none can be decoded.
+        VideoError: A video is missing or has changed since it was scanned.
     """
     module.eval()
     device = next(module.parameters()).device
@@ -63,13 +83,9 @@ def video_scores(
         scored,
         source,
         files,
-        width=module.head.out_features,
+        width=module.num_classes,
         workers=workers,
         world=world,
-        on_progress=lambda done, total: on_stage("test", done, total),
+        on_progress=lambda done, total: on_stage(stage, done, total),
     )
-    if not numbers:
-        raise VideoError(
-            "undecodable", f"none of {len(files.videos)} test videos can be decoded; `featcache scan --decode` says why"
-        )
     return numbers, scores.numpy()

@@ -23,7 +23,8 @@ from featcache.errors import (
 from featcache.loaders.labelled import read_data
 from featcache.loaders.recipe_rows import RecipeSource
 from featcache.methods.finetune.module import build_classifier
-from featcache.methods.finetune.run import finetune, plan_finetune
+from featcache.methods.finetune.plan import plan_finetune
+from featcache.methods.finetune.run import finetune
 from featcache.methods.finetune.sampling import scoring_recipe
 from featcache.methods.finetune.scoring import video_scores
 from featcache.methods.finetune.settings import FinetuneClipSettings, FinetuneTestSettings
