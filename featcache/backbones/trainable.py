@@ -6,7 +6,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-from featcache.backbones.base import Backbone
+from featcache.backbones.base import Backbone, LayerOutput
 from featcache.backbones.outputs import has_class_token, macs_per_row, record_spec, resolve_recipe, to_records
 from featcache.backbones.registry import build_backbone, check_name
 from featcache.backbones.weights import given_file, without_downloads
@@ -73,19 +73,47 @@ class ClipEncoder(nn.Module):
         Raises:
             ConfigError: The backbone is to be trained, and its ``encode`` lets no gradient through.
         """
+        return self._with_gradient(to_records(self._encoded(clips), self.recipe, num_frames=clips.shape[1]))
+
+    def maps(self, clips: Tensor) -> Tensor:
+        """Maps float [B, C, t, h, w] of clips uint8 [B, T, 3, S, S], of the same layer as the vectors.
+
+        Raises:
+            ConfigError: The layer has no map, or the backbone is to be trained, and its ``encode`` lets no gradient
+                through.
+        """
+        found = self._encoded(clips).map
+        if found is None:
+            raise ConfigError(f"{self.recipe.layer} of {self.recipe.backbone} has no map; name another layer")
+        if found.ndim == 4:
+            found = torch.unflatten(found, 0, (-1, clips.shape[1]))
+        return self._with_gradient(found.permute(0, 4, 1, 2, 3))
+
+    def map_channels(self) -> int:
+        """Number of channels of :meth:`maps`.
+
+        Raises:
+            ConfigError: The layer has no map.
+        """
+        recipe = dataclasses.replace(self.recipe, output="map")
+        return record_spec(self._backbone, recipe, num_frames=self.num_frames, layout="clips").shape[-1]
+
+    def _encoded(self, clips: Tensor) -> LayerOutput:
         recipe = self.recipe
         pixels = normalise(clips, mean=recipe.mean, std=recipe.std)
         if self._backbone.kind == "image":
             pixels = pixels.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        output = self._backbone.encode(pixels, [recipe.layer])[recipe.layer]
-        features = to_records(output, recipe, num_frames=clips.shape[1])
-        if self.training and torch.is_grad_enabled() and not (self._is_frozen or features.requires_grad):
+        return self._backbone.encode(pixels, [recipe.layer])[recipe.layer]
+
+    def _with_gradient(self, values: Tensor) -> Tensor:
+        """The values as they are, or copies on which a head can be trained; refuses to train without a gradient."""
+        if self.training and torch.is_grad_enabled() and not (self._is_frozen or values.requires_grad):
             raise ConfigError(
-                f"no gradient reaches the network of {recipe.backbone!r}, since its encode runs under "
+                f"no gradient reaches the network of {self.recipe.backbone!r}, since its encode runs under "
                 "torch.inference_mode or torch.no_grad, or detaches what it returns: only the head would be trained; "
                 "take that off encode, or train the head alone with --linear"
             )
-        return features.clone() if features.is_inference() else features  # a head can be trained on copies
+        return values.clone() if values.is_inference() else values
 
 
 def has_unused(encoder: ClipEncoder) -> bool:

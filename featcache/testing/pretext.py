@@ -12,46 +12,51 @@ their number and which side is up, so that a task's own :meth:`~featcache.method
 read the answer off the pixels.
 """
 
+import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from featcache.config import apply_overrides, parse, read_yaml, to_assignments, to_yaml
 from featcache.errors import ConfigError
-from featcache.loaders.views import ClipShape, cut_views
+from featcache.loaders.views import ClipShape, View, cut_views
+from featcache.methods.pretext.module import PretextModule
+from featcache.methods.pretext.run import build_module
+from featcache.methods.pretext.settings import PretextSettings
 from featcache.methods.pretext.task import TASKS, Draw, Footage, PretextTask, Seen
 from featcache.seeding import rng_for
 
-SHAPE = ClipShape(4, 32)
+SHAPE = ClipShape(8, 32, "bilinear")
+NETWORK = "r21d-tiny"
 NUM_DRAWS = 2000
 SIDE = 48
-WIDTH = 8
-_MOST_UNEVEN = 5.0
+_MOST_UNEVEN = 4.5
+_NEAR_GUESS = 0.5
 
 
-class Toy(nn.Module):
-    """Replaces a :class:`featcache.methods.pretext.module.PretextModule`: a linear map of mean pixels, and the heads.
+def module_of(task: PretextTask) -> PretextModule:
+    """The module of a task on a small network, with the initial weights of seed 0, in training mode."""
+    given = {"source": "unused", "backbone": NETWORK, "num_frames": SHAPE.num_frames, "input_size": SHAPE.size}
+    settings = parse(PretextSettings, {**given, "task": {"name": TASKS.names()[0]}})
+    return build_module(settings.model_copy(update={"task": task}), seed=0).train()
 
-    Attributes:
-        network: The linear map.
-        heads: The heads of the task.
-    """
 
-    def __init__(self, task: PretextTask) -> None:
-        super().__init__()
-        self.network = nn.Linear(3 * SHAPE.num_frames, WIDTH)
-        self.width = WIDTH
-        self.shape = SHAPE
-        self.heads = nn.ModuleDict(task.heads(WIDTH))
-
-    def features(self, clips: Tensor) -> Tensor:
-        """Vectors float [B, C] of clips uint8 [B, T, 3, S, S]."""
-        vectors: Tensor = self.network(clips.float().mean(dim=(-2, -1)).flatten(1) / 255)
-        return vectors
+def batch_of(task: PretextTask, *, size: int = 4) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Random pixels of the shapes that a task draws, and targets, as its loss takes them."""
+    drawn = [_drawn(task, footage(task.min_frames(SHAPE) + 9, number=number), "loss") for number in range(size)]
+    rng = np.random.default_rng(0)
+    clips = tuple(
+        torch.from_numpy(rng.integers(256, size=(size, len(view.frames), 3, view.size, view.size), dtype=np.uint8))
+        for view in drawn[0].views
+    )
+    names = drawn[0].targets
+    return clips, {name: torch.from_numpy(np.stack([np.asarray(each.targets[name]) for each in drawn]))
+                   for name in names}  # fmt: skip
 
 
 def footage(num_frames: int, *, number: int = 0, height: int = SIDE, width: int = SIDE + 16) -> Footage:
@@ -111,23 +116,35 @@ def shapes_are_those_of_all_videos(task: PretextTask) -> None:
         assert shapes[0] == shapes[1], f"{task.name}: target {name!r} of shapes {shapes}"
 
 
-def targets_do_not_tell_the_length(task: PretextTask) -> None:
-    """All values of an integer target are equally frequent, in short and in long videos alike."""
-    for name, counts in _counts(task).items():
+def a_clip_has_one_look(task: PretextTask) -> None:
+    """All frames of a view are cut, mirrored and coloured alike."""
+    for number in range(20):
+        for view in _drawn(task, footage(task.min_frames(SHAPE) + 9, number=number), "look").views:
+            assert len(set(view.looks)) == 1, f"{task.name}: frames of one clip have looks {set(view.looks)}"
+
+
+def targets_do_not_tell_the_length(task: PretextTask, *, num_draws: int = NUM_DRAWS) -> None:
+    """All values of an integer target are equally frequent, in short and in long videos alike, by chi-square tests."""
+    for name, counts in _counts(task, num_draws).items():
         num_labels = counts.shape[1]
-        expected = NUM_DRAWS / num_labels
-        uneven = np.abs(counts - expected).max() / np.sqrt(expected * (1 - 1 / num_labels) + 1e-9)
-        assert num_labels == 1 or uneven < _MOST_UNEVEN, f"{task.name}: {name!r} is {counts.tolist()} times each"
+        if num_labels > 1:
+            uneven = max(_excess(each, np.full(num_labels, num_draws / num_labels)) for each in counts)
+            apart = _excess(counts.ravel(), np.tile(counts.mean(axis=0), 2), degrees=num_labels - 1)
+            worst = max(uneven, apart)
+            assert worst < _MOST_UNEVEN, f"{task.name}: {name!r} is {counts.tolist()} times each"
 
 
 def answers_can_be_read_off_the_pixels(task: PretextTask) -> None:
-    """If the task's own ``label_of`` reads a label off clock frames, it equals the target."""
+    """If the task's own ``label_of`` reads a label off clock frames, it equals the target.
+
+    Colours, mirroring and tilts are left out, since the frames show their number by a colour.
+    """
     for number in range(20):
         video = footage(task.min_frames(SHAPE) + 7 * number, number=number)
         drawn = _drawn(task, video, "oracle")
-        pictures = [(i, clock_frame(i, height=video.height, width=video.width)) for i in range(video.num_frames)]
-        wanted = {frame for view in drawn.views for frame in view.frames}
-        clips = cut_views([pair for pair in pictures if pair[0] in wanted], drawn.views)
+        views = [_plainly(view) for view in drawn.views]
+        wanted = {frame for view in views for frame in view.frames}
+        clips = cut_views([(i, clock_frame(i, height=video.height, width=video.width)) for i in sorted(wanted)], views)
         read = task.label_of(tuple(seen_in(clip) for clip in clips))
         for name, label in read.items():
             assert drawn.targets[name] == label, (
@@ -136,25 +153,27 @@ def answers_can_be_read_off_the_pixels(task: PretextTask) -> None:
 
 
 def every_parameter_takes_part(task: PretextTask) -> None:
-    """The loss is a finite scalar that gives the network and every trained head a gradient."""
-    torch.manual_seed(0)
-    module = Toy(task)
-    drawn = [_drawn(task, footage(task.min_frames(SHAPE) + 9, number=number), "loss") for number in range(4)]
-    rng = np.random.default_rng(0)
-    clips = tuple(
-        torch.from_numpy(rng.integers(256, size=(4, len(view.frames), 3, view.size, view.size), dtype=np.uint8))
-        for view in drawn[0].views
-    )
-    targets = {name: torch.from_numpy(np.stack([np.asarray(each.targets[name]) for each in drawn]))
-               for name in drawn[0].targets}  # fmt: skip
-    loss = task.loss(module, clips, targets)  # type: ignore[arg-type]
+    """The loss is a finite scalar that gives the network and every trained head a gradient, and no key network one."""
+    module = module_of(task)
+    loss = task.loss(module, *batch_of(task))
     assert loss.total.ndim == 0, f"{task.name}: the loss has shape {tuple(loss.total.shape)}"
     assert bool(torch.isfinite(loss.total)), f"{task.name}: the loss is {float(loss.total)}"
     loss.total.backward()  # type: ignore[no-untyped-call]
     trained = [(name, each) for name, each in module.named_parameters() if each.requires_grad]
     without = [name for name, parameter in trained if parameter.grad is None]
     assert not without, f"{task.name}: no gradient reaches {without}"
+    keys = [name for name, _ in trained if name.startswith("follower.")]
+    assert not keys, f"{task.name}: the key network trains {keys}"
     assert all(not metric.requires_grad for metric in loss.metrics.values()), f"{task.name}: a metric has a graph"
+
+
+def the_loss_begins_with_guessing(task: PretextTask) -> None:
+    """A classification whose :attr:`chance` is known begins near the loss of a guess."""
+    loss = task.loss(module_of(task), *batch_of(task))
+    found = loss.metrics.get("class_loss", loss.total if loss.metrics.keys() == {"accuracy"} else None)
+    if task.chance is not None and found is not None:
+        begin, guess = float(found.detach()), -math.log(task.chance)
+        assert abs(begin - guess) < _NEAR_GUESS, f"{task.name} begins at {begin}, a guess at {guess}"
 
 
 def settings_are_configuration(task: PretextTask) -> None:
@@ -177,12 +196,17 @@ def _plain(drawn: Draw) -> Mapping[str, Any]:
     return {name: np.asarray(target).tolist() for name, target in drawn.targets.items()}
 
 
-def _counts(task: PretextTask) -> dict[str, npt.NDArray[np.int64]]:
+def _plainly(view: View) -> View:
+    looks = tuple(look._replace(flip=False, color=(), tilt=0.0) for look in view.looks)
+    return dataclasses.replace(view, looks=looks)
+
+
+def _counts(task: PretextTask, num_draws: int) -> dict[str, npt.NDArray[np.int64]]:
     """Count of each label, int64 [short or long video, label], for each target that is a single integer."""
     counts: dict[str, list[npt.NDArray[np.int64]]] = {}
     for more in (0, 200):
         video = footage(task.min_frames(SHAPE) + more)
-        drawn = [_drawn(task, video, f"{more} {number}").targets for number in range(NUM_DRAWS)]
+        drawn = [_drawn(task, video, f"{more} {number}").targets for number in range(num_draws)]
         for name, first in drawn[0].items():
             if isinstance(first, int):
                 counts.setdefault(name, []).append(np.bincount([int(each[name]) for each in drawn]))
@@ -191,13 +215,23 @@ def _counts(task: PretextTask) -> dict[str, npt.NDArray[np.int64]]:
             for name, found in counts.items()}  # fmt: skip
 
 
+def _excess(found: npt.NDArray[Any], expected: npt.NDArray[Any], *, degrees: int | None = None) -> float:
+    """The chi-square statistic of counts, in standard deviations (Wilson and Hilferty's cube root)."""
+    degrees = len(found) - 1 if degrees is None else degrees
+    statistic = float(((found - expected) ** 2 / np.maximum(expected, 1e-9)).sum())
+    spread = 2 / (9 * degrees)
+    return (math.cbrt(statistic / degrees) - (1 - spread)) / math.sqrt(spread)
+
+
 CHECKS: tuple[Callable[[PretextTask], None], ...] = (
     draws_are_pure,
     the_shortest_video_is_enough,
     shapes_are_those_of_all_videos,
+    a_clip_has_one_look,
     targets_do_not_tell_the_length,
     answers_can_be_read_off_the_pixels,
     every_parameter_takes_part,
+    the_loss_begins_with_guessing,
     settings_are_configuration,
 )
 """All checks of the suite."""

@@ -1,21 +1,53 @@
-"""The module of a pretext task: a backbone whose network is kept, and heads that are discarded after training."""
+"""The module of a pretext task: a backbone whose network is kept, and what is discarded after training."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Self
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from featcache.backbones import Backbone
 from featcache.backbones.trainable import ClipEncoder
 from featcache.loaders.views import ClipShape
+from featcache.methods.pretext.queue import KeyQueue
+from featcache.methods.pretext.task import PretextTask
 from featcache.recipes import FeatureRecipe
 from featcache.training.world import ALONE, World
+
+
+class KeyNetwork(ClipEncoder):
+    """A network and heads that follow the trained ones; they get no gradient.
+
+    Attributes:
+        heads: Heads by name.
+    """
+
+    def __init__(
+        self, backbone: Backbone, recipe: FeatureRecipe, *, num_frames: int, heads: Mapping[str, nn.Module]
+    ) -> None:
+        """Take a backbone and heads of which nothing else is a part; see :class:`PretextModule`."""
+        super().__init__(backbone, recipe, num_frames=num_frames)
+        self.heads = nn.ModuleDict(heads)
+        self.requires_grad_(requires_grad=False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of BatchNorms alone: nothing else, such as dropout, is random in a key network (MoCo)."""
+        super().train(mode=False)
+        for part in self.modules():
+            if isinstance(part, _BatchNorm):
+                part.training = mode
+        return self
 
 
 class PretextModule(ClipEncoder):
     """A backbone and the heads of a task; only the network is kept after training.
 
     Attributes:
-        heads: Heads by name. A head may hold buffers, such as a queue of keys, which are part of checkpoints.
+        heads: Heads by name. A head may hold buffers, which are part of checkpoints.
+        queues: Queues of earlier keys by name, which are part of checkpoints.
+        follower: The key network, if the task has one.
         world: The processes that share each batch, for losses that compare the clips of a whole batch: ``loss`` sees
             this process's clips, ``world.gather`` and ``world.gather_trained`` give those of all.
     """
@@ -26,7 +58,8 @@ class PretextModule(ClipEncoder):
         recipe: FeatureRecipe,
         *,
         num_frames: int,
-        heads: Callable[[int], Mapping[str, nn.Module]],
+        task: PretextTask,
+        follower: Backbone | None = None,
         world: World = ALONE,
     ) -> None:
         """Put new heads on a backbone.
@@ -35,14 +68,79 @@ class PretextModule(ClipEncoder):
             backbone: The built, frozen backbone.
             recipe: Recipe of a single vector per clip, in float32.
             num_frames: Number of frames per clip.
-            heads: Builds the heads, given the number of channels of the network's vectors.
+            task: The task.
+            follower: The same backbone, built a second time, for a task that has a key network.
             world: The processes that share each batch.
+
+        Raises:
+            ConfigError: The backbone cannot take such clips, or has no map for a task that reads it.
         """
         super().__init__(backbone, recipe, num_frames=num_frames)
-        self.heads = nn.ModuleDict(heads(self.width))
+        assert (follower is None) == (task.follows is None), f"{task.name} and its key network"
+        channels = self.width if task.reads == "vector" else self.map_channels()
+        self.heads = nn.ModuleDict(task.heads(channels))
+        self.queues = nn.ModuleDict({name: KeyQueue(*sizes) for name, sizes in task.queues.items()})
         self.world = world
+        self.follower: KeyNetwork | None = None
+        if follower is not None:
+            self.follower = KeyNetwork(follower, recipe, num_frames=num_frames, heads=task.heads(channels))
+            self.follower.network.load_state_dict(self.network.state_dict())
+            self.follower.heads.load_state_dict(self.heads.state_dict())
 
     @property
     def shape(self) -> ClipShape:
         """Shape of the network's input clips."""
         return ClipShape(self.num_frames, self.recipe.input_size, self.recipe.interpolation)
+
+    def placed(self, device: torch.device | str) -> Self:
+        """Move the module and its key network to a device, where their backbones then expect clips."""
+        if self.follower is not None:
+            self.follower.placed(device)
+        return super().placed(device)
+
+    def projected(self, clips: Tensor) -> dict[str, Tensor]:
+        """What each head makes of the vectors of clips uint8 [B, T, 3, S, S], at unit length, float32 [B, C]."""
+        return _projected(self, self.heads, clips)
+
+    @torch.no_grad()
+    def keys(self, clips: Tensor, *, splits: int) -> dict[str, Tensor]:
+        """As :meth:`projected`, by the key network and without a gradient.
+
+        The clips pass it in parts, of which each takes every ``splits``-th clip. The order of a batch is random, so
+        that a BatchNorm sees other clips beside a key than beside its query, as with a shuffled BatchNorm of several
+        processes (MoCo), and cannot tell the query by them.
+
+        Args:
+            clips: uint8 [B, T, 3, S, S].
+            splits: Number of parts; at most B are made.
+        """
+        assert self.follower is not None, "the task has no key network"
+        places = [torch.arange(part, len(clips), splits) for part in range(min(splits, len(clips)))]
+        parts = [_projected(self.follower, self.follower.heads, clips[place]) for place in places]
+        order = torch.cat(places).argsort().to(clips.device)
+        return {name: torch.cat([part[name] for part in parts])[order] for name in self.heads}
+
+    def push(self, name: str, keys: Tensor) -> None:
+        """Put keys [B, C], those of all processes, into a queue."""
+        queue = self.queues[name]
+        assert isinstance(queue, KeyQueue)
+        queue.push(self.world.gather(keys.detach()))
+
+    def negatives(self, name: str) -> Tensor:
+        """The keys of a queue, float32 [K, C]; see :meth:`KeyQueue.negatives`."""
+        queue = self.queues[name]
+        assert isinstance(queue, KeyQueue)
+        return queue.negatives()
+
+    @torch.no_grad()
+    def follow(self, momentum: float) -> None:
+        """Keep ``momentum`` of each weight of the key network and take the rest from the trained one."""
+        assert self.follower is not None, "the task has no key network"
+        keys: list[Tensor] = [*self.follower.network.parameters(), *self.follower.heads.parameters()]
+        trained: list[Tensor] = [*self.network.parameters(), *self.heads.parameters()]
+        torch._foreach_lerp_(keys, trained, 1.0 - momentum)
+
+
+def _projected(encoder: ClipEncoder, heads: nn.ModuleDict, clips: Tensor) -> dict[str, Tensor]:
+    vectors = encoder.features(clips)
+    return {name: functional.normalize(head(vectors).float(), dim=1) for name, head in heads.items()}

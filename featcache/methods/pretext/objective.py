@@ -128,5 +128,7 @@ class PretextObjective:
         return self._task.loss(self._trained, clips, targets)
 
     def after_step(self, progress: float) -> None:
-        """Call :meth:`PretextTask.after_step` of the task."""
+        """Let the key network follow, if there is one, then call :meth:`PretextTask.after_step` of the task."""
+        if (follows := self._task.follows) is not None:
+            self._trained.follow(follows.momentum)
         self._task.after_step(self._trained, progress)

@@ -50,12 +50,14 @@ class PretextResult(PretrainedResult):
         task: Name of the task.
         backbone: Registry name of the backbone for extraction with ``weights``.
         num_short: Number of usable videos that are left out because they are too short for the task.
+        chance: Accuracy of a guess; ``None``: the task has no answers to guess.
         weights: File with the network's weights, by seed.
     """
 
     task: str
     backbone: str
     num_short: int
+    chance: float | None
     weights: Mapping[int, str]
 
     def summary(self) -> Summary:
@@ -64,6 +66,8 @@ class PretextResult(PretrainedResult):
         columns = {name: _SHOWN.get(name, name) for name in names}
         table = last_epochs(f"{self.task}, last epoch", self.seeds, columns)
         facts = self.facts() | ({"too short": f"{self.num_short} videos"} if self.num_short else {})
+        if self.chance is not None:
+            facts["a guess is right in"] = f"{self.chance:.1%}"
         return Summary(tables=(table,), facts=facts, next_command=self.next_command)
 
 
@@ -149,7 +153,7 @@ def _pretrain(settings: PretextSettings, world: World, *, on_stage: OnStage) -> 
                     loader, task, module=module, batch_size=training.batch_size, num_epochs=training.epochs, seed=seed
                 ),
                 seed=seed,
-                has_unused=world.size > 1 and has_unused(module),
+                has_unused=world.size > 1 and (task.reads == "map" or has_unused(module)),
                 identity=identity,
                 facts={"method": "pretext", "task": task.name, "backbone": settings.backbone},
                 network=NetworkFile(
@@ -169,6 +173,7 @@ def _pretrain(settings: PretextSettings, world: World, *, on_stage: OnStage) -> 
             num_left_out=usable.num_left_out,
             replaced=runs.replaced,
             num_short=num_short,
+            chance=task.chance,
             num_parameters=count_parameters(module.network),
             num_head_parameters=count_parameters(module.heads),
             weights=runs.weights,
@@ -205,7 +210,9 @@ def plan_pretext(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pr
         num_epochs=training.epochs,
         seed=training.seeds[0],
     )
-    num_clips = len(source.draw(files.videos[0], epoch=0).views)
+    views = source.draw(files.videos[0], epoch=0).views
+    num_clips = sum(len(view.frames) == module.num_frames for view in views)  # others are shown to the loss alone
+    num_keys = 0 if task.follows is None else task.follows.num_clips
     return PretextPlan(
         task=task.name,
         num_train=len(files.videos),
@@ -220,7 +227,13 @@ def plan_pretext(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pr
         forecast=forecast(
             training,
             num_videos=len(files.videos),
-            cost=step_cost(module, training, kept=module.network, trained_macs=num_clips * module.macs),
+            cost=step_cost(
+                module,
+                training,
+                kept=module.network,
+                trained_macs=(num_clips - num_keys) * module.macs,
+                frozen_macs=num_keys * module.macs,
+            ),
             decoding=measure_source(source, files, on_stage=on_stage),
             out=settings.out,
             missing=missing,
@@ -266,8 +279,11 @@ def build_module(
     recipe = clip_feature(
         backbone, settings.backbone, num_frames=num_frames, layer=settings.layer, input_size=settings.input_size
     )
+    follower = build_backbone(settings.backbone, weights=settings.weights) if settings.task.follows else None
     with seeded_torch(seed, "pretext"):
-        module = PretextModule(backbone, recipe, num_frames=num_frames, heads=settings.task.heads, world=world)
+        module = PretextModule(
+            backbone, recipe, num_frames=num_frames, task=settings.task, follower=follower, world=world
+        )
     return module.placed(device)
 
 

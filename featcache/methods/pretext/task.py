@@ -6,7 +6,7 @@ name, and packages add tasks by entry points of the group ``featcache.tasks``; s
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from featcache.config import Settings
 from featcache.plugins import Place, Registry
@@ -63,6 +63,18 @@ class Seen(NamedTuple):
     turns: int
 
 
+class Follow(NamedTuple):
+    """A key network that follows the trained one, with heads of its own and without gradients (MoCo).
+
+    Attributes:
+        momentum: Share of each of its weights that a step keeps; the rest comes from the trained network.
+        num_clips: Number of clips of a video that it encodes, in place of the trained network.
+    """
+
+    momentum: float
+    num_clips: int
+
+
 class PretextTask(Settings):
     """A pretext task; a subclass is one task, and its fields are the task's settings, each with a default.
 
@@ -70,8 +82,26 @@ class PretextTask(Settings):
     video and the epoch, so that runs can be resumed exactly.
     """
 
+    reads: ClassVar[Literal["vector", "map"]] = "vector"
+    """What the heads read: the network's vectors, or its last map."""
+
     name: str
     """Name of the task; see ``featcache.methods.pretext.task.TASKS``."""
+
+    @property
+    def follows(self) -> Follow | None:
+        """How a key network follows the trained one; none by default."""
+        return None
+
+    @property
+    def queues(self) -> Mapping[str, tuple[int, int]]:
+        """Queues of earlier keys by name: their number, and the number of their channels; none by default."""
+        return {}
+
+    @property
+    def chance(self) -> float | None:
+        """Accuracy of a guess, where the task has answers of which one can be guessed."""
+        return None
 
     @abstractmethod
     def min_frames(self, shape: "ClipShape") -> int:
@@ -89,7 +119,7 @@ class PretextTask(Settings):
 
     @abstractmethod
     def heads(self, width: int) -> "Mapping[str, nn.Module]":
-        """Heads on the network's vectors of ``width`` channels, freshly initialised."""
+        """Heads, freshly initialised, on what the task :attr:`reads`, which has ``width`` channels."""
 
     @abstractmethod
     def loss(self, module: "PretextModule", clips: "tuple[Tensor, ...]", targets: "Mapping[str, Tensor]") -> "Loss":
@@ -105,7 +135,7 @@ class PretextTask(Settings):
         """
 
     def after_step(self, module: "PretextModule", progress: float) -> None:
-        """Called after each step with the fraction of the run that is done, e.g. to update a momentum encoder."""
+        """Called after each step with the fraction of the run that is done; a key network has then moved already."""
 
     def label_of(self, seen: tuple[Seen, ...]) -> Mapping[str, int]:
         """The targets as read off the pixels, for the conformance suite; empty if pixels do not show them."""
@@ -121,6 +151,11 @@ TASKS: Registry[type[PretextTask]] = Registry(
             name="rotnet",
             target="featcache.methods.pretext.rotnet:RotNet",
             summary="by how many quarter turns was the clip rotated?",
+        ),
+        Place(
+            name="vcop",
+            target="featcache.methods.pretext.vcop:Vcop",
+            summary="in which order were the clips?",
         ),
     ),
 )

@@ -1,17 +1,48 @@
 """The suite of pretext tasks on featcache's own, and on wrong ones."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from featcache.methods.pretext.rotnet import RotNet
-from featcache.methods.pretext.task import TASKS, Draw
+from featcache.methods.pretext.task import TASKS, Draw, Follow
+from featcache.methods.pretext.vcop import Vcop
 from featcache.plugins import BUILT_IN
 from featcache.testing import pretext as suite
+from featcache.training.objective import class_loss
 
 
 class TestBuiltIn(suite.PretextTests):
     names = tuple(place.name for place in TASKS.places() if place.origin == BUILT_IN)
+
+
+@pytest.mark.parametrize("complexity", ["c1", "c2"])
+def test_fewer_angles_conform(complexity):
+    for check in (suite.targets_do_not_tell_the_length, suite.answers_can_be_read_off_the_pixels):
+        check(RotNet(complexity=complexity))
+    suite.the_loss_begins_with_guessing(RotNet(complexity=complexity))
+
+
+@pytest.mark.parametrize("complexity", ["c2", "c3"])
+def test_more_clips_conform(complexity):
+    suite.answers_can_be_read_off_the_pixels(Vcop(complexity=complexity))
+    suite.the_loss_begins_with_guessing(Vcop(complexity=complexity))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TestBuiltIn.names)
+@pytest.mark.parametrize("complexity", ["c1", "c2", "c3"])
+def test_labels_are_uniform_over_many_draws(name, complexity):
+    kind = TASKS.load(name)
+    if "complexity" in kind.model_fields:
+        task = kind(complexity=complexity)
+    elif complexity == "c1":
+        task = kind()
+    else:
+        pytest.skip("the task has one complexity")
+    suite.targets_do_not_tell_the_length(task, num_draws=10_000)
 
 
 class Leaky(RotNet):
@@ -28,6 +59,15 @@ class Permuted(RotNet):
     def draw(self, footage, shape, rng):
         drawn = super().draw(footage, shape, rng)
         return Draw(views=drawn.views, targets={"turns": (drawn.targets["turns"] + 1) % 4})
+
+
+class Restless(RotNet):
+    """Every frame is coloured on its own."""
+
+    def draw(self, footage, shape, rng):
+        (view,), targets = super().draw(footage, shape, rng)
+        looks = tuple(look._replace(flip=place % 2 == 0) for place, look in enumerate(view.looks))
+        return Draw(views=(dataclasses.replace(view, looks=looks),), targets=targets)
 
 
 class Drifting(RotNet):
@@ -54,14 +94,39 @@ class Idle(RotNet):
         return {**super().heads(width), "idle": torch.nn.Linear(width, 1)}
 
 
+class Surer(RotNet):
+    """A guess is worse than it says."""
+
+    @property
+    def chance(self):
+        return 0.9
+
+
+class KeyTrained(RotNet):
+    """The key network is trained too."""
+
+    @property
+    def follows(self):
+        return Follow(momentum=0.9, num_clips=1)
+
+    def loss(self, module, clips, targets):
+        module.follower.requires_grad_(True)
+        return class_loss(
+            module.heads["turns"](module.features(clips[0]) + module.follower.features(clips[0])), targets["turns"]
+        )
+
+
 @pytest.mark.parametrize(
     ("wrong", "check"),
     [
         (Leaky, suite.targets_do_not_tell_the_length),
         (Permuted, suite.answers_can_be_read_off_the_pixels),
+        (Restless, suite.a_clip_has_one_look),
         (Drifting, suite.draws_are_pure),
         (Late, suite.the_shortest_video_is_enough),
         (Idle, suite.every_parameter_takes_part),
+        (KeyTrained, suite.every_parameter_takes_part),
+        (Surer, suite.the_loss_begins_with_guessing),
     ],
     ids=lambda value: value.__name__,
 )
