@@ -32,10 +32,12 @@ from featcache.loaders.maps import ClipMaps, Pooling, StoredMaps
 from featcache.loaders.settings import BankSettings
 from featcache.loaders.unstored import UnstoredVideos
 from featcache.loaders.videos import DamagedError, VideoFiles, find_files
-from featcache.machine import forward_threads, num_cores
+from featcache.machine import forward_threads
 from featcache.recipes import recipe_hash
 from featcache.store.precision import to_storage
 from featcache.store.reader import Store
+from featcache.training.runs import cores_of
+from featcache.training.world import ALONE, World
 
 if TYPE_CHECKING:
     from featcache.data.types import Status
@@ -81,9 +83,10 @@ class OnlineSource:
         bank: The bank that the videos have or would have.
         encoder: The pipeline of its features.
         workers: Number of decoding processes, 0: decode in this one; ``None``: 1 on CPU, half of the cores on a GPU.
+        world: The processes that share the cores, of which each has a source of its own.
     """
 
-    def __init__(self, bank: Bank, encoder: Encoder, *, workers: int | None) -> None:
+    def __init__(self, bank: Bank, encoder: Encoder, *, workers: int | None, world: World = ALONE) -> None:
         self._bank = bank
         self._encoder = encoder
         self._sizes = tuple(dict.fromkeys(feature.crop for feature in encoder.features))
@@ -97,7 +100,7 @@ class OnlineSource:
         self.identity = hashlib.sha256(f"online\n{bank.identity}\n{FRESH_LOOK_HASH}".encode()).hexdigest()[:16]
         self._decoded: Callable[[Iterable[ClipsJob]], Iterator[Event]] = _decode_here
         if workers is None:
-            workers = 1 if encoder.device == "cpu" else max(1, num_cores() // 2)
+            workers = 1 if encoder.device == "cpu" else max(1, cores_of(world) // 2)
         if workers:
             row_bytes = sum(3 * size.size**2 for size in self._sizes)
             pool = WorkerPool(
@@ -206,13 +209,14 @@ def _decode_here(jobs: Iterable[ClipsJob]) -> Iterator[Event]:
             yield Failed(item, cast("Status", error.status), error.reason)
 
 
-def open_source(settings: BankSettings, *, videos: VideoList, device: str = "auto") -> ClipSource:
+def open_source(settings: BankSettings, *, videos: VideoList, device: str = "auto", world: World = ALONE) -> ClipSource:
     """The stored bank, or the backbone in the training loop if the settings choose it.
 
     Args:
         settings: The bank.
         videos: What :func:`featcache.loaders.unstored.open_videos` has opened for the same settings.
         device: Device of the backbone.
+        world: The processes that share the machine, of which each calls this.
 
     Raises:
         ConfigError: As in :func:`featcache.loaders.bank.open_bank`.
@@ -221,14 +225,14 @@ def open_source(settings: BankSettings, *, videos: VideoList, device: str = "aut
         StoreError: Features were imported, or as in :func:`featcache.loaders.bank.open_bank`.
     """
     if isinstance(videos, UnstoredVideos):
-        return _unstored(settings, videos)
+        return _unstored(settings, videos, world)
     assert isinstance(videos, Store), "there are only two kinds of video lists"
     if not settings.online:
         return open_bank(settings, store=videos)
-    return _stored(settings, videos, device=device)
+    return _stored(settings, videos, device=device, world=world)
 
 
-def _stored(settings: BankSettings, store: Store, *, device: str) -> OnlineSource:
+def _stored(settings: BankSettings, store: Store, *, device: str, world: World) -> OnlineSource:
     """The videos of a store's frame bank."""
     bank = open_bank(settings.model_copy(update={"storage": "mmap"}), store=store)
     videos = [store.videos[video_id] for video_id in bank.video_ids]
@@ -252,10 +256,11 @@ def _stored(settings: BankSettings, store: Store, *, device: str) -> OnlineSourc
         ),
         built,
         workers=settings.workers,
+        world=world,
     )
 
 
-def _unstored(settings: BankSettings, videos: UnstoredVideos) -> OnlineSource:
+def _unstored(settings: BankSettings, videos: UnstoredVideos, world: World) -> OnlineSource:
     """The videos of an extraction that is never stored."""
     prepared = videos.prepared
     if videos.sampling.layout != "frames":
@@ -294,6 +299,7 @@ def _unstored(settings: BankSettings, videos: UnstoredVideos) -> OnlineSource:
             weights={feature.name or "": feature.weights for feature in prepared.settings.features},
         ),
         workers=settings.workers,
+        world=world,
     )
 
 

@@ -7,19 +7,23 @@ from pathlib import Path
 from featcache.backbones.registry import JOIN
 from featcache.config import parse, read_mapping
 from featcache.data.labels import label_columns, labels_in
+from featcache.data.listing import is_scanned
+from featcache.data.manifest import Manifest
 from featcache.data.types import VideoRecord
 from featcache.errors import ConfigError
 from featcache.extract.checking import check
 from featcache.extract.lacking import judge
 from featcache.extract.prepare import Prepared, prepare
-from featcache.extract.scanning import scanning
+from featcache.extract.scanning import read_source, scanning
 from featcache.extract.settings import ExtractSettings
 from featcache.loaders.choice import VideoList
 from featcache.loaders.settings import BankSettings
+from featcache.loaders.usable import listed_by_first
 from featcache.machine import num_cores, resolve_device
 from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe
 from featcache.stages import OnStage, ignore
 from featcache.store.reader import open_store
+from featcache.training.world import ALONE, World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,19 +67,29 @@ class UnstoredVideos:
 
 
 def open_videos(
-    settings: BankSettings, *, device: str = "auto", kept: Path | None = None, on_stage: OnStage = ignore
+    settings: BankSettings,
+    *,
+    device: str = "auto",
+    kept: Path | None = None,
+    world: World = ALONE,
+    on_stage: OnStage = ignore,
 ) -> VideoList:
     """The videos that a method reads: those of a store, or with ``online`` those of a file of ``featcache extract``.
+
+    Of several processes the first one scans an extraction's videos; the others read what it has found.
 
     Args:
         settings: The bank.
         device: Device of the backbones of an extraction.
         kept: File in which the scan of an extraction's videos is kept; see
             :func:`featcache.data.kept.scan_keeping`.
+        world: The processes that share the run, and its folder.
         on_stage: Called with the stage ``scan``, files listed and files in total.
 
     Raises:
-        ConfigError: The file is not one of ``featcache extract``, or there are rows only with ``online``.
+        ConfigError: The file is not one of ``featcache extract``, there are rows only with ``online``, or a process
+            does not find the run's folder.
+        StoppedError: In the other processes, when the first raises an error.
         StoreError: There is no store.
     """
     path = Path(settings.store)
@@ -96,11 +110,30 @@ def open_videos(
         raise ConfigError(f"{settings.store} names videos and weights itself; leave out bank.videos and bank.weights")
     extraction = parse(ExtractSettings, data)
     check(extraction)
-    with scanning(
-        extraction, num_workers=num_cores(), kept=kept, on_scan=lambda done, total: on_stage("scan", done, total)
-    ) as scanned:
-        prepared = prepare(_only(extraction, settings.feature), device=resolve_device(device))
-        manifest = scanned()
+    assert kept is not None or world.size == 1, "processes share a run's folder"
+
+    def prepared() -> Prepared:
+        return prepare(_only(extraction, settings.feature), device=resolve_device(device))
+
+    found: list[tuple[Prepared, Manifest]] = []
+
+    def first() -> None:
+        with scanning(
+            extraction, num_workers=num_cores(), kept=kept, on_scan=lambda done, total: on_stage("scan", done, total)
+        ) as scanned:
+            built = prepared()
+            found.append((built, scanned()))
+
+    world.from_first(first)  # neither a backbone nor a manifest is sent
+    if found:
+        return _unstored(path, settings, *found[0])
+    if is_scanned(extraction.source):
+        return _unstored(path, settings, prepared(), read_source(extraction, on_scan=lambda done, total: None))
+    assert kept is not None, "processes share a run's folder"
+    return _unstored(path, settings, prepared(), listed_by_first(kept, world=world))
+
+
+def _unstored(path: Path, settings: BankSettings, prepared: Prepared, manifest: Manifest) -> UnstoredVideos:
     videos = {video.id: video for video in judge(manifest.videos, prepared.sampling)}
     if settings.split_column is not None:  # nothing is stored, so views follow this column
         splits = labels_in(videos, settings.split_column)

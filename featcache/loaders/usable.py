@@ -79,6 +79,19 @@ def list_videos(
     if is_scanned(settings.source):
         return read()
     assert kept is not None, "processes share a run's folder"
+    return listed_by_first(kept, world=world)
+
+
+def listed_by_first(kept: Path, *, world: World) -> Manifest:
+    """What the first process has scanned, in another one.
+
+    Args:
+        kept: The file in which the first keeps its scan.
+        world: The processes that share the run, and its folder.
+
+    Raises:
+        ConfigError: There is no such file.
+    """
     if not kept.exists():
         raise ConfigError(
             f"process {world.rank} does not find {kept}, which the first has written; put the run on a disk that all "

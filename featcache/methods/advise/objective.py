@@ -18,6 +18,7 @@ from featcache.loaders.videos import DamagedError
 from featcache.seeding import rng_for
 from featcache.training.identity import digest
 from featcache.training.objective import Loss, class_loss
+from featcache.training.world import ALONE, World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,7 @@ class ClipObjective:
         seed: int,
         is_sequential: bool = False,
         stand_ins: StandIns | None = None,
+        world: World = ALONE,
     ) -> None:
         """Form batches of videos.
 
@@ -73,9 +75,10 @@ class ClipObjective:
             stand_ins: Videos that take the places of damaged ones, where videos are decoded; the others of such a batch
                 are decoded once more.
             is_sequential: Process one clip per video at a time, as parts of a batch whose gradients are summed.
+            world: The processes that share each batch; each has all clips of its videos.
 
         Raises:
-            ConfigError: A part of a batch would be a single clip.
+            ConfigError: A part of a batch would be a single clip, or the processes cannot share a batch equally.
         """
         self.module = module
         self._source = source
@@ -85,8 +88,9 @@ class ClipObjective:
         self._seed = seed
         self._num_clips = num_clips
         self._is_sequential = is_sequential
+        self._world = world
         self._stand_ins = stand_ins
-        self._order = BatchOrder(videos, batch_size=batch_size, seed=seed)
+        self._order = BatchOrder(videos, batch_size=batch_size, seed=seed, world=world)
         if self._order.batch_size * (1 if is_sequential else num_clips) < 2:
             advice = "set clips.sequential=false" if is_sequential and num_clips > 1 else "raise num_clips"
             raise ConfigError(f"BatchNorm needs two clips at once; give more videos, or {advice}")
@@ -94,12 +98,12 @@ class ClipObjective:
         self.num_items = self._order.num_items * num_clips
 
     def parts(self, epoch: int, batch: int) -> list[ClassifiedMaps]:
-        """One part per clip of a video if clips are processed one after another, otherwise a single part.
+        """This process's share, in one part per clip of a video if one follows the other, otherwise in a single part.
 
         Raises:
             VideoError: A video is missing or has changed since it was scanned, or too many cannot be decoded.
         """
-        chosen = self._order.batch(epoch, batch)
+        chosen = self._order.own(epoch, batch)
         if self._stand_ins is None:
             return self._parts(chosen, epoch)
         seats = [self._stand_ins.seat(video, epoch=epoch) for video in chosen.tolist()]
@@ -136,12 +140,13 @@ class ClipObjective:
         """Do nothing."""
 
     def check_finite(self) -> None:
-        """Check the first batch before hours of training.
+        """Check the first batch before hours of training; collective.
 
         Raises:
             NonFiniteFeatureError: A value is NaN or infinite.
         """
-        if not all(bool(part.maps.on("cpu").isfinite().all()) for part in self.parts(0, 0)):
+        is_finite = all(bool(part.maps.on("cpu").isfinite().all()) for part in self.parts(0, 0))
+        if self._world.any(not is_finite, patiently=True):
             raise NonFiniteFeatureError(
                 f"features of {self._source.video_ids[0]!r} or its neighbours hold NaN or infinity; extract this "
                 "feature again as float32"

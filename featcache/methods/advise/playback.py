@@ -21,6 +21,7 @@ from featcache.loaders.clip_positions import playback_clip, pretext_start
 from featcache.loaders.stand_ins import StandIns
 from featcache.methods.advise.objective import ClipObjective
 from featcache.methods.advise.settings import PretextClipSettings, max_bank_stride
+from featcache.training.world import ALONE, World
 
 
 def playback_objective(
@@ -32,11 +33,13 @@ def playback_objective(
     batch_size: int,
     seed: int,
     stand_ins: StandIns | None = None,
+    world: World = ALONE,
 ) -> ClipObjective:
     """The task of telling the rates apart; see :class:`featcache.methods.advise.objective.ClipObjective`.
 
     Raises:
-        ConfigError: The bank is too coarse, or a part of a batch would be a single clip.
+        ConfigError: The bank is too coarse, a part of a batch would be a single clip, or the processes cannot share a
+            batch equally.
     """
     finest = max_bank_stride(base_stride=settings.base_stride, speed_jitter=settings.speed_jitter)
     if source.bank_stride > finest:  # a bank of all frames repeats no more frames than the published sampler
@@ -57,6 +60,7 @@ def playback_objective(
         seed=seed,
         is_sequential=settings.sequential,
         stand_ins=stand_ins,
+        world=world,
     )
 
 

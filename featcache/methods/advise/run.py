@@ -36,6 +36,8 @@ from featcache.training.kept import NetworkFile
 from featcache.training.pretrained import PretrainedResult
 from featcache.training.runs import seed_folder
 from featcache.training.seeds import SeedRuns, open_runs
+from featcache.training.shared_norm import share_batch_norms
+from featcache.training.world import ALONE, World, join_world
 
 WEIGHTS = "backbone.safetensors"
 SLOW_R50 = "rho-byol-r50"
@@ -64,19 +66,31 @@ class PlaybackResult(PretrainedResult):
 def pretrain(settings: AdviseSettings, *, on_stage: OnStage = ignore) -> PlaybackResult:
     """Train a temporal module on the playback rate, once per seed; unfinished runs are resumed, finished ones kept.
 
+    Processes started by torchrun share each batch: the run is the same for any number of them, up to rounding and the
+    draws of dropout, and may be resumed with another number. BatchNorms then take the statistics of whole batches. The
+    first process writes files and calls ``on_stage``.
+
     Args:
         settings: Settings of the run.
         on_stage: Called with the stage ``scan`` where videos are scanned, then with ``seed N`` after each step.
 
     Raises:
-        ConfigError: The bank is too coarse, or the store has none.
+        ConfigError: The bank is too coarse, the store has none, or the processes cannot share a batch equally.
         NonFiniteFeatureError: Features are not finite.
+        StoppedError: Another process has raised an error.
     """
+    with join_world() as world:
+        return _pretrain(settings, world, on_stage=on_stage)
+
+
+def _pretrain(settings: AdviseSettings, world: World, *, on_stage: OnStage) -> PlaybackResult:
     where, tmm, clips = settings.bank.store, settings.tmm, settings.clips
-    runs = open_runs(settings, settings.training, name="advise", of=where, out=settings.out, on_stage=on_stage)
-    device = settings.training.device
-    listed = open_videos(settings.bank, device=device, kept=runs.folder / KEPT, on_stage=on_stage)
-    bank = open_source(settings.bank, videos=listed, device=device)
+    runs = open_runs(
+        settings, settings.training, name="advise", of=where, out=settings.out, world=world, on_stage=on_stage
+    )
+    device = str(runs.device)
+    listed = open_videos(settings.bank, device=device, kept=runs.folder / KEPT, world=world, on_stage=on_stage)
+    bank = open_source(settings.bank, videos=listed, device=device, world=world)
     height, _, width = bank.shape
     return _trained(
         runs,
@@ -97,15 +111,24 @@ def pretrain_r3d50(settings: R3d50Settings, *, on_stage: OnStage = ignore) -> Pl
     The network of a seed without its head is written to ``seed-N/backbone.safetensors``. With a ``width`` of 64 it is a
     weights file for the backbone ``rho-byol-r50``.
 
+    Processes started by torchrun share it as they share :func:`pretrain`; the first one lists the videos.
+
     Args:
         settings: Settings of the run.
         on_stage: Called with the stage ``scan``, then with ``seed N`` after each step.
 
     Raises:
+        ConfigError: The processes cannot share a batch equally.
         ManifestError: There are no usable videos.
+        StoppedError: Another process has raised an error.
         VideoError: A video is missing or has changed since it was scanned, or too many cannot be decoded.
         UnknownNameError: There is no such split.
     """
+    with join_world() as world:
+        return _pretrain_r3d50(settings, world, on_stage=on_stage)
+
+
+def _pretrain_r3d50(settings: R3d50Settings, world: World, *, on_stage: OnStage) -> PlaybackResult:
     runs = open_runs(
         settings,
         settings.training,
@@ -113,9 +136,10 @@ def pretrain_r3d50(settings: R3d50Settings, *, on_stage: OnStage = ignore) -> Pl
         of=settings.videos_name,
         out=settings.out,
         network=WEIGHTS,
+        world=world,
         on_stage=on_stage,
     )
-    source, num_left_out = open_pixels(settings, folder=runs.folder, on_stage=on_stage)
+    source, num_left_out = open_pixels(settings, folder=runs.folder, world=world, on_stage=on_stage)
     splits = {video.id: video.split for video in source.videos if video.split}
     num_classes = len(settings.clips.rates)
     is_as_published = settings.width == SlowR50Config().width
@@ -140,15 +164,15 @@ def pretrain_r3d50(settings: R3d50Settings, *, on_stage: OnStage = ignore) -> Pl
 
 
 def open_pixels(
-    settings: R3d50Settings, *, folder: Path | None = None, on_stage: OnStage = ignore
+    settings: R3d50Settings, *, folder: Path | None = None, world: World = ALONE, on_stage: OnStage = ignore
 ) -> tuple[PixelSource, int]:
     """The usable videos of a source as clips of pixels, and the number of those that cannot be used.
 
     Raises:
         ManifestError: No video is usable, or a file of a manifest does not exist any more.
     """
-    manifest = list_videos(settings, folder=folder, on_stage=on_stage)
-    usable = open_usable(manifest.videos, root=manifest.root, decoder=settings.decoder)
+    manifest = list_videos(settings, folder=folder, world=world, on_stage=on_stage)
+    usable = open_usable(manifest.videos, root=manifest.root, decoder=settings.decoder, world=world)
     return PixelSource(usable.files, size=settings.size), usable.num_left_out
 
 
@@ -184,6 +208,7 @@ def _trained(
     for seed in training.seeds:
         with seeded_torch(seed, "tmm" if is_stored else "r3d50"):
             module = build().to(runs.device)
+        share_batch_norms(module, runs.world)
         objective = playback_objective(
             source,
             videos,
@@ -194,6 +219,7 @@ def _trained(
             stand_ins=StandIns.of(
                 source.files, among=videos, seed=seed, skips=runs.skips(seed, videos.tolist(), max_damaged)
             ),
+            world=runs.world,
         )
         if is_stored:  # pixels are finite
             objective.check_finite()
