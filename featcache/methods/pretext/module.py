@@ -1,7 +1,8 @@
 """The module of a pretext task: a backbone whose network is kept, and what is discarded after training."""
 
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,11 @@ from featcache.backbones import Backbone
 from featcache.backbones.trainable import ClipEncoder
 from featcache.loaders.views import ClipShape
 from featcache.methods.pretext.queue import KeyQueue
-from featcache.methods.pretext.task import PretextTask
 from featcache.recipes import FeatureRecipe
 from featcache.training.world import ALONE, World
+
+Reads = Literal["vector", "map"]
+NO_QUEUES: Mapping[str, tuple[int, int]] = MappingProxyType({})
 
 
 class KeyNetwork(ClipEncoder):
@@ -58,7 +61,9 @@ class PretextModule(ClipEncoder):
         recipe: FeatureRecipe,
         *,
         num_frames: int,
-        task: PretextTask,
+        heads: Callable[[int], Mapping[str, nn.Module]],
+        reads: Reads = "vector",
+        queues: Mapping[str, tuple[int, int]] = NO_QUEUES,
         follower: Backbone | None = None,
         world: World = ALONE,
     ) -> None:
@@ -68,22 +73,23 @@ class PretextModule(ClipEncoder):
             backbone: The built, frozen backbone.
             recipe: Recipe of a single vector per clip, in float32.
             num_frames: Number of frames per clip.
-            task: The task.
-            follower: The same backbone, built a second time, for a task that has a key network.
+            heads: Builds the heads, given the number of channels of what they read.
+            reads: What the heads read: the network's vectors, or its last map.
+            queues: Numbers of keys and of their channels, by the name of a queue.
+            follower: The same backbone, built a second time; ``None``: there is no key network.
             world: The processes that share each batch.
 
         Raises:
-            ConfigError: The backbone cannot take such clips, or has no map for a task that reads it.
+            ConfigError: The backbone cannot take such clips, or has no map to read.
         """
         super().__init__(backbone, recipe, num_frames=num_frames)
-        assert (follower is None) == (task.follows is None), f"{task.name} and its key network"
-        channels = self.width if task.reads == "vector" else self.map_channels()
-        self.heads = nn.ModuleDict(task.heads(channels))
-        self.queues = nn.ModuleDict({name: KeyQueue(*sizes) for name, sizes in task.queues.items()})
+        channels = self.width if reads == "vector" else self.map_channels()
+        self.heads = nn.ModuleDict(heads(channels))
+        self.queues = nn.ModuleDict({name: KeyQueue(*sizes) for name, sizes in queues.items()})
         self.world = world
         self.follower: KeyNetwork | None = None
         if follower is not None:
-            self.follower = KeyNetwork(follower, recipe, num_frames=num_frames, heads=task.heads(channels))
+            self.follower = KeyNetwork(follower, recipe, num_frames=num_frames, heads=heads(channels))
             self.follower.network.load_state_dict(self.network.state_dict())
             self.follower.heads.load_state_dict(self.heads.state_dict())
 

@@ -279,10 +279,18 @@ def build_module(
     recipe = clip_feature(
         backbone, settings.backbone, num_frames=num_frames, layer=settings.layer, input_size=settings.input_size
     )
-    follower = build_backbone(settings.backbone, weights=settings.weights) if settings.task.follows else None
+    task = settings.task
+    follower = None if task.follows is None else build_backbone(settings.backbone, weights=settings.weights)
     with seeded_torch(seed, "pretext"):
         module = PretextModule(
-            backbone, recipe, num_frames=num_frames, task=settings.task, follower=follower, world=world
+            backbone,
+            recipe,
+            num_frames=num_frames,
+            heads=task.heads,
+            reads=task.reads,
+            queues=task.queues,
+            follower=follower,
+            world=world,
         )
     return module.placed(device)
 
