@@ -20,6 +20,7 @@ VERBS = (
             flag("num_crops", "--crops"),
             flag("workers"),
             flag("device"),
+            flag("out", "-o"),
         ),
         shorthand="classify",
         sets="deadline_seconds=10",

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from featcache.backbones.registry import check_name, classifier_of
-from featcache.config import Settings
+from featcache.config import Settings, to_yaml
 from featcache.data.types import VideoRecord
 from featcache.errors import ConfigError, NothingUsableError, UnknownNameError
+from featcache.files.publish import put_replace
+from featcache.files.sealed import canonical_json
 from featcache.stages import OnStage, ignore
 from featcache.summary import Summary, SummaryTable, failures_table
 from featcache.units import duration
@@ -51,6 +53,8 @@ class ClassifySettings(Settings):
     """Seconds without progress after which a video is given up when it is opened."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    out: str | None = None
+    """Folder in which to write ``result.json``; null: it is printed alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +189,7 @@ def classify(settings: ClassifySettings, *, on_stage: OnStage = ignore) -> Class
                 probabilities=tuple(row[best].tolist()),
             )
         failed |= {files.videos[number].id: ("undecodable", reason) for number, reason in files.damaged.items()}
-    return Classified(
+    result = Classified(
         model=settings.model if path is None else str(path),
         num_classes=len(ready.classes),
         num_views=ready.views.num_clips * ready.views.num_crops,
@@ -193,6 +197,10 @@ def classify(settings: ClassifySettings, *, on_stage: OnStage = ignore) -> Class
         failed=tuple((names[video], *failed[video]) for video in names if video in failed),
         seconds=time.monotonic() - started,
     )
+    if settings.out is not None:
+        put_replace(Path(settings.out) / "config.yaml", to_yaml(settings).encode())
+        put_replace(Path(settings.out) / "result.json", canonical_json(result.to_dict()))
+    return result
 
 
 def _model_file(given: str, *, seed: int | None) -> Path | None:
@@ -240,9 +248,9 @@ def list_files(given: tuple[str, ...]) -> tuple[dict[str, str], "Manifest"]:
         path = Path(each).expanduser()
         if path.is_dir() or (path.is_file() and path.suffix.lower() in LISTINGS):
             listed = list_source(path)
-            start = path if path.is_dir() else path.parent
             for video in listed.videos:
-                add(listed.path_of(video), str(start / video.path), {})
+                there = listed.path_of(video)
+                add(there, str(path / video.path if path.is_dir() else there), {})
         elif path.is_file():
             add(path.absolute(), each, {})
         else:

@@ -113,7 +113,7 @@ def needed(
             place; names the closest.
         ConfigError: A change does not fit.
     """
-    papers = configs_by_paper()
+    papers = {name: files for name, files in configs_by_paper().items() if table_names(files)}
     if paper not in papers:
         raise unknown_name("paper", paper, papers)
     files = papers[paper]
