@@ -18,7 +18,8 @@ from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings
 from featcache.methods.advise.run import pretrain as pretrain_advise
 from featcache.methods.advise.run import pretrain_r3d50
-from featcache.methods.advise.settings import AdviseSettings, R3d50Settings
+from featcache.methods.advise.settings import AdviseSettings, R3d50Settings, TmmFineTuneSettings
+from featcache.methods.advise.tmm import run_temporal
 from featcache.methods.pretext.run import pretrain as pretrain_task
 from featcache.methods.pretext.settings import PretextSettings
 from featcache.testing.videos import write_video
@@ -119,7 +120,22 @@ def advise(folder, name, **changes):
     return pretrain_advise, parse(AdviseSettings, {**given, **changes})
 
 
-METHODS = {"pretext": pretext, "r3d50": r3d50, "advise": advise}
+def tmm(folder, name, **changes):
+    """A temporal module on labels; five videos to test on."""
+    given = {
+        "bank": {"store": str(folder / "bank")},
+        "tmm": TMM,
+        "num_frames": 4,
+        "stride": 1,
+        "num_clips": 2,
+        "test_clips": 2,
+        "training": TRAINING,
+        "out": str(folder / name),
+    }
+    return run_temporal, parse(TmmFineTuneSettings, {**given, **changes})
+
+
+METHODS = {"pretext": pretext, "r3d50": r3d50, "advise": advise, "tmm": tmm}
 
 
 def run(method, folder, name, *, on_stage=None):

@@ -2,15 +2,18 @@
 
 import json
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from featcache.methods.advise.tuning import ORDERS
 from featcache.training.logs import read_log, read_steps
 from featcache.training.loop import trained_state
 from tests.methods.shared_runs import METHODS, NUM_STEPS, frame_bank, kill, main, run, write_videos
 from tests.training.processes import together
 
-ROUNDING = {"pretext": 0.05, "r3d50": 0.05, "advise": 1e-4}
+ROUNDING = {"pretext": 0.05, "r3d50": 0.05, "advise": 1e-4, "tmm": 1e-4}
 """What may become of rounding in a gradient; deep norms of few values enlarge it."""
 
 
@@ -96,3 +99,16 @@ def test_only_the_first_process_writes(runs, method):
         assert len(read_log(runs / f"{method}-two" / seed)) == 2
     results = [json.loads((runs / f"{method}-{name}" / "result.json").read_text()) for name in ("one", "two")]
     assert results[0].keys() == results[1].keys()
+
+
+def test_every_test_video_of_a_temporal_module_is_scored_once(runs):
+    results = [json.loads((runs / f"tmm-{name}" / "result.json").read_text()) for name in ("one", "two")]
+    assert results[1]["coverage"]["test"] == {"ok": 5, "failed": 0, "total": 5, "unlabelled": 0}
+    assert results[0]["metrics"] == results[1]["metrics"]
+    assert results[1]["metrics"]["scratch"]["test"].keys() == set(ORDERS)
+    tables = [pq.read_table(runs / f"tmm-{name}" / "predictions.parquet") for name in ("one", "two")]
+    assert tables[0]["video"].to_pylist() == tables[1]["video"].to_pylist()
+    scores = [np.array(table["scores"].to_pylist()) for table in tables]
+    assert scores[0].shape == (5, 2)
+    assert len({tuple(row) for row in scores[0]}) == 5
+    np.testing.assert_allclose(scores[1], scores[0], rtol=1e-4, atol=1e-5)

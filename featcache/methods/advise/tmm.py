@@ -37,6 +37,7 @@ from featcache.summary import Summary, SummaryTable, percent
 from featcache.training.runs import run_folder
 from featcache.training.seeds import open_runs
 from featcache.training.skips import NOTHING_REPLACED, Replaced
+from featcache.training.world import World, join_world
 
 PRETRAINED, SCRATCH = "pretrained", "scratch"
 
@@ -128,22 +129,34 @@ def run_temporal(
 
     Without splits, five folds over the videos are used, each scored by a module that is trained on the others.
 
+    Processes started by torchrun share each batch and the test videos: the run is the same for any number of them, up
+    to rounding and the draws of dropout, and may be resumed with another number. BatchNorms then take the statistics of
+    whole batches. The first process writes files and calls ``on_stage``.
+
     Args:
         settings: Settings of the run.
         intervals: Settings of the intervals.
         on_stage: Called with the stage ``scan`` where videos are scanned, then with ``seed N`` after each step.
 
     Raises:
+        ConfigError: The processes cannot share a batch equally.
         ManifestError: There are no labels, only one class, or no videos to score.
+        StoppedError: Another process has raised an error.
         UnknownNameError: There is no such split or label column.
     """
+    with join_world() as world:
+        return _run_temporal(settings, world, intervals=intervals, on_stage=on_stage)
+
+
+def _run_temporal(
+    settings: TmmFineTuneSettings, world: World, *, intervals: IntervalSettings | None, on_stage: OnStage
+) -> TemporalResult:
     started = time.monotonic()
-    device, seeds = settings.training.device, settings.training.seeds
-    runs = open_runs(
-        settings, settings.training, name="tmm", of=settings.bank.store, out=settings.out, on_stage=on_stage
-    )
-    store = open_videos(settings.bank, device=device, kept=runs.folder / KEPT, on_stage=on_stage)
-    bank = open_source(settings.bank, videos=store, device=device)
+    training, of, seeds = settings.training, settings.bank.store, settings.training.seeds
+    runs = open_runs(settings, training, name="tmm", of=of, out=settings.out, world=world, on_stage=on_stage)
+    device = str(runs.device)
+    store = open_videos(settings.bank, device=device, kept=runs.folder / KEPT, world=world, on_stage=on_stage)
+    bank = open_source(settings.bank, videos=store, device=device, world=world)
     data = read_labelled(settings.bank, bank, store=store, label=settings.label)
     assignments, protocol = data.assignments(
         test_splits=settings.test_splits, labels_per_class=settings.labels_per_class
@@ -174,7 +187,7 @@ def run_temporal(
                     within=f"{arm}/{assignment.name}",
                 )
                 for split, numbers in assignment.tests.items():
-                    found, scores = video_logits([module], bank, numbers, own, orders=orders, seeds=[seed])
+                    found, scores = video_logits([module], bank, numbers, own, orders=orders, seeds=[seed], world=world)
                     tested[split].append(found)
                     for order in orders:
                         parts.setdefault((split, order), []).append(scores[order][0])
@@ -201,7 +214,8 @@ def run_temporal(
     for place, arm in enumerate(arms):  # the other arm is a run of its own to `featcache compare`
         scores = {split: np.stack(logits[arm, split, ORDERS[0]]) for split in videos}
         predictions = _by_video(scores, data, videos=videos, seeds=seeds)
-        write_predictions(runs.folder / arm if place else runs.folder, predictions)
+        if world.is_first:
+            write_predictions(runs.folder / arm if place else runs.folder, predictions)
     return runs.finish(result)
 
 

@@ -7,6 +7,7 @@ are ours. Test crops are those of the store (three with ``spatial: views``), whe
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +33,8 @@ from featcache.training.generators import seeded_torch
 from featcache.training.identity import digest, identity_of
 from featcache.training.runs import find_seed
 from featcache.training.seeds import SeedRuns
+from featcache.training.shared_norm import share_batch_norms
+from featcache.training.world import ALONE, World
 
 ORDERS = ("true", "reversed", "shuffled", "one frame")
 """Orders of the frames of a test clip."""
@@ -73,6 +76,7 @@ def label_objective(
     module: nn.Module,
     seed: int,
     stand_ins: StandIns | None = None,
+    world: World = ALONE,
 ) -> ClipObjective:
     """The task of telling the classes apart; ``labels`` int64 [A] are those of ``videos``."""
     class_of = dict(zip(videos.tolist(), labels.tolist(), strict=True))
@@ -86,6 +90,7 @@ def label_objective(
         num_clips=settings.num_clips,
         seed=seed,
         stand_ins=stand_ins,
+        world=world,
     )
 
 
@@ -121,7 +126,10 @@ def fine_tune(
     skips = runs.skips(seed, videos.tolist(), settings.bank.max_damaged, within=within)
     stand_ins = StandIns.of(bank.files, among=videos, seed=seed, skips=skips)
     module = module.to(runs.device)
-    objective = label_objective(bank, videos, labels, settings, module=module, seed=seed, stand_ins=stand_ins)
+    share_batch_norms(module, runs.world)
+    objective = label_objective(
+        bank, videos, labels, settings, module=module, seed=seed, stand_ins=stand_ins, world=runs.world
+    )
     objective.check_finite()
     contents = {**clip_contents(bank, videos), "labels": digest([labels.tolist(), num_classes])}
     if settings.init is not None:
@@ -195,9 +203,10 @@ def video_logits(
     *,
     orders: Sequence[str] = ORDERS,
     seeds: Sequence[int],
+    world: World = ALONE,
     on_videos: Callable[[int, int], None] | None = None,
 ) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[np.float64]]]:
-    """Mean logits over each video's views, for every order of the frames.
+    """Mean logits over each video's views, for every order of the frames; collective.
 
     The rows of a view are read once for all modules and orders. Videos that turn out not to decode are left out.
 
@@ -208,10 +217,12 @@ def video_logits(
         settings: Clips and views.
         orders: Orders of the frames, of :data:`ORDERS`.
         seeds: Seed of each module, which its shuffled order depends on.
-        on_videos: Called with videos done so far and N.
+        world: The processes that share the videos; each scores every ``size``-th.
+        on_videos: Called with videos done so far and in total, of this process.
 
     Returns:
-        int64 [M], numbers of the videos that could be scored; and order to float64 [S, M, num_classes].
+        int64 [M], numbers of the videos that could be scored; and order to float64 [S, M, num_classes]; in every
+        process.
 
     Raises:
         VideoError: A video is missing or has changed since it was scanned, or none can be decoded.
@@ -219,30 +230,31 @@ def video_logits(
     device = next(modules[0].parameters()).device
     for module in modules:
         module.eval()
-    logits: dict[str, list[npt.NDArray[np.float64]]] = {order: [] for order in orders}
-    scored_videos: list[npt.NDArray[np.int64]] = []
+    mine = videos[list(world.mine(len(videos)))]
+    is_scored = torch.zeros(len(mine), dtype=torch.bool)
+    logits = torch.zeros(len(mine), len(orders), len(modules), modules[0].head.fc2.out_features, dtype=torch.float64)
     done = 0
-    for chunk in _chunks(source, videos, settings):
+    for chunk in _chunks(source, mine, settings):
+        here = slice(done, done + len(chunk))
         done += len(chunk)
         read = _read(source, chunk, settings)
         if read is None:
             continue
-        number, counts, maps = read.videos, read.counts, read.maps.on(device)
-        scored_videos.append(number)
-        for order in orders:
-            scored = []
-            for module, seed in zip(modules, seeds, strict=True):
-                places = frame_order(order, num_frames=maps.shape[1], seed=seed)
-                ordered = maps if order == "true" else maps[:, torch.from_numpy(places).to(device)]
-                scores: Tensor = module(ordered).double().cpu()
-                scored.append(np.stack([part.mean(dim=0).numpy() for part in torch.split(scores, counts)]))
-            logits[order].append(np.stack(scored))
+        maps, rows = read.maps.on(device), torch.from_numpy(np.isin(chunk, read.videos))
+        is_scored[here] = rows
+        for (which, order), (number, module) in itertools.product(enumerate(orders), enumerate(modules)):
+            places = frame_order(order, num_frames=maps.shape[1], seed=seeds[number])
+            ordered = maps if order == "true" else maps[:, torch.from_numpy(places).to(device)]
+            scores: Tensor = module(ordered).double().cpu()
+            means = torch.stack([part.mean(dim=0) for part in torch.split(scores, read.counts)])
+            logits[here, which, number][rows] = means
         if on_videos is not None:
-            on_videos(done, len(videos))
-    if not scored_videos:
+            on_videos(done, len(mine))
+    kept = world.collect(is_scored, len(videos)).numpy()
+    if not kept.any():
         raise VideoError("undecodable", f"none of {len(videos)} test videos can be decoded")
-    joined = {order: np.concatenate(parts, axis=1) for order, parts in logits.items()}
-    return np.concatenate(scored_videos), joined
+    found = world.collect(logits, len(videos)).numpy()[kept]
+    return videos[kept], {order: found[:, which].swapaxes(0, 1) for which, order in enumerate(orders)}
 
 
 class _Views(NamedTuple):
@@ -271,7 +283,7 @@ def _chunks(
 ) -> Iterator[npt.NDArray[np.int64]]:
     """Groups of videos whose views fit into a batch."""
     height, width, depth = source.shape
-    most = max(source.num_crops(int(video)) for video in videos)
+    most = max(source.num_crops(int(video)) for video in videos) if len(videos) else 1
     view_bytes = settings.num_frames * height * width * depth * 4
     step = max(1, _BYTES_AT_ONCE // (view_bytes * settings.test_clips * most))
     for first in range(0, len(videos), step):
