@@ -146,16 +146,13 @@ TASKS: Registry[type[PretextTask]] = Registry(
     kind="pretext task",
     group="featcache.tasks",
     entry=type,
-    built_in=(
-        Place(
-            name="rotnet",
-            target="featcache.methods.pretext.rotnet:RotNet",
-            summary="by how many quarter turns was the clip rotated?",
-        ),
-        Place(
-            name="vcop",
-            target="featcache.methods.pretext.vcop:Vcop",
-            summary="in which order were the clips?",
-        ),
+    built_in=tuple(
+        Place(name=name, target=f"featcache.methods.pretext.{name}:{attribute}", summary=summary)
+        for name, attribute, summary in (
+            ("rotnet", "RotNet", "by how many quarter turns was the clip rotated?"),
+            ("vcop", "Vcop", "in which order were the clips?"),
+            ("prp", "Prp", "at which rate was the clip sampled, and what lies between its frames?"),
+            ("videomae", "VideoMae", "what is under the masked tubes?"),
+        )
     ),
 )
