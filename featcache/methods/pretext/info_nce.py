@@ -14,16 +14,17 @@ def info_nce(
     The logits of a query are those of its own key, of the common negatives, and of its own negative, in this order.
 
     Args:
-        queries: [B, C], of unit length.
-        keys: [B, C], the own key of each query, of unit length.
-        negatives: [K, C], of unit length.
+        queries: float32 [B, C], of unit length.
+        keys: float32 [B, C], the own key of each query, of unit length.
+        negatives: float32 [K, C], of unit length.
         temperature: Temperature by which cosines are divided.
-        own_negatives: [B, C], a further negative of each query, if there are any.
+        own_negatives: float32 [B, C], a further negative of each query, if there are any.
     """
-    parts = [_cosines(queries, keys), queries @ negatives.T]
-    if own_negatives is not None:
-        parts.append(_cosines(queries, own_negatives))
-    logits = torch.cat(parts, dim=1) / temperature
+    with torch.autocast(queries.device.type, enabled=False):
+        parts = [_cosines(queries, keys), queries @ negatives.T]
+        if own_negatives is not None:
+            parts.append(_cosines(queries, own_negatives))
+        logits = torch.cat(parts, dim=1) / temperature
     return class_loss(logits, torch.zeros(len(queries), dtype=torch.int64, device=queries.device))
 
 

@@ -152,6 +152,9 @@ TASKS: Registry[type[PretextTask]] = Registry(
             ("rotnet", "RotNet", "by how many quarter turns was the clip rotated?"),
             ("vcop", "Vcop", "in which order were the clips?"),
             ("prp", "Prp", "at which rate was the clip sampled, and what lies between its frames?"),
+            ("cvrl", "Cvrl", "which two clips are of one video?"),
+            ("tdl", "Tdl", "which clip shows the same moment of a video?"),
+            ("rspnet", "Rspnet", "which clip is as fast as this one, and which is of the same video?"),
             ("videomae", "VideoMae", "what is under the masked tubes?"),
         )
     ),

@@ -78,7 +78,7 @@ class VideoMae(PretextTask):
 
 
 def patches_of(clip: Tensor) -> Tensor:
-    """Pixels of each cell of [B, T, 3, S, S], of mean 0 and variance 1 in each channel, float [B, T / 2, h, w, 1536]."""
+    """Pixels of each cell of [B, T, 3, S, S], with mean 0 and variance 1 by channel, float [B, T / 2, h, w, 1536]."""
     batch, frames, channels, side, _ = clip.shape
     cells = clip.view(batch, frames // DEPTH, DEPTH, channels, side // CELL, CELL, side // CELL, CELL)
     pixels = cells.permute(0, 1, 4, 6, 2, 5, 7, 3).flatten(4, 6)

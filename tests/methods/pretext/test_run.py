@@ -140,7 +140,7 @@ def test_views_are_decoded_and_rotated_by_what_is_drawn(videos, tmp_path):
 def test_what_cannot_be_trained_is_a_sentence(videos, tmp_path):
     with pytest.raises(UnknownNameError, match="unknown pretext task 'rotne'; did you mean 'rotnet'"):
         settings(videos, tmp_path, task={"name": "rotne"})
-    with pytest.raises(ConfigError, match="task has no name; give one of: rotnet"):
+    with pytest.raises(ConfigError, match="task has no name; give one of: cvrl, prp, rotnet, rspnet, tdl, vcop"):
         settings(videos, tmp_path, task={})
     with pytest.raises(FeatcacheError, match="unknown key 'strid'; did you mean 'stride'"):
         settings(videos, tmp_path, task={"name": "rotnet", "strid": 3})
