@@ -35,7 +35,7 @@ class StepCost:
         frozen_macs: Those of what gets no gradient, per video.
         recomputes: Whether the forward pass is repeated during the backward pass (gradient checkpointing).
         checkpoint_bytes: Size of a seed's checkpoint: module, optimiser, average.
-        weights_bytes: Size of a seed's file of weights; 0 if there is none.
+        weights_bytes: Size of a seed's files of weights; 0 if there are none.
         gradient_bytes: Size of the gradients.
     """
 

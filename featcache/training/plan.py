@@ -69,6 +69,7 @@ def step_cost(
     training: TrainingSettings,
     *,
     kept: nn.Module | None,
+    whole: nn.Module | None = None,
     trained_macs: int,
     frozen_macs: int = 0,
     recomputes: bool = False,
@@ -78,7 +79,8 @@ def step_cost(
     Args:
         module: Everything with state, on any device.
         training: Optimiser and average.
-        kept: Network that is written as a file of weights; ``None``: none is.
+        kept: Network that is written as a file of weights, at the end and at ``keep_epochs``; ``None``: none is.
+        whole: Module that is written beside it at the end, with its head; ``None``: none is.
         trained_macs: Multiply-accumulates of one forward pass of what is trained, per video.
         frozen_macs: Those of what gets no gradient, per video.
         recomputes: Whether the forward pass is repeated during the backward pass.
@@ -92,7 +94,8 @@ def step_cost(
         frozen_macs=frozen_macs,
         recomputes=recomputes,
         checkpoint_bytes=state + moments * gradients,
-        weights_bytes=0 if kept is None else _state_bytes(kept),
+        weights_bytes=(0 if kept is None else _state_bytes(kept) * (1 + len(training.keep_epochs)))
+        + (0 if whole is None else _state_bytes(whole)),
         gradient_bytes=gradients,
     )
 

@@ -85,6 +85,9 @@ def test_bytes_of_a_checkpoint(changes, num_copies):
     cost = step_cost(module, training, kept=module[0], trained_macs=1)
     assert (cost.gradient_bytes, cost.weights_bytes) == (trained, trained)
     assert cost.checkpoint_bytes == trained + frozen + num_copies * trained
+    more = parse(TrainingSettings, {**changes, "keep_epochs": [1, 5]})
+    assert step_cost(module, more, kept=module[0], trained_macs=1).weights_bytes == 3 * trained
+    assert step_cost(module, more, kept=None, whole=module, trained_macs=1).weights_bytes == trained + frozen
     average = step_cost(module, parse(TrainingSettings, {**changes, "ema_decay": 0.9}), kept=None, trained_macs=1)
     assert (average.checkpoint_bytes, average.weights_bytes) == (cost.checkpoint_bytes + trained + frozen, 0)
 

@@ -98,6 +98,7 @@ def plan_finetune(settings: FinetuneSettings, *, on_stage: OnStage = ignore) -> 
                 module,
                 training,
                 kept=None if settings.frozen else module.network,
+                whole=module,
                 trained_macs=0 if settings.frozen else module.macs,
                 frozen_macs=module.macs if settings.frozen else 0,
             ),

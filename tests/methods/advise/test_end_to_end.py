@@ -19,6 +19,7 @@ from featcache.testing.videos import sequential_frames, write_video
 from featcache.training.loop import trained_state
 from featcache.training.settings import TrainingSettings
 from tests.methods.advise.helpers import counting_bank
+from tests.training.kept_files import check_kept
 
 NUM_FRAMES = (12, 9, 16, 11)
 
@@ -41,7 +42,13 @@ def settings(videos, out, **changes):
         head_hidden=8,
         clips=defaults["clips"].default.model_copy(update={"num_frames": 4, "num_clips": 2}),
         training=TrainingSettings(
-            epochs=3, batch_size=2, device="cpu", threads=1, tensorboard=False, checkpoint_seconds=0
+            epochs=3,
+            batch_size=2,
+            device="cpu",
+            threads=1,
+            tensorboard=False,
+            checkpoint_seconds=0,
+            keep_epochs=(1, 3),
         ),
         out=str(out),
         **changes,
@@ -103,6 +110,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(videos, tmp_path):
     for name, tensor in states[0].weights_of("network").items():
         assert torch.equal(written[name], tensor), name
     assert resumed.seeds[0]["loss"] == straight.seeds[0]["loss"]
+    check_kept(tmp_path / "straight/seed-0", tmp_path / "killed/seed-0", last=3, name="backbone.safetensors")
 
 
 def test_what_it_trained_is_fine_tuned_and_extracted_as_the_slow_r50(tmp_path):

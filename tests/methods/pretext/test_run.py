@@ -21,6 +21,7 @@ from featcache.methods.pretext.run import build_module, plan_pretext, pretrain
 from featcache.methods.pretext.settings import PretextSettings
 from featcache.testing.videos import write_video
 from featcache.training.loop import trained_state
+from tests.training.kept_files import check_kept
 
 NUM_FRAMES = (24, 20, 28, 22, 3)
 
@@ -43,7 +44,7 @@ def settings(videos, out, **changes):
         "num_frames": 2,
         "input_size": 32,
         "workers": 0,
-        "training": {**training, "checkpoint_seconds": 0.0},
+        "training": {**training, "checkpoint_seconds": 0.0, "keep_epochs": (1, 2)},
         "out": str(out),
     }
     return parse(PretextSettings, {**given, **changes})
@@ -104,6 +105,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(videos, straight, tmp_path):
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], tensor) for name, tensor in states[1].items())
     assert resumed.seeds[0]["loss"] == straight[1].seeds[0]["loss"]
+    check_kept(straight[0] / "seed-0", tmp_path / "seed-0", last=2, name="backbone.safetensors")
     unmirrored = {"name": "rotnet", "stride": 3, "look": {"flip_probability": 0.0}}
     with pytest.raises(FeatcacheError, match=r"a run with task\.look\.flip_probability 0\.5, which is 0\.0 here"):
         pretrain(settings(videos, tmp_path, task=unmirrored))

@@ -41,6 +41,7 @@ from featcache.training.meter import DivergedError
 from featcache.training.schedules import cosine
 from featcache.training.settings import OptimiserSettings, TrainingSettings
 from tests.methods.svt.helpers import small_views
+from tests.training.kept_files import check_kept
 
 NUM_FRAMES = (24, 20, 28, 22, 30)
 
@@ -77,7 +78,7 @@ def settings(videos, out, **changes):
 def straight(videos, tmp_path_factory):
     """A run to its end."""
     folder = tmp_path_factory.mktemp("straight")
-    return folder, pretrain_svt(settings(videos, folder))
+    return folder, pretrain_svt(settings(videos, folder, training=training(keep_epochs=(1, 2))))
 
 
 def test_short_and_unusable_videos_are_counted(videos, caplog):
@@ -101,15 +102,16 @@ def test_a_run_says_what_it_saw(straight):
 
 def test_a_killed_run_goes_on_with_the_same_bits(videos, straight, tmp_path):
     folder, result = straight
+    chosen = settings(videos, tmp_path, training=training(keep_epochs=(1, 2)))
 
     def kill(stage, done, total, note="", num_failed=0):
         if stage == "seed 0" and done > 1.4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pretrain_svt(settings(videos, tmp_path), on_stage=kill)
+        pretrain_svt(chosen, on_stage=kill)
     assert trained_state(tmp_path / "seed-0").step == 2
-    resumed = pretrain_svt(settings(videos, tmp_path))
+    resumed = pretrain_svt(chosen)
     states = [trained_state(each / "seed-0") for each in (folder, tmp_path)]
     assert states[0].step == states[1].step == 4
     assert states[0].tensors.keys() == states[1].tensors.keys()
@@ -118,6 +120,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(videos, straight, tmp_path):
     assert (tmp_path / "seed-0" / "teacher.safetensors").read_bytes() == (
         folder / "seed-0" / "teacher.safetensors"
     ).read_bytes()
+    check_kept(folder / "seed-0", tmp_path / "seed-0", last=2, name="teacher.safetensors")
 
 
 def test_a_trained_teacher_is_a_backbone(videos, straight):
