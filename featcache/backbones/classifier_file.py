@@ -102,11 +102,16 @@ def find_classifier(given: Path, *, seed: int | None = None) -> Path:
 
     Raises:
         ConfigError: There is none, there are several, or none of this seed.
+        WeightsError: The file is no classifier.
     """
-    if given.is_file():
-        return given
     if (given / NAME).is_file():
-        return given / NAME
+        given = given / NAME
+    if given.is_file():
+        if seed is not None and (own := read_facts(given).seed) != seed:
+            raise ConfigError(
+                f"{given} is of seed {own}, not {seed}; leave the seed out, or give the folder of the run"
+            )
+        return given
     found = {path.parent.name: path for path in sorted(given.glob(f"seed-*/{NAME}"))}
     if not found:
         raise ConfigError(

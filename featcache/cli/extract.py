@@ -21,7 +21,10 @@ VIDEOS = (
 """Flags that choose the videos: a source or a data set, its split, and a selection."""
 
 ARRAYS = (
-    flag("backbone", "-b", kind=list[str], help="Backbone; repeat for several. `featcache backbones` lists them."),
+    flag(
+        "backbone", "-b", kind=list[str],
+        help="Backbone of `featcache backbones`, or the folder of a fine-tuned run; repeat for several.",
+    ),
     flag(
         "weights", "-w", kind=list[str],
         help="`default`, `random` or a file; one for all, or one for each backbone.  [default: default]",

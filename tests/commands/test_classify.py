@@ -236,6 +236,7 @@ def test_what_cannot_be_asked_is_a_sentence(videos, run, linear, tmp_path):
 
     assert "has several: it has seed-0, seed-1; name one, e.g." in said(model=str(run))
     assert "has no seed-7: it has seed-0, seed-1" in said(model=str(run), seed=7)
+    assert "is of seed 0, not 1; leave the seed out" in said(model=str(run / "seed-0"), seed=1)
     assert "holds no classifier.safetensors; give the folder of a `featcache train finetune`" in said(
         model=str(tmp_path)
     )

@@ -93,6 +93,15 @@ def test_i3d_knows_kinetics(shared: Path) -> None:
             )
 
 
+def test_i3d_says_what_videos_show(shared: Path) -> None:
+    weights = shared / "data" / "weights" / "inception_i3d_rgb_k400.safetensors"
+    videos = shared / "data" / "videos" / "kinetics400"
+    found = cli("classify", videos, "--model", "i3d", "--weights", weights, "--clips", 1, "--top", 1, "--device", "cpu")
+    assert found["failed"] == []
+    told = {Path(video["file"]).parent.name: video["classes"][0] for video in found["videos"]}
+    assert told == {name: name.replace("_", " ") for name in ("abseiling", "arm_wrestling", "cleaning_pool")}
+
+
 @pytest.mark.slow
 def test_clip_l14_has_256_by_1024_maps(shared: Path, tmp_path: Path) -> None:
     out = tmp_path / "clip"
