@@ -116,21 +116,21 @@ class ClipEncoder(nn.Module):
         return values.clone() if values.is_inference() else values
 
 
-def has_unused(encoder: ClipEncoder) -> bool:
-    """Whether the vectors of an encoder leave out some trained parameters of its network, e.g. a head of its own.
+def has_unused(encoder: ClipEncoder, *, reads_map: bool = False) -> bool:
+    """Whether the vectors of an encoder, or its maps, leave out some trained parameters of its network, e.g. a head.
 
     One clip of zeros is encoded in evaluation mode on the encoder's device; nothing is changed.
     """
     trained = [parameter for parameter in encoder.network.parameters() if parameter.requires_grad]
     size, device = encoder.recipe.input_size, next(encoder.parameters()).device
     was_training = encoder.training
-    vectors = encoder.eval().features(
-        torch.zeros(1, encoder.num_frames, 3, size, size, dtype=torch.uint8, device=device)
-    )
+    clips = torch.zeros(1, encoder.num_frames, 3, size, size, dtype=torch.uint8, device=device)
+    encoder.eval()
+    read = encoder.maps(clips) if reads_map else encoder.features(clips)
     encoder.train(was_training)
-    if not trained or not vectors.requires_grad:
+    if not trained or not read.requires_grad:
         return False
-    return any(each is None for each in torch.autograd.grad(vectors.sum(), trained, allow_unused=True))
+    return any(each is None for each in torch.autograd.grad(read.sum(), trained, allow_unused=True))
 
 
 def check_names(backbone: str, weights: str) -> None:

@@ -153,7 +153,7 @@ def _pretrain(settings: PretextSettings, world: World, *, on_stage: OnStage) -> 
                     loader, task, module=module, batch_size=training.batch_size, num_epochs=training.epochs, seed=seed
                 ),
                 seed=seed,
-                has_unused=world.size > 1 and (task.reads == "map" or has_unused(module)),
+                has_unused=world.size > 1 and has_unused(module, reads_map=task.reads == "map"),
                 identity=identity,
                 facts={"method": "pretext", "task": task.name, "backbone": settings.backbone},
                 network=NetworkFile(

@@ -28,12 +28,12 @@ CLIPS: Mapping[Complexity, int] = {"c1": 3, "c2": 4, "c3": 5}
 class PairHead(nn.Module):
     """Logits of all orders of some clips, from their features; those of each two are looked at together."""
 
-    def __init__(self, width: int, num_clips: int) -> None:
+    def __init__(self, width: int, num_clips: int, *, dropout: float) -> None:
         super().__init__()
         self.pairs = tuple(itertools.combinations(range(num_clips), 2))
         num_orders = len(list(itertools.permutations(range(num_clips))))
         self.pair = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU())
-        self.order = nn.Sequential(nn.Dropout(0.5), nn.Linear(width * len(self.pairs), num_orders))
+        self.order = nn.Sequential(nn.Dropout(dropout), nn.Linear(width * len(self.pairs), num_orders))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Logits [B, orders] of the features [B, C] of each clip."""
@@ -53,6 +53,8 @@ class Vcop(PretextTask):
     """Distance of a clip's frames, in frames of the video."""
     gap: int = Field(default=8, ge=0)
     """Number of frames between clips."""
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    """Dropout before the last layer."""
     look: LookSettings = BENCH_LOOK
     """How each clip is cut, mirrored and coloured; drawn for each."""
 
@@ -90,7 +92,7 @@ class Vcop(PretextTask):
 
     def heads(self, width: int) -> Mapping[str, nn.Module]:
         """The layer of each two clips, and that of all of them."""
-        return {"order": PairHead(width, CLIPS[self.complexity])}
+        return {"order": PairHead(width, CLIPS[self.complexity], dropout=self.dropout)}
 
     def loss(self, module: PretextModule, clips: tuple[Tensor, ...], targets: Mapping[str, Tensor]) -> Loss:
         """Cross-entropy over the orders."""

@@ -1,0 +1,108 @@
+"""Every task whole, on encoded videos: killed and resumed, in two processes, and its network as a backbone."""
+
+import pytest
+import torch
+
+from featcache.backbones import build_backbone
+from featcache.loaders.usable import list_videos, open_usable
+from featcache.loaders.views import ClipShape
+from featcache.methods.pretext.objective import DrawnViews
+from featcache.methods.pretext.run import build_module, plan_pretext, pretrain
+from featcache.methods.pretext.task import TASKS
+from featcache.training.logs import read_steps
+from featcache.training.loop import trained_state
+from tests.methods.pretext.tasks import NUM_FRAMES, SMALL, brief, main, settings, write_videos
+from tests.training.processes import together
+
+EVERY = [name if name == "rspnet" else pytest.param(name, marks=pytest.mark.slow) for name in SMALL]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("tasks")
+    write_videos(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def one(folder):
+    """One run of a task in one process, trained when it is asked for."""
+    results = {}
+
+    def run(task):
+        if task not in results:
+            results[task] = pretrain(settings(folder, task, "one"))
+        return results[task]
+
+    return run
+
+
+@pytest.mark.parametrize("task", EVERY)
+def test_a_killed_run_goes_on_with_the_same_bits(folder, one, task):
+    def kill(stage, done, total, note="", num_failed=0):
+        if stage == "seed 0" and done > 1.9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(settings(folder, task, "killed"), on_stage=kill)
+    assert trained_state(folder / f"{task}-killed" / "seed-0").step == 1
+    pretrain(settings(folder, task, "killed"))
+    one(task)
+    states = [trained_state(folder / f"{task}-{name}" / "seed-0") for name in ("one", "killed")]
+    assert states[0].step == states[1].step == 3
+    assert states[0].tensors.keys() == states[1].tensors.keys()
+    assert all(torch.equal(tensor, states[1].tensors[name]) for name, tensor in states[0].tensors.items())
+
+
+@pytest.mark.parametrize("task", EVERY)
+def test_its_network_is_a_backbone_that_has_learnt(folder, one, task):
+    result = one(task)
+    network = build_backbone("r21d-tiny", weights=result.weights[0]).network.state_dict()
+    start = build_module(settings(folder, task, "one"), seed=0).network.state_dict()
+    state = trained_state(folder / f"{task}-one" / "seed-0").part("module.network")
+    assert network.keys() == state.keys()
+    assert all(torch.equal(network[name], tensor) for name, tensor in state.items())
+    assert not any(torch.equal(network[name], start[name]) for name in start if name.endswith("conv.weight"))
+    assert result.chance == TASKS.load(task)(**SMALL[task]).chance
+    least = settings(folder, task, "one").task.min_frames(ClipShape(8, 32))
+    assert result.num_short == sum(num_frames < least for num_frames in NUM_FRAMES)
+
+
+def test_a_dry_run_counts_clips_of_the_network_alone(folder):
+    found = {task: plan_pretext(settings(folder, task, "plan")).num_clips for task in ("prp", "rspnet", "vcop")}
+    assert found == {"prp": 1, "rspnet": 3, "vcop": 3}
+
+
+@pytest.mark.parametrize("task", ["prp", "rspnet"])
+def test_all_views_of_a_video_are_decoded_in_one_pass(folder, monkeypatch, task):
+    chosen = settings(folder, task, "decoded")
+    manifest = list_videos(chosen)
+    files = open_usable(manifest.videos, root=manifest.root, decoder="pyav").files
+    source = DrawnViews(chosen.task, ClipShape(8, 32), seed=0)
+    file = files.file(0)
+    views = source.draw(file.video, epoch=0).views
+    asked = []
+    with file.open() as reader:
+        kind = type(reader)
+    read = kind.read
+    monkeypatch.setattr(kind, "read", lambda self, frames: asked.append(list(frames)) or read(self, frames))
+    source.pixels(file, 0)
+    assert asked == [sorted({frame for view in views for frame in view.frames})]
+
+
+@pytest.mark.slow
+def test_two_processes_train_every_task_as_one(folder):
+    together(main, folder)
+    for task in SMALL:
+        pretrain(brief(folder, task, "alone"))
+        lines = [read_steps(folder / f"{task}-{name}" / "seed-0") for name in ("alone", "two")]
+        assert len(lines[0]) == len(lines[1]) == (1 if task == "cvrl" else 3)
+        for mine, theirs in zip(*lines, strict=True):
+            for name in mine.keys() - {"items_per_second", "wait_share", "peak_memory_bytes"}:
+                assert theirs[name] == pytest.approx(mine[name], rel=1e-4, abs=1e-5), f"{name} of {task}"
+        states = [trained_state(folder / f"{task}-{name}" / "seed-0").tensors for name in ("alone", "two")]
+        assert states[0].keys() == states[1].keys()
+        for name, tensor in states[0].items():
+            difference = (states[1][name].double() - tensor.double()).norm()
+            allowed = 0.05 if task == "cvrl" or name.startswith("optimiser") else 1e-3
+            assert float(difference) < allowed * (float(tensor.double().norm()) + 1e-3), f"{name} of {task}"
