@@ -109,8 +109,8 @@ def _unequal(num_videos: int, batch_size: int, world: World) -> ConfigError:
     """The error of so few videos that processes have nothing to share, or cannot share it equally."""
     if num_videos < world.size:
         return ConfigError(
-            f"{world.size} processes share each batch, and there are only {num_videos} training videos; start "
-            f"{num_videos} processes or fewer, or give more videos"
+            f"{world.size} processes share each batch of videos, and there are {num_videos} to train on; start fewer "
+            "processes, or give more videos"
         )
     return ConfigError(
         f"{num_videos} training videos are fewer than training.batch_size {batch_size}, and {world.size} processes "

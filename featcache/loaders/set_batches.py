@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +47,13 @@ class SetBatch:
 
 
 def draw_sets(
-    video_start: Ints, videos: Ints, *, set_size: Ints, mask_ratio: float, rng: np.random.Generator
+    video_start: Ints,
+    videos: Ints,
+    *,
+    set_size: Ints,
+    mask_ratio: float,
+    rng: np.random.Generator,
+    share: slice = slice(None),
 ) -> SetBatch:
     """Draw two disjoint sets of clips of each video, and which clips are masked.
 
@@ -59,6 +66,7 @@ def draw_sets(
         set_size: int64 [B], number of clips in each of a video's two sets, at least 1 and at most half of its clips.
         mask_ratio: Probability that a clip is masked.
         rng: Random generator of the batch.
+        share: The places of the batch whose videos are returned; the draws are those of the whole batch.
     """
     num_clips = (video_start[videos + 1] - video_start[videos])[:, None]
     keys = rng.random((len(videos), int(num_clips.max())), dtype=np.float32)
@@ -70,6 +78,7 @@ def draw_sets(
     picked = np.concatenate([order[:, : len(column)], np.take_along_axis(order, second, axis=1)])
     rows = np.where(is_there, np.tile(video_start[videos], 2)[:, None] + picked, 0)
     masked = (rng.random(rows.shape, dtype=np.float32) < mask_ratio) & is_there
+    rows, masked, is_there = (_shared(each, share) for each in (rows, masked, is_there))
     masked_at = np.flatnonzero(masked)
     is_full = bool(is_there.all())
     return SetBatch(
@@ -80,6 +89,11 @@ def draw_sets(
         masked_at=torch.from_numpy(masked_at),
         positive=torch.from_numpy(masked_at if is_full else (np.cumsum(is_there) - 1)[masked_at]),
     )
+
+
+def _shared(values: npt.NDArray[Any], share: slice) -> npt.NDArray[Any]:
+    """The rows of some videos, of [2B, K]: their first sets, then their second ones."""
+    return np.concatenate([half[share] for half in np.split(values, 2)])
 
 
 def with_clips(part: SetBatch, sets: ClipSets) -> SetBatch:

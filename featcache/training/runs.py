@@ -81,7 +81,7 @@ def prepare_torch(settings: TrainingSettings, *, world: World | None = None) -> 
         StoppedError: In the other processes, when the first raises the last of these errors.
     """
     if world is None:
-        refuse_company("this command trains in one, since its loss or its norms are over a whole batch")
+        refuse_company("this command trains in one")
         world = ALONE
     torch.set_num_threads(settings.threads or cores_of(world))
     set_matmul(settings.matmul)

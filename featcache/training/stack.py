@@ -69,8 +69,10 @@ def train_stack(
     runs.write_settings()
     seeds = list(identities)
     folders = {seed: seed_folder(runs.folder, seed) for seed in seeds}
-    left = [seed for seed in seeds if read_checkpoint(folders[seed], identity=identities[seed]) is None]
-    stack = runs.folder / NAME
+    stack, world = runs.folder / NAME, runs.world
+    left = world.from_first(
+        lambda: [seed for seed in seeds if read_checkpoint(folders[seed], identity=identities[seed]) is None]
+    )
     if left:
 
         def report(step: StepReport) -> None:
@@ -87,16 +89,22 @@ def train_stack(
             seed=seeds[0],
             identity=Identity(values={f"seed {seed}": identities[seed].digest for seed in seeds}),
             facts=facts,
+            world=world,
             on_step=report,
         )
-        checkpoint = trained_state(stack)
-        for place, seed in enumerate(seeds):
-            if seed in left:
-                _write_log(folders[seed], stack, seed, len(seeds), tensorboard=runs.training.tensorboard)
-                write_checkpoint(folders[seed], _own(checkpoint, place, identity=identities[seed].values))
-    if stack.exists():
-        shutil.rmtree(stack)
-    runs.lines.update({seed: read_log(folder)[-1] for seed, folder in folders.items()})
+
+    def split() -> dict[int, Mapping[str, float]]:
+        if left:
+            checkpoint = trained_state(stack)
+            for place, seed in enumerate(seeds):
+                if seed in left:
+                    _write_log(folders[seed], stack, seed, len(seeds), tensorboard=runs.training.tensorboard)
+                    write_checkpoint(folders[seed], _own(checkpoint, place, identity=identities[seed].values))
+        if stack.exists():
+            shutil.rmtree(stack)
+        return {seed: read_log(folder)[-1] for seed, folder in folders.items()}
+
+    runs.lines.update(world.from_first(split))
 
 
 def _own(checkpoint: Checkpoint, place: int, *, identity: Mapping[str, Any]) -> Checkpoint:

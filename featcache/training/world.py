@@ -100,6 +100,20 @@ class World:
         gathered: Tensor = tensor if self.size == 1 else _Gather.apply(tensor, self)
         return gathered
 
+    def gather_rows(self, rows: Tensor) -> tuple[Tensor, int]:
+        """As :meth:`gather_trained` for rows [n, ...] of which each process may have another number n; collective.
+
+        Returns:
+            The rows of all processes, by rank, and the place of this process's first one among them.
+        """
+        if self.size == 1:
+            return rows, 0
+        counts = self.gather(torch.tensor([len(rows)])).tolist()
+        padded = torch.cat([rows, rows.new_zeros(max(counts) - len(rows), *rows.shape[1:])])
+        gathered = torch.unflatten(self.gather_trained(padded), 0, (self.size, max(counts)))
+        own = [part[:count] for part, count in zip(gathered, counts, strict=True)]
+        return torch.cat(own), sum(counts[: self.rank])
+
     def mine(self, count: int) -> range:
         """Which of ``count`` items belong to this process, e.g. for scoring: every one to one process, none twice."""
         return range(self.rank, count, self.size)

@@ -79,9 +79,7 @@ def test_processes_share_a_plain_order_and_get_all_of_it():
 @pytest.mark.parametrize("build", [lambda num, **rest: BatchOrder(np.arange(num), **rest), None])
 def test_too_few_videos_for_the_processes_are_a_sentence(build):
     build = build or (lambda num, **rest: VideoBatches(Noting(num), num_epochs=1, **rest))
-    with pytest.raises(
-        ConfigError, match=r"^4 processes share each batch, and there are only 3 training videos; start 3 "
-    ):
+    with pytest.raises(ConfigError, match=r"^4 processes share each batch of videos, and there are 3 to train on; "):
         build(3, batch_size=4, seed=0, world=World(size=4))
 
 

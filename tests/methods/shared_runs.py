@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from featcache.config import parse
@@ -22,7 +23,10 @@ from featcache.methods.advise.settings import AdviseSettings, R3d50Settings, Tmm
 from featcache.methods.advise.tmm import run_temporal
 from featcache.methods.pretext.run import pretrain as pretrain_task
 from featcache.methods.pretext.settings import PretextSettings
+from featcache.methods.scale.run import pretrain_scale
+from featcache.methods.scale.settings import ScaleSettings
 from featcache.testing.videos import write_video
+from tests.methods.scale.helpers import located_sets
 
 NUM_STEPS = 4
 """Two batches in each of two epochs."""
@@ -135,7 +139,31 @@ def tmm(folder, name, **changes):
     return run_temporal, parse(TmmFineTuneSettings, {**given, **changes})
 
 
-METHODS = {"pretext": pretext, "r3d50": r3d50, "advise": advise, "tmm": tmm}
+def scale(folder, name, **changes):
+    """A set predictor on sets of different sizes, which differ in how many clips are masked."""
+    sets = located_sets(8, counts=[3, 4, 5, 6, 7, 8, 9, 16])
+    given = {
+        "sets": {"store": "sets"},
+        "clips_per_set": 4,
+        "predictor": {"width": 16, "depth": 1, "heads": 2, "dropout": 0.0, "position_hidden": 8},
+        "heads": {"width": 8, "target_hidden": 16, "target_layers": 2, "hidden": 16},
+        "training": TRAINING,
+        "out": str(folder / name),
+    }
+    return partial(pretrain_scale, sets=sets), parse(ScaleSettings, {**given, **changes})
+
+
+PAPER = {"mcm_per": "video", "symmetric": True, "set_loss": "clustering", "num_prototypes": 16, "mask_ratio": 0.5}
+STACKED = {"batched_seeds": True, "training": {**TRAINING, "seeds": [0, 1]}, "loss": {"set_loss": "regression"}}
+METHODS = {
+    "pretext": pretext,
+    "r3d50": r3d50,
+    "advise": advise,
+    "tmm": tmm,
+    "scale": scale,
+    "scale_paper": partial(scale, loss=PAPER),
+    "scale_stacked": partial(scale, **STACKED),
+}
 
 
 def run(method, folder, name, *, on_stage=None):

@@ -13,8 +13,11 @@ from featcache.training.loop import trained_state
 from tests.methods.shared_runs import METHODS, NUM_STEPS, frame_bank, kill, main, run, write_videos
 from tests.training.processes import together
 
-ROUNDING = {"pretext": 0.05, "r3d50": 0.05, "advise": 1e-4, "tmm": 1e-4}
-"""What may become of rounding in a gradient; deep norms of few values enlarge it."""
+ROUNDING = {
+    "pretext": 0.05,
+    "r3d50": 0.05,
+}
+"""What may become of rounding in a gradient, if not 1e-4; deep norms of few values enlarge it."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,7 @@ def runs(tmp_path_factory):
 
 def seeds(folder):
     """The folders of a run in which something was trained."""
-    return sorted(path.parent.relative_to(folder) for path in folder.glob("**/seed-0/checkpoint.json"))
+    return sorted(path.parent.relative_to(folder) for path in folder.glob("**/seed-?/checkpoint.json"))
 
 
 def distance(theirs, mine):
@@ -58,7 +61,7 @@ def same(mine, theirs):
         assert states[0].identity == states[1].identity
         assert states[0].tensors.keys() == states[1].tensors.keys()
         for name, tensor in states[0].tensors.items():
-            allowed = ROUNDING[mine.name.partition("-")[0]] if name.startswith("optimiser") else 1e-4
+            allowed = ROUNDING.get(mine.name.partition("-")[0], 1e-4) if name.startswith("optimiser") else 1e-4
             assert distance(states[1].tensors[name], tensor) < allowed, name
 
 
@@ -75,7 +78,8 @@ def test_a_run_that_one_process_began_is_ended_by_two(runs, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_that_two_processes_began_is_ended_by_one(runs, method):
     here = runs / f"{method}-two-then-one"
-    assert trained_state(here / seeds(here)[0]).step == 2
+    (begun,) = here.glob("**/checkpoint.json")
+    assert trained_state(begun.parent).step == 2
     run(method, runs, "two-then-one")
     same(runs / f"{method}-one", here)
 

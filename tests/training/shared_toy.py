@@ -96,6 +96,8 @@ def main(folder: Path) -> None:
             world.collect(torch.tensor([[item, 0.5] for item in world.mine(count)]).reshape(-1, 2), count).tolist()
             for count in range(6)
         ]
+        every, first = world.gather_rows(torch.full((3 * world.rank, 2), 5.0 + world.rank))
+        seen["rows"] = [every.tolist(), first]
         seen["from_first"] = world.from_first(lambda: {"made by": world.rank})
         seen["timeouts"] = [timeout(group).total_seconds() for group in (torch.distributed.group.WORLD, world.patient)]
         torch.save(run(folder / "two", world).state_dict(), folder / f"rank-{world.rank}.pt")

@@ -106,6 +106,7 @@ def test_processes_exchange_numbers_and_objects(two):
 def test_rows_of_unequal_shares_are_collected_in_order_and_none_twice(two):
     for seen in two[1]:
         assert seen["collected"] == [[[float(item), 0.5] for item in range(count)] for count in range(6)]
+        assert seen["rows"] == [[[6.0, 6.0]] * 3, 0], "of which the first process has none"
 
 
 def test_a_step_gives_up_when_another_hangs_and_only_the_first_is_waited_for(two):

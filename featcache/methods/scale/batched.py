@@ -66,7 +66,7 @@ class StackObjective:
                 if name in mine:
                     mine[name] = mine[name][: count[place]]
             positive = own.positive[place, : part.num_masked[place]]
-            loss = compared(mine, positive, settings, num_videos=own.rows.shape[1] // 2)
+            loss = compared(mine, positive, settings, num_videos=own.rows.shape[1] // 2, world=self._first.world)
             totals.append(loss.total)
             named = {"loss": loss.total.detach(), **loss.metrics}
             metrics |= {f"{tag(seed)}{name}": value for name, value in named.items()}

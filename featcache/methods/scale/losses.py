@@ -1,7 +1,10 @@
-"""SCALE's losses as pure functions: contrast between clips and between sets, and two other comparisons of sets.
+"""SCALE's losses as functions: contrast between clips and between sets, and two other comparisons of sets.
 
 Source: SCALE §3.2 and §3.3, Eqs. 3, 4 and 7; :doc:`docs/scale.md` lists the differences between paper and released
 code.
+
+Where processes share a batch, each compares its own clips and sets with those of all, so that the mean over all clips
+or sets is the loss of a single process; such a function is collective.
 """
 
 import torch
@@ -9,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from featcache.training.contrast import CHUNK_BYTES, Contrast, contrast
+from featcache.training.world import ALONE, World
 
 
 def masked_clip_loss(
@@ -19,6 +23,7 @@ def masked_clip_loss(
     temperature: float,
     symmetric: bool = False,
     chunk_bytes: int = CHUNK_BYTES,
+    world: World = ALONE,
 ) -> Contrast:
     """Masked clip modelling: find the vector of each masked clip among those of all clips of the batch (Eq. 4).
 
@@ -30,26 +35,33 @@ def masked_clip_loss(
         symmetric: Average with the other direction, each masked clip's target among the predictions of all clips
             (Eqs. 2, 3 and 6).
         chunk_bytes: Largest size of a chunk of logits.
+        world: The processes that share the batch; the others' clips are compared with too.
+
+    Returns:
+        The mean over the masked clips of this process.
     """
     masked = predictions[positive] if symmetric else predictions
-    forward = contrast(masked, targets, positive, temperature=temperature, chunk_bytes=chunk_bytes)
+    keys, first = world.gather_rows(targets)
+    forward = contrast(masked, keys, positive + first, temperature=temperature, chunk_bytes=chunk_bytes)
     if not symmetric:
         return forward
-    backward = contrast(targets[positive], predictions, positive, temperature=temperature, chunk_bytes=chunk_bytes)
+    keys, first = world.gather_rows(predictions)
+    backward = contrast(targets[positive], keys, positive + first, temperature=temperature, chunk_bytes=chunk_bytes)
     return Contrast(loss=(forward.loss + backward.loss) / 2, accuracy=forward.accuracy)
 
 
-def set_contrast_loss(first: Tensor, second: Tensor, *, temperature: float) -> Contrast:
+def set_contrast_loss(first: Tensor, second: Tensor, *, temperature: float, world: World = ALONE) -> Contrast:
     """Find a video's other set among those of the batch, in both directions, averaged (Eq. 7, InfoNCE).
 
     Args:
         first: float32 [B, C], one set of each video.
         second: float32 [B, C], the other.
         temperature: Temperature by which the logits are divided.
+        world: The processes that share the batch, each with as many videos.
     """
-    own = torch.arange(len(first), device=first.device)
-    there = contrast(first, second, own, temperature=temperature)
-    back = contrast(second, first, own, temperature=temperature)
+    own = torch.arange(len(first), device=first.device) + world.rank * len(first)
+    there = contrast(first, world.gather_trained(second), own, temperature=temperature)
+    back = contrast(second, world.gather_trained(first), own, temperature=temperature)
     return Contrast(loss=(there.loss + back.loss) / 2, accuracy=(there.accuracy + back.accuracy) / 2)
 
 
@@ -67,7 +79,9 @@ def set_regression_loss(predicted: tuple[Tensor, Tensor], projected: tuple[Tenso
     return (there + back) / 2
 
 
-def set_clustering_loss(first: Tensor, second: Tensor, *, temperature: float, epsilon: float, num_steps: int) -> Tensor:
+def set_clustering_loss(
+    first: Tensor, second: Tensor, *, temperature: float, epsilon: float, num_steps: int, world: World = ALONE
+) -> Tensor:
     """Predict from one set the prototypes assigned to the other, in both directions, averaged (SwAV, Eq. 2).
 
     Args:
@@ -76,8 +90,13 @@ def set_clustering_loss(first: Tensor, second: Tensor, *, temperature: float, ep
         temperature: Temperature by which the predicted logits are divided.
         epsilon: Temperature by which the logits of the assignment are divided.
         num_steps: Number of steps, see :func:`balanced_assignment`.
+        world: The processes that share the batch, each with as many videos; assignments are balanced over all of them.
     """
-    wanted = [balanced_assignment(cosines.detach() / epsilon, num_steps=num_steps) for cosines in (first, second)]
+    own = slice(world.rank * len(first), (world.rank + 1) * len(first))
+    wanted = [
+        balanced_assignment(world.gather(cosines.detach()) / epsilon, num_steps=num_steps)[own]
+        for cosines in (first, second)
+    ]
     there = functional.cross_entropy(first / temperature, wanted[1])
     back = functional.cross_entropy(second / temperature, wanted[0])
     return (there + back) / 2

@@ -6,6 +6,7 @@ Source: SCALE §3.2 and §3.3, and the released code. The clips are on the devic
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from featcache.errors import ConfigError
@@ -22,6 +23,7 @@ from featcache.methods.scale.settings import ScaleLossSettings
 from featcache.networks.set_pretraining import ScalePretraining
 from featcache.seeding import rng_for
 from featcache.training.objective import Loss
+from featcache.training.world import ALONE, World
 
 
 class ScaleObjective:
@@ -34,6 +36,7 @@ class ScaleObjective:
         num_batches: Number of batches per epoch; an incomplete last one is left out.
         num_items: Number of videos per epoch.
         num_left_out: Videos with fewer than two clips.
+        world: The processes that share each batch.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class ScaleObjective:
         batch_size: int,
         seed: int,
         is_compiled: bool = False,
+        world: World = ALONE,
     ) -> None:
         set_size = np.minimum(clips_per_set, sets.num_clips // 2)
         videos = np.flatnonzero(set_size)
@@ -67,17 +71,18 @@ class ScaleObjective:
         self._seed = seed
         self._device = next(module.parameters()).device
         self._is_gathered_ahead = sets.features.device != self._device
-        self._order = BatchOrder(videos, batch_size=batch_size, seed=seed)
+        self.world = world
+        self._order = BatchOrder(videos, batch_size=batch_size, seed=seed, world=world)
         self.num_batches, self.num_items = self._order.num_batches, self._order.num_items
         if is_compiled:
             module.predictor.compile()
 
     def parts(self, epoch: int, batch: int) -> list[SetBatch]:
-        """One part: the whole batch."""
+        """One part with this process's share of the batch."""
         return [self.ahead(self.draw(epoch, batch))]
 
     def draw(self, epoch: int, batch: int) -> SetBatch:
-        """Draw a batch as row numbers, on the CPU."""
+        """Draw this process's share of a batch as row numbers, on the CPU."""
         videos = self._order.batch(epoch, batch)
         return draw_sets(
             self._sets.video_start,
@@ -85,6 +90,7 @@ class ScaleObjective:
             set_size=self._set_size[videos],
             mask_ratio=self.settings.mask_ratio,
             rng=rng_for(self._seed, "sets", epoch, batch),
+            share=self._order.share,
         )
 
     def ahead(self, part: SetBatch) -> SetBatch:
@@ -98,27 +104,33 @@ class ScaleObjective:
         return with_clips(part.each(lambda tensor: tensor.to(self._device, non_blocking=True)), self._sets)
 
     def loss(self, part: SetBatch) -> Loss:
-        """The weighted mean of MCM and SET."""
+        """The weighted mean of MCM and SET; collective."""
         part = self.arrived(part)
         projected = self.module(
             part.features, part.positions, part.masked, part.masked_at, part.present, part.present_at
         )
-        return compared(projected, part.positive, self.settings, num_videos=len(part.rows) // 2)
+        return compared(projected, part.positive, self.settings, num_videos=len(part.rows) // 2, world=self.world)
 
     def after_step(self, progress: float) -> None:
         """Do nothing."""
 
 
 def compared(
-    projected: Mapping[str, Tensor], positive: Tensor, settings: ScaleLossSettings, *, num_videos: int
+    projected: Mapping[str, Tensor],
+    positive: Tensor,
+    settings: ScaleLossSettings,
+    *,
+    num_videos: int,
+    world: World = ALONE,
 ) -> Loss:
-    """The weighted mean of MCM and SET.
+    """The weighted mean of MCM and SET; the loss of a batch is the mean over the processes that share it. Collective.
 
     Args:
         projected: Output of :class:`featcache.networks.set_pretraining.ScalePretraining`.
         positive: int64 [M], places of the masked clips among all clips.
         settings: Settings of the losses.
-        num_videos: Number of videos of the batch.
+        num_videos: Number of videos of this process's share of the batch.
+        world: The processes that share the batch.
     """
     parts: list[Tensor] = []
     metrics: dict[str, Tensor] = {}
@@ -129,21 +141,33 @@ def compared(
             positive,
             temperature=settings.mcm_temperature,
             symmetric=settings.symmetric,
+            world=world,
         )
-        loss = mcm.loss if settings.mcm_per == "clip" else mcm.loss * len(positive) / num_videos
+        share = _share(len(positive), world)
+        loss = mcm.loss * share if settings.mcm_per == "clip" else mcm.loss * len(positive) / num_videos
         parts.append(settings.mcm_weight * loss)
-        metrics |= {"mcm": loss.detach(), "mcm_accuracy": mcm.accuracy}
+        metrics |= {"mcm": loss.detach(), "mcm_accuracy": mcm.accuracy * share}
     if settings.set_weight:
-        loss, accuracy = _compared_sets(projected, settings)
+        loss, accuracy = _compared_sets(projected, settings, world)
         parts.append(settings.set_weight * loss)
         metrics |= {"set": loss.detach()} | ({} if accuracy is None else {"set_accuracy": accuracy})
     return Loss(total=sum(parts[1:], parts[0]) / (settings.mcm_weight + settings.set_weight), metrics=metrics)
 
 
-def _compared_sets(projected: Mapping[str, Tensor], settings: ScaleLossSettings) -> tuple[Tensor, Tensor | None]:
+def _share(num_masked: int, world: World) -> float:
+    """The weight of a process's mean over its masked clips in the mean over processes; 1 on the average. Collective."""
+    if world.size == 1:
+        return 1.0
+    num_all = int(world.gather(torch.tensor([num_masked])).sum())
+    return world.size * num_masked / max(1, num_all)
+
+
+def _compared_sets(
+    projected: Mapping[str, Tensor], settings: ScaleLossSettings, world: World
+) -> tuple[Tensor, Tensor | None]:
     first, second = projected["sets"].chunk(2)
     if settings.set_loss == "infonce":
-        result = set_contrast_loss(first, second, temperature=settings.set_temperature)
+        result = set_contrast_loss(first, second, temperature=settings.set_temperature, world=world)
         return result.loss, result.accuracy
     if settings.set_loss == "regression":
         one, other = projected["predicted_sets"].chunk(2)
@@ -155,5 +179,6 @@ def _compared_sets(projected: Mapping[str, Tensor], settings: ScaleLossSettings)
         temperature=settings.set_temperature,
         epsilon=settings.sinkhorn_epsilon,
         num_steps=settings.sinkhorn_steps,
+        world=world,
     )
     return loss, None

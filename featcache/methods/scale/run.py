@@ -3,8 +3,6 @@
 import dataclasses
 from dataclasses import dataclass
 
-import torch
-
 from featcache.loaders.clip_sets import ClipSets, open_clip_sets, placed, with_coordinates
 from featcache.methods.scale.batched import StackObjective
 from featcache.methods.scale.objective import ScaleObjective
@@ -15,8 +13,9 @@ from featcache.networks.set_pretraining import ScalePretraining
 from featcache.stages import OnStage, ignore
 from featcache.training.generators import seeded_torch
 from featcache.training.pretrained import PretrainedResult
-from featcache.training.seeds import open_runs
+from featcache.training.seeds import SeedRuns, open_runs
 from featcache.training.stack import train_stack
+from featcache.training.world import World, join_world
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,19 +33,36 @@ class ScaleResult(PretrainedResult):
 def pretrain_scale(settings: ScaleSettings, *, sets: ClipSets | None = None, on_stage: OnStage = ignore) -> ScaleResult:
     """Train a set predictor, once per seed; unfinished runs are resumed, finished ones kept.
 
+    Processes started by torchrun share each batch, in which clips and sets are compared with those of all processes:
+    the run is the same for any number of them, up to rounding and the draws of dropout, and may be resumed with another
+    number. The first process writes files and calls ``on_stage``.
+
     Args:
         settings: Settings of the run.
         sets: Clips to train on; ``None`` opens those that the settings name.
         on_stage: Called with the stage ``seed N`` after each step.
 
     Raises:
-        ConfigError: The store has no clips, vectors or coordinates, there are too few clips or videos, or the batch
-            size is 1.
+        ConfigError: The store has no clips, vectors or coordinates, there are too few clips or videos, the batch size
+            is 1, or the processes cannot share a batch equally.
         NonFiniteFeatureError: Features are not finite.
+        StoppedError: Another process has raised an error.
     """
+    with join_world() as world:
+        return _pretrain(settings, world, sets=sets, on_stage=on_stage)
+
+
+def _pretrain(settings: ScaleSettings, world: World, *, sets: ClipSets | None, on_stage: OnStage) -> ScaleResult:
     store, seeds = settings.sets.store, settings.training.seeds
     runs = open_runs(
-        settings, settings.training, name="scale", of=store, out=settings.out, items="videos", on_stage=on_stage
+        settings,
+        settings.training,
+        name="scale",
+        of=store,
+        out=settings.out,
+        items="videos",
+        world=world,
+        on_stage=on_stage,
     )
     if sets is None:
         sets = open_clip_sets(settings.sets, form=settings.predictor.position, only_training=True)
@@ -60,7 +76,7 @@ def pretrain_scale(settings: ScaleSettings, *, sets: ClipSets | None = None, on_
     together = settings.batched_seeds and len(seeds) > 1  # the dropout draws of a seed depend on the other seeds
     beside = {"seeds trained as one": list(seeds)} if together else {}
     identities = {seed: runs.identity(seed, {"sets.store": sets.identity}, beside=beside) for seed in seeds}
-    objectives = ((seed, _objective(settings, seen, seed=seed, device=runs.device)) for seed in seeds)
+    objectives = ((seed, _objective(settings, seen, runs, seed=seed)) for seed in seeds)
     if together:
         stack = dict(objectives)
         train_stack(lambda: StackObjective(stack), runs, identities=identities, facts=facts)
@@ -83,15 +99,16 @@ def pretrain_scale(settings: ScaleSettings, *, sets: ClipSets | None = None, on_
     )
 
 
-def _objective(settings: ScaleSettings, sets: ClipSets, *, seed: int, device: torch.device) -> ScaleObjective:
+def _objective(settings: ScaleSettings, sets: ClipSets, runs: SeedRuns, *, seed: int) -> ScaleObjective:
     return ScaleObjective(
         sets,
         settings.loss,
-        module=build_module(settings, width_in=sets.features.shape[1], seed=seed).to(device),
+        module=build_module(settings, width_in=sets.features.shape[1], seed=seed).to(runs.device),
         clips_per_set=settings.clips_per_set,
         batch_size=settings.training.batch_size,
         seed=seed,
         is_compiled=settings.compile,
+        world=runs.world,
     )
 
 

@@ -59,6 +59,27 @@ def test_sets_are_disjoint_and_of_their_own_video(counts, clips_per_set, ratio, 
     assert torch.equal(everything[batch.positive], batch.masked_at)
 
 
+@settings(max_examples=30, deadline=None)
+@given(counts=st.lists(st.integers(2, 20), min_size=2, max_size=8), ratio=st.floats(0, 1), data=st.data())
+def test_the_shares_of_processes_are_the_batch_of_one(counts, ratio, data):
+    video_start, videos = np.concatenate([[0], np.cumsum(counts)]), np.arange(len(counts))
+    given = {"set_size": np.minimum(4, np.array(counts) // 2), "mask_ratio": ratio}
+    cut = data.draw(st.integers(1, len(counts) - 1))
+    shares = (slice(None), slice(0, cut), slice(cut, len(counts)))
+    whole, *parts = (draw_sets(video_start, videos, **given, rng=rng_for(3, "sets"), share=each) for each in shares)
+
+    def clips(batch):
+        """Row of each clip, whether it is masked, and whether it is padding, [2, B, K]."""
+        there = torch.ones_like(batch.masked) if batch.present is None else batch.present
+        return torch.stack([batch.rows, batch.masked, there], dim=-1).unflatten(0, (2, -1))
+
+    assert torch.equal(torch.cat([clips(part) for part in parts], dim=1), clips(whole))
+    for part in parts:
+        there = torch.arange(part.masked.numel()) if part.present_at is None else part.present_at
+        assert torch.equal(there[part.positive], part.masked_at)
+        assert torch.equal(part.masked.flatten().nonzero()[:, 0], part.masked_at)
+
+
 def test_every_clip_is_drawn_and_masked_as_often_as_the_others():
     video_start = np.array([0, 16])
     drawn, masked = np.zeros(16), np.zeros(16)
