@@ -5,6 +5,7 @@ have losses that differ by 2e-3 after two steps of a rate of 5e-4. The sums of g
 not depend on the rate.
 """
 
+import json
 import logging
 import os
 import shutil
@@ -15,7 +16,6 @@ from pathlib import Path
 from featcache.config import parse
 from featcache.data.manifest import write_parquet
 from featcache.data.scan import scan
-from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings
 from featcache.methods.advise.run import pretrain as pretrain_advise
 from featcache.methods.advise.run import pretrain_r3d50
@@ -90,10 +90,10 @@ def r3d50(folder, name, **changes):
     return pretrain_r3d50, parse(R3d50Settings, {**given, **changes})
 
 
-def frame_bank(folder):
-    """A store of maps of every frame."""
+def frame_bank(folder, *, source="videos.parquet"):
+    """Settings of an extraction of maps of every frame."""
     settings = {
-        "source": str(folder / "videos.parquet"),
+        "source": str(folder / source),
         "out": str(folder / "bank"),
         "features": [
             {
@@ -106,7 +106,7 @@ def frame_bank(folder):
         "sampling": {"layout": "frames", "spatial": "center", "crop_fraction": 1.0},
         "runtime": {"device": "cpu", "threads": 1, "decode_workers": 1},
     }
-    extract(parse(ExtractSettings, settings))
+    return parse(ExtractSettings, settings)
 
 
 TMM = {"hidden": 4, "out": 8, "num_blocks": 1, "head_hidden": 8, "dropout": 0.0}
@@ -191,3 +191,17 @@ def main(folder: Path) -> None:
         run(method, folder, "two", on_stage=copy)
         run(method, folder, "two-again")
         run(method, folder, "one-then-two")
+
+
+def online(folder, name, **changes):
+    """A temporal module whose maps are encoded when they are drawn, from the file of an extraction."""
+    return advise(folder, name, bank={"store": str(folder / "bank.yaml"), "online": True, "workers": 0}, **changes)
+
+
+def main_online(folder: Path) -> None:
+    """What two processes do that encode in the training loop; each leaves the stages that it told of."""
+    logging.basicConfig(filename=folder / f"rank-{os.environ['RANK']}.log", level=logging.INFO, force=True)
+    stages: set[str] = set()
+    function, settings = online(folder, "online-two")
+    function(settings, on_stage=lambda stage, *rest: stages.add(stage))
+    (folder / f"stages-{os.environ['RANK']}.json").write_text(json.dumps(sorted(stages)))
