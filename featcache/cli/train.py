@@ -103,18 +103,30 @@ TRAIN = (
         name="pretext",
         command="train-pretext",
         help="Pre-train a backbone on a pretext task from unlabelled videos, e.g. RotNet or one of a package.",
-        example="`featcache train pretext videos/ --task rotnet --backbone i3d --epochs 50`",
+        example="`featcache train pretext videos/ --task rotnet --backbone i3d --epochs 50`  \n"
+        "A data set: `featcache train pretext vcop --network r21d --dataset kinetics400 --root /data/k400 "
+        "--subset 50000`",
         flags=(
-            flag("task.name", "--task", help="Name of the task, e.g. `rotnet`; --set task.… changes its settings."),
-            flag("backbone", "-b", kind=str, help="Any of `featcache backbones`, e.g. `i3d` or `svt-tiny`."),
+            flag(
+                "task.name",
+                "--task",
+                help="Name of the task, e.g. `rotnet`; --set task.… changes its settings. With --dataset it may come "
+                "first, in the place of SOURCE.",
+            ),
+            flag("complexity", kind=str, help="`c1`, `c2` or `c3`: the fewest, more or the most answers of a task."),
+            flag(
+                "backbone", "--backbone", "--network", "-b", kind=str,
+                help="Any of `featcache backbones`, e.g. `r21d` or `svt-tiny`.",
+            ),
             flag("weights", "-w"),
             flag("num_frames", "--frames"),
             flag("input_size"),
             *COMMON,
         ),
-        shorthand="network",
+        shorthand="pretext",
         act=perform_or_plan(),
         extra={"dry_run": DryRun},
+        sets="task.stride=4",
     ),
     Verb(
         name="finetune",

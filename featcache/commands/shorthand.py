@@ -146,7 +146,7 @@ def svt(data: Data, words: Words, lay: Lay) -> Data:
 
 
 def network(data: Data, words: Words, lay: Lay) -> Data:
-    """``train pretext``: ``--backbone`` may be a function of a Python file, or a fine-tuned run.
+    """``--backbone`` may be a function of a Python file, or a fine-tuned run.
 
     Raises:
         ConfigError: No backbone is named.
@@ -157,6 +157,21 @@ def network(data: Data, words: Words, lay: Lay) -> Data:
         made |= network_of(words["backbone"], None if own == "default" else own)
     if made.get("backbone") is None:
         raise ConfigError("no backbone is given; name one with --backbone, see `featcache backbones`")
+    return made
+
+
+def pretext(data: Data, words: Words, lay: Lay) -> Data:
+    """``train pretext``: with ``--dataset``, what comes first is the task; ``--complexity`` is one of its settings.
+
+    Raises:
+        ConfigError: No backbone is named.
+    """
+    if "complexity" in words:
+        data = {**data, "task": {**data.get("task", {}), "complexity": words["complexity"]}}
+    made = network(data, words, lay)
+    task, first = made.get("task", {}), made.get("source")
+    if made.get("dataset") is not None and first is not None and "name" not in task and not Path(first).exists():
+        made = {**made, "source": None, "task": {**task, "name": str(first)}}
     return made
 
 
