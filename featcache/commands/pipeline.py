@@ -272,7 +272,7 @@ def claim_folder(settings: ShippedSettings) -> None:
     """
     from featcache.training.runs import refuse_company
 
-    refuse_company("a pipeline runs in one (the commands `train …` on videos can share their batches)")
+    refuse_company("a pipeline runs in one (each of its `train` commands can share its batches)")
     out = Path(settings.out)
     path = out / "config.yaml"
     if path.exists():

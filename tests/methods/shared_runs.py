@@ -44,13 +44,14 @@ TRAINING = {
 
 
 def write_videos(folder):
-    """Eight training videos and five to test on, of two classes."""
+    """Eight training videos and five to test on, of two classes; one split has a single video."""
+    splits = ["train"] * 8 + ["test"] * 4 + ["rare"]
     (folder / "videos").mkdir()
     for number in range(13):
         write_video(folder / "videos" / f"{number:02d}.mp4", num_frames=12 + number, width=96, height=64)
     found = scan(folder / "videos")
     videos = [
-        replace(video, labels={"label": "ab"[number % 2]}, split="train" if number < 8 else "test")
+        replace(video, labels={"label": "ab"[number % 2]}, split=splits[number])
         for number, video in enumerate(found.videos)
     ]
     write_parquet(replace(found, videos=tuple(videos)), folder / "videos.parquet")
@@ -155,11 +156,14 @@ def scale(folder, name, **changes):
 
 PAPER = {"mcm_per": "video", "symmetric": True, "set_loss": "clustering", "num_prototypes": 16, "mask_ratio": 0.5}
 STACKED = {"batched_seeds": True, "training": {**TRAINING, "seeds": [0, 1]}, "loss": {"set_loss": "regression"}}
+SINGLE = {"labels_per_class": 2, "num_clips": 1, "training": {**TRAINING, "batch_size": 2}}
+"""One clip for each of two processes."""
 METHODS = {
     "pretext": pretext,
     "r3d50": r3d50,
     "advise": advise,
     "tmm": tmm,
+    "tmm_single": partial(tmm, **SINGLE),
     "scale": scale,
     "scale_paper": partial(scale, loss=PAPER),
     "scale_stacked": partial(scale, **STACKED),
