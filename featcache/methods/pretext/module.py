@@ -121,10 +121,11 @@ class PretextModule(ClipEncoder):
             splits: Number of parts; at most B are made.
         """
         assert self.follower is not None, "the task has no key network"
-        places = [torch.arange(part, len(clips), splits) for part in range(min(splits, len(clips)))]
-        parts = [_projected(self.follower, self.follower.heads, clips[place]) for place in places]
-        order = torch.cat(places).argsort().to(clips.device)
-        return {name: torch.cat([part[name] for part in parts])[order] for name in self.heads}
+        splits = min(splits, len(clips))
+        parts = [_projected(self.follower, self.follower.heads, clips[part::splits]) for part in range(splits)]
+        order = torch.cat([torch.arange(part, len(clips), splits, device=clips.device) for part in range(splits)])
+        back = order.argsort()
+        return {name: torch.cat([part[name] for part in parts])[back] for name in self.heads}
 
     def push(self, name: str, keys: Tensor) -> None:
         """Put keys [B, C], those of all processes, into a queue."""
