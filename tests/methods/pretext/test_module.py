@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from featcache.backbones.trainable import has_unused
 from featcache.config import parse
 from featcache.errors import ConfigError
 from featcache.methods.pretext.info_nce import info_nce
@@ -121,6 +122,15 @@ def test_maps_are_those_whose_vectors_heads_read(backbone, frames, shape):
         assert maps.shape == shape
         assert torch.allclose(maps.mean(dim=(2, 3, 4)), module.features(clips), atol=1e-6)
     assert maps.requires_grad
+
+
+def test_a_task_that_reads_maps_leaves_a_layer_behind_them_out():
+    given = {"source": "unused", "backbone": "shufflenet3d-tiny", "num_frames": 16, "input_size": 64}
+    module = build_module(parse(PretextSettings, {**given, "task": {"name": "videomae"}}), seed=0)
+    assert has_unused(module, reads_map=True)
+    assert not has_unused(module)
+    assert not has_unused(suite.module_of(RotNet()), reads_map=True)
+    assert module.training
 
 
 def test_a_backbone_without_gradients_is_refused_for_maps_too(monkeypatch):
