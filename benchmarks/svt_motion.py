@@ -19,7 +19,8 @@ Finished parts in `--folder` are kept; any setting of the pipeline may follow `-
 import json
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,19 +73,22 @@ def main() -> None:
         rows: list[dict[str, Any]] = []
         for arm in args.arms:
             settings = settings_of(arm, folder, seeds=args.seeds, threads=args.threads, given=args.set)
-            result = load_pipeline("svt").run(settings).to_dict()
+            with counted(folder / arm):
+                result = load_pipeline("svt").run(settings).to_dict()
             rows += [{"": f"{arm}, {row.pop('')}", **row} for row in probe_rows(result["probes"])]
             if arm == args.arms[0]:
                 first, pretrained = settings, result["pretrained"]
         found = few_labels(first, labels=args.labels)
         logs = [read_log(Path(first.out) / "pretrained" / f"seed-{seed}") for seed in range(args.seeds)]
+        used = spent(Path(first.out)) / args.seeds
     num_videos, epochs = pretrained["num_videos"], first.pretraining.training.epochs
     seen = len(PHOTOGRAPHS) - first.motion.num_unseen_pictures
     seconds = statistics.fmean(epochs * num_videos / log[-1]["items_per_second"] for log in logs)
     notes = [
         f"top-1 in percent, mean ± standard deviation over {args.seeds} seeds; chance {100 / seen:.1f} for picture, "
         f"{100 / len(MOTIONS):.1f} for motion, {100 / len(PAIRS):.1f} for its axis, 50 for direction",
-        f"{num_videos} clips, {epochs} epochs; {args.arms[0]} took {seconds:.0f} s of training per seed",
+        f"{num_videos} clips, {epochs} epochs; {args.arms[0]} took {seconds:.0f} s of training per seed, "
+        f"with its probes {used:.0f} CPU seconds",
     ]
     report("SVT's teacher on the motion set", rows, as_json=args.json, notes=notes)
     if found:
@@ -154,7 +158,7 @@ def few_labels(settings: Any, *, labels: Sequence[int]) -> list[dict[str, Any]]:
         chosen = nested_subset([clip["label.motion"] for clip in train], num_items=number * len(MOTIONS))
         part = listing.with_name(f"labels-{number}.jsonl")
         part.write_text("".join(f"{json.dumps(clip)}\n" for clip in [*(train[place] for place in chosen), *tests]))
-        runs, used = {}, {}
+        runs = {}
         for name, weights in starts.items():
             runs[name] = out / "finetuned" / f"{name}-{number}"
             values = {**network, "source": str(part), "weights": str(weights), "out": str(runs[name])}
@@ -162,9 +166,8 @@ def few_labels(settings: Any, *, labels: Sequence[int]) -> list[dict[str, Any]]:
                 finetuning, {**values, "training.epochs": finetuning.training.epochs * len(train) // len(chosen)}
             )
             threads = step.training.model_copy(update={"threads": settings.pretraining.training.threads})
-            began = cpu_seconds()
-            finetune(step.model_copy(update={"training": threads}))
-            used[name] = cpu_seconds() - began
+            with counted(runs[name]):
+                finetune(step.model_copy(update={"training": threads}))
         compared = compare([runs["scratch"], runs["teacher"]])
         for split, numbers in compared.splits.items():
             gain = numbers.differences[0]
@@ -174,10 +177,27 @@ def few_labels(settings: Any, *, labels: Sequence[int]) -> list[dict[str, Any]]:
                     "photographs": split.removeprefix("test_"),
                     **{name: f"{100 * each.value:.1f}" for name, each in zip(runs, numbers.values, strict=True)},
                     "difference": f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]",
-                    "CPU seconds from scratch": round(used["scratch"]),
+                    "CPU seconds from scratch": round(spent(runs["scratch"])),
                 }
             )
     return rows
+
+
+@contextmanager
+def counted(folder: Path) -> Iterator[None]:
+    """Add the CPU seconds of a block to those that earlier calls have spent in a folder."""
+    began = cpu_seconds()
+    try:
+        yield
+    finally:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cpu-seconds").write_text(str(spent(folder) + cpu_seconds() - began))
+
+
+def spent(folder: Path) -> float:
+    """CPU seconds that all calls have spent in a folder."""
+    path = folder / "cpu-seconds"
+    return float(path.read_text()) if path.exists() else 0.0
 
 
 def log_rows(logs: Sequence[Sequence[Mapping[str, float]]], *, num_lines: int) -> list[dict[str, Any]]:
