@@ -1,7 +1,7 @@
 """Training steps of the pretext-task benchmark's 3-D networks: seconds, memory, and the share of waiting for videos.
 
-    uv run python benchmarks/networks.py                      # all seven at full width, 2 videos a step, on the CPU
-    uv run python benchmarks/networks.py --device cuda        # 32 videos a step
+    uv run python benchmarks/networks.py                      # all seven at full width, 2 videos per step, on the CPU
+    uv run python benchmarks/networks.py --device cuda        # 32 videos per step
     uv run python benchmarks/networks.py --names r21d c3d --precision bfloat16
 
 Each network has a process of its own, in which `train pretext` runs RotNet on generated videos: clips of 16 frames of
@@ -58,7 +58,7 @@ def main() -> None:
             ]  # fmt: skip
             rows.append({"network": network, **measure(__file__, arguments)})
     note = (
-        f"{args.batch} videos a step, one clip of 16 frames of 112 pixels each, {args.precision}, {args.threads} "
+        f"{args.batch} videos per step, one clip of 16 frames of 112 pixels each, {args.precision}, {args.threads} "
         f"threads, {args.workers} decoding processes; {args.steps} steps after as many others"
     )
     report("training steps of 3-D networks", rows, as_json=args.json, notes=[note])

@@ -293,7 +293,7 @@ def without_rates(lines):
 
 
 def test_lines_about_steps_are_means_over_the_steps_since_the_last_and_change_nothing_else(tmp_path):
-    settings = SETTINGS.model_copy(update={"log_steps": 5})  # 4 steps an epoch, 24 in all
+    settings = SETTINGS.model_copy(update={"log_steps": 5})  # 4 steps per epoch, 24 in all
     toy, plain = Measured(), Measured()
     trained = run(tmp_path / "often", settings, objective=toy)
     assert equal(run(tmp_path / "plain", objective=plain), trained)
