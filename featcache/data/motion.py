@@ -111,10 +111,11 @@ class MotionSettings:
     A clip covers the fraction ``travel`` of the range that the photograph allows, however many frames it has, and never
     reverses: the speed per frame is inversely proportional to ``num_frames``. At 160 pixels a pan moves 3 to 9 pixels
     per frame at 12 frames, 0.3 to 0.75 at 128. Playback-rate tasks need long clips that are also fast: a narrow
-    ``window`` of (0.15, 0.25) leaves room for 4 to 10 pixels per frame at 64 frames, 2 to 5 at 128.
+    ``window`` of (0.15, 0.25) leaves room for 4 to 10 pixels per frame at 64 frames, 2 to 5 at 128. They also need a
+    ``gop`` of 1: what a codec changes at its key frames tells the rate, even where the camera stands still.
 
     Attributes:
-        num_frames: Number of frames per clip, 8 to 128.
+        num_frames: Number of frames per clip, 8 to 512.
         size: Side of the square frame in pixels, even.
         fps: Frame rate written to the file.
         seed: Seed of all draws.
@@ -124,8 +125,10 @@ class MotionSettings:
         num_unseen_pictures: Number of photographs kept out of training.
         window: Smallest and largest side of the camera's window, as fractions of the photograph's shorter side.
         tilt_degrees: Largest tilt to either side.
-        travel: Smallest and largest fraction of a coordinate's range that a clip moves through.
+        travel: Smallest and largest fraction of a coordinate's range that a clip moves through; (0, 0) is a camera that
+            stands still.
         crf: Quality of the H.264 encoder; lower is better.
+        gop: Largest distance of key frames; 1 makes every frame one, so that no frame is predicted from another.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -142,10 +145,11 @@ class MotionSettings:
     tilt_degrees: float = 20.0
     travel: tuple[float, float] = (0.6, 0.9)
     crf: int = 20
+    gop: int = 24
 
     def __post_init__(self) -> None:
-        if not 8 <= self.num_frames <= 128:
-            raise ConfigError(f"motion set num_frames is {self.num_frames}; it must be 8 to 128")
+        if not 8 <= self.num_frames <= 512:
+            raise ConfigError(f"motion set num_frames is {self.num_frames}; it must be 8 to 512")
         if self.size < 32 or self.size % 2:
             raise ConfigError(f"motion set size is {self.size}; it must be even and at least 32")
         if self.fps < 1:
@@ -168,10 +172,15 @@ class MotionSettings:
                 f"motion set window {self.window} tilted by {self.tilt_degrees} degrees leaves no room to pan; "
                 "make the window or the tilt smaller"
             )
-        if not 0 < self.travel[0] <= self.travel[1] <= 1:
-            raise ConfigError(f"motion set travel is {self.travel}; it must be an increasing pair in (0, 1]")
+        if self.travel != (0, 0) and not 0 < self.travel[0] <= self.travel[1] <= 1:
+            raise ConfigError(
+                f"motion set travel is {self.travel}; it must be an increasing pair in (0, 1], "
+                "or (0, 0) for a camera that stands still"
+            )
         if not 0 <= self.crf <= 51:
             raise ConfigError(f"motion set crf is {self.crf}; it must be 0 to 51")
+        if self.gop < 1:
+            raise ConfigError(f"motion set gop is {self.gop}; it must be at least 1, for key frames alone")
 
     @property
     def reach(self) -> float:
@@ -300,7 +309,7 @@ def encode_clip(path: Path, frames: Frames, settings: MotionSettings) -> None:
         stream.width = stream.height = settings.size
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1  # the bytes depend on the number of threads
-        stream.codec_context.gop_size = 24
+        stream.codec_context.gop_size = settings.gop
         # x264's macroblock tree reads memory it has not written, so with it bytes differ from run to run.
         stream.options = {"preset": "veryfast", "crf": str(settings.crf), "x264-params": "mbtree=0"}
         for frame in frames:

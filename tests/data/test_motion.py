@@ -262,6 +262,23 @@ def test_lengths_encode_and_decode(tmp_path, num_frames):
     assert len(decode(tmp_path / "a.mp4")) == num_frames
 
 
+def test_key_frames_are_as_far_apart_as_asked(tmp_path):
+    for gop in (1, 10, 24):
+        settings = MotionSettings(num_frames=48, size=64, gop=gop)
+        encode_clip(tmp_path / f"{gop}.mp4", draw(settings, "pan_left"), settings)
+        with av.open(str(tmp_path / f"{gop}.mp4")) as container:
+            keys = [frame.key_frame for frame in container.decode(video=0)]
+        assert [number for number, is_key in enumerate(keys) if is_key] == list(range(0, 48, gop))
+
+
+def test_a_camera_can_stand_still():
+    settings = MotionSettings(num_frames=8, size=64, travel=(0.0, 0.0))
+    for motion in MOTIONS:
+        frames = draw(settings, motion)
+        assert (frames == frames[0]).all()
+    assert (draw(settings, "pan_left")[0] != draw(settings, "zoom_in")[0]).any()
+
+
 def test_a_folder_in_use_is_refused(tmp_path):
     (tmp_path / "mine.txt").touch()
     with pytest.raises(ConfigError, match="is not empty; name a new one"):
@@ -272,7 +289,7 @@ def test_a_folder_in_use_is_refused(tmp_path):
     "changes",
     [
         {"num_frames": 7},
-        {"num_frames": 129},
+        {"num_frames": 513},
         {"size": 33},
         {"size": 16},
         {"fps": 0},
@@ -282,7 +299,9 @@ def test_a_folder_in_use_is_refused(tmp_path):
         {"window": (0.4, 0.9)},
         {"tilt_degrees": 60.0},
         {"travel": (0.5, 1.2)},
+        {"travel": (0.0, 0.5)},
         {"crf": 52},
+        {"gop": 0},
     ],
 )
 def test_impossible_settings_are_refused(changes):
