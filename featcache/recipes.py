@@ -18,7 +18,7 @@ Layout = Literal["clips", "frames"]
 Temporal = Literal["uniform", "uniform_open", "random", "spread", "spread_random", "bank", "imported"]
 Spatial = Literal["center", "views", "random_resized", "random_short_side", "center_and_random", "imported"]
 ShortVideos = Literal["loop", "clamp"]
-Output = Literal["cls", "mean", "tokens", "map"]
+Output = Literal["cls", "mean", "tokens", "map", "logits"]
 Precision = Literal["float16", "float32", "int8"]
 Interpolation = Literal["bilinear", "bicubic"]
 PositionForm = Literal["box6", "code7"]
@@ -273,9 +273,9 @@ class FeatureRecipe:
     Attributes:
         backbone: Registry name, e.g. ``clip-l14`` or ``timm/vit_small_patch16_224.dino``.
         weights_hash: Hash of the loaded tensors (``sha256:…``), whatever file they came in.
-        layer: Layer name of the backbone, resolved (never ``last``).
+        layer: Layer name of the backbone, resolved (never ``last``); ``classifier`` for logits.
         output: ``cls``, ``mean`` (over all positions of the map), ``tokens`` ([N, C], class token first if there is
-            one) or ``map`` ([h, w, C]).
+            one), ``map`` ([h, w, C]) or ``logits`` (of the backbone's classifier, [classes]).
         average_frames: Whether a clip's frames are averaged into one record; only for image backbones on clips.
         grid: Side of the map after adaptive average pooling; ``None`` keeps the backbone's own.
         channels: Number of channels after adaptive average pooling of neighbours; ``None`` keeps all.
@@ -287,6 +287,8 @@ class FeatureRecipe:
         compute: Dtype of the forward pass.
         enlarge: Factor by which the normalised pixels are enlarged (bilinearly) before the forward pass, so that the
             backbone's input has ``enlarge * input_size`` pixels a side; ``None``: as they are.
+        classes: Class names of logits, in order; ``None`` for other outputs, and for imported logits whose classes are
+            unknown.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -305,8 +307,13 @@ class FeatureRecipe:
     precision: Precision = "float16"
     compute: Literal["float32", "bfloat16"] = "float32"
     enlarge: int | None = None
+    classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.classes is not None and self.output != "logits":
+            raise ConfigError(f"feature classes are given with output {self.output!r}; they are the names of logits")
+        if self.output == "logits" and self.channels is not None:
+            raise ConfigError(f"feature channels {self.channels} would average logits of other classes; remove it")
         for name in ("grid", "channels"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -358,7 +365,7 @@ Recipe = SamplingRecipe | FeatureRecipe
 _PARTS = {"color": ColorRecipe, "test": PlainViews}
 # Written only if they are used, so that recipes without them keep their hash.
 _UNUSED: dict[str, Any] = {
-    **dict.fromkeys(("side_range", "box_fraction", "enlarge", *_PARTS)),
+    **dict.fromkeys(("side_range", "box_fraction", "enlarge", "classes", *_PARTS)),
     "both_views": False,
 }
 

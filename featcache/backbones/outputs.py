@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from featcache.backbones.base import Backbone, LayerOutput
+from featcache.backbones.base import Backbone, LayerOutput, WeightsCard
 from featcache.errors import ConfigError, unknown_name
 from featcache.networks.counting import counting_macs
 from featcache.recipes import FeatureRecipe, Interpolation, Layout, Output, Precision, RecordSpec
 
+CLASSIFIER = "classifier"
+"""In the place of a layer, where the output is the logits of a backbone's own classifier."""
 Compute = Literal["float32", "bfloat16"]
 Array = npt.NDArray[np.floating]
 
@@ -54,14 +56,16 @@ def resolve_recipe(
     precision: Precision = "float16",
     compute: Compute = "float32",
     enlarge: int | None = None,
+    card: WeightsCard | None = None,
 ) -> FeatureRecipe:
     """Fill in open choices from the backbone's card.
 
     Args:
         backbone: The built backbone.
         name: Its registry name.
-        layer: Layer name; ``None`` or ``last`` is the last one.
-        output: ``cls``, ``mean``, ``tokens`` or ``map``; ``None`` is ``mean``, or ``map`` if a grid is given.
+        layer: Layer name; ``None`` or ``last`` is the last one, and for logits the classifier.
+        output: ``cls``, ``mean``, ``tokens``, ``map`` or ``logits``; ``None`` is ``mean``, or ``map`` if a grid is
+            given.
         average_frames: Average a clip's frames into one record.
         grid: Side of the pooled map.
         channels: Number of channels after pooling neighbours.
@@ -72,16 +76,19 @@ def resolve_recipe(
         precision: Storage dtype.
         compute: Dtype of the forward pass.
         enlarge: Factor by which pixels are enlarged for the backbone.
+        card: The preprocessing that fills in open choices; ``None`` is the backbone's card.
 
     Raises:
         UnknownNameError: The backbone has no such layer.
-        ConfigError: The choices contradict each other.
+        ConfigError: The choices contradict each other, or logits are asked for and there is no classifier.
     """
-    if layer is None or layer == "last":
+    if output == "logits":
+        layer = _classifier_of(backbone, name, layer)
+    elif layer is None or layer == "last":
         layer = backbone.layers[-1]
-    if layer not in backbone.layers:
+    if layer != CLASSIFIER and layer not in backbone.layers:
         raise unknown_name(f"layer of {name}", layer, backbone.layers)
-    card = backbone.card
+    card = card or backbone.card
     return FeatureRecipe(
         backbone=name,
         weights_hash=backbone.weights_hash,
@@ -97,7 +104,24 @@ def resolve_recipe(
         precision=precision,
         compute=compute,
         enlarge=enlarge,
+        classes=backbone.classes if output == "logits" else None,
     )
+
+
+def _classifier_of(backbone: Backbone, name: str, layer: str | None) -> str:
+    """What stands for the layer of logits.
+
+    Raises:
+        ConfigError: The backbone has no classifier, or another layer is asked for.
+    """
+    if backbone.classes is None:
+        raise ConfigError(
+            f"{name} has no classifier, and output 'logits' is what one says; fine-tune it with `featcache train "
+            "finetune` and give the folder of that run as the backbone"
+        )
+    if layer not in (None, "last", CLASSIFIER):
+        raise ConfigError(f"output 'logits' of {name} is of its whole network, not of {layer!r}; remove the layer")
+    return CLASSIFIER
 
 
 def record_spec(backbone: Backbone, recipe: FeatureRecipe, *, num_frames: int, layout: Layout) -> RecordSpec:
@@ -121,16 +145,21 @@ def record_spec(backbone: Backbone, recipe: FeatureRecipe, *, num_frames: int, l
         )
     if is_video and recipe.average_frames:
         raise ConfigError(f"average_frames is for image backbones; remove it for {recipe.backbone}")
-    if recipe.layer not in backbone.layers:
+    if recipe.output != "logits" and recipe.layer not in backbone.layers:
         raise unknown_name(f"layer of {recipe.backbone}", recipe.layer, backbone.layers)
-    dense, cls = (
-        None if shape is None else torch.empty(1 if is_video else frames, *shape, device="meta")
-        for shape in _probe(backbone, recipe, num_frames=frames if is_video else 1).shapes[recipe.layer]
-    )
-    record = to_records(LayerOutput(map=dense, cls=cls), recipe, num_frames=frames)
+    shapes = _probe(backbone, recipe, num_frames=frames if is_video else 1).shapes
+    if recipe.output == "logits":
+        logits = torch.empty(1 if is_video else frames, len(recipe.classes or ()), device="meta")
+        record = logit_records(logits, recipe, num_frames=1 if is_video else frames)
+    else:
+        dense, cls = (
+            None if shape is None else torch.empty(1 if is_video else frames, *shape, device="meta")
+            for shape in shapes[recipe.layer]
+        )
+        record = to_records(LayerOutput(map=dense, cls=cls), recipe, num_frames=frames)
     time = ("t",) if frames > 1 and not is_video and not recipe.average_frames else ()
     map_axes = ("t", "h", "w", "c") if is_video else ("h", "w", "c")
-    axes = time + {"cls": ("c",), "mean": ("c",), "tokens": ("n", "c"), "map": map_axes}[recipe.output]
+    axes = time + {"tokens": ("n", "c"), "map": map_axes}.get(recipe.output, ("c",))
     return RecordSpec(shape=tuple(record.shape[1:]), axes=axes, dtype=recipe.precision)
 
 
@@ -200,10 +229,24 @@ def to_records(output: LayerOutput, recipe: FeatureRecipe, *, num_frames: int) -
     return values.to(torch.float32).contiguous()
 
 
+def logit_records(logits: Tensor, recipe: FeatureRecipe, *, num_frames: int) -> Tensor:
+    """Turn the logits of a backbone's classifier into the rows to store.
+
+    Args:
+        logits: [B, classes] of a video backbone, or [B * ``num_frames``, classes] of an image backbone.
+        recipe: Recipe with output ``logits``.
+        num_frames: Frames per row of an image backbone; 1 for a video backbone.
+
+    Returns:
+        float32 [B, classes], or [B, ``num_frames``, classes] unless averaged.
+    """
+    return to_records(LayerOutput(map=None, cls=logits), recipe, num_frames=num_frames)
+
+
 def _select(output: LayerOutput, recipe: FeatureRecipe) -> Tensor:
     """The tensor from which a recipe's output is computed: [B, C], [B, N, C] or the map."""
     where = f"layer {recipe.layer!r} of {recipe.backbone}"
-    if recipe.output == "cls":
+    if recipe.output in ("cls", "logits"):
         if output.cls is None:
             raise ConfigError(f"{where} has no class token; use output 'mean', or another layer")
         return output.cls

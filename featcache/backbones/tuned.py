@@ -1,5 +1,6 @@
 """A backbone with the head that it was fine-tuned with: what it encodes, and logits over the classes of the run."""
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from featcache.backbones.classifier_file import ClassifierFacts, read_facts, rea
 from featcache.backbones.outputs import to_records
 from featcache.backbones.weights import freeze, state_hash
 from featcache.errors import WeightsError
-from featcache.recipes import FeatureRecipe
+from featcache.recipes import Output, Temporal
 
 
 class TunedBackbone:
@@ -22,24 +23,36 @@ class TunedBackbone:
     Attributes:
         head: Linear, from the vector of ``recipe`` to one logit per class.
         recipe: Recipe of that vector.
+        views: Views by which the run was tested.
+        classifier_card: The card, with the preprocessing and the clips with which the run was tested.
     """
 
-    def __init__(self, backbone: Backbone, head: nn.Linear, *, classes: Sequence[str], recipe: FeatureRecipe) -> None:
+    def __init__(self, backbone: Backbone, head: nn.Linear, *, facts: ClassifierFacts) -> None:
         """Put a head on a backbone.
 
         Args:
             backbone: The built backbone, with its fine-tuned weights.
             head: The head, which is frozen.
-            classes: Names of its outputs.
-            recipe: Recipe of the vector that it reads.
+            facts: Names of its outputs, the vector that it reads, and the views by which it was tested.
         """
         self.kind: Literal["image", "video"] = backbone.kind
         self.card: WeightsCard = backbone.card
         self.layers = backbone.layers
-        self.classes: tuple[str, ...] | None = tuple(classes)
+        self.classes: tuple[str, ...] | None = facts.classes
         self.head = head
         freeze(head)
-        self.recipe = recipe
+        self.recipe = recipe = facts.feature
+        self.views = facts.views
+        self.classifier_card = dataclasses.replace(
+            backbone.card,
+            input_size=recipe.input_size,
+            interpolation=recipe.interpolation,
+            mean=recipe.mean,
+            std=recipe.std,
+            crop_fraction=facts.views.crop_fraction,
+            num_frames=facts.views.num_frames,
+            frame_stride=facts.views.frame_stride,
+        )
         both = f"{backbone.weights_hash}\0{state_hash(head)}"
         self.weights_hash = f"sha256:{hashlib.sha256(both.encode()).hexdigest()}"
         self._backbone = backbone
@@ -102,4 +115,14 @@ def with_head(backbone: Backbone, facts: ClassifierFacts, path: Path) -> TunedBa
         )
     head = nn.Linear(width, num_classes)
     head.load_state_dict(tensors)
-    return TunedBackbone(backbone, head, classes=facts.classes, recipe=facts.feature)
+    return TunedBackbone(backbone, head, facts=facts)
+
+
+def card_for(backbone: Backbone, output: Output | None) -> WeightsCard:
+    """The card that says how a backbone is shown clips for an output: for logits of a run, as the run was tested."""
+    return backbone.classifier_card if output == "logits" and isinstance(backbone, TunedBackbone) else backbone.card
+
+
+def temporal_for(backbone: Backbone, output: Output | None) -> Temporal:
+    """How clips lie in time for an output, where nothing else is asked for: for logits of a run, as in its test."""
+    return backbone.views.temporal if output == "logits" and isinstance(backbone, TunedBackbone) else "uniform"

@@ -34,6 +34,7 @@ ARRAYS = (
         help="Layer name; repeat for several arrays of one forward pass.  [default: the backbone's last]",
     ),
     flag("features.*.output"),
+    flag("features.*.name", help="Name of the array.  [default: backbone, layer and output]"),
     flag("features.*.grid", help="Pool maps to this side when writing."),
     flag("features.*.channels", help="Pool neighbouring channels to this many when writing."),
     flag("features.*.precision"),

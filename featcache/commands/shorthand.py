@@ -34,7 +34,7 @@ def extract(data: Data, words: Words, lay: Lay) -> Data:
     backbones, weights, layers = (list(words.get(name, ())) for name in ("backbone", "weights", "layer"))
     if len(weights) > 1 and len(weights) != len(backbones):
         raise ConfigError(f"{len(weights)} --weights for {len(backbones)} --backbone; give one, or one per backbone")
-    shared = {name: words[name] for name in ("output", "grid", "channels", "precision") if name in words}
+    shared = {name: words[name] for name in ("output", "name", "grid", "channels", "precision") if name in words}
     if not backbones and (shared or layers or weights):
         name = "layer" if layers else next(iter(shared), "weights")
         raise ConfigError(f"--{name} belongs to --backbone, and none is given; write {name}=... inside --feature")

@@ -58,7 +58,8 @@ class DeclaredFeature(Settings):
     layer: str = "unknown"
     """Layer name."""
     output: Output | None = None
-    """Output: ``cls``, ``mean``, ``tokens`` or ``map``; null: from the number of axes of a row (1, 2, more)."""
+    """Output: ``cls``, ``mean``, ``tokens``, ``map`` or ``logits``; null: from the number of axes of a row (1, 2,
+    more)."""
     axes: tuple[str, ...] | None = None
     """Names of the axes of a row; null: ``c``, ``n c``, ``h w c`` or ``t h w c``, from their number."""
     precision: Precision | None = None
@@ -81,6 +82,8 @@ class DeclaredFeature(Settings):
     """Dtype of the forward pass."""
     enlarge: int | None = None
     """Factor by which the pixels were enlarged for the model; null: they were not."""
+    classes: tuple[str, ...] | None = None
+    """Class names of ``logits``, in order."""
 
     def model_post_init(self, context: object) -> None:
         """Check that a declaration cannot be taken for a hash of weights."""

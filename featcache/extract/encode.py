@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from featcache.backbones import Backbone
-from featcache.backbones.outputs import to_records
+from featcache.backbones.outputs import logit_records, to_records
 from featcache.data.decoding.clips import CropSize
 from featcache.data.transforms import enlarged, normalise
 from featcache.machine import Matmul, set_matmul
@@ -58,7 +58,7 @@ def encode_rows(
     """Encode at most ``encode_batch`` rows; the batch is always padded to that size.
 
     Args:
-        features: Features to compute; those of one backbone share one forward pass.
+        features: Features to compute; those of one backbone share one forward pass, but logits have their own.
         pixels: uint8 [n, T, 3, S, S] for each crop size that the features need.
         encode_batch: Number of rows per forward pass, from the plan.
         device: Device of the backbones.
@@ -78,11 +78,12 @@ def one_a_forward(features: Sequence[BoundFeature]) -> list[BoundFeature]:
 
 
 def _forwards(features: Sequence[BoundFeature]) -> list[list[BoundFeature]]:
-    """Group the features that share a forward pass: those of one backbone with the same preprocessing."""
+    """Group the features that share a forward pass: those of one backbone with the same preprocessing, logits apart."""
     groups: dict[tuple[object, ...], list[BoundFeature]] = {}
     for feature in features:
         recipe = feature.recipe
-        key = (id(feature.backbone), feature.crop, recipe.mean, recipe.std, recipe.compute, recipe.enlarge)
+        is_logits = recipe.output == "logits"
+        key = (id(feature.backbone), feature.crop, recipe.mean, recipe.std, recipe.compute, recipe.enlarge, is_logits)
         groups.setdefault(key, []).append(feature)
     return list(groups.values())
 
@@ -102,13 +103,15 @@ def _encode_group(
     batch = enlarged(normalise(padded.to(device), mean=recipe.mean, std=recipe.std), recipe.enlarge)
     if batch.ndim == 4:
         batch = batch.contiguous(memory_format=torch.channels_last)  # convolutions on CPU are twice as fast
-    layers = sorted({member.recipe.layer for member in members})
     with torch.autocast(device.partition(":")[0], dtype=torch.bfloat16, enabled=recipe.compute == "bfloat16"):
-        outputs = backbone.encode(batch, layers)
-    return {
-        member.name: to_records(outputs[member.recipe.layer], member.recipe, num_frames=num_frames)[:num_rows]
-        .float()
-        .cpu()
-        .numpy()
-        for member in members
-    }
+        if recipe.output == "logits":
+            logits = backbone.classify(batch)
+            frames = num_frames if backbone.kind == "image" else 1
+            records = {each.name: logit_records(logits, each.recipe, num_frames=frames) for each in members}
+        else:
+            outputs = backbone.encode(batch, sorted({each.recipe.layer for each in members}))
+            records = {
+                each.name: to_records(outputs[each.recipe.layer], each.recipe, num_frames=num_frames)
+                for each in members
+            }
+    return {name: rows[:num_rows].float().cpu().numpy() for name, rows in records.items()}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from featcache.backbones import Backbone, build_backbone
 from featcache.backbones.outputs import macs_per_row, record_spec, resolve_recipe
+from featcache.backbones.tuned import card_for, temporal_for
 from featcache.errors import ClipLengthError, ConfigError, RecipeMismatchError
 from featcache.extract.encode import BoundFeature, one_a_forward
 from featcache.extract.settings import ExtractSettings, FeatureSettings
@@ -67,11 +68,14 @@ def prepare(settings: ExtractSettings, *, device: str | None = None) -> Prepared
         if key not in built:
             built[key] = build_backbone(feature.backbone, weights=feature.weights).to(device)
     stored = stored_sampling(Path(settings.out))
-    first = built[settings.features[0].backbone, settings.features[0].weights].card
+    leading = settings.features[0]
+    backbone = built[leading.backbone, leading.weights]
+    first = card_for(backbone, leading.output)
     sampling = settings.sampling.resolve(
         num_frames=first.num_frames,
         frame_stride=first.frame_stride,
         crop_fraction=first.crop_fraction,
+        temporal=temporal_for(backbone, leading.output),
         stored=stored,
     )
     if stored is not None and (difference := first_difference(stored, sampling)):
@@ -130,7 +134,7 @@ def bind_feature(feature: FeatureSettings, backbone: Backbone, sampling: Samplin
         )
     average = feature.average_frames
     if average is None:
-        average = clips_of_images and feature.output in ("cls", "mean")
+        average = clips_of_images and feature.output in ("cls", "mean", "logits")
     if average and not clips_of_images:
         raise ConfigError(f"average_frames needs an image backbone on clips; remove it for {feature.backbone!r}")
     recipe = resolve_recipe(
@@ -148,6 +152,7 @@ def bind_feature(feature: FeatureSettings, backbone: Backbone, sampling: Samplin
         precision=feature.precision,
         compute=feature.compute,
         enlarge=feature.enlarge,
+        card=card_for(backbone, feature.output),
     )
     record = record_spec(backbone, recipe, num_frames=sampling.num_frames, layout=sampling.layout)
     name = feature.name or _slug(f"{feature.backbone}-{recipe.layer}-{recipe.output}")

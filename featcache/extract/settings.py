@@ -81,7 +81,13 @@ class SamplingSettings(Settings):
     can be used later."""
 
     def resolve(
-        self, *, num_frames: int, frame_stride: int, crop_fraction: float, stored: SamplingRecipe | None = None
+        self,
+        *,
+        num_frames: int,
+        frame_stride: int,
+        crop_fraction: float,
+        temporal: Temporal = "uniform",
+        stored: SamplingRecipe | None = None,
     ) -> SamplingRecipe:
         """Fill in null values from the store that is to be extended, or else from a backbone's card.
 
@@ -89,6 +95,7 @@ class SamplingSettings(Settings):
             num_frames: The card's number of frames per clip; 1 for an image backbone.
             frame_stride: The card's distance between frames.
             crop_fraction: The card's crop as a fraction of the shorter side.
+            temporal: How clips lie in time.
             stored: The store's recipe, if there is one. It is used only if layout and crops are the requested ones.
 
         Raises:
@@ -97,7 +104,7 @@ class SamplingSettings(Settings):
         bank = self.layout == "frames"
         image = num_frames == 1
         defaults: dict[str, Any] = {
-            "temporal": "bank" if bank else "uniform",
+            "temporal": "bank" if bank else temporal,
             "num_frames": 1 if bank else 8 if image else num_frames,
             "frame_stride": 1 if bank else 4 if image else frame_stride,
             "spatial": "center" if self.num_crops == 1 else "views",
@@ -130,7 +137,8 @@ class FeatureSettings(Settings):
     layer: str = "last"
     """Layer name; ``last`` is the backbone's default."""
     output: Output = "mean"
-    """Output: ``cls``, ``mean``, ``tokens`` or ``map``."""
+    """Output: ``cls``, ``mean``, ``tokens``, ``map``, or ``logits`` of the backbone's own classifier, e.g. of a
+    fine-tuned run."""
     average_frames: bool | None = None
     """Average a clip's frames into one record; null: yes for the vectors of an image backbone on clips."""
     grid: int | None = None

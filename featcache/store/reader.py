@@ -327,6 +327,7 @@ class Store:
             "backbone": document.recipe.backbone,
             "layer": document.recipe.layer,
             "output": document.recipe.output,
+            **({"classes": list(document.recipe.classes)} if document.recipe.classes is not None else {}),
             "weights_hash": document.recipe.weights_hash,
             "recipe_hash": recipe_hash(document.recipe),
             "record_shape": list(document.record.shape),

@@ -106,7 +106,7 @@ def records_have_the_shape_they_claim(subject: Subject) -> None:
     """Holds for every layer and output, as a frame bank and as clips; an unsupported output is an error for both."""
     is_video = subject.backbone.kind == "video"
     for layer, output in subject.outputs.items():
-        for kind in get_args(Output):
+        for kind in (name for name in get_args(Output) if name != "logits"):  # which are of no layer
             recipe = resolve_recipe(subject.backbone, subject.name, layer=layer, output=kind)
             frames = subject.num_frames if is_video else _FRAMES_OF_A_CLIP
             possible = output.cls is not None if kind == "cls" else output.map is not None
@@ -202,7 +202,12 @@ def the_classifier_names_its_classes(subject: Subject) -> None:
     classes = subject.backbone.classes
     if classes is None:
         _message_of(FeatcacheError, lambda: subject.backbone.classify(subject.pixels))
+        _message_of(ConfigError, lambda: resolve_recipe(subject.backbone, subject.name, output="logits"))
         return
+    recipe = resolve_recipe(subject.backbone, subject.name, output="logits")
+    frames = subject.num_frames if subject.backbone.kind == "video" else 1
+    spec = record_spec(subject.backbone, recipe, num_frames=frames, layout="clips")
+    assert spec.shape == (len(classes),), f"logits of {len(classes)} classes would be stored as {spec}"
     logits = subject.backbone.classify(subject.pixels)
     assert logits.shape == (BATCH, len(classes)), f"{tuple(logits.shape)} logits for {len(classes)} classes"
     assert not logits.requires_grad, "logits carry gradients"
