@@ -7,10 +7,11 @@ process seconds and 300 MB.
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from featcache.data.types import Box, ColorStep
 from featcache.recipes import Interpolation
@@ -32,14 +33,34 @@ def crop_resize(image: Tensor, box: Box, *, size: int, interpolation: Interpolat
     Raises:
         ValueError: The box is empty or reaches outside the image.
     """
-    height, width = image.shape[-2:]
-    if not (0 <= box.y0 < box.y1 <= height and 0 <= box.x0 < box.x1 <= width):
-        raise ValueError(f"{box} does not fit an image of {width}x{height}; plan the boxes from this video's timeline")
-    part = image[None, :, box.y0 : box.y1, box.x0 : box.x1]
-    if part.shape[-2:] != (size, size):
-        part = interpolate(part, (size, size), mode=interpolation, antialias=True, align_corners=False)
-    resized = part[0]
-    return resized.flip(-1) if flip else resized
+    return resized(cropped(image, box), size=size, interpolation=interpolation, flip=flip)
+
+
+def cropped(image: Tensor, box: Box) -> Tensor:
+    """A box of an image uint8 [3, H, W], as a part of its memory.
+
+    Raises:
+        ValueError: The box is empty or reaches outside the image.
+    """
+    _check_fits(box, height=image.shape[-2], width=image.shape[-1])
+    return image[:, box.y0 : box.y1, box.x0 : box.x1]
+
+
+def resized(image: Tensor, *, size: int, interpolation: Interpolation, flip: bool = False) -> Tensor:
+    """Resize to a square with antialiasing, then mirror if asked; an image of that size stays as it is.
+
+    Args:
+        image: uint8 [3, H, W].
+        size: Side of the result in pixels.
+        interpolation: Filter of the resize, computed on uint8.
+        flip: Whether the result is mirrored left to right.
+
+    Returns:
+        uint8 [3, size, size].
+    """
+    if image.shape[-2:] != (size, size):
+        image = interpolate(image[None], (size, size), mode=interpolation, antialias=True, align_corners=False)[0]
+    return image.flip(-1) if flip else image
 
 
 def recolor(pixels: Tensor, steps: Sequence[ColorStep]) -> Tensor:
@@ -80,23 +101,75 @@ def recolor(pixels: Tensor, steps: Sequence[ColorStep]) -> Tensor:
     return pixels
 
 
-def tilted(image: Tensor, degrees: float) -> Tensor:
-    """An image rotated about its centre by a small angle, bilinear; corners without a source are black.
+class TiltedBox(NamedTuple):
+    """A box of a frame that is rotated about its centre, and where its pixels come from.
+
+    Attributes:
+        source: The part of the frame that the box shows.
+        grid: float32 [1, h, w, 2], x and y in that part for each pixel of the box; -1 and 1 are its edges.
+    """
+
+    source: Box
+    grid: Tensor
+
+
+def tilted_box(box: Box, degrees: float, *, height: int, width: int) -> TiltedBox:
+    """Where the pixels of a box come from when the frame is rotated about its centre by a small angle.
 
     Args:
-        image: uint8 [3, H, W].
-        degrees: Angle, counter-clockwise; 0 returns ``image``.
+        box: A box of the rotated frame, which has the size of the frame.
+        degrees: Angle, counter-clockwise.
+        height: Frame height in pixels.
+        width: Frame width in pixels.
+
+    Raises:
+        ValueError: The box is empty or reaches outside the frame.
+    """
+    _check_fits(box, height=height, width=width)
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    # Half sides and centres of the box and of its source, from the centre of the frame
+    half_x, half_y = (box.x1 - box.x0) / 2, (box.y1 - box.y0) / 2
+    x, y = (box.x0 + box.x1 - width) / 2, (box.y0 + box.y1 - height) / 2
+    x, y = x * cos - y * sin, x * sin + y * cos
+    reach_x, reach_y = half_x * cos + half_y * abs(sin), half_x * abs(sin) + half_y * cos
+    columns = _span(x + width / 2, reach_x, width)
+    rows = _span(y + height / 2, reach_y, height)
+    source = Box(y0=rows[0], x0=columns[0], y1=rows[1], x1=columns[1])
+    wide, high = (source.x1 - source.x0) / 2, (source.y1 - source.y0) / 2
+    theta = torch.tensor(
+        [
+            [half_x * cos / wide, -half_y * sin / wide, (x + width / 2 - source.x0) / wide - 1],
+            [half_x * sin / high, half_y * cos / high, (y + height / 2 - source.y0) / high - 1],
+        ]
+    )
+    shape = [1, 1, box.y1 - box.y0, box.x1 - box.x0]
+    return TiltedBox(source, affine_grid(theta[None], shape, align_corners=False))
+
+
+def cut_tilted(image: Tensor, tilted: TiltedBox) -> Tensor:
+    """Cut a box out of a rotated image, bilinear; what lies outside the image is black.
+
+    Args:
+        image: uint8 [3, H, W], not rotated.
+        tilted: The box; see :func:`tilted_box`.
 
     Returns:
-        uint8 [3, H, W].
+        uint8 [3, h, w], equal to the same box of the image that is rotated as a whole, up to rounding.
     """
-    if not degrees:
-        return image
-    from torchvision.transforms import InterpolationMode
-    from torchvision.transforms.v2 import functional
+    source = cropped(image, tilted.source).contiguous().float()
+    cut = grid_sample(source[None], tilted.grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return cut[0].round_().to(torch.uint8)
 
-    turned: Tensor = functional.rotate(image, degrees, interpolation=InterpolationMode.BILINEAR)
-    return turned
+
+def _check_fits(box: Box, *, height: int, width: int) -> None:
+    if not (0 <= box.y0 < box.y1 <= height and 0 <= box.x0 < box.x1 <= width):
+        raise ValueError(f"{box} does not fit an image of {width}x{height}; plan the boxes from this video's timeline")
+
+
+def _span(middle: float, reach: float, side: int) -> tuple[int, int]:
+    """The pixels of an image's side that are less than a pixel away from a part of it, and at least one of them."""
+    first = min(max(0, math.floor(middle - reach) - 1), side - 1)
+    return first, max(first + 1, min(side, math.ceil(middle + reach) + 1))
 
 
 def normalise(pixels: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:

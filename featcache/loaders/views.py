@@ -1,12 +1,14 @@
 """Views of a video: their frames, crops, colours and pixels; each frame is decoded once for all views.
 
-A view's pixels are those of :func:`featcache.data.transforms.crop_resize` and ``recolor``.
+A view's pixels are those of :func:`featcache.data.transforms.crop_resize`, or of ``cut_tilted`` and ``resized``, and of
+``recolor``.
 """
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from featcache.data.decoding.base import VideoReader
 from featcache.data.decoding.clips import one_thread
-from featcache.data.transforms import crop_resize, recolor, tilted
+from featcache.data.transforms import TiltedBox, cropped, cut_tilted, recolor, resized, tilted_box
 from featcache.data.types import Box, ColorStep
 from featcache.recipes import Interpolation
 
@@ -31,7 +33,7 @@ class Look(NamedTuple):
         flip: Whether it is mirrored left to right.
         color: Colour steps, in order.
         turns: Number of final quarter turns counter-clockwise.
-        tilt: Angle in degrees, counter-clockwise, by which the whole frame is rotated before the crop.
+        tilt: Angle in degrees, counter-clockwise, by which the whole frame is rotated about its centre before the crop.
     """
 
     box: Box
@@ -122,6 +124,7 @@ def cut_views(pictures: Iterable[tuple[int, npt.NDArray[np.uint8]]], views: Sequ
         ValueError: A box does not fit the picture, or a frame is not among the pictures.
     """
     clips = tuple(torch.empty((len(view.frames), 3, view.size, view.size), dtype=torch.uint8) for view in views)
+    tilts = lru_cache(maxsize=len(views))(tilted_box)  # frames of one look share one
     needs: dict[int, list[tuple[int, int]]] = defaultdict(list)  # frame -> view and place in it
     for number, view in enumerate(views):
         for place, frame in enumerate(view.frames):
@@ -135,10 +138,18 @@ def cut_views(pictures: Iterable[tuple[int, npt.NDArray[np.uint8]]], views: Sequ
                 look = view.looks[place]
                 key = (look, view.size, view.interpolation)
                 if key not in shared:
-                    whole = tilted(image, look.tilt)
-                    cut = crop_resize(whole, look.box, size=view.size, interpolation=view.interpolation, flip=look.flip)
-                    shared[key] = torch.rot90(recolor(cut, look.color), look.turns, (-2, -1))
+                    shared[key] = _seen(image, look, view, tilts=tilts)
                 clips[number][place] = shared[key]
     if needs:
         raise ValueError(f"frames {sorted(needs)} are not among the pictures; decode what frames_of() names")
     return clips
+
+
+def _seen(image: Tensor, look: Look, view: View, *, tilts: Callable[..., TiltedBox]) -> Tensor:
+    """A frame uint8 [3, H, W] with a look, uint8 [3, S, S]; ``tilts`` is :func:`tilted_box`, which may remember."""
+    if look.tilt:
+        part = cut_tilted(image, tilts(look.box, look.tilt, height=image.shape[1], width=image.shape[2]))
+    else:
+        part = cropped(image, look.box)
+    cut = resized(part, size=view.size, interpolation=view.interpolation, flip=look.flip)
+    return torch.rot90(recolor(cut, look.color), look.turns, (-2, -1))

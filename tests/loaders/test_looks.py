@@ -9,6 +9,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from featcache.config import parse
+from featcache.data.transforms import cut_tilted, tilted_box
 from featcache.data.types import Box, ColorStep
 from featcache.errors import ConfigError
 from featcache.loaders.looks import LookSettings, draw_look
@@ -50,17 +51,55 @@ def test_a_stretched_box_is_a_crop_of_the_stretched_frame():
     assert (clip[0][inner].int() - whole[inner].int()).abs().max() <= 1
 
 
+@given(height=st.integers(2, 90), width=st.integers(2, 90), tilt=st.floats(-45, 45), data=st.data())
+def test_a_tilted_box_is_that_of_the_frame_rotated_as_a_whole(height, width, tilt, data):
+    y0, x0 = (data.draw(st.integers(0, side - 1)) for side in (height, width))
+    y1, x1 = data.draw(st.integers(y0 + 1, height)), data.draw(st.integers(x0 + 1, width))
+    frame = torch.from_numpy(np.random.default_rng(height).integers(0, 255, (3, height, width)).astype(np.uint8))
+    cut = cut_tilted(frame, tilted_box(Box(y0=y0, x0=x0, y1=y1, x1=x1), tilt, height=height, width=width))
+    whole = functional.rotate(frame, tilt, interpolation=InterpolationMode.BILINEAR)
+    assert cut.dtype == torch.uint8
+    assert cut.shape == (3, y1 - y0, x1 - x0)
+    assert (cut.int() - whole[:, y0:y1, x0:x1].int()).abs().max() <= 1
+
+
 @pytest.mark.parametrize("tilt", [-7.5, 10.0])
-def test_a_tilt_is_torchvision_s_rotation_of_the_frame_before_the_crop(tilt):
+def test_a_view_is_tilted_cut_resized_mirrored_and_turned_in_this_order(tilt):
     frame = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
-    box = Box(y0=8, x0=16, y1=40, x1=48)
+    box = Box(y0=8, x0=16, y1=44, x1=50)
     views = [View(frames=(0,), looks=(Look(box=box, flip=True, color=(), turns=1, tilt=tilt),), size=32),
              View(frames=(0,), looks=(Look(box=box, flip=False, color=()),), size=32)]  # fmt: skip
     turned, plain = cut_views([(0, frame)], views)
     image = torch.from_numpy(frame).permute(2, 0, 1)
-    expected = functional.rotate(image, tilt, interpolation=InterpolationMode.BILINEAR)[:, 8:40, 16:48].flip(-1)
-    assert torch.equal(turned[0], torch.rot90(expected, 1, (-2, -1)))
-    assert torch.equal(plain[0], image[:, 8:40, 16:48])  # other views of the frame are not turned
+
+    def resized(image):
+        part = image[:, 8:44, 16:50].contiguous()
+        return functional.resize(part, [32, 32], interpolation=InterpolationMode.BICUBIC, antialias=True)
+
+    expected = resized(functional.rotate(image, tilt, interpolation=InterpolationMode.BILINEAR)).flip(-1)
+    assert (turned[0].int() - torch.rot90(expected, 1, (-2, -1)).int()).abs().max() <= 1
+    assert torch.equal(plain[0], resized(image))  # other views of the frame are not turned
+
+
+def test_frames_of_one_look_share_the_places_of_its_pixels(monkeypatch):
+    computed = []
+
+    def counted(*args, **kwargs):
+        computed.append(args)
+        return tilted_box(*args, **kwargs)
+
+    monkeypatch.setattr("featcache.loaders.views.tilted_box", counted)
+    frames = list(enumerate(np.zeros((6, 48, 64, 3), np.uint8)))
+    looks = [Look(box=Box(y0=8, x0=16, y1=44, x1=50), flip=False, color=(), tilt=tilt) for tilt in (3.0, -4.0)]
+    cut_views(frames, [View(frames=tuple(range(6)), looks=(look,) * 6, size=32) for look in looks])
+    assert len(computed) == 2
+
+
+@pytest.mark.parametrize("tilt", [0.0, 5.0])
+def test_a_box_outside_the_frame_is_an_error_tilted_or_not(tilt):
+    look = Look(box=Box(y0=8, x0=16, y1=49, x1=50), flip=False, color=(), tilt=tilt)
+    with pytest.raises(ValueError, match="does not fit an image of 64x48"):
+        cut_views([(0, np.zeros((48, 64, 3), np.uint8))], [View(frames=(0,), looks=(look,), size=32)])
 
 
 def test_gamma_solarisation_and_tilt_are_as_frequent_and_as_large_as_asked():
