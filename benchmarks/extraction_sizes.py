@@ -17,7 +17,8 @@ from common import parser, report
 
 from featcache.backbones import Backbone, build_backbone
 from featcache.commands.registry import load
-from featcache.commands.steps import PipelineSettings, SweepSettings, parse_steps, pipeline_steps, sweep_steps
+from featcache.commands.steps import PipelineSettings, parse_steps, pipeline_steps
+from featcache.commands.sweeps import SweepSettings, sweep_steps
 from featcache.data.types import VideoRecord
 from featcache.extract.lacking import rows_per_video
 from featcache.extract.prepare import bind_feature

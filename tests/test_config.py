@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featcache.commands.registry import command_names, load, settings_class
-from featcache.commands.steps import SweepRow, SweepSettings, row_steps
+from featcache.commands.sweeps import SweepRow, SweepSettings, row_steps
 from featcache.config import apply_overrides, leaves, parse, read_mapping, to_assignments, to_dict, to_yaml
 from featcache.errors import ConfigError, FeatcacheError
 from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings

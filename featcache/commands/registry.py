@@ -111,7 +111,7 @@ _COMMANDS: dict[str, Command] = {
         settings="featcache.report.figure_settings:CostFigureSettings", run="featcache.report.cost:draw_cost"
     ),
     "pipeline": Command(settings="featcache.commands.steps:PipelineSettings", run="featcache.commands.steps:pipeline"),
-    "sweep": Command(settings="featcache.commands.steps:SweepSettings", run="featcache.commands.steps:sweep"),
+    "sweep": Command(settings="featcache.commands.sweeps:SweepSettings", run="featcache.commands.sweeps:sweep"),
     "reproduce": Command(
         settings="featcache.commands.reproduce:ReproduceSettings",
         run="featcache.commands.reproduce:reproduce",

@@ -8,10 +8,12 @@ from typing import Any
 from featcache.backbones.registry import JOIN
 from featcache.commands.places import backbones_in, check_places, mappings_in, named_in, with_places
 from featcache.commands.registry import command_of, load
-from featcache.commands.steps import PipelineSettings, SweepSettings, parse_steps, pipeline_steps, sweep_steps
+from featcache.commands.steps import PipelineSettings, parse_steps, pipeline_steps
+from featcache.commands.sweeps import SweepSettings, points_of, sweep_steps
 from featcache.config import Settings, parse, to_dict
 from featcache.errors import unknown_name
 from featcache.extract.settings import ExtractSettings, FeatureSettings
+from featcache.files.places import is_under
 from featcache.shipped import configs_by_paper
 
 ALL = "all"
@@ -77,14 +79,15 @@ class Reproduction:
         for sweep in self.sweeps:
             commands = dict(self._run(step) for row in sweep_steps(sweep) for step in parse_steps(row))
             trainings = sum(name.startswith("train-") for name in commands.values())
-            counts.append((sweep.title, len(sweep.rows), trainings, len(commands) - trainings))
+            rows = {point.row for point in points_of(sweep)}
+            counts.append((sweep.title, len(rows), trainings, len(commands) - trainings))
         return tuple(counts)
 
     def _run(self, step: Settings) -> tuple[str, str]:
         return str(_out_of(step)), command_of(step)
 
     def _is_made(self, weights: str) -> bool:
-        return any(_is_under(weights, out) for step in (*self.before, *self.steps) if (out := _out_of(step)))
+        return any(is_under(weights, out) for step in (*self.before, *self.steps) if (out := _out_of(step)))
 
     def _parts(self) -> Iterator[Mapping[str, Any]]:
         for step in (*self.before, *self.steps):
@@ -169,11 +172,11 @@ def _placed(step: Settings, roots: Mapping[str, str], weights: Mapping[str, str]
 def _lacking(steps: Sequence[Settings], makers: Sequence[Settings]) -> list[Settings]:
     """Those of the makers whose output is read by steps, and made by none of them."""
     outs = [out for step in steps if (out := _out_of(step))]
-    read = {path for step in steps for path in _paths(step) if not any(_is_under(path, out) for out in outs)}
+    read = {path for step in steps for path in _paths(step) if not any(is_under(path, out) for out in outs)}
     found: list[Settings] = []
     for maker in makers:
         out = _out_of(maker)
-        if out and any(_is_under(path, out) for path in read) and not isinstance(maker, ExtractSettings):
+        if out and any(is_under(path, out) for path in read) and not isinstance(maker, ExtractSettings):
             found.append(maker)
     extractions = [maker for maker in makers if isinstance(maker, ExtractSettings)]
     for store in dict.fromkeys(maker.out for maker in extractions if maker.out in read):
@@ -230,7 +233,3 @@ def _paths(step: Settings) -> Iterator[str]:
             for text in value if isinstance(value, list) else [value]:
                 if isinstance(text, str) and key != "out":
                     yield text
-
-
-def _is_under(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(f"{folder}/")

@@ -58,3 +58,8 @@ def free_bytes(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
+
+
+def is_under(path: str, folder: str) -> bool:
+    """Whether a path is a folder or lies in it, as text."""
+    return path == folder or path.startswith(f"{folder}/")

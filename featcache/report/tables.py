@@ -20,12 +20,16 @@ class Cell:
         low: Lower end of its interval; ``None`` if there is no interval.
         high: Upper end of its interval.
         published: Value printed in the source; ``None`` if it prints none.
+        gain: Our value minus that of the cell with which it is compared, with a paired interval; ``None``: with none.
+        run: Folder of the run that measured our value; ``None``: none did.
     """
 
     value: float | None
     low: float | None = None
     high: float | None = None
     published: float | None = None
+    gain: "Cell | None" = None
+    run: str | None = None
 
     @property
     def difference(self) -> "Cell":
@@ -34,6 +38,10 @@ class Cell:
             return Cell(value=None)
         low, high = (None if end is None else end - self.published for end in (self.low, self.high))
         return Cell(value=self.value - self.published, low=low, high=high)
+
+    def with_interval(self) -> dict[str, float | None]:
+        """The value and the ends of its interval."""
+        return {"value": self.value, "low": self.low, "high": self.high}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,17 +53,23 @@ class Table:
         columns: Names of the values.
         rows: ``(name, x, note, cells by column)``.
         x_label: Name of ``x``.
+        against: Name of what the cells are compared with; empty: they are not.
+        note: What a reader of the whole table should know.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, float | None, str, Mapping[str, Cell]], ...]
     x_label: str = ""
+    against: str = ""
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return {
             "title": self.title,
+            "against": self.against,
+            "note": self.note,
             "columns": list(self.columns),
             "rows": [
                 {
@@ -64,8 +78,11 @@ class Table:
                     "note": note,
                     **{
                         column: {
-                            **{key: getattr(cell, key) for key in ("value", "low", "high", "published")},
-                            "difference": {key: getattr(cell.difference, key) for key in ("value", "low", "high")},
+                            **cell.with_interval(),
+                            "published": cell.published,
+                            "difference": cell.difference.with_interval(),
+                            "gain": None if cell.gain is None else cell.gain.with_interval(),
+                            "run": cell.run,
                         }
                         for column, cell in cells.items()
                     },
@@ -95,14 +112,24 @@ class Table:
             f"| {name} | {' | '.join(cell_text(cells[column]) for column in self.columns)} | {note} |"
             for name, _, note, cells in self.rows
         ]
-        return "\n".join([*lines, "", "Ours [95 % interval]; (published, ours - published).", ""])
+        return "\n".join([*lines, "", f"{self.legend}.", *(["", self.note] if self.note else []), ""])
+
+    @property
+    def legend(self) -> str:
+        """What the numbers of a cell are."""
+        gain = f"; {{ours - ours of {self.against!r}, video by video}}" if self.against else ""
+        return f"Ours [95 % interval]; (published, ours - published){gain}"
 
 
 def cell_text(cell: Cell) -> str:
-    """The text of a cell, ``12.3 [10.1, 14.2] (15.0, -2.7)``; a dash stands for a missing value of ours."""
-    interval = "" if cell.low is None or cell.high is None else f" [{_short(cell.low)}, {_short(cell.high)}]"
+    """The text of a cell, ``12.3 [10.1, 14.2] (15.0, -2.7) {+3.1 [1.0, 5.2]}``; a dash is a missing value of ours."""
     published = "" if cell.published is None else f" ({_short(cell.published)}{_difference(cell)})"
-    return f"{'-' if cell.value is None else _short(cell.value)}{interval}{published}"
+    gain = "" if cell.gain is None or cell.gain.value is None else f" {{{cell.gain.value:+.1f}{_interval(cell.gain)}}}"
+    return f"{'-' if cell.value is None else _short(cell.value)}{_interval(cell)}{published}{gain}"
+
+
+def _interval(cell: Cell) -> str:
+    return "" if cell.low is None or cell.high is None else f" [{_short(cell.low)}, {_short(cell.high)}]"
 
 
 def value_at(result: Mapping[str, Any], path: Sequence[str], *, where: str) -> Cell:

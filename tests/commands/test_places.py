@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from featcache.cli.main import app
 from featcache.commands.places import read_places, with_places
 from featcache.commands.registry import load
-from featcache.commands.steps import parse_steps, pipeline_steps, sweep_steps
+from featcache.commands.steps import parse_steps, pipeline_steps
+from featcache.commands.sweeps import sweep_steps
 from featcache.errors import ConfigError, FeatcacheError, UnknownNameError, WeightsError
 from featcache.machine import using_weights_folder, weights_folder
 from featcache.shipped import find_config

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from featcache.commands.registry import load
-from featcache.commands.steps import PipelineSettings, SweepSettings, parse_steps, pipeline_steps, row_steps
+from featcache.commands.steps import PipelineSettings, parse_steps, pipeline_steps
+from featcache.commands.sweeps import SweepSettings, row_steps
 from featcache.config import read_mapping
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "advise").glob("*.yaml"))

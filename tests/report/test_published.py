@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from featcache.commands.registry import load
-from featcache.commands.steps import SweepSettings
+from featcache.commands.sweeps import SweepSettings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PUBLISHED = CONFIGS / "published"

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from featcache.backbones import BACKBONES as REGISTRY
 from featcache.cli.main import app
 from featcache.commands.registry import load
-from featcache.commands.steps import PipelineSettings, SweepSettings, parse_steps, pipeline_steps, row_steps
+from featcache.commands.steps import PipelineSettings, parse_steps, pipeline_steps
+from featcache.commands.sweeps import SweepSettings, row_steps
 from featcache.config import read_mapping
 from featcache.data.importers import DATASETS
 from featcache.evaluation.settings import PROPOSED_LRS

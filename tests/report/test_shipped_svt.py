@@ -11,7 +11,8 @@ from featcache.backbones import BACKBONES as REGISTRY
 from featcache.cli.main import app
 from featcache.commands.cost import BackboneCostSettings, count_backbone
 from featcache.commands.registry import load
-from featcache.commands.steps import parse_steps, row_steps
+from featcache.commands.steps import parse_steps
+from featcache.commands.sweeps import row_steps
 from featcache.config import read_mapping
 from featcache.data.importers import DATASETS
 from featcache.extract.settings import ExtractSettings

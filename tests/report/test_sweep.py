@@ -7,7 +7,7 @@ import yaml
 from typer.testing import CliRunner
 
 from featcache.cli.main import app
-from featcache.commands.steps import SweepSettings, row_steps
+from featcache.commands.sweeps import SweepSettings, row_steps
 from featcache.config import parse
 from featcache.errors import ConfigError, UnknownNameError
 from featcache.recipes import SamplingRecipe
