@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 from featcache.errors import ConfigError
+from featcache.noise import NoiseRecipe
 
 Layout = Literal["clips", "frames"]
 Temporal = Literal["uniform", "uniform_open", "random", "spread", "spread_random", "bank", "imported"]
@@ -137,14 +138,14 @@ class SamplingRecipe:
         seed: Seed of all random draws, together with the video id.
         decoder: Name of the decoder that produced the frames.
         side_range: For ``random_short_side``: range of the square's side as a fraction of the shorter side; the inverse
-            of the fraction is uniform.
-            A crop of 224 out of a short side uniform in [256, 320] is (0.7, 0.875).
+            of the fraction is uniform. A crop of 224 out of a short side uniform in [256, 320] is (0.7, 0.875).
         box_fraction: For ``center_and_random``: height and width of the random boxes as fractions of the frame's. A
             crop of 224 out of a frame resized to a height of 256 and a width of 320 is (0.875, 0.7).
         color: Colour augmentation of the rows; ``None``: none.
         test: Views of the videos outside of the training splits; ``None``: all videos are sampled alike.
         both_views: Every video has both the recipe's own rows and then the rows of ``test``, so that any split can be
             read later; otherwise it has those of its split alone.
+        noise: Noise on the frames of all videos; ``None``: none.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -171,6 +172,7 @@ class SamplingRecipe:
     color: ColorRecipe | None = None
     test: PlainViews | None = None
     both_views: bool = False
+    noise: NoiseRecipe | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_clips", "num_frames", "frame_stride", "num_crops"):
@@ -362,7 +364,7 @@ class RecordSpec:
 
 Recipe = SamplingRecipe | FeatureRecipe
 
-_PARTS = {"color": ColorRecipe, "test": PlainViews}
+_PARTS = {"color": ColorRecipe, "test": PlainViews, "noise": NoiseRecipe}
 # Written only if they are used, so that recipes without them keep their hash.
 _UNUSED: dict[str, Any] = {
     **dict.fromkeys(("side_range", "box_fraction", "enlarge", "classes", *_PARTS)),

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featcache.errors import ConfigError
+from featcache.noise import NoiseRecipe
 from featcache.recipes import (
     ColorRecipe,
     FeatureRecipe,
@@ -128,3 +129,19 @@ def test_contradictions_are_refused(changes, sentence):
 def test_training_splits_have_names(splits):
     with pytest.raises(ConfigError, match="name at least one split"):
         PlainViews(train_splits=splits)
+
+
+def test_only_recipes_with_noise_have_the_member():
+    noise = NoiseRecipe(kind="shot", severity=2, place="crop")
+    noisy = dataclasses.replace(SCALE, noise=noise)
+    assert "noise" not in to_dict(SCALE)
+    assert to_dict(noisy)["noise"] == {"kind": "shot", "severity": 2, "table": "video", "place": "crop", "seed": 0}
+    assert from_dict(SamplingRecipe, to_dict(noisy)) == noisy
+    hashes = {
+        recipe_hash(dataclasses.replace(noisy, noise=each))
+        for each in (None, noise, dataclasses.replace(noise, severity=3))
+    }
+    assert len(hashes) == 3
+    assert "add2b9e108ec385c" in hashes, "as without noise before"
+    assert first_difference(SCALE, noisy) == f"noise (None against {noise!r})"
+    assert noisy.for_split("train").noise == noisy.for_split("test").noise == noise, "all videos have it"

@@ -4,6 +4,7 @@ Boxes are in whole source pixels, lie inside the frame and contain at least one 
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -41,6 +42,16 @@ def view_boxes(*, height: int, width: int, num_views: int, fraction: float) -> l
     if width >= height:
         return [Box(y0=centre.y0, x0=offset, y1=centre.y1, x1=offset + side) for offset in offsets]
     return [Box(y0=offset, x0=centre.x0, y1=offset + side, x1=centre.x1) for offset in offsets]
+
+
+def around(boxes: Sequence[Box]) -> Box:
+    """The smallest box that contains some boxes, at least one."""
+    return Box(
+        y0=min(box.y0 for box in boxes),
+        x0=min(box.x0 for box in boxes),
+        y1=max(box.y1 for box in boxes),
+        x1=max(box.x1 for box in boxes),
+    )
 
 
 def random_resized_box(

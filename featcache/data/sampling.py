@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.data.boxes import sample_boxes, sample_color, sample_flip
-from featcache.data.types import Box, ClipSpec, ColorStep, Timeline
+from featcache.data.types import Box, ClipSpec, ColorStep, Timeline, VideoNoise
 from featcache.errors import ConfigError
 from featcache.recipes import SamplingRecipe
 from featcache.seeding import rng_for
@@ -83,6 +83,7 @@ def sample_rows(recipe: SamplingRecipe, timeline: Timeline, video_id: str) -> li
     if timeline.num_frames == 0:
         return []
     frames = _bank_frames(recipe, timeline) if recipe.temporal == "bank" else _clip_frames(recipe, timeline, video_id)
+    noise = None if recipe.noise is None else VideoNoise(recipe.noise, video_id)
     rows: list[ClipSpec] = []
     views: list[tuple[Box, bool, tuple[ColorStep, ...]]] = []
     for temporal_index, taken in enumerate(frames.tolist()):
@@ -90,7 +91,8 @@ def sample_rows(recipe: SamplingRecipe, timeline: Timeline, video_id: str) -> li
         if not views or recipe.layout == "clips":
             views = _draw_views(recipe, timeline, video_id, temporal_index)
         for box, flip, color in views:
-            rows.append(ClipSpec(index=len(rows), frames=tuple(taken), box=box, flip=flip, color=color))
+            spec = ClipSpec(index=len(rows), frames=tuple(taken), box=box, flip=flip, color=color, noise=noise)
+            rows.append(spec)
     return rows
 
 

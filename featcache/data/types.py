@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
+from featcache.noise import NoiseRecipe
+
 Status = Literal["ok", "missing", "undecodable", "too_short", "timeout", "changed", "unreadable"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 PASSING: tuple[Status, ...] = ("timeout", "unreadable")
@@ -124,6 +126,18 @@ class ColorStep(NamedTuple):
     amount: float
 
 
+class VideoNoise(NamedTuple):
+    """Noise on the frames of a video; see :func:`featcache.data.noise.add_noise`.
+
+    Attributes:
+        recipe: The noise.
+        video_id: Id of the video, which keys the draws.
+    """
+
+    recipe: NoiseRecipe
+    video_id: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipSpec:
     """One row to be read: ordered frames of one video from one box.
@@ -134,6 +148,7 @@ class ClipSpec:
         box: Box to read from each frame.
         flip: Whether the row is mirrored left to right.
         color: Colour steps, applied in order after the resize.
+        noise: Noise on the frames, or on the resized boxes; ``None``: none.
     """
 
     index: int
@@ -141,6 +156,7 @@ class ClipSpec:
     box: Box
     flip: bool
     color: tuple[ColorStep, ...] = ()
+    noise: VideoNoise | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from featcache.data.selection import SourceSettings
 from featcache.data.types import MAX_GIGAPIXELS
 from featcache.errors import ConfigError
 from featcache.machine import Matmul
+from featcache.noise import NoiseRecipe
 from featcache.recipes import (
     ColorRecipe,
     Interpolation,
@@ -79,6 +80,8 @@ class SamplingSettings(Settings):
     both_views: bool = False
     """Store both kinds of views of every video, those of training and those of ``test``, so that any column of splits
     can be used later."""
+    noise: NoiseRecipe | None = None
+    """Noise on the frames of all videos, e.g. ``{kind: gaussian, severity: 3}``; null: none."""
 
     def resolve(
         self,

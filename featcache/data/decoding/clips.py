@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from featcache.data.boxes import around
 from featcache.data.decoding.base import VideoReader
+from featcache.data.noise import Pixels, add_noise
 from featcache.data.transforms import crop_resize, recolor
-from featcache.data.types import Box, ClipSpec, ColorStep
+from featcache.data.types import Box, ClipSpec, ColorStep, VideoNoise
 from featcache.recipes import Interpolation
 
 MAX_BATCH_BYTES = 8 << 20
@@ -56,9 +58,10 @@ def decode_rows(
 ) -> Iterator[RowBatch]:
     """Decode each needed frame once and yield the rows of all ``specs``, for all ``sizes``, as they become complete.
 
-    A row's pixels are defined by :func:`featcache.data.transforms.crop_resize` and ``recolor`` of its frames; crops
-    that several rows share (frame, box, flip, colours, size) are computed once. Memory holds one frame, the unfinished
-    rows, and one batch.
+    A row's pixels are defined by :func:`featcache.data.transforms.crop_resize` and ``recolor`` of its frames, with
+    :func:`featcache.data.noise.add_noise` before the crop or after the resize where a row has noise. What several rows
+    share (noisy frames; crops of the same frame, noise, box, flip, colours and size) is computed once. Memory holds one
+    frame, with and without noise, the unfinished rows, and one batch.
 
     Args:
         reader: An open video.
@@ -84,8 +87,8 @@ def decode_rows(
     done: list[int] = []
     row_bytes = sum(3 * size.size**2 for size in sizes) * (len(specs[0].frames) if specs else 0)
     for frame, picture in reader.read(sorted(needs)):
-        image = torch.from_numpy(picture).permute(2, 0, 1)
-        shared: dict[tuple[Box, bool, tuple[ColorStep, ...], CropSize], npt.NDArray[np.uint8]] = {}
+        images = _images(picture, frame, [specs[row] for row in needs[frame]])
+        shared: dict[tuple[VideoNoise | None, Box, bool, tuple[ColorStep, ...], CropSize], Pixels] = {}
         for row in needs[frame]:
             spec = specs[row]
             if row not in open_rows:
@@ -94,9 +97,9 @@ def decode_rows(
                 }
             places = [place for place, wanted in enumerate(spec.frames) if wanted == frame]
             for size in sizes:
-                key = (spec.box, spec.flip, spec.color, size)
+                key = (spec.noise, spec.box, spec.flip, spec.color, size)
                 if key not in shared:
-                    shared[key] = _crop(image, spec, size)
+                    shared[key] = _crop(images[spec.noise], frame, spec, size)
                 open_rows[row][size][places] = shared[key]
             missing[row] -= 1
             if not missing[row]:
@@ -117,12 +120,29 @@ def _batch(
     return RowBatch(rows=tuple(rows), pixels={size: np.stack([part[size] for part in parts]) for size in sizes})
 
 
-def _crop(image: torch.Tensor, spec: ClipSpec, size: CropSize) -> npt.NDArray[np.uint8]:
+def _images(picture: Pixels, frame: int, specs: Sequence[ClipSpec]) -> dict[VideoNoise | None, torch.Tensor]:
+    """The frame as it is before the crops of some rows, uint8 [3, H, W] for each noise among them."""
+    boxes: dict[VideoNoise | None, list[Box]] = defaultdict(list)
+    for spec in specs:
+        boxes[spec.noise].append(spec.box)
+    images = {}
+    for noise, wanted in boxes.items():
+        if noise is None or noise.recipe.place == "crop":
+            shown = picture
+        else:
+            shown = add_noise(picture, noise, frame=frame, box=around(wanted))
+        images[noise] = torch.from_numpy(shown).permute(2, 0, 1)
+    return images
+
+
+def _crop(image: torch.Tensor, frame: int, spec: ClipSpec, size: CropSize) -> Pixels:
     """One crop of one frame, uint8 [3, S, S]."""
     with one_thread():
         crop = crop_resize(image, spec.box, size=size.size, interpolation=size.interpolation, flip=spec.flip)
+        if spec.noise is not None and spec.noise.recipe.place == "crop":
+            crop = torch.from_numpy(add_noise(crop.numpy(), spec.noise, frame=frame))
         crop = recolor(crop, spec.color)
-    pixels: npt.NDArray[np.uint8] = crop.numpy()
+    pixels: Pixels = crop.numpy()
     return pixels
 
 

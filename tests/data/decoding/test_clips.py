@@ -10,8 +10,10 @@ from torchvision.transforms.v2 import functional
 
 from featcache.data.decoding import clips, open_video
 from featcache.data.decoding.clips import CropSize, RowBatch, decode_rows
-from featcache.data.types import Box, ClipSpec, ColorStep, Timeline
+from featcache.data.noise import add_noise
+from featcache.data.types import Box, ClipSpec, ColorStep, Timeline, VideoNoise
 from featcache.errors import VideoError
+from featcache.noise import NoiseRecipe
 from featcache.testing.videos import sequential_frames
 
 HEIGHT, WIDTH, NUM_FRAMES = 24, 36, 12
@@ -47,11 +49,17 @@ def reference(frames, spec: ClipSpec, size: CropSize) -> np.ndarray:
     """One row, the plain and slow way."""
     box, out = spec.box, []
     for index in spec.frames:
-        image = torch.from_numpy(frames[index].copy()).permute(2, 0, 1).contiguous()
+        noise = spec.noise
+        shown = frames[index].copy()
+        if noise is not None and noise.recipe.place == "frame":
+            shown = add_noise(shown, noise, frame=index)
+        image = torch.from_numpy(shown).permute(2, 0, 1).contiguous()
         part = image[:, box.y0 : box.y1, box.x0 : box.x1].contiguous()
         mode = InterpolationMode(size.interpolation)
         part = functional.resize(part, [size.size, size.size], interpolation=mode, antialias=True)
         part = functional.horizontal_flip(part) if spec.flip else part
+        if noise is not None and noise.recipe.place == "crop":
+            part = torch.from_numpy(add_noise(part.contiguous().numpy(), noise, frame=index))
         for name, amount in spec.color:
             part = functional.adjust_hue(part, amount) if name == "hue" else functional.adjust_contrast(part, amount)
         out.append(part)
@@ -69,6 +77,14 @@ def gather(batches: Iterator[RowBatch], num_rows: int, sizes: Sequence[CropSize]
     return {size: [found[row] for row in range(num_rows)] for size, found in rows.items()}
 
 
+NOISES = (
+    None,
+    VideoNoise(NoiseRecipe(kind="gaussian", severity=3), "v"),
+    VideoNoise(NoiseRecipe(kind="impulse", severity=5), "v"),
+    VideoNoise(NoiseRecipe(kind="gaussian", severity=3, place="crop"), "v"),
+)
+
+
 @st.composite
 def row_plans(draw):
     num_frames = draw(st.integers(1, 4))
@@ -82,7 +98,8 @@ def row_plans(draw):
             st.sampled_from([(), (ColorStep("hue", 0.2),), (ColorStep("contrast", 0.5), ColorStep("hue", -0.1))])
         )
         box = Box(y0=y0, x0=x0, y1=y1, x1=x1)
-        specs.append(ClipSpec(index=index, frames=tuple(frames), box=box, flip=flip, color=color))
+        noise = draw(st.sampled_from(NOISES))
+        specs.append(ClipSpec(index=index, frames=tuple(frames), box=box, flip=flip, color=color, noise=noise))
     return specs
 
 
