@@ -14,8 +14,12 @@ read the answer off the pixels.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,13 +27,19 @@ import torch
 from torch import Tensor
 
 from featcache.config import apply_overrides, parse, read_yaml, to_assignments, to_yaml
+from featcache.data.decoding.base import VideoReader
+from featcache.data.scan import scan_file
+from featcache.data.types import Timeline, VideoRecord
 from featcache.errors import ConfigError
+from featcache.loaders.videos import VideoFile
 from featcache.loaders.views import ClipShape, View, cut_views
 from featcache.methods.pretext.module import PretextModule
+from featcache.methods.pretext.objective import DrawnViews
 from featcache.methods.pretext.run import build_module
 from featcache.methods.pretext.settings import PretextSettings
 from featcache.methods.pretext.task import TASKS, Draw, Footage, PretextTask, Seen
 from featcache.seeding import rng_for
+from featcache.testing.videos import write_video
 
 SHAPE = ClipShape(8, 32, "bilinear")
 NETWORK = "r21d-tiny"
@@ -152,6 +162,24 @@ def answers_can_be_read_off_the_pixels(task: PretextTask) -> None:
             )
 
 
+def all_clips_are_decoded_in_one_pass(task: PretextTask, *, source: type[DrawnViews] = DrawnViews) -> None:
+    """An encoded video is read in one pass: the frames decoded are those of any clip, each of them once."""
+    views = source(task, SHAPE, seed=0)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "video.mp4"
+        write_video(path, num_frames=task.min_frames(SHAPE) + 9, width=SIDE + 16, height=SIDE)
+        *_, video = scan_file(VideoRecord(id=path.name, path=path.name), path)
+        for epoch in range(3):
+            file = _CountedFile(video=video, path=path, decoder="pyav")
+            views.pixels(file, epoch)
+            wanted = sorted({frame for view in views.draw(video, epoch=epoch).views for frame in view.frames})
+            decoded = [frame for frames in file.passes for frame in frames]
+            assert decoded == wanted, (
+                f"{task.name}: {len(decoded)} frames are decoded where its clips have {len(wanted)}"
+            )
+            assert len(file.passes) == 1, f"{task.name}: the video is read {len(file.passes)} times"
+
+
 def every_parameter_takes_part(task: PretextTask) -> None:
     """The loss is a finite scalar that gives the network and every trained head a gradient, and no key network one."""
     module = module_of(task)
@@ -186,6 +214,46 @@ def settings_are_configuration(task: PretextTask) -> None:
     except ConfigError:
         return
     raise AssertionError(f"{task.name} accepts unknown keys")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _CountedFile(VideoFile):
+    """A file that notes the frames that each pass over it decodes."""
+
+    passes: list[list[int]] = field(default_factory=list)
+
+    def open(self) -> VideoReader:
+        return _Counted(super(_CountedFile, self).open(), self.passes)
+
+
+class _Counted:
+    """A reader that notes the frames that each of its passes decodes."""
+
+    def __init__(self, reader: VideoReader, passes: list[list[int]]) -> None:
+        self._reader, self._passes = reader, passes
+
+    @property
+    def timeline(self) -> Timeline:
+        return self._reader.timeline
+
+    @property
+    def codec(self) -> str:
+        return self._reader.codec
+
+    def read(self, indices: Sequence[int]) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+        self._passes.append([])
+        for index, picture in self._reader.read(indices):
+            self._passes[-1].append(index)
+            yield index, picture
+
+    def __enter__(self) -> Self:
+        self._reader.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._reader.__exit__(kind, error, traceback)
 
 
 def _drawn(task: PretextTask, video: Footage, key: str) -> Draw:
@@ -230,6 +298,7 @@ CHECKS: tuple[Callable[[PretextTask], None], ...] = (
     a_clip_has_one_look,
     targets_do_not_tell_the_length,
     answers_can_be_read_off_the_pixels,
+    all_clips_are_decoded_in_one_pass,
     every_parameter_takes_part,
     the_loss_begins_with_guessing,
     settings_are_configuration,

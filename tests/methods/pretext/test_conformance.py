@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from featcache.loaders.views import read_views
+from featcache.methods.pretext.objective import DrawnViews
 from featcache.methods.pretext.rotnet import RotNet
+from featcache.methods.pretext.rspnet import Rspnet
 from featcache.methods.pretext.task import TASKS, Draw, Follow
 from featcache.methods.pretext.vcop import Vcop
 from featcache.plugins import BUILT_IN
@@ -133,3 +136,25 @@ class KeyTrained(RotNet):
 def test_the_suite_catches_wrong_tasks(wrong, check):
     with pytest.raises(AssertionError, match="rotnet"):
         check(wrong())
+
+
+class ViewByView(DrawnViews):
+    """Each clip is decoded by itself."""
+
+    def pixels(self, file, epoch):
+        with file.open() as reader:
+            return tuple(read_views(reader, [view])[0].numpy() for view in self.draw(file.video, epoch=epoch).views)
+
+
+class Whole(DrawnViews):
+    """All frames of a video are decoded."""
+
+    def pixels(self, file, epoch):
+        with file.open() as reader:
+            list(reader.read(range(file.video.num_frames)))
+
+
+@pytest.mark.parametrize("source", [ViewByView, Whole])
+def test_the_suite_catches_frames_that_are_decoded_again_or_for_nothing(source):
+    with pytest.raises(AssertionError, match=r"rspnet: .* frames are decoded where its clips have"):
+        suite.all_clips_are_decoded_in_one_pass(Rspnet(), source=source)
