@@ -6,7 +6,8 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,28 @@ def cpu_seconds() -> float:
     """User and system time of this process and the children it waited for."""
     used = os.times()
     return used.user + used.system + used.children_user + used.children_system
+
+
+@contextmanager
+def counted(folder: Path) -> Iterator[None]:
+    """Add the CPU seconds of a block to those that earlier calls have spent in a folder."""
+    began = cpu_seconds()
+    try:
+        yield
+    finally:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cpu-seconds").write_text(str(spent(folder) + cpu_seconds() - began))
+
+
+def spent(folder: Path) -> float:
+    """CPU seconds that all calls have spent in a folder."""
+    path = folder / "cpu-seconds"
+    return float(path.read_text()) if path.exists() else 0.0
+
+
+def spread(values: Sequence[float]) -> str:
+    """``mean ± standard deviation``, with n - 1 in the deviation; a single value is given alone."""
+    return f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
 
 def _cell(value: Any) -> str:

@@ -19,14 +19,12 @@ Finished parts in `--folder` are kept; any setting of the pipeline may follow `-
 import json
 import statistics
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
-from common import cpu_seconds, parser, report
+from common import counted, parser, report, spent, spread
 
 from featcache.commands.pipeline import decide
 from featcache.commands.registry import command_of, load
@@ -183,23 +181,6 @@ def few_labels(settings: Any, *, labels: Sequence[int]) -> list[dict[str, Any]]:
     return rows
 
 
-@contextmanager
-def counted(folder: Path) -> Iterator[None]:
-    """Add the CPU seconds of a block to those that earlier calls have spent in a folder."""
-    began = cpu_seconds()
-    try:
-        yield
-    finally:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "cpu-seconds").write_text(str(spent(folder) + cpu_seconds() - began))
-
-
-def spent(folder: Path) -> float:
-    """CPU seconds that all calls have spent in a folder."""
-    path = folder / "cpu-seconds"
-    return float(path.read_text()) if path.exists() else 0.0
-
-
 def log_rows(logs: Sequence[Sequence[Mapping[str, float]]], *, num_lines: int) -> list[dict[str, Any]]:
     """Some epochs of a training run from the first to the last, with the mean over seeds of each metric."""
     last = len(logs[0]) - 1
@@ -211,11 +192,6 @@ def log_rows(logs: Sequence[Sequence[Mapping[str, float]]], *, num_lines: int) -
         }
         for line in lines
     ]
-
-
-def spread(values: Sequence[float]) -> str:
-    """``mean ± standard deviation``, with n - 1 in the deviation; a single value is given alone."""
-    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
 
 if __name__ == "__main__":
