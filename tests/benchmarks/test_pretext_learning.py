@@ -95,3 +95,12 @@ def test_fine_tuned_networks_are_compared_as_runs_are(learning, tmp_path):
         gain = wanted[split].differences[0]
         assert row["from scratch"] == f"{100 * wanted[split].values[0].value:.1f}"
         assert row["difference"] == f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["rotnet", "rspnet", "cvrl"])
+def test_a_thin_network_learns(learning, tmp_path, task):
+    learning.learn(tmp_path, task, seed=0)
+    answers = json.loads((tmp_path / task / "seed-0" / learning.ANSWERS).read_text())["test_seen"]["accuracy"]
+    gains = np.array([answers["trained"]]) - np.array([answers["untrained"]])
+    assert gains.mean() > 3 * learning.standard_error(gains)
