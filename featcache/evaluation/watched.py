@@ -135,7 +135,7 @@ def _clip_by_clip(convolve: Callable[..., Tensor], num_clips: int) -> Callable[.
     return call
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the tensors that operations make and that are alive at one time, in a ``with`` block.
 
     Attributes:
@@ -149,7 +149,7 @@ class LiveBytes(TorchDispatchMode):
         Args:
             known: Tensors that are there already, e.g. the parameters.
         """
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         self.largest = 0
         self._now = 0
