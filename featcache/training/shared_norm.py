@@ -4,6 +4,8 @@ torch's ``SyncBatchNorm`` refuses tensors on the CPU. With statistics of its own
 the number of processes.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from featcache.errors import ConfigError
 from featcache.training.world import World
 
-_OF_TORCH = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_OF_TORCH = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def share_batch_norms(module: nn.Module, world: World) -> nn.Module:
@@ -33,7 +35,7 @@ def share_batch_norms(module: nn.Module, world: World) -> nn.Module:
     for name, part in module.named_modules():
         if type(part) in _OF_TORCH:
             part.__class__ = SharedBatchNorm
-        elif isinstance(part, _BatchNorm) and not isinstance(part, SharedBatchNorm | nn.SyncBatchNorm):
+        elif isinstance(part, _BatchNorm) and not isinstance(part, SharedBatchNorm):
             raise ConfigError(
                 f"{name} is a {type(part).__name__}, whose statistics {world.size} processes cannot share; "
                 "start one process, or take a network with the BatchNorm of torch"
@@ -41,8 +43,31 @@ def share_batch_norms(module: nn.Module, world: World) -> nn.Module:
     return module
 
 
+@contextmanager
+def uncounted(module: nn.Module) -> Iterator[None]:
+    """For a ``with`` block, leave this process's rows out of the statistics of shared BatchNorms.
+
+    A process that has no rows of a batch of all processes passes some others, whose results it throws away: a forward
+    pass is collective.
+    """
+    norms = [part for part in module.modules() if isinstance(part, SharedBatchNorm)]
+    for norm in norms:
+        norm.counts = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.counts = True
+
+
 class SharedBatchNorm(_BatchNorm):
-    """BatchNorm over the batches of all processes, [B, C] or [B, C, ...]; see :func:`share_batch_norms`."""
+    """BatchNorm over the batches of all processes, [B, C] or [B, C, ...]; see :func:`share_batch_norms`.
+
+    Attributes:
+        counts: Whether this process's rows are part of the statistics.
+    """
+
+    counts = True
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002  torch's name
         """Any number of axes will do."""
@@ -52,7 +77,7 @@ class SharedBatchNorm(_BatchNorm):
         if not self.training:
             normed: Tensor = super().forward(input)
             return normed
-        normed, mean, var, count = _Normalise.apply(input, self.weight, self.bias, self.eps)
+        normed, mean, var, count = _Normalise.apply(input, self.weight, self.bias, self.eps, self.counts)
         if self.track_running_stats:
             self._follow(mean, var * (count / (count - 1)))
         return normed
@@ -74,11 +99,11 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, counts: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         axes = _axes(x)
         var, mean = torch.var_mean(_wide(x), axes, correction=0)
-        count = mean.new_full((1,), x.numel() / x.shape[1])
+        count = mean.new_full((1,), x.numel() / x.shape[1] if counts else 0)
         mean, var, count = _combined(torch.cat([mean, var, count]))
         ctx.save_for_backward(x, weight, mean, var, count)
         ctx.eps = eps
@@ -99,7 +124,7 @@ class _Normalise(torch.autograd.Function):
         of_x = gradient - means[0].view(shape) - normed * means[1].view(shape)
         scale = deviation if weight is None else deviation * weight
         of_x = (of_x * scale.view(shape)).to(x.dtype)
-        return of_x, *((None, None) if weight is None else (of_weight, of_bias)), None
+        return of_x, *((None, None) if weight is None else (of_weight, of_bias)), None, None
 
 
 def _wide(x: Tensor) -> Tensor:

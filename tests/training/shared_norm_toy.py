@@ -1,5 +1,6 @@
 """Batches that processes share through a network with BatchNorm, and what each of two processes saw."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from featcache.seeding import seed_for
 from featcache.training.generators import seeded_torch
 from featcache.training.objective import Loss
 from featcache.training.shared import SharedLoss
-from featcache.training.shared_norm import share_batch_norms
+from featcache.training.shared_norm import share_batch_norms, uncounted
 from featcache.training.world import ALONE, World, join_world
 
 BATCH, STEPS, CLASSES = 8, 5, 3
@@ -95,6 +96,16 @@ def normed(own: slice, world: World = ALONE, **kind):
     return {"y": y.detach(), "of_x": x.grad, "later": norm(x).detach()}, gradients, dict(norm.named_buffers())
 
 
+def partly_counted(own: slice, then: slice, world: World = ALONE, *, is_counted: bool = True):
+    """What two training batches leave behind, of which the first may not count in this process."""
+    values, _ = rows()
+    norms = share_batch_norms(nn.Sequential(nn.BatchNorm1d(6)), world)
+    with nullcontext() if is_counted else uncounted(norms):
+        y = norms(values[own])
+    norms(values[then])
+    return {"y": y.detach(), **dict(norms.named_buffers())}
+
+
 def gathered(world: World):
     """The gathered rows, and the gradient of this process's row."""
     x = torch.tensor([[1.0 + world.rank, 10.0]], requires_grad=True)
@@ -114,6 +125,7 @@ def main(folder: Path) -> None:
             "shared": trained(world),
             "separate": trained(world, is_shared=False),
             "gathered": gathered(world),
+            "partly": partly_counted(own, own, world, is_counted=world.is_first),
             "norms": {name: normed(own, world, **kind) for name, kind in KINDS.items()},
         }
     torch.save(seen, folder / f"rank-{world.rank}.pt")

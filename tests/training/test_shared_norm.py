@@ -10,7 +10,7 @@ from featcache.errors import ConfigError
 from featcache.training.shared_norm import SharedBatchNorm, share_batch_norms
 from featcache.training.world import ALONE, World
 from tests.training.processes import together
-from tests.training.shared_norm_toy import KINDS, main, normed, trained
+from tests.training.shared_norm_toy import KINDS, ROWS, main, normed, partly_counted, trained
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,14 @@ def test_a_layer_is_that_of_the_whole_batch_whatever_the_shares(two, kind):
     for each in mine:
         for name, whole in buffers.items():
             torch.testing.assert_close(each[2][name], whole, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_rows_that_do_not_count_change_nothing_for_the_others(two):
+    whole = partly_counted(slice(ROWS[0]), slice(None))
+    for name, tensor in whole.items():
+        torch.testing.assert_close(two[0]["partly"][name], tensor, rtol=1e-5, atol=1e-5, msg=name)
+        if name != "y":
+            assert torch.equal(two[1]["partly"][name], two[0]["partly"][name]), name
 
 
 def test_gathered_rows_give_their_gradients_back(two):

@@ -14,6 +14,7 @@ from featcache.backbones.trainable import ClipEncoder
 from featcache.loaders.views import ClipShape
 from featcache.methods.pretext.queue import KeyQueue
 from featcache.recipes import FeatureRecipe
+from featcache.training.shared_norm import uncounted
 from featcache.training.world import ALONE, World
 
 Reads = Literal["vector", "map"]
@@ -112,19 +113,29 @@ class PretextModule(ClipEncoder):
     def keys(self, clips: Tensor, *, splits: int) -> dict[str, Tensor]:
         """As :meth:`projected`, by the key network and without a gradient.
 
-        The clips pass it in parts, of which each takes every ``splits``-th clip. The order of a batch is random, so
-        that a BatchNorm sees other clips beside a key than beside its query, as with a shuffled BatchNorm of several
-        processes (MoCo), and cannot tell the query by them.
+        The clips of all processes pass it in parts, of which each takes every ``splits``-th clip. The order of a batch
+        is random, so that a BatchNorm sees other clips beside a key than beside its query, as with a shuffled BatchNorm
+        of several processes (MoCo), and cannot tell the query by them.
 
         Args:
-            clips: uint8 [B, T, 3, S, S].
-            splits: Number of parts; at most B are made.
+            clips: uint8 [B, T, 3, S, S], this process's share of a batch.
+            splits: Number of parts; at most as many are made as the whole batch has clips.
         """
         assert self.follower is not None, "the task has no key network"
-        splits = min(splits, len(clips))
-        parts = [_projected(self.follower, self.follower.heads, clips[part::splits]) for part in range(splits)]
-        order = torch.cat([torch.arange(part, len(clips), splits, device=clips.device) for part in range(splits)])
-        back = order.argsort()
+        count, heads = len(clips), self.follower.heads
+        before = self.world.rank * count  # clips of the batch that other processes have
+        splits = min(splits, self.world.size * count)
+        parts: list[dict[str, Tensor]] = []
+        order: list[int] = []
+        for part in range(splits):
+            own = range((part - before) % splits, count, splits)
+            if own:
+                parts.append(_projected(self.follower, heads, clips[own.start :: splits]))
+                order.extend(own)
+            else:  # the others have such clips, and their BatchNorms wait for this process
+                with uncounted(self.follower):
+                    _projected(self.follower, heads, clips[:1])
+        back = torch.tensor(order, device=clips.device).argsort()
         return {name: torch.cat([part[name] for part in parts])[back] for name in self.heads}
 
     def push(self, name: str, keys: Tensor) -> None:

@@ -14,11 +14,12 @@ SMALL = {
     "vcop": {"dropout": 0.0, "gap": 2},
     "prp": {"complexity": "c2"},
     "cvrl": {"hidden": 16},
-    "tdl": {"queue": 6, "stride": 2},
-    "rspnet": {"queue": 6},
+    "tdl": {"queue": 6, "stride": 2, "key_splits": 3},
+    "rspnet": {"queue": 6, "key_splits": 3},
     "videomae": {"stride": 2},
 }
-"""Settings with which the videos are long enough, and queues go on at their beginning."""
+"""Settings with which the videos are long enough, queues go on at their beginning, and of two processes
+each has clips of two of the three parts of the keys."""
 NUM_FRAMES = (38, 40, 44, 39, 41, 15)
 
 

@@ -15,6 +15,8 @@ from featcache.methods.pretext.run import build_module
 from featcache.methods.pretext.settings import PretextSettings
 from featcache.methods.pretext.task import Follow
 from featcache.testing import pretext as suite
+from featcache.training.shared_norm import SharedBatchNorm, share_batch_norms
+from featcache.training.world import ALONE, World
 
 
 class Keyed(RotNet):
@@ -92,6 +94,31 @@ def test_keys_pass_in_parts_and_come_back_in_order():
     own = torch.cat([module.keys(clips[0][part::3], splits=1)["turns"] for part in range(3)])
     assert torch.allclose(module.keys(clips[0], splits=3)["turns"], own[[0, 2, 4, 1, 3, 5]], atol=1e-6)
     assert not module.keys(clips[0], splits=9)["turns"].requires_grad
+
+
+@pytest.mark.parametrize("splits", [1, 2, 4, 9])
+def test_parts_are_those_of_the_whole_batch_whatever_the_number_of_processes(monkeypatch, splits):
+    def parts(world, clips):
+        """The clips of each part, and the keys."""
+        module = suite.module_of(Keyed())
+        passed = []
+
+        def features(clips):
+            counts = all(part.counts for part in module.follower.modules() if isinstance(part, SharedBatchNorm))
+            passed.append(set(clips[:, 0, 0, 0, 0].tolist()) if counts else set())
+            return clips[:, 0, 0, 0, :1].float().expand(-1, module.width)
+
+        share_batch_norms(module.follower, world)
+        monkeypatch.setattr(module, "world", world)
+        monkeypatch.setattr(module.follower, "features", features)
+        return passed, module.keys(clips, splits=splits)["turns"]
+
+    clips = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1, 1).expand(6, 8, 3, 32, 32)
+    alone, keys = parts(ALONE, clips)
+    (ones, first), (others, second) = (parts(World(rank=rank, size=2), clips[3 * rank :][:3]) for rank in range(2))
+    assert sorted(clip for part in alone for clip in part) == list(range(6))
+    assert [one | other for one, other in zip(ones, others, strict=True)] == alone
+    assert torch.allclose(torch.cat([first, second]), keys)
 
 
 def test_nothing_of_a_key_network_is_random_but_its_norms_learn():

@@ -4,9 +4,7 @@ import pytest
 import torch
 
 from featcache.backbones import build_backbone
-from featcache.loaders.usable import list_videos, open_usable
 from featcache.loaders.views import ClipShape
-from featcache.methods.pretext.objective import DrawnViews
 from featcache.methods.pretext.run import build_module, plan_pretext, pretrain
 from featcache.methods.pretext.task import TASKS
 from featcache.training.logs import read_steps
@@ -71,23 +69,6 @@ def test_its_network_is_a_backbone_that_has_learnt(folder, one, task):
 def test_a_dry_run_counts_clips_of_the_network_alone(folder):
     found = {task: plan_pretext(settings(folder, task, "plan")).num_clips for task in ("prp", "rspnet", "vcop")}
     assert found == {"prp": 1, "rspnet": 3, "vcop": 3}
-
-
-@pytest.mark.parametrize("task", ["prp", "rspnet"])
-def test_all_views_of_a_video_are_decoded_in_one_pass(folder, monkeypatch, task):
-    chosen = settings(folder, task, "decoded")
-    manifest = list_videos(chosen)
-    files = open_usable(manifest.videos, root=manifest.root, decoder="pyav").files
-    source = DrawnViews(chosen.task, ClipShape(8, 32), seed=0)
-    file = files.file(0)
-    views = source.draw(file.video, epoch=0).views
-    asked = []
-    with file.open() as reader:
-        kind = type(reader)
-    read = kind.read
-    monkeypatch.setattr(kind, "read", lambda self, frames: asked.append(list(frames)) or read(self, frames))
-    source.pixels(file, 0)
-    assert asked == [sorted({frame for view in views for frame in view.frames})]
 
 
 @pytest.mark.slow
