@@ -42,10 +42,13 @@ def find_config(path: Path) -> Path:
 
 
 def configs_by_paper() -> dict[str, dict[str, Path]]:
-    """The shipped configurations: by the folder of their paper, then by their name without suffix."""
+    """The shipped configurations: by paper, then by their name without suffix.
+
+    The paper is what the name of the folder begins with: ``pretext`` of ``pretext`` and ``pretext_benchmark``.
+    """
     found: dict[str, dict[str, Path]] = {}
     for file in sorted(_folder("configs").glob("*/*.yaml")):
-        found.setdefault(file.parent.name, {})[file.stem] = file
+        found.setdefault(file.parent.name.partition("_")[0], {})[file.stem] = file
     return found
 
 

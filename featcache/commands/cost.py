@@ -12,7 +12,7 @@ from featcache.files.sealed import canonical_json
 from featcache.stages import OnStage, ignore
 from featcache.summary import Summary
 
-MEGA, TERA = 1e6, 1e12
+MEGA, GIGA, TERA = 1e6, 1e9, 1e12
 
 
 class BackboneCostSettings(Settings):
@@ -30,6 +30,8 @@ class BackboneCostSettings(Settings):
     """Input side in pixels; null: the backbone's."""
     num_views: int = Field(default=1, ge=1)
     """Number of views of a video, e.g. 3 for one clip in three crops."""
+    num_classes: int | None = Field(default=None, ge=1)
+    """Count a linear head for so many classes too; null: none."""
     out: str | None = None
     """Folder of the result; null: ``runs/<backbone>/cost-<hash>``."""
 
@@ -43,7 +45,8 @@ class BackboneCost:
         backbone: Registry name.
         clip: Frames, height and width of a view.
         num_views: Number of views of a video.
-        cost: ``megaparameters`` in millions (1e6), and ``teramacs``: multiply-accumulates of all views in 1e12.
+        cost: ``megaparameters`` in millions (1e6), ``teramacs``: multiply-accumulates of all views in 1e12, and
+            ``gigaflops``: two operations for each of them, in 1e9.
     """
 
     folder: str
@@ -83,7 +86,7 @@ def count_backbone(settings: BackboneCostSettings, *, on_stage: OnStage = ignore
         WeightsError: The weights cannot be found or do not fit.
     """
     from featcache.backbones import build_backbone
-    from featcache.backbones.outputs import macs_per_row
+    from featcache.backbones.outputs import macs_per_row, record_spec
     from featcache.backbones.trainable import clip_feature, clip_length
     from featcache.networks.counting import count_parameters
     from featcache.training.runs import run_folder
@@ -92,7 +95,13 @@ def count_backbone(settings: BackboneCostSettings, *, on_stage: OnStage = ignore
     backbone = build_backbone(settings.backbone, weights=settings.weights)
     num_frames = clip_length(backbone, settings.num_frames)
     recipe = clip_feature(backbone, settings.backbone, num_frames=num_frames, input_size=settings.input_size)
-    macs = settings.num_views * macs_per_row(backbone, recipe, num_frames=num_frames)
+    num_parameters = count_parameters(backbone.network)
+    macs = macs_per_row(backbone, recipe, num_frames=num_frames)
+    if settings.num_classes is not None:
+        width = record_spec(backbone, recipe, num_frames=num_frames, layout="clips").shape[-1]
+        num_parameters += settings.num_classes * (width + 1)
+        macs += settings.num_classes * width
+    macs *= settings.num_views
     on_stage("count", 1, 1)
     folder = run_folder(settings, out=settings.out, store=settings.backbone, name="cost")
     result = BackboneCost(
@@ -100,7 +109,7 @@ def count_backbone(settings: BackboneCostSettings, *, on_stage: OnStage = ignore
         backbone=settings.backbone,
         clip=(num_frames, recipe.input_size, recipe.input_size),
         num_views=settings.num_views,
-        cost={"megaparameters": count_parameters(backbone.network) / MEGA, "teramacs": macs / TERA},
+        cost={"megaparameters": num_parameters / MEGA, "teramacs": macs / TERA, "gigaflops": 2 * macs / GIGA},
     )
     put_replace(Path(folder) / "config.yaml", to_yaml(settings).encode())
     put_replace(Path(folder) / "result.json", canonical_json(result.to_dict()))

@@ -36,7 +36,7 @@ class ReproduceSettings(Settings):
     command: Literal["reproduce"] = "reproduce"
     """The command this file repeats."""
     paper: str
-    """The paper: ``advise``, ``scale`` or ``svt``."""
+    """The paper: ``advise``, ``scale``, ``svt`` or ``pretext``."""
     tables: tuple[str, ...] = Field(min_length=1)
     """Tables and figures, e.g. ``table5``, or ``all``."""
     roots: dict[str, str] = Field(default_factory=dict)

@@ -105,7 +105,7 @@ def needed(
     """Find the shipped files of tables, and those that make what the tables read.
 
     Args:
-        paper: ``advise``, ``scale`` or ``svt``.
+        paper: ``advise``, ``scale``, ``svt`` or ``pretext``.
         tables: Names of tables or figures, e.g. ``table5``, of which a paper may have several files; or ``all``.
         roots: Folder by data set.
         weights: File of weights by backbone.

@@ -147,18 +147,18 @@ def sweep_steps(settings: SweepSettings) -> list[Steps]:
 
 
 def table_columns(settings: SweepSettings) -> list[str]:
-    """The columns of the table, those that all rows share first."""
-    changed = _varying(settings)
-    names = [column_names(list(settings.columns), changed, point) for point in points_of(settings)]
-    shared = [column for column in settings.columns if column not in changed]
-    return [*shared, *dict.fromkeys(each[column] for each in names for column in settings.columns if column in changed)]
+    """The columns of the table; those that no axis across changes come first."""
+    names = cell_names(settings)
+    fixed = [column for column in settings.columns if all(each[column] == column for each in names)]
+    return list(dict.fromkeys((*fixed, *(name for each in names for name in each.values()))))
 
 
-def _varying(settings: SweepSettings) -> set[str]:
-    """The columns that an axis across changes."""
-    if settings.grid is None or not settings.grid.across:
-        return set()
-    return varying(settings.grid, _every_step(settings), settings.columns)
+def cell_names(settings: SweepSettings) -> list[dict[str, str]]:
+    """The columns of the table in which the values of each point stand, by column of the settings."""
+    changed: set[str] = set()
+    if settings.grid is not None and settings.grid.across:
+        changed = varying(settings.grid, _every_step(settings), settings.columns)
+    return [column_names(list(settings.columns), changed, point) for point in points_of(settings)]
 
 
 def _every_step(settings: SweepSettings) -> list[Steps]:
@@ -257,14 +257,14 @@ def sweep(settings: SweepSettings, *, watching: Watching = unwatched) -> Iterato
     from featcache.report.plots import write_table
 
     folder = Path(settings.out)
-    points, planned, changed = points_of(settings), sweep_steps(settings), _varying(settings)
+    points, planned, names = points_of(settings), sweep_steps(settings), cell_names(settings)
     parsed = [parse_steps(steps) for steps in planned]
     every_step = itertools.chain.from_iterable(parsed)
     check_places(every_step, roots=settings.roots, weights=settings.weights)
     put_replace(folder / "config.yaml", to_yaml(settings).encode())
     done: dict[str, Settings] = {}
     found = []
-    for point, raw, steps in zip(points, planned, parsed, strict=True):
+    for point, raw, steps, columns in zip(points, planned, parsed, names, strict=True):
         heading = ", ".join((point.row, *point.across))
         for out, step in zip((each["out"] for each in raw.values()), steps, strict=True):
             if done.get(out) == step:  # shared with a point before
@@ -274,20 +274,17 @@ def sweep(settings: SweepSettings, *, watching: Watching = unwatched) -> Iterato
                 heading = ""
             yield from carry_out(step, watching=watching)
             done[out] = step
-        found.append(_read(settings, point, raw, column_names(list(settings.columns), changed, point)))
-    table = _tabulated(settings, points, found, changed)
+        found.append(_read(settings, point, raw, columns))
+    table = _tabulated(settings, found)
     write_table(table, folder)
     yield Swept(table=table, folder=str(folder))
 
 
-def _tabulated(
-    settings: SweepSettings, points: Sequence[Point], found: Sequence[Mapping[str, Cell]], changed: set[str]
-) -> Table:
+def _tabulated(settings: SweepSettings, found: Sequence[Mapping[str, Cell]]) -> Table:
     """The table of the cells of all points."""
+    points, against = points_of(settings), settings.against
     rows: dict[str, dict[str, Cell]] = {}
-    for point, cells in zip(points, found, strict=True):
-        names = column_names(list(settings.columns), changed, point)
-        against = settings.against
+    for point, cells, names in zip(points, found, cell_names(settings), strict=True):
         other = None if against is None else found[points.index(baseline(points, point, against))]
         for column, cell in cells.items():
             compared = cell if other is None else _compared(cell, other[column], settings.columns[column])

@@ -17,7 +17,7 @@ from featcache.machine import using_weights_folder
 from featcache.shipped import configs_by_paper
 from featcache.testing import datasets
 
-PAPERS = ("advise", "scale", "svt")
+PAPERS = ("advise", "scale", "svt", "pretext")
 TABLES = [(paper, name) for paper in PAPERS for name in table_names(configs_by_paper()[paper])]
 TREES = {
     "ucf101": datasets.make_ucf101,

@@ -9,6 +9,7 @@ import pytest
 
 from featcache.commands.registry import load
 from featcache.commands.sweeps import SweepSettings
+from featcache.shipped import configs_by_paper
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PUBLISHED = CONFIGS / "published"
@@ -37,15 +38,19 @@ def cells(paper, *, quoted=None):
         quoted: Only those that stand alone, in rows or columns that nothing runs, or only the others.
     """
     found = []
-    for path in sorted((CONFIGS / paper).glob("table*.yaml")):
+    for stem, path in sorted(configs_by_paper()[paper].items()):
+        if not stem.startswith("table"):
+            continue
         settings = load(path)
         assert isinstance(settings, SweepSettings)
-        table = path.stem.partition("_")[0].removeprefix("table")
-        for row in (*settings.quoted, *settings.rows):
-            for column, number in row.published.items():
-                is_quoted = row in settings.quoted or settings.columns[column] is None
+        table = stem.partition("_")[0].removeprefix("table")
+        rows = [(row.name, row.published, row in settings.quoted) for row in (*settings.quoted, *settings.rows)]
+        rows += [(name, published, False) for name, published in settings.published_of_grid.items()]
+        for name, published, is_alone in rows:
+            for column, number in published.items():
+                is_quoted = is_alone or settings.columns.get(column, "") is None
                 if quoted in (None, is_quoted):
-                    found.append(((table, row.name, column), number))
+                    found.append(((table, name, column), number))
     return found
 
 
@@ -64,7 +69,7 @@ def reason(paper, place):
 
 
 def test_the_papers_that_are_typed():
-    assert {"advise", "scale", "svt"} == set(PAPERS)
+    assert {"advise", "scale", "svt", "pretext"} == set(PAPERS)
 
 
 @pytest.mark.parametrize("paper", PAPERS)
@@ -100,7 +105,7 @@ def test_every_reason_is_of_something_printed():
 
 @pytest.mark.parametrize(
     ("paper", "num_values", "num_beside_ours", "num_quoted"),
-    [("advise", 154, 119, 35), ("scale", 360, 313, 20), ("svt", 44, 41, 3)],
+    [("advise", 154, 119, 35), ("scale", 360, 313, 20), ("svt", 44, 41, 3), ("pretext", 382, 211, 68)],
 )
 def test_how_many_there_are(paper, num_values, num_beside_ours, num_quoted):
     beside, alone = cells(paper, quoted=False), cells(paper, quoted=True)
