@@ -1,6 +1,9 @@
 """A backbone as a trainable module: from clips to the vectors that ``extract`` stores as float32, with gradients."""
 
 import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal, Self
 
 import torch
@@ -49,11 +52,28 @@ class ClipEncoder(nn.Module):
         self.width = record.shape[0]
         self._backbone = backbone
         self._is_frozen = is_frozen
+        self._passed: Counter[int] | None = None
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates of one clip."""
-        return macs_per_row(self._backbone, self.recipe, num_frames=self.num_frames)
+        return self.macs_of({self.num_frames: 1})
+
+    def macs_of(self, num_clips: Mapping[int, int]) -> int:
+        """Multiply-accumulates of some clips, whose numbers are given by their numbers of frames."""
+        return sum(
+            count * macs_per_row(self._backbone, self.recipe, num_frames=num_frames)
+            for num_frames, count in num_clips.items()
+        )
+
+    @contextmanager
+    def counting_clips(self) -> Iterator[Mapping[int, int]]:
+        """Count the clips that pass the network within a ``with`` block, by their number of frames."""
+        self._passed = Counter()
+        try:
+            yield self._passed
+        finally:
+            self._passed = None
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode, but never for a frozen backbone."""
@@ -99,6 +119,8 @@ class ClipEncoder(nn.Module):
         return record_spec(self._backbone, recipe, num_frames=self.num_frames, layout="clips").shape[-1]
 
     def _encoded(self, clips: Tensor) -> LayerOutput:
+        if self._passed is not None:
+            self._passed[clips.shape[1]] += len(clips)
         recipe = self.recipe
         pixels = normalise(clips, mean=recipe.mean, std=recipe.std)
         if self._backbone.kind == "image":

@@ -52,7 +52,7 @@ class Rspnet(PretextTask):
     @property
     def follows(self) -> Follow:
         """A key network for the other stretch, at both speeds."""
-        return Follow(momentum=self.momentum, num_clips=2)
+        return Follow(momentum=self.momentum)
 
     @property
     def queues(self) -> Mapping[str, tuple[int, int]]:

@@ -17,6 +17,7 @@ from featcache.loaders.stand_ins import StandIns
 from featcache.loaders.usable import extraction_of, list_videos, training_videos, usable_training_videos
 from featcache.loaders.videos import VideoFiles
 from featcache.loaders.views import ClipShape
+from featcache.methods.pretext.cost import cost_of
 from featcache.methods.pretext.module import PretextModule
 from featcache.methods.pretext.objective import DrawnViews, PretextObjective
 from featcache.methods.pretext.settings import PretextSettings
@@ -25,6 +26,7 @@ from featcache.networks.counting import count_parameters, count_trained
 from featcache.stages import OnStage, ignore
 from featcache.summary import Summary
 from featcache.training.collapse import bottleneck_sign
+from featcache.training.cost import GIGA
 from featcache.training.generators import seeded_torch
 from featcache.training.kept import NetworkFile
 from featcache.training.loop import OnEpoch, measure_nothing
@@ -78,12 +80,16 @@ class PretextPlan(TrainingPlan):
     Attributes:
         task: Name of the task.
         num_short: Number of usable videos that are too short for the task.
-        num_clips: Number of clips per video and step.
+        num_clips: Number of clips per video and step that pass the network or the key network.
+        num_head_parameters: Number of parameters of the heads.
+        head_macs: Multiply-accumulates of the heads and the loss per video, in one forward pass.
     """
 
     task: str
     num_short: int
     num_clips: int
+    num_head_parameters: int
+    head_macs: int
 
     def summary(self) -> Summary:
         """The plan in words."""
@@ -91,6 +97,7 @@ class PretextPlan(TrainingPlan):
         facts["train"] = f"{self.num_train} videos, clips of each: {self.num_clips}"
         if self.num_short:
             facts["too short"] = f"{self.num_short} videos"
+        facts["heads"] = f"{self.num_head_parameters:,} parameters, {self.head_macs / GIGA:.3g} GMACs per video"
         return self.summary_of(facts)
 
 
@@ -210,18 +217,18 @@ def plan_pretext(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pr
         num_epochs=training.epochs,
         seed=training.seeds[0],
     )
-    views = source.draw(files.videos[0], epoch=0).views
-    num_clips = sum(len(view.frames) == module.num_frames for view in views)  # others are shown to the loss alone
-    num_keys = 0 if task.follows is None else task.follows.num_clips
+    cost = cost_of(task, module, source.draw(files.videos[0], epoch=0))
     return PretextPlan(
         task=task.name,
         num_train=len(files.videos),
         num_left_out=usable.num_left_out,
         num_short=num_short,
-        num_clips=num_clips,
+        num_clips=cost.num_clips,
         clip=(module.shape.num_frames, module.shape.size, module.shape.size),
         num_parameters=count_parameters(module.network),
         num_trained=count_trained(module),
+        num_head_parameters=count_parameters(module.heads),
+        head_macs=cost.head_macs,
         num_steps=training.epochs * training.steps_an_epoch(objective.num_batches),
         num_seeds=len(training.seeds),
         forecast=forecast(
@@ -231,8 +238,8 @@ def plan_pretext(settings: PretextSettings, *, on_stage: OnStage = ignore) -> Pr
                 module,
                 training,
                 kept=module.network,
-                trained_macs=(num_clips - num_keys) * module.macs,
-                frozen_macs=num_keys * module.macs,
+                trained_macs=cost.trained_macs,
+                frozen_macs=cost.frozen_macs,
             ),
             decoding=measure_source(source, files, on_stage=on_stage),
             out=settings.out,

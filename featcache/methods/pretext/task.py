@@ -68,11 +68,9 @@ class Follow(NamedTuple):
 
     Attributes:
         momentum: Share of each of its weights that a step keeps; the rest comes from the trained network.
-        num_clips: Number of clips of a video that it encodes, in place of the trained network.
     """
 
     momentum: float
-    num_clips: int
 
 
 class PretextTask(Settings):

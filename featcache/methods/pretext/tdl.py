@@ -53,7 +53,7 @@ class Tdl(PretextTask):
     @property
     def follows(self) -> Follow:
         """A key network for the positive."""
-        return Follow(momentum=self.momentum, num_clips=1)
+        return Follow(momentum=self.momentum)
 
     @property
     def queues(self) -> Mapping[str, tuple[int, int]]:

@@ -110,7 +110,7 @@ class KeyTrained(RotNet):
 
     @property
     def follows(self):
-        return Follow(momentum=0.9, num_clips=1)
+        return Follow(momentum=0.9)
 
     def loss(self, module, clips, targets):
         module.follower.requires_grad_(True)

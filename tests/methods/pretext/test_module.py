@@ -24,7 +24,7 @@ class Keyed(RotNet):
 
     @property
     def follows(self):
-        return Follow(momentum=0.75, num_clips=1)
+        return Follow(momentum=0.75)
 
     @property
     def queues(self):

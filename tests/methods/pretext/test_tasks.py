@@ -5,8 +5,10 @@ import torch
 
 from featcache.backbones import build_backbone
 from featcache.loaders.views import ClipShape
+from featcache.methods.pretext.prp import Prp
 from featcache.methods.pretext.run import build_module, plan_pretext, pretrain
 from featcache.methods.pretext.task import TASKS
+from featcache.networks.counting import count_macs, count_parameters
 from featcache.training.logs import read_steps
 from featcache.training.loop import trained_state
 from tests.methods.pretext.tasks import NUM_FRAMES, SMALL, brief, main, settings, write_videos
@@ -66,9 +68,27 @@ def test_its_network_is_a_backbone_that_has_learnt(folder, one, task):
     assert result.num_short == sum(num_frames < least for num_frames in NUM_FRAMES)
 
 
-def test_a_dry_run_counts_clips_of_the_network_alone(folder):
-    found = {task: plan_pretext(settings(folder, task, "plan")).num_clips for task in ("prp", "rspnet", "vcop")}
-    assert found == {"prp": 1, "rspnet": 3, "vcop": 3}
+def test_a_dry_run_counts_clips_of_the_networks_alone(folder):
+    found = {task: plan_pretext(settings(folder, task, "plan")).num_clips for task in ("cvrl", "rspnet", "vcop")}
+    assert found == {"cvrl": 2, "rspnet": 3, "vcop": 3}
+    prp = settings(folder, "prp", "plan").model_copy(update={"task": Prp(complexity="c1")})
+    assert plan_pretext(prp).num_clips == 1, "frames that tell motion are as many as those of the clip"
+
+
+def test_a_dry_run_counts_heads_that_read_maps_and_what_has_no_gradient(folder):
+    plans = {task: plan_pretext(settings(folder, task, "plan")) for task in ("prp", "rspnet")}
+    module = build_module(settings(folder, "prp", "plan"), seed=0).eval()
+    maps = torch.zeros(1, module.map_channels(), 1, 2, 2)
+    heads = sum(count_macs(module.heads[name], maps) for name in ("rate", "pixels"))
+    assert heads > module.macs, "a decoder that is larger than a thin network"
+    cost = plans["prp"].forecast.cost
+    assert (cost.trained_macs, cost.frozen_macs, plans["prp"].head_macs) == (module.macs + heads, 0, heads)
+    assert plans["prp"].num_head_parameters == count_parameters(module.heads)
+    assert f"{count_parameters(module.heads):,} parameters" in plans["prp"].summary().facts["heads"]
+    vector, cost = 2 * module.width * 128, plans["rspnet"].forecast.cost  # of both heads
+    assert cost.frozen_macs == 2 * (module.macs + vector)
+    assert cost.trained_macs == module.macs + vector + 2 * 6 * 128, "both keys are compared with the queue"
+    assert plans["rspnet"].head_macs == 3 * vector + 2 * 6 * 128
 
 
 @pytest.mark.slow
