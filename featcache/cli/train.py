@@ -148,6 +148,38 @@ TRAIN = (
         act=perform_or_plan(),
         extra={"dry_run": DryRun},
     ),
+    Verb(
+        name="distill",
+        command="train-distill",
+        help="Train students on labels and on what teachers say of the same videos, then score test videos.",
+        example="`featcache train distill --teacher stores/t#rot --teacher stores/t#vcop --student shufflenet3d "
+        "--student r21d --mode aekd --dataset ucf101 --root /data/ucf101`",
+        flags=(
+            flag(
+                "teachers", "--teacher", "-t",
+                help="`STORE#FEATURE` with logits, an `.npz` of logits, the folder of a `train finetune` run, or "
+                "`BACKBONE` or `BACKBONE=WEIGHTS`; repeat for several.",
+            ),
+            flag(
+                "student", "--student", kind=list[str],
+                help="Any of `featcache backbones`, with `=WEIGHTS` to begin with; repeat for several.  "
+                "[default weights: random]",
+            ),
+            flag("mode"),
+            flag("temperature"),
+            flag("kd_weight", "--kd-weight"),
+            flag("permute_teachers", "--permute-teachers"),
+            flag("flip", "--flip/--no-flip", kind=bool, help="Mirror clips; turn it off if direction matters."),
+            flag("clips.crop", "--crop", help="Crop of training clips: `short_side`, `resized` or `centre`."),
+            flag("test.num_clips", "--test-clips", "--clips", help="Clips of a test video."),
+            flag("test.num_crops", "--crops", help="Crops of each test clip."),
+            *COMMON,
+        ),
+        shorthand="distill",
+        act=perform_or_plan(),
+        extra={"dry_run": DryRun},
+        sets="students.0.input_size=64",
+    ),
 )  # fmt: skip
 
 EVALUATE = (
@@ -177,7 +209,7 @@ def _train() -> Iterator[Verb]:
 train = typer.Typer(
     cls=group_of(_train),
     no_args_is_help=True,
-    help="Train on a store or on videos: AdViSe's modules and baseline, SCALE's predictor, SVT, fine-tuning.",
+    help="Train on a store or on videos: AdViSe's modules and baseline, SCALE's predictor, SVT, fine-tuning, students.",
 )
 evaluate = typer.Typer(
     cls=group_of(lambda: EVALUATE),

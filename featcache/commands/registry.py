@@ -82,6 +82,11 @@ _COMMANDS: dict[str, Command] = {
         run="featcache.methods.finetune.run:finetune",
         plan="featcache.methods.finetune.plan:plan_finetune",
     ),
+    "train-distill": Command(
+        settings="featcache.methods.distill.settings:DistillSettings",
+        run="featcache.methods.distill.run:distill",
+        plan="featcache.methods.distill.plan:plan_distill",
+    ),
     "train-pretext": Command(
         settings="featcache.methods.pretext.settings:PretextSettings",
         run="featcache.methods.pretext.run:pretrain",

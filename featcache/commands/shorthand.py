@@ -191,6 +191,28 @@ def finetune(data: Data, words: Words, lay: Lay) -> Data:
     return network(data, words, lay)
 
 
+def distill(data: Data, words: Words, lay: Lay) -> Data:
+    """``train distill``: ``--student NAME``, ``NAME=WEIGHTS`` or the folder of a run, and teachers as they are named.
+
+    Raises:
+        ConfigError: No student is named, or a run has several classifiers.
+    """
+    if words.get("flip") is False:
+        data = {**data, "clips": {**data.get("clips", {}), "flip_probability": 0.0}}
+    made = lay(data)
+    if "student" in words:
+        made = {**made, "students": [_student(text) for text in words["student"]]}
+    if not made.get("students"):
+        raise ConfigError("no student is given; name one with --student, e.g. --student shufflenet3d")
+    return made
+
+
+def _student(text: str) -> dict[str, str]:
+    """One ``--student``."""
+    name, is_both, weights = text.partition("=")
+    return network_of(name, weights) if is_both else network_of(text)
+
+
 def attention(data: Data, words: Words, lay: Lay) -> Data:
     """``figure attention``: networks by the name of their row; repeated names are numbered."""
     if "backbone" not in words:

@@ -20,11 +20,17 @@ class RecipeSource:
 
     Attributes:
         recipe: Recipe of the rows; every video has the same number.
+
+    Args:
+        recipe: The recipe.
+        crop: Size of the pixels.
+        seed: Seed of random rows.
+        beside: Further sizes, of which there are further arrays from the same decoding pass.
     """
 
-    def __init__(self, recipe: SamplingRecipe, *, crop: CropSize, seed: int) -> None:
+    def __init__(self, recipe: SamplingRecipe, *, crop: CropSize, seed: int, beside: Sequence[CropSize] = ()) -> None:
         self.recipe = recipe
-        self._crop = crop
+        self._crops = (crop, *beside)
         self._seed = seed
 
     @property
@@ -35,7 +41,7 @@ class RecipeSource:
     @property
     def video_bytes(self) -> int:
         """Number of bytes of a video's pixels."""
-        return self.num_clips * self.recipe.num_frames * 3 * self._crop.size**2
+        return self.num_clips * self.recipe.num_frames * 3 * sum(crop.size**2 for crop in self._crops)
 
     def batches(self, numbers: Sequence[int], *, at_least: int) -> list[Batch]:
         """Some videos in order, as many at a time as fit 64 MiB, and at least so many."""
@@ -43,7 +49,7 @@ class RecipeSource:
         return [Batch(0, tuple(numbers[first : first + size])) for first in range(0, len(numbers), size)]
 
     def pixels(self, file: VideoFile, epoch: int) -> Pixels:
-        """All rows of one video as one array, uint8 [V, T, 3, S, S]; random ones are drawn anew in each epoch.
+        """All rows of one video as one array per size, uint8 [V, T, 3, S, S]; random ones are drawn anew in each epoch.
 
         Raises:
             VideoError: The video is missing, has changed since it was scanned, or cannot be decoded.
@@ -51,7 +57,9 @@ class RecipeSource:
         recipe = dataclasses.replace(self.recipe, seed=seed_for(self._seed, "clip", epoch))
         with file.open() as reader:
             specs = sample_rows(recipe, reader.timeline, file.video.id)
-            rows = np.empty((len(specs), recipe.num_frames, 3, self._crop.size, self._crop.size), np.uint8)
-            for batch in decode_rows(reader, specs, [self._crop], max_batch_bytes=MAX_BATCH_BYTES):
-                rows[list(batch.rows)] = batch.pixels[self._crop]
-        return (rows,)
+            shape = (len(specs), recipe.num_frames, 3)
+            arrays = {crop: np.empty((*shape, crop.size, crop.size), np.uint8) for crop in self._crops}
+            for batch in decode_rows(reader, specs, self._crops, max_batch_bytes=MAX_BATCH_BYTES):
+                for crop, rows in arrays.items():
+                    rows[list(batch.rows)] = batch.pixels[crop]
+        return tuple(arrays.values())

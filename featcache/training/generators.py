@@ -1,6 +1,6 @@
 """Seeds torch's own generators by key for a block of code: initial weights, dropout, drop path."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -25,3 +25,16 @@ def seeded_torch(seed: int, *keys: str | int, device: torch.device | None = None
             with torch.cuda.device(each):
                 torch.cuda.manual_seed(number)
         yield
+
+
+def repeated_draws(device: torch.device) -> Callable[[], None]:
+    """A function after each call of which torch draws what it would draw now, on the CPU and on ``device``."""
+    state = torch.get_rng_state()
+    own = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def again() -> None:
+        torch.set_rng_state(state)
+        if own is not None:
+            torch.cuda.set_rng_state(own, device)
+
+    return again

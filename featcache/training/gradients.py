@@ -26,6 +26,15 @@ def clip_each_(parameters: Iterable[Tensor], max_norm: float) -> None:
     torch._foreach_mul_(gradients, factors.unbind())
 
 
+def clipped_together(module: nn.Module) -> tuple[nn.Module, ...]:
+    """The parts of a module whose gradients have one norm each: the whole, or what its ``independent`` names.
+
+    Networks that learn side by side and share nothing are clipped as each would be alone.
+    """
+    parts: tuple[nn.Module, ...] = getattr(module, "independent", (module,))
+    return parts
+
+
 def named(module: nn.Module, prefix: str) -> list[nn.Parameter]:
     """The trained parameters whose names begin with ``prefix``.
 

@@ -24,7 +24,7 @@ from featcache.training.checkpoint import (
     write_checkpoint,
 )
 from featcache.training.generators import seeded_torch
-from featcache.training.gradients import clip_each_, drop_gradients, named
+from featcache.training.gradients import clip_each_, clipped_together, drop_gradients, named
 from featcache.training.identity import Identity
 from featcache.training.kept import KeptEpochs
 from featcache.training.logs import RunLog
@@ -316,7 +316,8 @@ class _Run:
             if epoch < epochs:
                 drop_gradients(parameters)
         if settings.clip_norm is not None:
-            clip_grad_norm_(self.module.parameters(), settings.clip_norm)
+            for part in clipped_together(self.module):
+                clip_grad_norm_(part.parameters(), settings.clip_norm)
         if settings.clip_each_norm is not None:
             clip_each_(self.module.parameters(), settings.clip_each_norm)
         self._optimiser.step()

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from featcache.config import Aside, Input, Settings
+from featcache.config import Aside, Settings
 from featcache.errors import ConfigError
 from featcache.loaders.settings import LabelledSettings
 from featcache.methods.finetune.settings import FULL, FinetuneClipSettings, FinetuneSettings, FinetuneTestSettings
@@ -39,12 +39,13 @@ class DistillSettings(LabelledSettings):
     workers: Aside[int | None] = Field(default=None, ge=0)
     """Number of decoding processes; 0: a thread of the training process; null: one per core. The pixels are the
     same."""
-    students: Input[tuple[StudentSettings, ...]] = Field(min_length=1)
-    """Networks that learn side by side from the same clips, each as it would alone."""
-    teachers: Input[tuple[str, ...]] = ()
+    students: Aside[tuple[StudentSettings, ...]] = Field(min_length=1)
+    """Networks that learn side by side from the same clips, each as it would alone; they count by their weights."""
+    teachers: Aside[tuple[str, ...]] = ()
     """Teachers: ``STORE#FEATURE`` with logits of the training videos, an ``.npz`` of such logits, the folder of a
     ``train finetune`` run, or ``BACKBONE`` or ``BACKBONE=WEIGHTS`` with a classifier of its own or a text tower. The
-    first two cost no forward pass; the others see the students' clips."""
+    first two cost no forward pass; the others see the students' clips. They count by what they say, or by their
+    weights."""
     mode: Mode = "sum"
     """How the teachers' divergences are added: ``sum``, ``mean``, or ``aekd``, which weighs them in each batch so that
     their joint gradient is shortest."""
