@@ -191,6 +191,35 @@ EVALUATE = (
         flags=(flag("run"), flag("device"), *COMMON),
         sets="bank.grid=14",
     ),
+    Verb(
+        name="noise",
+        command="evaluate-noise",
+        help="Score fine-tuned models on noisy test videos: what is left of their accuracy, by kind and severity?",
+        example="`featcache evaluate noise runs/ucf101/finetune-… --noise gaussian --noise shot --severity 3`",
+        flags=(
+            flag("runs", "argument", help="Folders of finished `train finetune` runs."),
+            flag(
+                "noise",
+                help="`gaussian`, `shot`, `impulse` or `speckle`; repeat for several.  [default: all four]",
+            ),
+            flag("severity", help="1 to 5; repeat for several.  [default: all five]"),
+            flag("place"),
+            flag("table"),
+            flag("seed", "--noise-seed"),
+            flag("num_clips", "--test-clips", "--clips"),
+            flag("num_crops", "--crops"),
+            flag("workers"),
+            flag("device"),
+            flag("out", "-o"),
+        ),
+        act=perform_or_plan(),
+        extra={
+            "dry_run": Annotated[
+                bool, typer.Option("--dry-run", help="Only print what would be scored, and how long decoding takes.")
+            ]
+        },
+        sets="intervals.num_resamples=500",
+    ),
 )
 
 
@@ -214,5 +243,5 @@ train = typer.Typer(
 evaluate = typer.Typer(
     cls=group_of(lambda: EVALUATE),
     no_args_is_help=True,
-    help="Score trained modules on a store without training them again.",
+    help="Score what was trained without training it again: modules on another store, fine-tuned models under noise.",
 )

@@ -104,6 +104,11 @@ _COMMANDS: dict[str, Command] = {
         settings="featcache.methods.advise.settings:TmmEvaluationSettings",
         run="featcache.methods.advise.tmm:evaluate_plugged",
     ),
+    "evaluate-noise": Command(
+        settings="featcache.evaluation.noise_settings:NoiseEvaluationSettings",
+        run="featcache.commands.noise:evaluate_noise",
+        plan="featcache.evaluation.noise_plan:plan_noise",
+    ),
     "figure-activation": Command(
         settings="featcache.report.figure_settings:ActivationFigureSettings",
         run="featcache.report.activation_maps:draw_activation",

@@ -9,6 +9,7 @@ from featcache.data.decoding.clips import MAX_BATCH_BYTES, CropSize, decode_rows
 from featcache.data.sampling import sample_rows
 from featcache.loaders.ahead import Batch, Pixels
 from featcache.loaders.videos import VideoFile
+from featcache.noise import NoiseRecipe
 from featcache.recipes import SamplingRecipe
 from featcache.seeding import seed_for
 
@@ -26,17 +27,33 @@ class RecipeSource:
         crop: Size of the pixels.
         seed: Seed of random rows.
         beside: Further sizes, of which there are further arrays from the same decoding pass.
+        noises: The rows are repeated with each of these, ``None`` for none, all from the same decoding pass; not given:
+            they have the recipe's own.
     """
 
-    def __init__(self, recipe: SamplingRecipe, *, crop: CropSize, seed: int, beside: Sequence[CropSize] = ()) -> None:
+    def __init__(
+        self,
+        recipe: SamplingRecipe,
+        *,
+        crop: CropSize,
+        seed: int,
+        beside: Sequence[CropSize] = (),
+        noises: Sequence[NoiseRecipe | None] | None = None,
+    ) -> None:
         self.recipe = recipe
+        self._noises = (recipe.noise,) if noises is None else tuple(noises)
         self._crops = (crop, *beside)
         self._seed = seed
 
     @property
+    def num_noises(self) -> int:
+        """Number of times that the rows are repeated."""
+        return len(self._noises)
+
+    @property
     def num_clips(self) -> int:
-        """Number of rows of a video."""
-        return self.recipe.num_clips * self.recipe.num_crops
+        """Number of rows of a video, those with each noise."""
+        return len(self._noises) * self.recipe.num_clips * self.recipe.num_crops
 
     @property
     def video_bytes(self) -> int:
@@ -56,7 +73,11 @@ class RecipeSource:
         """
         recipe = dataclasses.replace(self.recipe, seed=seed_for(self._seed, "clip", epoch))
         with file.open() as reader:
-            specs = sample_rows(recipe, reader.timeline, file.video.id)
+            specs = [
+                spec
+                for noise in self._noises
+                for spec in sample_rows(dataclasses.replace(recipe, noise=noise), reader.timeline, file.video.id)
+            ]
             shape = (len(specs), recipe.num_frames, 3)
             arrays = {crop: np.empty((*shape, crop.size, crop.size), np.uint8) for crop in self._crops}
             for batch in decode_rows(reader, specs, self._crops, max_batch_bytes=MAX_BATCH_BYTES):

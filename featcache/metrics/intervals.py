@@ -148,14 +148,14 @@ def _with_intervals(
     """Metrics of all videos, with the quantiles of those of resamples.
 
     Args:
-        measure: Gives metrics of resamples, by name, out of what :func:`_resamples` yields.
+        measure: Gives metrics of resamples, by name, out of what :func:`resamples` yields.
         cell: int64 [M], the kind of each video, from 0; each kind has a video.
         num_seeds: Number of seeds S.
         intervals: Number of resamples, confidence and seed.
         groups: int64 [M], or ``None``.
     """
     value = measure(np.bincount(cell)[None], np.full((1, num_seeds), 1 / num_seeds))
-    parts = [measure(videos, seeds) for videos, seeds in _resamples(cell, num_seeds, intervals, groups)]
+    parts = [measure(videos, seeds) for videos, seeds in resamples(cell, num_seeds, intervals, groups)]
     tail = (1 - intervals.confidence) / 2
     result = {}
     for name, point in value.items():
@@ -177,7 +177,7 @@ def mean_error(
     num_seeds, num_videos = errors.shape
     parts = [
         ((seeds @ errors) * videos).sum(axis=1) / videos.sum(axis=1)
-        for videos, seeds in _resamples(np.arange(num_videos), num_seeds, intervals, groups)
+        for videos, seeds in resamples(np.arange(num_videos), num_seeds, intervals, groups)
     ]
     tail = (1 - intervals.confidence) / 2
     low, high = np.quantile(np.concatenate(parts), [tail, 1 - tail])
@@ -243,7 +243,7 @@ def difference_of_means(
     return Metric(value=float(gains.mean()), low=float(low), high=float(high))
 
 
-def _resamples(
+def resamples(
     cell: npt.NDArray[np.int64], num_seeds: int, intervals: IntervalSettings, groups: Groups | None
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
     """Draw bootstrap resamples, some at a time.

@@ -157,6 +157,7 @@ class Outcomes:
         labels: M labels as text.
         groups: int64 [M], or ``None``.
         values: float64 [S, M]: 1 for right and 0 for wrong; for regression the squared error.
+        ranks: float64 [S, M], as in :attr:`Predictions.ranks`; NaN for regression.
     """
 
     label: str
@@ -166,6 +167,7 @@ class Outcomes:
     labels: tuple[str, ...]
     groups: Groups | None
     values: npt.NDArray[np.float64]
+    ranks: npt.NDArray[np.float64]
 
     @property
     def is_numbers(self) -> bool:
@@ -202,6 +204,8 @@ def read_outcomes(folder: Path) -> Outcomes:
             values = np.square(columns["predicted"].to_numpy() - columns["label"].to_numpy())
         else:
             values = np.array(columns["correct"].to_pylist(), dtype=np.bool_).astype(np.float64)
+        absent = np.nan if is_numbers else np.inf
+        ranks = np.array([absent if rank is None else rank for rank in columns["rank"].to_pylist()], np.float64)
         group = columns["group"].slice(0, num_videos)
         return Outcomes(
             label=str(about["label"]),
@@ -211,6 +215,7 @@ def read_outcomes(folder: Path) -> Outcomes:
             labels=tuple(str(each) for each in columns["label"].slice(0, num_videos).to_pylist()),
             groups=None if group.null_count else group.to_numpy().astype(np.int64),
             values=values.reshape(len(numbers), num_videos),
+            ranks=ranks.reshape(len(numbers), num_videos),
         )
     except FileNotFoundError as error:
         raise ConfigError(

@@ -58,6 +58,7 @@ class ReadyClassifier:
         average: What is averaged over the views.
         precision: Dtype of the forward pass.
         clips_at_once: Number of clips per forward pass.
+        weights_hash: Hash of the weights, the classifier's included.
     """
 
     module: VideoClassifier | OwnClassifier
@@ -67,6 +68,7 @@ class ReadyClassifier:
     average: Literal["softmax", "logits"]
     precision: Precision
     clips_at_once: int
+    weights_hash: str
 
 
 def fine_tuned(path: Path, *, device: torch.device) -> ReadyClassifier:
@@ -100,6 +102,7 @@ def fine_tuned(path: Path, *, device: torch.device) -> ReadyClassifier:
         average=facts.average,
         precision=facts.precision,
         clips_at_once=facts.clips_at_once,
+        weights_hash=backbone.weights_hash,
     )
 
 
@@ -137,4 +140,5 @@ def of_backbone(name: str, weights: str, *, device: torch.device) -> ReadyClassi
         average="softmax",
         precision="float32",
         clips_at_once=_CLIPS_AT_ONCE,
+        weights_hash=backbone.weights_hash,
     )

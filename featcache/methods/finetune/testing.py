@@ -1,6 +1,7 @@
 """The test of a classifier, seed after seed: its scores of test videos, accuracies with intervals, files of both."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -96,19 +97,39 @@ class ScoredVideos:
 
     def predictions(self) -> Predictions:
         """The scores of every video, split by split."""
-        data = self._data
-        tested = [(split, video) for split in self.scores for video in self.tests[split].files.videos]
-        groups = [video.labels.get(GROUP) for _, video in tested]
-        return Predictions(
-            videos=tuple(video.id for _, video in tested),
-            splits=tuple(split for split, _ in tested),
-            groups=group_numbers(groups) if any(group is not None for group in groups) else None,
-            label=self._settings.label,
-            labels=tuple(data.classes[label] for split in self.scores for label in self.tests[split].labels),
-            classes=data.classes,
-            seeds=self._settings.training.seeds,
-            scores=np.concatenate([_all_classes(np.stack(each), data) for each in self.scores.values()], axis=1),
-        )
+        settings = self._settings
+        return predictions_of(self.scores, self.tests, self._data, label=settings.label, seeds=settings.training.seeds)
+
+
+def predictions_of(
+    scores: Mapping[str, Sequence[Scores]],
+    tests: Mapping[str, LabelledVideos],
+    data: LabelledSource,
+    *,
+    label: str,
+    seeds: tuple[int, ...],
+) -> Predictions:
+    """Scores as predictions of videos, split by split.
+
+    Args:
+        scores: For each split, float64 [M, trained classes] of each seed.
+        tests: The M videos of each split.
+        data: The classes.
+        label: Label column of the classes.
+        seeds: The seeds.
+    """
+    tested = [(split, video) for split in scores for video in tests[split].files.videos]
+    groups = [video.labels.get(GROUP) for _, video in tested]
+    return Predictions(
+        videos=tuple(video.id for _, video in tested),
+        splits=tuple(split for split, _ in tested),
+        groups=group_numbers(groups) if any(group is not None for group in groups) else None,
+        label=label,
+        labels=tuple(data.classes[place] for split in scores for place in tests[split].labels),
+        classes=data.classes,
+        seeds=seeds,
+        scores=np.concatenate([_all_classes(np.stack(each), data) for each in scores.values()], axis=1),
+    )
 
 
 def clips_at_once(training: TrainingSettings, world: World) -> int:
