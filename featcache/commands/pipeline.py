@@ -15,7 +15,7 @@ from featcache.config import Settings, leaves, parse, read_mapping, to_yaml, wit
 from featcache.data.motion import MotionSettings, make_motion_set, remove_motion_set
 from featcache.data.selection import Selection
 from featcache.errors import ConfigError
-from featcache.extract.settings import ExtractSettings, FeatureSettings, SamplingSettings
+from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
 from featcache.files.publish import put_replace
 from featcache.files.sealed import canonical_json
 from featcache.report.tables import Table
@@ -34,7 +34,10 @@ VIDEOS = ("source", "dataset", "root", "selection")
 """Settings of a step that reads videos; the pipeline has ``source`` and ``selection`` for all steps."""
 PROBED = ("command", "store", "feature", "label", "numbers", "out")
 """Settings of probes that the pipeline decides."""
-_FIXED = ("source", "selection", "motion", "feature", "input_size", "extraction.sampling", "extraction.file_format")
+_FIXED = (
+    *("source", "selection", "motion", "feature", "num_frames", "input_size"),
+    *("extraction.sampling", "extraction.file_format"),
+)
 """Settings that a second run in a folder may not change, because its store would not fit."""
 
 
@@ -43,10 +46,11 @@ def keys(section: str, *names: str) -> tuple[str, ...]:
     return tuple(f"{section}.{name}" for name in names)
 
 
-def extraction_with(sampling: SamplingSettings) -> ExtractSettings:
+def extraction_with(sampling: SamplingSettings, *, runtime: RuntimeSettings | None = None) -> ExtractSettings:
     """The extraction of a pipeline, of which it decides the rest."""
     feature = FeatureSettings(backbone=DECIDED)
-    return ExtractSettings(source=DECIDED, out=DECIDED, features=(feature,), sampling=sampling)
+    runtime = runtime or RuntimeSettings()
+    return ExtractSettings(source=DECIDED, out=DECIDED, features=(feature,), sampling=sampling, runtime=runtime)
 
 
 class ShippedSettings(Settings):
@@ -243,7 +247,8 @@ class PipelineRun:
         write_table(table, Path(self.settings.out))
         complete = self.write({**found, "table": table.to_dict()})
         shown = {**facts, "store": self.store, "time": duration(complete["seconds"])}
-        return PipelineResult(found=complete, shown=Summary(tables=(table.summary_table(),), facts=shown))
+        drawn = table.summary_table(notes=any(note for _, _, note, _ in table.rows))
+        return PipelineResult(found=complete, shown=Summary(tables=(drawn,), facts=shown))
 
 
 def begin(settings: ShippedSettings, *, on_stage: OnStage) -> PipelineRun:

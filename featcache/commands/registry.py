@@ -132,6 +132,7 @@ _COMMANDS: dict[str, Command] = {
         for name, kind in {
             "quickstart": "QuickstartSettings",
             "advise": "AdvisePipelineSettings",
+            "pretext_benchmark": "PretextBenchmarkSettings",
             "scale": "ScalePipelineSettings",
             "svt": "SvtPipelineSettings",
         }.items()

@@ -100,8 +100,20 @@ def compare(runs: Sequence[Path | str], *, intervals: IntervalSettings | None = 
     if len(runs) < 2:
         raise ConfigError("a comparison needs two or more runs; give their folders")
     intervals = intervals or IntervalSettings()
-    found = [read_outcomes(Path(run)) for run in runs]
-    names = tuple(str(run) for run in runs)
+    return compare_outcomes([str(run) for run in runs], [read_outcomes(Path(run)) for run in runs], intervals)
+
+
+def compare_outcomes(names: Sequence[str], found: Sequence[Outcomes], intervals: IntervalSettings) -> Comparison:
+    """As :func:`compare`, of outcomes that were read; a single run is compared with none.
+
+    Args:
+        names: Names of the runs.
+        found: The outcomes of each.
+        intervals: Settings of the intervals.
+
+    Raises:
+        ConfigError: Runs have no video in common, or a video's label differs between runs.
+    """
     first = found[0]
     for name, other in zip(names, found, strict=True):
         if other.is_numbers != first.is_numbers:
@@ -140,7 +152,31 @@ def compare(runs: Sequence[Path | str], *, intervals: IntervalSettings | None = 
             notes.append(f"intervals of {split!r} are over {splits[split].num_groups} groups, not over videos")
     if any(each.seeds != first.seeds for each in found[1:]):
         notes.append("the runs have different seeds, which are drawn separately for each run")
-    return Comparison(runs=names, label=first.label, splits=splits, intervals=intervals, notes=tuple(notes))
+    return Comparison(runs=tuple(names), label=first.label, splits=splits, intervals=intervals, notes=tuple(notes))
+
+
+def joined(runs: Sequence[Outcomes]) -> Outcomes:
+    """Runs of one kind, e.g. from networks of different seeds, as one run with the seeds of all.
+
+    Args:
+        runs: One or more runs. Only videos that all of them scored are kept.
+
+    Raises:
+        ConfigError: They have no video in common.
+    """
+    common = set(runs[0].keys).intersection(*(each.keys for each in runs[1:]))
+    if not common:
+        raise ConfigError("runs have no scored video in common, by split and id; give runs of one data set")
+    keys = tuple(key for key in runs[0].keys if key in common)
+    mine = _places(runs[0], keys)
+    return dataclasses.replace(
+        runs[0],
+        seeds=tuple(seed for each in runs for seed in each.seeds),
+        keys=keys,
+        labels=tuple(runs[0].labels[place] for place in mine),
+        groups=None if runs[0].groups is None else runs[0].groups[mine],
+        values=np.concatenate([each.values[:, _places(each, keys)] for each in runs]),
+    )
 
 
 def _places(outcomes: Outcomes, keys: Sequence[tuple[str, str]]) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -25,6 +25,7 @@ STEPS = {
         "pretraining": "train-advise", "extraction": "extract", "finetuning": "train-tmm", "figure": "figure-activation"
     },
     "quickstart": {"extraction": "extract", "temporal": "train-tmm"},
+    "pretext_benchmark": {"pretraining": "train-pretext", "extraction": "extract", "finetuning": "train-finetune"},
 }  # fmt: skip
 OTHER = {
     "selection": "{seed: 1}",

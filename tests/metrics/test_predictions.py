@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from featcache.errors import ConfigError
-from featcache.metrics.comparison import compare
+from featcache.metrics.comparison import compare, joined
 from featcache.metrics.predictions import Predictions, read_outcomes, write_predictions
 from featcache.metrics.settings import IntervalSettings
 
@@ -156,6 +156,28 @@ def test_other_seeds_are_drawn_by_themselves(tmp_path):
     write_predictions(tmp_path / "other", predictions(seeds=(0,)))
     found = compare([tmp_path / "one", tmp_path / "other"], intervals=QUICK)
     assert "different seeds" in found.notes[-1]
+
+
+def test_runs_of_one_kind_are_one_run_with_the_seeds_of_all(tmp_path):
+    whole = predictions(seeds=(4, 7), groups=np.arange(40) // 4)
+    write_predictions(tmp_path / "whole", whole)
+    parts = []
+    for place, seed in enumerate(whole.seeds):
+        order = np.random.default_rng(seed).permutation(40)[: 40 - place]  # another order, and one video less
+        taken = {name: tuple(getattr(whole, name)[i] for i in order) for name in ("videos", "splits", "labels")}
+        part = dataclasses.replace(
+            whole, seeds=(seed,), scores=whole.scores[place : place + 1, order], groups=whole.groups[order], **taken
+        )
+        write_predictions(tmp_path / str(seed), part)
+        parts.append(read_outcomes(tmp_path / str(seed)))
+    one, both = read_outcomes(tmp_path / "whole"), joined(parts)
+    kept = [one.keys.index(key) for key in both.keys]
+    assert (both.seeds, len(both.keys), set(both.keys)) == ((4, 7), 39, set(parts[1].keys))
+    assert both.labels == tuple(one.labels[place] for place in kept)
+    np.testing.assert_array_equal(both.groups, one.groups[kept])
+    np.testing.assert_array_equal(both.values, one.values[:, kept])
+    with pytest.raises(ConfigError, match="no scored video in common"):
+        joined([one, dataclasses.replace(one, keys=tuple((f"{split}2", video) for split, video in one.keys))])
 
 
 def test_what_does_not_compare_is_refused(tmp_path):

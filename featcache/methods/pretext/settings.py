@@ -22,12 +22,16 @@ def _task(data: Any) -> Any:
     return parse(TASKS.load(data["name"]), data)
 
 
+AnyTask = Annotated[SerializeAsAny[PretextTask], BeforeValidator(_task)]
+"""A task, or a mapping with its ``name`` and its own settings."""
+
+
 class PretextSettings(TrainingVideosSettings):
     """Settings of ``featcache train pretext``: a backbone trained on a pretext task, from unlabelled videos."""
 
     command: Literal["train-pretext"] = "train-pretext"
     """The command this file repeats."""
-    task: Annotated[SerializeAsAny[PretextTask], BeforeValidator(_task)]
+    task: AnyTask
     """The task: its ``name``, e.g. ``rotnet``, and its own settings."""
     backbone: str
     """Registry name, e.g. ``i3d`` or ``svt-tiny``; image backbones are averaged over frames."""

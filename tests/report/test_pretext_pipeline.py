@@ -1,0 +1,166 @@
+"""The pipeline ``pretext_benchmark``: every row beside its controls, at sizes that take seconds; whole where slow."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from featcache.cli.main import app
+from featcache.commands.registry import load, settings_class
+from featcache.config import parse, to_dict
+from featcache.errors import FeatcacheError
+from featcache.store.reader import open_store
+
+FOLDER = Path(__file__).parents[2] / "configs" / "pretext_benchmark"
+SMOKE = FOLDER / "smoke.yaml"
+CONTROLS = ["scratch", "untrained", "supervised"]
+COLUMNS = ["fine-tuned", "linear", "kNN", "R@1"]
+TINY = [
+    "networks=[squeezenet3d-tiny]",
+    "tasks=[{name: rotnet, stride: 1}, {name: cvrl, stride: 1, hidden: 16}]",
+    "motion.num_frames=10",
+    "motion.size=32",
+    "motion.num_unseen_pictures=21",
+    "motion.test_unseen_per_picture_motion=0",
+    "linear.epochs=2",
+    *(f"{part}.training.epochs=1" for part in ("pretraining", "finetuning")),
+    *(f"{part}.training.batch_size=4" for part in ("pretraining", "finetuning")),
+    *(f"{part}.device=cpu" for part in ("pretraining.training", "finetuning.training", "extraction.runtime", "probes")),
+]
+
+
+def run(path, *assignments):
+    flags = [word for value in assignments for word in ("--set", value)]
+    result = CliRunner().invoke(app, ["run", str(path), "--json", *flags], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def rows(result):
+    return {
+        row["name"]: {column: row[column] for column in result["table"]["columns"]} for row in result["table"]["rows"]
+    }
+
+
+def steps_of(out):
+    """When each training and probe was last written to, by its files: 3 fine-tunings, 2 trainings, 4 x 3 probes."""
+    files = [*out.rglob("steps.jsonl"), *out.rglob("checkpoint.json"), *out.rglob("probe.json")]
+    assert len(files) == 2 * 5 + 12
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+def check_table(result, networks, tasks):
+    """Every network has its controls and every task; each number is compared with the control of its column."""
+    found = rows(result)
+    assert list(found) == [f"{network}, {kind}" for network in networks for kind in (*CONTROLS, *tasks)]
+    assert result["table"]["columns"] == COLUMNS
+    for name, cells in found.items():
+        kind = name.partition(", ")[2]
+        measured = [column for column in COLUMNS if cells[column]["value"] is not None]
+        assert measured == {"scratch": COLUMNS[:1], "untrained": COLUMNS[1:], "supervised": COLUMNS[1:]}.get(
+            kind, COLUMNS
+        )
+        gains = [column for column in COLUMNS if cells[column]["gain"] is not None]
+        assert gains == ([] if kind in ("scratch", "untrained") else measured)
+        for column in gains:
+            base = found[f"{name.partition(', ')[0]}, {'scratch' if column == 'fine-tuned' else 'untrained'}"][column]
+            gain = cells[column]["gain"]
+            assert gain["value"] == pytest.approx(cells[column]["value"] - base["value"])
+            assert gain["low"] <= gain["value"] <= gain["high"]
+
+
+def test_the_file_says_what_the_defaults_are():
+    assert load(SMOKE) == settings_class("pretext_benchmark")()
+
+
+def test_the_settings_are_read_back_as_they_are():
+    for file in ("smoke.yaml", "folder.yaml"):
+        settings = load(FOLDER / file)
+        assert parse(type(settings), to_dict(settings)) == settings
+
+
+def test_no_part_of_the_smoke_file_mirrors_a_clip():
+    settings = load(SMOKE)
+    looks = [value for task in to_dict(settings)["tasks"] for name, value in task.items() if name.endswith("look")]
+    assert len(looks) == 8
+    assert {look["flip_probability"] for look in looks} == {0.0}
+    assert settings.finetuning.clips.flip_probability == settings.extraction.sampling.flip_probability == 0
+
+
+def test_the_smoke_videos_are_long_enough_for_every_task():
+    settings = load(SMOKE)
+    least = {task.name: task.min_frames(settings.shape) for task in settings.tasks}
+    assert least["vcop"] == least["prp"] == max(least.values()) == 32 <= settings.motion.num_frames
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (["tasks=[{name: prp}]"], "motion.num_frames is 40, and prp needs videos of 64 frames or more; set motion"),
+        (["input_size=24"], "prp reconstructs clips of 8, 16, … frames and 16, 32, … pixels, not 8 of 24"),
+        (["networks=[r21d-tiny, r21d-tiny]"], "networks names 'r21d-tiny' twice; give each once"),
+        (["tasks=[{name: prp}, {name: prp, complexity: c1}]"], "tasks names 'prp' twice; give each once"),
+        (["tasks=[{name: rotnett}]"], "unknown pretext task 'rotnett'; did you mean 'rotnet'?"),
+        (["tasks=[{name: rotnet, strid: 2}]"], "unknown key 'strid'; did you mean 'stride'?"),
+        (["pretraining.task.name=vcop"], "pretraining.task is decided by the pipeline itself; give tasks instead"),
+        (["finetuning.training.seeds=[1]"], "finetuning.training.seeds is decided by the pipeline itself; leave it"),
+        (["extraction.sampling.num_frames=4"], "decided by the pipeline itself; give num_frames instead"),
+    ],
+)
+def test_what_cannot_be_run_is_said_before_anything_is(assignments, message):
+    with pytest.raises(FeatcacheError) as error:
+        load(SMOKE, assignments=assignments)
+    assert message in str(error.value)
+
+
+def test_every_row_beside_its_controls_and_again_from_what_is_there(tmp_path):
+    out = tmp_path / "out"
+    first = run(SMOKE, f"out={out}", *TINY)
+    check_table(first, ["squeezenet3d-tiny"], ["rotnet", "cvrl"])
+    assert not (out / "videos").exists()
+    names = ["untrained", "supervised-0", "rotnet-0", "cvrl-0"]
+    store = open_store(out / "store")
+    assert (len(store.videos), sorted(store.features)) == (16, sorted(f"squeezenet3d-tiny-{name}" for name in names))
+    before = steps_of(out)
+    second = run(SMOKE, f"out={out}", *TINY)
+    assert second["table"] == first["table"]
+    assert steps_of(out) == before
+
+
+@pytest.mark.slow
+def test_several_seeds_are_one_row_each_with_its_own_fine_tuning(tmp_path):
+    out = tmp_path / "out"
+    one = run(SMOKE, f"out={out}", *TINY, "tasks=[{name: rotnet, stride: 1}]", "networks=[squeezenet3d-tiny,r3d-tiny]")
+    both = run(
+        SMOKE, f"out={out}", *TINY, "tasks=[{name: rotnet, stride: 1}]", "networks=[squeezenet3d-tiny,r3d-tiny]",
+        "pretraining.training.seeds=[0,3]",
+    )  # fmt: skip
+    for result in (one, both):
+        check_table(result, ["squeezenet3d-tiny", "r3d-tiny"], ["rotnet"])
+    trained = both["trained"]["r3d-tiny, rotnet"]
+    assert [list(tuned["weights"]) for tuned in trained["fine-tuned"]] == [["0"], ["3"]]
+    accuracies = [tuned["splits"]["test_seen"]["metrics"]["top1"]["value"] for tuned in trained["fine-tuned"]]
+    assert rows(both)["r3d-tiny, rotnet"]["fine-tuned"]["value"] == pytest.approx(100 * np.mean(accuracies))
+    initial = load_file(trained["pretrained"]["weights"]["0"])
+    other = load_file(trained["pretrained"]["weights"]["3"])
+    assert any(bool((initial[name] != tensor).any()) for name, tensor in other.items())
+
+
+@pytest.mark.slow
+def test_the_smoke_file_whole(tmp_path):
+    result = run(SMOKE, f"out={tmp_path / 'out'}", "pretraining.training.device=cpu", "finetuning.training.device=cpu")
+    settings = load(SMOKE)
+    check_table(result, settings.networks, [task.name for task in settings.tasks])
+    assert {row["note"] for row in result["table"]["rows"]} == {"", "30,248 parameters", "228,692 parameters"}
+
+
+@pytest.mark.shared
+def test_the_smoke_file_on_real_clips(shared, tmp_path):
+    few = [f"{part}.training.batch_size=4" for part in ("pretraining", "finetuning")]
+    source = [f"source={shared / 'data' / 'videos'}", "selection.test_fraction=0.3", "label=label"]
+    result = run(SMOKE, f"out={tmp_path / 'out'}", *source, *few)
+    settings = load(SMOKE)
+    check_table(result, settings.networks, [task.name for task in settings.tasks])
