@@ -43,6 +43,7 @@ LEAST: dict[str, dict[str, Any]] = {
     "pipeline": {"steps": [{"command": "scan"}]},
     "sweep": {"title": "t", "steps": [{}], "rows": [{"name": "a"}], "columns": {"x": "0.x"}, "out": "runs"},
     "evaluate-tmm": {"bank": {"store": "stores/mine"}, "run": "runs/tmm"},
+    "evaluate-cka": {"source": "videos", "networks": [{"backbone": "i3d"}]},
     "figure-activation": {"bank": {"store": "stores/mine"}, "run": "runs/tmm", "video": "a", "out": "a.png"},
     "figure-attention": {"sources": ["a.mp4"], "networks": {"a": {"backbone": "i3d"}}, "out": "a.png"},
     "figure-cost": {"tables": ["runs"], "out": "a.png"},

@@ -54,7 +54,7 @@ class ClassifierFacts(Settings):
 
 def is_classifier(path: Path) -> bool:
     """Whether a weights file is a whole classifier; only its header is read."""
-    return _metadata(path).get("format") == _FORMAT
+    return read_metadata(path).get("format") == _FORMAT
 
 
 def read_facts(path: Path) -> ClassifierFacts:
@@ -63,7 +63,7 @@ def read_facts(path: Path) -> ClassifierFacts:
     Raises:
         WeightsError: The file is no classifier, was written by a newer featcache, or is damaged.
     """
-    data = _metadata(path)
+    data = read_metadata(path)
     if data.get("format") != _FORMAT:
         raise WeightsError(f"{path} is no fine-tuned classifier; give the {NAME} of a `featcache train finetune`")
     if data.get("version") != 1:
@@ -129,7 +129,7 @@ def _refuse(what: str, given: Path, found: Iterable[str]) -> Path:
     raise ConfigError(f"{what}: it has {names}; name one, e.g. {given / next(iter(found))}")
 
 
-def _metadata(path: Path) -> dict[str, Any]:
+def read_metadata(path: Path) -> dict[str, Any]:
     """What featcache wrote into the header of a safetensors file; empty if it wrote nothing."""
     if path.suffix != ".safetensors":
         return {}

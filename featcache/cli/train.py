@@ -220,7 +220,42 @@ EVALUATE = (
         },
         sets="intervals.num_resamples=500",
     ),
-)
+    Verb(
+        name="cka",
+        command="evaluate-cka",
+        help="Draw how alike the layers of a network are, or those of two, and of untrained ones beside them (CKA).",
+        example="`featcache evaluate cka runs/ucf101/finetune-… --dataset ucf101 --root /data/ucf101`  \n"
+        "Two networks: `featcache evaluate cka runs/rot/seed-0/epoch-050.safetensors runs/vcop videos/ --split test`",
+        flags=(
+            flag(
+                "networks", "argument", kind=list[str],
+                help="One network or two: a run, one of its weights files, or a backbone. Without --dataset, the videos "
+                "come after them: a folder, or a CSV, JSONL or Parquet listing.",
+            ),
+            *VIDEOS[1:],
+            flag(
+                "weights", "-w", kind=list[str],
+                help="Weights of a backbone that is named: `default`, `random` or a file; one for all, or one for each."
+                "  [default: default]",
+            ),
+            flag("split"),
+            flag("num_clips"),
+            flag("batch_size"),
+            flag("layers"),
+            flag("untrained"),
+            flag("num_frames", "--frames"),
+            flag("frame_stride"),
+            flag("input_size"),
+            flag("threshold"),
+            flag("memory"),
+            flag("workers"),
+            flag("device"),
+            flag("out", "-o"),
+        ),
+        shorthand="cka",
+        sets="seed=1",
+    ),
+)  # fmt: skip
 
 
 def _train() -> Iterator[Verb]:
@@ -243,5 +278,5 @@ train = typer.Typer(
 evaluate = typer.Typer(
     cls=group_of(lambda: EVALUATE),
     no_args_is_help=True,
-    help="Score what was trained without training it again: modules on another store, fine-tuned models under noise.",
+    help="Score what was trained without training it again: on another store, under noise, or layer against layer (CKA).",
 )

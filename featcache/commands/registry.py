@@ -109,6 +109,9 @@ _COMMANDS: dict[str, Command] = {
         run="featcache.commands.noise:evaluate_noise",
         plan="featcache.evaluation.noise_plan:plan_noise",
     ),
+    "evaluate-cka": Command(
+        settings="featcache.evaluation.cka_settings:CkaSettings", run="featcache.report.cka:evaluate_cka"
+    ),
     "figure-activation": Command(
         settings="featcache.report.figure_settings:ActivationFigureSettings",
         run="featcache.report.activation_maps:draw_activation",

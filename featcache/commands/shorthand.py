@@ -11,6 +11,7 @@ from typing import Any
 from featcache.backbones.classifier_file import read_facts
 from featcache.backbones.from_file import name_of
 from featcache.backbones.registry import classifier_of
+from featcache.backbones.run_file import find_run_file
 from featcache.config import read_yaml
 from featcache.errors import ConfigError, unknown_name
 
@@ -230,6 +231,52 @@ def attention(data: Data, words: Words, lay: Lay) -> Data:
         place = sum(known.partition(" #")[0] == row for known in networks) + 1
         networks[row if place == 1 else f"{row} #{place}"] = {"backbone": name, "weights": file}
     return lay({**data, "networks": networks})
+
+
+def cka(data: Data, words: Words, lay: Lay) -> Data:
+    """``evaluate cka``: networks, followed by the source of the videos unless a data set or a file names it.
+
+    Raises:
+        ConfigError: There are more networks than two, no videos, or as many weights as no network needs.
+    """
+    made = lay(data)
+    given, weights = list(words.get("networks", ())), list(words.get("weights", ()))
+    if made.get("dataset") is None and made.get("source") is None and given:
+        if _is_network(given[-1]):
+            raise ConfigError(
+                f"{given[-1]} is a network and no videos are named; give a folder or listing of videos after it, or "
+                "--dataset NAME with --root DIR"
+            )
+        made["source"] = given.pop()
+    if not given and (weights or "networks" not in made):
+        raise ConfigError("no network is named; give a run, one of its weights files, or a backbone with --weights")
+    if len(given) > 2:
+        raise ConfigError(f"{', '.join(given)} are {len(given)} networks; CKA compares one with itself, or two")
+    if len(weights) > 1 and len(weights) != len(given):
+        raise ConfigError(f"{len(weights)} --weights for {len(given)} networks; give one, or one for each")
+    if given:
+        each = [weights[place % len(weights)] if weights else None for place in range(len(given))]
+        made["networks"] = [_compared(name, own) for name, own in zip(given, each, strict=True)]
+    return made
+
+
+def _is_network(given: str) -> bool:
+    """Whether it can only be a network: a backbone, or a folder or file of a run."""
+    try:
+        return find_run_file(given) is not None or not Path(given).exists()
+    except ConfigError:
+        return False  # a folder without a network may hold videos
+
+
+def _compared(given: str, weights: str | None) -> Data:
+    run = find_run_file(given)
+    if run is None and Path(given).is_file() and Path(given).suffix != ".py":
+        raise ConfigError(f"{given} does not say whose weights it holds; name its backbone: BACKBONE --weights {given}")
+    if run is None:
+        return {"backbone": name_of(given), **({} if weights is None else {"weights": weights})}
+    if weights not in (None, "default"):
+        raise ConfigError(f"--weights {weights} is given beside {given}, which has its own; leave it out")
+    return {"backbone": run.backbone, "weights": str(run.path)}
 
 
 def reproduce(data: Data, words: Words, lay: Lay) -> Data:

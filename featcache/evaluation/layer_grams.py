@@ -6,6 +6,7 @@ next layer takes, which is when the products of these clips are added up. Passes
 pair: a clip is passed several times, and the more clips fit at once, the fewer times.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -98,7 +99,7 @@ class WatchedNetwork:
             encode(one)
         self.clip_bytes, self._workspace = live.peak + one.nbytes, live.largest
 
-    def passes(self, num_clips: int, *, memory: int) -> list[list[int]]:
+    def passes(self, num_clips: int, *, memory: int) -> tuple[tuple[int, ...], ...]:
         """The groups of clips of each pass.
 
         Args:
@@ -192,7 +193,8 @@ def _gram(rows: Tensor) -> Tensor:
     return products
 
 
-def groups_of_pairs(num_items: int, size: int) -> list[list[int]]:
+@functools.cache
+def groups_of_pairs(num_items: int, size: int) -> tuple[tuple[int, ...], ...]:
     """Groups of at most ``size`` items so that every pair of items is in one of them at least; greedy.
 
     Args:
@@ -207,7 +209,6 @@ def groups_of_pairs(num_items: int, size: int) -> list[list[int]]:
             gain = left[group].sum(axis=0) * num_items + left.sum(axis=1)  # first what is new here, then what is rare
             gain[group] = -1
             group.append(int(gain.argmax()))
-        group.sort()
         left[np.ix_(group, group)] = False
-        groups.append(group)
-    return groups
+        groups.append(tuple(sorted(group)))
+    return tuple(groups)

@@ -84,3 +84,18 @@ class RecipeSource:
                 for crop, rows in arrays.items():
                     rows[list(batch.rows)] = batch.pixels[crop]
         return tuple(arrays.values())
+
+
+class SeveralRecipes:
+    """The rows of several recipes of each video, one array each; see :class:`featcache.loaders.ahead.ViewSource`."""
+
+    def __init__(self, sources: Sequence[RecipeSource]) -> None:
+        self._sources = tuple(sources)
+
+    def pixels(self, file: VideoFile, epoch: int) -> Pixels:
+        """The rows of a video by each recipe, uint8 [V, T, 3, S, S].
+
+        Raises:
+            VideoError: The video is missing, has changed since it was scanned, or cannot be decoded.
+        """
+        return tuple(rows for source in self._sources for rows in source.pixels(file, epoch))
