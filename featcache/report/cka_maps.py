@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from featcache.evaluation.cka import BlockMeasures, Map
 
 SIDE_INCHES = 4.6
-_MOST_TICKS = 24
+_MOST_TICKS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
