@@ -229,10 +229,10 @@ EVALUATE = (
         flags=(
             flag(
                 "networks", "argument", kind=list[str],
-                help="One network or two: a run, one of its weights files, or a backbone. Without --dataset, the videos "
-                "come after them: a folder, or a CSV, JSONL or Parquet listing.",
+                help="One network or two: a run, one of its weights files, or a backbone. Without --dataset, the "
+                "videos come after them: a folder, or a CSV, JSONL or Parquet listing.",
             ),
-            *VIDEOS[1:],
+            *VIDEOS[1:6],
             flag(
                 "weights", "-w", kind=list[str],
                 help="Weights of a backbone that is named: `default`, `random` or a file; one for all, or one for each."
@@ -278,5 +278,5 @@ train = typer.Typer(
 evaluate = typer.Typer(
     cls=group_of(lambda: EVALUATE),
     no_args_is_help=True,
-    help="Score what was trained without training it again: on another store, under noise, or layer against layer (CKA).",
+    help="Score what was trained without training it again: on another store, under noise, or layer by layer (CKA).",
 )
