@@ -56,9 +56,12 @@ def module_of(task: PretextTask) -> PretextModule:
     return build_module(settings.model_copy(update={"task": task}), seed=0).train()
 
 
-def batch_of(task: PretextTask, *, size: int = 4) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+def batch_of(
+    task: PretextTask, *, size: int = 4, shape: ClipShape = SHAPE
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     """Random pixels of the shapes that a task draws, and targets, as its loss takes them."""
-    drawn = [_drawn(task, footage(task.min_frames(SHAPE) + 9, number=number), "loss") for number in range(size)]
+    videos = [footage(task.min_frames(shape) + 9, number=number) for number in range(size)]
+    drawn = [_drawn(task, video, "loss", shape=shape) for video in videos]
     rng = np.random.default_rng(0)
     clips = tuple(
         torch.from_numpy(rng.integers(256, size=(size, len(view.frames), 3, view.size, view.size), dtype=np.uint8))
@@ -256,8 +259,8 @@ class _Counted:
         self._reader.__exit__(kind, error, traceback)
 
 
-def _drawn(task: PretextTask, video: Footage, key: str) -> Draw:
-    return task.draw(video, SHAPE, rng_for(0, "suite", video.id, key))
+def _drawn(task: PretextTask, video: Footage, key: str, *, shape: ClipShape = SHAPE) -> Draw:
+    return task.draw(video, shape, rng_for(0, "suite", video.id, key))
 
 
 def _plain(drawn: Draw) -> Mapping[str, Any]:

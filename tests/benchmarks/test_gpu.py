@@ -10,6 +10,7 @@ import time
 import tomllib
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -133,6 +134,18 @@ def test_a_check_fails_where_values_are_apart():
     for wrong in (torch.tensor([3.0, 4.5]), torch.tensor([3.0, torch.nan]), torch.ones(3)):
         with pytest.raises(AssertionError):
             comparing.within(comparing.distance(wrong, torch.tensor([3.0, 4.0])), 0.05, "values")
+
+
+def test_steps_of_networks_and_of_tasks_are_measured(bench, monkeypatch):
+    networks = importlib.import_module("gpu_parts.networks")
+    monkeypatch.setattr(networks, "NETWORKS", ["shufflenet3d"])
+    monkeypatch.setattr(networks, "TASKS", SimpleNamespace(names=lambda: ["rotnet", "rspnet"]))
+    networks.run(bench)
+    rows = [json.loads(line) for line in bench.rows.read_text().splitlines()]
+    assert [(row["what"].split(",")[0], row["status"]) for row in rows] == [
+        ("rotnet on shufflenet3d-tiny", "ok"), ("rotnet on shufflenet3d-tiny", "skipped"), ("rspnet on r21d-tiny", "ok")
+    ]  # fmt: skip
+    assert rows[2]["videos_per_second"] > 0
 
 
 @pytest.mark.slow
