@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PREFIX = "open_clip/"
+VIFI_IMAGE, VIFI_TEXT = "image_encoder.", "text_encoder."
 OPENAI = {"clip-b32": "ViT-B-32", "clip-b16": "ViT-B-16", "clip-l14": "ViT-L-14"}
 CARDS = {
     name: WeightsCard(
@@ -89,7 +90,7 @@ def build(name: str, weights: str) -> Backbone:
     from open_clip.model import _build_vision_tower  # the public factory also builds the text tower
     from open_clip.transformer import VisionTransformer
 
-    from featcache.backbones.weights import load_strict, read_state_dict, seeded_init
+    from featcache.backbones.weights import load_strict, seeded_init
     from featcache.backbones.wrapped import WrappedBackbone
 
     clip = parse_name(name)
@@ -99,7 +100,7 @@ def build(name: str, weights: str) -> Backbone:
     with seeded_init(name):
         visual = _build_vision_tower(config["embed_dim"], vision, quick_gelu=clip.quick_gelu)
     if path is not None:
-        state = read_state_dict(path)
+        state = read_clip(path)
         prefix = "visual."
         tower = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
         load_strict(visual, tower or state, source=f"weights file {path} of {name}")
@@ -116,6 +117,30 @@ def build(name: str, weights: str) -> Backbone:
         run=Reader(visual=visual, name=name, size=card.input_size, stages=stages, has_class_token=is_transformer),
         no_classes="no classifier; probe its features instead",
     )
+
+
+def read_clip(path: Path) -> "dict[str, Tensor]":
+    """The tensors of a file of CLIP under CLIP's own names.
+
+    A file of ViFi-CLIP has the image tower under ``image_encoder.``, the text tower under ``text_encoder.``, all of it
+    under ``module.`` where several GPUs trained it, and prompts of its own, which are left out. It lacks the embeddings
+    of words, which its training does not change.
+
+    Raises:
+        WeightsError: The file cannot be read.
+    """
+    from featcache.backbones.weights import read_state_dict
+
+    plain = {key.removeprefix("module."): tensor for key, tensor in read_state_dict(path).items()}
+    if not any(key.startswith(VIFI_IMAGE) for key in plain):
+        return plain
+    named = {
+        key.replace(VIFI_IMAGE, "visual.", 1)
+        if key.startswith(VIFI_IMAGE)
+        else key.removeprefix("text_encoder."): tensor
+        for key, tensor in plain.items()
+    }
+    return {key: tensor for key, tensor in named.items() if not key.startswith("prompt_learner.")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

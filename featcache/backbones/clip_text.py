@@ -10,8 +10,8 @@ import torch
 from open_clip.model import _build_text_tower, convert_to_custom_text_state_dict
 from torch import Tensor, nn
 
-from featcache.backbones.clip import find_weights, parse_name
-from featcache.backbones.weights import freeze, load_strict, read_state_dict, seeded_init
+from featcache.backbones.clip import find_weights, parse_name, read_clip
+from featcache.backbones.weights import freeze, load_strict, seeded_init
 from featcache.errors import FeatcacheError, WeightsError
 
 _PREFIX = "text."
@@ -71,7 +71,7 @@ def build_text(name: str, weights: str) -> ClipText:
     with seeded_init(f"{name} text"):
         text = _build_text_tower(config["embed_dim"], {**about, "output_tokens": False}, quick_gelu=clip.quick_gelu)
     if path is not None:
-        state = convert_to_custom_text_state_dict(read_state_dict(path))
+        state = convert_to_custom_text_state_dict(_with_words(read_clip(path), name))
         tower = {key.removeprefix(_PREFIX): tensor for key, tensor in state.items() if key.startswith(_PREFIX)}
         if not tower:
             raise WeightsError(
@@ -80,3 +80,17 @@ def build_text(name: str, weights: str) -> ClipText:
             )
         load_strict(text, tower, source=f"text tower of weights file {path} of {name}")
     return ClipText(text, name=name, architecture=clip.architecture)
+
+
+def _with_words(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors of a file of CLIP; a text tower without embeddings of words gets those of the published weights.
+
+    Raises:
+        WeightsError: They are needed, and the published weights cannot be found.
+    """
+    words = "token_embedding.weight"
+    if words in state or "ln_final.weight" not in state:
+        return state
+    published = find_weights(name, parse_name(name), "default")
+    assert published is not None, "the default is a file"
+    return {**state, words: read_clip(published)[words]}

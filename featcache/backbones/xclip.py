@@ -17,7 +17,7 @@ from featcache.backbones.layers import tap, token_grid
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from transformers import XCLIPVisionConfig
+    from transformers import XCLIPConfig, XCLIPVisionConfig
 
 REPOSITORY = "microsoft/xclip-base-patch16"
 CARD = WeightsCard(
@@ -30,6 +30,7 @@ CARD = WeightsCard(
     frame_stride=32,
 )
 CARDS = {"xclip-b16": CARD}
+VISION_SIDE = ("vision_model", "visual_projection", "mit")
 TEXT_SIDE = ("text_model.*", "text_projection.*", "prompts_*", "logit_scale")
 # Buffers that earlier versions of the library saved: 0, 1, 2, …
 COUNTERS = ("vision_model.embeddings.position_ids",)
@@ -73,7 +74,14 @@ def vision_side(config: "XCLIPVisionConfig") -> "nn.ModuleDict":
 
     # transformers initialises them as parts of the whole model, so the whole is built, with one block of text.
     whole = XCLIPModel(XCLIPConfig(vision_config=config.to_dict(), text_config={"num_hidden_layers": 1}))
-    return nn.ModuleDict({part: getattr(whole, part) for part in ("vision_model", "visual_projection", "mit")})
+    return nn.ModuleDict({part: getattr(whole, part) for part in VISION_SIDE})
+
+
+def whole_config() -> "XCLIPConfig":
+    """Configuration of the published model, both sides."""
+    from transformers import XCLIPConfig, XCLIPVisionConfig
+
+    return XCLIPConfig(vision_config=XCLIPVisionConfig(patch_size=16).to_dict())
 
 
 def read_layers(network: Any, pixels: "Tensor", wanted: frozenset[str], *, name: str) -> dict[str, LayerOutput]:

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from featcache.backbones.registry import check_name, classifier_of
-from featcache.backbones.weights import state_hash
+from featcache.backbones.zero_shot import is_zero_shot
 from featcache.data.decoding.clips import CropSize
 from featcache.errors import UnknownNameError
 from featcache.methods.distill.classes import columns_of
-from featcache.methods.finetune.classifying import ReadyClassifier, fine_tuned, of_backbone
+from featcache.methods.finetune.classifying import ReadyClassifier, fine_tuned, of_backbone, of_names
 from featcache.networks.counting import counting_macs
 from featcache.training.identity import digest
 
@@ -52,7 +52,7 @@ class LiveTeacher:
         """
         self.name = name
         self.crop: CropSize | None = ready.crop
-        self.content = digest([state_hash(ready.module), ready.crop.size, ready.crop.interpolation])
+        self.content = digest([ready.weights_hash, ready.crop.size, ready.crop.interpolation])
         self._ready, self._classes, self._num_frames, self._device = ready, tuple(classes), num_frames, device
         self._is_permuted = is_permuted
         self._columns = torch.tensor(columns_of(ready.classes, classes, name=name), device=device)
@@ -109,4 +109,6 @@ def read_live(name: str, *, classes: Sequence[str], prompt: str, device: torch.d
         raise UnknownNameError(
             f"teacher {name!r} is no store, file or run, and no such backbone either: {error}"
         ) from error
+    if is_zero_shot(backbone):
+        return of_names(backbone, weights or "default", classes=classes, prompt=prompt, device=device)
     return of_backbone(backbone, weights or "default", device=device)

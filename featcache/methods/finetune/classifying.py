@@ -1,5 +1,6 @@
 """Classifiers of videos that are ready to use: fine-tuned models, and backbones with a classifier of their own."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -8,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from featcache.backbones import Backbone, build_backbone
+from featcache.backbones.base import WeightsCard
 from featcache.backbones.classifier_file import read_facts, read_head
-from featcache.backbones.trainable import clip_length
+from featcache.backbones.trainable import IMAGE_FRAMES, clip_length
+from featcache.backbones.weights import state_hash
+from featcache.backbones.zero_shot import ZeroShot, zero_shot
 from featcache.data.decoding.clips import CropSize
 from featcache.data.transforms import normalise
 from featcache.errors import ConfigError
@@ -61,7 +65,7 @@ class ReadyClassifier:
         weights_hash: Hash of the weights, the classifier's included.
     """
 
-    module: VideoClassifier | OwnClassifier
+    module: VideoClassifier | OwnClassifier | ZeroShot
     classes: tuple[str, ...]
     views: SamplingRecipe
     crop: CropSize
@@ -125,13 +129,52 @@ def of_backbone(name: str, weights: str, *, device: torch.device) -> ReadyClassi
             f"backbone {name!r} has no classifier of its own; fine-tune it with `featcache train finetune` and give "
             "--model the folder of that run"
         )
-    card = backbone.card
     backbone.to(str(device))
-    return ReadyClassifier(
-        module=OwnClassifier(backbone, num_classes=len(backbone.classes)).eval(),
+    module = OwnClassifier(backbone, num_classes=len(backbone.classes)).eval()
+    return _as_its_card_says(
+        module,
+        backbone.card,
         classes=backbone.classes,
+        num_frames=clip_length(backbone, None),
+        weights_hash=backbone.weights_hash,
+    )
+
+
+def of_names(name: str, weights: str, *, classes: Sequence[str], prompt: str, device: torch.device) -> ReadyClassifier:
+    """A classifier of named classes, by the text tower of a backbone; see :mod:`featcache.backbones.zero_shot`.
+
+    Args:
+        name: Registry name, e.g. ``xclip-b16``.
+        weights: ``default``, ``random`` or the path of a file.
+        classes: Class names.
+        prompt: What the text tower reads for a class.
+        device: Device of the module.
+
+    Raises:
+        FeatcacheError: The text tower is a language model of the hub.
+        WeightsError: The weights cannot be found, hold no text side, or do not fit.
+    """
+    module = zero_shot(name, weights, classes=classes, prompt=prompt).to(device)
+    num_frames = module.card.num_frames if module.card.num_frames > 1 else IMAGE_FRAMES
+    return _as_its_card_says(
+        module, module.card, classes=module.classes, num_frames=num_frames, weights_hash=state_hash(module)
+    )
+
+
+def _as_its_card_says(
+    module: OwnClassifier | ZeroShot,
+    card: WeightsCard,
+    *,
+    classes: tuple[str, ...],
+    num_frames: int,
+    weights_hash: str,
+) -> ReadyClassifier:
+    """A classifier with four clips of a video as the card of its weights describes them."""
+    return ReadyClassifier(
+        module=module,
+        classes=classes,
         views=SamplingRecipe(
-            num_frames=clip_length(backbone, None),
+            num_frames=num_frames,
             frame_stride=card.frame_stride,
             spatial="views",
             crop_fraction=card.crop_fraction,
@@ -140,5 +183,5 @@ def of_backbone(name: str, weights: str, *, device: torch.device) -> ReadyClassi
         average="softmax",
         precision="float32",
         clips_at_once=_CLIPS_AT_ONCE,
-        weights_hash=backbone.weights_hash,
+        weights_hash=weights_hash,
     )
