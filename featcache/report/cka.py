@@ -160,9 +160,11 @@ def evaluate_cka(settings: CkaSettings, *, on_stage: OnStage = ignore) -> CkaRes
         parts=parts,
         on_stage=on_stage,
     )
-    drawn = {pair: _map(distinct, pair, sums, settings) for pair in sums.maps}
-    named = [drawn[pair] for pair in trained_pairs]
-    twins = [drawn[pair] if pair not in trained_pairs else None for pair in random_pairs] or [None] * len(named)
+    named = [_map(distinct, pair, sums, settings, is_self=pair[0] == pair[1]) for pair in trained_pairs]
+    twins = [
+        None if twin in trained_pairs else _map(distinct, twin, sums, settings, is_self=pair[0] == pair[1])
+        for pair, twin in zip(trained_pairs, random_pairs or trained_pairs, strict=True)
+    ]
     result = CkaResult(
         folder=str(folder),
         layers={network.name: network.layers for network in networks},
@@ -175,7 +177,7 @@ def evaluate_cka(settings: CkaSettings, *, on_stage: OnStage = ignore) -> CkaRes
         passes_of_a_clip=sums.num_passes / (sums.num_clips * len(distinct)),
         seconds=time.monotonic() - started,
     )
-    arrays = {each.title: each.values for each in drawn.values()}
+    arrays = {each.title: each.values for each in (*named, *twins) if each is not None}
     layers = {f"layers of {network.name}": np.array(network.layers) for network in distinct}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays, **layers)  # type: ignore[arg-type]
@@ -191,7 +193,10 @@ def _pairs(numbers: Sequence[int]) -> list[Pair]:
     return [*((number, number) for number in numbers), *([(numbers[0], numbers[1])] if len(numbers) == 2 else [])]
 
 
-def _map(networks: Sequence[ReadyNetwork], pair: Pair, sums: CkaSums, settings: CkaSettings) -> CkaMap:
+def _map(
+    networks: Sequence[ReadyNetwork], pair: Pair, sums: CkaSums, settings: CkaSettings, *, is_self: bool
+) -> CkaMap:
+    """One map; ``is_self`` says how it is measured, and is that of the trained map which it stands beside."""
     first, second = (networks[number] for number in pair)
     values = sums.maps[pair].result()
     return CkaMap(
@@ -199,7 +204,7 @@ def _map(networks: Sequence[ReadyNetwork], pair: Pair, sums: CkaSums, settings: 
         values=values,
         rows=first.layers,
         columns=second.layers,
-        measures=block_measures(values, threshold=settings.threshold, is_self=pair[0] == pair[1]),
+        measures=block_measures(values, threshold=settings.threshold, is_self=is_self),
     )
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from torch.nn import functional
 
 from featcache.backbones import build_backbone
+from featcache.backbones.run_file import find_run_file
 from featcache.backbones.weights import write_weights
 from featcache.config import parse
 from featcache.data.manifest import Manifest, read_parquet, write_parquet
@@ -21,12 +22,15 @@ from featcache.evaluation.cka_networks import build_networks
 from featcache.evaluation.cka_settings import CkaSettings
 from featcache.evaluation.cka_sums import minibatches
 from featcache.loaders.videos import VideoFile
+from featcache.methods.finetune.run import finetune
 from featcache.report.cka import evaluate_cka
 from featcache.seeding import rng_for
 from featcache.testing.damaged_files import overwrite_pictures
 from featcache.testing.videos import write_video
 from featcache.training.generators import seeded_torch
 from tests.cli.helpers import run_here, settings_of
+from tests.methods.finetune.helpers import settings as of_classes
+from tests.methods.finetune.helpers import training, write_classes
 
 NAME = "r21d-tiny"
 LAYERS = ("conv1.spatial_conv", "conv3.block1.downsampleconv.temporal_conv", "conv5.block1.conv2.temporal_conv")
@@ -234,3 +238,27 @@ def test_words_that_name_no_comparison(videos, runs, words, message):
     assert done.returncode == 2 or done.returncode == 1
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+def test_a_fine_tuned_network_reads_what_it_was_tested_on(tmp_path):
+    classes = write_classes(tmp_path, {"train": 2, "test": 3})
+    run = tmp_path / "ft"
+    trained = training(seeds=(0,), epochs=1, keep_epochs=(1,))
+    finetune(of_classes(classes, run, training=trained, mean=(0.4, 0.5, 0.6)))
+    paths = [find_run_file(str(each)).path for each in (run, run / "seed-0" / "epoch-001.safetensors")]
+    assert [path.name for path in paths] == ["classifier.safetensors", "epoch-001.safetensors"]
+    networks = [{"backbone": "svt-tiny", "weights": str(path)} for path in paths]
+    given = settings(classes, tmp_path / "out", networks, num_frames=None, input_size=None, layers="conv")
+    for network in build_networks(given, device=torch.device("cpu")):
+        assert (network.clip.num_frames, network.recipe.input_size) == (2, 32)
+        assert network.recipe.mean == (0.4, 0.5, 0.6)
+    result = evaluate_cka(given)
+    one, last, both = result.maps.values()
+    assert list(result.maps)[:2] == ["ft seed-0", "ft seed-0 epoch-001"]
+    assert one == last  # the run had one epoch
+    assert both.mean == pytest.approx(one.mean, abs=0.05)
+    twin, other, both = result.untrained.values()
+    assert twin == other
+    num = len(result.layers["ft seed-0"])
+    known = num - 4  # the ends of four branches that begin at 0 say nothing
+    assert both.mean == pytest.approx((twin.mean * (known - 1) + 1) / known)  # one network is both: 1 on the diagonal
