@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from featcache.cli import classify, compare, datasets, doctor, exchange, extract, pipeline, store
+from featcache.cli.audit import audit
 from featcache.cli.console import configure_logging, err, print_error
 from featcache.cli.figure import figure
 from featcache.cli.probe import probe
@@ -34,6 +35,7 @@ app.add_typer(probe, name="probe")
 app.add_typer(train, name="train")
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(figure, name="figure")
+app.add_typer(audit, name="audit")
 
 
 Use = Annotated[

@@ -92,6 +92,10 @@ _COMMANDS: dict[str, Command] = {
         run="featcache.methods.pretext.run:pretrain",
         plan="featcache.methods.pretext.run:plan_pretext",
     ),
+    "audit-leaks": Command(
+        settings="featcache.methods.pretext.leaks.settings:LeakSettings",
+        run="featcache.methods.pretext.leaks.audit:audit_leaks",
+    ),
     "classify": Command(
         settings="featcache.commands.classify:ClassifySettings", run="featcache.commands.classify:classify"
     ),

@@ -167,13 +167,33 @@ def pretext(data: Data, words: Words, lay: Lay) -> Data:
     Raises:
         ConfigError: No backbone is named.
     """
-    if "complexity" in words:
-        data = {**data, "task": {**data.get("task", {}), "complexity": words["complexity"]}}
-    made = network(data, words, lay)
+    made = network(_with_complexity(data, words), words, lay)
     task, first = made.get("task", {}), made.get("source")
     if made.get("dataset") is not None and first is not None and "name" not in task and not Path(first).exists():
         made = {**made, "source": None, "task": {**task, "name": str(first)}}
     return made
+
+
+def leaks(data: Data, words: Words, lay: Lay) -> Data:
+    """``audit leaks``: what comes first is the task; ``--complexity`` is one of its settings.
+
+    Raises:
+        ConfigError: No task is named.
+    """
+    from featcache.methods.pretext.task import TASKS
+
+    if "task" in words:
+        data = {**data, "task": {**data.get("task", {}), "name": words["task"]}}
+    made = lay(_with_complexity(data, words))
+    if "name" not in made.get("task", {}):
+        raise ConfigError(f"no task is given; name one of: {', '.join(TASKS.names())}")
+    return made
+
+
+def _with_complexity(data: Data, words: Words) -> Data:
+    if "complexity" not in words:
+        return data
+    return {**data, "task": {**data.get("task", {}), "complexity": words["complexity"]}}
 
 
 def finetune(data: Data, words: Words, lay: Lay) -> Data:

@@ -1,0 +1,1 @@
+"""The audit of pretext tasks: can an answer be told without motion?"""
