@@ -1,8 +1,8 @@
-"""Noise on pixels: one gather per value from a table of outcomes, with random bits that belong to the value's place.
+"""Noise on pixels: a value and 16 random bits that belong to its place give its noisy value.
 
-Noise of every kind is a draw from a law of the value alone. A table holds, for each of the 256 values, its outcomes at
-``NUM_QUANTILES`` equally probable quantiles; a value's random bits choose one. The share of outcomes up to any given
-one is therefore a multiple of 1/16384, within 1/32768 of the exact one, and what is rarer than that does not occur.
+The bits say at which of 65536 equally probable quantiles of the law of the noise the outcome lies (for shot noise, of
+4096). The share of outcomes up to any given one is therefore within 1/131072 (1/8192) of the exact one, and what is
+rarer than that does not occur. Tables are small, since decoding leaves little of the caches.
 """
 
 import functools
@@ -16,9 +16,12 @@ from featcache.data.types import Box, VideoNoise
 from featcache.noise import Kind
 from featcache.seeding import seed_for
 
-NUM_QUANTILES = 1 << 14
-_UNUSED_BITS = 2  # of the 16 random bits of a value
-_VALUES_PER_DRAW = 4  # 16 bits each, of 64
+NUM_DRAWS = 1 << 16
+_SHOT_QUANTILES = 1 << 12
+_SHOT_UNUSED = 4  # bits of a draw
+_DRAWS_PER_WORD = 4  # of 64 bits
+
+Draws = npt.NDArray[np.uint16]
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -42,51 +45,81 @@ def add_noise(pixels: Pixels, noise: VideoNoise, *, frame: int, box: Box | None 
     if box is not None:
         row = pixels[0].size
         first, stop = box.y0 * row, box.y1 * row
-    skipped = first // _VALUES_PER_DRAW
-    words = bits.advance(skipped).random_raw(-(-stop // _VALUES_PER_DRAW) - skipped)
-    drawn = words.astype("<u8", copy=False).view("<u2")[first - skipped * _VALUES_PER_DRAW :][: stop - first]
+    skipped = first // _DRAWS_PER_WORD
+    words = bits.advance(skipped).random_raw(-(-stop // _DRAWS_PER_WORD) - skipped)
+    drawn = words.astype("<u8", copy=False).view("<u2")[first - skipped * _DRAWS_PER_WORD :][: stop - first]
     noisy = pixels.copy()
     if box is None:
-        part, quantiles = noisy, drawn.reshape(pixels.shape)
+        part, draws = noisy, drawn.reshape(pixels.shape)
     else:
         rows = noisy[box.y0 : box.y1]
-        part, quantiles = rows[:, box.x0 : box.x1], drawn.reshape(rows.shape)[:, box.x0 : box.x1]
-    places = part.astype(np.uint32)
-    places *= NUM_QUANTILES
-    places += quantiles >> _UNUSED_BITS
-    part[...] = outcomes(recipe.kind, recipe.amount).reshape(-1).take(places, mode="clip")
+        part, draws = rows[:, box.x0 : box.x1], drawn.reshape(rows.shape)[:, box.x0 : box.x1]
+    part[...] = outcomes(part, draws, kind=recipe.kind, amount=recipe.amount)
     return noisy
 
 
-@functools.cache
-def outcomes(kind: Kind, amount: float) -> Pixels:
-    """What becomes of each value at each quantile, uint8 [256, NUM_QUANTILES], ascending; computed once per process.
+def outcomes(values: Pixels, draws: Draws, *, kind: Kind, amount: float) -> Pixels:
+    """Noisy values: clipped, and cut to whole numbers downwards, as released.
 
     Args:
+        values: uint8, of any shape.
+        draws: uint16, same shape; the outcome ascends with the draw.
         kind: Kind of noise.
         amount: Its constant c.
+
+    Returns:
+        uint8, same shape.
     """
-    shares = (np.arange(NUM_QUANTILES) + 0.5) / NUM_QUANTILES
-    values = np.arange(256)[:, None] / 255
     changed: npt.NDArray[Any]
     match kind:
         case "gaussian":
-            changed = values + amount * _normal(shares)
+            changed = values + _shifts(amount).take(draws, mode="clip")
         case "speckle":
-            changed = values + values * (amount * _normal(shares))
-        case "shot":
-            changed = np.stack([np.searchsorted(_poisson(rate), shares) for rate in amount * values[:, 0]]) / amount
+            changed = values * _factors(amount).take(draws, mode="clip")
         case "impulse":
-            changed = np.where(shares < amount / 2, 0.0, np.where(shares > 1 - amount / 2, 1.0, values))
-    np.clip(changed, 0, 1, out=changed)
-    changed *= 255
-    return changed.astype(np.uint8)  # downwards, as released
+            few = round(NUM_DRAWS * amount / 2)
+            changed = np.where(draws < few, np.uint8(0), values)
+            changed |= (draws >= NUM_DRAWS - few) * np.uint8(255)
+            return changed
+        case "shot":
+            places = values.astype(np.int32)
+            places *= _SHOT_QUANTILES
+            places += draws >> _SHOT_UNUSED
+            return _counts(amount).take(places, mode="clip")
+    np.clip(changed, 0, 255, out=changed)
+    return changed.astype(np.uint8)
 
 
-def _normal(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Quantiles of the standard normal distribution."""
+@functools.cache
+def _shifts(amount: float) -> npt.NDArray[np.int16]:
+    """What Gaussian noise adds at each draw; since values are whole, cutting the noise cuts the sum."""
+    return np.floor(255 * amount * _normal()).astype(np.int16)
+
+
+@functools.cache
+def _factors(amount: float) -> npt.NDArray[np.float32]:
+    """By what speckle noise multiplies at each draw."""
+    return (1 + amount * _normal()).astype(np.float32)
+
+
+@functools.cache
+def _counts(amount: float) -> Pixels:
+    """What becomes of each value at each quantile of shot noise, flat uint8 [256 * quantiles]."""
+    shares = _shares(_SHOT_QUANTILES)
+    photons = [np.searchsorted(_poisson(amount * value / 255), shares) for value in range(256)]
+    return (np.minimum(np.concatenate(photons) / amount, 1) * 255).astype(np.uint8)
+
+
+@functools.cache
+def _normal() -> npt.NDArray[np.float64]:
+    """The standard normal distribution at each draw."""
     law = NormalDist()
-    return np.array([law.inv_cdf(share) for share in shares.tolist()])
+    return np.array([law.inv_cdf(share) for share in _shares(NUM_DRAWS).tolist()])
+
+
+def _shares(count: int) -> npt.NDArray[np.float64]:
+    """The middle of each of ``count`` equally probable parts."""
+    return (np.arange(count) + 0.5) / count
 
 
 def _poisson(rate: float) -> npt.NDArray[np.float64]:

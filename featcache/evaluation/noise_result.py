@@ -116,9 +116,7 @@ class NoiseResult:
         lines = []
         for name, run in self.runs.items():
             for split, part in run.splits.items():
-                title = (
-                    f"{name}, {split}: noise on the {self.place}, constants {self.table!r}, {part.num_videos} videos"
-                )
+                title = f"{name}, {split}: noise on the {self.place}, table {self.table}, {part.num_videos} videos"
                 columns = ("noise", "severity", "top1", "lost %", "gamma_r", "gamma_a")
                 tables.append(SummaryTable(title=title, columns=columns, rows=tuple(_rows(part)), num_text=2))
                 facts[f"scored of {name}, {split}"] = f"{part.num_videos} of {part.coverage.total} videos"

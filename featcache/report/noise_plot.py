@@ -16,8 +16,8 @@ def plot_noise(result: NoiseResult) -> bytes:
     panels = [(f"{name}, {split}", part) for name, run in result.runs.items() for split, part in run.splits.items()]
     figure = Figure(figsize=(INCHES[0] * len(panels), INCHES[1]), layout="constrained")
     FigureCanvasAgg(figure)
-    for number, (title, part) in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), number + 1)
+    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, part) in zip(all_axes, panels, strict=True):
         for kind in dict.fromkeys(cell.kind for cell in part.noisy.values()):
             cells = sorted((cell for cell in part.noisy.values() if cell.kind == kind), key=lambda cell: cell.severity)
             values, below, above = _bars([cell.metrics["top1"] for cell in cells])

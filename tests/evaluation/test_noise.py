@@ -28,9 +28,10 @@ from featcache.methods.finetune.run import finetune
 from featcache.methods.finetune.scoring import video_scores
 from featcache.methods.finetune.settings import FinetuneTestSettings
 from featcache.metrics.comparison import compare
-from featcache.metrics.settings import IntervalSettings
 from featcache.noise import KINDS, SEVERITIES, NoiseRecipe
+from tests.evaluation.shared_noise import asked, main
 from tests.methods.finetune.helpers import changed, settings, training, write_classes
+from tests.training.processes import together
 
 VIEWS = FinetuneTestSettings(num_clips=2, num_crops=2)
 
@@ -69,11 +70,6 @@ def run(videos, tmp_path_factory):
 def other(videos, tmp_path_factory):
     """A run of other weights with the same test clips."""
     return tuned(videos, tmp_path_factory.mktemp("runs") / "second", head_dropout=0.1, frozen=True)
-
-
-def asked(*runs, **changes):
-    given = {"workers": 0, "device": "cpu", "intervals": IntervalSettings(num_resamples=50), **changes}
-    return NoiseEvaluationSettings(runs=tuple(str(run) for run in runs), **given)
 
 
 @pytest.fixture
@@ -266,3 +262,17 @@ def test_the_command(run, tmp_path):
     assert wrong.exit_code != 0
     text = runner.invoke(app, ["evaluate", "noise", "--help"], catch_exceptions=False).stdout
     assert "featcache evaluate noise" in text
+
+
+@pytest.mark.slow
+def test_two_processes_score_as_one(run, tmp_path):
+    together(main, run, tmp_path / "two")
+    main(run, tmp_path / "one")
+    for name in ("clean", "gaussian-2"):
+        one, two = (table_of(tmp_path / which / "first" / name) for which in ("one", "two"))
+        assert list(one) == list(two)
+        for key, scores in one.items():
+            np.testing.assert_allclose(two[key], scores, rtol=1e-4, atol=1e-6)
+    assert (tmp_path / "two/accuracy.png").exists()
+    results = [json.loads((tmp_path / which / "result.json").read_text())["runs"] for which in ("one", "two")]
+    assert results[0] == results[1]
