@@ -36,10 +36,13 @@ class DistillResult:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
+        """JSON-ready values; a run of one student has its ``splits``, as a fine-tuning has."""
         own = {name: getattr(self, name) for name in self.__dataclass_fields__}
         students = {name: each.to_dict() for name, each in self.students.items()}
-        return {**own, "teachers": list(self.teachers), "students": students}
+        document = {**own, "teachers": list(self.teachers), "students": students}
+        if len(students) == 1:
+            (document["splits"],) = (each["splits"] for each in students.values())
+        return document
 
     def summary(self) -> Summary:
         """Accuracies by student and split."""

@@ -144,6 +144,8 @@ def _distill(
         results[name] = _result(tuning, runs, data, student, tests[name], written[name], intervals=intervals)
         if world.is_first:
             _write(results[name], tuning, tests[name])
+            if len(tunings) == 1:  # the run reads as a fine-tuned one where it is compared
+                write_predictions(runs.folder, tests[name].predictions())
     seconds = time.monotonic() - started
     return runs.finish(
         DistillResult(

@@ -19,8 +19,10 @@ from featcache.methods.distill.objective import DistillObjective, SharedClips
 from featcache.methods.distill.plan import plan_distill
 from featcache.methods.distill.run import build_students, distill
 from featcache.methods.distill.settings import DistillSettings, StudentSettings
+from featcache.methods.finetune.finished import FinishedRun
 from featcache.methods.finetune.run import finetune
 from featcache.methods.finetune.settings import FinetuneClipSettings, FinetuneSettings
+from featcache.metrics.comparison import compare
 from featcache.metrics.predictions import read_outcomes
 from featcache.training.logs import read_log
 from featcache.training.world import ALONE
@@ -104,6 +106,9 @@ def test_without_teachers_a_student_is_a_fine_tuned_network_to_the_bit(videos, t
     result = distill(alone)
     tuned = finetune(alone.as_finetuning(SVT, out=str(tmp_path / "tuned")))
     assert same(tensors(tmp_path / "alone/svt-tiny"), tensors(tmp_path / "tuned"))
+    (difference,) = compare([tmp_path / "alone", tmp_path / "tuned"]).splits["test"].differences
+    assert (difference.low, difference.high) == (0, 0)
+    assert result.to_dict()["splits"] == tuned.to_dict()["splits"]
     assert result.students["svt-tiny"].splits == tuned.splits
     assert "none, labels alone" in str(result.summary().facts)
 
@@ -136,6 +141,8 @@ def test_a_student_reads_as_a_fine_tuned_run(videos, pair):
     assert json.loads((folder / "result.json").read_text())["splits"]["test"]["metrics"].keys() >= {"top1"}
     assert mine.models == {0: str(folder / "seed-0/classifier.safetensors")}
     assert parse(FinetuneSettings, read_mapping(folder / "config.yaml")).backbone == "svt-tiny"
+    assert FinishedRun.find(str(folder)).settings.source == str(videos)
+    assert "splits" not in result.to_dict()
     assert load(out / "config.yaml") == settings(
         videos,
         out,
