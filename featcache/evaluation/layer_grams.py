@@ -31,6 +31,7 @@ _VALUES_AT_ONCE = 1 << 20
 _COPIES = 6
 """Gram matrices of all layers, and the copies that centring takes."""
 _SAME = 1e-2
+"""Relative difference of a clip's activations alone and beside another clip that rounding may make."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,6 @@ class WatchedNetwork:
     Attributes:
         layers: Its layers, in the order of the forward pass.
         clip_bytes: Bytes of memory that a clip takes during a pass.
-        fixed_bytes: Bytes that a pass takes beside them.
     """
 
     def __init__(

@@ -101,11 +101,9 @@ class CkaResult:
 
 
 def _json(measures: BlockMeasures) -> dict[str, Any]:
+    values = {name: value if math.isfinite(value) else None for name, value in _numbers(measures).items()}
     block = measures.largest
-    return {
-        **{name: value if math.isfinite(value) else None for name, value in _numbers(measures).items()},
-        "largest": None if block is None else {**asdict(block), "num_layers": block.num_layers},
-    }
+    return {**values, "largest": None if block is None else {**asdict(block), "num_layers": block.num_layers}}
 
 
 def _numbers(measures: BlockMeasures) -> dict[str, float]:

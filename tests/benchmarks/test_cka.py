@@ -11,6 +11,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "cka.py"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_layers_of_r21d_take_less_than_a_gigabyte():
     # One group of clips: further groups take the same memory again.
     command = [sys.executable, str(SCRIPT), "--clips", "11", "--threads", "1", "--json"]
