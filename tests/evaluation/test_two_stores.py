@@ -10,6 +10,8 @@ from featcache.cli.main import app
 from featcache.errors import ManifestError, RecipeMismatchError
 from featcache.evaluation.reading import open_source, read_data
 from featcache.evaluation.two_stores import check_alike, read_both
+from featcache.noise import NoiseRecipe
+from featcache.recipes import SamplingRecipe
 from featcache.testing import stores
 
 
@@ -64,6 +66,16 @@ def test_the_command_reads_both_and_knows_them_by_content(pair, tmp_path):
     other = run()
     assert isinstance(other.exception, RecipeMismatchError)
     assert "content of test_store" in str(other.exception)
+
+
+def test_a_probe_of_clean_videos_is_tested_on_noisy_ones(pair, tmp_path):
+    records = {"x": stores.make_record((6,))}
+    noisy = SamplingRecipe(noise=NoiseRecipe(kind="shot", severity=3))
+    plan = stores.StorePlan(records=records, num_videos=18, rows_per_video=(1,))
+    stores.write_store(tmp_path / "noisy", plan, sampling=noisy)
+    words = ["probe", "knn", str(pair[0]), "--test-store", str(tmp_path / "noisy"), "-k", "3", "--json"]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert json.loads(done.stdout)["store"] == f"{pair[0]} and {tmp_path / 'noisy'}"
 
 
 def test_another_feature_is_refused(pair, tmp_path):
