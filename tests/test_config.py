@@ -30,6 +30,7 @@ LEAST: dict[str, dict[str, Any]] = {
     "train-svt": {"source": "videos"},
     "train-finetune": {"source": "videos", "backbone": "i3d"},
     "train-pretext": {"source": "videos", "backbone": "i3d", "task": {"name": "rotnet"}},
+    "evaluate-noise": {"runs": ["runs/mine"]},
     "audit-leaks": {"task": {"name": "rotnet"}},
     "cost-backbone": {"backbone": "i3d"},
     "search": {"store": "stores/mine", "text": "a cat"},
