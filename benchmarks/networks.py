@@ -56,6 +56,7 @@ def main() -> None:
     options.add_argument("--workers", type=int, default=os.cpu_count(), help="decoding processes")
     options.add_argument("--threads", type=int, default=os.cpu_count())
     options.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    options.add_argument("--in-process", action="store_true", help="import once for all; memory is not measured")
     options.add_argument("--cell", nargs=3, metavar=("TASK", "NAME", "FOLDER"), help=argparse.SUPPRESS)
     args = options.parse_args()
     args.batch = args.batch or (2 if args.device == "cpu" else 32)
@@ -73,7 +74,12 @@ def main() -> None:
                     "--device", args.device, "--batch", args.batch, "--steps", args.steps, "--workers", args.workers,
                     "--threads", args.threads, "--precision", args.precision, "--cell", task, network, folder,
                 ]  # fmt: skip
-                rows.append({"network": network, "task": task, **measure(__file__, arguments)})
+                if args.in_process:
+                    found = cell(task, network, folder, args)
+                    del found["peak GB"]
+                else:
+                    found = measure(__file__, arguments)
+                rows.append({"network": network, "task": task, **found})
                 print(rows[-1], file=sys.stderr)
         views = [views_of(task, folder / "videos") for task in args.tasks]
     note = (

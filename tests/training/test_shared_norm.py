@@ -84,11 +84,12 @@ def test_one_process_has_the_batch_norm_of_torch():
 
 
 def test_modules_parameters_and_names_stay():
-    network = nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4), nn.Sequential(nn.BatchNorm1d(4, affine=False)))
-    norms, state = [network[1], network[2][0]], dict(network.named_parameters())
+    inner = nn.Sequential(nn.BatchNorm1d(4, affine=False), nn.SyncBatchNorm(4))
+    network = nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4), inner)
+    norms, state = [network[1], *inner], dict(network.named_parameters())
     before = copy.deepcopy(network)
     share_batch_norms(network, World(size=2))
-    assert [network[1], network[2][0]] == norms
+    assert [network[1], *network[2]] == norms
     assert all(type(norm) is SharedBatchNorm for norm in norms)
     assert all(parameter is state[name] for name, parameter in network.named_parameters())
     assert network.state_dict().keys() == before.state_dict().keys()
