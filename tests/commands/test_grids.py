@@ -224,6 +224,25 @@ def test_a_grid_becomes_a_table_with_paired_gains(finished):
     assert "computed before and kept" in said
 
 
+def test_rows_are_compared_too_and_share_runs_of_another_table(finished):
+    folder, _ = finished
+    grid = yaml.safe_load((folder / "table.yaml").read_text())
+    axes = grid["grid"]["axes"]
+    rows = [{"name": name, "set": {**changes, "0.feature": "two"}} for name, changes in axes["neighbours"].items()]
+    plain = {key: value for key, value in grid.items() if key not in ("grid", "quoted")}
+    plain |= {"rows": rows, "out": str(folder / "rows"), "runs": str(folder / "table")}
+    (folder / "rows.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
+    said = CliRunner().invoke(app, ["run", str(folder / "rows.yaml")], catch_exceptions=False)
+    assert said.exit_code == 0, said.output
+    assert said.output.count("computed before and kept") == 3
+    (_, *expected), found = (
+        json.loads((folder / name / "table.json").read_text())["rows"] for name in ("table", "rows")
+    )
+    for key in ("value", "low", "high", "gain", "run"):
+        assert [row["top-1"][key] for row in found] == [row["two"][key] for row in expected]
+    assert found[1]["top-1"]["gain"] is not None
+
+
 def test_gains_are_of_accuracies_alone(finished):
     folder, _ = finished
     runs = [str(path) for path in sorted((folder / "table").glob("probe-knn-*"))]

@@ -164,6 +164,15 @@ def test_tables_share_runs():
     assert len(last["table1"] & last["table1_crops"]) == 7 + 8
 
 
+def test_another_law_of_crops_keeps_the_pre_trainings():
+    changed = load(TABLES["table1"], assignments=["steps.1.clips.crop=resized", "steps.1.clips.flip_probability=0.5"])
+    outs = {step.out for steps in sweep_steps(changed) for step in parse_steps(steps)}
+    kept = outs & set(runs_of("table1"))
+    assert {runs_of("table1")[out].dataset for out in kept} == {"kinetics400"}
+    assert len(kept) == 21
+    assert len(outs & set(runs_of("table1_crops"))) == 7 + 8
+
+
 def test_supervised_rows_see_the_videos_of_the_tasks():
     for stem in TABLES:
         settings = load(TABLES[stem])
