@@ -84,7 +84,8 @@ def with_folders(value: Any, folders: Sequence[str | None]) -> Any:
         number = int(found["step"])
         if number >= len(folders) or folders[number] is None:
             raise ConfigError(
-                f"{value!r} is the folder of a step that is not there or has no 'out'; give that step one"
+                f"{value!r} is the folder of a step that is not there, comes later or has no 'out'; name an earlier "
+                "step, or give it an 'out'"
             )
         return f"{folders[number]}{found['file']}"
     return value

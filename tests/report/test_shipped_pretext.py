@@ -330,7 +330,8 @@ def test_every_table_runs_on_other_videos(stem, listing, runs):
                 assert cell["value"] > 0
             else:
                 assert 0 <= cell["low"] <= cell["value"] <= cell["high"] <= 100
-                has_gain = not is_baseline and not column.endswith("R@5")
+                is_alike = is_baseline or point.row.startswith("RSPNet, ")  # published weights are random ones here
+                has_gain = not is_alike and not column.endswith("R@5")
                 assert (cell["gain"] is not None) == has_gain
     for name, published in settings.published_of_grid.items():
         assert {column: rows[name][column]["published"] for column in published} == published
