@@ -30,6 +30,8 @@ LEAST: dict[str, dict[str, Any]] = {
     "train-svt": {"source": "videos"},
     "train-finetune": {"source": "videos", "backbone": "i3d"},
     "train-pretext": {"source": "videos", "backbone": "i3d", "task": {"name": "rotnet"}},
+    "train-distill": {"source": "videos", "students": [{"backbone": "r21d"}], "teachers": ["runs/mine"]},
+    "pretext_benchmark": {"tasks": [{"name": "rotnet"}]},
     "evaluate-noise": {"runs": ["runs/mine"]},
     "audit-leaks": {"task": {"name": "rotnet"}},
     "cost-backbone": {"backbone": "i3d"},
