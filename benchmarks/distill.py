@@ -187,9 +187,9 @@ def speed(folder: Path, args: Any) -> None:
     clips = MotionSettings(
         size=256,
         num_frames=96,
-        train_per_picture_motion=1,
-        test_seen_per_picture_motion=0,
-        test_unseen_per_picture_motion=1,
+        train_per_picture_motion=4,
+        test_seen_per_picture_motion=1,
+        test_unseen_per_picture_motion=0,
         num_unseen_pictures=21,
     )
     listing = folder / "videos" / LISTING_NAME
@@ -202,7 +202,7 @@ def speed(folder: Path, args: Any) -> None:
     for key in range(4):
         logits = np.random.default_rng(key).normal(size=(len(listed), len(labels))).astype(np.float32)
         teachers.append(str(folder / f"teacher-{key}.npz"))
-        np.savez(teachers[-1], ids=np.array([each["id"] for each in listed]), logits=logits, classes=np.array(labels))
+        np.savez(teachers[-1], ids=np.array([each["path"] for each in listed]), logits=logits, classes=np.array(labels))
     one, two = (StudentSettings(backbone=name, input_size=SIZE) for name in TEACHERS)
     sides: Mapping[str, dict[str, Any]] = {
         "labels alone": {"students": (one,), "kd_weight": 0.0},

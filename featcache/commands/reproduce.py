@@ -232,7 +232,12 @@ def _missing(wanted: Reproduction, unusable: Unusable) -> list[str]:
         and init.get("weights") is not None
         and not Path(init["weights"]).is_file()
     ]
-    return [*wanted.unmade, *_missing_videos(wanted), *beginnings, *map(str, unusable.values())]
+    teachers = [
+        f"there is no {file!r}, which a teacher is; docs/distillation.md says what it holds"
+        for file in wanted.teacher_files
+        if not Path(file).expanduser().is_file()
+    ]
+    return [*wanted.unmade, *_missing_videos(wanted), *teachers, *beginnings, *map(str, unusable.values())]
 
 
 def _unusable(wanted: Reproduction, on_stage: OnStage) -> Unusable:

@@ -73,6 +73,13 @@ class Reproduction:
         return tuple(dict.fromkeys(sentences))
 
     @property
+    def teacher_files(self) -> tuple[str, ...]:
+        """Files of teachers of students: logits, and weights of foundation models; none that a step makes."""
+        teachers = [str(text) for part in self._parts() for text in part.get("teachers") or ()]
+        files = [text.partition("=")[2] if "=" in text else text for text in teachers if "=" in text or ".npz" in text]
+        return tuple(dict.fromkeys(file for file in files if not self._is_made(file)))
+
+    @property
     def counts(self) -> tuple[tuple[str, int, int, int], ...]:
         """Title, rows, trainings and other steps of each table; a step that rows share is counted once."""
         counts = []

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from featcache.cli.main import app
 from featcache.commands.registry import load
+from featcache.commands.reproduction import needed
 from featcache.commands.steps import parse_steps
 from featcache.commands.sweeps import points_of, sweep_steps, table_columns
 from featcache.config import read_mapping, to_dict
@@ -69,6 +70,13 @@ def test_teachers_are_the_runs_of_other_tables(stem, other, counts, shared):
     both = Counter(mine[out].command for out in mine.keys() & theirs.keys())
     assert both == ({"train-pretext": shared, "train-finetune": shared} if shared else {})
     assert all(mine[out] == theirs[out] for out in mine.keys() & theirs.keys())
+
+
+def test_files_of_teachers_that_nothing_makes_are_named():
+    wanted = needed("pretext", ["table7", "table15"], roots={}, weights={})
+    names = ("vifi_clip.pth", "ez_clip.npz", "viclip.npz", "languagebind.npz")
+    assert sorted(wanted.teacher_files) == sorted(f"vifm/{name}" for name in names)
+    assert needed("pretext", ["table15"], roots={}, weights={}).teacher_files == ()
 
 
 def small_distillation(step, listing, folder):
