@@ -28,6 +28,7 @@ from featcache.commands.pipeline import (
 )
 from featcache.commands.probe import ProbeTarget
 from featcache.commands.scan import ScanSettings, scan
+from featcache.commands.sweeps import slug
 from featcache.data.motion import MotionSettings
 from featcache.data.selection import Selection
 from featcache.errors import ConfigError
@@ -87,7 +88,13 @@ class PretextBenchmarkSettings(ShippedSettings):
     out: str = "pretext-benchmark"
     """Folder for the runs, the store and the table."""
     motion: MotionSettings = MotionSettings(
-        num_frames=40, size=48, num_unseen_pictures=0, train_per_picture_motion=1, window=(0.15, 0.25), gop=1
+        num_frames=40,
+        size=48,
+        train_per_picture_motion=1,
+        test_unseen_per_picture_motion=0,
+        num_unseen_pictures=12,
+        window=(0.15, 0.25),
+        gop=1,
     )
     """The clips to make if no source is given: fast, long enough for all tasks, and without key frames that tell the
     playback rate."""
@@ -110,8 +117,8 @@ class PretextBenchmarkSettings(ShippedSettings):
     """Number of frames per clip, in every step."""
     input_size: int = Field(default=32, ge=1)
     """Side of the clips in pixels, in every step."""
-    label: str = "motion"
-    """Label column to predict."""
+    label: str = "picture"
+    """Label column to predict. Motion, the other one of the motion set, takes longer than these settings train."""
     pretraining: PretextSettings = PretextSettings(
         source=DECIDED,
         task=RotNet(),
@@ -119,8 +126,8 @@ class PretextBenchmarkSettings(ShippedSettings):
         workers=0,
         training=TrainingSettings(
             epochs=4,
-            batch_size=16,
-            optimiser=OptimiserSettings(lr=1e-3, weight_decay=0.01),
+            batch_size=8,
+            optimiser=OptimiserSettings(lr=2e-3, weight_decay=0.01),
             schedule=ScheduleSettings(warmup_fraction=0.1),
             threads=1,
             tensorboard=False,
@@ -132,12 +139,12 @@ class PretextBenchmarkSettings(ShippedSettings):
         backbone=DECIDED,
         workers=0,
         head_dropout=0.0,
-        clips=FinetuneClipSettings(side_range=(0.7, 1.0), flip_probability=0.0),
+        clips=FinetuneClipSettings(frame_stride=2, side_range=(0.7, 1.0), flip_probability=0.0),
         test=FinetuneTestSettings(num_crops=1),
         training=TrainingSettings(
             epochs=6,
-            batch_size=16,
-            optimiser=OptimiserSettings(lr=1e-3, weight_decay=0.01),
+            batch_size=8,
+            optimiser=OptimiserSettings(lr=2e-3, weight_decay=0.01),
             schedule=ScheduleSettings(warmup_fraction=0.1),
             threads=1,
             tensorboard=False,
@@ -147,7 +154,8 @@ class PretextBenchmarkSettings(ShippedSettings):
     feature: FeatureSettings = FeatureSettings(backbone=DECIDED, precision="float32")
     """The feature to store of each network: the average of its last map, which all tasks train."""
     extraction: ExtractSettings = extraction_with(
-        SamplingSettings(temporal="spread", num_clips=1, crop_fraction=1.0), runtime=RuntimeSettings(threads=1)
+        SamplingSettings(num_clips=1, frame_stride=2, short_videos="clamp", crop_fraction=1.0),
+        runtime=RuntimeSettings(threads=1),
     )
     """The extraction, one decoding pass for all networks."""
     probes: ProbeTarget = ProbeTarget(command=DECIDED, store=DECIDED)
@@ -187,16 +195,18 @@ class Arm:
     Attributes:
         network: Registry name of the backbone.
         kind: Name of the task, or ``scratch``, ``untrained`` or ``supervised``.
-        features: Names of the arrays of its networks, one per seed.
-        note: Its videos, or its size.
-        runs: Folders of the runs by column.
+        weights: Weights of its networks, one per seed, by the names of their features; empty: none is probed.
+        runs: Folders of its runs by column.
+        trained: Results of its trainings by name, as JSON.
+        note: What else is known: the size of the network, and how many videos were too short.
     """
 
     network: str
     kind: str
-    features: tuple[str, ...] = ()
+    weights: Mapping[str, str] = field(default_factory=dict)
+    runs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    trained: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
-    runs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def run(settings: PretextBenchmarkSettings, *, on_stage: OnStage = ignore) -> PipelineResult:
@@ -213,29 +223,32 @@ def run(settings: PretextBenchmarkSettings, *, on_stage: OnStage = ignore) -> Pi
         FeatcacheError: A user's mistake, as one sentence; finished steps are kept.
     """
     steps = _scanned(begin(settings, on_stage=on_stage), settings)
-    trained: dict[str, Any] = {}
-    features: list[FeatureSettings] = []
-    arms: list[Arm] = []
-    for network in settings.networks:
-        for arm, weights, results in _trained(settings, steps, network):
-            trained[f"{arm.network}, {arm.kind}"] = results
-            arms.append(arm)
-            own = {"backbone": network, "input_size": settings.input_size}
-            for name, path in zip(arm.features, weights, strict=True):
-                features.append(decide(settings.feature, {**own, "name": name, "weights": path}))
-    extraction = steps.extract(features)
+    trained = [arm for network in settings.networks for arm in _trained(settings, steps, network)]
+    extraction = steps.extract(
+        [
+            decide(
+                settings.feature,
+                {"backbone": arm.network, "weights": path, "name": name, "input_size": settings.input_size},
+            )
+            for arm in trained
+            for name, path in arm.weights.items()
+        ]
+    )
     steps.remove_videos()
     asked = {
         f"{column}, {name}": Asked(probe, getattr(settings, probe), name)
-        for arm in arms
-        for name in arm.features
+        for arm in trained
+        for name in arm.weights
         for column, probe in PROBES.items()
     }
     probed = steps.probe(settings.probes, settings.label, asked)
-    arms = [_with_probes(arm, probed) for arm in arms]
-    table = tabulated(settings, arms)
+    table = tabulated(settings, [_with_probes(arm, probed) for arm in trained])
     return steps.finish(
-        {"trained": trained, "extract": extraction.to_dict(), "probes": probed},
+        {
+            "trained": {_row(arm): arm.trained for arm in trained if arm.trained},
+            "extract": extraction.to_dict(),
+            "probes": probed,
+        },
         table=table,
         facts={"in braces": table.note},
     )
@@ -248,97 +261,91 @@ def _scanned(steps: PipelineRun, settings: PretextBenchmarkSettings) -> Pipeline
     return dataclasses.replace(steps, videos={"source": listing.out, "selection": Selection()})
 
 
-def _trained(
-    settings: PretextBenchmarkSettings, steps: PipelineRun, network: str
-) -> Iterator[tuple[Arm, tuple[str, ...], dict[str, Any]]]:
-    """Train a network in all ways.
-
-    Yields:
-        A row; the files of its networks, one per feature; and the results of its trainings by name.
-    """
+def _trained(settings: PretextBenchmarkSettings, steps: PipelineRun, network: str) -> Iterator[Arm]:
+    """Train a network in all ways; yields its rows."""
     from featcache.methods.pretext.run import pretrain
 
-    seeds = settings.pretraining.training.seeds
-    (scratch,) = _finetuned(settings, steps, network, SCRATCH, {seeds: "random"})
-    yield (
-        Arm(
-            network=network,
-            kind=SCRATCH,
-            note=f"{scratch['num_parameters']:,} parameters",
-            runs={FINETUNED: (scratch["folder"],)},
-        ),
-        (),
-        {FINETUNED: [scratch]},
+    name, seeds = slug(network), settings.pretraining.training.seeds
+    scratch = _finetuned(settings, steps, network, SCRATCH, weights="random", seeds=seeds)
+    yield Arm(
+        network=network,
+        kind=SCRATCH,
+        runs={FINETUNED: [scratch["folder"]]},
+        trained={FINETUNED: [scratch]},
+        note=f"{scratch['num_parameters']:,} parameters",
     )
-    yield Arm(network=network, kind=UNTRAINED, features=(f"{network}-{UNTRAINED}",)), ("random",), {}
-    supervised = tuple(f"{network}-{SUPERVISED}-{seed}" for seed in seeds)
-    yield Arm(network=network, kind=SUPERVISED, features=supervised), tuple(scratch["weights"].values()), {}
+    yield Arm(network=network, kind=UNTRAINED, weights={f"{name}-{UNTRAINED}": "random"})
+    labelled = {f"{name}-{SUPERVISED}-{seed}": path for seed, path in scratch["weights"].items()}
+    yield Arm(network=network, kind=SUPERVISED, weights=labelled)
     for task in settings.tasks:
-        folder = steps.folder(f"pretrained/{network}/{task.name}")
-        own = {"task": task, "backbone": network, "weights": "random", "out": folder}
-        shape = {"num_frames": settings.num_frames, "input_size": settings.input_size}
-        training = decide(settings.pretraining, {**steps.videos, **own, **shape})
+        own = {
+            "task": task,
+            "backbone": network,
+            "weights": "random",
+            "num_frames": settings.num_frames,
+            "input_size": settings.input_size,
+            "out": steps.folder(f"pretrained/{name}/{task.name}"),
+        }
+        training = decide(settings.pretraining, {**steps.videos, **own})
         pretrained = pretrain(training, on_stage=renamed(steps.on_stage, f"{network}, {task.name}"))
-        tuned = _finetuned(
-            settings, steps, network, task.name, {(seed,): path for seed, path in pretrained.weights.items()}
+        tuned = [
+            _finetuned(settings, steps, network, f"{task.name}-{seed}", weights=path, seeds=(seed,))
+            for seed, path in pretrained.weights.items()
+        ]
+        yield Arm(
+            network=network,
+            kind=task.name,
+            weights={f"{name}-{task.name}-{seed}": path for seed, path in pretrained.weights.items()},
+            runs={FINETUNED: [result["folder"] for result in tuned]},
+            trained={"pretrained": pretrained.to_dict(), FINETUNED: tuned},
+            note=_too_short(pretrained.num_short, pretrained.num_videos),
         )
-        yield (
-            Arm(
-                network=network,
-                kind=task.name,
-                features=tuple(f"{network}-{task.name}-{seed}" for seed in seeds),
-                note=f"{pretrained.num_short} videos too short" if pretrained.num_short else "",
-                runs={FINETUNED: tuple(result["folder"] for result in tuned)},
-            ),
-            tuple(pretrained.weights.values()),
-            {"pretrained": pretrained.to_dict(), FINETUNED: tuned},
-        )
+
+
+def _too_short(num_short: int, num_videos: int) -> str:
+    """How many training videos a task has left out; nothing if none."""
+    return f"{num_short} of {num_short + num_videos} videos too short" if num_short else ""
 
 
 def _finetuned(
     settings: PretextBenchmarkSettings,
     steps: PipelineRun,
     network: str,
-    kind: str,
-    weights: Mapping[tuple[int, ...], str],
-) -> list[dict[str, Any]]:
-    """Fine-tune a network; results as JSON.
-
-    Args:
-        settings: Settings of the benchmark.
-        steps: The pipeline.
-        network: Registry name of the backbone.
-        kind: Where its weights come from.
-        weights: Weights by the seeds that begin there.
-    """
+    name: str,
+    *,
+    weights: str,
+    seeds: tuple[int, ...],
+) -> dict[str, Any]:
+    """Fine-tune a network from some weights, in a folder of that name; the result as JSON."""
     from featcache.methods.finetune.run import finetune
 
-    results = []
-    for seeds, path in weights.items():
-        values = {
-            **steps.videos,
-            "backbone": network,
-            "weights": path,
-            "label": settings.label,
-            "clips.num_frames": settings.num_frames,
-            "input_size": settings.input_size,
-            "training.seeds": seeds,
-            "out": steps.folder(f"finetuned/{network}/{kind}-{'-'.join(map(str, seeds))}"),
-        }
-        tuned = finetune(
-            decide(settings.finetuning, values),
-            intervals=settings.probes.intervals,
-            on_stage=renamed(steps.on_stage, f"{network}, {kind}, fine-tuning"),
-        )
-        results.append(tuned.to_dict())
-    return results
+    values = {
+        **steps.videos,
+        "backbone": network,
+        "weights": weights,
+        "label": settings.label,
+        "clips.num_frames": settings.num_frames,
+        "input_size": settings.input_size,
+        "training.seeds": seeds,
+        "out": steps.folder(f"finetuned/{slug(network)}/{name}"),
+    }
+    return finetune(
+        decide(settings.finetuning, values),
+        intervals=settings.probes.intervals,
+        on_stage=renamed(steps.on_stage, f"{network}, {name}, fine-tuning"),
+    ).to_dict()
 
 
 def _with_probes(arm: Arm, probed: Mapping[str, Mapping[str, Any]]) -> Arm:
     """A row with the folders of its probes."""
-    columns = PROBES if arm.features else ()
-    runs = {column: tuple(probed[f"{column}, {name}"]["out"] for name in arm.features) for column in columns}
+    columns = PROBES if arm.weights else ()
+    runs = {column: [str(probed[f"{column}, {name}"]["out"]) for name in arm.weights] for column in columns}
     return dataclasses.replace(arm, runs={**arm.runs, **runs})
+
+
+def _row(arm: Arm) -> str:
+    """The name of a row."""
+    return f"{arm.network}, {arm.kind}"
 
 
 def tabulated(settings: PretextBenchmarkSettings, arms: Sequence[Arm]) -> Table:
@@ -346,12 +353,12 @@ def tabulated(settings: PretextBenchmarkSettings, arms: Sequence[Arm]) -> Table:
 
     There is one column per way of testing, and per split if there are several.
     """
-    found: dict[tuple[str, str], dict[tuple[str, str], Cell]] = {}
-    first = {(arm.network, arm.kind): arm for arm in arms}
+    known = {(arm.network, arm.kind): arm for arm in arms}
+    found: dict[str, dict[tuple[str, str], Cell]] = {}
     for arm in arms:
-        cells = found.setdefault((arm.network, arm.kind), {})
+        cells = found.setdefault(_row(arm), {})
         for column, runs in arm.runs.items():
-            base = first[arm.network, SCRATCH if column == FINETUNED else UNTRAINED]
+            base = known[arm.network, SCRATCH if column == FINETUNED else UNTRAINED]
             baseline = () if base is arm else base.runs[column]
             for split, cell in paired_cells(runs, baseline, intervals=settings.probes.intervals).items():
                 cells[column, split] = cell
@@ -362,12 +369,7 @@ def tabulated(settings: PretextBenchmarkSettings, arms: Sequence[Arm]) -> Table:
         for split in splits
     }
     rows = tuple(
-        (
-            f"{arm.network}, {arm.kind}",
-            None,
-            arm.note,
-            {name: found[arm.network, arm.kind].get(place, Cell(value=None)) for place, name in names.items()},
-        )
+        (_row(arm), None, arm.note, {name: found[_row(arm)].get(at, Cell(value=None)) for at, name in names.items()})
         for arm in arms
     )
     return Table(

@@ -19,6 +19,7 @@ SMOKE = FOLDER / "smoke.yaml"
 CONTROLS = ["scratch", "untrained", "supervised"]
 COLUMNS = ["fine-tuned", "linear", "kNN", "R@1"]
 TINY = [
+    "label=motion",
     "networks=[squeezenet3d-tiny]",
     "tasks=[{name: rotnet, stride: 1}, {name: cvrl, stride: 1, hidden: 16}]",
     "motion.num_frames=10",
