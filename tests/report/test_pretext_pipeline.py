@@ -132,22 +132,21 @@ def test_every_row_beside_its_controls_and_again_from_what_is_there(tmp_path):
 
 
 @pytest.mark.slow
-def test_several_seeds_are_one_row_each_with_its_own_fine_tuning(tmp_path):
+def test_a_task_a_network_and_a_seed_are_added_to_what_is_there(tmp_path):
     out = tmp_path / "out"
-    one = run(SMOKE, f"out={out}", *TINY, "tasks=[{name: rotnet, stride: 1}]", "networks=[squeezenet3d-tiny,r3d-tiny]")
-    both = run(
-        SMOKE, f"out={out}", *TINY, "tasks=[{name: rotnet, stride: 1}]", "networks=[squeezenet3d-tiny,r3d-tiny]",
-        "pretraining.training.seeds=[0,3]",
-    )  # fmt: skip
-    for result in (one, both):
-        check_table(result, ["squeezenet3d-tiny", "r3d-tiny"], ["rotnet"])
+    first = run(SMOKE, f"out={out}", *TINY, "tasks=[{name: rotnet, stride: 1}]")
+    check_table(first, ["squeezenet3d-tiny"], ["rotnet"])
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("steps.jsonl")}
+    more = ["networks=[squeezenet3d-tiny,r3d-tiny]", "pretraining.training.seeds=[0,3]"]
+    both = run(SMOKE, f"out={out}", *TINY, *more)
+    check_table(both, ["squeezenet3d-tiny", "r3d-tiny"], ["rotnet", "cvrl"])
+    assert {path: path.stat().st_mtime_ns for path in before} == before
     trained = both["trained"]["r3d-tiny, rotnet"]
     assert [list(tuned["weights"]) for tuned in trained["fine-tuned"]] == [["0"], ["3"]]
     accuracies = [tuned["splits"]["test_seen"]["metrics"]["top1"]["value"] for tuned in trained["fine-tuned"]]
     assert rows(both)["r3d-tiny, rotnet"]["fine-tuned"]["value"] == pytest.approx(100 * np.mean(accuracies))
-    initial = load_file(trained["pretrained"]["weights"]["0"])
-    other = load_file(trained["pretrained"]["weights"]["3"])
-    assert any(bool((initial[name] != tensor).any()) for name, tensor in other.items())
+    weights = [load_file(path) for path in trained["pretrained"]["weights"].values()]
+    assert any(bool((weights[0][name] != tensor).any()) for name, tensor in weights[1].items())
 
 
 @pytest.mark.slow
@@ -162,6 +161,8 @@ def test_the_smoke_file_whole(tmp_path):
 def test_the_smoke_file_on_real_clips(shared, tmp_path):
     few = [f"{part}.training.batch_size=4" for part in ("pretraining", "finetuning")]
     source = [f"source={shared / 'data' / 'videos'}", "selection.test_fraction=0.3", "label=label"]
-    result = run(SMOKE, f"out={tmp_path / 'out'}", *source, *few)
+    result = run(SMOKE, f"out={tmp_path / 'out'}", *source, *few, "tasks.1.gap=30")  # 84 frames, which two lack
     settings = load(SMOKE)
     check_table(result, settings.networks, [task.name for task in settings.tasks])
+    notes = {row["name"]: row["note"] for row in result["table"]["rows"] if "short" in row["note"]}
+    assert notes == {f"{network}, vcop": "2 of 12 videos too short" for network in settings.networks}
