@@ -106,13 +106,13 @@ COURSES = {
 }
 ADAM = {"optimiser": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.05}, "batch_size": 16}
 CASES: Mapping[str, Case] = {
-    "rotnet": Case("short", ("accuracy",), {"stride": 1, "look": PLAIN}, {**ADAM, "epochs": 12}),
+    "rotnet": Case("short", ("accuracy",), {"stride": 1, "look": PLAIN}, {**ADAM, "epochs": 6}),
     "rspnet": Case("short", ("accuracy",), {"queue": 1024, "momentum": 0.99, "look": PLAIN}, {**ADAM, "epochs": 8}),
     "cvrl": Case(
         "short",
         ("accuracy",),
         {"stride": 1, "hidden": 128, "look": COLORED, "other_look": COLORED},
-        {**ADAM, "epochs": 6, "batch_size": 32},
+        {**ADAM, "epochs": 5, "batch_size": 32},
         asked_at_once=16,
     ),
     "prp": Case("long", ("accuracy", "pixel_loss"), {"complexity": "c2", "look": PLAIN}, {**ADAM, "epochs": 8}),
