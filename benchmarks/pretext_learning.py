@@ -107,7 +107,7 @@ COURSES = {
 ADAM = {"optimiser": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.05}, "batch_size": 16}
 CASES: Mapping[str, Case] = {
     "rotnet": Case("short", ("accuracy",), {"stride": 1, "look": PLAIN}, {**ADAM, "epochs": 6}),
-    "rspnet": Case("short", ("accuracy",), {"queue": 1024, "momentum": 0.99, "look": PLAIN}, {**ADAM, "epochs": 8}),
+    "rspnet": Case("short", ("accuracy",), {"queue": 256, "momentum": 0.9, "look": PLAIN}, {**ADAM, "epochs": 5}),
     "cvrl": Case(
         "short",
         ("accuracy",),
@@ -115,10 +115,10 @@ CASES: Mapping[str, Case] = {
         {**ADAM, "epochs": 5, "batch_size": 32},
         asked_at_once=16,
     ),
-    "prp": Case("long", ("accuracy", "pixel_loss"), {"complexity": "c2", "look": PLAIN}, {**ADAM, "epochs": 8}),
-    "vcop": Case("long", ("accuracy",), {"look": PLAIN}, {**ADAM, "epochs": 8}),
-    "tdl": Case("long", ("accuracy", "own"), {"queue": 500, "momentum": 0.99, "look": PLAIN}, {**ADAM, "epochs": 8}),
-    "videomae": Case("long", ("loss",), {"stride": 2, "look": PLAIN}, {**ADAM, "epochs": 4}),
+    "prp": Case("long", ("accuracy", "pixel_loss"), {"complexity": "c2", "look": PLAIN}, {**ADAM, "epochs": 7}),
+    "vcop": Case("long", ("accuracy",), {"look": PLAIN}, {**ADAM, "epochs": 10}),
+    "tdl": Case("long", ("accuracy", "own"), {"queue": 500, "momentum": 0.9, "look": PLAIN}, {**ADAM, "epochs": 12}),
+    "videomae": Case("long", ("loss",), {"stride": 2, "look": PLAIN}, {**ADAM, "epochs": 3}),
 }
 
 
