@@ -102,7 +102,7 @@ class Case(NamedTuple):
 NUM_CLIPS = {"train_per_picture_motion": 8, "test_seen_per_picture_motion": 2, "test_unseen_per_picture_motion": 5}
 COURSES = {
     "short": Course(MotionSettings(num_frames=24, size=32, gop=1, **NUM_CLIPS), input_size=28),
-    "long": Course(MotionSettings(num_frames=48, size=72, window=(0.15, 0.25), gop=1, **NUM_CLIPS), input_size=64),
+    "long": Course(MotionSettings(num_frames=48, size=72, window=(0.25, 0.45), gop=1, **NUM_CLIPS), input_size=64),
 }
 ADAM = {"optimiser": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.05}, "batch_size": 16}
 CASES: Mapping[str, Case] = {
