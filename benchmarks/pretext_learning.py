@@ -76,7 +76,7 @@ FINETUNING: Mapping[str, Any] = {
     "tensorboard": False,
 }
 COLOR = {"probability": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.0}
-PLAIN = {"crop": "stretched"}
+PLAIN = {"crop": "stretched", "color": None, "tilt_degrees": 0.0}
 """The look of the benchmark without tilt and colours, which take more time than anything else at this size."""
 COLORED = {**PLAIN, "color": {**COLOR, "grey_probability": 0.2}, "gamma_probability": 0.5}
 """With colours but for the hue, for ``cvrl``, which could tell videos by them."""
