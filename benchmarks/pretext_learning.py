@@ -66,7 +66,7 @@ ASKED_SEED = 1000
 """Seed of the clips that are asked about, which are the same for all networks."""
 NUM_SEEN = 512
 """Training videos that BatchNorms and queues of an untrained network see."""
-FINETUNED_CLIPS = 8192
+FINETUNED_CLIPS = 4096
 """Clips that a fine-tuning sees, whatever the number of labels."""
 FINETUNING: Mapping[str, Any] = {
     "batch_size": 16,

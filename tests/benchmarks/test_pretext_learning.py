@@ -38,6 +38,9 @@ def test_a_task_is_trained_asked_and_fine_tuned(learning, monkeypatch, tmp_path,
         "test_seen": 2 * 8,
         "test_unseen": 8,
     }
+    look = learning.settings_of(tmp_path, "rspnet", seed=3).task.look
+    assert look.color is None
+    assert not look.tilt_degrees
     before, after = (answers["test_unseen"]["loss"][name] for name in ("untrained", "trained"))
     assert before != after
     monkeypatch.setattr(sys, "argv", [*arguments, "--finished"])
