@@ -107,7 +107,12 @@ COURSES = {
 ADAM = {"optimiser": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.05}, "batch_size": 16}
 CASES: Mapping[str, Case] = {
     "rotnet": Case("short", ("accuracy",), {"stride": 1, "look": PLAIN}, {**ADAM, "epochs": 6}),
-    "rspnet": Case("short", ("accuracy",), {"queue": 256, "momentum": 0.9, "look": PLAIN}, {**ADAM, "epochs": 5}),
+    "rspnet": Case(
+        "short",
+        ("accuracy",),
+        {"queue": 16, "momentum": 0.9, "key_splits": 1, "look": PLAIN},
+        {**ADAM, "epochs": 8, "optimiser": {**ADAM["optimiser"], "lr": 4e-3}},
+    ),
     "cvrl": Case(
         "short",
         ("accuracy",),
