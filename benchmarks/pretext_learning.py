@@ -147,7 +147,9 @@ def main() -> None:
                 fine_tune(folder, start, labels=labels, seed=seed)
         rows = learnt(folder, args.tasks, args.seeds)
         tuned = fine_tuned(folder, args.tasks, args.seeds, args.labels)
-    notes = ["accuracies in percent; mean ± standard deviation over the seeds; CPU seconds are those of the training"]
+    notes = [
+        "accuracies in percent, losses times 100; mean ± standard deviation over the seeds; CPU seconds of training",
+    ]
     report("pretext tasks on the motion set", rows, as_json=args.json, notes=notes)
     if tuned:
         report("fine-tuned on motion, top-1 in percent", tuned, as_json=args.json)
