@@ -30,7 +30,7 @@ def test_a_task_is_trained_asked_and_fine_tuned(learning, monkeypatch, tmp_path,
     monkeypatch.setattr(learning, "FINETUNED_CLIPS", 16)
     monkeypatch.setattr(learning, "NUM_SEEN", 16)
     arguments = ["x", "--folder", str(tmp_path), "--tasks", "rspnet", "--seeds", "3", "--labels", "2", "--json"]
-    monkeypatch.setattr(sys, "argv", [*arguments, "--set", "training.epochs=1"])
+    monkeypatch.setattr(sys, "argv", [*arguments, "--set", "training.epochs=1", "training.batch_size=4"])
     learning.main()
     first = capsys.readouterr().out
     answers = json.loads((tmp_path / "rspnet/seed-3" / learning.ANSWERS).read_text())
