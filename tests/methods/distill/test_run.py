@@ -14,18 +14,20 @@ from featcache.commands.classify import ClassifySettings, classify
 from featcache.commands.registry import load
 from featcache.config import parse, read_mapping
 from featcache.errors import ConfigError, RecipeMismatchError
+from featcache.loaders.ahead import ViewLoader
+from featcache.loaders.labelled import read_data
 from featcache.methods.distill.module import Students, crop_of
-from featcache.methods.distill.objective import DistillObjective, SharedClips
+from featcache.methods.distill.objective import DistillObjective
 from featcache.methods.distill.plan import plan_distill
 from featcache.methods.distill.run import build_students, distill
 from featcache.methods.distill.settings import DistillSettings, StudentSettings
 from featcache.methods.finetune.finished import FinishedRun
 from featcache.methods.finetune.run import finetune
+from featcache.methods.finetune.sampling import clip_source
 from featcache.methods.finetune.settings import FinetuneClipSettings, FinetuneSettings
 from featcache.metrics.comparison import compare
 from featcache.metrics.predictions import read_outcomes
 from featcache.training.logs import read_log
-from featcache.training.world import ALONE
 from tests.methods.distill.helpers import SVT, VIT, settings
 from tests.methods.distill.test_teachers import read, saved, trained
 from tests.methods.finetune.helpers import training, write_classes
@@ -68,20 +70,27 @@ def softmax(row, temperature=1.0):
 @pytest.mark.parametrize("mode", ["sum", "mean", "aekd"])
 def test_the_loss_is_the_sum_by_hand_at_temperature_4(videos, teachers, mode):
     asked = settings(videos, "nowhere", teachers=teachers[:2], mode=mode, kd_weight=0.7)
-    device = torch.device("cpu")
-    (student,) = build_students({"one": asked.as_finetuning(SVT)}, num_classes=2, seed=0, device=device)
-    objective = DistillObjective.__new__(DistillObjective)  # without a loader
-    objective.module = Students([student]).eval()
-    objective._students, objective._teachers, objective._settings = (student,), read(asked.teachers, videos), asked
-    objective._prefixes = [""]
-    objective._world = ALONE
-    clips = torch.randint(0, 256, (3, 2, 3, 32, 32), dtype=torch.uint8)
-    labels = [1, 0, 1]
-    part = SharedClips(videos=(2, 0, 5), clips={crop_of(student): clips}, labels=torch.tensor(labels))
+    tuning = asked.as_finetuning(SVT)
+    (student,) = build_students({"one": tuning}, num_classes=2, seed=0, device=torch.device("cpu"))
+    data, taught = read_data(tuning), read(asked.teachers, videos)
+    loader = ViewLoader(clip_source(tuning, student, seed=0), data.train.files, workers=0)
+    objective = DistillObjective(
+        loader,
+        data.train.labels,
+        students=Students([student]),
+        teachers=taught,
+        sizes=[crop_of(student)],
+        settings=asked,
+        seed=0,
+    )
+    objective.module.eval()  # without dropout
+    (part,) = objective.parts(0, 1)
     loss = objective.loss(part)
     with torch.no_grad():
-        logits = student(clips).tolist()
-    said = objective._teachers.logits((2, 0, 5), {}).tolist()
+        logits = student(part.clips[crop_of(student)]).tolist()
+    said = taught.logits(part.videos, {}).tolist()
+    labels = part.labels.tolist()
+    assert labels == data.train.labels[list(part.videos)].tolist()
     entropy = -sum(math.log(softmax(row)[label]) for row, label in zip(logits, labels, strict=True)) / 3
     divergences = []
     for teacher in said:
