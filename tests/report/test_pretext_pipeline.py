@@ -13,6 +13,7 @@ from featcache.commands.registry import load, settings_class
 from featcache.config import parse, to_dict
 from featcache.errors import FeatcacheError
 from featcache.store.reader import open_store
+from featcache.testing.videos import write_video
 
 FOLDER = Path(__file__).parents[2] / "configs" / "pretext_benchmark"
 SMOKE = FOLDER / "smoke.yaml"
@@ -147,6 +148,23 @@ def test_a_task_a_network_and_a_seed_are_added_to_what_is_there(tmp_path):
     assert rows(both)["r3d-tiny, rotnet"]["fine-tuned"]["value"] == pytest.approx(100 * np.mean(accuracies))
     weights = [load_file(path) for path in trained["pretrained"]["weights"].values()]
     assert any(bool((weights[0][name] != tensor).any()) for name, tensor in weights[1].items())
+
+
+@pytest.mark.slow
+def test_the_file_for_a_folder_of_one_s_own(tmp_path):
+    for number in range(12):
+        path = tmp_path / "videos" / ("run", "jump")[number % 2] / f"{number}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_video(path, num_frames=10 if number == 7 else 20, width=64, height=48)
+    small = [value for value in TINY if not value.startswith(("label", "motion"))]
+    settings = [f"source={tmp_path / 'videos'}", "num_frames=8", "input_size=32", "linear.lrs=[0.01]"]
+    workers = ["pretraining.workers=0", "finetuning.workers=0"]
+    tasks = "tasks=[{name: rotnet, stride: 1},{name: rspnet, queue: 4}]"
+    result = run(FOLDER / "folder.yaml", f"out={tmp_path / 'out'}", *small, *settings, *workers, tasks)
+    check_table(result, ["squeezenet3d-tiny"], ["rotnet", "rspnet"])
+    trained = [result["trained"][f"squeezenet3d-tiny, {task}"]["pretrained"] for task in ("rotnet", "rspnet")]
+    assert trained[0]["num_videos"] == trained[1]["num_videos"] + trained[1]["num_short"]
+    assert open_store(tmp_path / "out" / "store").num_rows("squeezenet3d-tiny-rspnet-0") == 120
 
 
 @pytest.mark.slow
