@@ -6,6 +6,7 @@ from pathlib import Path
 
 from featcache.metrics.comparison import compare, compare_outcomes, joined
 from featcache.metrics.intervals import Metric
+from featcache.metrics.predictions import NAME as PREDICTIONS
 from featcache.metrics.predictions import read_outcomes
 from featcache.metrics.result import share_right
 from featcache.metrics.settings import IntervalSettings
@@ -21,7 +22,8 @@ def paired_gain(run: str, baseline: str, path: Sequence[str]) -> Cell | None:
     Args:
         run: Folder of the run.
         baseline: Folder of the other one.
-        path: Place of the accuracy in ``result.json``, e.g. ``splits.test.metrics.top1``.
+        path: Place of the accuracy in ``result.json``, e.g. ``splits.test.metrics.top1``, or, of one run under noise,
+            ``runs.*.splits.test.noisy.shot-3.metrics.top1`` or ``runs.*.splits.test.clean.top1``.
 
     Returns:
         The gain; ``None`` if the place is no such accuracy, or both runs are one.
@@ -29,11 +31,27 @@ def paired_gain(run: str, baseline: str, path: Sequence[str]) -> Cell | None:
     Raises:
         ConfigError: A run has no predictions, or they have no video in common.
     """
-    if run == baseline or len(path) != 4 or path[0] != "splits" or share_right({path[3]: True}) is None:
+    *place, name = path
+    if run == baseline or share_right({name: True}) is None:
         return None
-    splits = compare([Path(baseline), Path(run)]).splits
-    (gain,) = splits[next(iter(splits)) if path[1] == "*" else path[1]].differences
+    match place:
+        case ["splits", split, "metrics"]:
+            folders = [Path(baseline), Path(run)]
+        case ["runs", "*", "splits", split, "clean"]:
+            folders = [_under_noise(Path(each), "clean") for each in (baseline, run)]
+        case ["runs", "*", "splits", split, "noisy", cell, "metrics"]:
+            folders = [_under_noise(Path(each), cell) for each in (baseline, run)]
+        case _:
+            return None
+    splits = compare(folders).splits
+    (gain,) = splits[next(iter(splits)) if split == "*" else split].differences
     return _in_percent(gain)
+
+
+def _under_noise(folder: Path, cell: str) -> Path:
+    """Where the predictions of the only run of ``evaluate noise`` are, e.g. those of ``shot-3`` or ``clean``."""
+    (found,) = folder.glob(f"*/{cell}/{PREDICTIONS}")
+    return found.parent
 
 
 def paired_cells(

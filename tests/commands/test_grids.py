@@ -1,6 +1,7 @@
 """Grids of sweeps: rows and columns as a product of axes, what their cells share, and what they are compared with."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -241,6 +242,23 @@ def test_rows_are_compared_too_and_share_runs_of_another_table(finished):
     for key in ("value", "low", "high", "gain", "run"):
         assert [row["top-1"][key] for row in found] == [row["two"][key] for row in expected]
     assert found[1]["top-1"]["gain"] is not None
+
+
+def test_accuracies_under_noise_are_compared_under_the_same_noise(finished, tmp_path):
+    runs = sorted((finished[0] / "table").glob("probe-knn-*"))
+    for number, name in enumerate(("baseline", "run")):
+        for cell, source in (("clean", runs[number]), ("shot-3", runs[number + 2])):
+            shutil.copytree(source, tmp_path / name / f"network-{number}" / cell)
+    for cell, place, one, other in (
+        ("clean", "runs.*.splits.*.clean.top1", 1, 0),
+        ("shot-3", "runs.*.splits.*.noisy.shot-3.metrics.top1", 3, 2),
+    ):
+        gain = paired_gain(str(tmp_path / "run"), str(tmp_path / "baseline"), place.split("."))
+        expected = paired_gain(str(runs[one]), str(runs[other]), ("splits", "*", "metrics", "top1"))
+        assert gain == expected, cell
+        assert gain.value is not None
+    drop = "runs.*.splits.*.mean.robustness.drop"
+    assert paired_gain(str(tmp_path / "run"), str(tmp_path / "baseline"), drop.split(".")) is None
 
 
 def test_gains_are_of_accuracies_alone(finished):
