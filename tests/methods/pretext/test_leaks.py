@@ -144,6 +144,20 @@ def test_the_codec_tells_a_rate_that_one_frame_does_not(tmp_path):
     assert finding(result, REPEATED.name, PIXELS, "mean frame").value == 1
 
 
+@pytest.mark.slow
+def test_the_codec_tells_the_rate_as_the_page_says(tmp_path):
+    """Key frames every 24 frames tell rates 1, 2 and 4 in more than two thirds, key frames alone do not."""
+    result = audit_leaks(parse(LeakSettings, {"task": {"name": "prp", "complexity": "c2"}, "out": str(tmp_path)}))
+    near, far, alone = (
+        max(found.value for found in result.findings if (found.control, found.question) == (control, "rate"))
+        for control in ("still, GOP 24", "still, GOP 250", "still, all-intra")
+    )
+    assert 0.62 < near < 0.8
+    assert 0.37 < far < 0.55
+    assert alone < 0.4
+    assert not finding(result, LENGTH, "rate", "number of frames").is_told
+
+
 def test_one_frame_tells_a_rotation_and_the_codec_is_not_blamed(tmp_path):
     result = audit(tmp_path, RotNet(look=PLAIN))
     assert finding(result, REPEATED.name, "turns", FIRST_FRAME).low > 0.5
