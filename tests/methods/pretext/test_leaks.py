@@ -30,7 +30,7 @@ from featcache.methods.pretext.leaks.cues import (
     sorted_changes,
     stillness,
 )
-from featcache.methods.pretext.leaks.findings import LENGTH, PLACE
+from featcache.methods.pretext.leaks.findings import LENGTH, PLACE, Finding, LeakResult
 from featcache.methods.pretext.leaks.guessing import mean_class_accuracy
 from featcache.methods.pretext.leaks.settings import LeakSettings
 from featcache.methods.pretext.prp import Prp
@@ -213,6 +213,21 @@ def test_equal_frames_are_found():
     frames[1] = frames[4] = 7
     frames[3, 0, 0, 0] = 1
     assert first_equal(frames) == [0, 1, 0, 3, 1]
+
+
+def test_a_cue_that_tells_hides_behind_no_other():
+    of = {"control": "still, GOP 24", "question": "rate", "chance": 0.5}
+    told = Finding(cue=SORTED, value=0.55, low=0.52, high=0.58, **of)
+    noise = Finding(cue=FIRST_FRAME, value=0.58, low=0.4, high=0.7, **of)
+    for findings in ((told, noise), (noise, told)):
+        result = LeakResult(folder="runs", task="prp", num_draws=9, findings=findings)
+        (row,) = result.summary().tables[0].rows
+        assert row[2:5] == (SORTED, "told", "55.0 [52.0, 58.0]")
+        (leak,) = result.leaks
+        assert (
+            leak
+            == "the codec tells 'rate' in 55.0 %, where a guess is right in 50.0 % (still, GOP 24, sorted differences)"
+        )
 
 
 def test_cues_by_hand():

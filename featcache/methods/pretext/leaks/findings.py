@@ -88,11 +88,11 @@ class LeakResult:
 
 
 def _strongest(findings: Iterable[Finding]) -> list[Finding]:
-    """The best cue for each kind of videos and each question."""
+    """The best cue for each kind of videos and each question, of those that tell something if there are any."""
     best: dict[tuple[str, str], Finding] = {}
     for each in findings:
         key = (each.control, each.question)
-        if key not in best or each.value > best[key].value:
+        if key not in best or (each.is_told, each.value) > (best[key].is_told, best[key].value):
             best[key] = each
     return list(best.values())
 
