@@ -168,6 +168,7 @@ def test_the_file_for_a_folder_of_one_s_own(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_smoke_file_whole(tmp_path):
     result = run(SMOKE, f"out={tmp_path / 'out'}", "pretraining.training.device=cpu", "finetuning.training.device=cpu")
     settings = load(SMOKE)
@@ -176,6 +177,7 @@ def test_the_smoke_file_whole(tmp_path):
 
 
 @pytest.mark.shared
+@pytest.mark.timeout(3600)
 def test_the_smoke_file_on_real_clips(shared, tmp_path):
     few = [f"{part}.training.batch_size=4" for part in ("pretraining", "finetuning")]
     source = [f"source={shared / 'data' / 'videos'}", "selection.test_fraction=0.3", "label=label"]
