@@ -1,4 +1,4 @@
-"""An exact permutation test of two small groups of numbers."""
+"""Exact permutation tests of small groups of numbers and of few pairs."""
 
 import itertools
 from collections.abc import Sequence
@@ -26,3 +26,20 @@ def permutation_p(smaller: Sequence[float], larger: Sequence[float]) -> float:
     observed = difference(smaller)
     ways = [difference(first) for first in itertools.combinations(numbers, count)]
     return sum(way >= observed - _ROUNDING for way in ways) / len(ways)
+
+
+def sign_flip_p(differences: Sequence[float]) -> float:
+    """One-sided p of "the differences are above 0 on average", over all ways to give them other signs.
+
+    If the two sides of each pair mean nothing, both signs of each difference are equally likely; p is the share of the
+    2^n ways whose sum is at least the observed one. Of the signs alone, 1 and -1, this is the sign test.
+
+    Args:
+        differences: One difference for each pair; 1 to 20 of them.
+    """
+    assert 0 < len(differences) <= 20, f"{len(differences)} differences cannot be tested in all ways"
+    observed = sum(differences)
+    sums = [0.0]
+    for each in differences:
+        sums = [total + sign * each for total in sums for sign in (1, -1)]
+    return sum(way >= observed - _ROUNDING for way in sums) / len(sums)
