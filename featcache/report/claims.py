@@ -14,7 +14,6 @@ from typing import Any
 from featcache.config import read_json
 from featcache.errors import ConfigError
 from featcache.metrics.permutation import permutation_p, sign_flip_p
-from featcache.shipped import find_config
 from featcache.summary import Summary, SummaryTable
 
 FLOOR = 2.0
@@ -94,10 +93,14 @@ def _shown(p: float | None) -> str:
     return "" if p is None else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
 
 
-def printed_numbers() -> Numbers:
-    """All numbers that the paper prints."""
-    with find_config(Path("published/pretext.csv")).open(newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
+def printed_numbers(file: Path) -> Numbers:
+    """All numbers that the paper prints.
+
+    Args:
+        file: The shipped ``configs/published/pretext.csv``.
+    """
+    with file.open(newline="", encoding="utf-8") as opened:
+        lines = list(csv.DictReader(opened))
     return {
         (line["table"], line["row"], line["column"]): float(line["value"]) for line in lines if line["table"] != "text"
     }
