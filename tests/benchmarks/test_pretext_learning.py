@@ -101,7 +101,7 @@ def test_fine_tuned_networks_are_compared_as_runs_are(learning, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["rotnet", "rspnet", "cvrl"])
+@pytest.mark.parametrize("task", ["rotnet", "cvrl"])
 def test_a_thin_network_learns(learning, tmp_path, task):
     learning.learn(tmp_path, task, seed=0)
     answers = json.loads((tmp_path / task / "seed-0" / learning.ANSWERS).read_text())["test_seen"]["accuracy"]
