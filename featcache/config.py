@@ -75,7 +75,7 @@ class Settings(BaseModel):
         if not isinstance(data, Mapping):
             return data
         return {
-            name: _laid_over(cls.model_fields[name].default, value) if name in cls.model_fields else value
+            name: laid_over(cls.model_fields[name].default, value) if name in cls.model_fields else value
             for name, value in data.items()
         }
 
@@ -89,7 +89,7 @@ class Settings(BaseModel):
         return data
 
 
-def _laid_over(default: Any, given: Any) -> Any:
+def laid_over(default: Any, given: Any) -> Any:
     """``given``, completed with the keys of ``default`` that it lacks, if both are sections of settings."""
     if not isinstance(given, Mapping):
         return given
@@ -100,7 +100,7 @@ def _laid_over(default: Any, given: Any) -> Any:
     else:
         return given
     own = {name: getattr(default, name) for name in names}
-    return own | {name: _laid_over(own.get(name), value) for name, value in given.items()}
+    return own | {name: laid_over(own.get(name), value) for name, value in given.items()}
 
 
 T = TypeVar("T", bound=Settings)

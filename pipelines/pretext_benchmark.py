@@ -1,15 +1,16 @@
 """Pretext tasks under one protocol, from videos to one table: trained, fine-tuned, probed and searched.
 
 Every task trains every network; beside them stand each network as it was before training, fine-tuned (scratch) and
-probed (untrained), and trained with labels (supervised). Run it as ``featcache run
+probed (untrained), and trained with labels (supervised). If asked, tasks are trained on other videos too, fine-tuned
+networks are scored under noise, their layers are drawn, and they teach students. Run it as ``featcache run
 configs/pretext_benchmark/smoke.yaml``, on videos of one's own as ``featcache run
 configs/pretext_benchmark/folder.yaml --set source=videos/``.
 """
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,17 +26,33 @@ from featcache.commands.pipeline import (
     decide,
     extraction_with,
     keys,
+    optional,
 )
 from featcache.commands.probe import ProbeTarget
-from featcache.commands.scan import ScanSettings, scan
+from featcache.commands.sources import OtherSource, check_lengths, other_videos, remove_other, scanned
 from featcache.commands.sweeps import slug
+from featcache.commands.tuned import (
+    CKA,
+    DISTILLATION,
+    FINETUNED,
+    LOST,
+    NOISE,
+    TUNED,
+    check_students,
+    numbers_of,
+    size_of,
+    student_arms,
+    with_tuned,
+)
 from featcache.data.motion import MotionSettings
-from featcache.data.selection import Selection
 from featcache.errors import ConfigError
+from featcache.evaluation.cka_settings import CkaSettings
+from featcache.evaluation.noise_settings import NoiseEvaluationSettings
 from featcache.evaluation.settings import KnnSettings, LinearSettings, RetrievalSettings
 from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
 from featcache.loaders.looks import LookSettings
 from featcache.loaders.views import ClipShape
+from featcache.methods.distill.settings import DistillSettings
 from featcache.methods.finetune.settings import FinetuneClipSettings, FinetuneSettings, FinetuneTestSettings
 from featcache.methods.pretext.bench import BENCH_LOOK, CONTRAST_LOOK
 from featcache.methods.pretext.cvrl import Cvrl
@@ -46,13 +63,12 @@ from featcache.methods.pretext.settings import AnyTask, PretextSettings
 from featcache.methods.pretext.tdl import Tdl
 from featcache.methods.pretext.vcop import Vcop
 from featcache.methods.pretext.videomae import VideoMae
-from featcache.report.paired import paired_cells
+from featcache.report.arms import Arm, arms_table
 from featcache.report.tables import Cell, Table
 from featcache.stages import OnStage, ignore, renamed
 from featcache.training.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
 
 SCRATCH, UNTRAINED, SUPERVISED = "scratch", "untrained", "supervised"
-FINETUNED = "fine-tuned"
 PROBES = {"linear": "linear", "kNN": "knn", "R@1": "retrieval"}
 """Columns of the table, and the probe that each shows."""
 
@@ -81,6 +97,7 @@ class PretextBenchmarkSettings(ShippedSettings):
         *keys("feature", "backbone", "weights", "name", "input_size"),
         "extraction.sampling.num_frames",
         *keys("probes", *PROBED),
+        *TUNED,
     )
 
     command: Literal["pretext_benchmark"] = "pretext_benchmark"
@@ -168,45 +185,41 @@ class PretextBenchmarkSettings(ShippedSettings):
     """The nearest neighbours."""
     retrieval: RetrievalSettings = RetrievalSettings(ks=(1, 5, 10))
     """The search."""
+    other_sources: Mapping[str, OtherSource] = {}
+    """Other videos to pre-train on, by the name that rows give them; fine-tuning and tests are those of ``source``."""
+    noise: Annotated[NoiseEvaluationSettings | None, optional(NOISE)] = None
+    """Every fine-tuned network under noise, from one decoding pass; null: none."""
+    cka: Annotated[CkaSettings | None, optional(CKA)] = None
+    """Maps of how alike the layers of each fine-tuned network are, of the first seed; those of the random network
+    stand beside ``scratch``; null: none."""
+    distillation: Annotated[DistillSettings | None, optional(DISTILLATION)] = None
+    """Students of each network, taught by its fine-tuned networks of ``teachers``, beside students of permuted
+    teachers. They are trained as ``finetuning`` trains, so that without teachers they are ``scratch``; null: none."""
+    teachers: tuple[str, ...] = ("rotnet", "vcop")
+    """Tasks whose fine-tuned networks, of the first seed, teach."""
 
     def model_post_init(self, context: object) -> None:
         """Check what no single field can, and that every task takes such clips."""
         for what, names in (("networks", self.networks), ("tasks", tuple(task.name for task in self.tasks))):
             if twice := next((name for name in names if names.count(name) > 1), None):
                 raise ConfigError(f"{what} names {twice!r} twice; give each once, and a variant another out")
+        named = {f"other_sources.{name}.tasks": other.tasks for name, other in self.other_sources.items()}
+        if self.distillation is not None:
+            check_students(self.finetuning)
+            named["teachers"] = self.teachers
+        for what, names in named.items():
+            if lacking := set(names) - {task.name for task in self.tasks}:
+                raise ConfigError(f"{what} names {min(lacking)!r}, which is none of tasks; add it there")
         least = {task.name: task.min_frames(self.shape) for task in self.tasks}
-        longest = max(least, key=least.__getitem__)
-        if self.source is None and self.motion.num_frames < least[longest]:
-            raise ConfigError(
-                f"motion.num_frames is {self.motion.num_frames}, and {longest} needs videos of {least[longest]} frames "
-                f"or more; set motion.num_frames={least[longest]}"
-            )
+        check_lengths("motion", self.source, self.motion, least)
+        for name, other in self.other_sources.items():
+            mine = {task: least[task] for task in other.tasks}
+            check_lengths(f"other_sources.{name}.motion", other.source, other.motion, mine)
 
     @property
     def shape(self) -> ClipShape:
         """Shape of the clips of every step."""
         return ClipShape(self.num_frames, self.input_size, "bilinear")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arm:
-    """One row of the table.
-
-    Attributes:
-        network: Registry name of the backbone.
-        kind: Name of the task, or ``scratch``, ``untrained`` or ``supervised``.
-        weights: Weights of its networks, one per seed, by the names of their features; empty: none is probed.
-        runs: Folders of its runs by column.
-        trained: Results of its trainings by name, as JSON.
-        note: What else is known: the size of the network, and how many videos were too short.
-    """
-
-    network: str
-    kind: str
-    weights: Mapping[str, str] = field(default_factory=dict)
-    runs: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    trained: Mapping[str, Any] = field(default_factory=dict)
-    note: str = ""
 
 
 def run(settings: PretextBenchmarkSettings, *, on_stage: OnStage = ignore) -> PipelineResult:
@@ -222,18 +235,27 @@ def run(settings: PretextBenchmarkSettings, *, on_stage: OnStage = ignore) -> Pi
     Raises:
         FeatcacheError: A user's mistake, as one sentence; finished steps are kept.
     """
-    steps = _scanned(begin(settings, on_stage=on_stage), settings)
-    trained = [arm for network in settings.networks for arm in _trained(settings, steps, network)]
-    extraction = steps.extract(
-        [
-            decide(
-                settings.feature,
-                {"backbone": arm.network, "weights": path, "name": name, "input_size": settings.input_size},
-            )
-            for arm in trained
-            for name, path in arm.weights.items()
-        ]
+    steps = begin(settings, on_stage=on_stage)
+    steps = dataclasses.replace(steps, videos=scanned(steps, steps.videos, name="videos"))
+    others = {name: other_videos(steps, other, name=name) for name, other in settings.other_sources.items()}
+    trained = [arm for network in settings.networks for arm in _trained(settings, steps, network, others)]
+    for name, other in settings.other_sources.items():
+        remove_other(steps, other, name=name)
+    trained, more = with_tuned(
+        steps,
+        trained,
+        untrained_beside=SCRATCH,
+        finetuning=settings.finetuning,
+        noise=settings.noise,
+        cka=settings.cka,
+        intervals=settings.probes.intervals,
     )
+    features = [
+        {"backbone": arm.network, "weights": path, "name": name, "input_size": settings.input_size}
+        for arm in trained
+        for name, path in arm.weights.items()
+    ]
+    extraction = steps.extract([decide(settings.feature, values) for values in features])
     steps.remove_videos()
     asked = {
         f"{column}, {name}": Asked(probe, getattr(settings, probe), name)
@@ -242,72 +264,101 @@ def run(settings: PretextBenchmarkSettings, *, on_stage: OnStage = ignore) -> Pi
         for column, probe in PROBES.items()
     }
     probed = steps.probe(settings.probes, settings.label, asked)
-    table = tabulated(settings, [_with_probes(arm, probed) for arm in trained])
+    for place, arm in enumerate(trained):
+        runs = {c: [str(probed[f"{c}, {name}"]["out"]) for name in arm.weights] for c in PROBES if arm.weights}
+        trained[place] = dataclasses.replace(arm, runs={**arm.runs, **runs})
+    table = tabulated(settings, trained)
     return steps.finish(
         {
-            "trained": {_row(arm): arm.trained for arm in trained if arm.trained},
+            "trained": {arm.name: arm.trained for arm in trained if arm.trained},
             "extract": extraction.to_dict(),
             "probes": probed,
+            **more,
         },
         table=table,
         facts={"in braces": table.note},
     )
 
 
-def _scanned(steps: PipelineRun, settings: PretextBenchmarkSettings) -> PipelineRun:
-    """The pipeline with its videos scanned, so that no step opens them again to know how long they are."""
-    listing = ScanSettings.model_validate({**steps.videos, "out": steps.folder("videos.parquet")})
-    scan(listing, on_stage=steps.on_stage)
-    return dataclasses.replace(steps, videos={"source": listing.out, "selection": Selection()})
-
-
-def _trained(settings: PretextBenchmarkSettings, steps: PipelineRun, network: str) -> Iterator[Arm]:
+def _trained(
+    settings: PretextBenchmarkSettings, steps: PipelineRun, network: str, others: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Arm]:
     """Train a network in all ways; yields its rows."""
-    from featcache.methods.pretext.run import pretrain
-
     name, seeds = slug(network), settings.pretraining.training.seeds
-    scratch = _finetuned(settings, steps, network, SCRATCH, weights="random", seeds=seeds)
+    size = size_of(steps, network, num_frames=settings.num_frames, input_size=settings.input_size)
+    tuning = _tuning(settings, steps, network, SCRATCH, weights="random", seeds=seeds)
+    scratch = _finetuned(settings, steps, tuning)
     yield Arm(
         network=network,
         kind=SCRATCH,
         runs={FINETUNED: [scratch["folder"]]},
         trained={FINETUNED: [scratch]},
+        numbers={**numbers_of([(tuning, scratch)]), **size},
         note=f"{scratch['num_parameters']:,} parameters",
     )
     yield Arm(network=network, kind=UNTRAINED, weights={f"{name}-{UNTRAINED}": "random"})
     labelled = {f"{name}-{SUPERVISED}-{seed}": path for seed, path in scratch["weights"].items()}
     yield Arm(network=network, kind=SUPERVISED, weights=labelled)
-    for task in settings.tasks:
-        own = {
-            "task": task,
-            "backbone": network,
-            "weights": "random",
-            "num_frames": settings.num_frames,
-            "input_size": settings.input_size,
-            "out": steps.folder(f"pretrained/{name}/{task.name}"),
-        }
-        training = decide(settings.pretraining, {**steps.videos, **own})
-        pretrained = pretrain(training, on_stage=renamed(steps.on_stage, f"{network}, {task.name}"))
-        tuned = [
-            _finetuned(settings, steps, network, f"{task.name}-{seed}", weights=path, seeds=(seed,))
-            for seed, path in pretrained.weights.items()
-        ]
-        yield Arm(
-            network=network,
-            kind=task.name,
-            weights={f"{name}-{task.name}-{seed}": path for seed, path in pretrained.weights.items()},
-            runs={FINETUNED: [result["folder"] for result in tuned]},
-            trained={"pretrained": pretrained.to_dict(), FINETUNED: tuned},
-            note=_too_short(pretrained.num_short, pretrained.num_videos),
+    arms = [_pretrained(settings, steps, network, task, task.name, steps.videos, size) for task in settings.tasks]
+    yield from arms
+    for source, other in settings.other_sources.items():
+        for task in settings.tasks:
+            if task.name in other.tasks:
+                kind = f"{task.name} on {source}"
+                yield _pretrained(settings, steps, network, task, kind, others[source], size)
+    if settings.distillation is not None:
+        teachers = [arm.runs[FINETUNED][0] for kind in settings.teachers for arm in arms if arm.kind == kind]
+        yield from student_arms(
+            steps,
+            settings.distillation,
+            tuning,
+            teachers=teachers,
+            numbers=size,
+            intervals=settings.probes.intervals,
         )
 
 
-def _too_short(num_short: int, num_videos: int) -> str:
-    """How many training videos a task has left out; nothing if none."""
-    return f"{num_short} of {num_short + num_videos} videos too short" if num_short else ""
+def _pretrained(
+    settings: PretextBenchmarkSettings,
+    steps: PipelineRun,
+    network: str,
+    task: AnyTask,
+    kind: str,
+    videos: Mapping[str, Any],
+    size: Mapping[str, Cell],
+) -> Arm:
+    """Train a network with a task on some videos, and fine-tune it; its row."""
+    from featcache.methods.pretext.run import pretrain
+
+    name, short = slug(network), slug(kind)
+    own = {
+        "task": task,
+        "backbone": network,
+        "weights": "random",
+        "num_frames": settings.num_frames,
+        "input_size": settings.input_size,
+        "out": steps.folder(f"pretrained/{name}/{short}"),
+    }
+    training = decide(settings.pretraining, {**videos, **own})
+    pretrained = pretrain(training, on_stage=renamed(steps.on_stage, f"{network}, {kind}"))
+    tunings = [
+        _tuning(settings, steps, network, f"{short}-{seed}", weights=path, seeds=(seed,))
+        for seed, path in pretrained.weights.items()
+    ]
+    tuned = [_finetuned(settings, steps, tuning) for tuning in tunings]
+    result = pretrained.to_dict()
+    return Arm(
+        network=network,
+        kind=kind,
+        weights={f"{name}-{short}-{seed}": path for seed, path in pretrained.weights.items()},
+        runs={FINETUNED: [each["folder"] for each in tuned]},
+        trained={"pretrained": result, FINETUNED: tuned},
+        numbers={**numbers_of(list(zip(tunings, tuned, strict=True)), before=[(training, result)]), **size},
+        note=_too_short(pretrained.num_short, pretrained.num_videos),
+    )
 
 
-def _finetuned(
+def _tuning(
     settings: PretextBenchmarkSettings,
     steps: PipelineRun,
     network: str,
@@ -315,10 +366,8 @@ def _finetuned(
     *,
     weights: str,
     seeds: tuple[int, ...],
-) -> dict[str, Any]:
-    """Fine-tune a network from some weights, in a folder of that name; the result as JSON."""
-    from featcache.methods.finetune.run import finetune
-
+) -> FinetuneSettings:
+    """Settings of the fine-tuning of a network from some weights, in a folder of that name."""
     values = {
         **steps.videos,
         "backbone": network,
@@ -329,53 +378,35 @@ def _finetuned(
         "training.seeds": seeds,
         "out": steps.folder(f"finetuned/{slug(network)}/{name}"),
     }
-    return finetune(
-        decide(settings.finetuning, values),
-        intervals=settings.probes.intervals,
-        on_stage=renamed(steps.on_stage, f"{network}, {name}, fine-tuning"),
-    ).to_dict()
+    return decide(settings.finetuning, values)
 
 
-def _with_probes(arm: Arm, probed: Mapping[str, Mapping[str, Any]]) -> Arm:
-    """A row with the folders of its probes."""
-    columns = PROBES if arm.weights else ()
-    runs = {column: [str(probed[f"{column}, {name}"]["out"]) for name in arm.weights] for column in columns}
-    return dataclasses.replace(arm, runs={**arm.runs, **runs})
+def _finetuned(settings: PretextBenchmarkSettings, steps: PipelineRun, tuning: FinetuneSettings) -> dict[str, Any]:
+    """Fine-tune a network; the result as JSON."""
+    from featcache.methods.finetune.run import finetune
+
+    stage = f"{tuning.backbone}, {Path(str(tuning.out)).name}, fine-tuning"
+    on_stage = renamed(steps.on_stage, stage)
+    return finetune(tuning, intervals=settings.probes.intervals, on_stage=on_stage).to_dict()
 
 
-def _row(arm: Arm) -> str:
-    """The name of a row."""
-    return f"{arm.network}, {arm.kind}"
+def _too_short(num_short: int, num_videos: int) -> str:
+    """How many training videos a task has left out; nothing if none."""
+    return f"{num_short} of {num_short + num_videos} videos too short" if num_short else ""
 
 
 def tabulated(settings: PretextBenchmarkSettings, arms: Sequence[Arm]) -> Table:
-    """The table: each number with what it gains over the same network before training.
-
-    There is one column per way of testing, and per split if there are several.
-    """
-    known = {(arm.network, arm.kind): arm for arm in arms}
-    found: dict[str, dict[tuple[str, str], Cell]] = {}
-    for arm in arms:
-        cells = found.setdefault(_row(arm), {})
-        for column, runs in arm.runs.items():
-            base = known[arm.network, SCRATCH if column == FINETUNED else UNTRAINED]
-            baseline = () if base is arm else base.runs[column]
-            for split, cell in paired_cells(runs, baseline, intervals=settings.probes.intervals).items():
-                cells[column, split] = cell
-    splits = tuple(dict.fromkeys(split for cells in found.values() for _, split in cells))
-    names = {
-        (column, split): column if len(splits) == 1 else f"{column}, {split}"
-        for column in (FINETUNED, *PROBES)
-        for split in splits
-    }
-    rows = tuple(
-        (_row(arm), None, arm.note, {name: found[_row(arm)].get(at, Cell(value=None)) for at, name in names.items()})
-        for arm in arms
-    )
-    return Table(
+    """The table: each number with what it gains over the same network before training."""
+    note = f"gain over {SCRATCH} (fine-tuned) or {UNTRAINED} (others) of the same network, video by video"
+    if settings.distillation is not None:
+        note += f"; {SCRATCH} is the student of labels alone, to the bit"
+    if settings.noise is not None:
+        note += f"; {LOST}: share of the fine-tuned accuracy, mean over kinds and severities"
+    return arms_table(
+        arms,
         title=f"Pretext tasks, {settings.label}",
-        columns=tuple(names.values()),
-        rows=rows,
+        bases={FINETUNED: SCRATCH} | dict.fromkeys(PROBES, UNTRAINED),
+        intervals=settings.probes.intervals,
         against=f"{SCRATCH} or {UNTRAINED}",
-        note=f"gain over {SCRATCH} (fine-tuned) or {UNTRAINED} (others) of the same network, video by video",
+        note=note,
     )

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BaseModel, BeforeValidator, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from featcache.commands.extract import extract
 from featcache.commands.probe import ProbeTarget, probe, with_own
-from featcache.config import Settings, leaves, parse, read_mapping, to_yaml, with_values
+from featcache.config import Settings, laid_over, leaves, parse, read_mapping, to_yaml, with_values
 from featcache.data.motion import MotionSettings, make_motion_set, remove_motion_set
 from featcache.data.selection import Selection
 from featcache.errors import ConfigError
@@ -51,6 +51,11 @@ def extraction_with(sampling: SamplingSettings, *, runtime: RuntimeSettings | No
     feature = FeatureSettings(backbone=DECIDED)
     runtime = runtime or RuntimeSettings()
     return ExtractSettings(source=DECIDED, out=DECIDED, features=(feature,), sampling=sampling, runtime=runtime)
+
+
+def optional(section: Settings) -> BeforeValidator:
+    """For the annotation of a section that is left out by default: given in part, it is completed with ``section``."""
+    return BeforeValidator(lambda given: laid_over(section, given))
 
 
 class ShippedSettings(Settings):
@@ -95,6 +100,8 @@ class ShippedSettings(Settings):
         for key in cls.all_decided():
             section, _, rest = key.partition(".")
             default = _at(cls.model_fields[section].default, rest)
+            if rest and isinstance(_at(data, section), BaseModel) and cls.model_fields[section].default is None:
+                continue  # a section that is left out by default, as a whole
             if _at(data, key, absent=default) != default:
                 name = key.rpartition(".")[2]
                 words = [word for word in (name, f"{name}s", name.removesuffix("s")) if word in cls.model_fields]
@@ -247,8 +254,8 @@ class PipelineRun:
         write_table(table, Path(self.settings.out))
         complete = self.write({**found, "table": table.to_dict()})
         shown = {**facts, "store": self.store, "time": duration(complete["seconds"])}
-        drawn = table.summary_table(notes=any(note for _, _, note, _ in table.rows))
-        return PipelineResult(found=complete, shown=Summary(tables=(drawn,), facts=shown))
+        drawn = table.summary_tables(notes=any(note for _, _, note, _ in table.rows))
+        return PipelineResult(found=complete, shown=Summary(tables=drawn, facts=shown))
 
 
 def begin(settings: ShippedSettings, *, on_stage: OnStage) -> PipelineRun:
@@ -303,6 +310,16 @@ def find_videos(settings: ShippedSettings, *, on_stage: OnStage) -> str:
     """
     if settings.source is not None:
         return settings.source
-    folder = Path(settings.out) / "videos"
-    remove_motion_set(folder, settings.motion)
-    return str(make_motion_set(folder, settings.motion, progress=lambda done, total: on_stage("clips", done, total)))
+    return make_videos(Path(settings.out) / "videos", settings.motion, on_stage=on_stage)
+
+
+def make_videos(folder: Path, motion: MotionSettings, *, on_stage: OnStage) -> str:
+    """Make a motion set in a folder, from which the remains of a killed run are removed; returns its listing.
+
+    Args:
+        folder: The folder.
+        motion: Settings of the set.
+        on_stage: Called with (``"clips"``, done, total).
+    """
+    remove_motion_set(folder, motion)
+    return str(make_motion_set(folder, motion, progress=lambda done, total: on_stage("clips", done, total)))

@@ -4,11 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from featcache.metrics.comparison import compare, compare_outcomes, joined
 from featcache.metrics.intervals import Metric
 from featcache.metrics.predictions import NAME as PREDICTIONS
 from featcache.metrics.predictions import read_outcomes
 from featcache.metrics.result import share_right
+from featcache.metrics.robustness import robustness
 from featcache.metrics.settings import IntervalSettings
 from featcache.report.tables import PERCENT, Cell
 
@@ -77,6 +80,34 @@ def paired_cells(
         )
         for split, part in compared.splits.items()
     }
+
+
+def drop_cells(
+    runs: Sequence[str], *, clean: str, noises: Sequence[str], intervals: IntervalSettings
+) -> Mapping[str, Cell]:
+    """Share of the accuracy that is lost under noise, by split, in percent: the mean over several noises.
+
+    Args:
+        runs: Folders of runs that were scored under noise, which count as the seeds of one run.
+        clean: Name of the cell without noise.
+        noises: Names of the cells with noise.
+        intervals: Settings of the intervals, which are over videos, or their groups, and seeds.
+
+    Returns:
+        The drops; without a value where no video is right without noise.
+
+    Raises:
+        ConfigError: A run has no predictions, or two have no video in common.
+    """
+    before, *after = (joined([read_outcomes(Path(run) / name) for run in runs]) for name in (clean, *noises))
+    noisy = np.mean([each.values for each in after], axis=0)
+    cells = {}
+    for split in dict.fromkeys(split for split, _ in before.keys):
+        mine = np.array([key[0] == split for key in before.keys])
+        groups = None if before.groups is None else before.groups[mine]
+        lost = robustness(before.values[:, mine], noisy[:, mine], intervals=intervals, groups=groups).drop
+        cells[split] = Cell(value=None) if lost is None else _in_percent(lost)
+    return cells
 
 
 def _in_percent(metric: Metric) -> Cell:

@@ -9,6 +9,7 @@ from featcache.metrics.result import share_right
 from featcache.summary import SummaryTable
 
 PERCENT = 100.0
+ABOVE, BELOW = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,13 @@ class Cell:
         low, high = (None if end is None else end - self.published for end in (self.low, self.high))
         return Cell(value=self.value - self.published, low=low, high=high)
 
+    @property
+    def sign(self) -> str:
+        """An arrow if the gain is surely above or below 0: its interval leaves 0 out; empty otherwise."""
+        if self.gain is None or self.gain.low is None or self.gain.high is None:
+            return ""
+        return ABOVE if self.gain.low > 0 else BELOW if self.gain.high < 0 else ""
+
     def with_interval(self) -> dict[str, float | None]:
         """The value and the ends of its interval."""
         return {"value": self.value, "low": self.low, "high": self.high}
@@ -55,6 +63,7 @@ class Table:
         x_label: Name of ``x``.
         against: Name of what the cells are compared with; empty: they are not.
         note: What a reader of the whole table should know.
+        beside: Those of the columns that are shown in a table of their own, where a line cannot be as long as all.
     """
 
     title: str
@@ -63,6 +72,7 @@ class Table:
     x_label: str = ""
     against: str = ""
     note: str = ""
+    beside: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -93,12 +103,21 @@ class Table:
 
     def summary_table(self, *, notes: bool = False) -> SummaryTable:
         """Ours with its interval, and what was published behind it; with the notes of the rows if asked."""
+        columns = tuple(column for column in self.columns if column not in self.beside)
+        return self._summary_of(columns, title=f"{self.title}, percent [95 % interval]", notes=notes)
+
+    def summary_tables(self, *, notes: bool = False) -> tuple[SummaryTable, ...]:
+        """That table, and one of the numbers beside if there are any."""
+        first = self.summary_table(notes=notes)
+        return (first, self._summary_of(self.beside, title=f"{self.title}, beside")) if self.beside else (first,)
+
+    def _summary_of(self, columns: Sequence[str], *, title: str, notes: bool = False) -> SummaryTable:
         rows = tuple(
-            (name, *(cell_text(cells[column]) for column in self.columns), *([note] if notes else []))
+            (name, *(cell_text(cells[column]) for column in columns), *([note] if notes else []))
             for name, _, note, cells in self.rows
+            if columns != self.beside or any(cells[column].value is not None for column in columns)
         )
-        columns = ("", *self.columns, *(["note"] if notes else []))
-        return SummaryTable(title=f"{self.title}, percent [95 % interval]", columns=columns, rows=rows)
+        return SummaryTable(title=title, columns=("", *columns, *(["note"] if notes else [])), rows=rows)
 
     def to_markdown(self) -> str:
         """The table in Markdown: our values with their intervals, each followed by the published one."""
@@ -117,15 +136,17 @@ class Table:
     @property
     def legend(self) -> str:
         """What the numbers of a cell are."""
-        gain = f"; {{ours - ours of {self.against!r}, video by video}}" if self.against else ""
+        arrows = f"{ABOVE} or {BELOW}: its interval leaves out 0, so that ours is better or worse"
+        gain = f"; {{ours - ours of {self.against!r}, video by video}}, {arrows}" if self.against else ""
         return f"Ours [95 % interval]; (published, ours - published){gain}"
 
 
 def cell_text(cell: Cell) -> str:
-    """The text of a cell, ``12.3 [10.1, 14.2] (15.0, -2.7) {+3.1 [1.0, 5.2]}``; a dash is a missing value of ours."""
+    """The text of a cell, ``12.3 [10.1, 14.2] (15.0, -2.7) {+3.1 [1.0, 5.2]} ↑``; a dash is a missing value."""
     published = "" if cell.published is None else f" ({_short(cell.published)}{_difference(cell)})"
     gain = "" if cell.gain is None or cell.gain.value is None else f" {{{cell.gain.value:+.1f}{_interval(cell.gain)}}}"
-    return f"{'-' if cell.value is None else _short(cell.value)}{_interval(cell)}{published}{gain}"
+    sign = f" {cell.sign}" if gain and cell.sign else ""
+    return f"{'-' if cell.value is None else _short(cell.value)}{_interval(cell)}{published}{gain}{sign}"
 
 
 def _interval(cell: Cell) -> str:

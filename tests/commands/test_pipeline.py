@@ -25,7 +25,10 @@ STEPS = {
         "pretraining": "train-advise", "extraction": "extract", "finetuning": "train-tmm", "figure": "figure-activation"
     },
     "quickstart": {"extraction": "extract", "temporal": "train-tmm"},
-    "pretext_benchmark": {"pretraining": "train-pretext", "extraction": "extract", "finetuning": "train-finetune"},
+    "pretext_benchmark": {
+        "pretraining": "train-pretext", "extraction": "extract", "finetuning": "train-finetune",
+        "noise": "evaluate-noise", "cka": "evaluate-cka", "distillation": "train-distill",
+    },
 }  # fmt: skip
 OTHER = {
     "selection": "{seed: 1}",

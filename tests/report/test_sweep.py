@@ -67,6 +67,16 @@ def test_values_and_metrics_by_path():
         value_at(result, ["metrics"], where="r")
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "arrow"), [(0.1, 2, " ↑"), (-3, -0.1, " ↓"), (-1, 2, ""), (0, 2, ""), (-2, 0, "")]
+)
+def test_an_arrow_says_that_the_interval_of_a_gain_leaves_out_0(low, high, arrow):
+    cell = Cell(value=50, low=40, high=60, gain=Cell(value=0.5, low=low, high=high))
+    assert cell_text(cell).partition("}")[2] == arrow
+    table = Table(title="T", columns=("top-1",), rows=(("a", None, "", {"top-1": cell}),), against="b")
+    assert "↑ or ↓: its interval leaves out 0, so that ours is better or worse" in table.to_markdown()
+
+
 def test_a_table_as_text_and_picture(tmp_path):
     cells = [{"top-1": Cell(value=12.34, low=10, high=14, published=15.0)}, {"top-1": Cell(value=2)}]
     assert cell_text(cells[0]["top-1"]) == "12.3 [10.0, 14.0] (15.0, -2.7)"
