@@ -9,7 +9,6 @@ configs/pretext_benchmark/folder.yaml --set source=videos/``.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -29,7 +28,7 @@ from featcache.commands.pipeline import (
     optional,
 )
 from featcache.commands.probe import ProbeTarget
-from featcache.commands.sources import OtherSource, check_lengths, other_videos, remove_other, scanned
+from featcache.commands.sources import OtherSource, check_lengths, other_videos, remove_other, scanned, too_short
 from featcache.commands.sweeps import slug
 from featcache.commands.tuned import (
     CKA,
@@ -39,6 +38,7 @@ from featcache.commands.tuned import (
     NOISE,
     TUNED,
     check_students,
+    finetuned,
     numbers_of,
     size_of,
     student_arms,
@@ -276,7 +276,7 @@ def run(settings: PretextBenchmarkSettings, *, on_stage: OnStage = ignore) -> Pi
             **more,
         },
         table=table,
-        facts={"in braces": table.note},
+        facts={"in braces": table.note, "arrows": "the interval in braces leaves out 0"},
     )
 
 
@@ -287,7 +287,7 @@ def _trained(
     name, seeds = slug(network), settings.pretraining.training.seeds
     size = size_of(steps, network, num_frames=settings.num_frames, input_size=settings.input_size)
     tuning = _tuning(settings, steps, network, SCRATCH, weights="random", seeds=seeds)
-    scratch = _finetuned(settings, steps, tuning)
+    scratch = finetuned(steps, tuning, intervals=settings.probes.intervals)
     yield Arm(
         network=network,
         kind=SCRATCH,
@@ -345,7 +345,7 @@ def _pretrained(
         _tuning(settings, steps, network, f"{short}-{seed}", weights=path, seeds=(seed,))
         for seed, path in pretrained.weights.items()
     ]
-    tuned = [_finetuned(settings, steps, tuning) for tuning in tunings]
+    tuned = [finetuned(steps, tuning, intervals=settings.probes.intervals) for tuning in tunings]
     result = pretrained.to_dict()
     return Arm(
         network=network,
@@ -354,7 +354,7 @@ def _pretrained(
         runs={FINETUNED: [each["folder"] for each in tuned]},
         trained={"pretrained": result, FINETUNED: tuned},
         numbers={**numbers_of(list(zip(tunings, tuned, strict=True)), before=[(training, result)]), **size},
-        note=_too_short(pretrained.num_short, pretrained.num_videos),
+        note=too_short(pretrained.num_short, pretrained.num_videos),
     )
 
 
@@ -379,20 +379,6 @@ def _tuning(
         "out": steps.folder(f"finetuned/{slug(network)}/{name}"),
     }
     return decide(settings.finetuning, values)
-
-
-def _finetuned(settings: PretextBenchmarkSettings, steps: PipelineRun, tuning: FinetuneSettings) -> dict[str, Any]:
-    """Fine-tune a network; the result as JSON."""
-    from featcache.methods.finetune.run import finetune
-
-    stage = f"{tuning.backbone}, {Path(str(tuning.out)).name}, fine-tuning"
-    on_stage = renamed(steps.on_stage, stage)
-    return finetune(tuning, intervals=settings.probes.intervals, on_stage=on_stage).to_dict()
-
-
-def _too_short(num_short: int, num_videos: int) -> str:
-    """How many training videos a task has left out; nothing if none."""
-    return f"{num_short} of {num_short + num_videos} videos too short" if num_short else ""
 
 
 def tabulated(settings: PretextBenchmarkSettings, arms: Sequence[Arm]) -> Table:

@@ -82,5 +82,15 @@ def remove_other(steps: PipelineRun, other: OtherSource, *, name: str) -> None:
         remove_motion_set(_folder(steps, name), other.motion)
 
 
+def too_short(num_short: int, num_videos: int) -> str:
+    """How many videos a training has left out because they are too short, in words; nothing if none.
+
+    Args:
+        num_short: Number of those videos.
+        num_videos: Number of the others.
+    """
+    return f"{num_short} of {num_short + num_videos} videos too short" if num_short else ""
+
+
 def _folder(steps: PipelineRun, name: str) -> Path:
     return Path(steps.folder(f"videos-{slug(name)}"))

@@ -66,6 +66,20 @@ def check_students(finetuning: FinetuneSettings) -> None:
             )
 
 
+def finetuned(steps: PipelineRun, tuning: FinetuneSettings, *, intervals: IntervalSettings) -> dict[str, Any]:
+    """Fine-tune a network; the result as JSON.
+
+    Args:
+        steps: The pipeline.
+        tuning: The complete settings.
+        intervals: Settings of the intervals.
+    """
+    from featcache.methods.finetune.run import finetune
+
+    stage = f"{tuning.backbone}, {Path(str(tuning.out)).name}, fine-tuning"
+    return finetune(tuning, intervals=intervals, on_stage=renamed(steps.on_stage, stage)).to_dict()
+
+
 def under_noise(
     steps: PipelineRun,
     section: NoiseEvaluationSettings,
