@@ -119,12 +119,12 @@ class PretextModule(ClipEncoder):
 
         Args:
             clips: uint8 [B, T, 3, S, S], this process's share of a batch.
-            splits: Number of parts; at most as many are made as the whole batch has clips.
+            splits: Number of parts; at most so many are made that each has two clips, which a BatchNorm needs.
         """
         assert self.follower is not None, "the task has no key network"
         count, heads = len(clips), self.follower.heads
         before = self.world.rank * count  # clips of the batch that other processes have
-        splits = min(splits, self.world.size * count)
+        splits = min(splits, max(1, self.world.size * count // 2))
         parts: list[dict[str, Tensor]] = []
         order: list[int] = []
         for part in range(splits):

@@ -96,6 +96,20 @@ def test_keys_pass_in_parts_and_come_back_in_order():
     assert not module.keys(clips[0], splits=9)["turns"].requires_grad
 
 
+@pytest.mark.parametrize(("size", "parts"), [(1, [1]), (3, [3]), (5, [3, 2]), (8, [2, 2, 2, 2])])
+def test_each_part_has_two_clips_for_a_batch_norm(monkeypatch, size, parts):
+    module = suite.module_of(Keyed())
+    passed = []
+
+    def features(clips):
+        passed.append(len(clips))
+        return torch.zeros(len(clips), module.width)
+
+    monkeypatch.setattr(module.follower, "features", features)
+    assert len(module.keys(torch.zeros(size, 8, 3, 32, 32, dtype=torch.uint8), splits=4)["turns"]) == size
+    assert passed == parts
+
+
 @pytest.mark.parametrize("splits", [1, 2, 4, 9])
 def test_parts_are_those_of_the_whole_batch_whatever_the_number_of_processes(monkeypatch, splits):
     def parts(world, clips):
