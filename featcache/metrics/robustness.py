@@ -1,5 +1,6 @@
 """How much accuracy noise takes: relative and absolute robustness and the relative drop, over paired resamples."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,19 +57,11 @@ def robustness(
         intervals: Number of resamples, confidence and seed.
         groups: int64 [M], groups of nearly identical videos, which are drawn as a whole; ``None``: videos are drawn.
     """
-    num_seeds = len(clean)
-    cells, cell = np.unique(np.vstack([clean, noisy]), axis=1, return_inverse=True)
-    drawn = []
-    for videos, seeds in resamples(cell.reshape(-1), num_seeds, intervals, groups):
-        right = [(videos * (seeds @ each)).sum(axis=1) for each in (cells[:num_seeds], cells[num_seeds:])]
-        drawn.append(np.stack(right) / videos.sum(axis=1))
-    before, after = np.concatenate(drawn, axis=1)
+    before, after = _drawn([clean, noisy], intervals, groups)
     value_before, value_after = float(clean.mean()), float(noisy.mean())
-    tail = (1 - intervals.confidence) / 2
 
     def metric(value: float, values: npt.NDArray[np.float64]) -> Metric:
-        low, high = np.quantile(values, [tail, 1 - tail])
-        return Metric(value=value, low=float(low), high=float(high))
+        return _metric(value, values, intervals)
 
     absolute = metric(1 - (value_before - value_after), 1 - (before - after))
     if not value_before:
@@ -76,3 +69,51 @@ def robustness(
     drops, value = relative_drop(before, after), float(relative_drop(value_before, value_after))
     drops = drops[np.isfinite(drops)]
     return Robustness(relative=metric(1 - value, 1 - drops), absolute=absolute, drop=metric(value, drops))
+
+
+def drop_difference(
+    one: Sequence[npt.NDArray[np.floating]],
+    other: Sequence[npt.NDArray[np.floating]],
+    *,
+    intervals: IntervalSettings,
+    groups: Groups | None = None,
+) -> Metric | None:
+    """The relative drop of one model minus that of another one, with a percentile interval over paired resamples.
+
+    A resample draws the same videos (or groups) and seeds for both models, with and without noise.
+
+    Args:
+        one: Outcomes without noise and with it, as in :func:`robustness`, float [S, M] each.
+        other: The same of the other model, for the same videos and as many seeds.
+        intervals: Number of resamples, confidence and seed.
+        groups: int64 [M], as in :func:`robustness`.
+
+    Returns:
+        The difference; ``None`` if a model is right of no video without noise, or no resample has such a video of
+        both models.
+    """
+    drops = [float(relative_drop(clean.mean(), noisy.mean())) for clean, noisy in (one, other)]
+    if not np.isfinite(drops).all():
+        return None
+    clean, noisy, clean_of_other, noisy_of_other = _drawn([*one, *other], intervals, groups)
+    values = relative_drop(clean, noisy) - relative_drop(clean_of_other, noisy_of_other)
+    values = values[np.isfinite(values)]
+    return _metric(drops[0] - drops[1], values, intervals) if len(values) else None
+
+
+def _drawn(
+    outcomes: Sequence[npt.NDArray[np.floating]], intervals: IntervalSettings, groups: Groups | None
+) -> npt.NDArray[np.float64]:
+    """The mean of each of K arrays of outcomes [S, M] in each of R paired resamples, [K, R]."""
+    cells, cell = np.unique(np.vstack(list(outcomes)), axis=1, return_inverse=True)
+    drawn = []
+    for videos, seeds in resamples(cell.reshape(-1), len(outcomes[0]), intervals, groups):
+        right = [(videos * (seeds @ each)).sum(axis=1) for each in np.split(cells, len(outcomes))]
+        drawn.append(np.stack(right) / videos.sum(axis=1))
+    return np.concatenate(drawn, axis=1)
+
+
+def _metric(value: float, values: npt.NDArray[np.float64], intervals: IntervalSettings) -> Metric:
+    tail = (1 - intervals.confidence) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return Metric(value=value, low=float(low), high=float(high))

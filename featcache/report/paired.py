@@ -11,7 +11,11 @@ from featcache.metrics.intervals import Metric
 from featcache.metrics.predictions import NAME as PREDICTIONS
 from featcache.metrics.predictions import read_outcomes
 from featcache.metrics.result import share_right
+<<<<<<< HEAD
 from featcache.metrics.robustness import robustness
+=======
+from featcache.metrics.robustness import drop_difference
+>>>>>>> ab2078d (Figures of the benchmark of pretext tasks as tables: source by target, and how alike layers are; drops under noise are compared in pairs)
 from featcache.metrics.settings import IntervalSettings
 from featcache.report.tables import PERCENT, Cell
 
@@ -20,22 +24,28 @@ def paired_gain(run: str, baseline: str, path: Sequence[str]) -> Cell | None:
     """Accuracy of a run minus that of another one on the videos that both scored, in percent with a paired interval.
 
     Resamples draw groups of videos where the runs know groups. Runs keep whether each video is right, so there is no
-    gain of other numbers than top-1 and R@1.
+    gain of other numbers than top-1, R@1, and what noise takes of top-1.
 
     Args:
         run: Folder of the run.
         baseline: Folder of the other one.
         path: Place of the accuracy in ``result.json``, e.g. ``splits.test.metrics.top1``, or, of one run under noise,
-            ``runs.*.splits.test.noisy.shot-3.metrics.top1`` or ``runs.*.splits.test.clean.top1``.
+            ``runs.*.splits.test.noisy.shot-3.metrics.top1``, ``runs.*.splits.test.clean.top1`` or the mean drop,
+            ``runs.*.splits.test.mean.robustness.drop``.
 
     Returns:
-        The gain; ``None`` if the place is no such accuracy, or both runs are one.
+        The gain; ``None`` if the place is no such number, or both runs are one.
 
     Raises:
         ConfigError: A run has no predictions, or they have no video in common.
     """
+    if run == baseline:
+        return None
+    match path:
+        case ["runs", "*", "splits", split, "mean", "robustness", "drop"]:
+            return _paired_drop(Path(run), Path(baseline), split)
     *place, name = path
-    if run == baseline or share_right({name: True}) is None:
+    if share_right({name: True}) is None:
         return None
     match place:
         case ["splits", split, "metrics"]:
@@ -55,6 +65,30 @@ def _under_noise(folder: Path, cell: str) -> Path:
     """Where the predictions of the only run of ``evaluate noise`` are, e.g. those of ``shot-3`` or ``clean``."""
     (found,) = folder.glob(f"*/{cell}/{PREDICTIONS}")
     return found.parent
+
+
+def _paired_drop(run: Path, baseline: Path, split: str) -> Cell | None:
+    """The mean relative drop of a run under noise minus that of another one; ``None`` if it is not defined."""
+    sides = []
+    for folder in (run, baseline):
+        clean = _under_noise(folder, "clean")
+        noisy = sorted(file.parent for file in clean.parent.glob(f"*/{PREDICTIONS}") if file.parent != clean)
+        sides.append([read_outcomes(clean), *(read_outcomes(each) for each in noisy)])
+    every = [*sides[0], *sides[1]]
+    common = set(every[0].keys).intersection(*(each.keys for each in every))
+    wanted = sorted(key for key in common if split in ("*", key[0]))
+    if not wanted or len({len(each.seeds) for each in every}) > 1:
+        return None
+    indices = [{key: place for place, key in enumerate(each.keys)} for each in every]
+    places = [[index[key] for key in wanted] for index in indices]
+    values = [each.values[:, place] for each, place in zip(every, places, strict=True)]
+    number = len(sides[0])
+    one, other = ((side[0], np.mean(side[1:], axis=0)) for side in (values[:number], values[number:]))
+    groups = every[0].groups
+    difference = drop_difference(
+        one, other, intervals=IntervalSettings(), groups=None if groups is None else groups[places[0]]
+    )
+    return None if difference is None else _in_percent(difference)
 
 
 def paired_cells(

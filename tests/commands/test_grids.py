@@ -14,6 +14,7 @@ from featcache.commands.sweeps import SweepSettings, points_of, sweep_steps, tab
 from featcache.config import parse, to_dict
 from featcache.errors import ConfigError, UnknownNameError
 from featcache.metrics.comparison import compare
+from featcache.metrics.predictions import read_outcomes
 from featcache.report.paired import paired_gain
 from featcache.testing import stores
 
@@ -257,8 +258,15 @@ def test_accuracies_under_noise_are_compared_under_the_same_noise(finished, tmp_
         expected = paired_gain(str(runs[one]), str(runs[other]), ("splits", "*", "metrics", "top1"))
         assert gain == expected, cell
         assert gain.value is not None
-    drop = "runs.*.splits.*.mean.robustness.drop"
-    assert paired_gain(str(tmp_path / "run"), str(tmp_path / "baseline"), drop.split(".")) is None
+    drop = ["runs", "*", "splits", "*", "mean", "robustness", "drop"]
+    (tmp_path / "run" / "network-1" / "shot-3").rename(tmp_path / "run" / "network-1" / "gaussian-3")
+    shutil.copytree(runs[0], tmp_path / "run" / "network-1" / "shot-3")
+    gain = paired_gain(str(tmp_path / "run"), str(tmp_path / "baseline"), drop)
+    right = [float(read_outcomes(run).values.mean()) for run in runs]
+    of_run, of_baseline = (right[1] - (right[3] + right[0]) / 2) / right[1], (right[0] - right[2]) / right[0]
+    assert gain.value == pytest.approx(100 * (of_run - of_baseline))
+    assert gain.low <= gain.value <= gain.high
+    assert paired_gain(str(tmp_path / "run"), str(tmp_path / "run"), drop) is None
 
 
 def test_gains_are_of_accuracies_alone(finished):

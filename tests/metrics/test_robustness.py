@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featcache.metrics.permutation import permutation_p
-from featcache.metrics.robustness import relative_drop, robustness
+from featcache.metrics.robustness import drop_difference, relative_drop, robustness
 from featcache.metrics.settings import IntervalSettings
 
 # Tables 12 and 4 of the paper (R(2+1)D on UCF101), as printed.
@@ -88,6 +88,29 @@ def test_intervals_are_those_of_drawing_videos_and_seeds_one_by_one(grouped):
     for metric, place in ((found.drop, 0), (found.absolute, 1)):
         assert (metric.low, metric.high) == pytest.approx((low[place], high[place]), abs=0.02)
     assert found.relative.low == pytest.approx(1 - found.drop.high)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_drops_are_compared_by_drawing_the_same_videos_for_both(grouped):
+    one, (clean, noisy) = outcomes(), outcomes()
+    other = (clean[:, ::-1], noisy[:, ::-1] * (np.arange(60) % 3 > 0))
+    groups = np.arange(60) // 4 if grouped else None
+    found = drop_difference(one, other, intervals=FEW, groups=groups)
+    rng = np.random.default_rng(1)
+    drawn = []
+    for _ in range(4000):
+        chosen = rng.integers(15, size=15) if grouped else None
+        videos = rng.integers(60, size=60) if chosen is None else (4 * chosen[:, None] + np.arange(4)).ravel()
+        seeds = rng.integers(2, size=2)
+        drops = [relative_drop(*(each[seeds][:, videos].mean() for each in side)) for side in (one, other)]
+        drawn.append(float(drops[0] - drops[1]))
+    assert found.value == pytest.approx(
+        robustness(*one, intervals=FEW).drop.value - robustness(*other, intervals=FEW).drop.value
+    )
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.02)
+    assert drop_difference(one, one, intervals=FEW).high == 0
+    nothing = np.zeros_like(clean)
+    assert drop_difference(one, (nothing, nothing), intervals=FEW) is None
 
 
 def test_pairing_narrows_the_interval():
