@@ -11,11 +11,7 @@ from featcache.metrics.intervals import Metric
 from featcache.metrics.predictions import NAME as PREDICTIONS
 from featcache.metrics.predictions import read_outcomes
 from featcache.metrics.result import share_right
-<<<<<<< HEAD
-from featcache.metrics.robustness import robustness
-=======
-from featcache.metrics.robustness import drop_difference
->>>>>>> ab2078d (Figures of the benchmark of pretext tasks as tables: source by target, and how alike layers are; drops under noise are compared in pairs)
+from featcache.metrics.robustness import drop_difference, robustness
 from featcache.metrics.settings import IntervalSettings
 from featcache.report.tables import PERCENT, Cell
 
