@@ -136,7 +136,7 @@ class Table:
     @property
     def legend(self) -> str:
         """What the numbers of a cell are."""
-        arrows = f"{ABOVE} or {BELOW}: its interval leaves out 0, so that ours is better or worse"
+        arrows = f"{ABOVE} or {BELOW}: its interval leaves out 0, so that ours is higher or lower"
         gain = f"; {{ours - ours of {self.against!r}, video by video}}, {arrows}" if self.against else ""
         return f"Ours [95 % interval]; (published, ours - published){gain}"
 

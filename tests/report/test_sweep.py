@@ -74,7 +74,7 @@ def test_an_arrow_says_that_the_interval_of_a_gain_leaves_out_0(low, high, arrow
     cell = Cell(value=50, low=40, high=60, gain=Cell(value=0.5, low=low, high=high))
     assert cell_text(cell).partition("}")[2] == arrow
     table = Table(title="T", columns=("top-1",), rows=(("a", None, "", {"top-1": cell}),), against="b")
-    assert "↑ or ↓: its interval leaves out 0, so that ours is better or worse" in table.to_markdown()
+    assert "↑ or ↓: its interval leaves out 0, so that ours is higher or lower" in table.to_markdown()
 
 
 def test_a_table_as_text_and_picture(tmp_path):
