@@ -4,6 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No test is timed: an example takes longer where other work shares the machine.
+settings.register_profile("untimed")
+settings.load_profile("untimed")
 
 # Idle OpenMP threads sleep instead of spinning, which starves every process but one where cores are shared. It counts
 # only before the first import of torch, and for the commands that tests start.

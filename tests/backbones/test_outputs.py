@@ -49,7 +49,7 @@ def plain_space(x, size):
     return out
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(height=st.integers(1, 9), width=st.integers(1, 9), data=st.data())
 def test_space_equals_a_plain_loop_to_the_bit(height, width, data):
     size = data.draw(st.integers(1, min(height, width)))
@@ -59,7 +59,7 @@ def test_space_equals_a_plain_loop_to_the_bit(height, width, data):
     np.testing.assert_array_equal(pooled, np.stack([plain_space(row, size) for row in x]))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(num=st.integers(1, 6), group=st.integers(1, 9))
 def test_channels_equal_a_plain_loop_to_the_bit(num, group):
     x = noise(5, num * group, seed=num, scale=100).half().numpy()

@@ -137,7 +137,7 @@ box = st.tuples(st.integers(0, 50), st.integers(0, 50), st.integers(1, 50), st.i
 clip = st.tuples(st.integers(0, 2), st.floats(0, 5), st.floats(0.1, 5), box, st.booleans())
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(clips=st.lists(clip, min_size=1, max_size=12), form=st.sampled_from(["box6", "code7"]))
 def test_equals_a_plain_loop(clips, form):
     clips.sort(key=lambda one: one[0])

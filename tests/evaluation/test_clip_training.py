@@ -33,7 +33,7 @@ PREDICTOR = SetPredictorSettings(width=32, depth=1, position_hidden=8, dropout=0
 CANDIDATE = Candidate(optimizer="adamw", lr=1e-2, weight_decay=0.1, batch_norm=True, batch_size=10)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     counts=st.lists(st.integers(1, 20), min_size=1, max_size=12),
     num_clips=st.integers(1, 20),

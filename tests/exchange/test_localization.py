@@ -51,7 +51,7 @@ def opentad_row(seconds, *, frame, duration, feature_stride, offset_frames):
     rates=st.lists(st.sampled_from([10.0, 23.976, 25.0, 29.97, 30.0, 60.0]), min_size=1, max_size=4),
     lengths=st.lists(st.integers(2, 3000), min_size=4, max_size=4),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_bank_has_its_own_stride_whatever_the_frame_rates(stride, rates, lengths):
     recipe = replace(BANK, frame_stride=stride)
     tracks = [track(recipe, n + stride, fps, str(i)) for i, (fps, n) in enumerate(zip(rates, lengths, strict=False))]

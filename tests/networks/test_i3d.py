@@ -73,7 +73,7 @@ def test_same_padding_gives_ceil_windows(size, kernel, stride):
         assert (windows - 1) * stride + kernel == size + before + after
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     shape=st.tuples(*[st.integers(1, 9)] * 3),
     kernel_and_stride=st.sampled_from(
@@ -87,7 +87,7 @@ def test_pool_equals_padding_by_zeros(shape, kernel_and_stride, seed):
     assert torch.equal(pool(x), plain_pool(pool, x))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(shape=st.tuples(*[st.integers(1, 9)] * 3), kernel_and_stride=st.sampled_from([(7, 2), (3, 1), (1, 1), (3, 2)]))
 def test_unit_equals_the_plain_one(shape, kernel_and_stride):
     kernel, stride = kernel_and_stride

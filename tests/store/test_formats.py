@@ -59,7 +59,7 @@ def shards(draw):
     return record, block_rows, num_rows, present
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shard=shards(), seed=st.integers(0, 5))
 def test_zarr_shards_are_what_zarr_writes(tmp_path_factory, shard, seed):
     record, block_rows, num_rows, present = shard

@@ -127,7 +127,7 @@ def test_failures_and_pending_videos_keep_their_state_under_another_name(tmp_pat
     assert open_store(tmp_path / "s").tries() == {"w1": 1}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.tuples(

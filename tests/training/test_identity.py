@@ -27,6 +27,11 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "train-svt": {"source": "videos"},
     "train-finetune": {"source": "videos", "backbone": "svt-tiny"},
     "train-pretext": {"source": "videos", "backbone": "svt-tiny", "task": {"name": "rotnet"}},
+    "train-distill": {
+        "source": "videos",
+        "students": [{"backbone": "svt-tiny"}, {"backbone": "r21d-tiny"}],
+        "teachers": ["t.npz"],
+    },
 }
 CONTENTS = {"bank.store": "1", "sets.store": "1", "videos": "2", "weights": "3", "init": "4", "init.weights": "5"}
 # What else has to change where a leaf's checks forbid any other value by itself; alternatives.
@@ -48,6 +53,7 @@ TOGETHER: dict[str, tuple[dict[str, Any], ...]] = {
 
 # Leaves that a command allows no other value.
 FIXED = {("train-svt", "training.ema_decay"), ("train-finetune", "training.ema_decay")}
+FIXED |= {("train-distill", f"training.{name}") for name in ("ema_decay", "keep_epochs")}
 FIXED |= {("train-pretext", "training.ema_decay"), ("train-pretext", "task.name")}
 
 
@@ -79,7 +85,7 @@ def candidates(annotation: Any, value: Any) -> list[Any]:
     if options and not isinstance(value, tuple):
         return [option for option in options if option != value]
     if isinstance(value, str):
-        return ["another", "r2plus1d_18"]
+        return ["another", "r2plus1d_18", "a video of {}"]
     plain = to_jsonable_python(value)
     if plain == {}:  # factors by name
         return [{"head.": 10.0}]

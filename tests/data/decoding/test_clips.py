@@ -103,7 +103,7 @@ def row_plans(draw):
     return specs
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     specs=row_plans(),
     sizes=st.lists(

@@ -59,7 +59,7 @@ def structures(draw):
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(structure=structures(), data=st.data())
 def test_any_structure_is_exact(structure, data):
     structure = dict(structure)

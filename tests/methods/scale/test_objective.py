@@ -37,7 +37,7 @@ def build(sets, loss=None, *, clips_per_set=4, batch_size=4, seed=0):
 counts = st.lists(st.integers(2, 20), min_size=1, max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(counts=counts, clips_per_set=st.integers(1, 9), ratio=st.floats(0, 1), seed=st.integers(0, 2**31))
 def test_sets_are_disjoint_and_of_their_own_video(counts, clips_per_set, ratio, seed):
     video_start = np.concatenate([[0], np.cumsum(counts)])
@@ -59,7 +59,7 @@ def test_sets_are_disjoint_and_of_their_own_video(counts, clips_per_set, ratio, 
     assert torch.equal(everything[batch.positive], batch.masked_at)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(counts=st.lists(st.integers(2, 20), min_size=2, max_size=8), ratio=st.floats(0, 1), data=st.data())
 def test_the_shares_of_processes_are_the_batch_of_one(counts, ratio, data):
     video_start, videos = np.concatenate([[0], np.cumsum(counts)]), np.arange(len(counts))
