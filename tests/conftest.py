@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 
 # No test is timed: an example takes longer where other work shares the machine.
-settings.register_profile("untimed")
+settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 # Idle OpenMP threads sleep instead of spinning, which starves every process but one where cores are shared. It counts
