@@ -105,16 +105,22 @@ class Case(NamedTuple):
 NUM_CLIPS = {"train_per_picture_motion": 8, "test_seen_per_picture_motion": 2, "test_unseen_per_picture_motion": 5}
 COURSES = {
     "short": Course(MotionSettings(num_frames=24, size=32, gop=1, **NUM_CLIPS), input_size=28),
+    "fast": Course(
+        MotionSettings(
+            num_frames=48, size=32, window=(0.15, 0.25), gop=1, **NUM_CLIPS | {"train_per_picture_motion": 24}
+        ),
+        input_size=28,
+    ),
     "long": Course(MotionSettings(num_frames=48, size=72, window=(0.25, 0.45), gop=1, **NUM_CLIPS), input_size=64),
 }
 ADAM = {"optimiser": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.05}, "batch_size": 16}
 CASES: Mapping[str, Case] = {
     "rotnet": Case("short", ("accuracy",), {"stride": 1, "look": PLAIN}, {**ADAM, "epochs": 6}),
     "rspnet": Case(
-        "short",
+        "fast",
         ("accuracy",),
-        {"queue": 16, "momentum": 0.9, "key_splits": 1, "look": PLAIN},
-        {**ADAM, "epochs": 20, "optimiser": {**ADAM["optimiser"], "lr": 4e-3}},
+        {"queue": 16, "momentum": 0.9, "key_splits": 1, "speed": 4, "look": PLAIN},
+        {**ADAM, "epochs": 5, "optimiser": {**ADAM["optimiser"], "lr": 4e-3}},
     ),
     "cvrl": Case(
         "short",

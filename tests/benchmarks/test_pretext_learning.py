@@ -25,8 +25,9 @@ def learning(monkeypatch):
 def test_a_task_is_trained_asked_and_fine_tuned(learning, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(motion, "PHOTOGRAPHS", motion.PHOTOGRAPHS[:3])
     counts = {"train_per_picture_motion": 1, "test_unseen_per_picture_motion": 1, "num_unseen_pictures": 1}
-    tiny = motion.MotionSettings(num_frames=16, size=32, gop=1, **counts)
-    monkeypatch.setitem(learning.COURSES, "short", learning.Course(tiny, 28))
+    for name, num_frames in (("short", 16), ("fast", 32)):
+        tiny = motion.MotionSettings(num_frames=num_frames, size=32, gop=1, **counts)
+        monkeypatch.setitem(learning.COURSES, name, learning.Course(tiny, 28))
     monkeypatch.setattr(learning, "FINETUNED_CLIPS", 16)
     monkeypatch.setattr(learning, "NUM_SEEN", 16)
     arguments = ["x", "--folder", str(tmp_path), "--tasks", "rspnet", "--seeds", "3", "--labels", "2", "--json"]
