@@ -1,8 +1,5 @@
 """CLIP towers against open_clip's own models."""
 
-import json
-
-import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -11,6 +8,7 @@ from featcache.backbones import build_backbone, clip
 from featcache.backbones.clip import CARDS, OPENAI
 from featcache.backbones.outputs import record_spec, resolve_recipe
 from featcache.errors import ConfigError, FeatcacheError, UnknownNameError, WeightsError
+from tests.tiny_clip import both_towers, known_to_open_clip
 
 TINY = "tiny-clip-for-tests"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -19,23 +17,16 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 @pytest.fixture(scope="module", autouse=True)
 def tiny(tmp_path_factory):
     """Teach open_clip a small architecture with a tag."""
-    file = tmp_path_factory.mktemp("architectures") / f"{TINY}.json"
-    vision = {"image_size": 32, "layers": 3, "width": 64, "head_width": 16, "patch_size": 8}
-    text = {"context_length": 8, "vocab_size": 16, "width": 32, "heads": 2, "layers": 1}
-    file.write_text(json.dumps({"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}))
-    open_clip.add_model_config(file)
-    with pytest.MonkeyPatch.context() as patch:
-        table = {**open_clip.pretrained._PRETRAINED, TINY: {"openai": {"quick_gelu": True, "mean": CLIP_MEAN}}}
-        patch.setattr(open_clip.pretrained, "_PRETRAINED", table)
+    vision, text = {"layers": 3, "width": 64}, {"context_length": 8, "vocab_size": 16, "width": 32}
+    folder, tag = tmp_path_factory.mktemp("architectures"), {"mean": CLIP_MEAN}
+    with known_to_open_clip(TINY, folder, embed_dim=24, vision=vision, text=text, tag=tag):
         yield
 
 
 @pytest.fixture(scope="module")
 def whole(tiny):
     """open_clip's own model, both towers."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        return open_clip.create_model(TINY, force_quick_gelu=True).eval()
+    return both_towers(TINY)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Classifiers out of class names against the libraries' own logits, and files of ViFi-CLIP."""
 
 import dataclasses
-import json
 
 import open_clip
 import pytest
@@ -14,6 +13,7 @@ from featcache.backbones.zero_shot import is_zero_shot, words_of, zero_shot
 from featcache.data.transforms import normalise
 from featcache.errors import WeightsError
 from featcache.methods.distill.live import LiveTeacher, read_live
+from tests.tiny_clip import both_towers, known_to_open_clip
 
 ARCHITECTURE = "tiny-clip-for-classes"
 CLIP = f"open_clip/{ARCHITECTURE}:openai"
@@ -24,23 +24,14 @@ SENTENCES = ("a video of apply eye makeup", "a video of brush hair", "a video of
 @pytest.fixture(scope="module", autouse=True)
 def tiny(tmp_path_factory):
     """Teach open_clip a small architecture with a tag, and its own tokeniser's vocabulary."""
-    file = tmp_path_factory.mktemp("architectures") / f"{ARCHITECTURE}.json"
-    vision = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
-    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
-    file.write_text(json.dumps({"embed_dim": 12, "vision_cfg": vision, "text_cfg": text}))
-    open_clip.add_model_config(file)
-    with pytest.MonkeyPatch.context() as patch:
-        table = {**open_clip.pretrained._PRETRAINED, ARCHITECTURE: {"openai": {"quick_gelu": True}}}
-        patch.setattr(open_clip.pretrained, "_PRETRAINED", table)
+    with known_to_open_clip(ARCHITECTURE, tmp_path_factory.mktemp("architectures")):
         yield
 
 
 @pytest.fixture(scope="module")
 def whole(tiny):
     """open_clip's own model, both towers."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        return open_clip.create_model(ARCHITECTURE, force_quick_gelu=True).eval()
+    return both_towers(ARCHITECTURE)
 
 
 def clips_of(num_frames, size, *, key=0):

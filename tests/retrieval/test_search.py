@@ -23,6 +23,7 @@ from featcache.retrieval import TextQuery, VideoQuery, search
 from featcache.retrieval.sheet import TILE_HEIGHT, TILE_WIDTH, contact_sheet
 from featcache.testing.videos import write_video
 from tests.cli.helpers import run_here
+from tests.tiny_clip import both_towers, known_to_open_clip
 
 ARCHITECTURE = "tiny-clip-for-search"
 CLIP = f"open_clip/{ARCHITECTURE}:openai"
@@ -33,23 +34,14 @@ NUM_VIDEOS = 4
 @pytest.fixture(scope="module", autouse=True)
 def tiny(tmp_path_factory):
     """Teach open_clip a small architecture with a tag, and its own tokeniser's vocabulary."""
-    file = tmp_path_factory.mktemp("architectures") / f"{ARCHITECTURE}.json"
-    vision = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
-    text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
-    file.write_text(json.dumps({"embed_dim": 12, "vision_cfg": vision, "text_cfg": text}))
-    open_clip.add_model_config(file)
-    with pytest.MonkeyPatch.context() as patch:
-        table = {**open_clip.pretrained._PRETRAINED, ARCHITECTURE: {"openai": {"quick_gelu": True}}}
-        patch.setattr(open_clip.pretrained, "_PRETRAINED", table)
+    with known_to_open_clip(ARCHITECTURE, tmp_path_factory.mktemp("architectures"), text={"context_length": 16}):
         yield
 
 
 @pytest.fixture(scope="module")
 def whole(tiny):
     """open_clip's own model, both towers."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        return open_clip.create_model(ARCHITECTURE, force_quick_gelu=True).eval()
+    return both_towers(ARCHITECTURE)
 
 
 @pytest.fixture(scope="module")
