@@ -66,6 +66,11 @@ def failures_table(failures: Sequence[tuple[str, str, str]], what: str = "failed
     """The first (video, status, reason) of the videos that failed, and how many they are; no table if none did."""
     if not failures:
         return ()
-    title = f"{len(failures)} videos {what}"
+    title = f"{counted(len(failures), 'video')} {what}"
     rows = tuple(failures[:20])
     return (SummaryTable(title=title, columns=("video", "status", "reason"), rows=rows, num_text=3),)
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, e.g. ``1 video`` or ``2 videos``; ``what`` takes an s in the plural."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -35,12 +35,11 @@ class Reproduction:
 
     @property
     def extractions(self) -> tuple[ExtractSettings, ...]:
-        """Every extraction; those that differ only in weights that a step trains, and in their store, count once."""
+        """Every extraction; those that differ in their store alone count once, since one can be read for all."""
         found: dict[str, ExtractSettings] = {}
         for step in (*self.before, *self.steps):
             if isinstance(step, ExtractSettings):
-                weights = ["" if self._is_made(each.weights) else each.weights for each in step.features]
-                found.setdefault(repr((to_dict(step) | {"out": "", "features": ""}, step.features, weights)), step)
+                found.setdefault(repr(to_dict(step) | {"out": ""}), step)
         return tuple(found.values())
 
     @property

@@ -12,7 +12,7 @@ from featcache.loaders.recipe_rows import RecipeSource
 from featcache.loaders.sample import measure_source
 from featcache.machine import num_cores
 from featcache.stages import OnStage, ignore
-from featcache.summary import Summary
+from featcache.summary import Summary, counted
 from featcache.training.world import ALONE
 from featcache.units import duration, readable_bytes
 
@@ -53,7 +53,7 @@ class NoisePlan:
         facts: dict[str, object] = {
             "models": f"{self.num_models} of {self.num_runs} runs",
             "cells": f"{self.num_cells}, one of them without noise",
-            "decoded": f"{self.num_videos} videos, once for all cells, in {self.num_passes} passes",
+            "decoded": f"{counted(self.num_videos, 'video')}, once for all cells, in {self.num_passes} passes",
             "forward": f"{self.num_clips:,} clips",
             "memory": f"{readable_bytes(self.video_bytes)} per video that is decoded ahead",
             "decoding": "unknown: no video of the sample can be decoded"

@@ -28,7 +28,7 @@ from featcache.machine import num_cores, resolve_device, set_matmul
 from featcache.report.cka_maps import CkaMap, draw_maps
 from featcache.seeding import rng_for
 from featcache.stages import OnStage, ignore
-from featcache.summary import Summary, SummaryTable
+from featcache.summary import Summary, SummaryTable, counted
 from featcache.training.identity import digest, identity_of
 from featcache.training.runs import refuse_company, run_folder
 from featcache.units import duration
@@ -88,7 +88,7 @@ class CkaResult:
             "passes": f"{self.passes:,} of a clip through a network, {self.passes_of_a_clip:.3g} for each",
         }
         if self.num_left_out:
-            facts["left out"] = f"{self.num_left_out} videos that cannot be decoded"
+            facts["left out"] = f"{counted(self.num_left_out, 'video')} that cannot be decoded"
         return Summary(
             tables=(table,),
             facts={

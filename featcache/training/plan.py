@@ -10,7 +10,7 @@ from torch import nn
 
 from featcache.files.places import free_bytes
 from featcache.machine import num_cores
-from featcache.summary import Summary
+from featcache.summary import Summary, counted
 from featcache.training.forecast import DecodeSample, Forecast, StepCost
 from featcache.training.settings import TrainingSettings
 
@@ -60,7 +60,7 @@ class TrainingPlan:
             "steps": "unknown" if self.num_steps is None else f"{self.num_steps:,}, {self.num_seeds} seeds",
         }
         if self.num_left_out:
-            facts["left out"] = f"{self.num_left_out} videos that cannot be used"
+            facts["left out"] = f"{counted(self.num_left_out, 'video')} that cannot be used"
         return facts
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from featcache.methods.distill.settings import Mode
 from featcache.methods.finetune.result import FinetuneResult
-from featcache.summary import Summary, SummaryTable, percent
+from featcache.summary import Summary, SummaryTable, counted, percent
 from featcache.units import duration
 
 
@@ -64,12 +64,12 @@ class DistillResult:
             "teachers": f"{', '.join(self.teachers)} ({said}, weight {self.kd_weight:g}, T {self.temperature:g})"
             if self.kd_weight
             else "none, labels alone",
-            "trained": f"on {first.num_train} videos",
+            "trained": f"on {counted(first.num_train, 'video')}",
             "took": duration(self.seconds),
             "run": self.folder,
             **first.replaced.facts(),
         }
         if first.num_left_out:
-            facts["left out"] = f"{first.num_left_out} videos that cannot be used"
+            facts["left out"] = f"{counted(first.num_left_out, 'video')} that cannot be used"
         table = SummaryTable(title=title, columns=("student", "split", *metrics, "scored"), rows=rows, num_text=2)
         return Summary(tables=(table,), facts=facts, next_command=first.next_command)

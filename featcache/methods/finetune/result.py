@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from featcache.metrics.result import SplitResult
-from featcache.summary import Summary, SummaryTable, percent
+from featcache.summary import Summary, SummaryTable, counted, percent
 from featcache.training.seeds import result_dict
 from featcache.training.skips import Replaced
 from featcache.units import duration
@@ -71,16 +71,16 @@ class FinetuneResult:
         title = f"{self.label!r}: {self.num_classes} classes, {self.num_views} views, {len(self.seeds)} seeds"
         facts = {
             "backbone": f"{self.backbone}, {self.num_parameters:,} parameters",
-            "trained": f"{self.num_trained:,} parameters, head included, on {self.num_train} videos",
+            "trained": f"{self.num_trained:,} parameters, head included, on {counted(self.num_train, 'video')}",
             "took": duration(self.seconds),
             "run": self.folder,
         }
         for split, part in self.splits.items():
             if part.num_unseen:
-                unseen = f"{part.num_unseen} videos of classes that were not taught, counted as wrong"
+                unseen = f"{counted(part.num_unseen, 'video')} of classes that were not taught, counted as wrong"
                 facts[f"unseen in {split}"] = unseen
         if self.num_left_out:
-            facts["left out"] = f"{self.num_left_out} videos that cannot be used"
+            facts["left out"] = f"{counted(self.num_left_out, 'video')} that cannot be used"
         facts |= self.replaced.facts()
         table = SummaryTable(title=title, columns=("split", *names, "scored"), rows=rows)
         return Summary(tables=(table,), facts=facts, next_command=self.next_command)

@@ -24,7 +24,7 @@ from featcache.methods.pretext.settings import PretextSettings
 from featcache.methods.pretext.task import PretextTask
 from featcache.networks.counting import count_parameters, count_trained
 from featcache.stages import OnStage, ignore
-from featcache.summary import Summary
+from featcache.summary import Summary, counted
 from featcache.training.collapse import bottleneck_sign
 from featcache.training.cost import GIGA
 from featcache.training.generators import seeded_torch
@@ -67,7 +67,7 @@ class PretextResult(PretrainedResult):
         names = [name for name in next(iter(self.seeds.values())) if name not in _OF_THE_LOOP]
         columns = {name: _SHOWN.get(name, name) for name in names}
         table = last_epochs(f"{self.task}, last epoch", self.seeds, columns)
-        facts = self.facts() | ({"too short": f"{self.num_short} videos"} if self.num_short else {})
+        facts = self.facts() | ({"too short": counted(self.num_short, "video")} if self.num_short else {})
         if self.chance is not None:
             facts["a guess is right in"] = f"{self.chance:.1%}"
         return Summary(tables=(table,), facts=facts, next_command=self.next_command)
@@ -94,9 +94,9 @@ class PretextPlan(TrainingPlan):
     def summary(self) -> Summary:
         """The plan in words."""
         facts: dict[str, object] = {"task": self.task}
-        facts["train"] = f"{self.num_train} videos, clips of each: {self.num_clips}"
+        facts["train"] = f"{counted(self.num_train, 'video')}, clips of each: {self.num_clips}"
         if self.num_short:
-            facts["too short"] = f"{self.num_short} videos"
+            facts["too short"] = counted(self.num_short, "video")
         facts["heads"] = f"{self.num_head_parameters:,} parameters, {self.head_macs / GIGA:.3g} GMACs per video"
         return self.summary_of(facts)
 

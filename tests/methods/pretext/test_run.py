@@ -63,7 +63,7 @@ def test_a_run_says_what_it_saw(straight):
     assert result.num_head_parameters == 4 * 192 + 4
     summary = result.summary()
     assert summary.tables[0].columns == ("seed", "loss", "accuracy", "videos/s", "wait")
-    assert summary.facts["too short"] == "1 videos"
+    assert summary.facts["too short"] == "1 video"
     assert yaml.safe_load((folder / "config.yaml").read_text())["task"]["stride"] == 3
     assert to_yaml(parse(PretextSettings, yaml.safe_load((folder / "config.yaml").read_text()))) == (
         (folder / "config.yaml").read_text()
