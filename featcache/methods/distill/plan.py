@@ -17,7 +17,7 @@ from featcache.methods.distill.teachers import read_teachers
 from featcache.methods.finetune.sampling import train_recipe
 from featcache.networks.counting import count_parameters, count_trained
 from featcache.stages import OnStage, ignore
-from featcache.summary import Summary, counted
+from featcache.summary import Summary
 from featcache.training.plan import TrainingPlan, forecast, step_cost
 
 
@@ -46,7 +46,7 @@ class DistillPlan(TrainingPlan):
         tests = ", ".join(f"{num} in {split}" for split, num in self.num_test.items())
         taught = f"{', '.join(self.teachers)}; {self.num_live} of {len(self.teachers)} are shown clips"
         facts = {
-            "train": f"{counted(self.num_train, 'video')} of {self.num_classes} classes",
+            "train": f"{self.num_train} videos of {self.num_classes} classes",
             "test": f"{tests}, {self.num_views} views",
             "students": ", ".join(self.students),
             "teachers": taught if self.teachers else "none, labels alone",

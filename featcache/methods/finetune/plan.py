@@ -16,7 +16,7 @@ from featcache.methods.finetune.sampling import clip_source
 from featcache.methods.finetune.settings import FinetuneSettings
 from featcache.networks.counting import count_parameters, count_trained
 from featcache.stages import OnStage, ignore
-from featcache.summary import Summary, counted
+from featcache.summary import Summary
 from featcache.training.plan import TrainingPlan, forecast, step_cost
 
 
@@ -40,7 +40,7 @@ class FinetunePlan(TrainingPlan):
         """The plan in words."""
         tests = ", ".join(f"{num} in {split}" for split, num in self.num_test.items())
         facts = {
-            "train": f"{counted(self.num_train, 'video')} of {self.num_classes} classes",
+            "train": f"{self.num_train} videos of {self.num_classes} classes",
             "test": f"{tests}, {self.num_views} views",
             "head reads": self.feature,
         }

@@ -94,7 +94,7 @@ class PretextPlan(TrainingPlan):
     def summary(self) -> Summary:
         """The plan in words."""
         facts: dict[str, object] = {"task": self.task}
-        facts["train"] = f"{counted(self.num_train, 'video')}, clips of each: {self.num_clips}"
+        facts["train"] = f"{self.num_train} videos, clips of each: {self.num_clips}"
         if self.num_short:
             facts["too short"] = counted(self.num_short, "video")
         facts["heads"] = f"{self.num_head_parameters:,} parameters, {self.head_macs / GIGA:.3g} GMACs per video"
