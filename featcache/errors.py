@@ -92,6 +92,10 @@ class DiskSpaceError(FeatcacheError, OSError):
     """A plan that would fill the disk, or a disk that filled up."""
 
 
+class BucketError(FeatcacheError, OSError):
+    """A bucket that is not there, refuses, or cannot be reached."""
+
+
 class NonFiniteFeatureError(FeatcacheError, ArithmeticError):
     """Features that overflow the storage precision or are not finite."""
 

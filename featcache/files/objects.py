@@ -1,0 +1,393 @@
+"""Objects in buckets (S3, Google Cloud Storage, Azure): requests, many at a time, with retries and readable errors.
+
+The requests are made with :mod:`obstore`, which takes credentials, region and endpoint from the environment.
+"""
+
+import asyncio
+import random
+import re
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from featcache.errors import BucketError, ConfigError
+from featcache.files import loop
+from featcache.files.sealed import Bytes, as_view
+from featcache.units import readable_bytes
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+MAX_PUT_BYTES = 5 << 30
+"""No store takes more in one request, and only a single request can be made conditional everywhere."""
+
+_URL = re.compile(r"(s3|gs|az)://([^/?#\s]+)(?:/([^?#]*))?", re.ASCII)
+_WHOLE_BYTES = 8 << 20  # larger files are read in parts of this size, at the same time
+_AT_ONCE = 256  # requests
+_ATTEMPTS = 8
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object.
+
+    Attributes:
+        name: Its name, relative to the prefix of :class:`Objects`.
+        size: Size in bytes.
+        etag: Changes with the contents.
+    """
+
+    name: str
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes ``start`` to ``stop`` of an object; at least one."""
+
+    name: str
+    start: int
+    stop: int
+
+
+def is_url(place: object) -> bool:
+    """Whether a place is in a bucket."""
+    return bool(_URL.fullmatch(str(place)))
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """The objects of a bucket whose names begin with a prefix. Can be pickled, and shared between threads.
+
+    Every method retries what may pass: throttling, errors of the server, cut connections; for about half a minute, or
+    for a second where nothing answers at all.
+
+    Attributes:
+        url: ``s3://bucket/prefix``, ``gs://…`` or ``az://container/…``.
+    """
+
+    url: str
+
+    def __post_init__(self) -> None:
+        match = _URL.fullmatch(self.url)
+        parts = (match[3] or "").rstrip("/").split("/") if match else []
+        if match is None or (parts != [""] and any(part in {"", ".", ".."} for part in parts)):
+            raise ConfigError(f"{self.url!r} is not the URL of a bucket; write s3://BUCKET/FOLDER, gs://… or az://…")
+        object.__setattr__(self, "url", self.url.rstrip("/"))
+
+    def where(self, name: str = "") -> str:
+        """The URL of a name."""
+        return f"{self.url}/{name}" if name else self.url
+
+    def find(self, name: str) -> Found | None:
+        """The object of a name, or ``None``.
+
+        Raises:
+            BucketError: As for all methods: the bucket is not there, refuses, or cannot be reached.
+        """
+
+        async def head(store: "ObjectStore") -> Found | None:
+            import obstore
+
+            try:
+                meta = await obstore.head_async(store, name)
+            except FileNotFoundError as error:
+                _raise_if_no_bucket(error, self)
+                return None
+            return Found(name=name, size=meta["size"], etag=meta["e_tag"] or "")
+
+        return self._ask(head)
+
+    def get(self, name: str) -> bytes | None:
+        """All bytes of an object, or ``None`` if there is none."""
+
+        async def get(store: "ObjectStore") -> bytes | Found | None:
+            import obstore
+
+            try:
+                answer = await obstore.get_async(store, name)
+                meta = answer.meta
+                if meta["size"] > _WHOLE_BYTES:
+                    return Found(name=name, size=meta["size"], etag=meta["e_tag"] or "")
+                return (await answer.buffer_async()).to_bytes()
+            except FileNotFoundError as error:
+                _raise_if_no_bucket(error, self)
+                return None
+
+        found = self._ask(get)
+        if not isinstance(found, Found):
+            return found
+        steps = range(0, found.size, _WHOLE_BYTES)
+        spans = [Span(name, start, min(start + _WHOLE_BYTES, found.size)) for start in steps]
+        return b"".join(self.fetch(spans))
+
+    def fetch(self, spans: Sequence[Span]) -> list[memoryview]:
+        """Read parts of objects, all at the same time.
+
+        Returns:
+            The bytes of each span; fewer than asked for where the object ends before.
+
+        Raises:
+            FileNotFoundError: An object is not there; its name is the error's ``filename``.
+        """
+
+        async def fetch(store: "ObjectStore", span: Span) -> memoryview:
+            import obstore
+
+            try:
+                read = obstore.get_range_async(store, span.name, start=span.start, end=span.stop)
+                return memoryview(await read)
+            except FileNotFoundError as error:
+                _raise_if_no_bucket(error, self)
+                raise FileNotFoundError(2, "no such object", span.name) from error
+            except Exception as error:
+                if "416" in _sentence(error):  # the object ends before the span begins
+                    return memoryview(b"")
+                raise
+
+        async def fetch_all() -> list[memoryview]:
+            store, gate = _client(self.url, 0), asyncio.Semaphore(_AT_ONCE)
+
+            async def one(span: Span) -> memoryview:
+                async with gate:
+                    return await self._attempts(lambda: fetch(store, span))
+
+            return await asyncio.gather(*(one(span) for span in spans))
+
+        return loop.run(fetch_all, what=self.url) if spans else []
+
+    def put(self, name: str, data: Sequence[Bytes], *, create: bool, etag: str | None = None) -> bool:
+        """Write an object in one request, atomically and durably.
+
+        Args:
+            name: The object.
+            data: Consecutive buffers.
+            create: Whether to write it only if there is no object of this name.
+            etag: Write it only if the present object has this etag.
+
+        Returns:
+            Whether it was written by this call. After an attempt of which nobody knows whether it came through, an
+            object with these very bytes counts as written by it.
+        """
+        views = [as_view(chunk) for chunk in data]
+        num_bytes = sum(view.nbytes for view in views)
+        if num_bytes > MAX_PUT_BYTES:
+            raise BucketError(
+                f"{self.where(name)} would have {readable_bytes(num_bytes)}, and a bucket takes at most "
+                f"{readable_bytes(MAX_PUT_BYTES)} in one request; write to a local folder instead"
+            )
+        mode: Any = "create" if create else "overwrite" if etag is None else {"e_tag": etag}
+        attempts = 0
+
+        async def put(store: "ObjectStore") -> bool:
+            import obstore
+            from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+            nonlocal attempts
+            attempts += 1
+            try:
+                await obstore.put_async(store, name, views, mode=mode, use_multipart=False)
+            except (AlreadyExistsError, PreconditionError) as error:
+                if "ConditionalRequestConflict" in str(error):  # another request was under way: no answer yet
+                    raise _PassingError from error
+                return False
+            except FileNotFoundError as error:
+                _raise_if_no_bucket(error, self)
+                raise
+            return True
+
+        written = self._ask(put, num_bytes=num_bytes)
+        return written or (attempts > 1 and self._holds(name, views, num_bytes))
+
+    def _holds(self, name: str, views: Sequence[memoryview], num_bytes: int) -> bool:
+        found = self.find(name)
+        return found is not None and found.size == num_bytes and self.get(name) == b"".join(views)
+
+    def delete(self, name: str) -> None:
+        """Remove an object, if there is one."""
+
+        async def delete(store: "ObjectStore") -> None:
+            import obstore
+
+            try:
+                await obstore.delete_async(store, name)
+            except FileNotFoundError as error:
+                _raise_if_no_bucket(error, self)
+
+        self._ask(delete)
+
+    def list(self, folder: str = "") -> tuple[list[str], list[Found]]:
+        """Last parts of the names of all folders directly in a folder, and the objects in it, both sorted."""
+
+        async def list_folder(store: "ObjectStore") -> tuple[list[str], list[Found]]:
+            import obstore
+
+            listed = await obstore.list_with_delimiter_async(store, folder or None)
+            folders = [path.rstrip("/").rpartition("/")[2] for path in listed["common_prefixes"]]
+            return sorted(folders), _sorted(listed["objects"])
+
+        return self._ask(list_folder)
+
+    def walk(self, folder: str = "") -> Iterator[Found]:
+        """All objects in a folder and below, sorted by name."""
+
+        async def walk(store: "ObjectStore") -> list[Found]:
+            import obstore
+
+            return _sorted([meta async for chunk in obstore.list(store, folder or None) for meta in chunk])
+
+        yield from self._ask(walk)
+
+    def _ask(self, action: "Callable[[ObjectStore], Awaitable[T]]", *, num_bytes: int = 0) -> T:
+        async def ask() -> T:
+            store = _client(self.url, num_bytes)
+            return await self._attempts(lambda: action(store))
+
+        return loop.run(ask, what=self.url)
+
+    async def _attempts(self, action: Callable[[], Awaitable[T]]) -> T:
+        """Do something until it succeeds, fails for good, or has failed too often."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                done = await action()
+            except (FileNotFoundError, BucketError):
+                _answered.add(self.url)
+                raise
+            except Exception as error:
+                if not _may_pass(error):
+                    raise _explained(error, self) from error
+                answers = not _is_unreachable(error)
+                if answers:
+                    _answered.add(self.url)
+                if attempt + 1 == (_ATTEMPTS if answers or self.url in _answered else 3):
+                    raise _explained(error, self) from error
+            else:
+                _answered.add(self.url)
+                return done
+            pause = min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE)
+            await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311  spreads the requests of many processes
+        raise AssertionError("unreachable")
+
+
+_answered: set[str] = set()  # URLs of which this process has got any answer: what is lost now may come back
+
+
+class _PassingError(Exception):
+    """An answer that asks to try again."""
+
+
+def _sorted(metas: Sequence[Any]) -> list[Found]:
+    found = [Found(name=meta["path"], size=meta["size"], etag=meta["e_tag"] or "") for meta in metas]
+    return sorted(found, key=lambda one: one.name)
+
+
+def _client(url: str, num_bytes: int) -> "ObjectStore":
+    """The client for a URL whose time for a request suits its size: at least a minute, and a second per MB."""
+    return _client_with(url, 60 if num_bytes <= 32 << 20 else 1 << (num_bytes >> 19).bit_length())
+
+
+@lru_cache(maxsize=64)
+def _client_with(url: str, seconds: int) -> "ObjectStore":
+    try:
+        from obstore.store import from_url
+    except ImportError as error:
+        raise BucketError(f"{url} is in a bucket; run: pip install 'featcache[buckets]'") from error
+    try:
+        return from_url(
+            url,
+            client_options={
+                "allow_http": True,  # only an endpoint that says http:// is reached without TLS
+                "connect_timeout": timedelta(seconds=5),
+                "timeout": timedelta(seconds=seconds),
+                "pool_max_idle_per_host": str(_AT_ONCE),
+            },
+            retry_config={"max_retries": 0},  # retried here, where it is known whether a request may have come through
+        )
+    except Exception as error:
+        raise BucketError(
+            f"{url} cannot be opened ({_sentence(error)}); see docs/buckets.md for the settings"
+        ) from error
+
+
+_STATUS = re.compile(r"status code: (\d{3})|\b(\d{3}) [A-Z][a-z]+")
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+_PASSING_CODES = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "OperationAborted"}
+_PASSING_CODES |= {"Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}
+
+
+def _sentence(error: Exception) -> str:
+    """What an error of obstore says, without the long form of its cause."""
+    return " ".join(str(error).partition("Debug source")[0].split())
+
+
+def _status(text: str) -> int:
+    match = _STATUS.search(text)
+    return int(match[1] or match[2]) if match else 0
+
+
+def _code(text: str) -> str:
+    match = _CODE.search(text)
+    return match[1] if match else ""
+
+
+def _asks_for_credentials(text: str) -> bool:
+    return "169.254." in text or "token request" in text or "metadata.google" in text
+
+
+def _is_unreachable(error: Exception) -> bool:
+    return "error sending request" in _sentence(error)
+
+
+def _may_pass(error: Exception) -> bool:
+    text = _sentence(error)
+    if isinstance(error, _PassingError):
+        return True
+    if isinstance(error, (ValueError, TypeError)) or _asks_for_credentials(text):
+        return False
+    status = _status(text)
+    if status:
+        return status >= 500 or status in {408, 429} or _code(text) in _PASSING_CODES
+    return "HTTP error" in text or "error decoding response body" in text or "timed out" in text
+
+
+def _raise_if_no_bucket(error: Exception, objects: Objects) -> None:
+    if _code(_sentence(error)) in {"NoSuchBucket", "ContainerNotFound"}:
+        raise _no_bucket(objects) from error
+
+
+def _no_bucket(objects: Objects) -> BucketError:
+    bucket = objects.url.split("/")[2]
+    return BucketError(f"there is no bucket {bucket!r} (of {objects.url}); make it, or check name, endpoint and region")
+
+
+def _explained(error: Exception, objects: Objects) -> BucketError:
+    """One sentence for an error of obstore."""
+    text = _sentence(error)
+    status, code, url = _status(text), _code(text), objects.url
+    because = f" ({code})" if code else f" ({status})" if status else ""
+    if _asks_for_credentials(text):
+        return BucketError(
+            f"there are no credentials for {url}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or GOOGLE_…, "
+            "AZURE_…), or run on a machine with a role"
+        )
+    if code in {"NoSuchBucket", "ContainerNotFound"}:
+        return _no_bucket(objects)
+    if code in {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"} or (
+        status in {301, 307} or "redirect" in text
+    ):
+        return BucketError(f"{url} is in another region{because}; set AWS_REGION to the region of the bucket")
+    if status in {401, 403} or type(error).__name__ in {"PermissionDeniedError", "UnauthenticatedError"}:
+        return BucketError(
+            f"{url} refuses access{because}; check the credentials, and that they may list, read and write there"
+        )
+    if _is_unreachable(error):
+        return BucketError(f"{url} cannot be reached; check the network, and AWS_ENDPOINT_URL if it is set")
+    if status == 429 or code in _PASSING_CODES or status >= 500:
+        return BucketError(f"{url} keeps answering with errors{because}; wait, then run the same command again")
+    return BucketError(f"{url} gave an error ({text[:200]}); run the same command again")
