@@ -398,10 +398,14 @@ def recipe_hash(recipe: Recipe) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def differences(mine: Recipe, theirs: Recipe) -> list[tuple[str, Any, Any]]:
+    """The fields in which two recipes differ, each with both values."""
+    fields = [field.name for field in dataclasses.fields(mine)]
+    pairs = ((name, getattr(mine, name), getattr(theirs, name)) for name in fields)
+    return [(name, left, right) for name, left, right in pairs if left != right]
+
+
 def first_difference(mine: Recipe, theirs: Recipe) -> str | None:
-    """The first field in which two recipes differ, as ``"field (mine, theirs)"``, or ``None``."""
-    for field in dataclasses.fields(mine):
-        left, right = getattr(mine, field.name), getattr(theirs, field.name)
-        if left != right:
-            return f"{field.name} ({left!r} against {right!r})"
-    return None
+    """The first field in which two recipes differ, as ``"field (mine against theirs)"``, or ``None``."""
+    found = differences(mine, theirs)
+    return f"{found[0][0]} ({found[0][1]!r} against {found[0][2]!r})" if found else None

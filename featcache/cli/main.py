@@ -22,7 +22,7 @@ GRACE_SECONDS = 10.0
 
 app = typer.Typer(
     name="featcache",
-    cls=group_of(lambda: (*pipeline.VERBS, *extract.VERBS, *classify.VERBS, *exchange.VERBS)),
+    cls=group_of(lambda: (*pipeline.VERBS, *extract.VERBS, *classify.VERBS, *exchange.VERBS, *store.VERBS)),
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",

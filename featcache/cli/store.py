@@ -1,4 +1,4 @@
-"""``info``, ``verify``, ``gc``, ``relabel`` and ``remove``: look at a store, check it and amend it."""
+"""``info``, ``verify``, ``gc``, ``relabel``, ``remove``, ``merge``, ``convert`` and ``diff``: manage stores."""
 
 import itertools
 from pathlib import Path
@@ -7,12 +7,52 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featcache.cli.console import Quiet, bars, print_result
-from featcache.cli.tables import Json
+from featcache.cli.tables import Json, flag
+from featcache.cli.verbs import Verb, perform_or_plan
 from featcache.errors import ConfigError
 
 if TYPE_CHECKING:
     from featcache.data.manifest import Manifest
     from featcache.data.selection import Selection
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be copied.")]
+FEATURES = flag("features", "--feature", "-f", help="Only the array with this name; repeat for several.")
+
+VERBS = (
+    Verb(
+        name="merge",
+        command="merge",
+        help="Copy a store of many generations, or several stores, into a new store of one, without the videos.",
+        example="`featcache merge stores/mine --out stores/compact`  \n"
+        "What two clusters extracted: `featcache merge stores/one stores/two --out stores/both`",
+        flags=(flag("stores", "argument"), flag("out", "-o"), FEATURES),
+        act=perform_or_plan(),
+        extra={"dry_run": DryRun},
+        sets="features=[clip]",
+    ),
+    Verb(
+        name="convert",
+        command="convert",
+        help="Copy a store into a new one of the other file format, bit for bit.",
+        example="`featcache convert stores/mine --to hdf5 --out stores/mine-hdf5`",
+        flags=(flag("store", "argument"), flag("to"), flag("out", "-o"), FEATURES),
+        act=perform_or_plan(),
+        extra={"dry_run": DryRun},
+        sets="features=[clip]",
+    ),
+    Verb(
+        name="diff",
+        command="diff",
+        help="Say in what two stores differ, video by video and row by row; exit code 1 if they differ.",
+        example="`featcache diff stores/mine stores/theirs`",
+        flags=(
+            flag("store", "argument"),
+            flag("other_store", "argument"),
+            flag("features", "--feature", "-f", help="Only rows of the array with this name; repeat for several."),
+        ),
+        sets="features=[clip]",
+    ),
+)
 
 StorePath = Annotated[Path, typer.Argument(help="A store.")]
 

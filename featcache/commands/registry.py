@@ -103,6 +103,19 @@ _COMMANDS: dict[str, Command] = {
     "import": Command(
         settings="featcache.exchange.settings:ImportSettings", run="featcache.exchange.importing:import_features"
     ),
+    "merge": Command(
+        settings="featcache.store.settings:MergeSettings",
+        run="featcache.store.copying:merge",
+        store="out",
+        plan="featcache.store.copying:plan_merge",
+    ),
+    "convert": Command(
+        settings="featcache.store.settings:ConvertSettings",
+        run="featcache.store.copying:convert",
+        store="out",
+        plan="featcache.store.copying:plan_convert",
+    ),
+    "diff": Command(settings="featcache.store.settings:DiffSettings", run="featcache.store.comparing:diff"),
     "export": Command(settings="featcache.exchange.settings:ExportSettings", run="featcache.exchange.exporting:export"),
     "evaluate-tmm": Command(
         settings="featcache.methods.advise.settings:TmmEvaluationSettings",

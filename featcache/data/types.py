@@ -169,6 +169,7 @@ class VideoOutcome:
         reason: One sentence for a status that is not ``ok``.
         first_row: First row within the shard.
         num_rows: Number of rows that the plan gives the video in this shard.
+        tries: Number of tries for which this outcome stands; more than 1 where several generations became one.
     """
 
     id: str
@@ -176,3 +177,4 @@ class VideoOutcome:
     reason: str
     first_row: int
     num_rows: int
+    tries: int = 1

@@ -19,7 +19,8 @@ from featcache.loaders.choice import has_training_views
 from featcache.recipes import PositionForm, recipe_hash
 from featcache.stages import OnStage, ignore
 from featcache.store.features import Features
-from featcache.store.reader import Store, VideoOutcomes, open_store
+from featcache.store.outcomes import VideoOutcomes
+from featcache.store.reader import Store, open_store
 
 BYTES_AT_ONCE = 64 << 20
 NO_GROUPS = "none"

@@ -18,7 +18,8 @@ from featcache.extract.encoder import encoder
 from featcache.machine import resolve_device
 from featcache.retrieval.nearest import Blocks, Engine, Floats, nearest
 from featcache.store.features import Features
-from featcache.store.reader import Store, VideoOutcomes, open_store
+from featcache.store.outcomes import VideoOutcomes
+from featcache.store.reader import Store, open_store
 from featcache.summary import Summary, SummaryTable
 
 By = Literal["clip", "video"]

@@ -21,7 +21,7 @@ from featcache.store.completion import withdraw_complete
 from featcache.store.generation import FORMATS, Generation, data_name, read_record, record_identity
 from featcache.store.paths import FileFormat
 from featcache.store.plan import block_rows
-from featcache.store.precision import Scale, quantise, staging_dtype
+from featcache.store.precision import Scale, quantise, staging_dtype, stored_dtype
 from featcache.store.schema import CommitDoc, DataRef, FeatureDoc, TableRef
 
 log = logging.getLogger(__name__)
@@ -49,9 +49,12 @@ def commit_feature(
     provenance: Mapping[str, Any],
     file_format: FileFormat,
     with_metadata: bool,
+    scale: Scale | None = None,
 ) -> None:
     """Publish one feature of a shard; the caller holds the shard's publish lock. See ``StoreWriter.commit_shard``."""
-    encoded, scale, size = _encode(generation, feature, shard, array=array, present=present, file_format=file_format)
+    encoded, scale, size = _encode(
+        generation, feature, shard, array=array, present=present, file_format=file_format, scale=scale
+    )
     record = CommitDoc(
         **record_identity(generation, feature),
         shard=shard,
@@ -93,16 +96,21 @@ def _encode(
     array: npt.NDArray[np.generic],
     present: npt.NDArray[np.bool_],
     file_format: FileFormat,
+    scale: Scale | None,
 ) -> tuple[EncodedShard | None, Scale | None, int]:
-    """The shard's file (``None`` without a present row), its int8 scales, and the number of rows per block."""
+    """The shard's file (``None`` without a present row), its int8 scales, and the number of rows per block.
+
+    With ``scale`` the rows are int8 already, copied from another shard.
+    """
     record = feature.record
     shape = (generation.shard_rows, *record.shape)
     assert array.shape == shape, f"{feature.name} is {array.shape}, a shard of it is {shape}"
-    assert array.dtype == staging_dtype(record.dtype), f"{feature.name} is {array.dtype}, not its staging dtype"
+    expected = staging_dtype(record.dtype) if scale is None else stored_dtype(record.dtype)
+    assert array.dtype == expected, f"{feature.name} is {array.dtype}, not {expected}"
     size = block_rows(record.num_bytes, generation.shard_rows)
-    stored, scale = np.ascontiguousarray(array), None
+    stored = np.ascontiguousarray(array)
     try:
-        if record.dtype == "int8":
+        if record.dtype == "int8" and scale is None:
             stored, scale = quantise(stored.astype(np.float32, copy=False), present)
         if not present.any():
             return None, scale, size

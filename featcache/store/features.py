@@ -254,16 +254,40 @@ class Features:
     @cached_property
     def rows(self) -> RowTable:
         """Box and times of each row; ``video`` indexes ``video_ids``, ``row`` is the row within its shard."""
+        return self.details(np.arange(self.num_rows))
+
+    def details(self, rows: npt.NDArray[np.int64]) -> RowTable:
+        """The part of :attr:`rows` that is about some rows; only the tables of their shards are read.
+
+        Args:
+            rows: int64 [n] in ``[0, num_rows)``, in any order.
+        """
+        files = self._index.file[rows]
+        starts = np.flatnonzero(np.diff(files, prepend=-1)).tolist()
         tables = []
-        starts = np.searchsorted(self._index.file, np.arange(len(self._index.files) + 1)).tolist()
-        for file, (first, last) in zip(self._index.files, itertools.pairwise(starts), strict=True):
+        for first, last in itertools.pairwise([*starts, len(rows)]):
+            file = self._index.files[files[first]]
             table = read_rows(file.committed.generation, file.committed.records[file.shard])
-            tables.append(table.select(self._rows_in(table, np.arange(first, last))))
+            tables.append(table.select(self._rows_in(table, rows[first:last])))
         if not tables:
             return RowTable.empty(num_frames=0)
         joined = RowTable.concatenate(tables)
         columns = {name: getattr(joined, name) for name in RowTable.__dataclass_fields__}
-        return RowTable(**{**columns, "video": self.video_index})
+        return RowTable(**{**columns, "video": self.video_index[rows]})
+
+    def provenance(self, rows: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
+        """How some rows were computed: the provenance of the shards that hold them, in order, each once.
+
+        Args:
+            rows: int64 [n] in ``[0, num_rows)``.
+        """
+        found: list[dict[str, Any]] = []
+        for number in np.unique(self._index.file[rows]).tolist():
+            file = self._index.files[number]
+            made = dict(file.committed.records[file.shard].provenance)
+            if made not in found:
+                found.append(made)
+        return found
 
     def _rows_in(self, table: RowTable, mine: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
         """Positions in a shard's row table of the visible rows ``mine``."""

@@ -125,6 +125,7 @@ def read_outcome(entry: Any, *, where: object) -> VideoOutcome:
         reason=read_member(entry, "reason", str, where=where),
         first_row=read_count(entry, "first_row", where=where),
         num_rows=read_count(entry, "num_rows", where=where),
+        tries=read_count(entry, "tries", where=where) if "tries" in entry else 1,
     )
 
 

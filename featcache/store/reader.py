@@ -2,13 +2,12 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from featcache.data.labels import label_columns, labels_in
-from featcache.data.types import PASSING, STATUSES, Status, VideoRecord
+from featcache.data.types import PASSING, STATUSES, VideoRecord
 from featcache.errors import StoreError, no_name, unknown_name
 from featcache.files.base import open_files
 from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe, recipe_hash, to_dict
@@ -27,49 +26,9 @@ from featcache.store.index import (
     visible_videos,
 )
 from featcache.store.maps import default_max_maps
+from featcache.store.outcomes import Failure, VideoOutcomes
 from featcache.store.overlay import Amendment, Overlay, amend, check_generations, read_overlays, shown, shown_ids
 from featcache.store.schema import FeatureDoc
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """A video without rows in a feature.
-
-    Attributes:
-        id: Id of the video.
-        status: Status of the video.
-        reason: The reason, in one sentence.
-    """
-
-    id: str
-    status: Status
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VideoOutcomes:
-    """Numbers of videos by outcome: ``ok + failed + pending = total``; pending is 0 after a complete extraction.
-
-    Attributes:
-        ok: Number of videos with all their rows.
-        failed: Number of videos without rows, for a known reason.
-        pending: Number of videos that are planned but not extracted yet.
-        total: Number of videos of the manifest.
-        by_status: Number of videos of each status, including zeros.
-        failures: The ledger, in manifest order.
-    """
-
-    ok: int
-    failed: int
-    pending: int
-    total: int
-    by_status: Mapping[str, int]
-    failures: tuple[Failure, ...]
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether no video is pending."""
-        return self.pending == 0
 
 
 class Store:
@@ -224,11 +183,20 @@ class Store:
         committed = self._read_committed(self._document(feature))
         for one, names, current in zip(committed, self.shown_ids, self._current, strict=True):
             failed = {
-                outcome.id for record in one.records.values() for outcome in record.failed if outcome.status in PASSING
+                outcome.id: outcome.tries
+                for record in one.records.values()
+                for outcome in record.failed
+                if outcome.status in PASSING
             }
             if failed:
                 rows = zip(one.generation.video_ids, names, current.tolist(), strict=True)
-                counts.update(name for planned, name, counts_now in rows if name and counts_now and planned in failed)
+                counts.update(
+                    {
+                        name: failed[planned]
+                        for planned, name, is_current in rows
+                        if name and is_current and planned in failed
+                    }
+                )
         return counts
 
     def feature(
@@ -236,6 +204,7 @@ class Store:
         name: str | None = None,
         *,
         splits: Mapping[str, str] | None = None,
+        all_views: bool = False,
         device: Device = "mmap",
         verify: bool = True,
         max_open_maps: int | None = None,
@@ -247,6 +216,7 @@ class Store:
             name: Name of the feature; may be omitted if the store has only one.
             splits: Split of each video by its id, which decides whether its training or its test views are read where
                 a store has both (``sampling.both_views``); ``None``: the store's own splits.
+            all_views: Read every stored row of each video, its training and its test views alike.
             device: ``mmap`` maps shard files on demand; ``ram`` loads all rows at once.
             verify: Check each block's crc32c when it is first read.
             max_open_maps: Number of files mapped at once; ``None``: half of this process's file descriptors, at most
@@ -270,7 +240,10 @@ class Store:
             committed,
             visible_videos(committed, self.shown_ids, self._current),
             self.shown_ids,
-            views=[self._views(number, splits) for number in range(len(committed))],
+            views=[
+                alike(self.sampling, one.plan.num_videos) if all_views else self._views(number, splits)
+                for number, one in enumerate(self.generations)
+            ],
             feature=document,
             file_format=self.file_format,
         )
@@ -286,6 +259,7 @@ class Store:
                 self.path,
                 document.name,
                 splits=splits,
+                all_views=all_views,
                 device=device,
                 verify=verify,
                 max_open_maps=max_open_maps,
@@ -396,11 +370,18 @@ def _reopen(
     name: str,
     *,
     splits: Mapping[str, str] | None,
+    all_views: bool,
     device: Device,
     verify: bool,
     max_open_maps: int | None,
     partially: bool,
 ) -> Features:
     return open_store(path).feature(
-        name, splits=splits, device=device, verify=verify, max_open_maps=max_open_maps, partially=partially
+        name,
+        splits=splits,
+        all_views=all_views,
+        device=device,
+        verify=verify,
+        max_open_maps=max_open_maps,
+        partially=partially,
     )

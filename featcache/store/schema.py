@@ -254,6 +254,7 @@ class CommitDoc:
                         "reason": outcome.reason,
                         "first_row": outcome.first_row,
                         "num_rows": outcome.num_rows,
+                        **({"tries": outcome.tries} if outcome.tries != 1 else {}),
                     }
                     for outcome in self.failed
                 ],

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -33,6 +33,7 @@ from featcache.store.generation import (
 from featcache.store.overlay import Amendment, publish_overlay
 from featcache.store.paths import FileFormat
 from featcache.store.plan import Segment
+from featcache.store.precision import Scale
 from featcache.store.rows import RowTable, rows_to_bytes, table_bytes
 from featcache.store.schema import CommitDoc, FeatureDoc, PlanDoc, PlannedDoc, RootDoc, TableRef
 
@@ -276,6 +277,7 @@ class StoreWriter:
         rows: RowTable,
         outcomes: Sequence[VideoOutcome],
         provenance: Mapping[str, Any],
+        scales: Mapping[str, Scale] = MappingProxyType({}),
     ) -> None:
         """Make a shard durable: data files, row table, then one commit record per feature.
 
@@ -289,6 +291,7 @@ class StoreWriter:
             outcomes: One outcome per segment of the shard, in order.
             provenance: Library versions and device type, JSON-ready; without time and host name, so that the same
                 shard has the same record everywhere.
+            scales: float32 [C] of the int8 features whose rows are given as stored, copied from one other shard.
 
         Raises:
             NonFiniteFeatureError: A present row has NaN or infinity.
@@ -314,6 +317,7 @@ class StoreWriter:
                     provenance=provenance,
                     file_format=self.file_format,
                     with_metadata=name in fresh,
+                    scale=scales.get(name),
                 )
                 self._with_metadata.add((generation.number, name))
 

@@ -19,30 +19,13 @@ from featcache.store.reader import open_store
 from featcache.store.verify import verify
 from featcache.store.writer import StoreWriter
 from featcache.testing.stores import StorePlan, add_generation, expected_rows, fill, make_record, write_store
+from tests.store.histories import say
 
 RECORD = make_record((3,))
 
 
 def plan(first, num, **options) -> StorePlan:
     return StorePlan(records={"a": RECORD}, num_videos=num, first_video=first, rows_per_video=(2,), **options)
-
-
-def say(path, *amendments: tuple[str, dict]) -> None:
-    """Publish one overlay: (id, what is other from now on)."""
-    store = open_store(path)
-    with (
-        StoreWriter.open(path, sampling=store.sampling, file_format=store.file_format) as writer,
-        writer.planning_lock(),
-    ):
-        known = {**store.videos, **store.removed_videos}
-        writer.add_overlay(
-            Amendment(
-                video=video,
-                record=replace(known[video], **{k: v for k, v in new.items() if k != "removed"}),
-                removed=new.get("removed", False),
-            )
-            for video, new in amendments
-        )
 
 
 def grow(path, more: StorePlan) -> None:
