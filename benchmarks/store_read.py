@@ -12,7 +12,7 @@ import importlib.util
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from common import median, parser, report
 
 from featcache.data.types import VideoOutcome
 from featcache.recipes import SamplingRecipe
+from featcache.store.paths import FileFormat
 from featcache.store.plan import default_shard_rows
 from featcache.store.reader import open_store
 from featcache.store.writer import StoreWriter
@@ -176,8 +177,10 @@ def litdata_reader(workload: Workload, folder: Path) -> Reader:
     return lambda rows: np.stack([dataset[row] for row in rows.tolist()])
 
 
-def write(workload: Workload, folder: Path) -> None:
-    """The same random records as one flat file, a Zarr store and an HDF5 store."""
+def write(
+    workload: Workload, folder: Path, *, formats: Sequence[FileFormat] = ("zarr", "hdf5"), is_flat: bool = True
+) -> None:
+    """The same random records as one flat file, a Zarr store and an HDF5 store, or some of these."""
     record = make_record(workload.shape)
     shard_rows = default_shard_rows([record.num_bytes], workload.rows_per_video)
     assert workload.num_rows % shard_rows == 0, "full shards, so that row numbers are equal in all forms"
@@ -189,7 +192,7 @@ def write(workload: Workload, folder: Path) -> None:
     )
     values = np.random.default_rng(0).standard_normal((shard_rows, *workload.shape), np.float32).astype(np.float16)
     with (folder / "flat").open("wb") as flat:
-        for file_format in ("zarr", "hdf5"):
+        for file_format in formats:
             with StoreWriter.open(folder / file_format, sampling=SamplingRecipe(), file_format=file_format) as writer:
                 writer.declare_feature("features", make_recipe(), record)
                 generation = add_generation(writer, plan)
@@ -214,7 +217,7 @@ def write(workload: Workload, folder: Path) -> None:
                         ],
                         provenance={},
                     )
-                    if file_format == "zarr":
+                    if is_flat and file_format == "zarr":
                         array.tofile(flat)
 
 

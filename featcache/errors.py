@@ -80,6 +80,10 @@ class CorruptStoreError(StoreError, OSError):
     """A store file that is missing, short, swapped or whose checksum does not match."""
 
 
+class TooManyFilesError(StoreError, OSError):
+    """A file of a store that this process may not open, because it has as many open as the system allows."""
+
+
 class ExchangeError(FeatcacheError, ValueError):
     """Arrays that cannot be imported as they are, or a store that does not fit the format it is exported to."""
 

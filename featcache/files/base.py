@@ -16,6 +16,23 @@ from featcache.files.places import check_local
 from featcache.files.sealed import Bytes
 
 
+class Ranges(Protocol):
+    """A file that is read in parts, by any number of threads at the same time.
+
+    It stays open as long as it is referenced, and its bytes stay the same even if another process replaces the file.
+    """
+
+    def read(self, first: int, into: npt.NDArray[np.uint8]) -> None:
+        """Fill a contiguous array [n] with the bytes from ``first`` on.
+
+        Raises:
+            CorruptStoreError: They cannot be read, or the file ends before them.
+        """
+
+    def expect(self, first: int, num_bytes: int) -> None:
+        """Say that some bytes will be read soon; that may fetch them ahead, and never fails."""
+
+
 class Files(Protocol):
     """The files of one store, which any number of processes may read and write at the same time.
 
@@ -72,6 +89,14 @@ class Files(Protocol):
 
         Raises:
             CorruptStoreError: It is missing, cannot be read, or has another size.
+        """
+
+    def ranges(self, name: str, *, num_bytes: int, what: str) -> Ranges:
+        """A file whose parts are read without being mapped: many at a time, where one page after another is slow.
+
+        Raises:
+            CorruptStoreError: It is missing, cannot be read, or has another size.
+            TooManyFilesError: This process may not open another file.
         """
 
     def put_new(self, name: str, data: Bytes | Iterable[Bytes]) -> bool:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from featcache.errors import CorruptStoreError
 from featcache.files import locks, publish
 from featcache.files.places import safe_join
+from featcache.files.ranges import LocalRanges
 from featcache.files.sealed import Bytes, read_bytes, unreadable
 
 
@@ -85,24 +86,20 @@ class LocalFiles:
     def map(self, name: str, *, num_bytes: int, what: str) -> npt.NDArray[np.uint8]:
         """Map a file into memory after checking its size: reading beyond the end of the file would raise SIGBUS."""
         path = self._place(name)
+        fd = _opened(path, num_bytes=num_bytes, what=what)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError as error:
-            raise unreadable(path, what, error) from error
-        try:
-            size = os.fstat(fd).st_size
-            if size != num_bytes:
-                raise CorruptStoreError(
-                    f"{what} {path} has {size} bytes, its record says {num_bytes}; restore it from a copy"
-                )
-            view: npt.NDArray[np.uint8] = np.frombuffer(mmap.mmap(fd, size, prot=mmap.PROT_READ), np.uint8)
-        except CorruptStoreError:
-            raise
+            view: npt.NDArray[np.uint8] = np.frombuffer(mmap.mmap(fd, num_bytes, prot=mmap.PROT_READ), np.uint8)
         except OSError as error:
             raise unreadable(path, what, error) from error
         finally:
             os.close(fd)
         return view
+
+    def ranges(self, name: str, *, num_bytes: int, what: str) -> LocalRanges:
+        """Open a file after checking its size."""
+        path = self._place(name)
+        fd = _opened(path, num_bytes=num_bytes, what=what)
+        return LocalRanges(fd, path=path, what=what)
 
     def put_new(self, name: str, data: Bytes | Iterable[Bytes]) -> bool:
         """Publish a file unless its name is taken."""
@@ -129,3 +126,25 @@ class LocalFiles:
     def try_lock(self, name: str, *, exclusive: bool) -> AbstractContextManager[bool]:
         """Hold a lock file's lock if it is free."""
         return locks.try_lock(self._place(name), exclusive=exclusive)
+
+
+def _opened(path: Path, *, num_bytes: int, what: str) -> int:
+    """A descriptor of a file that has the size of its record.
+
+    Raises:
+        CorruptStoreError: It is missing, cannot be read, or has another size.
+        TooManyFilesError: This process may not open another file.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise unreadable(path, what, error) from error
+    try:
+        size = os.fstat(fd).st_size
+    except OSError as error:
+        os.close(fd)
+        raise unreadable(path, what, error) from error
+    if size != num_bytes:
+        os.close(fd)
+        raise CorruptStoreError(f"{what} {path} has {size} bytes, its record says {num_bytes}; restore it from a copy")
+    return fd

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from featcache.errors import CorruptStoreError
+from featcache.errors import CorruptStoreError, TooManyFilesError
 
 Bytes = bytes | npt.NDArray[Any]
 
@@ -38,8 +38,13 @@ def read_bytes(path: Path, *, what: str) -> bytes:
         raise unreadable(path, what, error) from error
 
 
-def unreadable(path: Path, what: str, error: OSError) -> CorruptStoreError:
-    """The error for a store file that is missing or that the system cannot read."""
+def unreadable(path: Path, what: str, error: OSError) -> CorruptStoreError | TooManyFilesError:
+    """The error for a store file that is missing or that the system cannot read or open."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return TooManyFilesError(
+            f"{what} {path} cannot be opened, since this process has as many files open as it may; raise the limit "
+            "(`ulimit -n`), or close other stores"
+        )
     if error.errno == errno.ENOENT:
         return CorruptStoreError(f"{what} {path} is missing; restore it or run `featcache verify` to see what is lost")
     if error.errno == errno.ELOOP:

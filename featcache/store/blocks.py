@@ -71,8 +71,11 @@ class ShardFormat(Protocol):
     ) -> BlockLayout:
         """The place to which :meth:`encode` writes each block."""
 
-    def check_head(self, file: npt.NDArray[np.uint8], layout: BlockLayout) -> bool:
-        """Whether the parts of the file on which readers of this format rely agree with the layout."""
+    def head_range(self, layout: BlockLayout, *, file_bytes: int) -> tuple[int, int]:
+        """First byte, and the one behind the last, of the part of a file on which readers of this format rely."""
+
+    def check_head(self, head: npt.NDArray[np.uint8], layout: BlockLayout, *, file_bytes: int) -> bool:
+        """Whether that part, and the size of the file, agree with the layout."""
 
 
 def fill_value(record: RecordSpec) -> float | int:

@@ -1,27 +1,27 @@
-"""One feature of an open store: rows by number, from memory-mapped files or from memory."""
+"""One feature of an open store: rows by number, from mapped files, by reads of many at a time, or from memory."""
 
 import hashlib
 import itertools
-import threading
 from collections.abc import Callable
 from functools import cached_property
 from types import EllipsisType, TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import FeatcacheError, RowError, unknown_name
+from featcache.files.threads import ProcessLock
 from featcache.recipes import recipe_hash
-from featcache.store.generation import FORMATS, read_rows
+from featcache.store.checks import Checks
+from featcache.store.generation import read_rows
 from featcache.store.index import RowIndex
-from featcache.store.maps import ShardMaps
 from featcache.store.paths import FileFormat
 from featcache.store.precision import dequantise, stored_dtype
+from featcache.store.row_reader import Device, row_reader
 from featcache.store.rows import RowTable
 from featcache.store.schema import FeatureDoc
 
-Device = Literal["mmap", "ram"]
 _LOAD_BYTES = 64 << 20
 
 
@@ -29,7 +29,7 @@ class Features:
     """Rows of one feature, numbered 0 to ``num_rows - 1`` by generation, video and row within the video.
 
     Each block is checked against its commit record when it is first read in a process. Features can be shared between
-    threads and pickled; a forked worker shares the pages, a spawned one opens the store again.
+    threads, forked and pickled; a forked worker shares the pages, a spawned one opens the store again.
 
     Attributes:
         name: Name of the feature.
@@ -64,15 +64,14 @@ class Features:
         self.is_test = index.is_test
         self._index = index
         self._reopen = reopen
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._dtype = stored_dtype(feature.record.dtype)
-        self._maps = ShardMaps(
+        self._reader = row_reader(
+            device,
             index,
-            feature=feature,
-            file_format=file_format,
-            shard_format=FORMATS[file_format],
+            row_bytes=feature.record.num_bytes,
+            checks=Checks(index, feature=feature, file_format=file_format, verify=verify),
             max_open=max_open_maps,
-            verify=verify,
         )
         self._memory: npt.NDArray[Any] | None = None
         if device == "ram":
@@ -95,8 +94,8 @@ class Features:
 
     @property
     def num_open_maps(self) -> int:
-        """Number of files that are mapped at present."""
-        return self._maps.num_open
+        """Number of files that are open at present."""
+        return self._reader.num_open
 
     def __len__(self) -> int:
         return self.num_rows
@@ -116,9 +115,9 @@ class Features:
         self.close()
 
     def close(self) -> None:
-        """Release maps and memory; a later read maps the files again."""
+        """Release files and threads, when reads have ended that other threads have begun; a later read opens them."""
         with self._lock:
-            self._maps.close()
+            self._reader.close()
 
     def gather(
         self, rows: npt.ArrayLike, *, out: npt.NDArray[Any] | None = None, dequantised: bool = False
@@ -153,10 +152,28 @@ class Features:
                 self._memory.take(numbers, axis=0, out=out, mode="clip")
         else:
             flat = None if out is None else out.reshape(len(index), *self.record.shape)
-            with self._lock:
-                values = self._maps.gather(index, flat)
+            with self._lock as is_forked:
+                if is_forked:
+                    self._reader.close()
+                values = self._reader.gather(index, flat)
             values = out if out is not None else values.view(self._dtype).reshape(shape)
         return self._dequantised(values, numbers) if dequantised else values
+
+    def ahead(self, rows: npt.ArrayLike) -> None:
+        """Say which rows will be gathered soon, so that the disk can fetch them meanwhile (device ``disk``).
+
+        Args:
+            rows: Row numbers as in :meth:`gather`.
+
+        Raises:
+            RowError: As in :meth:`gather`; any other error is left to it.
+        """
+        index = self._numbers(rows).reshape(-1)
+        if self._memory is None and len(index):
+            with self._lock as is_forked:
+                if is_forked:
+                    self._reader.close()
+                self._reader.ahead(index)
 
     def scales(self, rows: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """What int8 rows are multiplied by, float32 [..., C] for row numbers [...], as in :meth:`gather`.
@@ -217,6 +234,15 @@ class Features:
         if self.record.dtype == "int8":
             digest.update(self._scales[self._index.file[rows]].astype("<f4").tobytes())
         return digest.hexdigest()
+
+    def groups(self, rows: npt.NDArray[np.int64], *, num_bytes: int) -> npt.NDArray[np.int64]:
+        """Numbers of the stretches of the files, whole blocks of about ``num_bytes``, in which rows int64 [n] lie.
+
+        Rows with the same number are near each other on the disk, and no block belongs to two stretches.
+        """
+        largest = int(self._index.block_bytes.max(initial=1))
+        stretch: npt.NDArray[np.int64] = self._index.block[rows] // max(1, num_bytes // largest)
+        return stretch
 
     def rows_of(self, video_id: str, *, crop: int | None = None) -> npt.NDArray[np.int64]:
         """Rows of a video, in order.
@@ -327,6 +353,6 @@ class Features:
         step = max(1, _LOAD_BYTES // self.record.num_bytes)
         for first in range(0, self.num_rows, step):
             last = min(first + step, self.num_rows)
-            self._maps.gather(np.arange(first, last), memory[first:last])
-        self._maps.close()
+            self._reader.gather(np.arange(first, last), memory[first:last])
+        self._reader.close()
         return memory

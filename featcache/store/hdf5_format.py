@@ -123,7 +123,13 @@ def layout(present: Mask, *, block_rows: int, num_rows: int, record_bytes: int, 
     )
 
 
-def check_head(file: npt.NDArray[np.uint8], layout: BlockLayout) -> bool:
+def head_range(layout: BlockLayout, *, file_bytes: int) -> tuple[int, int]:
+    """The signature."""
+    del layout
+    return 0, min(len(_SIGNATURE), file_bytes)
+
+
+def check_head(head: npt.NDArray[np.uint8], layout: BlockLayout, *, file_bytes: int) -> bool:
     """Whether the file begins with the HDF5 signature and the last block ends inside it."""
     end = int((layout.offset + layout.num_bytes).max())
-    return file[: len(_SIGNATURE)].tobytes() == _SIGNATURE and end <= len(file)
+    return head.tobytes() == _SIGNATURE and end <= file_bytes

@@ -12,7 +12,7 @@ from featcache.errors import StoreError, no_name, unknown_name
 from featcache.files.base import open_files
 from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe, recipe_hash, to_dict
 from featcache.store.documents import read_features, read_root
-from featcache.store.features import Device, Features
+from featcache.store.features import Features
 from featcache.store.generation import Generation, read_generations
 from featcache.store.index import (
     Committed,
@@ -25,9 +25,10 @@ from featcache.store.index import (
     read_committed,
     visible_videos,
 )
-from featcache.store.maps import default_max_maps
+from featcache.store.open_files import default_max_open
 from featcache.store.outcomes import Failure, VideoOutcomes
 from featcache.store.overlay import Amendment, Overlay, amend, check_generations, read_overlays, shown, shown_ids
+from featcache.store.row_reader import Device
 from featcache.store.schema import FeatureDoc
 
 
@@ -217,9 +218,10 @@ class Store:
             splits: Split of each video by its id, which decides whether its training or its test views are read where
                 a store has both (``sampling.both_views``); ``None``: the store's own splits.
             all_views: Read every stored row of each video, its training and its test views alike.
-            device: ``mmap`` maps shard files on demand; ``ram`` loads all rows at once.
+            device: ``mmap`` maps shard files on demand, best for files in the page cache; ``disk`` reads many rows at
+                the same time, for a feature that memory does not hold; ``ram`` loads all rows at once.
             verify: Check each block's crc32c when it is first read.
-            max_open_maps: Number of files mapped at once; ``None``: half of this process's file descriptors, at most
+            max_open_maps: Number of files open at once; ``None``: half of this process's file descriptors, at most
                 1000.
             partially: Accept a feature whose shards are not all extracted.
 
@@ -253,7 +255,7 @@ class Store:
             file_format=self.file_format,
             device=device,
             verify=verify,
-            max_open_maps=max_open_maps or default_max_maps(),
+            max_open_maps=max_open_maps or default_max_open(),
             reopen=partial(
                 _reopen,
                 self.path,

@@ -372,7 +372,9 @@ def _check_data(
     intact = blocks == record.data.block_crc32c.tolist() and record.data.frame_crc32c == crc32c_of_all(
         frame(data, layout)
     )
-    if not intact or not FORMATS[file_format].check_head(data, layout):
+    shard_format = FORMATS[file_format]
+    first, last = shard_format.head_range(layout, file_bytes=len(data))
+    if not intact or not shard_format.check_head(data[first:last], layout, file_bytes=len(data)):
         raise CorruptStoreError(
             f"data file {where} is damaged or another shard's (its crc32c does not match its record); "
             "restore it from a copy"

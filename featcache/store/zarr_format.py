@@ -15,6 +15,7 @@ from featcache.recipes import RecordSpec
 from featcache.store.blocks import BlockLayout, Buffer, EncodedShard, Mask, block_bytes, crc32c, crc32c_of_all
 
 _CRC_BYTES = 4
+_ENTRY_BYTES = 16
 _MISSING = np.uint64(2**64 - 1)
 
 
@@ -56,14 +57,19 @@ def layout(present: Mask, *, block_rows: int, num_rows: int, record_bytes: int, 
     return BlockLayout(
         offset=np.where(written, data_offset + rank * (size + _CRC_BYTES), -1).astype(np.int64),
         num_bytes=np.where(written, size, 0).astype(np.int64),
-        file_bytes=data_offset + int(written.sum()) * (size + _CRC_BYTES) + 16 * len(written) + _CRC_BYTES,
+        file_bytes=data_offset + int(written.sum()) * (size + _CRC_BYTES) + _ENTRY_BYTES * len(written) + _CRC_BYTES,
     )
 
 
-def check_head(file: npt.NDArray[np.uint8], layout: BlockLayout) -> bool:
+def head_range(layout: BlockLayout, *, file_bytes: int) -> tuple[int, int]:
+    """The index at the end of the file."""
+    return file_bytes - _ENTRY_BYTES * len(layout.offset) - _CRC_BYTES, file_bytes
+
+
+def check_head(head: npt.NDArray[np.uint8], layout: BlockLayout, *, file_bytes: int) -> bool:
     """Whether the index at the end of the file is that of this layout."""
-    expected = _index_bytes(layout)
-    return file[-len(expected) :].tobytes() == expected
+    del file_bytes  # the index lies where it has to
+    return head.tobytes() == _index_bytes(layout)
 
 
 def _written(present: Mask, block_rows: int) -> Mask:

@@ -3,6 +3,7 @@
 Subclass :class:`StoreConformance`, set ``file_format``, and pytest runs it.
 """
 
+import itertools
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +18,9 @@ import numpy.typing as npt
 from featcache.errors import CorruptStoreError, StoreError
 from featcache.recipes import SamplingRecipe
 from featcache.seeding import rng_for
-from featcache.store.features import Device
 from featcache.store.paths import FileFormat
 from featcache.store.reader import open_store
+from featcache.store.row_reader import Device
 from featcache.store.verify import verify
 from featcache.store.writer import StoreWriter
 from featcache.testing.faults import flipped_bit, removed, snapshot, store_files, swapped, truncated
@@ -144,8 +145,8 @@ class StoreConformance:
         for name in SMALL:
             whole = open_store(tmp_path / "s").feature(name, device="ram")[:]
             rows = rng_for(0, name).integers(len(whole), size=200)
-            for limit in (1, 3, 1000):
-                features = open_store(tmp_path / "s").feature(name, max_open_maps=limit)
+            for limit, device in itertools.product((1, 3, 1000), DEVICES):
+                features = open_store(tmp_path / "s").feature(name, device=device, max_open_maps=limit)
                 assert features.gather(rows).tobytes() == whole[rows].tobytes()
                 out = np.empty((len(rows), *features.record.shape), features.dtype)
                 assert features.gather(rows, out=out) is out
@@ -157,7 +158,7 @@ class StoreConformance:
                 assert pickle.loads(pickle.dumps(features))[:].tobytes() == whole.tobytes()  # noqa: S301 - our own bytes
 
     def test_damaged_data_files_are_never_read(self, tmp_path: Path) -> None:
-        """Flipped, truncated, emptied, removed and swapped files are errors, mapped or loaded."""
+        """Flipped, truncated, emptied, removed and swapped files are errors, mapped, read or loaded."""
         self.write(tmp_path / "s", StorePlan(records=SMALL, num_videos=6))
         for name in SMALL:
             files = [file for file in store_files(tmp_path / "s" / "g000" / name) if file.name != "zarr.json"]

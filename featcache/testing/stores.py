@@ -15,17 +15,17 @@ import numpy.typing as npt
 from featcache.data.types import Status, VideoOutcome, VideoRecord
 from featcache.recipes import FeatureRecipe, Precision, RecordSpec, SamplingRecipe
 from featcache.seeding import rng_for
-from featcache.store.features import Device
 from featcache.store.generation import Generation
 from featcache.store.paths import FileFormat
 from featcache.store.plan import Segment, plan_segments
 from featcache.store.precision import to_storage
 from featcache.store.reader import open_store
+from featcache.store.row_reader import Device
 from featcache.store.rows import RowTable
 from featcache.store.writer import StoreWriter
 
 NUM_FRAMES = 3
-DEVICES: tuple[Device, ...] = ("mmap", "ram")
+DEVICES: tuple[Device, ...] = ("mmap", "disk", "ram")
 PROVENANCE = {"device": "cpu", "versions": {"numpy": "test"}}
 
 

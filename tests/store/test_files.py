@@ -14,7 +14,8 @@ MODULES = sorted(Path(featcache.store.__file__).parent.glob("*.py"))
 REACHING = {"os", "mmap", "shutil", "glob", "tempfile", "fcntl", "subprocess"}
 ALLOWED = {
     "pathlib": {"Path"},  # as a value
-    "featcache.files.base": {"Files", "open_files"},
+    "featcache.files.base": {"Files", "Ranges", "open_files"},
+    "featcache.files.threads": {"ProcessLock", "ReadThreads"},  # which wait for reads
     "featcache.files.sealed": {"seal", "unseal", "sha256_bytes"},  # of bytes
     "featcache.files.publish": {"is_temp"},  # of a name
 }
@@ -66,4 +67,4 @@ def test_the_search_sees(line):
 
 
 def test_the_protocol_stays_small():
-    assert sum(not name.startswith("_") for name in vars(Files)) <= 13
+    assert sum(not name.startswith("_") for name in vars(Files)) <= 14

@@ -13,6 +13,7 @@ from featcache.store import completion, generation, maps
 from featcache.store.reader import open_store
 from featcache.store.writer import StoreWriter
 from featcache.testing.stores import (
+    DEVICES,
     StorePlan,
     add_generation,
     check_reads_back,
@@ -124,7 +125,7 @@ def test_videos_by_id(path):
         features.rows_of("v0003")
 
 
-@pytest.mark.parametrize("device", ["mmap", "ram"])
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     "rows",
     [

@@ -1,0 +1,180 @@
+"""Rows out of files that no memory holds: many reads at the same time, of whole blocks until they are checked."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.errors import CorruptStoreError, TooManyFilesError
+from featcache.files.base import Ranges
+from featcache.files.threads import ReadThreads
+from featcache.store.checks import Checks
+from featcache.store.index import RowIndex
+from featcache.store.open_files import OpenFiles
+
+Bytes = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.int64]
+
+NUM_READS = 16
+"""Reads that wait for the disk at the same time."""
+_NUM_HINTS = 4
+_GAP_BYTES = 32 << 10
+"""Rows of a checked block that lie at most so far apart are read at once."""
+_SMALL_ROW_BYTES = 4096
+
+
+class _Read(NamedTuple):
+    """One read of a file.
+
+    Attributes:
+        file: Number of the file.
+        block: Number of the block to check, or -1.
+        first: First byte.
+        last: The byte behind the last.
+        begin: Place of the first of its rows among the sorted rows.
+        end: The place behind the last.
+    """
+
+    file: int
+    block: int
+    first: int
+    last: int
+    begin: int
+    end: int
+
+
+class ShardReads:
+    """See :class:`featcache.store.row_reader.RowReader`; for rows that are not in the page cache.
+
+    A page fault waits for the disk alone, and the next one begins after it. Here many reads wait together, each for as
+    many bytes as are needed. A block that has not been checked is read and checked as a whole; of one that has, only
+    the rows.
+    """
+
+    def __init__(self, index: RowIndex, *, row_bytes: int, checks: Checks, max_open: int) -> None:
+        self._index = index
+        self._row_bytes = row_bytes
+        self._checks = checks
+        self._files: OpenFiles[Ranges] = OpenFiles(self._open, num_files=len(index.files), max_open=max_open)
+        self._threads = ReadThreads(NUM_READS)
+        self._hints = ReadThreads(_NUM_HINTS)
+        self._room = threading.local()
+
+    @property
+    def num_open(self) -> int:
+        """Number of open files."""
+        return len(self._files.held)
+
+    def close(self) -> None:
+        """Close all files and end the threads."""
+        self._threads.close()
+        self._hints.close()
+        self._files.held.clear()
+
+    def gather(self, rows: Ints, out: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+        """Copy rows."""
+        if out is None:
+            out = np.empty(len(rows), f"V{self._row_bytes}")
+        target = out.reshape(-1).view(np.uint8).reshape(len(rows), self._row_bytes)
+        order = np.lexsort((self._index.offset[rows], self._index.block[rows]))  # blocks are in the order of files
+        for places in self._in_parts(rows, order):
+            mine = rows[places]
+            reads = self._reads(mine)
+            offsets = self._index.offset[mine]
+            self._threads.all(lambda read: self._read(read, offsets, places, target), reads)  # noqa: B023  waited for
+            self._checks.passed(np.array([read.block for read in reads if read.block >= 0], np.int64))
+        return out
+
+    def ahead(self, rows: Ints) -> None:
+        """Let the system fetch what :meth:`gather` would read of these rows."""
+        rows = rows[np.lexsort((self._index.offset[rows], self._index.block[rows]))]
+        needed = np.unique(self._index.file[rows])
+        if len(needed) > self._files.max_open:
+            return
+        try:
+            self._files.need(needed)
+        except (CorruptStoreError, TooManyFilesError):
+            return
+        reads = self._reads(rows)
+        for part in (reads[number::_NUM_HINTS] for number in range(_NUM_HINTS)):
+            places = [(self._files.held[read.file], read.first, read.last - read.first) for read in part]
+            self._hints.begin(_expect, places)
+
+    def _in_parts(self, rows: Ints, order: Ints) -> Iterator[Ints]:
+        """The sorted places of rows, all at once or, of more files than may be open, some files after the others."""
+        files = self._index.file[rows[order]]
+        begins = np.flatnonzero(np.diff(files, prepend=-1))
+        while len(begins):
+            try:
+                part = begins[: self._files.max_open]
+                self._files.need(files[part])
+            except TooManyFilesError as error:
+                self._files.fewer(error)
+                continue
+            rest = begins[len(part) :]
+            end = int(rest[0]) if len(rest) else len(order)
+            yield order[int(part[0]) : end]
+            begins = rest
+
+    def _reads(self, rows: Ints) -> list[_Read]:
+        """The reads of sorted rows: one of each block that is not checked, of others one of each stretch of rows."""
+        block, offset = self._index.block[rows], self._index.offset[rows]
+        is_checked = self._checks.is_checked[block]
+        is_first = np.diff(block, prepend=-1) != 0
+        is_far = np.diff(offset, prepend=0) > self._row_bytes + _GAP_BYTES
+        begin = np.flatnonzero(is_first | (is_checked & is_far))
+        end = np.append(begin[1:], len(rows))
+        whole = ~is_checked[begin]
+        mine = block[begin]
+        first = np.where(whole, self._index.block_offset[mine], offset[begin])
+        last = np.where(whole, first + self._index.block_bytes[mine], offset[end - 1] + self._row_bytes)
+        columns = (self._index.file[rows[begin]], np.where(whole, mine, -1), first, last, begin, end)
+        return [_Read(*values) for values in zip(*(column.tolist() for column in columns), strict=True)]
+
+    def _read(self, read: _Read, offsets: Ints, places: Ints, target: Bytes) -> None:
+        """Read some bytes, check them, and copy their rows to their places."""
+        mine = places[read.begin : read.end]
+        length = read.last - read.first
+        is_one = length == self._row_bytes and len(mine) == 1
+        data = target[int(mine[0])] if is_one else self._scratch(length)
+        self._files.held[read.file].read(read.first, data)
+        if read.block >= 0:
+            sealed = data.view()
+            sealed.flags.writeable = False
+            self._checks.check_block(read.block, read.file, sealed)
+        if is_one:
+            return
+        starts = offsets[read.begin : read.end] - read.first
+        if self._row_bytes < _SMALL_ROW_BYTES:
+            shape = (length - self._row_bytes + 1, self._row_bytes)
+            target[mine] = np.lib.stride_tricks.as_strided(data, shape, (1, 1), writeable=False)[starts]
+            return
+        for place, start in zip(mine.tolist(), starts.tolist(), strict=True):
+            target[place] = data[start : start + self._row_bytes]
+
+    def _scratch(self, num_bytes: int) -> Bytes:
+        """Memory of this thread, used again by its next read."""
+        room: Bytes | None = getattr(self._room, "bytes", None)
+        if room is None or len(room) < num_bytes:
+            room = self._room.bytes = np.empty(num_bytes, np.uint8)
+        return room[:num_bytes]
+
+    def _open(self, number: int) -> Ranges:
+        """Open a file and, at the first time, compare its head with its record."""
+        file = self._index.files[number]
+        ranges = file.committed.generation.files.ranges(file.name, num_bytes=file.num_bytes, what="data file")
+
+        def head(first: int, last: int) -> Bytes:
+            data = np.empty(last - first, np.uint8)
+            ranges.read(first, data)
+            return data
+
+        self._checks.check_head(number, head)
+        return ranges
+
+
+def _expect(places: list[tuple[Ranges, int, int]]) -> None:
+    for file, first, num_bytes in places:
+        file.expect(first, num_bytes)

@@ -1,0 +1,246 @@
+"""Rows read many at a time: equal to loaded rows in every order, checked, safe with forks, threads and few files."""
+
+import errno
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featcache.errors import CorruptStoreError, TooManyFilesError
+from featcache.files.ranges import LocalRanges
+from featcache.store import plan, reads
+from featcache.store.reader import open_store
+from featcache.testing.faults import flipped_bit
+from featcache.testing.stores import StorePlan, make_record, write_store
+
+RECORDS = {
+    "small": make_record((6,)),
+    "large": make_record((3, 5, 160), "float32"),  # rows of more than 4 KB are copied one by one
+    "bytes": make_record((2, 5), "int8"),
+}
+FORMATS = ("zarr", "hdf5")
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """A store of each format with several blocks per shard, absent rows and two generations."""
+    root = tmp_path_factory.mktemp("reads")
+    many = StorePlan(
+        records=RECORDS, num_videos=11, rows_per_video=(4, 1, 3, 19), shard_rows=16, failing={5: "timeout"}
+    )
+    later = StorePlan(records=RECORDS, num_videos=3, first_video=11, shard_rows=16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "MAX_BLOCK_BYTES", 4 * RECORDS["large"].num_bytes)
+        for file_format in FORMATS:
+            write_store(root / file_format, many, later, file_format=file_format)
+    return root
+
+
+@pytest.fixture(scope="module")
+def path(both):
+    return both / "zarr"
+
+
+def opened(path, name="large", **how):
+    return open_store(path).feature(name, device="disk", **how)
+
+
+def whole(path, name="large"):
+    return open_store(path).feature(name, device="ram")[:]
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+@settings(max_examples=40)
+@given(name=st.sampled_from(list(RECORDS)), data=st.data())
+def test_rows_equal_those_in_memory_in_any_order(both, file_format, name, data):
+    path = both / file_format
+    expected = whole(path, name)
+    number = st.integers(-len(expected), len(expected) - 1)
+    features = opened(path, name, max_open_maps=data.draw(st.integers(1, 6)), verify=data.draw(st.booleans()))
+    for _ in range(3):  # blocks are not checked, some are, most are
+        rows = np.array(data.draw(st.lists(number, max_size=40)), np.int64)
+        if data.draw(st.booleans()):
+            features.ahead(rows)
+        out = np.empty((len(rows), *features.record.shape), features.dtype)
+        assert features.gather(rows).tobytes() == expected[rows].tobytes()
+        assert features.gather(rows, out=out) is out
+        assert out.tobytes() == expected[rows].tobytes()
+        assert features.num_open_maps <= 6
+    features.close()
+    assert features.num_open_maps == 0
+    assert features[:].tobytes() == expected.tobytes()
+
+
+def test_a_block_is_read_as_a_whole_until_it_is_checked(path, monkeypatch):
+    features = opened(path)
+    rows = features.rows_of("v0003")[:2]
+    features.gather(features.rows_of("v0000"))  # opens the first file
+    sizes = []
+    read = LocalRanges.read
+    monkeypatch.setattr(LocalRanges, "read", lambda self, at, into: (sizes.append(len(into)), read(self, at, into))[1])
+    monkeypatch.setattr(reads, "_GAP_BYTES", 0)
+    row = features.record.num_bytes
+    for expected in ([4 * row], [row]):
+        sizes.clear()
+        features.close()
+        features.gather(rows[:1])
+        assert sizes[-1:] == expected
+    sizes.clear()
+    features.gather(rows[[1, 0, 0]])
+    assert sizes == [2 * row], "neighbours are read at once, and a row only once"
+    sizes.clear()
+    features.gather(features.rows_of("v0003")[[1, 3]])
+    assert sizes == [row, row]
+
+
+@pytest.mark.parametrize("device", ["mmap", "disk"])
+def test_a_flipped_bit_is_an_error_whichever_row_of_the_block_is_read(path, device):
+    features = open_store(path).feature("large", device=device)
+    expected = whole(path)
+    rows = np.flatnonzero(features._index.block == features._index.block[7])
+    assert len(rows) == 4
+    file = features._index.files[features._index.file[7]]
+    damaged = int(features._index.offset[rows[2]])
+    others = np.setdiff1d(np.arange(len(expected)), rows)
+    with flipped_bit(path / file.name, 8 * damaged + 3):
+        for row in rows:
+            features.ahead([row])
+            with pytest.raises(CorruptStoreError, match=r"block \d of .* is damaged"):
+                features.gather([row])
+            with pytest.raises(CorruptStoreError, match="is damaged"):
+                features.gather(np.arange(len(expected)))
+        assert features.gather(others).tobytes() == expected[others].tobytes()
+    assert features[:].tobytes() == expected.tobytes()
+
+
+def test_a_file_that_shrinks_while_it_is_open_is_an_error(path):
+    features = opened(path)
+    features.gather([0])
+    file = path / features._index.files[0].name
+    content = file.read_bytes()
+    os.truncate(file, 100)  # a mapped file would end the process
+    try:
+        with pytest.raises(CorruptStoreError, match="ends before byte"):
+            features.gather([0, 1])
+    finally:
+        file.write_bytes(content)
+    assert features.gather([0]).tobytes() == whole(path)[:1].tobytes()
+
+
+def test_an_error_of_the_disk_names_the_file(path, monkeypatch):
+    features = opened(path)
+    features.gather([0])
+
+    def fail(*_):
+        raise OSError(errno.EIO, "made so")
+
+    monkeypatch.setattr(os, "preadv", fail)
+    with pytest.raises(CorruptStoreError, match=r"data file .* cannot be read \(Input/output error\)"):
+        features.gather(np.arange(20))
+
+
+def in_child(features, expected, answers):
+    answers.put(features[:].tobytes() == expected.tobytes())
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize(("start", "device"), [("fork", "mmap"), ("fork", "disk"), ("spawn", "disk")])
+def test_other_processes_go_on_with_an_open_feature(path, start, device):
+    features = open_store(path).feature("large", device=device, max_open_maps=2)
+    expected = whole(path)
+    stop = threading.Event()
+
+    def read():
+        while not stop.is_set():
+            features.gather(np.arange(len(expected)))
+
+    reading = threading.Thread(target=read)  # holds the lock, and is no thread of the child
+    reading.start()
+    context = multiprocessing.get_context(start)
+    answers = context.Queue()
+    try:
+        for _ in range(4 if start == "fork" else 1):
+            child = context.Process(target=in_child, args=(features, expected, answers))
+            child.start()
+            assert answers.get(timeout=60)
+            child.join(60)
+            assert child.exitcode == 0
+    finally:
+        stop.set()
+        reading.join()
+    assert features[:].tobytes() == expected.tobytes()
+
+
+def test_closing_waits_for_the_reads_of_other_threads(path):
+    features = opened(path)
+    expected = whole(path)
+    rows = np.random.default_rng(0).permutation(len(expected))
+    wrong = []
+
+    def read():
+        for _ in range(30):
+            features.ahead(rows)
+            if features.gather(rows).tobytes() != expected[rows].tobytes():
+                wrong.append(True)
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        features.close()
+    assert not wrong
+
+
+FEW = """
+import os, resource, sys
+import numpy as np
+from featcache.errors import TooManyFilesError
+from featcache.store.reader import open_store
+features = open_store(sys.argv[1]).feature(device=sys.argv[2], max_open_maps=1000)
+rows = np.random.default_rng(0).permutation(features.num_rows)
+features.gather(rows[:1])  # modules that are imported on the way
+features.close()
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+held = []
+try:
+    while True:
+        held.append(os.dup(0))
+except OSError:
+    pass
+try:
+    features.gather(rows)
+except TooManyFilesError as error:
+    assert "raise the limit (`ulimit -n`)" in str(error), error
+else:
+    raise AssertionError
+for fd in held[-9:]:
+    os.close(fd)
+features.ahead(rows[:4])
+values = features.gather(rows)
+assert features.num_open_maps <= 9
+np.save(sys.stdout.buffer, values[np.argsort(rows)])
+"""
+
+
+@pytest.mark.parametrize("device", ["mmap", "disk"])
+def test_fewer_files_than_the_limit_promises(tmp_path, device):
+    write_store(tmp_path / "s", StorePlan(records={"a": make_record((3,))}, num_videos=40, shard_rows=4))
+    done = subprocess.run([sys.executable, "-c", FEW, str(tmp_path / "s"), device], check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    assert whole(tmp_path / "s", "a").tobytes() in done.stdout
+
+
+def test_too_many_open_files_is_no_damage(path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EMFILE, "made so")
+
+    features = opened(path)
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(TooManyFilesError, match="as many files open as it may"):
+        features.gather([0])
