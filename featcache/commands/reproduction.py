@@ -1,5 +1,6 @@
 """Which shipped files make what the tables of a paper read, and what these need. Pure functions of settings."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,10 +141,13 @@ def needed(
     return Reproduction(before=tuple(before), sweeps=tuple(sweeps), steps=tuple(steps))
 
 
+_NUMBERED = re.compile(r"(table|fig)([0-9]+)([a-z]?)")  # what follows tells files of one table apart
+
+
 def table_names(files: Mapping[str, Path]) -> list[str]:
     """Names of the tables and figures among the files of a paper, each once, in the paper's order."""
-    names = {stem.partition("_")[0] for stem in files if stem.startswith(("table", "fig"))}
-    return sorted(names, key=lambda name: (name.rstrip("0123456789"), int(name.lstrip("abcdefghijklmnopqrstuvwxyz"))))
+    found = {parts[0]: parts for stem in files if (parts := _NUMBERED.match(stem))}
+    return sorted(found, key=lambda name: (found[name][1], int(found[name][2]), found[name][3]))
 
 
 def _chosen(files: Mapping[str, Path], tables: Sequence[str], *, paper: str) -> list[Path]:

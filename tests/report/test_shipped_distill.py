@@ -23,6 +23,10 @@ __all__ = ["listing"]  # a fixture
 ARMS = {"labels alone", "permuted teachers", "student", "student, mean", "student, aekd"}
 
 
+ARCHITECTURES = ("fig4a", "fig5a", "fig5b")
+"""Whose teachers are two networks."""
+
+
 @pytest.mark.parametrize("stem", DISTILLED)
 def test_every_table_has_both_control_arms(stem):
     settings = load(FILES[stem])
@@ -45,10 +49,10 @@ def test_every_table_has_both_control_arms(stem):
             run = re.fullmatch(r"(.*)/seed-0/classifier.safetensors", feature.weights)[1]
             (teacher,) = (step for step in before if step.out == run)
             assert (feature.output, feature.backbone) == ("logits", teacher.backbone)
-            assert teacher.backbone == last.students[0].backbone
+            assert stem in ARCHITECTURES or teacher.backbone == last.students[0].backbone
             assert isinstance(teacher, FinetuneSettings)
             own, theirs = to_dict(last.as_finetuning(last.students[0])), to_dict(teacher)
-            assert own | {key: theirs[key] for key in ("weights", "out")} == theirs
+            assert own | {key: theirs[key] for key in ("backbone", "weights", "out")} == theirs
     assert {"labels alone", "permuted teachers", "student"} <= set(arms)
 
 
@@ -70,6 +74,39 @@ def test_teachers_are_the_runs_of_other_tables(stem, other, counts, shared):
     both = Counter(mine[out].command for out in mine.keys() & theirs.keys())
     assert both == ({"train-pretext": shared, "train-finetune": shared} if shared else {})
     assert all(mine[out] == theirs[out] for out in mine.keys() & theirs.keys())
+
+
+@pytest.mark.parametrize(
+    ("stem", "counts", "others", "own"),
+    [
+        (
+            "fig4a",
+            {"train-pretext": 12, "train-finetune": 12, "extract": 12, "train-distill": 26},
+            ["table1", "table4"],
+            0,
+        ),
+        ("fig5a", {"train-pretext": 8, "train-finetune": 8, "extract": 8, "train-distill": 9}, ["table11"], 0),
+        (
+            "fig5b",
+            {"train-pretext": 8, "train-finetune": 8, "extract": 8, "train-distill": 9},
+            ["table11", "table8"],
+            5,
+        ),
+    ],
+)
+def test_two_architectures_teach_with_the_same_task_and_videos(stem, counts, others, own):
+    mine = runs_of(stem)
+    assert Counter(step.command for step in mine.values()) == counts
+    theirs = {out: step for other in others for out, step in runs_of(other).items()}
+    taught = {out: step for out, step in mine.items() if step.command in ("train-pretext", "train-finetune")}
+    assert all(theirs[out] == step for out, step in taught.items() if out in theirs)
+    new = [step for out, step in taught.items() if out not in theirs]
+    assert ([step.command for step in new], len(new)) == (["train-finetune"] * own, own)
+    for steps in sweep_steps(load(FILES[stem])):
+        parsed = parse_steps(steps)
+        trained = [step for step in parsed if step.command == "train-pretext"]
+        assert {step.backbone for step in trained} in (set(), {"shufflenet3d", "r21d"})
+        assert len({(step.task, step.selection.subset) for step in trained}) <= 1
 
 
 def test_files_of_teachers_that_nothing_makes_are_named():

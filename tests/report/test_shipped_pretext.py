@@ -28,8 +28,8 @@ from featcache.shipped import configs_by_paper
 from featcache.testing.videos import write_video
 
 FILES = configs_by_paper()["pretext"]
-DISTILLED = ("table7", "table13", "table14", "table15")
-"""Tables of students, which other tests are about."""
+DISTILLED = ("table7", "table13", "table14", "table15", "fig4a", "fig5a", "fig5b")
+"""Tables and figures of students, which other tests are about."""
 TABLES = {stem: path for stem, path in FILES.items() if stem.startswith("table") and stem not in DISTILLED}
 FAST = {"precision": "bfloat16", "matmul": "high"}
 """Of trainings that take a GPU for days."""

@@ -14,10 +14,10 @@ from featcache.commands.sweeps import points_of, sweep_steps, table_columns
 from featcache.evaluation.cka_settings import CkaSettings
 from featcache.extract.settings import ExtractSettings
 from featcache.methods.finetune.settings import FinetuneSettings
-from tests.report.test_shipped_pretext import FILES, TABLES, listing, runs, runs_of, small
+from tests.report.test_shipped_pretext import DISTILLED, FILES, TABLES, listing, runs, runs_of, small
 
 __all__ = ["listing", "runs"]  # fixtures
-FIGURES = {stem: path for stem, path in FILES.items() if stem.startswith("fig")}
+FIGURES = {stem: path for stem, path in FILES.items() if stem.startswith("fig") and stem not in DISTILLED}
 MAPS = ("fig8", "fig9", "fig12", "fig14")
 MEASURES = ["mean", "share above 0.9", "largest block"]
 

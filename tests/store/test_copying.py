@@ -126,7 +126,8 @@ def test_a_history_is_kept(tmp_path_factory, steps, file_format, is_mixed):
 
 
 @pytest.mark.slow
-@settings(max_examples=300)
+@pytest.mark.timeout(1800)
+@settings(max_examples=200)
 @given(HISTORY, st.sampled_from(["zarr", "hdf5"]), st.booleans())
 def test_any_history_is_kept(tmp_path_factory, steps, file_format, is_mixed):
     check_history(tmp_path_factory, steps, file_format=file_format, is_mixed=is_mixed)
@@ -482,6 +483,7 @@ def test_a_killed_copy_goes_on(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("records", [FLOATS, MIXED], ids=["floats", "int8"])
 def test_a_copy_that_is_killed_anywhere_goes_on(tmp_path, monkeypatch, records):
     assert check_kills(tmp_path, monkeypatch, records=records, step=1) > 20
