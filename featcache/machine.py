@@ -90,6 +90,43 @@ def weights_folder() -> Path:
     return Path(named) if named else Path.home() / ".cache" / "featcache" / "weights"
 
 
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
+
+
+def free_memory() -> int:
+    """Bytes of memory that this process may still take: of the machine, and of the cgroups that limit it.
+
+    What a cgroup keeps of files counts as free, since the system drops it when the memory is needed.
+    """
+    import psutil
+
+    return min([int(psutil.virtual_memory().available), *_free_in_cgroups()])
+
+
+def _free_in_cgroups() -> Iterator[int]:
+    """Free bytes of each memory cgroup of this process and those around it that has a limit."""
+    try:
+        lines = _OWN_CGROUPS.read_text().splitlines()
+    except OSError:  # no Linux
+        return
+    for line in lines:
+        _, controllers, own = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root = _CGROUPS / "memory" if controllers else _CGROUPS
+        limit, used = ("limit_in_bytes", "usage_in_bytes") if controllers else ("max", "current")
+        place = Path(own.lstrip("/"))
+        for folder in (root / place, *(root / above for above in place.parents)):  # of which a container sees some
+            try:
+                most, now = (int((folder / f"memory.{name}").read_text()) for name in (limit, used))
+                counts = dict(each.split() for each in (folder / "memory.stat").read_text().splitlines())
+            except (OSError, ValueError):  # there is no such folder, or "max"
+                continue
+            kept = sum(int(counts.get(name, 0)) for name in ("active_file", "inactive_file"))
+            yield max(0, most - now + kept)
+
+
 def num_cores() -> int:
     """Number of cores that this process may use, which may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

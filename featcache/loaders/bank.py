@@ -3,29 +3,30 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import torch
+from torch import Tensor
 
 from featcache.backbones.registry import JOIN
 from featcache.errors import ConfigError, StoreError
 from featcache.loaders.choice import MAPS, choose_feature, video_splits
 from featcache.loaders.maps import ClipMaps, Pooling, StoredMaps
-from featcache.loaders.settings import BankSettings
+from featcache.loaders.orders import GROUP_BYTES, WINDOW_BYTES, Order, block_order
+from featcache.loaders.residence import Residence, chosen
+from featcache.loaders.settings import BankSettings, Storage
 from featcache.loaders.videos import VideoFiles
 from featcache.recipes import recipe_hash
 from featcache.store.features import Features
 from featcache.store.reader import Store, open_store
 
 _LOAD_BYTES = 64 << 20
-_RAM_SHARE = 0.5
 
 Ints = npt.NDArray[np.int64]
-Storage = Literal["auto", "mmap", "ram"]
 
 
 class ClipSource(Protocol):
@@ -58,8 +59,14 @@ class ClipSource(Protocol):
             crops: int64 [B], crop of each frame, taken modulo the number of crops.
 
         Returns:
-            Maps [B, T, h, w, C] on the CPU, as they are stored.
+            Maps [B, T, h, w, C] as they are stored, on the CPU or where they were loaded.
         """
+
+    def ahead(self, videos: Ints, positions: Ints, crops: npt.ArrayLike) -> None:
+        """Say which clips will be asked for soon, as in :meth:`clips`, so that a disk can fetch them meanwhile."""
+
+    def order(self, videos: Ints) -> Order | None:
+        """How the training videos int64 [A] are put into the order of an epoch; ``None``: by a full shuffle."""
 
     def num_crops(self, video: int) -> int:
         """Crops of each frame of a video."""
@@ -90,8 +97,8 @@ class _Rows:
     def __init__(self, features: Features, rows: Ints | None) -> None:
         self._features = features
         self._own = rows
-        # an array: torch's own indexing would start more threads, which would compete with the training
-        self._memory: npt.NDArray[Any] | None = None
+        # on a CPU an array: torch's own indexing would start more threads, which would compete with the training
+        self._memory: npt.NDArray[Any] | Tensor | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -103,12 +110,18 @@ class _Rows:
         """Bytes of a row as it is stored."""
         return self._features.record.num_bytes
 
-    def load(self) -> None:
-        """Read all rows into memory, as they are stored."""
-        memory = np.empty(self._features.shape, self._features.dtype)
-        for rows in _portions(self._features.num_rows, row_bytes=self.row_bytes):
-            self._features.gather(rows, out=memory[rows[0] : rows[-1] + 1])
-        self._memory = memory
+    def load(self, device: torch.device | None) -> None:
+        """Read all rows, as they are stored, into memory or onto a device."""
+        if device is None:
+            memory = np.empty(self._features.shape, self._features.dtype)
+            for rows in _portions(self._features.num_rows, row_bytes=self.row_bytes):
+                self._features.gather(rows, out=memory[rows[0] : rows[-1] + 1])
+            self._memory = memory
+        else:
+            dtype = torch.from_numpy(np.empty(0, self._features.dtype)).dtype
+            self._memory = torch.empty(self._features.shape, dtype=dtype, device=device)
+            for rows in _portions(self._features.num_rows, row_bytes=self.row_bytes):
+                self._memory[rows[0] : rows[-1] + 1] = torch.from_numpy(self._features.gather(rows)).to(device)
         self.close()
 
     def close(self) -> None:
@@ -117,10 +130,25 @@ class _Rows:
 
     def read(self, rows: Ints) -> StoredMaps:
         """Maps [..., h, w, C] of rows int64 [...]."""
-        mine = rows if self._own is None else self._own[rows]
+        mine = self._mine(rows)
+        scales = torch.from_numpy(self._features.scales(mine)) if self._features.record.dtype == "int8" else None
+        if isinstance(self._memory, Tensor):
+            return StoredMaps(values=self._memory[torch.from_numpy(mine).to(self._memory.device)], scales=scales)
         values = self._features.gather(mine) if self._memory is None else self._memory[mine]
-        scales = torch.from_numpy(self._features.scales(mine)) if values.dtype == np.int8 else None
         return StoredMaps(values=torch.from_numpy(values), scales=scales)
+
+    def ahead(self, rows: Ints) -> None:
+        """Begin to read rows int64 [...] that are not loaded."""
+        if self._memory is None:
+            self._features.ahead(self._mine(rows))
+
+    def groups(self, rows: Ints) -> Ints:
+        """Numbers of the groups of neighbours on the disk to which rows int64 [n] belong."""
+        return self._features.groups(self._mine(rows), num_bytes=GROUP_BYTES)
+
+    def _mine(self, rows: Ints) -> Ints:
+        """The feature's own numbers of rows."""
+        return rows if self._own is None else self._own[rows]
 
 
 class FrameBank:
@@ -129,7 +157,7 @@ class FrameBank:
     Attributes:
         features: Names of the arrays, in the order of their channels.
         pooling: Pooling of what is read.
-        is_in_memory: Whether all rows were loaded when it was opened.
+        residence: Where rows are read from.
     """
 
     def __init__(
@@ -142,10 +170,13 @@ class FrameBank:
         bank_stride: int,
         pooling: Pooling,
         storage: Storage,
+        shuffle: Literal["full", "block"],
+        device: torch.device,
         identity: str,
     ) -> None:
         self._rows = tuple(rows)
         self._layout = layout
+        self._shuffle = shuffle
         self.pooling = pooling
         self.features = features
         self.files: VideoFiles | None = None
@@ -156,23 +187,53 @@ class FrameBank:
         first = pooling(self._read(np.zeros(1, np.int64))).joined
         height, width, depth = first.shape[1:]
         self.shape = (height, width, depth)
-        self._pooled: npt.NDArray[Any] | None = None
+        self._pooled: npt.NDArray[Any] | Tensor | None = None
         num_bytes = sum(each.num_bytes for each in rows) if pooling.is_identity else layout.num_rows * first.nbytes
-        room = _RAM_SHARE * psutil.virtual_memory().available
-        self.is_in_memory = storage == "ram" or (storage == "auto" and num_bytes < room)
-        if self.is_in_memory:
-            self._load(first.dtype)
+        video_bytes = layout.num_rows * sum(each.row_bytes for each in rows) / len(video_ids)
+        is_faster = shuffle == "full" and 4 * video_bytes < GROUP_BYTES
+        self.residence: Residence = chosen(
+            storage,
+            num_bytes=num_bytes,
+            device=device,
+            what=f"rows of {' and '.join(features)}",
+            advice="; --set bank.shuffle=block would read them nearly in order" if is_faster else "",
+        )
+        if self.residence in ("device", "ram"):
+            self._load(first.dtype, device if self.residence == "device" else None)
 
     def clips(self, videos: Ints, positions: Ints, crops: npt.ArrayLike) -> ClipMaps:
         """See :meth:`ClipSource.clips`; pooled maps are fp16 or fp32."""
+        rows = self._clip_rows(videos, positions, crops)
+        if isinstance(self._pooled, Tensor):
+            return ClipMaps.of(self._pooled[torch.from_numpy(rows).to(self._pooled.device)])
+        if self._pooled is not None:
+            return ClipMaps.of(torch.from_numpy(self._pooled[rows]))
+        return self.pooling(self._read(rows))
+
+    def ahead(self, videos: Ints, positions: Ints, crops: npt.ArrayLike) -> None:
+        """Begin to read clips that are not loaded."""
+        if self.residence == "disk":
+            rows = self._clip_rows(videos, positions, crops)
+            for each in self._rows:
+                each.ahead(rows)
+
+    def order(self, videos: Ints) -> Order | None:
+        """A block shuffle if the settings choose it; see :func:`featcache.loaders.orders.block_order`."""
+        if self._shuffle == "full":
+            return None
+        groups = self._rows[0].groups(self._layout.first[videos])
+        sizes = self._layout.positions[videos] * self._layout.crops[videos] * sum(each.row_bytes for each in self._rows)
+        window = max(1, round(WINDOW_BYTES / sizes.mean()))
+        return partial(_block_order, groups, window)
+
+    def _clip_rows(self, videos: Ints, positions: Ints, crops: npt.ArrayLike) -> Ints:
+        """Rows int64 [B, T] of clips."""
         per_frame = self._layout.crops[videos][:, None]
         crop = np.asarray(crops, np.int64)[:, None] % per_frame
         assert positions.min() >= 0, f"position {positions.min()}"
         assert (positions < self._layout.positions[videos][:, None]).all(), "a position lies behind its video"
-        rows = self._layout.first[videos][:, None] + positions * per_frame + crop
-        if self._pooled is not None:
-            return ClipMaps.of(torch.from_numpy(self._pooled[rows]))
-        return self.pooling(self._read(rows))
+        rows: Ints = self._layout.first[videos][:, None] + positions * per_frame + crop
+        return rows
 
     def num_crops(self, video: int) -> int:
         """Crops of each frame of a video."""
@@ -181,17 +242,21 @@ class FrameBank:
     def _read(self, rows: Ints) -> ClipMaps:
         return ClipMaps(tuple(each.read(rows) for each in self._rows))
 
-    def _load(self, dtype: torch.dtype) -> None:
+    def _load(self, dtype: torch.dtype, device: torch.device | None) -> None:
         if self.pooling.is_identity:
             for each in self._rows:
-                each.load()
+                each.load(device)
             return
-        memory = torch.empty((self._layout.num_rows, *self.shape), dtype=dtype)
+        memory = torch.empty((self._layout.num_rows, *self.shape), dtype=dtype, device=device or "cpu")
         for rows in _portions(self._layout.num_rows, row_bytes=sum(each.row_bytes for each in self._rows)):
             memory[rows[0] : rows[-1] + 1] = self.pooling(self._read(rows)).joined
-        self._pooled = memory.numpy()
+        self._pooled = memory.numpy() if device is None else memory
         for each in self._rows:
             each.close()
+
+
+def _block_order(groups: Ints, window: int, rng: np.random.Generator) -> Ints:
+    return block_order(groups, window=window, rng=rng)
 
 
 def _portions(num_rows: int, *, row_bytes: int) -> Iterator[Ints]:
@@ -201,8 +266,13 @@ def _portions(num_rows: int, *, row_bytes: int) -> Iterator[Ints]:
         yield np.arange(begin, min(begin + step, num_rows))
 
 
-def open_bank(settings: BankSettings, *, store: Store | None = None) -> FrameBank:
+def open_bank(settings: BankSettings, *, store: Store | None = None, device: torch.device | str = "cpu") -> FrameBank:
     """Open a store's frame bank.
+
+    Args:
+        settings: Store, features and how they are read.
+        store: The store, if it is already open.
+        device: Device of the training, onto which ``settings.storage`` may load the rows.
 
     Raises:
         ConfigError: The store holds clips, or a feature has no maps.
@@ -217,7 +287,12 @@ def open_bank(settings: BankSettings, *, store: Store | None = None) -> FrameBan
         )
     names = (None,) if settings.feature is None else settings.feature.split(JOIN)
     splits = video_splits(store, settings.split_column)
-    features = [store.feature(choose_feature(store, name, MAPS), splits=splits) for name in names]
+    features = [
+        store.feature(
+            choose_feature(store, name, MAPS), splits=splits, device="mmap" if settings.storage == "mmap" else "disk"
+        )
+        for name in names
+    ]
     video_ids, layout, rows = _common_rows(features, store)
     stride = store.sampling.frame_stride
     content = [
@@ -239,6 +314,8 @@ def open_bank(settings: BankSettings, *, store: Store | None = None) -> FrameBan
         bank_stride=stride,
         pooling=Pooling(grid=settings.grid, channels=settings.channels),
         storage=settings.storage,
+        shuffle=settings.shuffle,
+        device=torch.device(device),
         identity=hashlib.sha256("\n".join(content).encode()).hexdigest()[:16],
     )
 

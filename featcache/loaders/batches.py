@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from featcache.errors import ConfigError
 from featcache.loaders.ahead import Batch, ViewLoader, Views
+from featcache.loaders.orders import Order
 from featcache.seeding import rng_for
 from featcache.training.world import ALONE, World
 
@@ -21,13 +22,22 @@ class BatchOrder:
         share: The places of a batch whose items belong to this process.
     """
 
-    def __init__(self, items: npt.NDArray[np.int64], *, batch_size: int, seed: int, world: World = ALONE) -> None:
+    def __init__(
+        self,
+        items: npt.NDArray[np.int64],
+        *,
+        batch_size: int,
+        seed: int,
+        order: Order | None = None,
+        world: World = ALONE,
+    ) -> None:
         """Take items as they are numbered.
 
         Args:
             items: int64 [N], their numbers.
             batch_size: Items of a batch; fewer items than that are one batch.
             seed: Seed of the run.
+            order: The order of an epoch; ``None``: a full shuffle.
             world: The processes that share each batch.
 
         Raises:
@@ -35,6 +45,7 @@ class BatchOrder:
         """
         self._items = items
         self._seed = seed
+        self._order = order
         self._shuffled: dict[int, npt.NDArray[np.int64]] = {}
         self.batch_size = min(batch_size, len(items))
         if self.batch_size < batch_size and self.batch_size % world.size:
@@ -51,8 +62,11 @@ class BatchOrder:
         """Items of one batch, int64 [batch_size]."""
         if epoch not in self._shuffled:
             kept = {near: order for near, order in self._shuffled.items() if abs(near - epoch) == 1}
-            self._shuffled = kept | {epoch: rng_for(self._seed, "videos", epoch).permutation(self._items)}
+            self._shuffled = kept | {epoch: self._permuted(rng_for(self._seed, "videos", epoch))}
         return self._shuffled[epoch][number * self.batch_size : (number + 1) * self.batch_size]
+
+    def _permuted(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        return rng.permutation(self._items) if self._order is None else self._items[self._order(rng)]
 
 
 class VideoBatches:

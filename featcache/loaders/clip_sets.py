@@ -8,13 +8,13 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import torch
 from torch import Tensor
 
 from featcache.data.positions import VideoExtents, set_positions
 from featcache.errors import ConfigError, NonFiniteFeatureError, StoreError
 from featcache.loaders.choice import VECTORS, choose_feature, training_videos, video_splits
+from featcache.loaders.residence import fits
 from featcache.loaders.settings import ClipSetSettings, Coordinates
 from featcache.recipes import PositionForm, recipe_hash
 from featcache.seeding import rng_for
@@ -22,7 +22,6 @@ from featcache.store.features import Features
 from featcache.store.reader import Store, open_store
 
 _LOAD_BYTES = 64 << 20
-_FREE_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -122,15 +121,7 @@ def placed(sets: ClipSets, *, storage: Literal["auto", "device", "ram"], device:
     if storage == "ram" or device.type == "cpu":
         return sets
     num_bytes = sets.features.nbytes + sets.positions.nbytes
-    if storage == "auto" and num_bytes >= _FREE_SHARE * _free_bytes(device):
-        return sets
-    return sets.to(device)
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return int(psutil.virtual_memory().available)
+    return sets.to(device) if storage == "device" or fits(num_bytes, device) else sets
 
 
 def store_positions(

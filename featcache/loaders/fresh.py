@@ -112,6 +112,12 @@ class PixelSource:
             for batch in decode_rows(reader, specs, [self._crop], max_batch_bytes=MAX_BATCH_BYTES):
                 into[places[list(batch.rows)]] = batch.pixels[self._crop]
 
+    def ahead(self, videos: npt.NDArray[np.int64], positions: npt.NDArray[np.int64], crops: npt.ArrayLike) -> None:
+        """Do nothing: clips are decoded when they are asked for."""
+
+    def order(self, videos: npt.NDArray[np.int64]) -> None:
+        """A full shuffle."""
+
     def num_crops(self, video: int) -> int:
         """One, since every draw gives another augmentation."""
         return 1

@@ -31,8 +31,16 @@ class StoredMaps:
 
     def to(self, device: torch.device | str) -> "StoredMaps":
         """The same maps on a device, in their stored dtype."""
-        scales = None if self.scales is None else self.scales.to(device)
-        return StoredMaps(values=self.values.to(device), scales=scales)
+        is_ahead = torch.device(device).type == "cuda"  # pinned memory is copied while the CPU goes on
+        scales = None if self.scales is None else self.scales.to(device, non_blocking=is_ahead)
+        return StoredMaps(values=self.values.to(device, non_blocking=is_ahead), scales=scales)
+
+    def pinned(self) -> "StoredMaps":
+        """The same maps in memory that a GPU copies from while the CPU goes on; what is on a GPU stays there."""
+        if self.values.device.type != "cpu":
+            return self
+        scales = None if self.scales is None else self.scales.pin_memory()
+        return StoredMaps(values=self.values.pin_memory(), scales=scales)
 
     @property
     def multiplied(self) -> Tensor:
@@ -68,6 +76,10 @@ class ClipMaps:
     def on(self, device: torch.device | str) -> Tensor:
         """All features side by side on a device, float32 [B, T, h, w, sum of C]."""
         return ClipMaps(tuple(feature.to(device) for feature in self.features)).joined.float()
+
+    def pinned(self) -> "ClipMaps":
+        """The maps in memory that a GPU copies from while the CPU goes on."""
+        return ClipMaps(tuple(feature.pinned() for feature in self.features))
 
     def split(self, num_parts: int) -> "list[ClipMaps]":
         """The maps in so many parts of equally many clips."""

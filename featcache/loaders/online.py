@@ -163,6 +163,12 @@ class OnlineSource:
             tuple(StoredMaps(values=torch.cat([each.values for each in column])[chosen]) for column in columns)
         )
 
+    def ahead(self, videos: Positions, positions: Positions, crops: npt.ArrayLike) -> None:
+        """Do nothing: clips are decoded when they are asked for."""
+
+    def order(self, videos: Positions) -> None:
+        """A full shuffle."""
+
     def num_crops(self, video: int) -> int:
         """Number of crops of each frame of a video that a store holds or would hold."""
         return int(self._bank.crops[video])
@@ -224,11 +230,15 @@ def open_source(settings: BankSettings, *, videos: VideoList, device: str = "aut
         RecipeMismatchError: The weights found differ from the store's.
         StoreError: Features were imported, or as in :func:`featcache.loaders.bank.open_bank`.
     """
+    if settings.shuffle == "block" and (settings.online or isinstance(videos, UnstoredVideos)):
+        raise ConfigError(
+            "bank.shuffle=block is an order of stored rows, and online decodes videos; leave one of them out"
+        )
     if isinstance(videos, UnstoredVideos):
         return _unstored(settings, videos, world)
     assert isinstance(videos, Store), "there are only two kinds of video lists"
     if not settings.online:
-        return open_bank(settings, store=videos)
+        return open_bank(settings, store=videos, device=device)
     return _stored(settings, videos, device=device, world=world)
 
 

@@ -1,12 +1,13 @@
-"""Orders of the items of an epoch: a full shuffle, or one that reads a disk nearly in order."""
+"""An order of the items of an epoch that reads a disk nearly in order."""
 
-from typing import Literal
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
-Shuffle = Literal["full", "block"]
+Order = Callable[[np.random.Generator], Ints]
+"""Puts N items into the random order of an epoch: int64 [N], a permutation of 0 to N - 1."""
 
 GROUP_BYTES = 4 << 20
 """Bytes of a group: neighbours on the disk that a block shuffle keeps near each other in time."""
@@ -18,10 +19,10 @@ def block_order(groups: Ints, *, window: int, rng: np.random.Generator) -> Ints:
     """A shuffle of groups of items, and then of the items inside a window that moves along.
 
     The groups are put into random order, and each item is moved by a uniform random number of up to ``window`` places
-    towards the end, which continues at the beginning. So each item occurs once; items of a group that were apart by d
-    places are apart by less than ``window`` + d; and with a window of all items it is a full shuffle. The expected
-    number of pairs of items of the same group within a batch, an inverse measure of mixing, is about N / ``window``
-    times that of a full shuffle of N items.
+    towards the end, which continues at the beginning. So each item occurs once; items of a group of g are apart by at
+    most 2 ``window`` + g places, a third of ``window`` on the average; and with a window of all items it is a full
+    shuffle. The expected number of pairs of items of the same group within a batch, an inverse measure of mixing, is
+    about N / ``window`` times that of a full shuffle of N items.
 
     Args:
         groups: int64 [N], the group of each item.

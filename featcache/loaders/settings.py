@@ -8,6 +8,7 @@ from featcache.config import Aside, Input, Settings
 from featcache.data.selection import DecodedVideosSettings, MaxDamaged
 
 Coordinates = Literal["true", "shuffled", "zero"]
+Storage = Literal["auto", "device", "ram", "disk", "mmap"]
 
 
 class BankSettings(Settings):
@@ -23,8 +24,13 @@ class BankSettings(Settings):
     """Side of the map after average pooling during reading (SFU); null: as stored."""
     channels: int | None = Field(default=None, ge=1)
     """Number of channels after average pooling of neighbours during reading (SFU); null: as stored."""
-    storage: Aside[Literal["auto", "mmap", "ram"]] = "auto"
-    """Place from which rows are read; ``auto``: memory if they take less than half of the free memory."""
+    storage: Aside[Storage] = "auto"
+    """Place from which rows are read: ``device`` and ``ram`` load them first, ``disk`` reads many at the same time, and
+    ``mmap`` leaves reading to the system. ``auto``: the first of a GPU, memory and the disk in which they take less
+    than half of what is free."""
+    shuffle: Literal["full", "block"] = "full"
+    """Order of the videos in an epoch. ``block``: groups of videos that are stored together in random order, mixed
+    within 256 MB, so that a disk is read nearly in order; for stores of small videos that no memory holds."""
     online: bool = False
     """Decode and encode every clip with a new crop and new colours instead of reading rows; slow."""
     workers: Aside[int | None] = Field(default=None, ge=0)

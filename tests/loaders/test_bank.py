@@ -39,7 +39,7 @@ def read(path, feature):
         return torch.from_numpy(features.gather(features.video_start[VIDEOS][:, None] + POSITIONS, dequantised=True))
 
 
-@pytest.mark.parametrize("storage", ["mmap", "ram"])
+@pytest.mark.parametrize("storage", ["mmap", "disk", "ram", "device"])
 def test_int8_rows_stay_int8_until_they_are_on_the_device(tmp_path, storage):
     source = bank(write(tmp_path / "s", map=((4, 4, 6), "int8")), storage=storage)
     (maps,) = source.clips(VIDEOS, POSITIONS, [0, 0, 0]).features
@@ -52,12 +52,12 @@ def test_int8_rows_take_a_byte_each_in_memory(tmp_path, monkeypatch):
     path = write(tmp_path / "s", map=((4, 4, 6), "int8"))
     free = 2 * (5 + 7 + 5 + 7) * 4 * 4 * 6 + 2  # half of the memory may be used
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": free}))
-    assert bank(path).is_in_memory
+    assert bank(path).residence == "ram"
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": free - 2}))
-    assert not bank(path).is_in_memory
+    assert bank(path).residence == "disk"
 
 
-@pytest.mark.parametrize("storage", ["mmap", "ram"])
+@pytest.mark.parametrize("storage", ["mmap", "disk", "ram", "device"])
 def test_int8_rows_are_pooled_after_their_scales(tmp_path, storage):
     source = bank(write(tmp_path / "s", map=((4, 4, 6), "int8")), grid=2, channels=3, storage=storage)
     assert source.shape == (2, 2, 3)
@@ -65,7 +65,7 @@ def test_int8_rows_are_pooled_after_their_scales(tmp_path, storage):
     assert torch.equal(clips, pool_space(pool_channels(read(tmp_path / "s", "map"), 3), 2))
 
 
-@pytest.mark.parametrize("storage", ["mmap", "ram"])
+@pytest.mark.parametrize("storage", ["mmap", "disk", "ram", "device"])
 @pytest.mark.parametrize("precisions", [("float16", "float16"), ("float16", "int8"), ("int8", "int8")])
 def test_features_are_joined_along_the_channels_when_they_are_read(tmp_path, precisions, storage):
     first, second = precisions
@@ -94,7 +94,7 @@ def test_joined_features_of_one_grid_equal_the_stored_join(tmp_path):
     assert torch.equal(join_maps([joined[..., :6], joined[..., 6:]]), joined)
 
 
-@pytest.mark.parametrize("storage", ["mmap", "ram"])
+@pytest.mark.parametrize("storage", ["mmap", "disk", "ram", "device"])
 @pytest.mark.parametrize("settings", [{}, {"channels": 2}])
 def test_a_join_has_the_videos_that_all_features_have(tmp_path, storage, settings):
     shape = {"num_videos": 4, "rows_per_video": (5, 7), "shard_rows": 8}
@@ -127,3 +127,22 @@ def test_the_identity_of_a_join_is_its_own_and_wrong_names_are_told(tmp_path):
     stores.write_store(tmp_path / "empty", empty, sampling=BANK)
     with pytest.raises(StoreError, match=r"no video of .* has rows of 'map'"):
         bank(tmp_path / "empty")
+
+
+def test_rows_that_do_not_fit_are_left_on_the_disk_and_that_is_said(tmp_path, monkeypatch, caplog):
+    path = write(tmp_path / "s", map=((4, 4, 6), "int8"))
+    monkeypatch.setattr("featcache.loaders.residence.free_memory", lambda: 3000)
+    caplog.set_level("INFO")
+    source = bank(path)
+    assert source.residence == "disk"
+    (line,) = caplog.messages
+    assert line == (
+        "rows of map (2.3 kB) are read from the disk, since 3.0 kB of memory are free; --set bank.shuffle=block would "
+        "read them nearly in order"
+    )
+    caplog.clear()
+    assert bank(path, shuffle="block").residence == "disk"
+    assert "--set" not in caplog.text
+    clips = source.clips(VIDEOS, POSITIONS, [0, 0, 0]).on("cpu")
+    source.ahead(VIDEOS, POSITIONS, [0, 0, 0])
+    assert torch.equal(clips, read(path, "map"))

@@ -29,6 +29,18 @@ class ClassifiedMaps:
     labels: Tensor
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Drawn:
+    """Clips that are drawn and not read: ``videos`` int64 [B], ``positions`` int64 [B, T], and their classes."""
+
+    videos: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.int64]
+    crops: list[int]
+    labels: Tensor
+
+
+_BATCHES_AHEAD = 2
+"""Batches that are announced to the source before they are read."""
 Draw = Callable[[int, np.random.Generator], tuple[npt.NDArray[np.int64], int]]
 """Draws a clip of a video: positions of its frames, int64 [T], and its class; a pure function of its arguments."""
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -90,7 +102,8 @@ class ClipObjective:
         self._is_sequential = is_sequential
         self._world = world
         self._stand_ins = stand_ins
-        self._order = BatchOrder(videos, batch_size=batch_size, seed=seed, world=world)
+        self._near: dict[int, _Drawn] = {}  # by number in the run: clips that are announced
+        self._order = BatchOrder(videos, batch_size=batch_size, seed=seed, order=source.order(videos), world=world)
         if self._order.batch_size * (1 if is_sequential else num_clips) < 2:
             advice = "set clips.sequential=false" if is_sequential and num_clips > 1 else "raise num_clips"
             raise ConfigError(f"BatchNorm needs two clips at once; give more videos, or {advice}")
@@ -105,7 +118,8 @@ class ClipObjective:
         """
         chosen = self._order.own(epoch, batch)
         if self._stand_ins is None:
-            return self._parts(chosen, epoch)
+            drawn = self._expected(epoch, batch)
+            return self._split(drawn, self._source.clips(drawn.videos, drawn.positions, drawn.crops))
         seats = [self._stand_ins.seat(video, epoch=epoch) for video in chosen.tolist()]
         while True:
             try:
@@ -121,14 +135,32 @@ class ClipObjective:
 
     def _parts(self, chosen: npt.NDArray[np.int64], epoch: int) -> list[ClassifiedMaps]:
         """The parts of some videos, int64 [B]."""
-        clips = np.arange(self._num_clips)
+        drawn = self._drawn(chosen, epoch)
+        return self._split(drawn, self._source.clips(drawn.videos, drawn.positions, drawn.crops))
+
+    def _expected(self, epoch: int, batch: int) -> "_Drawn":
+        """The clips of a batch; those of the next ones are drawn and announced to the source."""
+        first = epoch * self.num_batches + batch
+        near = range(first, first + 1 + _BATCHES_AHEAD)
+        self._near = {number: drawn for number, drawn in self._near.items() if number in near}
+        for number in near:
+            if number not in self._near:
+                its_epoch, its_batch = divmod(number, self.num_batches)
+                drawn = self._near[number] = self._drawn(self._order.own(its_epoch, its_batch), its_epoch)
+                if number > first:
+                    self._source.ahead(drawn.videos, drawn.positions, drawn.crops)
+        return self._near.pop(first)
+
+    def _split(self, drawn: "_Drawn", maps: ClipMaps) -> list[ClassifiedMaps]:
+        """The parts of a batch with its maps."""
+        if next(self.module.parameters()).device.type == "cuda":
+            maps = maps.pinned()
         if not self._is_sequential:
-            return [self._drawn(np.repeat(chosen, len(clips)), np.tile(clips, len(chosen)), epoch)]
-        # drawn at once: a source that decodes passes over each video once
-        whole = self._drawn(np.tile(chosen, len(clips)), np.repeat(clips, len(chosen)), epoch)
+            return [ClassifiedMaps(maps=maps, labels=drawn.labels)]
+        count = self._num_clips
         return [
-            ClassifiedMaps(maps=maps, labels=labels)
-            for maps, labels in zip(whole.maps.split(len(clips)), whole.labels.chunk(len(clips)), strict=True)
+            ClassifiedMaps(maps=one, labels=labels)
+            for one, labels in zip(maps.split(count), drawn.labels.chunk(count), strict=True)
         ]
 
     def loss(self, part: ClassifiedMaps) -> Loss:
@@ -152,7 +184,13 @@ class ClipObjective:
                 "feature again as float32"
             )
 
-    def _drawn(self, videos: npt.NDArray[np.int64], clips: npt.NDArray[np.int64], epoch: int) -> ClassifiedMaps:
+    def _drawn(self, chosen: npt.NDArray[np.int64], epoch: int) -> "_Drawn":
+        """Draw the clips of videos int64 [B], all at once: a source that decodes passes over each video once."""
+        clips = np.arange(self._num_clips)
+        if self._is_sequential:
+            videos, clips = np.tile(chosen, len(clips)), np.repeat(clips, len(chosen))
+        else:
+            videos, clips = np.repeat(chosen, len(clips)), np.tile(clips, len(chosen))
         positions, labels, crops = [], [], []
         for video, clip in zip(videos.tolist(), clips.tolist(), strict=True):
             rng = rng_for(self._seed, self._key, self._source.video_ids[video], epoch, clip)
@@ -160,7 +198,7 @@ class ClipObjective:
             positions.append(place)
             labels.append(label)
             crops.append(int(rng.integers(2**31)))
-        return ClassifiedMaps(maps=self._source.clips(videos, np.stack(positions), crops), labels=torch.tensor(labels))
+        return _Drawn(videos=videos, positions=np.stack(positions), crops=crops, labels=torch.tensor(labels))
 
 
 def clip_contents(source: ClipSource, videos: npt.NDArray[np.int64], *, name: str = "bank.store") -> dict[str, str]:
