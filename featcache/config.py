@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from featcache.errors import ConfigError, unknown_name
 from featcache.files.places import check_local
+from featcache.files.urls import url_of
 
 PATH_NAMES = frozenset(
     {
@@ -70,6 +71,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
 
+    BUCKET_NAMES: ClassVar[frozenset[str]] = frozenset({"root", "source", "sources", "video", "videos"})
+    """Those of :data:`PATH_NAMES` that may also be the URL of a bucket: videos and their lists, which are read."""
+
     @model_validator(mode="before")
     @classmethod
     def _lay_over_defaults(cls, data: Any) -> Any:
@@ -86,7 +90,7 @@ class Settings(BaseModel):
     def _check_paths(cls, data: Any) -> Any:
         """Refuse a URL in every setting whose name marks it as a path, also in nested settings."""
         for key, value in _named(data):
-            if key in PATH_NAMES and isinstance(value, str):
+            if key in PATH_NAMES and isinstance(value, str) and not (key in cls.BUCKET_NAMES and url_of(value)):
                 check_local(value)
         return data
 

@@ -100,6 +100,18 @@ class BucketError(FeatcacheError, OSError):
     """A bucket that is not there, refuses, or cannot be reached."""
 
 
+class DeniedError(BucketError):
+    """An object, or all of a bucket, that these credentials may not read or write."""
+
+
+class UnsteadyError(BucketError):
+    """A bucket that answers, but keeps failing at a request; it may do better later."""
+
+
+class ReplacedError(BucketError):
+    """An object that was replaced while it was read."""
+
+
 class NonFiniteFeatureError(FeatcacheError, ArithmeticError):
     """Features that overflow the storage precision or are not finite."""
 

@@ -159,7 +159,9 @@ def _listed(source: str | None, dataset: str | None, root: str | None, selection
     from featcache.data.listing import list_videos
     from featcache.data.selection import check_source
     from featcache.files.places import check_local
+    from featcache.files.urls import url_of
 
     check_source(source, dataset, root)
-    check_local(source or root or "")
+    if url_of(place := source or root or "") is None:
+        check_local(place)
     return list_videos(source=source, dataset=dataset, root=root, selection=selection, needs_paths=False)

@@ -4,10 +4,13 @@ import csv
 import math
 import re
 from collections.abc import Iterator, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
+from featcache.data.remote import open_binary
 from featcache.errors import FeatcacheError, ManifestError
+from featcache.files.urls import shown
 
 _DELIMITERS = (",", ";", "\t")
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -23,10 +26,14 @@ def open_list(path: Path, *, error: type[FeatcacheError] = ManifestError) -> Tex
     Raises:
         FeatcacheError: Of the class ``error``: the file is UTF-16, in which no cell would be found.
     """
-    with path.open("rb") as raw:
-        if raw.read(2) in _UTF16_MARKS:
-            raise error(f"{path} is UTF-16; save it as UTF-8")
-    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+    raw = open_binary(path)
+    is_utf16 = raw.read(2) in _UTF16_MARKS
+    raw.seek(0)
+    text = TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    if is_utf16:
+        text.close()
+        raise error(f"{shown(path)} is UTF-16; save it as UTF-8")
+    return text
 
 
 def read_csv(
@@ -67,9 +74,9 @@ def read_csv(
                 if header:
                     break
             if lacking := _lacking(header, needed, either):
-                raise error(f"{path} has no column {lacking} (it has {', '.join(header) or 'none'}); add one")
+                raise error(f"{shown(path)} has no column {lacking} (it has {', '.join(header) or 'none'}); add one")
             if twice := sorted({name for name in header if header.count(name) > 1}):
-                raise error(f"{path} has the column {twice[0]!r} twice; rename one")
+                raise error(f"{shown(path)} has the column {twice[0]!r} twice; rename one")
             for raw in reader:
                 cells = [cell.strip() for cell in raw]
                 while len(cells) > len(header) and not cells[-1]:
@@ -78,13 +85,13 @@ def read_csv(
                     continue
                 if len(cells) > len(header) or (len(cells) < len(header) and not pad):
                     raise error(
-                        f"{path}, line {reader.line_num}: {len(cells)} cells for {len(header)} columns; "
+                        f"{shown(path)}, line {reader.line_num}: {len(cells)} cells for {len(header)} columns; "
                         f"quote cells that hold {delimiter!r}"
                     )
                 cells += [""] * (len(header) - len(cells))
                 yield f"line {reader.line_num}", dict(zip(header, map(_unquoted, cells), strict=True))
         except csv.Error as problem:
-            raise error(f"{path}, line {reader.line_num}: {problem}; fix the line") from problem
+            raise error(f"{shown(path)}, line {reader.line_num}: {problem}; fix the line") from problem
 
 
 def quoted(text: str) -> str:

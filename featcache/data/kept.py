@@ -1,7 +1,8 @@
 """A scan that is kept in a file, so that starting again opens only files that are new or have changed.
 
-The file is a manifest with one more column, the modification time of each file. A file of the same path, size and time
-is not opened again. Which videos there are, their labels and their splits come from the list of the day.
+The file is a manifest with one more column, the modification time of each file, or a digest of the version of an object
+in a bucket. A file of the same path, size and time is not opened again. Which videos there are, their labels and their
+splits come from the list of the day.
 """
 
 import json
@@ -15,6 +16,7 @@ import numpy as np
 
 from featcache.data.manifest import Manifest, manifest_table, table_to_videos, write_table
 from featcache.data.parquet import UnreadableTableError, from_numbers, numbers, read_table
+from featcache.data.remote import Facts, facts_of_many
 from featcache.data.scan import scan_listed
 from featcache.data.types import MAX_GIGAPIXELS, VideoRecord
 from featcache.errors import ManifestError
@@ -30,7 +32,7 @@ _OF_THE_FILE = ("ok", "undecodable")
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A video, and the modification time of its file before it was scanned, in nanoseconds."""
+    """A video, and the stamp that its file had before it was scanned; see :class:`featcache.data.remote.Facts`."""
 
     video: VideoRecord
     time: int
@@ -68,8 +70,9 @@ def scan_keeping(
     about = {"decoder": decoder, "max_gigapixels": max_gigapixels, "decodes": decodes, "root": listed.root}
     kept = _read(path, about)
     rows, lacking = [], []
+    facts = facts_of_many([listed.path_of(video) for video in listed.videos])
     for place, video in enumerate(listed.videos):
-        row, is_known = _looked_up(video, listed.path_of(video), kept)
+        row, is_known = _looked_up(video, facts[place], kept)
         rows.append(row)
         if not is_known:
             lacking.append(place)
@@ -101,19 +104,17 @@ def _after(progress: OnScan | None, *, num_done: int, num_all: int) -> OnScan | 
     return None if progress is None else lambda done, _: progress(num_done + done, num_all)
 
 
-def _looked_up(video: VideoRecord, path: Path, kept: Mapping[str, _Row]) -> tuple[_Row, bool]:
+def _looked_up(video: VideoRecord, about: Facts | None, kept: Mapping[str, _Row]) -> tuple[_Row, bool]:
     """What is known of a listed video, and whether it need not be opened."""
     if video.status != "ok":
         return _Row(video, 0), True
-    try:
-        about = path.stat()
-    except OSError:  # the scan will say why
+    if about is None:  # the scan will say why
         return _Row(video, 0), False
     found = kept.get(video.path)
     if found is None or found.video.status not in _OF_THE_FILE:
-        return _Row(video, about.st_mtime_ns), False
-    if (found.video.num_bytes, found.time) != (about.st_size, about.st_mtime_ns):
-        return _Row(video, about.st_mtime_ns), False
+        return _Row(video, about.stamp), False
+    if (found.video.num_bytes, found.time) != (about.num_bytes, about.stamp):
+        return _Row(video, about.stamp), False
     return _Row(replace(found.video, id=video.id, labels=video.labels, split=video.split), found.time), True
 
 

@@ -13,6 +13,7 @@ from featcache.data.selection import Selection, select
 from featcache.data.sources import list_source
 from featcache.data.types import MAX_GIGAPIXELS
 from featcache.errors import ManifestError
+from featcache.files.urls import url_of
 
 OnScan = Callable[[int, int], None]
 
@@ -51,7 +52,8 @@ def listed_videos(*, source: str | None, dataset: str | None, root: str | None, 
     if source is None or not is_scanned(source):
         return list_videos(source=source, dataset=dataset, root=root, selection=selection)
     manifest = read_parquet(Path(source))
-    if not Path(manifest.root).is_dir() and any(not Path(video.path).is_absolute() for video in manifest.videos):
+    needs_root = any(not Path(video.path).is_absolute() and url_of(video.path) is None for video in manifest.videos)
+    if url_of(manifest.root) is None and not Path(manifest.root).is_dir() and needs_root:
         raise ManifestError(
             f"{source!r} lists videos of {manifest.root!r}, which is not there; "
             "mount or restore that folder, or scan the videos where they are now"

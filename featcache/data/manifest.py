@@ -22,6 +22,7 @@ from featcache.data.parquet import UnreadableTableError, from_numbers, from_text
 from featcache.data.types import STATUSES, Status, VideoRecord
 from featcache.errors import ManifestError
 from featcache.files.publish import put_replace
+from featcache.files.urls import place_of, without_scheme
 
 _TEXT_FIELDS = ("id", "path", "content_hash", "codec", "transfer", "split", "status", "reason")
 _INT_FIELDS = ("num_bytes", "num_frames", "height", "width")
@@ -41,7 +42,7 @@ class Manifest:
     """All videos of a source, in a fixed order.
 
     Attributes:
-        root: Folder to which relative paths refer.
+        root: Folder to which relative paths refer, on this machine or in a bucket.
         videos: One record per video; ids are unique.
         left_out: Numbers of files of the source that were left out, by kind (``.gif``, ``hidden``, …); known only after
             listing, and not part of the written manifest.
@@ -75,7 +76,7 @@ class Manifest:
 
     def path_of(self, video: VideoRecord) -> Path:
         """Path of a video's file."""
-        return Path(self.root) / video.path  # validated: relative inside the root, or absolute
+        return place_of(self.root, video.path)  # validated: relative inside the root, absolute, or a URL
 
     @property
     def same_content(self) -> tuple[tuple[str, str], ...]:
@@ -152,12 +153,12 @@ def id_problem(video_id: str) -> str | None:
 
 
 def default_id(path: str) -> str:
-    """The id that a file gets from its path: the path itself without anchor, ``.`` and ``..``.
+    """The id that a file gets from its path: the path itself without anchor or scheme, ``.`` and ``..``.
 
     Characters that an id cannot contain (control characters, backslashes, bytes that are not UTF-8) are written
     ``%XX``, byte by byte.
     """
-    parts = [part for part in PurePosixPath(path).parts if part not in {"/", "//", ".", ".."}]
+    parts = [part for part in PurePosixPath(without_scheme(path)).parts if part not in {"/", "//", ".", ".."}]
 
     def escape(character: str) -> str:
         if character != "\\" and not _has_unprintable(character):

@@ -14,6 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from featcache.data.remote import read_object, why
+from featcache.files.urls import url_of
+
 _FEW_ROWS = 1 << 20  # for files of any size; about a gigabyte of records
 _FEW_VALUES = 1 << 26  # of a column in a row group
 _ROWS_PER_BYTE = 16  # a million numbered file names, compressed as well as possible, are 12 rows per byte
@@ -34,12 +37,14 @@ def opened(source: Path | bytes) -> Iterator[pq.ParquetFile]:
     """A Parquet file for a ``with`` block, whose errors while it is read are explained too.
 
     Args:
-        source: The file, or its bytes.
+        source: The file, on this machine or in a bucket, or its bytes.
 
     Raises:
         FileNotFoundError: There is no such file.
         UnreadableTableError: It is not a Parquet file, is damaged, or has more rows than :func:`max_rows`.
     """
+    if isinstance(source, Path) and (url := url_of(source)) is not None:
+        source = _read(url)
     num_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
     try:
         with pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source) as file:
@@ -95,6 +100,15 @@ def from_texts(values: Sequence[str | None]) -> "pa.Array[Any]":
     gaps = None if is_there.all() else pa.py_buffer(np.packbits(is_there, bitorder="little").data)
     buffers = [gaps, pa.py_buffer(ends.astype(np.int32).data), pa.py_buffer(b"".join(texts))]
     return pa.Array.from_buffers(pa.string(), len(values), buffers)
+
+
+def _read(url: str) -> bytes:
+    try:
+        return read_object(url)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UnreadableTableError(f"cannot be read ({why(error)})") from error
 
 
 def _check_sizes(about: pq.FileMetaData, num_bytes: int) -> None:

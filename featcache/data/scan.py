@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from featcache.data.decoding import available, open_video
+from featcache.data.decoding.copies import at_hand
 from featcache.data.decoding.faults import blaming_the_video
 from featcache.data.decoding.heartbeat import beat
 from featcache.data.decoding.pool import Failed, Finished, Payload, WorkerPool
@@ -15,6 +16,7 @@ from featcache.data.manifest import Manifest
 from featcache.data.sources import list_source
 from featcache.data.types import MAX_GIGAPIXELS, PASSING, Status, VideoRecord
 from featcache.errors import ConfigError, FeatcacheError, VideoError
+from featcache.files.urls import shown
 
 
 def scan(
@@ -117,6 +119,8 @@ def scan_listed(
                         if progress is not None:
                             progress(num_done, num_all)
                 places = sorted(again)
+    except FeatcacheError:  # also of a bucket
+        raise
     except OSError as error:
         raise FeatcacheError(
             f"scanning {listed.root} stopped at {error.filename} ({error.strerror}): the machine failed, not the "
@@ -141,14 +145,15 @@ def scan_file(video: VideoRecord, path: Path, *, decoder: str = "pyav", decodes:
         OSError: The machine failed, not the video.
     """
     try:
-        video = dataclasses.replace(video, num_bytes=_size_of(path), content_hash=content_hash(path))
-        yield video
-        with open_video(path, decoder=decoder) as reader:
-            timeline, codec = reader.timeline, reader.codec
-            if timeline.num_frames == 0:
-                raise VideoError("undecodable", "it has no frame")
-            for _ in reader.read(range(timeline.num_frames if decodes else 0)):
-                beat()
+        with at_hand(path) as file:
+            video = dataclasses.replace(video, num_bytes=_size_of(file), content_hash=content_hash(file))
+            yield video
+            with open_video(file, decoder=decoder) as reader:
+                timeline, codec = reader.timeline, reader.codec
+                if timeline.num_frames == 0:
+                    raise VideoError("undecodable", "it has no frame")
+                for _ in reader.read(range(timeline.num_frames if decodes else 0)):
+                    beat()
     except VideoError as error:
         yield _failed(video, cast("Status", error.status), error.reason)
     else:
@@ -172,7 +177,7 @@ def _job(item: tuple[VideoRecord, Path, str, bool]) -> Iterator[VideoRecord]:
 
 
 def _path_of(item: tuple[VideoRecord, Path, str, bool]) -> str:
-    return str(item[1])
+    return shown(item[1])
 
 
 def _failed(video: VideoRecord, status: Status, reason: str) -> VideoRecord:

@@ -141,6 +141,8 @@ class ColumnSettings(Settings):
 class ImportSettings(Settings):
     """Settings of ``featcache import``."""
 
+    BUCKET_NAMES = frozenset()
+
     command: Literal["import"] = "import"
     """The command this file repeats."""
     source: str

@@ -7,9 +7,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from featcache.data.manifest import Manifest
+from featcache.data.remote import is_there
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError, unknown_name
 from featcache.extract.origin import source_roots
+from featcache.files.urls import place_of
 from featcache.recipes import SamplingRecipe
 from featcache.store.overlay import Amendment
 from featcache.store.reader import Store, open_store
@@ -76,7 +78,7 @@ def find_renames(scanned: Manifest, opened: Store) -> list[Amendment]:
     roots = [Path(scanned.root), *source_roots(opened)] if left else []
     gone: dict[str, list[VideoRecord]] = {}
     for known in left:
-        if not any((root / known.path).exists() for root in roots):
+        if not any(is_there(place_of(root, known.path)) for root in roots):
             gone.setdefault(known.content_hash, []).append(known)
     found: list[Amendment] = []
     for same_name in (True, False):  # first those that kept their file name

@@ -7,6 +7,7 @@ from featcache.data.decoding import DECODERS
 from featcache.data.importers import DATASETS
 from featcache.errors import ManifestError
 from featcache.extract.settings import ExtractSettings
+from featcache.files.urls import url_of
 
 
 def check(settings: ExtractSettings) -> None:
@@ -18,7 +19,7 @@ def check(settings: ExtractSettings) -> None:
         PluginError: Several packages offer one of these names, or a backbone is in a file that was not given.
     """
     place = settings.source if settings.source is not None else settings.root
-    if place is not None and not Path(place).exists():
+    if place is not None and url_of(place) is None and not Path(place).exists():  # a bucket answers when it is listed
         raise ManifestError(f"{place} does not exist; give a folder of videos or a .csv, .jsonl or .parquet listing")
     if settings.dataset is not None:
         DATASETS.find(settings.dataset)

@@ -17,6 +17,7 @@ from featcache.data.types import Status, VideoOutcome, VideoRecord
 from featcache.extract.encode import BoundFeature, encode_rows
 from featcache.extract.jobs import RowDetails, SegmentJob
 from featcache.extract.progress import OnProgress, Progress
+from featcache.files.urls import place_of
 from featcache.machine import forward_threads
 from featcache.store.overlay import Amendment, shown
 from featcache.store.plan import Segment
@@ -80,7 +81,7 @@ def shard_tasks(
             segments=segments,
             jobs=tuple(
                 SegmentJob(
-                    path=str(paths.get(now[segment.video].id) or root / now[segment.video].path),
+                    path=str(paths.get(now[segment.video].id) or place_of(root, now[segment.video].path)),
                     video=videos[segment.video],
                     sampling=writer.sampling,
                     first_clip=segment.first_clip,

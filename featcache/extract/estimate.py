@@ -25,6 +25,7 @@ from featcache.extract.prepare import Prepared, prepare
 from featcache.extract.scanning import scanning
 from featcache.extract.settings import ExtractSettings
 from featcache.files.places import free_bytes
+from featcache.files.urls import shown
 from featcache.machine import forward_threads, num_cores
 from featcache.recipes import RecordSpec
 from featcache.store.documents import is_store
@@ -293,7 +294,7 @@ def measure(prepared: Prepared, manifest: Manifest) -> tuple[float, float, int]:
     runtime = prepared.settings.runtime
     with WorkerPool(
         timed_segment,
-        name=lambda job: job.path,
+        name=lambda job: shown(Path(job.path)),
         deadline_seconds=runtime.deadline_seconds,
         max_gigapixels=runtime.max_gigapixels,
         ahead_bytes=prepared.ahead_bytes,

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -70,8 +71,8 @@ def decode_segment(job: SegmentJob) -> Iterator[RowDetails | RowBatch]:
         VideoError: ``missing``, ``changed`` since the scan, or ``undecodable``.
     """
     path = Path(job.path)
-    check_unchanged(path, job.video)
-    with open_video(path, decoder=job.sampling.decoder) as reader:
+    unchanged = partial(check_unchanged, video=job.video, name=path.name)
+    with open_video(path, decoder=job.sampling.decoder, check=unchanged) as reader:
         timeline = reader.timeline
         if timeline.num_frames != job.video.num_frames:
             raise VideoError(

@@ -6,10 +6,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from featcache.data.remote import facts_of
 from featcache.data.sampling import count_rows
 from featcache.data.types import PASSING, VideoRecord
 from featcache.extract.amending import differing
 from featcache.extract.prepare import Prepared
+from featcache.files.urls import url_of
 from featcache.recipes import SamplingRecipe
 from featcache.store.reader import Store
 
@@ -116,9 +118,10 @@ def worth_another_try(opened: Store, scanned: Mapping[str, VideoRecord], *, name
 def is_back(path: Path, video: VideoRecord) -> bool:
     """Whether a file exists, is readable, and has its scanned size; its hash is checked when it is read."""
     try:
-        return path.stat().st_size == video.num_bytes and os.access(path, os.R_OK)
+        is_same = facts_of(path).num_bytes == video.num_bytes
     except OSError:
         return False
+    return is_same and (url_of(path) is not None or os.access(path, os.R_OK))
 
 
 def tell_differences(scanned: Sequence[VideoRecord], opened: Store, *, source: str) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from featcache.config import parse, read_mapping
 from featcache.data.manifest import is_manifest, read_parquet
+from featcache.data.sources import is_folder_of_videos
 from featcache.errors import ConfigError, ManifestError
 from featcache.extract.settings import ExtractSettings
 from featcache.store.reader import Store
@@ -27,5 +28,5 @@ def source_roots(store: Store) -> list[Path]:
         except (ConfigError, ManifestError) as error:  # written by another version, or by hand
             log.warning("no hint about the place of videos in %s: %s", path, error)
             continue
-        roots[source if source.is_dir() else source.parent] = None
+        roots[source if is_folder_of_videos(source) else source.parent] = None
     return list(roots)

@@ -30,6 +30,7 @@ from featcache.extract.progress import OnProgress, Progress
 from featcache.extract.provenance import provenance
 from featcache.extract.result import Extraction
 from featcache.extract.settings import ExtractSettings
+from featcache.files.urls import shown
 from featcache.imports import collecting_nothing
 from featcache.machine import resolve_device
 from featcache.store.completion import reopen_lost
@@ -100,7 +101,7 @@ def decoders(settings: ExtractSettings, *, device: str) -> WorkerPool:
     """The processes that decode; they start at once."""
     return WorkerPool(
         decode_segment,
-        name=lambda job: job.path,
+        name=lambda job: shown(Path(job.path)),
         num_workers=num_decoders(settings, device=device),
         deadline_seconds=settings.runtime.deadline_seconds,
         max_gigapixels=settings.runtime.max_gigapixels,

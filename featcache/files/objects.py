@@ -12,7 +12,7 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from featcache.errors import BucketError, ConfigError
+from featcache.errors import BucketError, ConfigError, DeniedError, ReplacedError, UnsteadyError
 from featcache.files import loop
 from featcache.files.sealed import Bytes, as_view
 from featcache.units import readable_bytes
@@ -26,6 +26,7 @@ MAX_PUT_BYTES = 5 << 30
 _URL = re.compile(r"(s3|gs|az)://([^/?#\s]+)(?:/([^?#]*))?", re.ASCII)
 _WHOLE_BYTES = 8 << 20  # larger files are read in parts of this size, at the same time
 _AT_ONCE = 256  # requests
+_PARTS_AT_ONCE = 4  # of an object that is copied
 _ATTEMPTS = 8
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds
 
@@ -161,6 +162,68 @@ class Objects:
             return await asyncio.gather(*(one(span) for span in spans))
 
         return loop.run(fetch_all, what=self.url) if spans else []
+
+    def copy(self, name: str, write: Callable[[int, memoryview], None], *, part_bytes: int) -> Found | None:
+        """Read an object in parts, a few at the same time, all of one version of it.
+
+        Args:
+            name: The object.
+            write: Called with the start of a part and its bytes, as they arrive, from another thread.
+            part_bytes: Size of the parts; an object of no more bytes takes one request.
+
+        Returns:
+            The object, or ``None`` if there is none.
+
+        Raises:
+            ReplacedError: The object was replaced meanwhile.
+        """
+
+        async def part(store: "ObjectStore", start: int, etag: str) -> tuple[Found, memoryview] | None:
+            import obstore
+            from obstore.exceptions import PreconditionError
+
+            span = (start, start + part_bytes)
+            try:
+                answer = await obstore.get_async(
+                    store, name, options={"range": span, "if_match": etag} if etag else {"range": span}
+                )
+                meta = answer.meta
+                found = Found(name=name, size=meta["size"], etag=meta["e_tag"] or "")
+                return found, memoryview(await answer.buffer_async())
+            except FileNotFoundError as error:
+                _raise_if_no_bucket(error, self)
+                if not start:
+                    return None
+                raise ReplacedError(f"{self.where(name)} was removed while it was read") from error
+            except PreconditionError as error:
+                raise ReplacedError(f"{self.where(name)} was replaced while it was read") from error
+            except Exception as error:
+                if "416" in _sentence(error):  # there are no bytes to be had
+                    return Found(name=name, size=0, etag=""), memoryview(b"")
+                raise
+
+        async def copy() -> Found | None:
+            store, gate = _client(self.url, 0), asyncio.Semaphore(_PARTS_AT_ONCE)
+
+            async def one(start: int, etag: str = "") -> Found | None:
+                async with gate:
+                    got = await self._attempts(lambda: part(store, start, etag))
+                    if got is None:
+                        return None
+                    write(start, got[1])
+                return got[0]
+
+            found = await one(0)
+            if found is not None:
+                async with asyncio.TaskGroup() as parts:
+                    for start in range(part_bytes, found.size, part_bytes):
+                        parts.create_task(one(start, found.etag))
+            return found
+
+        try:
+            return loop.run(copy, what=self.url)
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from several
 
     def put(self, name: str, data: Sequence[Bytes], *, create: bool, etag: str | None = None) -> bool:
         """Write an object in one request, atomically and durably.
@@ -317,6 +380,7 @@ def _client_with(url: str, seconds: int) -> "ObjectStore":
 
 _STATUS = re.compile(r"status code: (\d{3})|\b(\d{3}) [A-Z][a-z]+")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
+_DENIED_CODES = {"AccessDenied", "AllAccessDisabled", "InvalidObjectState"}  # others are of wrong or old credentials
 _PASSING_CODES = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "OperationAborted"}
 _PASSING_CODES |= {"Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}
 
@@ -382,6 +446,8 @@ def _explained(error: Exception, objects: Objects) -> BucketError:
         status in {301, 307} or "redirect" in text
     ):
         return BucketError(f"{url} is in another region{because}; set AWS_REGION to the region of the bucket")
+    if status == 403 and code in _DENIED_CODES:
+        return DeniedError(f"{url} refuses access{because}; see that these credentials may list, read and write there")
     if status in {401, 403} or type(error).__name__ in {"PermissionDeniedError", "UnauthenticatedError"}:
         return BucketError(
             f"{url} refuses access{because}; check the credentials, and that they may list, read and write there"
@@ -389,5 +455,9 @@ def _explained(error: Exception, objects: Objects) -> BucketError:
     if _is_unreachable(error):
         return BucketError(f"{url} cannot be reached; check the network, and AWS_ENDPOINT_URL if it is set")
     if status == 429 or code in _PASSING_CODES or status >= 500:
-        return BucketError(f"{url} keeps answering with errors{because}; wait, then run the same command again")
+        return UnsteadyError(f"{url} keeps answering with errors{because}; wait, then run the same command again")
+    if _may_pass(error):
+        return UnsteadyError(f"{url} keeps breaking off ({text[:200]}); wait, then run the same command again")
+    if "invalid path" in text:
+        return BucketError(f"{url} cannot be listed ({text[:200]}); give that object another name")
     return BucketError(f"{url} gave an error ({text[:200]}); run the same command again")

@@ -24,6 +24,7 @@ from featcache.extract.encode import encode_rows
 from featcache.extract.encoder import Encoder, encoder
 from featcache.extract.lacking import rows_per_video
 from featcache.extract.origin import source_roots
+from featcache.files.urls import shown
 from featcache.loaders.bank import ClipSource, open_bank
 from featcache.loaders.choice import MAPS, VideoList, choose_feature, video_splits
 from featcache.loaders.clip_jobs import ClipsJob, decode_clips
@@ -105,7 +106,7 @@ class OnlineSource:
             row_bytes = sum(3 * size.size**2 for size in self._sizes)
             pool = WorkerPool(
                 decode_clips,
-                name=lambda job: str(job.file.path),
+                name=lambda job: shown(job.file.path),
                 num_workers=workers,
                 ahead_bytes=max(_MIN_AHEAD_BYTES, 4 * encoder.encode_batch * row_bytes),
             )

@@ -6,9 +6,12 @@ from pathlib import Path
 
 from featcache.data.decoding import open_video
 from featcache.data.decoding.base import VideoReader
+from featcache.data.decoding.copies import at_hand
 from featcache.data.hashing import check_unchanged
+from featcache.data.remote import is_there
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError, VideoError
+from featcache.files.urls import place_of, shown, url_of
 from featcache.training.identity import digest
 
 
@@ -34,16 +37,19 @@ class VideoFile:
         Raises:
             VideoError: ``missing``, ``changed`` since it was scanned, or ``undecodable``.
         """
-        if not self.is_checked:
-            check_unchanged(self.path, self.video)
-        reader = open_video(self.path, decoder=self.decoder)
-        if reader.timeline.num_frames != self.video.num_frames:
-            raise VideoError(
-                "undecodable",
-                f"{self.decoder} finds {reader.timeline.num_frames} frames in {self.path.name} where the scan found "
-                f"{self.video.num_frames}; use the decoder of the scan",
-            )
+        reader = open_video(self.path, decoder=self.decoder, check=self._check)
+        if (found := reader.timeline.num_frames) != self.video.num_frames:
+            with reader:
+                raise VideoError(
+                    "undecodable",
+                    f"{self.decoder} finds {found} frames in {self.path.name} where the scan found "
+                    f"{self.video.num_frames}; use the decoder of the scan",
+                )
         return reader
+
+    def _check(self, file: Path) -> None:
+        if not self.is_checked:
+            check_unchanged(file, self.video, name=self.path.name)
 
 
 class VideoFiles:
@@ -111,7 +117,8 @@ class VideoFiles:
         try:
             if error.status != "undecodable":
                 raise error
-            check_unchanged(self._paths[number], self.videos[number])
+            with at_hand(self._paths[number]) as file:
+                check_unchanged(file, self.videos[number], name=self._paths[number].name)
         except VideoError as found:
             raise no_longer_usable(self.videos[number], found) from error
         self.damaged[number] = error.reason
@@ -146,16 +153,25 @@ def find_files(videos: Sequence[VideoRecord], roots: Sequence[Path], *, decoder:
 
     Args:
         videos: Manifest rows; their paths are absolute, or relative to a root.
-        roots: Folders.
+        roots: Folders, on this machine or in buckets. Below a single one in a bucket all are taken to be there: asking
+            would take a request for each.
         decoder: Name of a registered decoder.
         hint: What to do about missing files, as the end of a sentence.
 
     Raises:
         ManifestError: A file is in none of the folders.
     """
-    paths = [next((root / video.path for root in roots if (root / video.path).is_file()), None) for video in videos]
+    is_sure = len(roots) == 1
+    paths = [
+        next((place for root in roots if _may_be_opened(place := place_of(root, video.path), is_sure=is_sure)), None)
+        for video in videos
+    ]
     gone = [video.path for video, path in zip(videos, paths, strict=True) if path is None]
     if gone:
-        where = f" below {', '.join(str(root) for root in roots)}" if roots else ""
+        where = f" below {', '.join(map(shown, roots))}" if roots else ""
         raise ManifestError(f"{len(gone)} of {len(videos)} videos are not there{where}, e.g. {gone[0]!r}; {hint}")
     return VideoFiles(videos, [path for path in paths if path is not None], decoder=decoder)
+
+
+def _may_be_opened(place: Path, *, is_sure: bool) -> bool:
+    return (is_sure and url_of(place) is not None) or is_there(place)

@@ -22,6 +22,7 @@ from featcache.data.decoding import open_video
 from featcache.data.transforms import crop_resize, normalise
 from featcache.errors import ConfigError, VideoError
 from featcache.files.publish import put_replace
+from featcache.files.urls import url_of
 from featcache.machine import resolve_device
 from featcache.networks.timesformer import Attention
 from featcache.recipes import Interpolation
@@ -161,7 +162,7 @@ def read_frames(video: Path, settings: AttentionFigureSettings) -> tuple[list[in
             numbers = np.linspace(0, reader.timeline.num_frames - 1, settings.num_frames).astype(np.int64).tolist()
             pictures = {number: frame.copy() for number, frame in reader.read(sorted(set(numbers)))}
     except VideoError as error:
-        reason = f"{str(video)!r} cannot be drawn ({error.reason}); give another video"
+        reason = f"{(url_of(video) or str(video))!r} cannot be drawn ({error.reason}); give another video"
         raise VideoError(error.status, reason) from error
     return numbers, [pictures[number] for number in numbers]
 

@@ -11,8 +11,10 @@ from PIL import Image, ImageDraw, ImageFont
 from featcache.data.decoding import open_video
 from featcache.data.decoding.pool import Failed, Payload, WorkerPool
 from featcache.data.hashing import content_hash
+from featcache.data.remote import is_there
 from featcache.errors import VideoError
 from featcache.extract.origin import source_roots
+from featcache.files.urls import place_of
 from featcache.retrieval.run import Hit, SearchResult
 from featcache.store.reader import open_store
 from featcache.units import printable
@@ -56,7 +58,7 @@ def contact_sheet(
     roots = [Path(videos)] if videos is not None else source_roots(store)
     jobs = [
         FrameJob(
-            paths=tuple(str(root / store.videos[hit.video].path) for root in roots),
+            paths=tuple(str(place_of(root, store.videos[hit.video].path)) for root in roots),
             content_hash=store.videos[hit.video].content_hash,
             decoder=store.sampling.decoder,
             frame=hit.frame,
@@ -79,12 +81,15 @@ def read_tile(job: FrameJob) -> Iterator[npt.NDArray[np.uint8]]:
     Raises:
         VideoError: ``missing``, ``changed`` or ``undecodable``.
     """
-    path = next((Path(path) for path in job.paths if Path(path).is_file()), None)
+    path = next((Path(path) for path in job.paths if is_there(Path(path))), None)
     if path is None:
         raise VideoError("missing", "there is no such file any more")
-    if job.content_hash and content_hash(path) != job.content_hash:
-        raise VideoError("changed", f"{path.name} is another file than the one that was extracted")
-    with open_video(path, decoder=job.decoder) as reader:
+
+    def check(file: Path) -> None:
+        if job.content_hash and content_hash(file) != job.content_hash:
+            raise VideoError("changed", f"{path.name} is another file than the one that was extracted")
+
+    with open_video(path, decoder=job.decoder, check=check) as reader:
         for _, frame in reader.read([max(0, job.frame)]):
             image = Image.fromarray(frame)
             image.thumbnail((TILE_WIDTH, TILE_HEIGHT))

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
-Kind = Literal["answer", "answer_after", "cut_before", "cut_after"]
+Kind = Literal["answer", "answer_after", "cut_before", "cut_after", "cut_within", "silence"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,8 @@ class Fault:
 
     Attributes:
         kind: ``answer``: it gets an error, and the server never sees it; ``answer_after``: it gets an error after the
-            server has done what it asks; ``cut_before`` and ``cut_after``: the connection is closed instead.
+            server has done what it asks; ``cut_before`` and ``cut_after``: the connection is closed instead;
+            ``cut_within``: it is closed in the middle of the answer; ``silence``: it gets no answer at all.
         status: HTTP status of the error.
         code: S3's name of the error.
     """
@@ -112,7 +113,7 @@ class S3Server:
         fault = self.fault(request)
         waited = asyncio.ensure_future(asyncio.sleep(self.latency))
         answer = b""
-        if fault is None or fault.kind in {"answer_after", "cut_after"}:
+        if fault is None or fault.kind in {"answer_after", "cut_after", "cut_within"}:
             if method in {"GET", "HEAD"}:
                 answer = await self._pass_on(head, body)
             else:
@@ -120,7 +121,11 @@ class S3Server:
                     answer = await self._pass_on(head, body)
         await waited
         if fault is not None:
+            if fault.kind == "silence":
+                await reader.read()  # until the other side has had enough
+                return False
             if fault.kind.startswith("cut"):
+                writer.write(answer[: len(answer) // 2] if fault.kind == "cut_within" else b"")
                 return False
             text = b"" if method == "HEAD" else f"<Error><Code>{fault.code}</Code></Error>".encode()
             answer = f"HTTP/1.1 {fault.status} Fault\r\nContent-Length: {len(text)}\r\n\r\n".encode() + text

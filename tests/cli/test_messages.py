@@ -84,7 +84,7 @@ def test_search_names_the_query_that_is_not_there(monkeypatch):
 def test_a_listing_names_the_files_that_are_missing(tmp_path):
     (tmp_path / "list.csv").write_text("path,label\nnowhere/a.mp4,x\n")
     text = invoke(f"scan {tmp_path}/list.csv --out {tmp_path}/videos.parquet").output
-    assert "1 videos cannot be used" in text
+    assert "1 video cannot be used" in text
     assert "nowhere/a.mp4" in text
     assert "missing.csv does not exist" in sentence("scan missing.csv")
 
@@ -115,17 +115,17 @@ def test_import_takes_parquet_by_its_name(tmp_path):
     assert open_store(tmp_path / "s").coverage().ok == 3
 
 
-URL = "s3://bucket/folder"
+URL, OTHER = "s3://bucket/folder", "ftp://host/folder"  # of a bucket only videos and lists are read
 
 
 @pytest.mark.parametrize(
     "line",
     [
         f"scan videos --out {URL}/videos.parquet",
-        f"scan {URL}",
-        f"scan --dataset ucf101 --root {URL}",
+        f"scan {OTHER}",
+        f"scan --dataset ucf101 --root {OTHER}",
         f"extract videos -b i3d -w random --out {URL}",
-        f"extract {URL} -b i3d -w random --out s",
+        f"extract {OTHER} -b i3d -w random --out s",
         "extract videos -b i3d -w https://host/i3d.pt --out s",
         f"plan videos -b i3d -w random --out {URL}",
         f"info {URL}",
@@ -135,7 +135,7 @@ URL = "s3://bucket/folder"
         f"probe knn one --model {URL}",
         f"probe knn one --out {URL}",
         f"search {URL} --text x",
-        "search one --video gs://bucket/q.mp4",
+        "search one --video ftp://host/q.mp4",
         f"search one --video q.mp4 --sheet {URL}.png",
         f"import {URL} --format npy -b x --out s",
         f"import in.parquet --format parquet -b x --out {URL}",
@@ -144,7 +144,7 @@ URL = "s3://bucket/folder"
         f"export one --format npy --out {URL}",
         f"export {URL} --format npy --out s",
         f"train scale {URL}",
-        f"train svt {URL}",
+        f"train svt {OTHER}",
         f"run {URL}.yaml",
         f"quickstart --out {URL}",
     ],

@@ -6,6 +6,7 @@ frame-exactness suite is :class:`featcache.testing.decoders.DecoderTests`.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +15,7 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from featcache.data.decoding.copies import at_hand
 from featcache.data.decoding.faults import blaming_the_decoder
 from featcache.data.types import Timeline
 from featcache.errors import VideoError
@@ -106,10 +108,10 @@ def available(name: str) -> str | None:
 
 
 class _Guarded:
-    """A reader that raises only :class:`VideoError`, or OSError if the machine failed."""
+    """A reader that raises only :class:`VideoError`, or OSError if the machine failed, and closes what it stands on."""
 
-    def __init__(self, reader: VideoReader, *, path: Path, decoder: str) -> None:
-        self._reader, self._path, self._decoder = reader, path, decoder
+    def __init__(self, reader: VideoReader, *, path: Path, decoder: str, below: ExitStack) -> None:
+        self._reader, self._path, self._decoder, self._below = reader, path, decoder, below
         self._timeline, self._codec = reader.timeline, reader.codec
 
     @property
@@ -132,11 +134,17 @@ class _Guarded:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._reader.__exit__(kind, error, traceback)
+        with self._below:
+            self._reader.__exit__(kind, error, traceback)
 
 
-def open_video(path: Path, *, decoder: str = "pyav") -> VideoReader:
-    """Open ``path`` with a registered decoder.
+def open_video(path: Path, *, decoder: str = "pyav", check: Callable[[Path], None] = lambda file: None) -> VideoReader:
+    """Open a video with a registered decoder; one in a bucket is copied, until the reader is closed.
+
+    Args:
+        path: The file, or the URL of an object.
+        decoder: Name of the decoder.
+        check: Called with the file that will be decoded, before it is opened; its errors are raised.
 
     Raises:
         VideoError: ``missing`` or ``undecodable``.
@@ -146,5 +154,11 @@ def open_video(path: Path, *, decoder: str = "pyav") -> VideoReader:
         OSError: The machine failed, not the video (I/O error, too many open files, no memory, stale handle).
     """
     entry = DECODERS.load(decoder)
-    with blaming_the_decoder(path, decoder):
-        return _Guarded(entry.open(path), path=path, decoder=decoder)
+    kept = ExitStack()
+    with ExitStack() as below:
+        file = below.enter_context(at_hand(path))
+        check(file)
+        with blaming_the_decoder(file, decoder):
+            reader = _Guarded(entry.open(file), path=file, decoder=decoder, below=kept)
+        kept.push(below.pop_all())
+    return reader

@@ -211,7 +211,7 @@ class Worker(threading.Thread):
 def _original(value: tuple[Exception, str], *, name: str) -> Exception:
     """The exception that a child sent, with the name of the item and the child's traceback as a note."""
     error, trace = value
-    if isinstance(error, OSError) and error.filename is None:
+    if isinstance(error, OSError) and error.filename is None and not isinstance(error, FeatcacheError):
         error.filename = name
     error.add_note(f"In a decoding worker, at {name}:\n{trace}")
     return error

@@ -19,6 +19,7 @@ from featcache.data.importers.files import DatasetFiles
 from featcache.data.manifest import Manifest
 from featcache.data.types import VideoRecord
 from featcache.errors import ManifestError, unknown_name
+from featcache.files.urls import absolute
 from featcache.plugins import Place, Registry
 
 log = logging.getLogger(__name__)
@@ -123,14 +124,14 @@ def read_listing(name: str, *, root: Path, split_column: str | None = None) -> L
     files = DatasetFiles.under(root)
     videos = tuple(entry.list_videos(files))
     if not videos:
-        raise ManifestError(f"the lists of {name} in {root} name no video; fetch them again")
+        raise ManifestError(f"the lists of {name} in {files.place} name no video; fetch them again")
     if entry.split_columns:
         videos = _choose_split(name, entry, videos, split_column)
     elif split_column is not None:
         raise unknown_name("split column", split_column, (), hint=f"{name} has one official split; leave it out.")
     taken = {video.path for video in videos if video.status == "ok"}
     return Listing(
-        manifest=Manifest(root=str(root.absolute()), videos=videos),
+        manifest=Manifest(root=absolute(root), videos=videos),
         unlisted=tuple(path for path in files.videos if path not in taken),
     )
 

@@ -10,8 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from featcache.data.cells import open_list
+from featcache.data.remote import names_below, open_binary
 from featcache.data.sources import VIDEO_SUFFIXES
 from featcache.errors import ManifestError
+from featcache.files.urls import shown, url_of
 
 LIST_SUFFIXES = frozenset({".csv", ".json", ".txt"})
 
@@ -37,9 +39,12 @@ class DatasetFiles:
         Raises:
             ManifestError: The folder does not exist or cannot be listed.
         """
-        if not root.is_dir():
+        if url := url_of(root):
+            paths = [path for path in names_below(url) if not any(part.startswith(".") for part in path.split("/"))]
+        elif root.is_dir():
+            paths = sorted(_walk(root, ancestors=frozenset(), prefix=""))
+        else:
             raise ManifestError(f"{root} is not a folder; give --root the folder that holds the videos and the lists")
-        paths = sorted(_walk(root, ancestors=frozenset(), prefix=""))
         return cls(
             root=root,
             videos=tuple(path for path in paths if _suffix(path) in VIDEO_SUFFIXES),
@@ -82,10 +87,10 @@ class DatasetFiles:
         found = self.find_lists(pattern)
         if len(found) > 1:
             raise ManifestError(
-                f"{self.root} holds {found[0].name!r} twice, at {_below(self.root, found[0])!r} and "
+                f"{self.place} holds {found[0].name!r} twice, at {_below(self.root, found[0])!r} and "
                 f"{_below(self.root, found[1])!r}; leave the one that counts"
                 if found[0].name == found[1].name
-                else f"{self.root} holds {_below(self.root, found[0])!r} and {_below(self.root, found[1])!r}, two "
+                else f"{self.place} holds {_below(self.root, found[0])!r} and {_below(self.root, found[1])!r}, two "
                 "lists of one split; leave the one that counts"
             )
         return found[0] if found else None
@@ -103,8 +108,13 @@ class DatasetFiles:
         """
         found = self.find_list(pattern)
         if found is None:
-            raise ManifestError(f"{self.root} holds no {name!r}; put the official lists there, beside the videos")
+            raise ManifestError(f"{self.place} holds no {name!r}; put the official lists there, beside the videos")
         return found
+
+    @property
+    def place(self) -> str:
+        """The root as people write it, for messages."""
+        return shown(self.root)
 
     @cached_property
     def _by_stem(self) -> dict[str, list[str]]:
@@ -147,14 +157,15 @@ def read_json(path: Path) -> Any:
         ManifestError: It is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        with open_binary(path) as file:
+            return json.loads(file.read().decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{path} is not JSON ({error}); fetch the list again") from error
+        raise ManifestError(f"{shown(path)} is not JSON ({error}); fetch the list again") from error
 
 
 def bad_row(path: Path, place: str, problem: str) -> ManifestError:
     """The error for a row of an official list that cannot be used."""
-    return ManifestError(f"{path}, {place}: {problem}; fix the line or fetch the list again")
+    return ManifestError(f"{shown(path)}, {place}: {problem}; fix the line or fetch the list again")
 
 
 def _walk(folder: Path, *, ancestors: frozenset[tuple[int, int]], prefix: str) -> Iterable[str]:

@@ -28,7 +28,7 @@ def list_hmdb51(files: DatasetFiles) -> Iterator[VideoRecord]:
         assert match, f"{path.name} was found by this very pattern"
         name, number = match[1], match[2]
         if (name, number) in seen:
-            raise ManifestError(f"{files.root} holds {path.name!r} twice; leave the one that counts")
+            raise ManifestError(f"{files.place} holds {path.name!r} twice; leave the one that counts")
         seen.add((name, number))
         for place, line in read_lines(path):
             file, kind = line.rsplit(maxsplit=1) if len(line.split()) > 1 else (line, "")
@@ -41,7 +41,7 @@ def list_hmdb51(files: DatasetFiles) -> Iterator[VideoRecord]:
             expected.setdefault(f"{name}/{stem}", f"videos/{name}/{file}")
     if not labels:
         raise ManifestError(
-            f"{files.root} holds no '<class>_test_split1.txt'; put the folder testTrainMulti_7030_splits there"
+            f"{files.place} holds no '<class>_test_split1.txt'; put the folder testTrainMulti_7030_splits there"
         )
     for video_id, row in labels.items():
         stem = video_id.rpartition("/")[2]

@@ -30,7 +30,9 @@ def list_kinetics(files: DatasetFiles) -> Iterator[VideoRecord]:
     """Rows of those of the train, val and test lists that exist; ids are ``<youtube_id>_<start>_<end>``."""
     found = {split: path for split, pattern in _LISTS.items() if (path := files.find_list(pattern))}
     if not found:
-        raise ManifestError(f"{files.root} holds no 'train.csv', 'val.csv' or 'test.csv'; put the official lists there")
+        raise ManifestError(
+            f"{files.place} holds no 'train.csv', 'val.csv' or 'test.csv'; put the official lists there"
+        )
     rows: dict[str, tuple[str, str, str]] = {}  # id -> (label, split, youtube id)
     for split, path in found.items():
         for place, row in read_csv(path, needed=_NEEDED, fold=True):

@@ -43,7 +43,7 @@ def list_lvu(files: DatasetFiles) -> Iterator[VideoRecord]:
         if task in CLASSIFICATION:
             _name_classes(labels, task)
     if not labels:
-        raise ManifestError(f"{files.root} holds no '<task>/train.csv' of LVU ({', '.join(TASKS)}); put lvu_1.0 there")
+        raise ManifestError(f"{files.place} holds no '<task>/train.csv' of LVU ({', '.join(TASKS)}); put lvu_1.0 there")
     for video_id, row in labels.items():
         yield make_row(video_id, found=files.video(video_id), expected=f"videos/{video_id}.mp4", labels=row)
 
@@ -53,7 +53,7 @@ def _read_task(files: DatasetFiles, task: str) -> Iterator[tuple[Path, str, list
     for split in ("train", "val", "test"):
         found = [path for path in files.find_lists(rf"{split}\.csv") if path.parent.name == task]
         if len(found) > 1:
-            raise ManifestError(f"{files.root} holds two lists {task}/{split}.csv; leave the one that counts")
+            raise ManifestError(f"{files.place} holds two lists {task}/{split}.csv; leave the one that counts")
         for path in found:
             for number, (place, line) in enumerate(read_lines(path)):
                 cells = line.split()

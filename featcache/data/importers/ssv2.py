@@ -28,7 +28,7 @@ def list_ssv2(files: DatasetFiles) -> Iterator[VideoRecord]:
     answers = _read_answers(files, classes)
     found = {split: files.find_list(rf"{_PREFIX}{name}\.json") for name, split in _SPLITS.items()}
     if not any(found.values()):
-        raise ManifestError(f"{files.root} holds no 'train.json' or 'validation.json'; put the official lists there")
+        raise ManifestError(f"{files.place} holds no 'train.json' or 'validation.json'; put the official lists there")
     for split, listed in found.items():
         if listed is None:
             continue

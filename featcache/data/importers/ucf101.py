@@ -42,7 +42,7 @@ def list_ucf101(files: DatasetFiles) -> Iterator[VideoRecord]:
                 expected.setdefault(stem, f"UCF-101/{entry}")
     if not labels:
         raise ManifestError(
-            f"{files.root} holds no 'trainlist01.txt'; put the folder ucfTrainTestlist of the official lists there"
+            f"{files.place} holds no 'trainlist01.txt'; put the folder ucfTrainTestlist of the official lists there"
         )
     for stem, row in labels.items():
         yield make_row(
