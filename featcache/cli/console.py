@@ -178,7 +178,7 @@ class Lines:
     def update(self, stage: str, done: float, total: float, note: str = "", num_failed: int = 0) -> None:
         """Set the latest figures, and write them if 30 seconds have passed."""
         with self._lock:
-            if self._latest is None or self._latest.stage != stage:
+            if self._latest is None or self._latest.stage != stage or done < self._latest.done:  # it begins again
                 self._began, self._first = self._clock(), done
             self._latest = _Figures(stage, done, total, note, num_failed)
         self.tick()
@@ -198,7 +198,8 @@ class Lines:
         parts = [f"{figures.stage}: {figures.done:.0f} of {figures.total:.0f}{share}"]
         if figures.num_failed:
             parts.append(f"{figures.num_failed} failed")
-        if (progress := figures.done - self._first) > 0 and seconds > 0:
+        progress = figures.done - self._first
+        if 0 < progress and figures.done < figures.total and seconds > 0:  # once done, time says nothing of its rate
             rate = progress / seconds
             parts += [f"{rate:.3g} a second", f"about {duration((figures.total - figures.done) / rate)} left"]
         if figures.note:

@@ -103,6 +103,8 @@ def score_noisy(
     classifiers = [each for subject in subjects for each in subject.classifiers.values()]
     widths = [len(noises) * len(each.classes) for each in classifiers]
     total = len(files.videos)
+    if world.is_first:
+        on_stage("noise", 0, total)
     numbers: list[int] = []
     rows = []
     for begin in range(0, total, BLOCK):

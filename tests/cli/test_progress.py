@@ -48,6 +48,18 @@ def test_a_line_every_thirty_seconds_says_done_failed_rate_and_time_left(lines, 
     ]
 
 
+def test_a_stage_that_begins_again_has_a_rate_of_its_own_and_a_finished_one_has_none(lines, written, clock):
+    lines.update("test", 0, 100)
+    clock.now += 29
+    lines.update("test", 100, 100)
+    clock.now += 1
+    lines.tick()
+    lines.update("test", 0, 100)
+    clock.now += 30
+    lines.update("test", 60, 100)
+    assert written == ["test: 100 of 100 (100 %)", "test: 60 of 100 (60 %), 2 a second, about 20.0 s left"]
+
+
 def test_what_does_not_move_is_said_too(lines, written, clock):
     lines.tick()
     assert written == [], "nothing is known yet"

@@ -93,9 +93,9 @@ def decoded(monkeypatch):
         def __exit__(self, *error):
             return self._reader.__exit__(*error)
 
-    def opened(path, *, decoder):
+    def opened(path, *, decoder, check):
         counts[path.name] += 1
-        return Counting(open_video(path, decoder=decoder), path.name)
+        return Counting(open_video(path, decoder=decoder, check=check), path.name)
 
     monkeypatch.setattr(video_files, "open_video", opened)
     return counts
