@@ -199,7 +199,7 @@ class Lines:
         if figures.num_failed:
             parts.append(f"{figures.num_failed} failed")
         progress = figures.done - self._first
-        if 0 < progress and figures.done < figures.total and seconds > 0:  # once done, time says nothing of its rate
+        if progress > 0 and figures.done < figures.total and seconds > 0:  # once done, time says nothing of its rate
             rate = progress / seconds
             parts += [f"{rate:.3g} a second", f"about {duration((figures.total - figures.done) / rate)} left"]
         if figures.note:
