@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from featcache.store.comparing import diff
+from featcache.store.copying import convert, merge
 from featcache.store.reader import open_store
+from featcache.store.settings import ConvertSettings, DiffSettings, MergeSettings
 from featcache.store.verify import verify
 from featcache.store.writer import StoreWriter
 from featcache.testing.stores import StorePlan, check_reads_back, fill, make_record, write_store
@@ -47,6 +50,17 @@ def test_a_store_of_version_1_grows(tmp_path, file_format):
     write_store(path, *PLANS, more, file_format=file_format)
     check_reads_back(path, *PLANS, more)
     assert verify(path).ok
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_a_store_of_version_1_is_merged_and_converted(tmp_path, file_format):
+    path, other = ARCHIVES / f"v1-{file_format}", FORMATS[1 - FORMATS.index(file_format)]
+    merge(MergeSettings(stores=(str(path),), out=str(tmp_path / "m")))
+    convert(ConvertSettings(store=str(path), to=other, out=str(tmp_path / "c")))
+    for copy in ("m", "c"):
+        check_reads_back(tmp_path / copy, *PLANS)
+        assert verify(tmp_path / copy).ok
+        assert not diff(DiffSettings(store=str(path), other_store=str(tmp_path / copy))).kinds
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
