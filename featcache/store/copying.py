@@ -119,7 +119,11 @@ class Copied:
         """What to show of it."""
         waiting = f"{self.shards_elsewhere} shards are being written by another process; run again when it is done"
         return Summary(
-            facts={**self.plan.facts(), "written now": f"{self.rows_written} rows", "settings": self.config},
+            facts={
+                **self.plan.facts(),
+                "written now": f"{self.rows_written} rows, all features together",
+                "settings": self.config,
+            },
             warnings=(waiting,) if self.shards_elsewhere else (),
             next_command=f"featcache verify {self.plan.out}",
         )
