@@ -86,3 +86,8 @@ def _module(path: Path) -> object:
         del sys.modules[module_name]
         raise PluginError(f"{path} cannot be run ({type(error).__name__}: {error}); fix it") from error
     return module
+
+
+def files_in_use() -> tuple[str, ...]:
+    """The arguments with which another process makes the same functions known by :func:`use_file`."""
+    return tuple(f"{known.path}:{name.rpartition(':')[2]}" for name, known in _KNOWN.items())

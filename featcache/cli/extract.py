@@ -63,6 +63,12 @@ ARRAYS = (
 )  # fmt: skip
 """Flags that choose what is stored for the videos, and how."""
 
+CLUSTER = (
+    flag("cluster.scheduler"),
+    flag("cluster.workers"),
+)
+"""Flags that choose the processes that compute; an estimate is of one process."""
+
 OUT = flag("out", "-o")
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only estimate time and disk (`featcache plan`).")]
 
@@ -82,7 +88,7 @@ VERBS = (
         example="`featcache extract videos/ --backbone clip-l14 --out stores/mine`  \n"
         "Two arrays from one pass: `featcache extract videos/ -f backbone=timm/tf_efficientnet_lite0,layer=blocks.4,"
         "output=map -f backbone=timm/tf_efficientnet_lite0 --layout frames -o stores/bank`",
-        flags=(*VIDEOS, OUT, *ARRAYS),
+        flags=(*VIDEOS, OUT, *ARRAYS, *CLUSTER),
         shorthand="extract",
         act=perform_or_plan(),
         extra={"dry_run": DryRun},
@@ -93,7 +99,7 @@ VERBS = (
         command="extract",
         help="Estimate time and disk of an extraction by decoding and encoding a few videos; writes nothing.",
         example="`featcache plan videos/ --backbone clip-l14 --out stores/mine --output map`",
-        flags=(*VIDEOS, OUT, *ARRAYS),
+        flags=(*VIDEOS, OUT, *ARRAYS, *CLUSTER),
         shorthand="extract",
         act=perform_or_plan(always=True),
         sets="sampling.short_videos=clamp",

@@ -3,7 +3,8 @@
 import itertools
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from featcache.data.decoding.pool import Event, Failed, Finished, Payload, Resta
 from featcache.data.types import Status, VideoOutcome, VideoRecord
 from featcache.extract.encode import BoundFeature, encode_rows
 from featcache.extract.jobs import RowDetails, SegmentJob
-from featcache.extract.progress import OnProgress, Progress
+from featcache.extract.progress import Committed, OnProgress, Progress
 from featcache.files.urls import place_of
 from featcache.machine import forward_threads
 from featcache.store.overlay import Amendment, shown
@@ -71,7 +72,11 @@ def shard_tasks(
     """
     sizes = {feature.name: feature.crop for feature in features}
     videos = generation.videos
-    now = [shown(video, amended.get(row)) for row, video in enumerate(videos)]
+
+    def path_of(row: int) -> str:
+        now = shown(videos[row], amended.get(row))
+        return str(paths.get(now.id) or place_of(root, now.path))
+
     for shard, names in sorted(pending.items()):
         segments = generation.shard_segments(shard)
         yield ShardTask(
@@ -81,7 +86,7 @@ def shard_tasks(
             segments=segments,
             jobs=tuple(
                 SegmentJob(
-                    path=str(paths.get(now[segment.video].id) or place_of(root, now[segment.video].path)),
+                    path=path_of(segment.video),
                     video=videos[segment.video],
                     sampling=writer.sampling,
                     first_clip=segment.first_clip,
@@ -91,6 +96,13 @@ def shard_tasks(
                 for segment in segments
             ),
         )
+
+
+OnSettled = Callable[[ShardTask, Committed | None], None]
+
+
+def tell_nobody(task: ShardTask, committed: Committed | None) -> None:
+    """Ignore what has become of a task."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -148,6 +160,8 @@ class ShardRunner:
         provenance: Versions and device, recorded in every commit record.
         progress: Counters to advance.
         on_progress: Called whenever the counters have changed.
+        on_settled: Called with each task that needs no more work here, and what was committed of it; ``None`` if
+            another process has claimed its shard. Called from this thread or from a thread of the pool.
     """
 
     writer: StoreWriter
@@ -158,6 +172,7 @@ class ShardRunner:
     provenance: dict[str, str]
     progress: Progress
     on_progress: OnProgress
+    on_settled: OnSettled = tell_nobody
     _slots: dict[int, tuple[_OpenShard, int]] = field(default_factory=dict)
     _queue: list[_WaitingRow] = field(default_factory=list)
 
@@ -183,9 +198,11 @@ class ShardRunner:
             if not claim.enter_context(self.writer.shard_lock(self.generation, task.shard)):
                 claim.close()  # releases its file descriptor; there may be thousands of such shards
                 log.info("shard %d of generation %d is being written elsewhere", task.shard, task.generation)
+                self.on_settled(task, None)
                 continue
             if all(self.writer.is_committed(self.generation, task.shard, feature=name) for name in task.features):
                 claim.close()  # another process has finished it meanwhile
+                self.on_settled(task, Committed())
                 continue
             rows = self.generation.shard_rows
             arrays = {
@@ -291,13 +308,23 @@ class ShardRunner:
             provenance=self.provenance,
         )
         num_rows = int(shard.present.sum())
-        self.progress.bytes_written += sum(num_rows * self.features[name].record.num_bytes for name in shard.arrays)
+        num_bytes = sum(num_rows * self.features[name].record.num_bytes for name in shard.arrays)
+        self.progress.bytes_written += num_bytes
         shard.committed = True
         shard.arrays.clear()
         shard.details.clear()
         shard.claim.close()
         self.progress.shards_done += 1
         self.progress.commit_seconds += time.monotonic() - started
+        committed = Committed(
+            num_videos=len(task.segments),
+            num_rows=num_rows,
+            num_frames=num_rows * task.jobs[0].sampling.num_frames,
+            num_bytes=num_bytes,
+            rows_failed=sum(task.segments[position].num_rows for position in shard.failures),
+            failed=dict(Counter(status for status, _ in shard.failures.values())),
+        )
+        self.on_settled(task, committed)
 
 
 def _outcome(video: VideoRecord, segment: Segment, failure: tuple[Status, str] | None) -> VideoOutcome:

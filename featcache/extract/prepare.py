@@ -43,17 +43,32 @@ class Prepared:
     macs_per_row: int
 
 
-def num_decoders(settings: ExtractSettings, *, device: str) -> int:
-    """Number of decoding processes: as set, or what the encoder on this device leaves room for."""
-    return settings.runtime.decode_workers or (1 if device == "cpu" else max(1, num_cores() // 2))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What a process that encodes may use.
+
+    Attributes:
+        device: Its device.
+        cores: Its number of cores.
+    """
+
+    device: str
+    cores: int
 
 
-def prepare(settings: ExtractSettings, *, device: str | None = None) -> Prepared:
+def num_decoders(settings: ExtractSettings, *, machine: Machine) -> int:
+    """Number of decoding processes: as set, or what the encoder leaves room for."""
+    return settings.runtime.decode_workers or (1 if machine.device == "cpu" else max(1, machine.cores // 2))
+
+
+def prepare(settings: ExtractSettings, *, device: str | None = None, machine: Machine | None = None) -> Prepared:
     """Build the backbones and resolve everything that the settings leave open.
 
     Args:
         settings: The extraction.
-        device: Its device where that is resolved already, else ``None``.
+        device: Device on which to build them where that is resolved already, else ``None``.
+        machine: The machine that computes, if that is not this one, for whatever depends on it;
+            ``None``: all cores of this one.
 
     Raises:
         UnknownNameError: There is no such backbone or layer.
@@ -62,6 +77,7 @@ def prepare(settings: ExtractSettings, *, device: str | None = None) -> Prepared
         RecipeMismatchError: The store has another sampling recipe; names the field.
     """
     device = device or resolve_device(settings.runtime.device)
+    machine = machine or Machine(device=device, cores=num_cores())
     built: dict[tuple[str, str], Backbone] = {}
     for feature in settings.features:
         key = (feature.backbone, feature.weights)
@@ -90,8 +106,7 @@ def prepare(settings: ExtractSettings, *, device: str | None = None) -> Prepared
     names = [feature.name for feature in features]
     if duplicate := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"two features are named {duplicate!r}; give one of them a name of its own")
-    cores = num_cores()
-    on_gpu = device != "cpu"
+    on_gpu = machine.device != "cpu"
     inputs_a_row = max(sampling.num_frames if feature.backbone.kind == "image" else 1 for feature in features)
     any_video = any(feature.backbone.kind == "video" for feature in features)
     batch = (8 if any_video else 256) if on_gpu else (1 if any_video else 8)  # on CPU a batch should fit its caches
@@ -113,9 +128,9 @@ def prepare(settings: ExtractSettings, *, device: str | None = None) -> Prepared
         sampling=sampling,
         features=features,
         device=device,
-        threads=settings.runtime.threads or cores,
+        threads=settings.runtime.threads or machine.cores,
         encode_batch=encode_batch,
-        decode_workers=num_decoders(settings, device=device),
+        decode_workers=num_decoders(settings, machine=machine),
         ahead_bytes=settings.runtime.ahead_megabytes * 10**6 or max(32 * 10**6, 4 * encode_batch * row_bytes),
         macs_per_row=sum(
             macs_per_row(feature.backbone, feature.recipe, num_frames=sampling.num_frames)

@@ -1,6 +1,6 @@
 """Progress counters of a running extraction."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -44,6 +44,27 @@ class Progress:
     def bottleneck(self) -> str:
         """``decoding`` or ``encoding``, whichever is slower."""
         return "decoding" if self.decode_wait_seconds > 0.1 * max(self.encode_seconds, 1e-9) else "encoding"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """What one process has committed of a task; all zero if the shard was committed already. Picklable.
+
+    Attributes:
+        num_videos: Number of segments.
+        num_rows: Number of rows that are present.
+        num_frames: Number of frames of those rows.
+        num_bytes: Bytes of the shard files.
+        rows_failed: Number of rows of failed videos.
+        failed: Number of failed videos, by status.
+    """
+
+    num_videos: int = 0
+    num_rows: int = 0
+    num_frames: int = 0
+    num_bytes: int = 0
+    rows_failed: int = 0
+    failed: Mapping[str, int] = field(default_factory=dict)
 
 
 OnProgress = Callable[[Progress], None]

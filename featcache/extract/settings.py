@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from featcache.config import Settings
+from featcache.config import Aside, Settings
 from featcache.data.selection import SourceSettings
 from featcache.data.types import MAX_GIGAPIXELS
 from featcache.errors import ConfigError
@@ -188,6 +188,29 @@ class RuntimeSettings(Settings):
     """Megabytes of decoded pixels that may wait for the encoder; 0: four batches, at least 32 MB."""
 
 
+class ClusterSettings(Settings):
+    """Processes that compute shards in place of this one. The store does not depend on them."""
+
+    scheduler: Aside[str | None] = None
+    """Address of a Dask scheduler whose workers compute, e.g. ``tcp://head:8786``, or its ``--scheduler-file``;
+    null: none."""
+    workers: Aside[int] = Field(default=0, ge=0)
+    """Number of processes on this machine that compute, e.g. one per GPU; 0: this process alone."""
+    wait_seconds: Aside[float] = Field(default=60.0, gt=0, allow_inf_nan=False)
+    """Seconds to wait for the first worker of a scheduler, and for another one when all have gone."""
+
+    def model_post_init(self, context: object) -> None:
+        """Check what no single field can."""
+        super().model_post_init(context)
+        if self.scheduler is not None and self.workers:
+            raise ConfigError("--scheduler and --workers are given; a scheduler has its own workers, give one of them")
+
+    @property
+    def is_used(self) -> bool:
+        """Whether other processes compute."""
+        return self.scheduler is not None or self.workers > 0
+
+
 def failures_allowed(max_failed: int | str | None, *, num_videos: int) -> int | None:
     """Number of videos that may fail; ``None``: any number.
 
@@ -223,6 +246,8 @@ class ExtractSettings(SourceSettings):
     """Rows that a video gets: clips or frames in time, boxes in space."""
     runtime: RuntimeSettings = RuntimeSettings()
     """How the machine is used."""
+    cluster: ClusterSettings = ClusterSettings()
+    """Processes that compute in place of this one."""
     shard_rows: int = Field(default=0, ge=0, le=MAX_PLANNED_ROWS)
     """Rows per shard of added videos; 0: chosen by size and work, so that a killed run loses only minutes."""
     disk_fraction: float = 0.8

@@ -4,19 +4,14 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 from featcache.config import to_yaml
-from featcache.data.decoding.pool import WorkerPool
 from featcache.data.manifest import Manifest
 from featcache.data.types import PASSING, VideoRecord
-from featcache.errors import FeatcacheError
 from featcache.extract.amending import find_renames
-from featcache.extract.encode import float32_products
-from featcache.extract.engine import ShardRunner, shard_tasks
 from featcache.extract.estimate import check_disk, choose_shard_rows
-from featcache.extract.jobs import decode_segment
+from featcache.extract.filling import Engine, Filling, LocalEngine, decoders
 from featcache.extract.lacking import (
     ids_to_retry,
     judge,
@@ -25,14 +20,12 @@ from featcache.extract.lacking import (
     videos_to_add,
     worth_another_try,
 )
-from featcache.extract.prepare import Prepared, num_decoders, prepare
+from featcache.extract.prepare import Machine, Prepared
 from featcache.extract.progress import OnProgress, Progress
-from featcache.extract.provenance import provenance
 from featcache.extract.result import Extraction
-from featcache.extract.settings import ExtractSettings
-from featcache.files.urls import shown
+from featcache.extract.settings import ClusterSettings, ExtractSettings
 from featcache.imports import collecting_nothing
-from featcache.machine import resolve_device
+from featcache.machine import num_cores, resolve_device
 from featcache.store.completion import reopen_lost
 from featcache.store.plan import plan_segments
 from featcache.store.reader import open_store
@@ -55,14 +48,13 @@ def carry_out(settings: ExtractSettings, *, scanned: Callable[[], Manifest], on_
     Raises:
         FeatcacheError: As :func:`featcache.extract.run.extract`. Errors of backbones are reported first.
     """
-    device = resolve_device(settings.runtime.device)
-    with decoders(settings, device=device) as pool:  # they start, and import torch too, while backbones are built here
+    with engine_of(settings) as engine:
         with collecting_nothing():  # backbones import their libraries
-            prepared = prepare(settings, device=device)
+            prepared = engine.prepare(settings)
         manifest = scanned()
         manifest = Manifest(root=manifest.root, videos=judge(manifest.videos, prepared.sampling))
         progress = Progress()
-        config, elsewhere = _fill(prepared, manifest, pool=pool, progress=progress, on_progress=on_progress)
+        config, elsewhere = _fill(prepared, manifest, engine=engine, progress=progress, on_progress=on_progress)
     store = Path(settings.out)
     opened = open_store(store)
     coverages = {feature.name: opened.coverage(feature.name) for feature in prepared.features}
@@ -97,19 +89,23 @@ def carry_out(settings: ExtractSettings, *, scanned: Callable[[], Manifest], on_
     )
 
 
-def decoders(settings: ExtractSettings, *, device: str) -> WorkerPool:
-    """The processes that decode; they start at once."""
-    return WorkerPool(
-        decode_segment,
-        name=lambda job: shown(Path(job.path)),
-        num_workers=num_decoders(settings, device=device),
-        deadline_seconds=settings.runtime.deadline_seconds,
-        max_gigapixels=settings.runtime.max_gigapixels,
-    )
+@contextmanager
+def engine_of(settings: ExtractSettings) -> Iterator[Engine]:
+    """What computes the shards of an extraction, for a ``with`` block."""
+    if settings.cluster.is_used:
+        from featcache.extract.cluster import cluster_engine  # distributed is an extra
+
+        with cluster_engine(settings) as cluster:
+            yield cluster
+        return
+    device = resolve_device(settings.runtime.device)
+    machine = Machine(device=device, cores=num_cores())
+    with decoders(settings, machine=machine) as pool:  # they start, and import torch too, while backbones are built
+        yield LocalEngine(pool=pool, device=device)
 
 
 def _fill(
-    prepared: Prepared, manifest: Manifest, *, pool: WorkerPool, progress: Progress, on_progress: OnProgress
+    prepared: Prepared, manifest: Manifest, *, engine: Engine, progress: Progress, on_progress: OnProgress
 ) -> tuple[str, int]:
     """Plan and compute what a store lacks of these videos.
 
@@ -129,18 +125,12 @@ def _fill(
             add_generation(writer, manifest, paths=paths, prepared=prepared)
         source = settings.source or f"--dataset {settings.dataset} --root {settings.root}"
         tell_differences(manifest.videos, open_store(store), source=source)
-        run = partial(
-            run_pending,
-            writer,
-            root=Path(manifest.root),
-            paths=paths,
-            prepared=prepared,
-            pool=pool,
-            progress=progress,
-            on_progress=on_progress,
+        filling = Filling(
+            writer=writer, manifest=manifest, prepared=prepared, progress=progress, on_progress=on_progress
         )
-        run(writer.generations())
-        run(retry_generation(writer, manifest, prepared=prepared, progress=progress))
+        fill_pending(filling, writer.generations(), engine=engine)
+        again = retry_generation(writer, manifest, prepared=prepared, progress=progress)
+        fill_pending(filling, again, engine=engine)
         elsewhere = sum(
             len(set().union(*(writer.complete(generation, feature.name) for feature in prepared.features)))
             for generation in writer.generations()
@@ -149,8 +139,8 @@ def _fill(
 
 
 def _keep_config(writer: StoreWriter, settings: ExtractSettings) -> str:
-    """Save the resolved YAML in the store, named by its content."""
-    data = to_yaml(settings).encode()
+    """Save the resolved YAML in the store, named by its content; with which processes it was computed is not kept."""
+    data = to_yaml(settings.model_copy(update={"cluster": ClusterSettings()})).encode()
     return writer.keep_config(f"extract-{hashlib.sha256(data).hexdigest()[:12]}.yaml", data)
 
 
@@ -216,69 +206,18 @@ def pending_shards(writer: StoreWriter, generation: Generation, prepared: Prepar
     return {shard: names for shard, names in pending.items() if names}
 
 
-def run_pending(
-    writer: StoreWriter,
-    generations: Sequence[Generation],
-    *,
-    root: Path,
-    paths: Mapping[str, Path],
-    prepared: Prepared,
-    pool: WorkerPool,
-    progress: Progress,
-    on_progress: OnProgress,
-) -> None:
-    """Run every unfinished shard of some generations, one generation after the other.
+def fill_pending(filling: Filling, generations: Sequence[Generation], *, engine: Engine) -> None:
+    """Compute every unfinished shard of some generations.
 
     Raises:
-        FeatcacheError: The machine failed while a video was read; this is not recorded as a fault of the video.
+        FeatcacheError: As :meth:`Engine.fill`.
     """
-    work = [(generation, pending_shards(writer, generation, prepared)) for generation in generations]
+    work = [(each, pending_shards(filling.writer, each, filling.prepared)) for each in generations]
+    progress = filling.progress
     for generation, pending in work:
         segments = [segment for segment in generation.segments if segment.shard in pending]
         progress.num_videos += len(segments)
         progress.num_rows += sum(segment.num_rows for segment in segments)
         progress.num_shards += len(pending)
-    if not any(pending for _, pending in work):
-        return
-    runtime = prepared.settings.runtime
-    amended = open_store(writer.root).amended
-    with blaming_the_machine(), float32_products(runtime.matmul):
-        for generation, pending in work:
-            for names in sorted(set(pending.values())):
-                runner = ShardRunner(
-                    writer=writer,
-                    generation=generation,
-                    features={feature.name: feature for feature in prepared.features},
-                    device=prepared.device,
-                    ahead_bytes=prepared.ahead_bytes,
-                    provenance=provenance(prepared.device, matmul=runtime.matmul),
-                    progress=progress,
-                    on_progress=on_progress,
-                )
-                lacking = {shard: lacked for shard, lacked in pending.items() if lacked == names}
-                runner.run(
-                    shard_tasks(
-                        generation,
-                        amended=amended[generation.number],
-                        root=root,
-                        paths=paths,
-                        pending=lacking,
-                        writer=writer,
-                        features=prepared.features,
-                    ),
-                    pool,
-                )
-
-
-@contextmanager
-def blaming_the_machine() -> Iterator[None]:
-    """Turn an I/O error that is not the fault of a video into a readable message."""
-    try:
-        yield
-    except FeatcacheError:
-        raise
-    except OSError as error:
-        raise FeatcacheError(
-            f"the extraction stopped at {error.filename} ({error.strerror}): the machine failed, not the video; "
-            "fix that and run the same command again"
-        ) from error
+    if any(pending for _, pending in work):
+        engine.fill(filling, work)

@@ -39,6 +39,11 @@ def is_store(place: Path | str) -> bool:
     return files.exists(paths.ROOT)
 
 
+def is_marked(place: Path | str, token: str) -> bool:
+    """Whether a writer has marked the store at a place; see :meth:`featcache.store.writer.StoreWriter.marked`."""
+    return open_files(place).exists(paths.mark(token))
+
+
 def read_root(files: Files) -> RootDoc:
     """Read the description of a store.
 

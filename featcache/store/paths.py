@@ -143,3 +143,8 @@ def claim_lock(number: int, shard: int) -> str:
 def publish_lock(number: int, shard: int) -> str:
     """Lock that is held while a shard's files are published."""
     return f"locks/{generation(number)}-{shard:05d}.publish"
+
+
+def mark(token: str) -> str:
+    """Empty file by which a process that sees the same store knows it; lasts as long as a run."""
+    return f"locks/{token}.mark"

@@ -321,6 +321,21 @@ class StoreWriter:
                 )
                 self._with_metadata.add((generation.number, name))
 
+    @contextmanager
+    def marked(self, token: str) -> Generator[None]:
+        """Mark the store for a ``with`` block, so that other machines can tell whether they see it.
+
+        They ask :func:`featcache.store.documents.is_marked`.
+
+        Args:
+            token: Letters and digits that no other run uses.
+        """
+        self._files.put_new(paths.mark(token), b"")
+        try:
+            yield
+        finally:
+            self._files.remove(paths.mark(token))
+
     def keep_config(self, name: str, data: bytes) -> str:
         """Keep the settings of a command that writes here, under a name that carries their hash; returns where."""
         place = f"{paths.CONFIG}/{name}"

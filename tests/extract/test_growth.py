@@ -15,11 +15,11 @@ from featcache.data.scan import scan
 from featcache.data.types import VideoRecord
 from featcache.errors import FeatcacheError
 from featcache.extract.estimate import estimate
+from featcache.extract.filling import blaming_the_machine
 from featcache.extract.prepare import prepare
 from featcache.extract.progress import Progress
 from featcache.extract.run import extract
 from featcache.extract.settings import FeatureSettings, RuntimeSettings, SamplingSettings
-from featcache.extract.work import blaming_the_machine
 from featcache.networks.counting import count_macs
 from featcache.store import plan
 from featcache.store.writer import StoreWriter

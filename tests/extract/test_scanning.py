@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from featcache.errors import ConfigError, ManifestError, UnknownNameError
+from featcache.extract import filling, work
 from featcache.extract import scanning as scanning_module
-from featcache.extract import work
 from featcache.extract.run import extract
 from featcache.extract.scanning import scanning
 from tests.extract.conftest import Make
@@ -21,7 +21,7 @@ def test_the_scan_and_the_decoders_go_on_while_backbones_are_built(
 ) -> None:
     """Were one after the other, the building would wait here for ever."""
     seen, started = threading.Event(), threading.Event()
-    decoders, prepare = work.decoders, work.prepare
+    decoders, prepare = work.decoders, filling.prepare
 
     def start(*args: object, **kwargs: object) -> object:
         started.set()
@@ -33,7 +33,7 @@ def test_the_scan_and_the_decoders_go_on_while_backbones_are_built(
         return prepare(*args, **kwargs)
 
     monkeypatch.setattr(work, "decoders", start)
-    monkeypatch.setattr(work, "prepare", build)
+    monkeypatch.setattr(filling, "prepare", build)
     result = extract(make(source=str(listing)), on_scan=lambda done, total: seen.set())
     assert (result.videos_ok, result.rows_written) == (16, 32)
 
