@@ -29,6 +29,7 @@ from featcache.extract.gathering import Gathering, Workers
 from featcache.extract.orders import PACKAGES, Assignment, ShardOrder, other_version
 from featcache.extract.prepare import Machine, Prepared, prepare
 from featcache.extract.settings import ExtractSettings
+from featcache.files.urls import absolute, place_of
 from featcache.machine import resolve_device, weights_folder
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class ClusterEngine:
                 update={
                     "out": absolute(Path(settings.out)),
                     "features": tuple(
-                        feature.model_copy(update={"weights": _absolute(feature.weights)})
+                        feature.model_copy(update={"weights": _anywhere(feature.weights)})
                         for feature in settings.features
                     ),
                 }
@@ -103,7 +104,7 @@ class ClusterEngine:
         )
 
 
-def _absolute(weights: str) -> str:
+def _anywhere(weights: str) -> str:
     """Weights as a path that means the same in another process, if they are a file."""
     path = Path(weights).expanduser()
     return str(path.absolute()) if path.exists() else weights

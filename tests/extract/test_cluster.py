@@ -100,6 +100,8 @@ def workers(scheduler: tuple[subprocess.Popen[bytes], str]) -> Iterator[Cluster]
         client.wait_for_workers(2)
         yield Cluster(scheduler=process, address=address, client=client, far=far)
     end(far)
+    if cluster_worker._session is not None:  # left by the run whose scheduler has died
+        cluster_worker._session.close()
 
     async def stop() -> None:
         await asyncio.wait_for(near.close(nanny=False), 10)
