@@ -98,11 +98,17 @@ def verify(
         raise typer.Exit(1)
 
 
-def gc(store: StorePath, as_json: Json = False) -> None:
+def gc(
+    store: StorePath,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="No process on any host writes there; needed on disks without locks.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Remove temporary files that killed writers left; waits for no one, and refuses while a writer is at work."""
     from featcache.store.gc import gc as collect
 
-    print_result(collect(store), as_json=as_json)
+    print_result(collect(store, alone=alone), as_json=as_json)
 
 
 def relabel(

@@ -43,7 +43,8 @@ class Files(Protocol):
     *Atomic* means that readers of the name, in this process or in another, see either all bytes of one publication or
     no file, never a part. *Durable* means that after the method has returned, the name keeps those bytes even if the
     machine loses its power. Publications that one process has made durable in some order are found in that order: a
-    later one never exists without an earlier one.
+    later one never exists without an earlier one. No promise depends on :meth:`names` being up to date, as it may not
+    be where another host has published.
 
     Errors of the system are raised as :class:`~featcache.errors.StoreError` when writing, as
     :class:`~featcache.errors.DiskSpaceError` when no room is left, and as
@@ -68,7 +69,8 @@ class Files(Protocol):
     def walk(self, folder: str = "") -> Iterator[tuple[str, int | None]]:
         """All names in a folder and below, except folders, sorted, each with its size.
 
-        The size is ``None`` for anything but a regular file; links are not followed.
+        The size is ``None`` for anything but a regular file; links are not followed. Empty temporary folders are listed
+        like empty files.
         """
 
     def read(self, name: str, *, what: str) -> bytes:
@@ -85,7 +87,8 @@ class Files(Protocol):
     def map(self, name: str, *, num_bytes: int, what: str) -> npt.NDArray[np.uint8]:
         """A file as a read-only array [num_bytes] whose pages are read on access.
 
-        The array stays valid as long as it is referenced, even if another process replaces the file.
+        The array stays valid as long as it is referenced, even if another process replaces the file; on NFS only if
+        that process runs on this host. Files are replaced only where they were damaged or never committed.
 
         Raises:
             CorruptStoreError: It is missing, cannot be read, or has another size.
@@ -119,7 +122,7 @@ class Files(Protocol):
         """
 
     def remove(self, name: str) -> None:
-        """Remove a file or link, if there is one; atomic and durable."""
+        """Remove a file or link, or an empty temporary folder, if there is one; atomic and durable."""
 
     def settle(self, folder: str) -> None:
         """Make the present contents of a folder durable: a process that changed them may have died on the way."""
@@ -129,10 +132,11 @@ class Files(Protocol):
 
         No promise above depends on it: it only avoids that processes do the same work. Only the lock on the whole
         store, which every writer holds shared, also prevents that files which no document names yet are removed as
-        left-overs.
+        left-overs. Who gives ``wait_seconds`` for an exclusive lock relies on holding it alone.
 
         Raises:
-            StoreError: Others still hold it after ``wait_seconds``; ``None`` waits for ever.
+            StoreError: Others still hold it after ``wait_seconds``; ``None`` waits for ever. Or the place has no locks,
+                and the caller relies on holding it alone; other locks merely make less sure there.
         """
 
     def try_lock(self, name: str, *, exclusive: bool) -> AbstractContextManager[bool]:

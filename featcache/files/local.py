@@ -1,21 +1,22 @@
-"""The files of a store on a local disk that has hard links. See :class:`featcache.files.base.Files`."""
+"""The files of a store on a disk that is mounted here. See :class:`featcache.files.base.Files`."""
 
 import mmap
 import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import CorruptStoreError
-from featcache.files import locks, publish
+from featcache.files import publish
+from featcache.files.disks import Disk
 from featcache.files.places import safe_join
 from featcache.files.ranges import LocalRanges
-from featcache.files.sealed import Bytes, read_bytes, unreadable
+from featcache.files.sealed import Bytes, asked_again, read_bytes, unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,10 @@ class LocalFiles:
     """
 
     root: Path
+    _disk: Disk = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_disk", Disk(self.root))
 
     def where(self, name: str = "") -> str:
         """The path of a name."""
@@ -55,10 +60,12 @@ class LocalFiles:
         return [entry.name for entry in self._entries(folder)]
 
     def walk(self, folder: str = "") -> Iterator[tuple[str, int | None]]:
-        """Names of files and links in a folder and below, with their sizes."""
+        """Names of files, links and empty temporary folders in a folder and below, with their sizes."""
         for entry in self._entries(folder):
             name = f"{folder}/{entry.name}" if folder else entry.name
             if entry.is_dir(follow_symlinks=False):
+                if publish.is_temp(entry.name) and not self._entries(name):
+                    yield name, 0
                 yield from self.walk(name)
             else:
                 with suppress(FileNotFoundError):  # another process has removed it meanwhile
@@ -103,11 +110,11 @@ class LocalFiles:
 
     def put_new(self, name: str, data: Bytes | Iterable[Bytes]) -> bool:
         """Publish a file unless its name is taken."""
-        return publish.put_new(self._place(name), data)
+        return self._disk.put_new(self._place(name), data)
 
     def put_exact(self, name: str, data: bytes | tuple[Bytes, ...]) -> None:
         """Publish a file whose bytes follow from other files."""
-        publish.put_exact(self._place(name), data)
+        self._disk.put_exact(self._place(name), data)
 
     def remove(self, name: str) -> None:
         """Remove a file or link, if there is one."""
@@ -121,11 +128,11 @@ class LocalFiles:
 
     def lock(self, name: str, *, exclusive: bool, wait_seconds: float | None = None) -> AbstractContextManager[None]:
         """Hold a lock file's lock."""
-        return locks.lock(self._place(name), exclusive=exclusive, wait_seconds=wait_seconds)
+        return self._disk.lock(self._place(name), exclusive=exclusive, wait_seconds=wait_seconds)
 
     def try_lock(self, name: str, *, exclusive: bool) -> AbstractContextManager[bool]:
         """Hold a lock file's lock if it is free."""
-        return locks.try_lock(self._place(name), exclusive=exclusive)
+        return self._disk.try_lock(self._place(name), exclusive=exclusive)
 
 
 def _opened(path: Path, *, num_bytes: int, what: str) -> int:
@@ -136,7 +143,7 @@ def _opened(path: Path, *, num_bytes: int, what: str) -> int:
         TooManyFilesError: This process may not open another file.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = asked_again(lambda: os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
     except OSError as error:
         raise unreadable(path, what, error) from error
     try:

@@ -3,6 +3,9 @@
 A torn file is never under its final name: the bytes are written to a temporary file in the same folder and fsynced, the
 file is linked to its name without replacing another, the temporary name is removed and the folder is fsynced. Temporary
 files of a killed process stay until ``gc``: removing them at start-up could remove those of another running process.
+
+A disk on a network may carry out a call, lose its answer and be asked again: what such a call finds is then its own
+work, which is why a failed link or rename looks at what is there before it is believed.
 """
 
 import errno
@@ -21,6 +24,12 @@ from featcache.files.sealed import Bytes, as_view
 TEMP_SUFFIX = ".tmp"
 _IOV_MAX = 1024  # buffers per writev call; POSIX guarantees 16, Linux and macOS have 1024
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
+"""How disks without hard links refuse one; each may also have another reason."""
+
+
+class NoLinksError(StoreError):
+    """A hard link was refused as on disks that have none."""
 
 
 @contextmanager
@@ -51,7 +60,8 @@ def _write_all(fd: int, chunks: Iterable[Bytes]) -> None:
                 written = 0
 
 
-def _write_temp(path: Path, data: Bytes | Iterable[Bytes]) -> Path:
+def write_temp(path: Path, data: Bytes | Iterable[Bytes]) -> Path:
+    """Write and sync a temporary file beside a path; returns its path. Raises OSError, and leaves nothing then."""
     chunks = [data] if isinstance(data, (bytes, np.ndarray)) else data
     temp = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}{TEMP_SUFFIX}")
     fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
@@ -130,27 +140,55 @@ def put_new(path: Path, data: Bytes | Iterable[Bytes]) -> bool:
         if os.path.lexists(path):  # avoids writing the bytes; the link decides in any case
             _sync_folder(path.parent)  # the process that linked it may have died before syncing
             return False
-        temp = _write_temp(path, data)
+        temp = write_temp(path, data)
         try:
-            os.link(temp, path, follow_symlinks=False)
-            published = True
-        except FileExistsError:
-            published = False
+            published = _link(temp, path)
         except BaseException:
             _discard(temp)
             raise
-        temp.unlink()
+        temp.unlink(missing_ok=True)
         _sync_folder(path.parent)
         return published
+
+
+def _link(temp: Path, path: Path) -> bool:
+    """Give a file its second name, unless that is taken; returns whether it has it."""
+    try:
+        os.link(temp, path, follow_symlinks=False)
+    except OSError as error:
+        if is_file(path, temp.lstat()):
+            return True
+        if isinstance(error, FileExistsError):
+            return False
+        if error.errno in NO_LINKS:
+            raise NoLinksError(
+                f"cannot link {path} ({os.strerror(error.errno)}); fix that, then run the same command again"
+            ) from error
+        raise
+    return True
+
+
+def is_file(path: Path, known: os.stat_result) -> bool:
+    """Whether a path is the name of a known file, whose inode number may have been given to a later file."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(found, known) and found.st_mtime_ns == known.st_mtime_ns
 
 
 def put_replace(path: Path, data: Bytes | Iterable[Bytes]) -> None:
     """Publish a file atomically, replacing one of that name. Raises the errors of :func:`put_new`."""
     ensure_folder(path.parent)
     with explained(path, "write"):
-        temp = _write_temp(path, data)
+        temp = write_temp(path, data)
         try:
-            temp.replace(path)
+            written = temp.lstat()
+            try:
+                temp.replace(path)
+            except FileNotFoundError:
+                if not is_file(path, written):
+                    raise
         except BaseException:
             _discard(temp)
             raise
@@ -159,7 +197,13 @@ def put_replace(path: Path, data: Bytes | Iterable[Bytes]) -> None:
 
 def put_exact(path: Path, data: bytes | tuple[Bytes, ...]) -> None:
     """Publish a file whose bytes follow from others; heals one whose bytes differ. Raises as :func:`put_new`."""
-    if not put_new(path, data) and not _holds(path, (data,) if isinstance(data, bytes) else data):
+    if not put_new(path, data):
+        heal(path, data)
+
+
+def heal(path: Path, data: bytes | tuple[Bytes, ...]) -> None:
+    """Replace a file whose bytes are not those that follow from others. Raises the errors of :func:`put_new`."""
+    if not _holds(path, (data,) if isinstance(data, bytes) else data):
         put_replace(path, data)
 
 
@@ -222,12 +266,19 @@ def _sync_file(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, if there is one, and sync its folder."""
+    """Remove a file, if there is one, and sync its folder; temporary folders that this leaves empty go with it."""
     with explained(path, "remove"):
-        path.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        folder = path.parent
+        if is_temp(path.name) and path.is_dir() and not path.is_symlink():
+            path.rmdir()
+        else:
+            path.unlink(missing_ok=True)
+        while is_temp(folder.name) and next(os.scandir(folder), None) is None:
+            folder.rmdir()
+            folder = folder.parent
+        _sync_folder(folder)
 
 
 def is_temp(name: str) -> bool:
-    """Whether a file name is that of a temporary file of :func:`put_new` or :func:`put_replace`."""
+    """Whether a name is that of a temporary file or folder of this module or of :mod:`featcache.files.claims`."""
     return name.startswith(".") and name.endswith(TEMP_SUFFIX)

@@ -4,12 +4,15 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 
 from featcache.errors import CorruptStoreError, TooManyFilesError
+
+T = TypeVar("T")
 
 Bytes = bytes | npt.NDArray[Any]
 
@@ -30,12 +33,27 @@ def read_bytes(path: Path, *, what: str) -> bytes:
     Raises:
         CorruptStoreError: It is missing, is not a file, or cannot be read.
     """
-    try:
+
+    def read() -> bytes:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as file:
             return file.read()
+
+    try:
+        return asked_again(read)
     except OSError as error:
         raise unreadable(path, what, error) from error
+
+
+def asked_again(read: Callable[[], T]) -> T:
+    """Carry out a read, and again if another host has replaced the file meanwhile, which disks on a network tell so."""
+    for _ in range(3):
+        try:
+            return read()
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+    return read()
 
 
 def unreadable(path: Path, what: str, error: OSError) -> CorruptStoreError | TooManyFilesError:

@@ -2,7 +2,8 @@
 
 The order is: row table, data file (and int8 scales), commit record, each published atomically and durably. A record
 that is damaged, or whose files are missing, is removed before any of its files changes, so that a valid record never
-points to other bytes.
+points to other bytes. Nothing of this rests on the lock that the caller holds: a file that is in the way is replaced
+under a note of doubt (see :mod:`featcache.store.whole`).
 """
 
 import logging
@@ -16,25 +17,16 @@ from featcache.data.types import VideoOutcome
 from featcache.errors import CorruptStoreError, NonFiniteFeatureError
 from featcache.files.sealed import seal
 from featcache.store import paths, zarr_format
-from featcache.store.blocks import EncodedShard
+from featcache.store.blocks import Buffer, EncodedShard
 from featcache.store.completion import withdraw_complete
 from featcache.store.generation import FORMATS, Generation, data_name, read_record, record_identity
 from featcache.store.paths import FileFormat
 from featcache.store.plan import block_rows
 from featcache.store.precision import Scale, quantise, staging_dtype, stored_dtype
 from featcache.store.schema import CommitDoc, DataRef, FeatureDoc, TableRef
+from featcache.store.whole import doubt, is_whole
 
 log = logging.getLogger(__name__)
-
-
-def is_whole(generation: Generation, feature: FeatureDoc, record: CommitDoc, file_format: FileFormat) -> bool:
-    """Whether the files of a valid record exist with their recorded sizes."""
-    rows = paths.rows(generation.number, record.shard, record.rows.sha256)
-    whole = generation.files.size(rows) == record.rows.num_bytes
-    if record.data is not None:
-        data = data_name(generation, feature, record.shard, file_format)
-        whole = whole and generation.files.size(data) == record.data.num_bytes
-    return whole
 
 
 def commit_feature(
@@ -76,16 +68,38 @@ def commit_feature(
     sealed = seal(record.to_json())
     if _keep_committed(generation, feature, shard, record=record, file_format=file_format):
         return
-    files = generation.files
     if with_metadata and file_format == "zarr":
         _publish_metadata(generation, feature, size)
+    contents: dict[str, tuple[Buffer, ...]] = {}
     if encoded is not None:
-        files.put_exact(data_name(generation, feature, shard, file_format), encoded.chunks)
+        contents[data_name(generation, feature, shard, file_format)] = encoded.chunks
         if scale is not None and file_format == "zarr":
-            chunk = paths.scale_chunk(generation.number, feature.name, shard)
-            files.put_exact(chunk, zarr_format.scale_chunk(scale))
-    if not files.put_new(paths.commit(generation.number, feature.name, shard), sealed):
-        log.warning("shard %d of %r was committed by another writer meanwhile; its record stays", shard, feature.name)
+            contents[paths.scale_chunk(generation.number, feature.name, shard)] = (zarr_format.scale_chunk(scale),)
+    files = generation.files
+    are_new = [files.put_new(name, chunks) for name, chunks in contents.items()]
+    if all(are_new) and files.put_new(paths.commit(generation.number, feature.name, shard), sealed):
+        return
+    _settle(generation, feature, shard, contents=contents, record=record, sealed=sealed, file_format=file_format)
+
+
+def _settle(
+    generation: Generation,
+    feature: FeatureDoc,
+    shard: int,
+    *,
+    contents: Mapping[str, tuple[Buffer, ...]],
+    record: CommitDoc,
+    sealed: bytes,
+    file_format: FileFormat,
+) -> None:
+    """Publish a shard where files of another writer are in the way, who may be dead or at work, until all agree."""
+    files = generation.files
+    note = doubt(generation, feature.name, shard)
+    while not _keep_committed(generation, feature, shard, record=record, file_format=file_format):
+        for name, chunks in contents.items():
+            files.put_exact(name, chunks)
+        files.put_new(paths.commit(generation.number, feature.name, shard), sealed)
+    files.remove(note)
 
 
 def _encode(
@@ -153,7 +167,7 @@ def _keep_committed(
         files.remove(name)
         return False
     if not is_whole(generation, feature, found, file_format):
-        log.warning("shard %d of %r has lost files of its record; writing it again", shard, feature.name)
+        log.warning("shard %d of %r has other files than its record says; writing it again", shard, feature.name)
         withdraw_complete(generation, feature.name)
         files.remove(name)
         return False

@@ -1,6 +1,7 @@
 """Removes the left-overs of killed writers; needs exclusive access to the store."""
 
 from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from featcache.store.completion import read_records
 from featcache.store.documents import read_features, read_root
 from featcache.store.generation import data_name, read_generations
 from featcache.store.overlay import overlay_numbers, overlay_table
+from featcache.store.whole import is_whole, notes_of_doubt
 from featcache.summary import Summary
 from featcache.units import readable_bytes
 
@@ -37,7 +39,7 @@ class Collected:
         return Summary(lines=(f"removed {len(self.removed)} files, {readable_bytes(self.num_bytes)}",))
 
 
-def gc(path: Path | str, *, wait_seconds: float = 0.0) -> Collected:
+def gc(path: Path | str, *, wait_seconds: float = 0.0, alone: bool = False) -> Collected:
     """Remove temporary files, lock files, and files in generations that no commit record refers to.
 
     Files that featcache does not write are kept.
@@ -45,14 +47,17 @@ def gc(path: Path | str, *, wait_seconds: float = 0.0) -> Collected:
     Args:
         path: Folder of the store.
         wait_seconds: How long to wait for writers to end.
+        alone: The caller knows that no process on any host writes to the store, and no lock has to show it; needed
+            where the disk has no locks.
 
     Raises:
-        StoreError: Writers are active, or there is no store.
+        StoreError: Writers are active, or may be on a disk without locks, or there is no store.
         CorruptStoreError: A record or plan is damaged or lost; since its files are unknown, nothing is removed.
     """
     files = open_files(path)
     read_root(files)
-    with files.lock(paths.STORE_LOCK, exclusive=True, wait_seconds=wait_seconds):
+    held = nullcontext() if alone else files.lock(paths.STORE_LOCK, exclusive=True, wait_seconds=wait_seconds)
+    with held:
         referred = _referred(files)
         features = read_features(files)
         garbage = {
@@ -79,6 +84,8 @@ def _referred(files: Files) -> set[str]:
                 referred.add(paths.rows(number, shard, record.rows.sha256))
                 referred.add(data_name(generation, feature, shard, document.file_format))
                 referred.add(paths.scale_chunk(number, feature.name, shard))
+                if not is_whole(generation, feature, record, document.file_format):  # the next writer has to know
+                    referred |= notes_of_doubt(generation, feature.name, shard)
     return referred
 
 
@@ -88,7 +95,9 @@ def _is_written_here(name: str, features: Collection[str]) -> bool:
         case [*_, last] if is_temp(last):
             return True
         case ["locks", _]:
-            return name != paths.STORE_LOCK
+            return name not in {paths.STORE_LOCK, paths.DISK}
+        case ["locks", "doubts", *_]:
+            return True
         case [paths.OVERLAYS, last]:
             return last.endswith(".parquet")
         case [folder, *rest] if paths.generation_number(folder) is not None:

@@ -15,6 +15,8 @@ PLANNED = "plans"
 OVERLAYS = "overlays"
 STORE_LOCK = "locks/store.lock"
 PLANNING_LOCK = "locks/planning.lock"
+DOUBTS = "locks/doubts"
+DISK = "locks/disk.json"  # what the disk lacks; written and read by featcache.files.disks
 
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _RESERVED_NAMES = {"commits", "rows"}
@@ -127,6 +129,22 @@ def commit(number: int, name: str, shard: int) -> str:
 def complete(number: int, name: str) -> str:
     """Sealed note that a feature of a generation has all its commit records, and which."""
     return f"{commits(number, name)}/complete.json"
+
+
+def doubts(number: int, name: str) -> str:
+    """Folder of the notes of writers that replace files of shards of a feature."""
+    return f"{DOUBTS}/{generation(number)}/{name}"
+
+
+def doubt_shard(file_name: str) -> int | None:
+    """Shard from the file name of such a note, or ``None`` for another name."""
+    match = re.fullmatch(r"(\d{5,9})-[0-9a-f]{16}", file_name, re.ASCII)
+    return int(match[1]) if match else None
+
+
+def is_doubt(name: str) -> bool:
+    """Whether a name is that of such a note."""
+    return name.startswith(f"{DOUBTS}/")
 
 
 def commit_shard(file_name: str) -> int | None:

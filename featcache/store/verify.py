@@ -13,21 +13,17 @@ import numpy as np
 from featcache.errors import CorruptStoreError, FeatcacheError
 from featcache.files.base import Files, open_files
 from featcache.files.publish import is_temp
-from featcache.files.sealed import sha256_bytes
+from featcache.files.sealed import sha256_bytes, unseal
 from featcache.store import paths, zarr_format
-from featcache.store.blocks import crc32c, crc32c_of_all, frame
 from featcache.store.completion import check_complete, read_complete
 from featcache.store.documents import feature_names, read_feature, read_root
 from featcache.store.generation import (
-    FORMATS,
     Generation,
-    data_name,
     present_rows,
     read_generations,
     read_record,
     read_rows,
     recorded_shards,
-    shard_layout,
 )
 from featcache.store.overlay import (
     amend,
@@ -39,6 +35,7 @@ from featcache.store.overlay import (
 )
 from featcache.store.paths import FileFormat
 from featcache.store.schema import CommitDoc, FeatureDoc
+from featcache.store.whole import check_data
 from featcache.summary import Summary
 from featcache.units import readable_bytes
 
@@ -254,7 +251,7 @@ class _Checker:
             return set()
         ndim = len(feature.record.shape)
         data = paths.data(file_format, generation.number, feature.name, shard, record_ndim=ndim)
-        self.check(data, lambda: _check_data(generation, feature, record, file_format, deep=self.deep))
+        self.check(data, lambda: check_data(generation, feature, record, file_format, deep=self.deep))
         if record.int8_scale is not None and file_format == "zarr":
             scale = paths.scale_chunk(generation.number, feature.name, shard)
             self.exactly(scale, zarr_format.scale_chunk(record.int8_scale))
@@ -301,6 +298,13 @@ class _Checker:
             if num_bytes is None:
                 where = self.files.where(name)
                 self.check(name, partial(_raise, f"{where} is a symbolic link or no file at all; remove it"))
+            elif name == paths.DISK:
+                self.check(name, partial(_check_disk, self.files))
+            elif paths.is_doubt(name):
+                self.report.notes.append(
+                    f"{name} says that a killed writer may have replaced files under a record; if no problem is "
+                    "reported, they agree, and `featcache gc` removes this note"
+                )
             elif name.startswith("locks/"):
                 continue
             elif is_temp(name.rpartition("/")[2]):
@@ -350,35 +354,8 @@ def _check_rows(generation: Generation, record: CommitDoc) -> None:
         raise CorruptStoreError(f"the row table of shard {record.shard} has other videos or clips than its plan")
 
 
-def _check_data(
-    generation: Generation, feature: FeatureDoc, record: CommitDoc, file_format: FileFormat, *, deep: bool
-) -> None:
-    """Check the size of the data file, if deep its checksum, and that blocks are where readers will look."""
-    assert record.data is not None, "called for shards with data"
-    files, name = generation.files, data_name(generation, feature, record.shard, file_format)
-    where = files.where(name)
-    layout = shard_layout(generation, feature, record, file_format)
-    size = files.size(name)
-    if size is None:
-        raise CorruptStoreError(f"data file {where} is missing; restore it from a copy, or run extract again")
-    if size != record.data.num_bytes:
-        raise CorruptStoreError(f"data file {where} has {size} bytes, its record says {record.data.num_bytes}")
-    if not deep:
-        return
-    data = np.frombuffer(files.read(name, what="data file"), np.uint8)
-    written = layout.offset >= 0
-    places = zip(layout.offset[written].tolist(), layout.num_bytes[written].tolist(), strict=True)
-    blocks = [crc32c(data[start : start + length]) for start, length in places]
-    intact = blocks == record.data.block_crc32c.tolist() and record.data.frame_crc32c == crc32c_of_all(
-        frame(data, layout)
-    )
-    shard_format = FORMATS[file_format]
-    first, last = shard_format.head_range(layout, file_bytes=len(data))
-    if not intact or not shard_format.check_head(data[first:last], layout, file_bytes=len(data)):
-        raise CorruptStoreError(
-            f"data file {where} is damaged or another shard's (its crc32c does not match its record); "
-            "restore it from a copy"
-        )
+def _check_disk(files: Files) -> None:
+    unseal(files.read(paths.DISK, what="record of the disk"), where=files.where(paths.DISK), what="record of the disk")
 
 
 def _check_config(files: Files, name: str) -> None:

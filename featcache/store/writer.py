@@ -18,7 +18,7 @@ from featcache.files.publish import is_temp
 from featcache.files.sealed import seal, sha256_bytes
 from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe, first_difference, recipe_hash
 from featcache.store import paths, zarr_format
-from featcache.store.commit import commit_feature, is_whole
+from featcache.store.commit import commit_feature
 from featcache.store.completion import publish_complete
 from featcache.store.documents import read_feature, read_features, read_root
 from featcache.store.generation import (
@@ -36,6 +36,7 @@ from featcache.store.plan import Segment
 from featcache.store.precision import Scale
 from featcache.store.rows import RowTable, rows_to_bytes, table_bytes
 from featcache.store.schema import CommitDoc, FeatureDoc, PlanDoc, PlannedDoc, RootDoc, TableRef
+from featcache.store.whole import is_whole
 
 __all__ = ["Generation", "StoreWriter"]
 
@@ -354,10 +355,18 @@ class StoreWriter:
 def _refuse_foreign(files: Files, *, file_format: FileFormat) -> None:
     """Refuse a folder that is not empty for a new store (left-overs of a killed creation do not count)."""
     for name in files.names(""):
-        if not is_temp(name) and not (file_format == "zarr" and _is_group(files, name)):
+        is_ours = is_temp(name) or (file_format == "zarr" and _is_group(files, name)) or _is_disk(files, name)
+        if not is_ours:
             raise StoreError(
                 f"{files.where()} is not a featcache store and not empty (it holds {name!r}); choose an empty folder"
             )
+
+
+def _is_disk(files: Files, name: str) -> bool:
+    """Whether a folder holds nothing but the record of a disk, which is published before anything else."""
+    return f"{name}/" == paths.DISK[: len(name) + 1] and all(
+        is_temp(inside) or f"{name}/{inside}" == paths.DISK for inside in files.names(name)
+    )
 
 
 def _is_group(files: Files, name: str) -> bool:

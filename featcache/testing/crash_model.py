@@ -160,8 +160,11 @@ class Disk:
     def _rename(self, source: str, target: str) -> None:
         node = self._find(source)
         (folder, last), (other, new) = self._place(source), self._place(target)
-        assert folder is other, "only renaming within a folder is modelled"
-        folder.pending.append(_Change(self._clock, {last: None, new: node}))
+        if folder is other:
+            folder.pending.append(_Change(self._clock, {last: None, new: node}))
+        else:  # a crash may leave both names, or neither
+            other.pending.append(_Change(self._clock, {new: node}))
+            folder.pending.append(_Change(self._clock, {last: None}))
 
     def _open(self, call: Call) -> None:
         name = call.names[0]

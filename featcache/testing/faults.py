@@ -3,18 +3,25 @@
 Damage to files is undone at the end of the ``with`` block, so that one store can be used for many faults.
 """
 
+import errno
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
+from unittest import mock
 
 import numpy as np
+
+from featcache.files import claims, leases
 
 # System calls that change the disk on the way from bytes to a commit record.
 COMMIT_SYSCALLS = ("mkdir", "writev", "fsync", "linkat", "unlink")
@@ -25,13 +32,55 @@ def store_files(root: Path) -> list[Path]:
     return sorted(
         path
         for path in root.rglob("*")
-        if path.is_file() and path.parent != root / "locks" and not path.name.endswith(".tmp")
+        if path.is_file() and root / "locks" not in path.parents and not path.name.endswith(".tmp")
     )
 
 
 def snapshot(root: Path) -> dict[str, bytes]:
     """Relative name to content of all files of :func:`store_files`."""
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in store_files(root)}
+
+
+@dataclass(frozen=True, slots=True)
+class DiskKind:
+    """A kind of disk, by how it refuses what it lacks.
+
+    Attributes:
+        link_error: Error number of a hard link; 0: it has hard links.
+        lock_error: Error number of a lock; 0: it has locks.
+    """
+
+    link_error: int = 0
+    lock_error: int = 0
+
+    @contextmanager
+    def imitated(self) -> Generator[None]:
+        """The disks of this process and of its forks lack this; nobody waits for claims and leases of others."""
+
+        def link(source: Any, target: Any, *, follow_symlinks: bool = True) -> NoReturn:
+            sys.audit("os.link", source, target, -1, -1)
+            raise OSError(self.link_error, os.strerror(self.link_error), source, None, target)
+
+        def flock(descriptor: int, operation: int) -> NoReturn:
+            raise OSError(self.lock_error, os.strerror(self.lock_error))
+
+        with ExitStack() as stack:
+            stack.enter_context(mock.patch.object(claims, "PATIENCE_SECONDS", 0.0))
+            stack.enter_context(mock.patch.object(leases, "DEAD_AFTER_SECONDS", 0.0))
+            if self.link_error:
+                stack.enter_context(mock.patch.object(os, "link", link))
+            if self.lock_error:
+                stack.enter_context(mock.patch.object(fcntl, "flock", flock))
+            yield
+
+
+DISKS = {
+    "ordinary": DiskKind(),
+    "no links": DiskKind(link_error=errno.EPERM),
+    "no locks": DiskKind(lock_error=errno.ENOLCK),
+    "neither": DiskKind(link_error=errno.ENOTSUP, lock_error=errno.ENOSYS),
+}
+"""Kinds of disks by name."""
 
 
 @contextmanager

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from featcache.errors import CorruptStoreError, StoreError
-from featcache.store.gc import gc
 from featcache.store.reader import Store, open_store
 from featcache.store.verify import verify
 from featcache.testing import faults
 from featcache.testing.crash_model import Disk, Tree, crashes, read_tree, write_tree
 from featcache.testing.recorded_calls import Call, recording
-from tests.crash.histories import Program, Stage
+from tests.crash.histories import Program, Stage, collect
 
 STORE = "store"
 DAMAGED = "damaged"
@@ -216,7 +215,7 @@ class Checker:
                 pass
             assert faults.snapshot(path) == self.whole.files, "the next writer has left other bytes"
             if self.num_opened % 10 == 0:
-                gc(path)
+                collect(path)
                 assert faults.snapshot(path) == self.whole.files, "gc has removed what it must not"
                 assert not list(path.rglob("*.tmp"))
         finally:

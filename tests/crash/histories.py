@@ -103,8 +103,13 @@ def reopen(path: Path, *, plans: Sequence[StorePlan], file_format: str) -> Itera
 
 def sweep(path: Path) -> Iterator[None]:
     """Remove left-overs."""
-    gc(path)
+    collect(path)
     yield
+
+
+def collect(path: Path) -> None:
+    """Remove left-overs, alone on a disk that lacks something."""
+    gc(path, alone=(path / paths.DISK).exists())
 
 
 def damage(path: Path, *, lost: str) -> None:

@@ -13,11 +13,13 @@ import pytest
 
 from featcache.files import publish
 from featcache.testing.crash_model import Disk, crashes, read_tree, write_tree
+from featcache.testing.faults import DISKS
 from featcache.testing.recorded_calls import recording
 from tests.crash.crashing import Checker, WrongStoreError, check_prefixes, check_resumed, live
 from tests.crash.histories import short_stages, stages
 
 FORMATS = ("zarr", "hdf5")
+LACKING = ("no links", "no locks", "neither")
 
 
 @pytest.fixture
@@ -61,18 +63,31 @@ def test_what_a_resumed_writer_promises_survives_a_crash(work):
     assert check_life(short_stages("hdf5"), work, check, samples=2) > 100
 
 
+@pytest.mark.parametrize("disk", LACKING)
+def test_a_crash_of_a_disk_that_lacks_something_leaves_the_old_store_or_the_new_one(work, disk):
+    with DISKS[disk].imitated():
+        check_life(short_stages("hdf5")[:3:2], work, partial(check_prefixes, every=67), samples=1)
+        states = work / "resumed"
+        states.mkdir()
+        check_life(short_stages("hdf5")[:1], states, partial(check_resumed, every=151, then_every=1000), samples=1)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
+@pytest.mark.parametrize("disk", DISKS)
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_every_crash_leaves_the_old_store_or_the_new_one(work, file_format):
-    assert check_life(stages(file_format), work, check_prefixes) > 4000
+def test_every_crash_leaves_the_old_store_or_the_new_one(work, file_format, disk):
+    with DISKS[disk].imitated():
+        assert check_life(stages(file_format), work, check_prefixes) > 4000
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
+@pytest.mark.parametrize("disk", DISKS)
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_whatever_a_resumed_writer_promises_survives_every_crash(work, file_format):
-    assert check_life(short_stages(file_format), work, partial(check_resumed, then_every=11)) > 5000
+def test_whatever_a_resumed_writer_promises_survives_every_crash(work, file_format, disk):
+    with DISKS[disk].imitated():
+        assert check_life(short_stages(file_format), work, partial(check_resumed, then_every=11)) > 5000
 
 
 # Faults that the checks must see
@@ -86,7 +101,7 @@ def unsynced_files(monkeypatch):
         write_bare(temp, data)
         return temp
 
-    monkeypatch.setattr(publish, "_write_temp", write_temp)
+    monkeypatch.setattr(publish, "write_temp", write_temp)
 
 
 def write_bare(path, data, *, flags=os.O_EXCL):
@@ -135,23 +150,19 @@ def plan_before_tables(monkeypatch):
 
 
 def late(monkeypatch, suffix, *, until):
-    """Hold back files whose bytes are known until a document has been published in, or below, a folder."""
-    held, now, put_new = [], publish.put_exact, publish.put_new
-
-    def put(path, data):
-        if path.suffix == suffix:
-            held.append((path, data))
-        else:
-            now(path, data)
+    """Hold back files until a document has been published in, or below, a folder."""
+    held, put_new = [], publish.put_new
 
     def put_new_then_held(path, data):
+        if path.suffix == suffix:
+            held.append((path, data))
+            return True
         published = put_new(path, data)
         if path.suffix == ".json" and until in path.parts and path.name != "zarr.json":
             while held:
-                now(*held.pop())
+                put_new(*held.pop())
         return published
 
-    monkeypatch.setattr(publish, "put_exact", put)
     monkeypatch.setattr(publish, "put_new", put_new_then_held)
 
 

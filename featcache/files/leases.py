@@ -1,0 +1,105 @@
+"""Leases, which keep processes from doing the same work on disks without locks. Nothing relies on one.
+
+A lease is a file that its holder creates exclusively, touches every few seconds and removes at the end. One whose
+holder has died is taken over: at once if it was a process of the same host that is gone, otherwise after it was not
+touched for two minutes, on the clock of the process that waits. Two processes may hold a lease at the same time, where
+one was suspended for so long or where both take over at the same instant.
+"""
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from featcache.files.publish import ensure_folder, explained
+
+SUFFIX = ".lease"
+BEAT_SECONDS = 15.0
+DEAD_AFTER_SECONDS = 120.0
+_PAUSE_SECONDS = (0.02, 1.0)  # between two looks at a lease that is waited for: the first, the longest
+
+_held: set[str] = set()  # texts of the leases of this process
+_seen: dict[Path, tuple[int, float]] = {}  # when others' leases were touched last, and when this was noticed
+
+
+@contextmanager
+def try_lease(path: Path) -> Generator[bool]:
+    """Hold a lease for a block if it is free; yields whether it is held."""
+    ensure_folder(path.parent)
+    path = path.with_name(path.name + SUFFIX)
+    text = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}\n"
+    if not _take(path, text):
+        yield False
+        return
+    ended = threading.Event()
+    threading.Thread(target=_beat, args=(path, ended), name=f"lease {path.name}", daemon=True).start()
+    try:
+        yield True
+    finally:
+        ended.set()
+        _held.discard(text)
+        with suppress(OSError):  # a left-over is taken over, or removed by gc
+            if path.read_text() == text:
+                path.unlink()
+
+
+@contextmanager
+def lease(path: Path) -> Generator[None]:
+    """Hold a lease for a block, waiting for it."""
+    pause, longest = _PAUSE_SECONDS
+    while True:
+        with try_lease(path) as held:
+            if held:
+                yield
+                return
+        time.sleep(pause)
+        pause = min(2 * pause, longest)
+
+
+def _take(path: Path, text: str) -> bool:
+    with explained(path, "create"):
+        if _is_dead(path):
+            path.unlink(missing_ok=True)
+        _held.add(text)
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        except FileExistsError:
+            _held.discard(text)
+            return False
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
+    _seen.pop(path, None)
+    return True
+
+
+def _is_dead(path: Path) -> bool:
+    """Whether the holder of an existing lease has died."""
+    try:
+        text, touched = path.read_text(errors="replace"), path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return False
+    host, _, process = text.partition(" ")
+    process = process.partition(" ")[0]
+    if host == socket.gethostname() and process.isdigit():
+        if int(process) == os.getpid():
+            return text not in _held
+        if not Path(f"/proc/{process}").exists() and Path("/proc/self").exists():
+            return True
+    now = time.monotonic()
+    former, noticed = _seen.get(path, (touched, now))
+    if former != touched:
+        noticed = now
+    _seen[path] = touched, noticed
+    return now - noticed >= DEAD_AFTER_SECONDS
+
+
+def _beat(path: Path, ended: threading.Event) -> None:
+    while not ended.wait(BEAT_SECONDS):
+        with suppress(OSError):  # a disk that is away for a moment; or another process has taken the lease over
+            os.utime(path)
