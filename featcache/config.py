@@ -71,8 +71,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
 
-    BUCKET_NAMES: ClassVar[frozenset[str]] = frozenset({"root", "source", "sources", "video", "videos"})
-    """Those of :data:`PATH_NAMES` that may also be the URL of a bucket: videos and their lists, which are read."""
+    BUCKET_NAMES: ClassVar[frozenset[str]] = frozenset(
+        {"root", "source", "sources", "video", "videos", "store", "stores", "other_store", "test_store"}
+    )
+    """Those of :data:`PATH_NAMES` that may also be URLs of buckets: videos, their lists, and stores that are read."""
 
     @model_validator(mode="before")
     @classmethod
@@ -227,15 +229,26 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """
     check_local(path)
     try:
-        data = read_yaml(path.read_text(encoding="utf-8"))
-    except ConfigError as error:
-        raise ConfigError(f"{str(path)!r} cannot be read as YAML: {error}") from error
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ConfigError(f"no configuration file {str(path)!r}; see configs/ for the shipped ones") from error
     except (UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{str(path)!r} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    return mapping_in(text, where=str(path))
+
+
+def mapping_in(text: str, *, where: str) -> dict[str, Any]:
+    """Read YAML that holds one mapping.
+
+    Raises:
+        ConfigError: It is not YAML, gives a key twice, or holds something else.
+    """
+    try:
+        data = read_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(f"{where!r} cannot be read as YAML: {error}") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{str(path)!r} holds {type(data).__name__}, not a mapping of settings")
+        raise ConfigError(f"{where!r} holds {type(data).__name__}, not a mapping of settings")
     return data
 
 

@@ -54,7 +54,7 @@ VERBS = (
     ),
 )
 
-StorePath = Annotated[Path, typer.Argument(help="A store.")]
+StorePath = Annotated[Path, typer.Argument(help="A store, also in a bucket (`s3://…`).")]
 
 
 def register(app: typer.Typer) -> None:
@@ -87,9 +87,10 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Check every file of a store against its checksums; exit code 1 if anything is wrong."""
+    from featcache.store.verify import count_files
     from featcache.store.verify import verify as check
 
-    total = sum(path.is_file() for path in store.rglob("*"))
+    total = count_files(store)
     seen = itertools.count(1)
     with bars() as drawn:
         report = check(store, deep=not quick, progress=lambda name: drawn.update("verify", next(seen), total, name))

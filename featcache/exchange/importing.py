@@ -114,7 +114,7 @@ def import_features(settings: ImportSettings, *, on_stage: OnStage = ignore) -> 
     name = settings.feature.name or _slug(f"{recipe.backbone}-{recipe.layer}-{recipe.output}")
     videos = [video_record(sample) for sample in samples]
     check_counts(samples, videos, settings.sampling)
-    reopen_lost(Path(settings.out))
+    reopen_lost(settings.out)
     with StoreWriter.open(settings.out, sampling=settings.sampling, file_format=settings.file_format) as writer:
         writer.declare_feature(name, recipe, record)
         data = to_yaml(settings).encode()

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -141,7 +141,7 @@ class ColumnSettings(Settings):
 class ImportSettings(Settings):
     """Settings of ``featcache import``."""
 
-    BUCKET_NAMES = frozenset()
+    BUCKET_NAMES: ClassVar = frozenset({"out"})
 
     command: Literal["import"] = "import"
     """The command this file repeats."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from featcache.backbones import Backbone, build_backbone
 from featcache.backbones.registry import JOIN, check_name
-from featcache.config import parse, read_mapping
+from featcache.config import mapping_in, parse
 from featcache.data.decoding import open_video
 from featcache.data.decoding.clips import MAX_BATCH_BYTES, CropSize, RowBatch, decode_rows
 from featcache.data.sampling import sample_rows
@@ -21,7 +21,7 @@ from featcache.extract.settings import ExtractSettings
 from featcache.machine import Matmul, forward_threads, resolve_device
 from featcache.recipes import SamplingRecipe
 from featcache.store.precision import staging_dtype, to_storage
-from featcache.store.reader import open_store
+from featcache.store.reader import Store, open_store
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def encoder(
     """Rebuild the pipeline of a store.
 
     Args:
-        store: Folder of the store.
+        store: Folder of the store, or its URL in a bucket.
         features: Names of the arrays to compute; all if not given.
         weights: Weights by backbone name (``default``, ``random`` or a file), if those that the store was made with
             have moved.
@@ -125,8 +125,8 @@ def encoder(
             to compute them.
         UnknownNameError: There is no such feature, or ``weights`` names a backbone that the features do not use.
     """
-    root, device = Path(store), resolve_device(device)
-    opened = open_store(root)
+    opened, device = open_store(store), resolve_device(device)
+    root = opened.path
     if not opened.generations:
         raise StoreError(f"{root} has no plan yet; run `featcache extract` first")
     for name in features or ():
@@ -150,7 +150,7 @@ def encoder(
     used = {recipe.backbone for recipe, _ in declared.values()}
     if unknown := sorted(set(weights or {}) - used):
         raise unknown_name("backbone", unknown[0], used, hint=f"({root} uses these.)")
-    given = _weights_given(root)
+    given = _weights_given(opened)
     built: dict[tuple[str, str], Backbone] = {}
     bound = []
     sources = {}
@@ -178,14 +178,14 @@ def encoder(
     )
 
 
-def _weights_given(root: Path) -> dict[str, str]:
+def _weights_given(store: Store) -> dict[str, str]:
     """Weights that the extractions of a store were given, by feature; only a hint, since the hash decides."""
     given: dict[str, str] = {}
-    for path in sorted((root / "config").glob("extract-*.yaml")):
+    for where, text in store.kept_settings("extract"):
         try:
-            settings = parse(ExtractSettings, read_mapping(path))
+            settings = parse(ExtractSettings, mapping_in(text, where=where))
         except ConfigError as error:  # written by another version, or by hand
-            log.warning("no hint about weights in %s: %s", path, error)
+            log.warning("no hint about weights in %s: %s", where, error)
             continue
         for feature in settings.features:
             parts = feature.weights.split(JOIN) if JOIN in feature.backbone else [feature.weights]

@@ -24,7 +24,8 @@ from featcache.extract.lacking import ids_to_retry, judge, rows_per_video, video
 from featcache.extract.prepare import Prepared, prepare
 from featcache.extract.scanning import scanning
 from featcache.extract.settings import ExtractSettings
-from featcache.files.places import free_bytes
+from featcache.files.base import store_place
+from featcache.files.places import room_for_store
 from featcache.files.urls import shown
 from featcache.machine import forward_threads, num_cores
 from featcache.recipes import RecordSpec
@@ -75,7 +76,7 @@ class Estimate:
         num_shards: Number of shards to write.
         shard_rows: Number of rows of the largest shard, which a kill may lose.
         num_bytes: Number of bytes to write.
-        free_bytes: Free bytes on the disk of the store.
+        free_bytes: Free bytes on the disk of the store; ``None`` in a bucket.
         decode_rows_a_second: Rows per second decoded by one process; NaN if nothing could be measured.
         encode_rows_a_second: Rows per second encoded; NaN if nothing could be measured.
         seconds: Predicted wall time; NaN if nothing could be measured.
@@ -92,7 +93,7 @@ class Estimate:
     num_shards: int
     shard_rows: int
     num_bytes: int
-    free_bytes: int
+    free_bytes: int | None
     decode_rows_a_second: float
     encode_rows_a_second: float
     seconds: float
@@ -112,6 +113,7 @@ class Estimate:
             for feature in self.features
         )
         hours = duration(self.seconds)
+        free = ", in a bucket" if self.free_bytes is None else f" of {readable_bytes(self.free_bytes)} free"
         return Summary(
             tables=(
                 SummaryTable(title="features", columns=("name", "shape of a row", "precision", "size"), rows=rows),
@@ -120,7 +122,7 @@ class Estimate:
                 "videos": f"{self.videos_to_do} to do, {self.videos_unusable} unusable",
                 "rows": f"{self.rows_to_do} to compute in {self.num_shards} shards",
                 "shard": f"at most {self.shard_rows} rows, about {duration(self.shard_seconds)}: what a kill may cost",
-                "disk": f"{readable_bytes(self.num_bytes)} of {readable_bytes(self.free_bytes)} free",
+                "disk": readable_bytes(self.num_bytes) + free,
                 "time": f"about {hours}, limited by {self.bottleneck} (measured on {self.num_measured} videos)",
             },
             warnings=(self.advice,) if self.advice else (),
@@ -139,7 +141,7 @@ def estimate(settings: ExtractSettings, *, on_scan: OnScan = lambda done, total:
         prepared = prepare(settings)
         manifest = scanned()
     manifest = Manifest(root=manifest.root, videos=judge(manifest.videos, prepared.sampling))
-    store = Path(settings.out)
+    store = store_place(settings.out)
     sizes = missing_sizes(prepared, manifest, store=store)
     rows_to_do = max(size.rows_to_do for size in sizes)
     decode_rate, encode_rate, measured = measure(prepared, manifest)
@@ -150,7 +152,7 @@ def estimate(settings: ExtractSettings, *, on_scan: OnScan = lambda done, total:
     seconds = max(decode_seconds / workers, encode_seconds + shared)
     shard_rows = max(size.shard_rows for size in sizes)
     num_bytes = sum(size.num_bytes for size in sizes)
-    free = free_bytes(store)
+    free = room_for_store(store)
     return Estimate(
         features=tuple(sizes),
         videos_to_do=max(size.videos_to_do for size in sizes),
@@ -168,11 +170,13 @@ def estimate(settings: ExtractSettings, *, on_scan: OnScan = lambda done, total:
         if not measured
         else ("decoding" if decode_seconds / workers > encode_seconds + shared else "encoding"),
         num_measured=measured,
-        advice=disk_advice(prepared, sizes, free=free) if num_bytes > settings.disk_fraction * free else "",
+        advice=""
+        if free is None or num_bytes <= settings.disk_fraction * free
+        else disk_advice(prepared, sizes, free=free),
     )
 
 
-def missing_sizes(prepared: Prepared, manifest: Manifest, *, store: Path) -> list[FeatureEstimate]:
+def missing_sizes(prepared: Prepared, manifest: Manifest, *, store: Path | str) -> list[FeatureEstimate]:
     """Rows that each feature still lacks in the store (all rows if there is no store)."""
     opened = open_store(store) if is_store(store) else None
     scanned = {video.id: video for video in manifest.videos}
@@ -231,15 +235,15 @@ def choose_shard_rows(prepared: Prepared, rows_per_video: Sequence[int]) -> int:
     )
 
 
-def check_disk(prepared: Prepared, manifest: Manifest, *, store: Path) -> None:
+def check_disk(prepared: Prepared, manifest: Manifest, *, store: Path | str) -> None:
     """Refuse a plan that would fill the disk.
 
     Raises:
         DiskSpaceError: The plan is too large; names its size, the free space, and the next smaller setting.
     """
     sizes = missing_sizes(prepared, manifest, store=store)
-    free = free_bytes(store)
-    if sum(size.num_bytes for size in sizes) > prepared.settings.disk_fraction * free:
+    free = room_for_store(store)
+    if free is not None and sum(size.num_bytes for size in sizes) > prepared.settings.disk_fraction * free:
         raise DiskSpaceError(disk_advice(prepared, sizes, free=free))
 
 

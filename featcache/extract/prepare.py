@@ -83,7 +83,7 @@ def prepare(settings: ExtractSettings, *, device: str | None = None, machine: Ma
         key = (feature.backbone, feature.weights)
         if key not in built:
             built[key] = build_backbone(feature.backbone, weights=feature.weights).to(device)
-    stored = stored_sampling(Path(settings.out))
+    stored = stored_sampling(settings.out)
     leading = settings.features[0]
     backbone = built[leading.backbone, leading.weights]
     first = card_for(backbone, leading.output)
@@ -189,7 +189,7 @@ def _origin_of_clips(settings: ExtractSettings, stored: SamplingRecipe | None) -
     return settings.out if stored is not None else f"{settings.features[0].backbone!r}, the first backbone"
 
 
-def stored_sampling(store: Path) -> SamplingRecipe | None:
+def stored_sampling(store: Path | str) -> SamplingRecipe | None:
     """The recipe of the store at a path, or ``None`` if there is no store yet."""
     return open_store(store).sampling if is_store(store) else None
 

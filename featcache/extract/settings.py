@@ -3,7 +3,7 @@
 import math
 import re
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -233,6 +233,8 @@ def failures_allowed(max_failed: int | str | None, *, num_videos: int) -> int | 
 
 class ExtractSettings(SourceSettings):
     """Settings of ``featcache extract``."""
+
+    BUCKET_NAMES: ClassVar = Settings.BUCKET_NAMES | {"out"}
 
     command: Literal["extract"] = "extract"
     """The command this file repeats."""

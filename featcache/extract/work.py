@@ -24,6 +24,7 @@ from featcache.extract.prepare import Machine, Prepared
 from featcache.extract.progress import OnProgress, Progress
 from featcache.extract.result import Extraction
 from featcache.extract.settings import ClusterSettings, ExtractSettings
+from featcache.files.base import store_place
 from featcache.imports import collecting_nothing
 from featcache.machine import num_cores, resolve_device
 from featcache.store.completion import reopen_lost
@@ -55,7 +56,7 @@ def carry_out(settings: ExtractSettings, *, scanned: Callable[[], Manifest], on_
         manifest = Manifest(root=manifest.root, videos=judge(manifest.videos, prepared.sampling))
         progress = Progress()
         config, elsewhere = _fill(prepared, manifest, engine=engine, progress=progress, on_progress=on_progress)
-    store = Path(settings.out)
+    store = store_place(settings.out)
     opened = open_store(store)
     coverages = {feature.name: opened.coverage(feature.name) for feature in prepared.features}
     num_rows = opened.num_rows(prepared.features[0].name)
@@ -114,7 +115,7 @@ def _fill(
     """
     settings = prepared.settings
     paths = {video.id: manifest.path_of(video) for video in manifest.videos}
-    store = Path(settings.out)
+    store = store_place(settings.out)
     reopen_lost(store)
     check_disk(prepared, manifest, store=store)
     with StoreWriter.open(store, sampling=prepared.sampling, file_format=settings.file_format) as writer:

@@ -3,17 +3,23 @@
 A store uses nothing of a file system except :class:`Files`, so that another kind of place needs only another class.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from featcache.files.bucket import BucketFiles
 from featcache.files.local import LocalFiles
+from featcache.files.objects import Objects, Span
 from featcache.files.places import check_local
 from featcache.files.sealed import Bytes
+from featcache.files.urls import url_of
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Ranges(Protocol):
@@ -51,8 +57,18 @@ class Files(Protocol):
     :class:`~featcache.errors.CorruptStoreError` when reading.
     """
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether each access takes so long that many should be made at the same time, with :meth:`each`."""
+
     def where(self, name: str = "") -> str:
         """The form of a name in messages."""
+
+    def each(self, call: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """The results of independent calls, in order; made at the same time where that is quicker.
+
+        Raises the error of the first call that fails.
+        """
 
     def exists(self, name: str) -> bool:
         """Whether anything has this name, also a link or a folder. Another process may change that at any time."""
@@ -102,6 +118,13 @@ class Files(Protocol):
             TooManyFilesError: This process may not open another file.
         """
 
+    def fetch(self, spans: Sequence[Span], *, what: str) -> list[npt.NDArray[np.uint8]]:
+        """Parts of files, each uint8 [stop - start]; read at the same time where that is quicker.
+
+        Raises:
+            CorruptStoreError: A file is missing, cannot be read, or ends before.
+        """
+
     def put_new(self, name: str, data: Bytes | Iterable[Bytes]) -> bool:
         """Publish a file unless the name is taken; atomic and durable. Of several writers exactly one succeeds.
 
@@ -146,8 +169,18 @@ class Files(Protocol):
 def open_files(place: Path | str) -> Files:
     """The files of the store at a place, whether or not there is a store.
 
+    Args:
+        place: A folder, or the URL of a bucket and a prefix, ``s3://…``, ``gs://…`` or ``az://…``.
+
     Raises:
-        ConfigError: The path begins with a scheme: so far only local paths can be stores.
+        ConfigError: The place has another scheme, or is no URL of a bucket.
     """
+    if url := url_of(Path(place)):
+        return BucketFiles(Objects(url))
     check_local(place)
     return LocalFiles(Path(place))
+
+
+def store_place(given: Path | str) -> Path | str:
+    """A place in the form in which people write it: a path, or a URL."""
+    return url_of(Path(given)) or Path(given)

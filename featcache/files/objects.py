@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from featcache.errors import BucketError, ConfigError, DeniedError, ReplacedError, UnsteadyError
 from featcache.files import loop
 from featcache.files.sealed import Bytes, as_view
+from featcache.files.urls import SCHEMES
 from featcache.units import readable_bytes
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 MAX_PUT_BYTES = 5 << 30
 """No store takes more in one request, and only a single request can be made conditional everywhere."""
 
-_URL = re.compile(r"(s3|gs|az)://([^/?#\s]+)(?:/([^?#]*))?", re.ASCII)
+_URL = re.compile(rf"({'|'.join(SCHEMES)})://([^/?#\s]+)(?:/([^?#]*))?", re.ASCII)
 _WHOLE_BYTES = 8 << 20  # larger files are read in parts of this size, at the same time
 _AT_ONCE = 256  # requests
 _PARTS_AT_ONCE = 4  # of an object that is copied
@@ -50,11 +51,20 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Bytes ``start`` to ``stop`` of an object; at least one."""
+    """Bytes ``start`` to ``stop`` of an object of ``size`` bytes; at least one byte."""
 
     name: str
     start: int
     stop: int
+    size: int
+
+
+class OtherSizeError(Exception):
+    """An object has another size than was said; ``name``, ``size`` and ``expected`` say which."""
+
+    def __init__(self, name: str, size: int, *, expected: int) -> None:
+        super().__init__(name, size, expected)
+        self.name, self.size, self.expected = name, size, expected
 
 
 def is_url(place: object) -> bool:
@@ -125,31 +135,35 @@ class Objects:
         if not isinstance(found, Found):
             return found
         steps = range(0, found.size, _WHOLE_BYTES)
-        spans = [Span(name, start, min(start + _WHOLE_BYTES, found.size)) for start in steps]
+        spans = [Span(name, start, min(start + _WHOLE_BYTES, found.size), found.size) for start in steps]
         return b"".join(self.fetch(spans))
 
     def fetch(self, spans: Sequence[Span]) -> list[memoryview]:
         """Read parts of objects, all at the same time.
 
         Returns:
-            The bytes of each span; fewer than asked for where the object ends before.
+            The bytes of each span.
 
         Raises:
             FileNotFoundError: An object is not there; its name is the error's ``filename``.
+            OtherSizeError: An object has another size.
         """
 
         async def fetch(store: "ObjectStore", span: Span) -> memoryview:
             import obstore
 
             try:
-                read = obstore.get_range_async(store, span.name, start=span.start, end=span.stop)
-                return memoryview(await read)
+                answer = await obstore.get_async(store, span.name, options={"range": (span.start, span.stop)})
+                if answer.meta["size"] != span.size:
+                    raise OtherSizeError(span.name, answer.meta["size"], expected=span.size)
+                return memoryview(await answer.buffer_async())
             except FileNotFoundError as error:
                 _raise_if_no_bucket(error, self)
                 raise FileNotFoundError(2, "no such object", span.name) from error
             except Exception as error:
-                if "416" in _sentence(error):  # the object ends before the span begins
-                    return memoryview(b"")
+                if _status(_sentence(error)) == 416:  # the object ends before the span begins
+                    found = await obstore.head_async(store, span.name)
+                    raise OtherSizeError(span.name, found["size"], expected=span.size) from error
                 raise
 
         async def fetch_all() -> list[memoryview]:
@@ -319,7 +333,7 @@ class Objects:
         for attempt in range(_ATTEMPTS):
             try:
                 done = await action()
-            except (FileNotFoundError, BucketError):
+            except (FileNotFoundError, BucketError, OtherSizeError):
                 _answered.add(self.url)
                 raise
             except Exception as error:

@@ -1,4 +1,4 @@
-"""Rules for the place of files: only local paths, nothing behind a symbolic link, and enough room on the disk."""
+"""Rules for the place of files: local paths, nothing behind a symbolic link, and enough room on the disk."""
 
 import os
 import re
@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from featcache.errors import ConfigError, CorruptStoreError
+from featcache.files.urls import url_of
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/", re.ASCII)  # pathlib makes one slash of two
 
@@ -24,11 +25,8 @@ def safe_join(root: Path, name: str, *, may_be_link: bool = False) -> Path:
         CorruptStoreError: The name is absolute, contains ``..``, NUL or a backslash, or leads through a symbolic link,
             which the message names.
     """
+    check_name(name, root)
     parts = name.split("/")
-    if not name or "\0" in name or "\\" in name or any(part in {"", ".", ".."} for part in parts):
-        raise CorruptStoreError(
-            f"file name {name!r} in {root} is not a plain relative path; the store was tampered with"
-        )
     place = str(root)
     for part in parts[:-1] if may_be_link else parts:
         place = f"{place}/{part}"
@@ -39,6 +37,18 @@ def safe_join(root: Path, name: str, *, may_be_link: bool = False) -> Path:
     return root / name
 
 
+def check_name(name: str, root: object) -> None:
+    """Refuse a name that is no plain relative path.
+
+    Raises:
+        CorruptStoreError: It is absolute, or contains ``..``, NUL or a backslash.
+    """
+    if not name or "\0" in name or "\\" in name or any(part in {"", ".", ".."} for part in name.split("/")):
+        raise CorruptStoreError(
+            f"file name {name!r} in {root} is not a plain relative path; the store was tampered with"
+        )
+
+
 def check_local(path: Path | str) -> None:
     """Refuse a URL in place of a path, which ``pathlib`` would turn into a folder ``s3:``.
 
@@ -47,9 +57,14 @@ def check_local(path: Path | str) -> None:
     """
     if _SCHEME.match(str(path)):
         raise ConfigError(
-            f"{str(path)!r} begins with a scheme, and featcache reads and writes local paths alone so far; mount it, "
-            "or copy it to or from a local folder"
+            f"{str(path)!r} begins with a scheme, and only videos and stores can lie in a bucket; mount it, or copy "
+            "it to or from a local folder"
         )
+
+
+def room_for_store(place: Path | str) -> int | None:
+    """Number of bytes that a store at a place can still take; ``None`` in a bucket, which has no end."""
+    return None if url_of(Path(place)) else free_bytes(Path(place))
 
 
 def free_bytes(path: Path) -> int:

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -279,7 +278,7 @@ def open_bank(settings: BankSettings, *, store: Store | None = None, device: tor
         StoreError: There are no rows, or shards are still to be extracted.
         UnknownNameError: There is no such feature.
     """
-    store = store or open_store(Path(settings.store))
+    store = store or open_store(settings.store)
     if store.sampling.layout != "frames":
         raise ConfigError(
             f"{store.path} holds clips, and this method draws its own clips from a frame bank; extract again with "

@@ -19,7 +19,7 @@ class VideoList(Protocol):
     """Videos with labels and splits, and the features that they have or would have; a store is one."""
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Path | str:
         """The store, or the file of the extraction."""
 
     @property

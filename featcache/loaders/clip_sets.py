@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -84,7 +83,7 @@ def open_clip_sets(
         StoreError: There are no rows, or shards are still to be extracted.
         UnknownNameError: There is no such feature, split or label column.
     """
-    store = store or open_store(Path(settings.store))
+    store = store or open_store(settings.store)
     if store.sampling.layout != "clips":
         raise ConfigError(
             f"{store.path} holds a frame bank, and this method learns from sets of clips; extract again with "

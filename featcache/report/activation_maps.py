@@ -106,7 +106,7 @@ def draw_activation(settings: ActivationFigureSettings, *, on_stage: OnStage = i
         VideoError: The video has changed, or cannot be read.
     """
     device = resolve_device(settings.device)
-    store = open_store(Path(settings.bank.store))
+    store = open_store(settings.bank.store)
     bank = open_bank(settings.bank.model_copy(update={"storage": "mmap"}), store=store)
     if settings.video not in bank.video_ids:
         raise unknown_name("video", settings.video, bank.video_ids, hint=f"See `featcache info {store.path}`.")

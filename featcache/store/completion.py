@@ -39,7 +39,9 @@ def read_records(generation: Generation, feature: FeatureDoc) -> dict[int, Commi
         CorruptStoreError: A record is damaged, lost or replaced by another one, or the note is damaged.
     """
     note = read_complete(generation, feature)  # first: another writer may commit at any time
-    records = {shard: read_record(generation, feature, shard) for shard in recorded_shards(generation, feature.name)}
+    shards = recorded_shards(generation, feature.name)
+    found = generation.files.each(lambda shard: read_record(generation, feature, shard), shards)
+    records = dict(zip(shards, found, strict=True))
     check_complete(generation, feature, note, records)
     return records
 

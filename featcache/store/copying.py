@@ -15,7 +15,7 @@ from featcache.config import to_yaml
 from featcache.data.types import VideoOutcome
 from featcache.errors import ConfigError, DiskSpaceError, StoreError
 from featcache.files.base import open_files
-from featcache.files.places import free_bytes
+from featcache.files.places import room_for_store
 from featcache.stages import OnStage, ignore
 from featcache.store import paths
 from featcache.store.completion import reopen_lost
@@ -55,7 +55,7 @@ class CopyPlan:
         generations: Number of generations of the new store.
         shards: Number of shards of the new store.
         num_bytes: Bytes of the rows of all arrays.
-        free_bytes: Bytes that are free where the new store lies.
+        free_bytes: Bytes that are free where the new store lies; ``None`` in a bucket.
     """
 
     stores: tuple[str, ...]
@@ -69,7 +69,7 @@ class CopyPlan:
     generations: int
     shards: int
     num_bytes: int
-    free_bytes: int
+    free_bytes: int | None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -82,6 +82,7 @@ class CopyPlan:
     def facts(self) -> dict[str, object]:
         """Names and values of the summary."""
         out = f", {self.removed} removed ones stay out" if self.removed else ""
+        free = "" if self.free_bytes is None else f", {readable_bytes(self.free_bytes)} are free"
         return {
             "from": ", ".join(self.stores),
             "store": f"{self.out} ({self.file_format})",
@@ -90,7 +91,7 @@ class CopyPlan:
             "rows": self.rows,
             "generations": f"{self.generations}, {self.generations_before} before",
             "shards": self.shards,
-            "size": f"{readable_bytes(self.num_bytes)}, {readable_bytes(self.free_bytes)} are free",
+            "size": readable_bytes(self.num_bytes) + free,
         }
 
 
@@ -210,11 +211,12 @@ class _Copy:
             generations=len(self.planned),
             shards=sum(one.num_shards for one in self.planned),
             num_bytes=num_bytes,
-            free_bytes=free_bytes(Path(out)),
+            free_bytes=room_for_store(out),
         )
-        if num_bytes - begun > self.plan.free_bytes:
+        free = self.plan.free_bytes
+        if free is not None and num_bytes - begun > free:
             raise DiskSpaceError(
-                f"the copy needs {readable_bytes(num_bytes - begun)} and {readable_bytes(self.plan.free_bytes)} are "
+                f"the copy needs {readable_bytes(num_bytes - begun)} and {readable_bytes(free)} are "
                 f"free in {out!r}; choose another disk, or fewer arrays with --feature"
             )
 
@@ -270,7 +272,8 @@ def _bytes_begun(stores: Sequence[Store], out: str, planned: Sequence[PlannedCop
             f"{out} is a store already, and not a copy of what {names} holds now; choose another folder for --out, or "
             "remove it if the copy began before the store changed"
         )
-    return sum(num_bytes or 0 for _, num_bytes in open_files(out).walk())
+    files = open_files(out)
+    return sum(num_bytes or 0 for _, num_bytes in files.walk())
 
 
 def _publish_plans(writer: StoreWriter, planned: Sequence[PlannedCopy]) -> None:

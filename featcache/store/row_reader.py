@@ -8,6 +8,7 @@ import numpy.typing as npt
 from featcache.store.checks import Checks
 from featcache.store.index import RowIndex
 from featcache.store.maps import ShardMaps
+from featcache.store.ranges import ShardRanges
 from featcache.store.reads import ShardReads
 
 Device = Literal["mmap", "disk", "ram"]
@@ -53,5 +54,7 @@ def row_reader(device: Device, index: RowIndex, *, row_bytes: int, checks: Check
         checks: What has been compared with the records.
         max_open: Largest number of open files.
     """
+    if index.files and index.files[0].committed.generation.files.is_remote:
+        return ShardRanges(index, row_bytes=row_bytes, checks=checks, max_open=max_open)
     make = ShardMaps if device == "mmap" else ShardReads
     return make(index, row_bytes=row_bytes, checks=checks, max_open=max_open)

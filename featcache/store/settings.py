@@ -1,6 +1,6 @@
 """Settings of the commands that copy and compare stores."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,8 @@ from featcache.store.paths import FileFormat
 
 class MergeSettings(Settings):
     """Settings of ``featcache merge``."""
+
+    BUCKET_NAMES: ClassVar = Settings.BUCKET_NAMES | {"out"}
 
     command: Literal["merge"] = "merge"
     """The command this file repeats."""
@@ -23,6 +25,8 @@ class MergeSettings(Settings):
 
 class ConvertSettings(Settings):
     """Settings of ``featcache convert``."""
+
+    BUCKET_NAMES: ClassVar = Settings.BUCKET_NAMES | {"out"}
 
     command: Literal["convert"] = "convert"
     """The command this file repeats."""

@@ -313,6 +313,12 @@ class _Checker:
                 self.report.notes.append(f"{name} belongs to no commit record")
 
 
+def count_files(path: Path | str) -> int:
+    """About how many files :func:`verify` will check: those that are there."""
+    files = open_files(path)
+    return sum(num_bytes is not None for _, num_bytes in files.walk())
+
+
 def verify(path: Path | str, *, deep: bool = True, progress: OnFile | None = None) -> Report:
     """Check a store: every sealed document, table, data file, Zarr metadata and saved configuration.
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from featcache.data.manifest import Manifest, videos_to_table
 from featcache.data.types import VideoOutcome, VideoRecord
 from featcache.errors import CorruptStoreError, RecipeMismatchError, StoreError, unknown_name
-from featcache.files.base import Files, open_files
+from featcache.files.base import Files, open_files, store_place
 from featcache.files.publish import is_temp
 from featcache.files.sealed import seal, sha256_bytes
 from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe, first_difference, recipe_hash
@@ -47,12 +47,12 @@ class StoreWriter:
     """One of any number of writers of a store. A context manager; open one per process.
 
     Attributes:
-        root: Folder of the store.
+        root: Folder of the store, or its URL in a bucket.
         sampling: The store's sampling recipe.
         file_format: ``zarr`` or ``hdf5``.
     """
 
-    def __init__(self, root: Path, files: Files, document: RootDoc, held: ExitStack) -> None:
+    def __init__(self, root: Path | str, files: Files, document: RootDoc, held: ExitStack) -> None:
         self.root = root
         self._files = files
         self.sampling = document.sampling
@@ -74,7 +74,7 @@ class StoreWriter:
             CorruptStoreError: The description is damaged.
             ConfigError: The path is a URL.
         """
-        root, files = Path(path), open_files(path)
+        root, files = store_place(path), open_files(path)
         wanted = RootDoc(sampling=sampling, file_format=file_format)
         if not files.exists(paths.ROOT):
             _refuse_foreign(files, file_format=file_format)

@@ -115,7 +115,7 @@ def test_import_takes_parquet_by_its_name(tmp_path):
     assert open_store(tmp_path / "s").coverage().ok == 3
 
 
-URL, OTHER = "s3://bucket/folder", "ftp://host/folder"  # of a bucket only videos and lists are read
+URL, OTHER = "s3://bucket/folder", "ftp://host/folder"  # what cannot lie in a bucket, or not there
 
 
 @pytest.mark.parametrize(
@@ -124,26 +124,16 @@ URL, OTHER = "s3://bucket/folder", "ftp://host/folder"  # of a bucket only video
         f"scan videos --out {URL}/videos.parquet",
         f"scan {OTHER}",
         f"scan --dataset ucf101 --root {OTHER}",
-        f"extract videos -b i3d -w random --out {URL}",
         f"extract {OTHER} -b i3d -w random --out s",
         "extract videos -b i3d -w https://host/i3d.pt --out s",
-        f"plan videos -b i3d -w random --out {URL}",
-        f"info {URL}",
-        f"verify {URL}",
-        f"gc {URL}",
-        f"probe knn {URL}",
         f"probe knn one --model {URL}",
         f"probe knn one --out {URL}",
-        f"search {URL} --text x",
         "search one --video ftp://host/q.mp4",
         f"search one --video q.mp4 --sheet {URL}.png",
         f"import {URL} --format npy -b x --out s",
-        f"import in.parquet --format parquet -b x --out {URL}",
         f"import in.parquet --format parquet -b x --out s --listing {URL}.csv",
         f"import in.parquet --format parquet --recipe {URL}.yaml --out s",
         f"export one --format npy --out {URL}",
-        f"export {URL} --format npy --out s",
-        f"train scale {URL}",
         f"train svt {OTHER}",
         f"run {URL}.yaml",
         f"quickstart --out {URL}",
@@ -151,7 +141,7 @@ URL, OTHER = "s3://bucket/folder", "ftp://host/folder"  # of a bucket only video
 )
 def test_a_url_is_refused_and_no_folder_is_made_of_it(place, line):
     before = sorted(place.iterdir())
-    assert "begins with a scheme, and featcache reads and writes local paths alone so far" in sentence(line)
+    assert "begins with a scheme, and only videos and stores can lie in a bucket" in sentence(line)
     assert sorted(place.iterdir()) == before
 
 
@@ -159,10 +149,34 @@ def test_a_url_is_refused_in_python_too(place):
     with pytest.raises(ValueError, match="begins with a scheme"):
         export(ExportSettings(store="one", format="npy", out=URL))
     with pytest.raises(FeatcacheError, match="begins with a scheme"):
-        open_store(Path(URL))
+        open_store(Path(OTHER))
     with pytest.raises(FeatcacheError, match="begins with a scheme"):
-        write_store(Path(URL))
-    assert not (place / "s3:").exists()
+        write_store(Path(OTHER))
+    assert not (place / "ftp:").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"info {URL}",
+        f"verify {URL}",
+        f"gc {URL}",
+        f"merge {URL} --out s",
+        f"diff one {URL}",
+        f"probe knn {URL}",
+        f"search {URL} --text x",
+        f"import in.parquet --format parquet -b x --out {URL}",
+        f"export {URL} --format npy --out s",
+        f"train scale {URL}",
+    ],
+)
+def test_a_bucket_that_cannot_be_reached_is_told_and_no_folder_is_made(place, line, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "key")
+    before = sorted(place.iterdir())
+    assert f"{URL} cannot be reached; check the network, and AWS_ENDPOINT_URL if it is set" in sentence(line)
+    assert sorted(place.iterdir()) == before
 
 
 def test_a_text_may_look_like_a_url(place):

@@ -111,4 +111,4 @@ def test_a_file_in_the_place_of_a_folder_is_told(tmp_path, method):
 
 def test_a_url_is_no_place():
     with pytest.raises(ConfigError, match="begins with a scheme"):
-        open_files("s3://bucket/store")
+        open_files("ftp://bucket/store")

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from featcache.errors import BucketError, ConfigError
-from featcache.files.objects import Objects, Span, is_url
+from featcache.files.objects import Objects, OtherSizeError, Span, is_url
 from featcache.testing.s3_server import Fault, environment, s3_server
 
 NO_RIGHTS = Fault("answer", 403, "AccessDenied")
@@ -76,14 +76,16 @@ def test_parts_are_read_at_the_same_time(server, objects):
     data = bytes(range(256)) * 40
     objects.put("x", [data], create=True)
     objects.put("y", [data[::-1]], create=True)
-    spans = [Span("xy"[number % 2], 7 * number, 7 * number + 5) for number in range(60)]
-    found = objects.fetch([*spans, Span("x", len(data) - 2, len(data) + 9), Span("x", len(data) + 5, len(data) + 9)])
+    spans = [Span("xy"[number % 2], 7 * number, 7 * number + 5, len(data)) for number in range(60)]
     files = {"x": data, "y": data[::-1]}
-    assert [bytes(part) for part in found[:60]] == [files[s.name][s.start : s.stop] for s in spans]
-    assert [bytes(part) for part in found[60:]] == [data[-2:], b""]
+    assert [bytes(part) for part in objects.fetch(spans)] == [files[s.name][s.start : s.stop] for s in spans]
     with pytest.raises(FileNotFoundError) as error:
-        objects.fetch([Span("x", 0, 3), Span("none", 0, 3)])
+        objects.fetch([Span("x", 0, 3, len(data)), Span("none", 0, 3, 9)])
     assert error.value.filename == "none"
+    for span in (Span("x", 0, 3, 7), Span("x", len(data) + 7, len(data) + 9, len(data) + 99)):
+        with pytest.raises(OtherSizeError) as error:
+            objects.fetch([Span("y", 0, 3, len(data)), span])
+        assert (error.value.name, error.value.size) == ("x", len(data))
 
 
 def test_large_objects_are_read_in_parts(objects):
@@ -112,7 +114,7 @@ def test_what_passes_is_tried_again(server, objects, fault):
         server.fault = only("GET", fault, fault)
         assert objects.get("x") == b"data"
         server.fault = only("GET", fault, fault)
-        assert objects.fetch([Span("x", 1, 3)]) == [b"at"]
+        assert objects.fetch([Span("x", 1, 3, 4)]) == [b"at"]
         server.fault = only("GET", fault, fault)
         assert objects.list()[1][0].name == "x"
 
@@ -142,7 +144,7 @@ def refusal(call):
         lambda o: o.list(),
         lambda o: list(o.walk()),
         lambda o: o.put("x", [b"1"], create=True),
-        lambda o: o.fetch([Span("x", 0, 1)]),
+        lambda o: o.fetch([Span("x", 0, 1, 1)]),
         lambda o: o.delete("x"),
     ],
     ids=["find", "get", "list", "walk", "put", "fetch", "delete"],

@@ -404,7 +404,7 @@ def test_a_store_that_still_grows_is_refused(grown, tmp_path):
 
 
 def test_a_full_disk_is_foreseen(grown, tmp_path, monkeypatch):
-    monkeypatch.setattr(copying, "free_bytes", lambda path: 10)
+    monkeypatch.setattr(copying, "room_for_store", lambda path: 10)
     with pytest.raises(DiskSpaceError, match=r"the copy needs [0-9.]+ k?B and 10 B are free"):
         merge(merging(tmp_path / "m", grown))
     assert not (tmp_path / "m").exists()

@@ -14,8 +14,11 @@ MODULES = sorted(Path(featcache.store.__file__).parent.glob("*.py"))
 REACHING = {"os", "mmap", "shutil", "glob", "tempfile", "fcntl", "subprocess"}
 ALLOWED = {
     "pathlib": {"Path"},  # as a value
-    "featcache.files.base": {"Files", "Ranges", "open_files"},
+    "featcache.files.base": {"Files", "Ranges", "open_files", "store_place"},
     "featcache.files.threads": {"ProcessLock", "ReadThreads"},  # which wait for reads
+    "featcache.files.block_cache": {"BlockCache", "block_key"},  # copies, beside the store
+    "featcache.files.objects": {"Span"},  # as a value
+    "featcache.files.places": {"room_for_store"},  # of a disk
     "featcache.files.sealed": {"seal", "unseal", "sha256_bytes"},  # of bytes
     "featcache.files.publish": {"is_temp"},  # of a name
 }
@@ -37,7 +40,7 @@ def accesses(source: str) -> list[str]:
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ACCESSES:
             found.append(node.func.id)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ACCESSES:
-            is_protocol = re.search(r"\b_?files$", ast.unparse(node.func.value))
+            is_protocol = re.search(r"\b(_?files|open_files\(\w+\)|StoreWriter)$", ast.unparse(node.func.value))
             found += [] if is_protocol else [ast.unparse(node.func)]
     return found
 
@@ -67,4 +70,4 @@ def test_the_search_sees(line):
 
 
 def test_the_protocol_stays_small():
-    assert sum(not name.startswith("_") for name in vars(Files)) <= 14
+    assert sum(not name.startswith("_") for name in vars(Files)) <= 17

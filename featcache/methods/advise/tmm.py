@@ -266,7 +266,7 @@ def evaluate_plugged(
     started = time.monotonic()
     run = Path(settings.run)
     trained, classes = read_run(run)
-    store = open_store(Path(settings.bank.store))
+    store = open_store(settings.bank.store)
     bank = open_bank(settings.bank, store=store)
     data = read_labelled(settings.bank, bank, store=store, label=settings.label or trained.label, classes=classes)
     videos = data.tests(settings.test_splits)

@@ -1,0 +1,46 @@
+"""Stores in buckets, on a local server of the S3 protocol."""
+
+import pytest
+
+from featcache.testing.s3_server import s3_server
+from featcache.testing.store_suite import StoreConformance
+from tests.store.bucket_path import BucketPath
+
+
+@pytest.fixture(scope="module")
+def server():
+    with s3_server() as running:
+        running.make_bucket("lab")
+        yield running
+
+
+class OnBucket:
+    @pytest.fixture
+    def tmp_path(self, server, request, tmp_path_factory, monkeypatch):
+        monkeypatch.setenv("FEATCACHE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        if "damaged" in request.node.name:  # in the bucket, while what is kept here would still be whole
+            monkeypatch.setenv("FEATCACHE_CACHE_GB", "0")
+        return BucketPath("s3://lab", f"{type(self).__name__}-{request.node.name}")
+
+
+class TestSome(OnBucket, StoreConformance):
+    """What takes few requests, each of which the test server answers slowly."""
+
+    file_format = "zarr"
+    test_a_feature_added_later_equals_one_made_at_once = None
+    test_a_store_grown_twice_equals_one_made_at_once = None
+    test_committing_again_changes_nothing = None
+    test_damaged_data_files_are_never_read = None
+    test_few_maps_threads_and_pickles_read_the_same = None
+    test_left_overs_of_other_bytes_are_replaced = None
+    test_the_order_of_commits_does_not_matter = None
+
+
+@pytest.mark.slow
+class TestZarr(OnBucket, StoreConformance):
+    file_format = "zarr"
+
+
+@pytest.mark.slow
+class TestHdf5(OnBucket, StoreConformance):
+    file_format = "hdf5"
