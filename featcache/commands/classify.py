@@ -234,27 +234,30 @@ def list_files(given: tuple[str, ...]) -> tuple[dict[str, str], "Manifest"]:
         ManifestError: A folder or listing holds no video, or cannot be read.
     """
     from featcache.data.manifest import Manifest, default_id
-    from featcache.data.sources import list_source
+    from featcache.data.remote import is_there
+    from featcache.data.sources import is_folder_of_videos, list_source
+    from featcache.files.urls import absolute, place_of, shown
 
     videos: dict[str, VideoRecord] = {}
     names: dict[str, str] = {}
 
-    def add(path: Path, name: str, record: Mapping[str, Any]) -> None:
-        own = default_id(str(path))
+    def add(path: str, name: str, record: Mapping[str, Any]) -> None:
+        own = default_id(path)
         if own not in videos:
-            videos[own], names[own] = VideoRecord(id=own, path=str(path), **record), name
+            videos[own], names[own] = VideoRecord(id=own, path=path, **record), name
 
     for each in given:
         path = Path(each).expanduser()
-        if path.is_dir() or (path.is_file() and path.suffix.lower() in LISTINGS):
+        is_folder = is_folder_of_videos(path)
+        if is_folder or (is_there(path) and path.suffix.lower() in LISTINGS):
             listed = list_source(path)
             for video in listed.videos:
                 there = listed.path_of(video)
-                add(there, str(path / video.path if path.is_dir() else there), {})
-        elif path.is_file():
-            add(path.absolute(), each, {})
+                add(shown(there), shown(place_of(path, video.path) if is_folder else there), {})
+        elif is_there(path):
+            add(absolute(path), each, {})
         else:
-            add(path.absolute(), each, {"status": "missing", "reason": "there is no such file"})
+            add(absolute(path), each, {"status": "missing", "reason": "there is no such file"})
     return names, Manifest(root=str(Path.cwd()), videos=tuple(videos.values()))
 
 

@@ -9,6 +9,7 @@ import pytest
 from obstore.store import S3Store
 
 import featcache
+from featcache.commands.classify import list_files
 from featcache.data.manifest import write_parquet
 from featcache.data.scan import scan
 from featcache.errors import BucketError
@@ -60,11 +61,13 @@ def test_a_store_is_the_same_from_a_bucket_and_goes_on_from_either(make: Make, l
     pooled = [featcache.open(settings.out).feature("pooled") for settings in (there, here)]
     assert pooled[0].video_ids == pooled[1].video_ids
     assert pooled[0].gather(range(len(pooled[0]))).tobytes() == pooled[1].gather(range(len(pooled[1]))).tobytes()
+    encoded = featcache.encoder(there.out)(f"{URL}/3.mp4").features["pooled"]
+    assert encoded.tobytes() == pooled[1].video("3.mp4").tobytes()
     result = extract(make(source=URL, out=here.out))
     assert (result.rows_written, result.videos_total) == (0, len(lab.clips))
     assert len(featcache.open(here.out).generations) == 1
     gets = [one.path for one in lab.server.requests if one.method == "GET" and "list-type" not in one.path]
-    assert len(gets) == 3 * len(lab.clips), "a scan and a decoding for the first store, a scan for the second"
+    assert len(gets) == 3 * len(lab.clips) + 1, "a scan and a decoding for the first store, a scan for the second"
 
 
 def test_faults_after_the_scan_are_told_and_pass(make: Make, lab: Lab, tmp_path: Path) -> None:
@@ -93,6 +96,15 @@ def test_faults_after_the_scan_are_told_and_pass(make: Make, lab: Lab, tmp_path:
     for clip in lab.clips:
         lab.put(clip.name, clip)
     assert extract(settings).videos_ok == len(lab.clips)
+
+
+def test_videos_to_classify_may_be_in_a_bucket(lab: Lab) -> None:
+    names, listed = list_files((f"{URL}/3.mp4", URL, f"{URL}/none.mp4"))
+    assert [listed.path_of(video) for video in listed.videos[:7]] == [
+        Path(URL) / f"{n}.mp4" for n in (3, 0, 1, 2, 4, 5, 6)
+    ]
+    assert [video.status for video in listed.videos] == ["ok"] * 7 + ["missing"]
+    assert set(names.values()) == {f"{URL}/{name}.mp4" for name in (*range(7), "none")}
 
 
 def test_a_training_on_pixels_reads_a_bucket(lab: Lab, tmp_path: Path) -> None:
