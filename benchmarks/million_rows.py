@@ -1,10 +1,10 @@
 """Planning and opening a store of up to a million pooled rows: 768 float16, four rows per video, no video is decoded.
 
-For each size the manifest of made-up videos is planned with the code of `featcache extract` (shards as for a ViT-B, whose
-work decides their size), and written by the store's own writer with random rows. Then a new process opens the store and
-its feature. Printed are the seconds of the plan (up to its publication), of opening, and of the coverage; the memory
-that an open feature keeps (its index, plans and records), by the growth of the process; and the time of the first batch
-of 512 shuffled rows. The goals at 1,000,000 rows are 30 s, 2 s and 500 MB.
+For each size the manifest of made-up videos is planned with the code of `featcache extract` (shards as for a ViT-B,
+whose work decides their size), and written by the store's own writer with random rows. Then a new process opens the
+store and its feature. Printed are the seconds of the plan (up to its publication), of opening, and of the coverage; the
+memory that an open feature keeps (its index, plans and records), by the growth of the process; and the time of the
+first batch of 512 shuffled rows. The goals at 1,000,000 rows are 30 s, 2 s and 500 MB.
 
     uv run python benchmarks/million_rows.py                        # 10,000, 100,000 and 1,000,000 rows
     uv run python benchmarks/million_rows.py --rows 10000 --keep DIR

@@ -7,7 +7,8 @@
 
 `rate` counts the products of the forward and backward pass from the settings (`matrix_products.py`) and measures each
 of their shapes alone: the sum of those times over the step's time is the share. Norms, softmax, dropout, gathers and
-the optimiser's step count in the step's time but not in the products'; a big square product is printed for comparison.
+the optimiser's step count in the step's time but not in the products'. The share of the peak is the step's rate for its
+products over that of a big square product.
 
 `logits` computes MCM's loss for one batch, head included, forward and backward, in three processes: all rows of the
 logits as released, only masked rows, and masked rows in chunks as `train scale` does.
@@ -64,7 +65,8 @@ def main() -> None:
     options.add_argument("--device", default="cpu")
     options.add_argument("--threads", type=int, default=os.cpu_count())
     options.add_argument("--precision", choices=("float32", "tf32", "bfloat16"), default="float32")
-    options.add_argument("--compile", action="store_true", help="compile the predictor")
+    options.add_argument("--compile", choices=("predictor", "objective"), help="what is compiled")
+    options.add_argument("--draws", choices=("host", "device"), default="host", help="where sets are drawn")
     options.add_argument("--cell", choices=LOGITS, help=argparse.SUPPRESS)
     args = options.parse_args()
     args.batch = args.batch or (512 if args.what in ("rate", "logits") else 128)
@@ -80,7 +82,8 @@ def settings_of(args: argparse.Namespace, *, epochs: int = 1) -> ScaleSettings:
     """The published settings at the requested batch size."""
     return scale_settings(
         batch=args.batch, epochs=epochs, device=args.device, bfloat16=args.precision == "bfloat16",
-        threads=args.threads, compiled=args.compile, matmul=matmul_of(args),
+        threads=args.threads, compiled={"predictor": True, "objective": "objective"}.get(args.compile, False),
+        draws=args.draws, matmul=matmul_of(args),
     )  # fmt: skip
 
 
@@ -116,11 +119,20 @@ def rate(args: argparse.Namespace) -> None:
             "share of its products": median([a / b for a, b in zip(times["products"], seconds, strict=True)])
             if name == "step"
             else "",
+            "share of the peak": median(
+                [
+                    work / step / (square.operations / peak)
+                    for step, peak in zip(times["step"], times["square"], strict=True)
+                ]
+            )
+            if name == "step"
+            else "",
         }
         for name, seconds in times.items()
     ]
     notes = [
-        f"batch {args.batch}, {args.width} channels, {args.precision}, {args.threads} threads; "
+        f"batch {args.batch}, {args.width} channels, {args.precision}, {args.threads} threads, compiled: "
+        f"{args.compile or 'nothing'}, sets drawn on the {args.draws}; "
         f"{args.batch / median(times['step']):.4g} samples/s; {len(products)} products of {len(set(products))} shapes; "
         "goal 0.7"
     ]

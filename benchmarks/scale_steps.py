@@ -4,7 +4,7 @@ import contextlib
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -48,7 +48,8 @@ def scale_settings(
     device: str = "cpu",
     bfloat16: bool = False,
     threads: int = 0,
-    compiled: bool = False,
+    compiled: bool | Literal["objective"] = False,
+    draws: Literal["host", "device"] = "host",
     matmul: Matmul = "highest",
 ) -> ScaleSettings:
     """The published settings, at another batch size and for a few epochs."""
@@ -64,7 +65,8 @@ def scale_settings(
         "checkpoint_seconds": 1e9,
         "tensorboard": False,
     }
-    return default.model_copy(update={"training": TrainingSettings.model_validate(training), "compile": compiled})
+    own = {"training": TrainingSettings.model_validate(training), "compile": compiled, "draws": draws}
+    return default.model_copy(update=own)
 
 
 def scale_objective(sets: ClipSets, settings: ScaleSettings, *, device: str) -> ScaleObjective:
@@ -77,7 +79,8 @@ def scale_objective(sets: ClipSets, settings: ScaleSettings, *, device: str) -> 
         clips_per_set=settings.clips_per_set,
         batch_size=settings.training.batch_size,
         seed=0,
-        is_compiled=settings.compile,
+        compiled=settings.compile,
+        draws=settings.draws,
     )
 
 

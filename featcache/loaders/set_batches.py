@@ -91,6 +91,40 @@ def draw_sets(
     )
 
 
+def draw_sets_there(
+    video_start: Ints,
+    videos: Ints,
+    *,
+    set_size: Ints,
+    mask_ratio: float,
+    generator: torch.Generator,
+    share: slice = slice(None),
+) -> SetBatch:
+    """As :func:`draw_sets`, on the device of ``generator``, whose draws are others than those of another device."""
+    device = generator.device
+    first, size = (torch.from_numpy(each).to(device) for each in (video_start[videos], set_size))
+    num_clips = torch.from_numpy(video_start[videos + 1] - video_start[videos]).to(device)[:, None]
+    largest, longest = int(set_size.max()), int(np.diff(video_start)[videos].max())
+    keys = torch.rand(len(videos), longest, generator=generator, device=device)
+    order = keys.masked_fill_(torch.arange(longest, device=device) >= num_clips, 2.0).argsort(dim=1)
+    column = torch.arange(largest, device=device)
+    is_there = (column < size[:, None]).tile(2, 1)
+    picked = torch.cat([order[:, :largest], order.gather(1, (size[:, None] + column).clamp_(max=longest - 1))])
+    rows = torch.where(is_there, first.tile(2)[:, None] + picked, 0)
+    masked = (torch.rand(rows.shape, generator=generator, device=device) < mask_ratio) & is_there
+    rows, masked, is_there = (torch.cat([half[share] for half in each.chunk(2)]) for each in (rows, masked, is_there))
+    is_full = bool((set_size == largest).all())
+    (masked_at,) = masked.flatten().nonzero(as_tuple=True)
+    return SetBatch(
+        rows=rows,
+        masked=masked,
+        present=None if is_full else is_there,
+        present_at=None if is_full else is_there.flatten().nonzero(as_tuple=True)[0],
+        masked_at=masked_at,
+        positive=masked_at if is_full else (is_there.flatten().cumsum(0) - 1)[masked_at],
+    )
+
+
 def _shared(values: npt.NDArray[Any], share: slice) -> npt.NDArray[Any]:
     """The rows of some videos, of [2B, K]: their first sets, then their second ones."""
     return np.concatenate([half[share] for half in np.split(values, 2)])

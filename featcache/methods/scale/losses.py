@@ -7,6 +7,8 @@ Where processes share a batch, each compares its own clips and sets with those o
 or sets is the loss of a single process; such a function is collective.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -23,6 +25,7 @@ def masked_clip_loss(
     temperature: float,
     symmetric: bool = False,
     chunk_bytes: int = CHUNK_BYTES,
+    is_compiled: bool = False,
     world: World = ALONE,
 ) -> Contrast:
     """Masked clip modelling: find the vector of each masked clip among those of all clips of the batch (Eq. 4).
@@ -35,33 +38,39 @@ def masked_clip_loss(
         symmetric: Average with the other direction, each masked clip's target among the predictions of all clips
             (Eqs. 2, 3 and 6).
         chunk_bytes: Largest size of a chunk of logits.
+        is_compiled: Compile what is done with a chunk.
         world: The processes that share the batch; the others' clips are compared with too.
 
     Returns:
         The mean over the masked clips of this process.
     """
     masked = predictions[positive] if symmetric else predictions
+    compare = partial(contrast, temperature=temperature, chunk_bytes=chunk_bytes, is_compiled=is_compiled)
     keys, first = world.gather_rows(targets)
-    forward = contrast(masked, keys, positive + first, temperature=temperature, chunk_bytes=chunk_bytes)
+    forward = compare(masked, keys, positive + first)
     if not symmetric:
         return forward
     keys, first = world.gather_rows(predictions)
-    backward = contrast(targets[positive], keys, positive + first, temperature=temperature, chunk_bytes=chunk_bytes)
+    backward = compare(targets[positive], keys, positive + first)
     return Contrast(loss=(forward.loss + backward.loss) / 2, accuracy=forward.accuracy)
 
 
-def set_contrast_loss(first: Tensor, second: Tensor, *, temperature: float, world: World = ALONE) -> Contrast:
+def set_contrast_loss(
+    first: Tensor, second: Tensor, *, temperature: float, is_compiled: bool = False, world: World = ALONE
+) -> Contrast:
     """Find a video's other set among those of the batch, in both directions, averaged (Eq. 7, InfoNCE).
 
     Args:
         first: float32 [B, C], one set of each video.
         second: float32 [B, C], the other.
         temperature: Temperature by which the logits are divided.
+        is_compiled: Compile what is done with the logits.
         world: The processes that share the batch, each with as many videos.
     """
+    compare = partial(contrast, temperature=temperature, is_compiled=is_compiled)
     own = torch.arange(len(first), device=first.device) + world.rank * len(first)
-    there = contrast(first, world.gather_trained(second), own, temperature=temperature)
-    back = contrast(second, world.gather_trained(first), own, temperature=temperature)
+    there = compare(first, world.gather_trained(second), own)
+    back = compare(second, world.gather_trained(first), own)
     return Contrast(loss=(there.loss + back.loss) / 2, accuracy=(there.accuracy + back.accuracy) / 2)
 
 

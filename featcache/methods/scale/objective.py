@@ -4,6 +4,7 @@ Source: SCALE §3.2 and §3.3, and the released code. The clips are on the devic
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from featcache.errors import ConfigError
 from featcache.loaders.batches import BatchOrder
 from featcache.loaders.clip_sets import ClipSets
-from featcache.loaders.set_batches import SetBatch, draw_sets, with_clips
+from featcache.loaders.set_batches import SetBatch, draw_sets, draw_sets_there, with_clips
 from featcache.methods.scale.losses import (
     masked_clip_loss,
     set_clustering_loss,
@@ -21,7 +22,7 @@ from featcache.methods.scale.losses import (
 )
 from featcache.methods.scale.settings import ScaleLossSettings
 from featcache.networks.set_pretraining import ScalePretraining
-from featcache.seeding import rng_for
+from featcache.seeding import rng_for, seed_for
 from featcache.training.objective import Loss
 from featcache.training.world import ALONE, World
 
@@ -48,7 +49,8 @@ class ScaleObjective:
         clips_per_set: int,
         batch_size: int,
         seed: int,
-        is_compiled: bool = False,
+        compiled: bool | Literal["objective"] = False,
+        draws: Literal["host", "device"] = "host",
         world: World = ALONE,
     ) -> None:
         set_size = np.minimum(clips_per_set, sets.num_clips // 2)
@@ -74,7 +76,11 @@ class ScaleObjective:
         self.world = world
         self._order = BatchOrder(videos, batch_size=batch_size, seed=seed, world=world)
         self.num_batches, self.num_items = self._order.num_batches, self._order.num_items
-        if is_compiled:
+        self._draws_there = draws == "device"
+        self._is_compiled = compiled == "objective"
+        if self._is_compiled:
+            module.compile(dynamic=True)
+        elif compiled:
             module.predictor.compile()
 
     def parts(self, epoch: int, batch: int) -> list[SetBatch]:
@@ -82,8 +88,19 @@ class ScaleObjective:
         return [self.ahead(self.draw(epoch, batch))]
 
     def draw(self, epoch: int, batch: int) -> SetBatch:
-        """Draw this process's share of a batch as row numbers, on the CPU."""
+        """Draw this process's share of a batch as row numbers, on the CPU or on the module's device."""
         videos = self._order.batch(epoch, batch)
+        if self._draws_there:
+            generator = torch.Generator(self._device)
+            generator.manual_seed(seed_for(self._seed, "sets", epoch, batch))
+            return draw_sets_there(
+                self._sets.video_start,
+                videos,
+                set_size=self._set_size[videos],
+                mask_ratio=self.settings.mask_ratio,
+                generator=generator,
+                share=self._order.share,
+            )
         return draw_sets(
             self._sets.video_start,
             videos,
@@ -97,7 +114,7 @@ class ScaleObjective:
         """Prepare a batch ahead of the module: gather clips that are on another device, and pin memory."""
         if self._is_gathered_ahead:
             part = with_clips(part, self._sets)
-        return part.each(Tensor.pin_memory) if self._device.type == "cuda" else part
+        return part.each(_pinned) if self._device.type == "cuda" else part
 
     def arrived(self, part: SetBatch) -> SetBatch:
         """The batch with its clips on the module's device."""
@@ -109,7 +126,14 @@ class ScaleObjective:
         projected = self.module(
             part.features, part.positions, part.masked, part.masked_at, part.present, part.present_at
         )
-        return compared(projected, part.positive, self.settings, num_videos=len(part.rows) // 2, world=self.world)
+        return compared(
+            projected,
+            part.positive,
+            self.settings,
+            num_videos=len(part.rows) // 2,
+            is_compiled=self._is_compiled,
+            world=self.world,
+        )
 
     def after_step(self, progress: float) -> None:
         """Do nothing."""
@@ -121,6 +145,7 @@ def compared(
     settings: ScaleLossSettings,
     *,
     num_videos: int,
+    is_compiled: bool = False,
     world: World = ALONE,
 ) -> Loss:
     """The weighted mean of MCM and SET; the loss of a batch is the mean over the processes that share it. Collective.
@@ -130,6 +155,7 @@ def compared(
         positive: int64 [M], places of the masked clips among all clips.
         settings: Settings of the losses.
         num_videos: Number of videos of this process's share of the batch.
+        is_compiled: Compile what is done with logits.
         world: The processes that share the batch.
     """
     parts: list[Tensor] = []
@@ -141,6 +167,7 @@ def compared(
             positive,
             temperature=settings.mcm_temperature,
             symmetric=settings.symmetric,
+            is_compiled=is_compiled,
             world=world,
         )
         share = _share(len(positive), world)
@@ -148,7 +175,7 @@ def compared(
         parts.append(settings.mcm_weight * loss)
         metrics |= {"mcm": loss.detach(), "mcm_accuracy": mcm.accuracy * share}
     if settings.set_weight:
-        loss, accuracy = _compared_sets(projected, settings, world)
+        loss, accuracy = _compared_sets(projected, settings, world, is_compiled=is_compiled)
         parts.append(settings.set_weight * loss)
         metrics |= {"set": loss.detach()} | ({} if accuracy is None else {"set_accuracy": accuracy})
     return Loss(total=sum(parts[1:], parts[0]) / (settings.mcm_weight + settings.set_weight), metrics=metrics)
@@ -163,11 +190,13 @@ def _share(num_masked: int, world: World) -> float:
 
 
 def _compared_sets(
-    projected: Mapping[str, Tensor], settings: ScaleLossSettings, world: World
+    projected: Mapping[str, Tensor], settings: ScaleLossSettings, world: World, *, is_compiled: bool
 ) -> tuple[Tensor, Tensor | None]:
     first, second = projected["sets"].chunk(2)
     if settings.set_loss == "infonce":
-        result = set_contrast_loss(first, second, temperature=settings.set_temperature, world=world)
+        result = set_contrast_loss(
+            first, second, temperature=settings.set_temperature, is_compiled=is_compiled, world=world
+        )
         return result.loss, result.accuracy
     if settings.set_loss == "regression":
         one, other = projected["predicted_sets"].chunk(2)
@@ -182,3 +211,8 @@ def _compared_sets(
         world=world,
     )
     return loss, None
+
+
+def _pinned(tensor: Tensor) -> Tensor:
+    """The tensor in memory that a GPU copies from while the CPU goes on, unless it is on a device already."""
+    return tensor.pin_memory() if tensor.device.type == "cpu" else tensor

@@ -107,7 +107,8 @@ def _objective(settings: ScaleSettings, sets: ClipSets, runs: SeedRuns, *, seed:
         clips_per_set=settings.clips_per_set,
         batch_size=settings.training.batch_size,
         seed=seed,
-        is_compiled=settings.compile,
+        compiled=settings.compile,
+        draws=settings.draws,
         world=runs.world,
     )
 

@@ -90,8 +90,12 @@ class ScaleSettings(Settings):
         schedule=ScheduleSettings(warmup_fraction=0.05),
     )
     """Training settings; the defaults are the published ones, with a warm-up over 5 % of the steps."""
-    compile: bool = False
-    """Compile the predictor with ``torch.compile``; this takes a minute and pays off in long runs on a GPU."""
+    compile: bool | Literal["objective"] = False
+    """Compile the predictor with ``torch.compile``, or with ``objective`` the heads and losses too; this takes a minute
+    or two and pays off in long runs on a GPU."""
+    draws: Literal["host", "device"] = "host"
+    """Where the sets of a batch are drawn: by the CPU ahead of time, or by the device of the training; each kind of
+    device draws other sets."""
     batched_seeds: Aside[bool] = False
     """Train all seeds as one stack, each on its own batches; this saves kernel launches on a GPU, and nothing on a
     CPU."""

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from featcache.config import parse
 from featcache.errors import ConfigError
-from featcache.loaders.set_batches import draw_sets
+from featcache.loaders.set_batches import draw_sets, draw_sets_there
 from featcache.methods.scale.losses import set_contrast_loss
 from featcache.methods.scale.objective import ScaleObjective
 from featcache.methods.scale.run import with_heads
@@ -26,24 +26,33 @@ from .helpers import located_sets
 HEADS = ScaleHeadSettings(width=8, target_hidden=16, hidden=16)
 
 
-def build(sets, loss=None, *, clips_per_set=4, batch_size=4, seed=0):
+def build(sets, loss=None, *, clips_per_set=4, batch_size=4, seed=0, draws="host"):
     loss = loss or ScaleLossSettings()
     with seeded_torch(seed, "test"):
         shape = SetPredictorSettings(width=32, depth=1, position_hidden=16, dropout=0.0)
         module = with_heads(SetPredictor(shape, width_in=sets.features.shape[1]), HEADS, loss)
-    return ScaleObjective(sets, loss, module=module, clips_per_set=clips_per_set, batch_size=batch_size, seed=seed)
+    sizes = {"clips_per_set": clips_per_set, "batch_size": batch_size}
+    return ScaleObjective(sets, loss, module=module, seed=seed, draws=draws, **sizes)
 
 
+def draw_there(*args, rng, **kwargs):
+    """On the device, here the CPU."""
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    return draw_sets_there(*args, generator=generator, **kwargs)
+
+
+drawing = pytest.mark.parametrize("draw", [draw_sets, draw_there])
 counts = st.lists(st.integers(2, 20), min_size=1, max_size=8)
 
 
+@drawing
 @settings(max_examples=60)
 @given(counts=counts, clips_per_set=st.integers(1, 9), ratio=st.floats(0, 1), seed=st.integers(0, 2**31))
-def test_sets_are_disjoint_and_of_their_own_video(counts, clips_per_set, ratio, seed):
+def test_sets_are_disjoint_and_of_their_own_video(draw, counts, clips_per_set, ratio, seed):
     video_start = np.concatenate([[0], np.cumsum(counts)])
     videos = rng_for(seed, "videos").permutation(len(counts))
     size = np.minimum(clips_per_set, np.diff(video_start)[videos] // 2)
-    batch = draw_sets(video_start, videos, set_size=size, mask_ratio=ratio, rng=rng_for(seed, "sets"))
+    batch = draw(video_start, videos, set_size=size, mask_ratio=ratio, rng=rng_for(seed, "sets"))
     rows = batch.rows.reshape(2, len(videos), -1).numpy()
     there = np.ones(rows.shape, bool) if batch.present is None else batch.present.reshape(rows.shape).numpy()
     for place, video in enumerate(videos):
@@ -59,14 +68,15 @@ def test_sets_are_disjoint_and_of_their_own_video(counts, clips_per_set, ratio, 
     assert torch.equal(everything[batch.positive], batch.masked_at)
 
 
+@drawing
 @settings(max_examples=30)
 @given(counts=st.lists(st.integers(2, 20), min_size=2, max_size=8), ratio=st.floats(0, 1), data=st.data())
-def test_the_shares_of_processes_are_the_batch_of_one(counts, ratio, data):
+def test_the_shares_of_processes_are_the_batch_of_one(draw, counts, ratio, data):
     video_start, videos = np.concatenate([[0], np.cumsum(counts)]), np.arange(len(counts))
     given = {"set_size": np.minimum(4, np.array(counts) // 2), "mask_ratio": ratio}
     cut = data.draw(st.integers(1, len(counts) - 1))
     shares = (slice(None), slice(0, cut), slice(cut, len(counts)))
-    whole, *parts = (draw_sets(video_start, videos, **given, rng=rng_for(3, "sets"), share=each) for each in shares)
+    whole, *parts = (draw(video_start, videos, **given, rng=rng_for(3, "sets"), share=each) for each in shares)
 
     def clips(batch):
         """Row of each clip, whether it is masked, and whether it is padding, [2, B, K]."""
@@ -80,11 +90,12 @@ def test_the_shares_of_processes_are_the_batch_of_one(counts, ratio, data):
         assert torch.equal(part.masked.flatten().nonzero()[:, 0], part.masked_at)
 
 
-def test_every_clip_is_drawn_and_masked_as_often_as_the_others():
+@drawing
+def test_every_clip_is_drawn_and_masked_as_often_as_the_others(draw):
     video_start = np.array([0, 16])
     drawn, masked = np.zeros(16), np.zeros(16)
     for number in range(400):
-        batch = draw_sets(
+        batch = draw(
             video_start, np.array([0]), set_size=np.array([4]), mask_ratio=0.25, rng=rng_for(0, "sets", number)
         )
         drawn[batch.rows.flatten()] += 1
@@ -94,15 +105,16 @@ def test_every_clip_is_drawn_and_masked_as_often_as_the_others():
     assert masked.sum() / drawn.sum() == pytest.approx(0.25, abs=5 * np.sqrt(0.1875 / 3200))
 
 
-def test_a_batch_is_a_function_of_its_number():
-    objective, again = build(located_sets(10)), build(located_sets(10))
+@pytest.mark.parametrize("draws", ["host", "device"])
+def test_a_batch_is_a_function_of_its_number(draws):
+    objective, again = (build(located_sets(10), draws=draws) for _ in range(2))
     assert objective.num_batches == 2
     assert objective.num_items == 8
     first = objective.parts(3, 1)[0]
     again.parts(5, 0)
     assert torch.equal(again.parts(3, 1)[0].rows, first.rows)
     assert not torch.equal(objective.parts(3, 0)[0].rows, first.rows)
-    assert not torch.equal(build(located_sets(10), seed=1).parts(3, 1)[0].rows, first.rows)
+    assert not torch.equal(build(located_sets(10), seed=1, draws=draws).parts(3, 1)[0].rows, first.rows)
 
 
 def test_an_epoch_sees_each_video_once():

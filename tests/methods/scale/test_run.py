@@ -123,10 +123,11 @@ def test_half_precision_learns_alike(tmp_path):
 
 
 @pytest.mark.slow
-def test_compiled_equals_eager(tmp_path):
+@pytest.mark.parametrize("what", [True, "objective"])
+def test_compiled_equals_eager(tmp_path, what):
     shape = {"predictor": {"dropout": 0.0}, "training": {"epochs": 2}}
     eager = pretrain_scale(settings_for(tmp_path / "eager", **shape), sets=located_sets(8))
-    compiled = pretrain_scale(settings_for(tmp_path / "compiled", compile=True, **shape), sets=located_sets(8))
+    compiled = pretrain_scale(settings_for(tmp_path / "compiled", compile=what, **shape), sets=located_sets(8))
     assert compiled.seeds[0]["loss"] == pytest.approx(eager.seeds[0]["loss"], rel=1e-4)
     assert load_predictor(tmp_path / "compiled").settings == load_predictor(tmp_path / "eager").settings
 
