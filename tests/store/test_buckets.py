@@ -2,9 +2,14 @@
 
 import pytest
 
+from featcache.errors import ConfigError
+from featcache.store.comparing import diff
+from featcache.store.copying import convert, merge
+from featcache.store.settings import ConvertSettings, DiffSettings, MergeSettings
 from featcache.testing.s3_server import s3_server
 from featcache.testing.store_suite import StoreConformance
 from tests.store.bucket_path import BucketPath
+from tests.store.histories import extend, say, video
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +49,18 @@ class TestZarr(OnBucket, StoreConformance):
 @pytest.mark.slow
 class TestHdf5(OnBucket, StoreConformance):
     file_format = "hdf5"
+
+
+def test_stores_are_copied_into_buckets_and_out_of_them(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("FEATCACHE_CACHE", str(tmp_path / "cache"))
+    here, there, back = str(tmp_path / "s"), "s3://lab/copied/store", str(tmp_path / "back")
+    extend(tmp_path / "s", [video(0), video(1)])
+    extend(tmp_path / "s", [video(2)], failing={("map", "v0002"): "timeout"})
+    say(tmp_path / "s", ("v0001", {"id": "b"}))
+    merge(MergeSettings(stores=(here,), out=there))
+    assert merge(MergeSettings(stores=(here,), out=there)).rows_written == 0
+    convert(ConvertSettings(store=there, to="hdf5", out=back))
+    for one, other in ((here, there), (there, back)):
+        assert not diff(DiffSettings(store=one, other_store=other)).kinds
+    with pytest.raises(ConfigError, match="lie in each other"):
+        merge(MergeSettings(stores=(there,), out=f"{there}/inside"))
