@@ -9,7 +9,8 @@ arms take turns `--repeats` times. `in order` reads the data files one after the
 - `disk`: `device="disk"`, rows in a full shuffle, the next batches announced; each block is read as a whole until it
   has been checked, so that rows much smaller than a block cost more bytes than they have;
 - `disk, checked`: the same when all blocks have been checked before (a second epoch);
-- `disk, block`: `device="disk"` in block shuffle, in which the rows of a block are close together;
+- `disk, block`: `device="disk"` in block shuffle, in which the rows of a block are close together: whole blocks are
+  read and kept, 512 MB of them;
 - `litdata`, `webdataset`, `tensorstore`, `lance`: the same rows in their own formats, read as their documentation
   recommends for shuffled training, if they are installed (`uv sync --group bench`).
 
@@ -34,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from cold_formats import FORMATS, make_reader, write_format
 from common import median, parser, report
 from store_read import Workload, write
@@ -41,6 +43,7 @@ from store_read import Workload, write
 from featcache.loaders.orders import GROUP_BYTES, WINDOW_BYTES, block_order
 from featcache.store.plan import default_shard_rows
 from featcache.store.reader import open_store
+from featcache.training.memory import keep_freed_memory
 
 SHAPES = {"350": (14, 14, 896), "44": (7, 7, 448)}
 """Shapes of rows by their size in KB, in float16."""
@@ -184,6 +187,7 @@ def cell(arm: str, folder: Path, kb: str, *, seconds: float) -> dict[str, Any]:
         return {"speed": in_order(folder / "zarr", seconds)}
     shape, row_bytes = SHAPES[kb], 2 * int(np.prod(SHAPES[kb]))
     batch = BATCH_BYTES // row_bytes
+    keep_freed_memory(torch.device("cpu"))  # as in training
     step = own(arm, folder / "zarr", batch) if arm in OWN else make_reader(arm, folder, shape, batch)
     step()
     num_rows, began = 0, time.perf_counter()
@@ -194,7 +198,11 @@ def cell(arm: str, folder: Path, kb: str, *, seconds: float) -> dict[str, Any]:
 
 def own(arm: str, path: Path, batch: int) -> Callable[[], int]:
     """A function that reads the next batch and returns its number of rows."""
-    features = open_store(path).feature(device="mmap" if arm == "maps" else "disk", verify=arm != "disk, checked")
+    features = open_store(path).feature(
+        device="mmap" if arm == "maps" else "disk",
+        verify=arm != "disk, checked",
+        keep_bytes=2 * WINDOW_BYTES if arm == "disk, block" else 0,
+    )
     rng = np.random.default_rng(int.from_bytes(os.urandom(4), "little"))
     if arm == "disk, block":
         groups = features.groups(np.arange(features.num_rows), num_bytes=GROUP_BYTES)

@@ -110,8 +110,14 @@ class Files(Protocol):
             CorruptStoreError: It is missing, cannot be read, or has another size.
         """
 
-    def ranges(self, name: str, *, num_bytes: int, what: str) -> Ranges:
+    def ranges(self, name: str, *, num_bytes: int, what: str, is_direct: bool = False) -> Ranges:
         """A file whose parts are read without being mapped: many at a time, where one page after another is slow.
+
+        Args:
+            name: The file.
+            num_bytes: Its size.
+            what: Kind of the file, for the message.
+            is_direct: Read past the system's cache if there is one and the disk can, for what the caller keeps itself.
 
         Raises:
             CorruptStoreError: It is missing, cannot be read, or has another size.

@@ -86,8 +86,9 @@ class BucketFiles:
             raise self._short(name, len(data), num_bytes, what)
         return np.frombuffer(data, np.uint8)
 
-    def ranges(self, name: str, *, num_bytes: int, what: str) -> "BucketRanges":
+    def ranges(self, name: str, *, num_bytes: int, what: str, is_direct: bool = False) -> "BucketRanges":
         """An object whose size is compared when it is read."""
+        del is_direct  # nothing is cached on the way
         return BucketRanges(self, self._checked(name), num_bytes=num_bytes, what=what)
 
     def fetch(self, spans: Sequence[Span], *, what: str) -> list[npt.NDArray[np.uint8]]:

@@ -116,11 +116,11 @@ class LocalFiles:
             os.close(fd)
         return view
 
-    def ranges(self, name: str, *, num_bytes: int, what: str) -> LocalRanges:
+    def ranges(self, name: str, *, num_bytes: int, what: str, is_direct: bool = False) -> LocalRanges:
         """Open a file after checking its size."""
         path = self._place(name)
         fd = _opened(path, num_bytes=num_bytes, what=what)
-        return LocalRanges(fd, path=path, what=what)
+        return LocalRanges(fd, path=path, what=what, is_direct=is_direct)
 
     def fetch(self, spans: Sequence[Span], *, what: str) -> list[npt.NDArray[np.uint8]]:
         """Parts of files, read one after the other."""

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class ProcessLock:
@@ -73,7 +74,7 @@ class ReadThreads:
         if errors:
             raise errors[0]
 
-    def begin(self, work: Callable[[T], None], item: T) -> "Future[None]":
+    def begin(self, work: Callable[[T], R], item: T) -> "Future[R]":
         """Do something with an item after what was begun before, without waiting for it."""
         return self._started().submit(work, item)
 

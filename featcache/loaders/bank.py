@@ -288,7 +288,10 @@ def open_bank(settings: BankSettings, *, store: Store | None = None, device: tor
     splits = video_splits(store, settings.split_column)
     features = [
         store.feature(
-            choose_feature(store, name, MAPS), splits=splits, device="mmap" if settings.storage == "mmap" else "disk"
+            choose_feature(store, name, MAPS),
+            splits=splits,
+            device="mmap" if settings.storage == "mmap" else "disk",
+            keep_bytes=2 * WINDOW_BYTES if settings.shuffle == "block" else 0,
         )
         for name in names
     ]

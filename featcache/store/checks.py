@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import CorruptStoreError
+from featcache.files.base import Ranges
 from featcache.store.blocks import crc32c
 from featcache.store.generation import FORMATS, shard_layout
 from featcache.store.index import RowIndex
@@ -20,6 +21,7 @@ class Checks:
     """Compares heads of files and blocks with their commit records, each when it is first read in a process.
 
     Attributes:
+        verifies: Whether anything is compared.
         is_checked: bool [blocks], whether a block needs no check (any more).
         num_unchecked: Number of blocks with visible rows that have not been checked.
     """
@@ -29,6 +31,7 @@ class Checks:
         self._feature = feature
         self._file_format = file_format
         self._is_head_checked = np.full(len(index.files), not verify)
+        self.verifies = verify
         self.is_checked = np.full(len(index.block_offset), not verify)
         self.num_unchecked = len(np.unique(index.block)) if verify else 0
 
@@ -53,6 +56,30 @@ class Checks:
             where = generation.files.where(file.name)
             raise CorruptStoreError(f"data file {where} is damaged or another shard's; restore it from a copy")
         self._is_head_checked[number] = True
+
+    def open_ranges(self, number: int, *, is_direct: bool) -> Ranges:
+        """Open a file to read parts of it, and compare its head with its record, the first time.
+
+        Args:
+            number: Number of the file.
+            is_direct: See :meth:`featcache.files.base.Files.ranges`.
+
+        Raises:
+            CorruptStoreError: It is missing, short, damaged or another one.
+            TooManyFilesError: This process may not open another file.
+        """
+        file = self._index.files[number]
+        ranges = file.committed.generation.files.ranges(
+            file.name, num_bytes=file.num_bytes, what="data file", is_direct=is_direct
+        )
+
+        def head(first: int, last: int) -> Bytes:
+            data = np.empty(last - first, np.uint8)
+            ranges.read(first, data)
+            return data
+
+        self.check_head(number, head)
+        return ranges
 
     def check_block(self, block: int, file: int, data: Bytes) -> None:
         """Compare a block with its record.

@@ -52,6 +52,7 @@ class Features:
         device: Device,
         verify: bool,
         max_open_maps: int,
+        keep_bytes: int,
         reopen: Callable[[], "Features"],
     ) -> None:
         self.name = feature.name
@@ -72,6 +73,7 @@ class Features:
             row_bytes=feature.record.num_bytes,
             checks=Checks(index, feature=feature, file_format=file_format, verify=verify),
             max_open=max_open_maps,
+            keep_bytes=keep_bytes,
         )
         self._memory: npt.NDArray[Any] | None = None
         if device == "ram":

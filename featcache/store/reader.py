@@ -220,6 +220,7 @@ class Store:
         device: Device = "mmap",
         verify: bool = True,
         max_open_maps: int | None = None,
+        keep_bytes: int = 0,
         partially: bool = False,
     ) -> Features:
         """Open a feature.
@@ -234,6 +235,8 @@ class Store:
             verify: Check each block's crc32c when it is first read.
             max_open_maps: Number of files open at once; ``None``: half of this process's file descriptors, at most
                 1000.
+            keep_bytes: With ``disk``: read whole blocks, and keep so many bytes of them in memory; for an order in
+                which the rows of a block are close together. 0: keep none.
             partially: Accept a feature whose shards are not all extracted.
 
         Raises:
@@ -269,6 +272,7 @@ class Store:
             device=device,
             verify=verify,
             max_open_maps=max_open_maps or default_max_open(),
+            keep_bytes=keep_bytes,
             reopen=partial(
                 _reopen,
                 self.path,
@@ -278,6 +282,7 @@ class Store:
                 device=device,
                 verify=verify,
                 max_open_maps=max_open_maps,
+                keep_bytes=keep_bytes,
                 partially=partially,
             ),
         )
@@ -389,6 +394,7 @@ def _reopen(
     device: Device,
     verify: bool,
     max_open_maps: int | None,
+    keep_bytes: int,
     partially: bool,
 ) -> Features:
     return open_store(path).feature(
@@ -398,5 +404,6 @@ def _reopen(
         device=device,
         verify=verify,
         max_open_maps=max_open_maps,
+        keep_bytes=keep_bytes,
         partially=partially,
     )

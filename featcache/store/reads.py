@@ -163,16 +163,7 @@ class ShardReads:
 
     def _open(self, number: int) -> Ranges:
         """Open a file and, at the first time, compare its head with its record."""
-        file = self._index.files[number]
-        ranges = file.committed.generation.files.ranges(file.name, num_bytes=file.num_bytes, what="data file")
-
-        def head(first: int, last: int) -> Bytes:
-            data = np.empty(last - first, np.uint8)
-            ranges.read(first, data)
-            return data
-
-        self._checks.check_head(number, head)
-        return ranges
+        return self._checks.open_ranges(number, is_direct=False)
 
 
 def _expect(places: list[tuple[Ranges, int, int]]) -> None:

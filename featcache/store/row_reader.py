@@ -5,6 +5,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from featcache.store.block_reads import BlockReads
 from featcache.store.checks import Checks
 from featcache.store.index import RowIndex
 from featcache.store.maps import ShardMaps
@@ -44,7 +45,9 @@ class RowReader(Protocol):
         """Release files and threads; a later call opens them again."""
 
 
-def row_reader(device: Device, index: RowIndex, *, row_bytes: int, checks: Checks, max_open: int) -> RowReader:
+def row_reader(
+    device: Device, index: RowIndex, *, row_bytes: int, checks: Checks, max_open: int, keep_bytes: int
+) -> RowReader:
     """What reads the rows of an index for a device, e.g. for ``ram`` whatever is quickest when all rows are read once.
 
     Args:
@@ -53,8 +56,11 @@ def row_reader(device: Device, index: RowIndex, *, row_bytes: int, checks: Check
         row_bytes: Bytes of a row.
         checks: What has been compared with the records.
         max_open: Largest number of open files.
+        keep_bytes: Bytes of blocks that are read as a whole and kept in memory, for ``disk``; 0: none.
     """
     if index.files and index.files[0].committed.generation.files.is_remote:
         return ShardRanges(index, row_bytes=row_bytes, checks=checks, max_open=max_open)
+    if device == "disk" and keep_bytes:
+        return BlockReads(index, row_bytes=row_bytes, checks=checks, max_open=max_open, keep_bytes=keep_bytes)
     make = ShardMaps if device == "mmap" else ShardReads
     return make(index, row_bytes=row_bytes, checks=checks, max_open=max_open)

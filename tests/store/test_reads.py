@@ -1,6 +1,7 @@
 """Rows read many at a time: equal to loaded rows in every order, checked, safe with forks, threads and few files."""
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import subprocess
@@ -25,6 +26,7 @@ RECORDS = {
     "bytes": make_record((2, 5), "int8"),
 }
 FORMATS = ("zarr", "hdf5")
+WAYS = [("mmap", 0), ("disk", 0), ("disk", 1 << 20)]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,13 @@ def test_rows_equal_those_in_memory_in_any_order(both, file_format, name, data):
     path = both / file_format
     expected = whole(path, name)
     number = st.integers(-len(expected), len(expected) - 1)
-    features = opened(path, name, max_open_maps=data.draw(st.integers(1, 6)), verify=data.draw(st.booleans()))
+    features = opened(
+        path,
+        name,
+        max_open_maps=data.draw(st.integers(1, 6)),
+        verify=data.draw(st.booleans()),
+        keep_bytes=data.draw(st.sampled_from([0, 1, 100_000, 1 << 20])),
+    )
     for _ in range(3):  # blocks are not checked, some are, most are
         rows = np.array(data.draw(st.lists(number, max_size=40)), np.int64)
         if data.draw(st.booleans()):
@@ -99,9 +107,9 @@ def test_a_block_is_read_as_a_whole_until_it_is_checked(path, monkeypatch):
     assert sizes == [row, row]
 
 
-@pytest.mark.parametrize("device", ["mmap", "disk"])
-def test_a_flipped_bit_is_an_error_whichever_row_of_the_block_is_read(path, device):
-    features = open_store(path).feature("large", device=device)
+@pytest.mark.parametrize(("device", "keep_bytes"), WAYS)
+def test_a_flipped_bit_is_an_error_whichever_row_of_the_block_is_read(path, device, keep_bytes):
+    features = open_store(path).feature("large", device=device, keep_bytes=keep_bytes)
     expected = whole(path)
     rows = np.flatnonzero(features._index.block == features._index.block[7])
     assert len(rows) == 4
@@ -150,9 +158,12 @@ def in_child(features, expected, answers):
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize(("start", "device"), [("fork", "mmap"), ("fork", "disk"), ("spawn", "disk")])
-def test_other_processes_go_on_with_an_open_feature(path, start, device):
-    features = open_store(path).feature("large", device=device, max_open_maps=2)
+@pytest.mark.parametrize(
+    ("start", "device", "keep_bytes"),
+    [("fork", "mmap", 0), ("fork", "disk", 0), ("fork", "disk", 1 << 20), ("spawn", "disk", 0)],
+)
+def test_other_processes_go_on_with_an_open_feature(path, start, device, keep_bytes):
+    features = open_store(path).feature("large", device=device, max_open_maps=2, keep_bytes=keep_bytes)
     expected = whole(path)
     stop = threading.Event()
 
@@ -177,8 +188,9 @@ def test_other_processes_go_on_with_an_open_feature(path, start, device):
     assert features[:].tobytes() == expected.tobytes()
 
 
-def test_closing_waits_for_the_reads_of_other_threads(path):
-    features = opened(path)
+@pytest.mark.parametrize("keep_bytes", [0, 100_000])
+def test_closing_waits_for_the_reads_of_other_threads(path, keep_bytes):
+    features = opened(path, keep_bytes=keep_bytes)
     expected = whole(path)
     rows = np.random.default_rng(0).permutation(len(expected))
     wrong = []
@@ -202,7 +214,7 @@ import os, resource, sys
 import numpy as np
 from featcache.errors import TooManyFilesError
 from featcache.store.reader import open_store
-features = open_store(sys.argv[1]).feature(device=sys.argv[2], max_open_maps=1000)
+features = open_store(sys.argv[1]).feature(device=sys.argv[2], max_open_maps=1000, keep_bytes=int(sys.argv[3]))
 rows = np.random.default_rng(0).permutation(features.num_rows)
 features.gather(rows[:1])  # modules that are imported on the way
 features.close()
@@ -228,10 +240,12 @@ np.save(sys.stdout.buffer, values[np.argsort(rows)])
 """
 
 
-@pytest.mark.parametrize("device", ["mmap", "disk"])
-def test_fewer_files_than_the_limit_promises(tmp_path, device):
+@pytest.mark.parametrize(("device", "keep_bytes"), WAYS)
+def test_fewer_files_than_the_limit_promises(tmp_path, device, keep_bytes):
     write_store(tmp_path / "s", StorePlan(records={"a": make_record((3,))}, num_videos=40, shard_rows=4))
-    done = subprocess.run([sys.executable, "-c", FEW, str(tmp_path / "s"), device], check=False, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FEW, str(tmp_path / "s"), device, str(keep_bytes)], check=False, capture_output=True
+    )
     assert done.returncode == 0, done.stderr.decode()
     assert whole(tmp_path / "s", "a").tobytes() in done.stdout
 
@@ -244,3 +258,53 @@ def test_too_many_open_files_is_no_damage(path, monkeypatch):
     monkeypatch.setattr(os, "open", fail)
     with pytest.raises(TooManyFilesError, match="as many files open as it may"):
         features.gather([0])
+
+
+def test_blocks_are_kept_within_their_room_and_read_again_after_it(path, monkeypatch):
+    row = RECORDS["large"].num_bytes
+    features = opened(path, keep_bytes=2 * 4 * row)
+    blocks = features._index.block
+    firsts = np.unique(blocks, return_index=True)[1]
+    taken = []
+    read = LocalRanges.read
+    monkeypatch.setattr(LocalRanges, "read", lambda self, at, into: (taken.append(len(into)), read(self, at, into))[1])
+
+    def num_reads(rows):
+        taken.clear()
+        features.gather(rows)
+        return sum(size == 4 * row for size in taken)
+
+    first, second, third = (np.flatnonzero(blocks == blocks[place]) for place in firsts[:3])
+    assert [len(each) for each in (first, second, third)] == [4, 4, 4]
+    assert num_reads(first[:1]) == 1
+    assert num_reads(np.concatenate([first, second, first])) == 1
+    assert num_reads(first[2:]) == num_reads(second[3:]) == 0
+    assert num_reads(third) == 1
+    assert num_reads(second) == 0
+    assert num_reads(first) == 1, "it was used before the second one"
+    features.ahead(third[:1])
+    assert num_reads(third) + sum(size == 4 * row for size in taken) <= 2
+    assert num_reads(np.arange(len(blocks))) >= len(firsts) - 3
+    assert features._reader._kept_bytes <= 2 * 4 * row
+    features.close()
+    assert num_reads(first) == 1
+
+
+def test_a_disk_without_direct_reads_is_read_all_the_same(path, monkeypatch):
+    features = opened(path, keep_bytes=1 << 20)
+    preadv, refused = os.preadv, []
+
+    def refuse(fd, buffers, offset):
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            refused.append(fd)
+            raise OSError(errno.EINVAL, "made so")
+        return preadv(fd, buffers, offset)
+
+    expected = whole(path)
+    monkeypatch.setattr(os, "preadv", refuse)
+    assert features[:].tobytes() == expected.tobytes()
+    assert refused
+    monkeypatch.setattr("featcache.files.ranges._set_direct", lambda *_: False)
+    refused.clear()
+    assert opened(path, keep_bytes=1 << 20)[:].tobytes() == expected.tobytes()
+    assert not refused
