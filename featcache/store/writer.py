@@ -356,7 +356,7 @@ def _refuse_foreign(files: Files, *, file_format: FileFormat) -> None:
     """Refuse a folder that is not empty for a new store (left-overs of a killed creation do not count)."""
     for name in files.names(""):
         is_ours = is_temp(name) or (file_format == "zarr" and _is_group(files, name)) or _is_disk(files, name)
-        if not is_ours:
+        if not is_ours and not files.exists(paths.ROOT):  # another process may have created the store meanwhile
             raise StoreError(
                 f"{files.where()} is not a featcache store and not empty (it holds {name!r}); choose an empty folder"
             )

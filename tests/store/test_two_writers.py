@@ -9,6 +9,7 @@ import pytest
 from featcache.files import leases, publish
 from featcache.files.local import LocalFiles
 from featcache.recipes import SamplingRecipe
+from featcache.store import commit, paths
 from featcache.store.gc import gc
 from featcache.store.verify import verify
 from featcache.store.writer import StoreWriter
@@ -19,6 +20,7 @@ from tests.crash.histories import _Doubled
 from tests.files import interleaving
 
 PLAN = StorePlan(records={"a": make_record((2, 3), "int8")}, num_videos=2)
+PAUSE = 14  # steps until the first writer has published its data and not yet its record
 GATES = {publish: ("put_new", "heal", "remove"), LocalFiles: ("exists",)}
 
 
@@ -47,32 +49,30 @@ def work(path, *, doubled):
     return True
 
 
-def check_in_every_order(planned, *, num_preemptions):
-    """What is left agrees, or is in doubt and the next writer sees it; returns the number of orders."""
+def try_order(planned, preemptions):
+    """What is left agrees, or is in doubt and the next writer sees it; returns the number of steps."""
     path = planned.with_name("store")
-
-    def try_one(preemptions):
-        shutil.copytree(planned, path)
-        works = [partial(work, path, doubled=doubled) for doubled in (False, True)]
-        outcome = interleaving.run(works, preemptions, gates=GATES)
-        report = verify(path)
-        if None not in outcome.results:
-            assert (report.problems, report.notes, report.num_pending) == ([], [], {"a": 0}), preemptions
-        with StoreWriter.open(path, sampling=SamplingRecipe()) as writer:
-            assert bool(writer.committed(writer.generations()[0], "a")) <= report.ok, (preemptions, report.problems)
-        write_store(path, PLAN)
-        assert verify(path).problems == [], preemptions
-        gc(path, alone=True)
-        assert verify(path).notes == []
-        shutil.rmtree(path)
-        return outcome.num_steps
-
-    return sum(1 for _ in interleaving.schedules(try_one, num_writers=2, num_preemptions=num_preemptions))
+    shutil.copytree(planned, path)
+    works = [partial(work, path, doubled=doubled) for doubled in (False, True)]
+    outcome = interleaving.run(works, preemptions, gates=GATES)
+    report = verify(path)
+    if None not in outcome.results:
+        assert (report.problems, report.notes, report.num_pending) == ([], [], {"a": 0}), preemptions
+    with StoreWriter.open(path, sampling=SamplingRecipe()) as writer:
+        assert bool(writer.committed(writer.generations()[0], "a")) <= report.ok, (preemptions, report.problems)
+    write_store(path, PLAN)
+    assert verify(path).problems == [], preemptions
+    gc(path, alone=True)
+    assert verify(path).notes == []
+    shutil.rmtree(path)
+    return outcome.num_steps
 
 
-def test_record_and_files_agree_whatever_the_order(planned, caplog):
-    caplog.set_level(logging.ERROR)
-    assert check_in_every_order(planned, num_preemptions=1) > 30
+def check_in_every_order(planned, *, num_preemptions):
+    """Returns the number of orders."""
+    return sum(
+        1 for _ in interleaving.schedules(partial(try_order, planned), num_writers=2, num_preemptions=num_preemptions)
+    )
 
 
 @pytest.mark.slow
@@ -80,3 +80,43 @@ def test_record_and_files_agree_whatever_the_order(planned, caplog):
 def test_record_and_files_agree_whatever_the_order_and_whoever_is_killed(planned, caplog):
     caplog.set_level(logging.ERROR)
     print(check_in_every_order(planned, num_preemptions=2), "orders")
+
+
+# Faults that the orders must show
+
+
+def no_notes(monkeypatch):
+    """A file is replaced without a note."""
+    monkeypatch.setattr(commit, "doubt", lambda generation, name, shard: "locks/doubts/none")
+
+
+def no_look(monkeypatch):
+    """The first record stays, whatever became of its files."""
+
+    def settle(generation, feature, shard, *, contents, record, sealed, file_format):
+        for name, chunks in contents.items():
+            generation.files.put_exact(name, chunks)
+        generation.files.put_new(paths.commit(generation.number, feature.name, shard), sealed)
+
+    monkeypatch.setattr(commit, "_settle", settle)
+
+
+@pytest.mark.parametrize(("plant", "kills"), [(no_notes, True), (no_look, False)])
+def test_a_planted_fault_is_seen(planned, monkeypatch, caplog, plant, kills):
+    """The first writer pauses once its data are there, the second replaces them, and is killed or pauses too."""
+    caplog.set_level(logging.ERROR)
+    plant(monkeypatch)
+    with pytest.raises(AssertionError, match="is damaged"):
+        pause_second(planned, kills=kills)
+
+
+def pause_second(planned, *, kills):
+    for step in range(PAUSE + 1, PAUSE + 40):
+        try_order(planned, [interleaving.Preemption(PAUSE, kills=False), interleaving.Preemption(step, kills)])
+        shutil.rmtree(planned.with_name("store"), ignore_errors=True)
+
+
+@pytest.mark.parametrize("kills", [True, False])
+def test_a_second_writer_that_replaces_data_is_paused_or_killed(planned, caplog, kills):
+    caplog.set_level(logging.ERROR)
+    pause_second(planned, kills=kills)

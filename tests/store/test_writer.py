@@ -16,6 +16,7 @@ from featcache.errors import (
     UnknownNameError,
 )
 from featcache.files import publish
+from featcache.files.local import LocalFiles
 from featcache.files.sealed import read_sealed, seal
 from featcache.recipes import SamplingRecipe
 from featcache.store import zarr_format
@@ -278,3 +279,17 @@ def test_a_writer_leaves_the_temporary_files_of_others_alone(tmp_path):
         sibling.write_bytes(b"half")
     write_store(tmp_path / "s", plan, StorePlan(records=RECORDS, num_videos=4, first_video=4))
     assert all(sibling.read_bytes() == b"half" for sibling in siblings)
+
+
+def test_a_store_that_another_process_creates_meanwhile_is_no_foreign_folder(tmp_path, monkeypatch):
+    real, raced = LocalFiles.names, []
+
+    def names(files, folder):
+        if not raced:
+            raced.append(True)
+            open_writer(tmp_path / "s").close()
+        return real(files, folder)
+
+    monkeypatch.setattr(LocalFiles, "names", names)
+    open_writer(tmp_path / "s").close()
+    assert raced
