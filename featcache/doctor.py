@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from featcache.errors import FeatcacheError
 from featcache.plugins import offered
 
 State = Literal["ok", "absent", "broken"]
@@ -215,17 +216,21 @@ def plugin_trials() -> list[Trial]:
     ]
 
 
-def examine(trials: Sequence[Trial] | None = None, *, deadline_seconds: float = DEADLINE_SECONDS) -> list[Finding]:
+def examine(
+    trials: Sequence[Trial] | None = None, *, deadline_seconds: float = DEADLINE_SECONDS, folder: Path | None = None
+) -> list[Finding]:
     """Examine the interpreter, libraries, decoders, GPU, weights, plug-ins and disk.
 
     Args:
         trials: Checks to run in child processes, several at a time; ``None``: all of them.
         deadline_seconds: Time limit of each check.
+        folder: An existing folder, in which the disk is tried with a few small files; ``None``: only its free space is
+            looked at, in the current folder.
     """
     trials = (*TRIALS, *plugin_trials()) if trials is None else trials
     with ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1))) as pool:
         tried = list(pool.map(lambda trial: attempt(trial, deadline_seconds=deadline_seconds), trials))
-    return [*_machine(), *_required(), *tried, _disk()]
+    return [*_machine(), *_required(), *tried, _disk(folder)]
 
 
 def attempt(trial: Trial, *, deadline_seconds: float = DEADLINE_SECONDS) -> Finding:
@@ -303,9 +308,17 @@ def _required() -> Iterator[Finding]:
         yield Finding(part=name, state=state, note=version or "is not installed", fix=fix)
 
 
-def _disk() -> Finding:
-    free = shutil.disk_usage(Path.cwd()).free
-    note = f"{free / 1e9:.1f} GB free in the current folder"
+def _disk(folder: Path | None) -> Finding:
+    free = shutil.disk_usage(folder or Path.cwd()).free
+    note = f"{free / 1e9:.1f} GB free in {folder or 'the current folder'}"
     if free < _FEW_BYTES:
         return Finding(part="disk", state="broken", note=note, fix="write the store elsewhere, or make room")
-    return Finding(part="disk", state="ok", note=note)
+    if folder is None:
+        return Finding(part="disk", state="ok", note=note)
+    from featcache.files import disks
+
+    try:
+        offer = disks.examine(folder)
+    except FeatcacheError as error:
+        return Finding(part="disk", state="broken", note=f"{note}; {error}", fix="write the store elsewhere")
+    return Finding(part="disk", state="ok", note=f"{note}; {offer.note}")

@@ -8,9 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from featcache import doctor
+from featcache.cli.main import app
 from featcache.doctor import Trial, attempt
+from featcache.errors import ConfigError
+from featcache.files import disks
+from featcache.testing import faults
 from featcache.testing.plugins import put_package
 
 TRIAL = Trial(part="stub", module="stub", fix="pip install stub", code="import stub\nprint(stub.WORD)")
@@ -154,6 +159,32 @@ def test_no_part_is_examined_by_importing_a_network_where_its_version_will_do() 
         code = f"{trial.code}\nimport sys\nassert 'torch' not in sys.modules, {part!r}\n"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert "AssertionError" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("disk", "state", "note"),
+    [
+        ("ordinary", "ok", "publishes by hard links; has locks"),
+        ("neither", "ok", "has no hard links, publishes by renaming folders; has no locks, shares work by leases"),
+    ],
+)
+def test_the_disk_of_a_folder_is_tried(tmp_path: Path, disk: str, state: str, note: str) -> None:
+    with faults.DISKS[disk].imitated():
+        (found,) = (one for one in doctor.examine([], folder=tmp_path) if one.part == "disk")
+    assert (found.state, list(tmp_path.iterdir())) == (state, [])
+    assert note in found.note
+
+
+def test_a_disk_on_which_nothing_can_be_published_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disks, "_spares_full_folders", lambda box: False)
+    with faults.DISKS["no links"].imitated():
+        found = doctor.examine([], folder=tmp_path)[-1]
+    assert (found.state, found.fix) == ("broken", "write the store elsewhere")
+    assert "lacks hard links" in found.note
+    result = CliRunner().invoke(app, ["doctor", str(tmp_path / "nowhere")])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, ConfigError)
+    assert "nowhere is no folder" in str(result.exception)
 
 
 @pytest.mark.slow

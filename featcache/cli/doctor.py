@@ -1,10 +1,12 @@
 """``backbones`` and ``doctor``: list the backbones, and check what works on this machine."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from featcache.cli.console import print_json, print_table
+from featcache.errors import ConfigError
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -12,7 +14,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command(epilog="Example: `featcache backbones --json`")(backbones)
-    app.command(epilog="Example: `featcache doctor`")(doctor)
+    app.command(epilog="Example: `featcache doctor`, or with the disk of a cluster: `featcache doctor /scratch`")(
+        doctor
+    )
 
 
 def backbones(as_json: Json = False) -> None:
@@ -49,11 +53,18 @@ def backbones(as_json: Json = False) -> None:
     print_table("backbones", ("name", "what it is", "from", "pixels", "frames"), rows, num_text=3)
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    folder: Annotated[
+        Path | None, typer.Argument(help="A folder, whose disk is tried for what stores need: links and locks.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Check what works on this machine, one line per part, and say how to fix what does not."""
     from featcache.doctor import examine
 
-    findings = examine()
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder; name one on the disk that the stores will be on")
+    findings = examine(folder=folder)
     if as_json:
         print_json([finding.to_dict() for finding in findings])
         return

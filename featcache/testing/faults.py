@@ -54,8 +54,12 @@ class DiskKind:
     lock_error: int = 0
 
     @contextmanager
-    def imitated(self) -> Generator[None]:
-        """The disks of this process and of its forks lack this; nobody waits for claims and leases of others."""
+    def imitated(self, *, patience: float = 0.0) -> Generator[None]:
+        """The disks of this process and of its forks lack this.
+
+        Args:
+            patience: Seconds after which a lease that stands still is taken over; claims are taken over at once.
+        """
 
         def link(source: Any, target: Any, *, follow_symlinks: bool = True) -> NoReturn:
             sys.audit("os.link", source, target, -1, -1)
@@ -66,7 +70,7 @@ class DiskKind:
 
         with ExitStack() as stack:
             stack.enter_context(mock.patch.object(claims, "PATIENCE_SECONDS", 0.0))
-            stack.enter_context(mock.patch.object(leases, "DEAD_AFTER_SECONDS", 0.0))
+            stack.enter_context(mock.patch.object(leases, "DEAD_AFTER_SECONDS", patience))
             if self.link_error:
                 stack.enter_context(mock.patch.object(os, "link", link))
             if self.lock_error:
