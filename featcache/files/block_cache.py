@@ -63,8 +63,10 @@ class BlockCache:
         text = os.environ.get(GIGABYTES, str(_DEFAULT_GIGABYTES))
         try:
             max_bytes = int(float(text) * 1e9)
-        except (ValueError, OverflowError) as error:
-            raise ConfigError(f"{GIGABYTES} is {text!r}, not a number of GB; set it to one, or to 0") from error
+        except (ValueError, OverflowError):
+            max_bytes = -1
+        if max_bytes < 0:
+            raise ConfigError(f"{GIGABYTES} is {text!r}, not a number of GB; set it to one, or to 0")
         return cls(folder, max_bytes=max_bytes)
 
     def read(self, key: str, num_bytes: int) -> Bytes | None:

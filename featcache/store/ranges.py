@@ -39,7 +39,7 @@ class ShardRanges:
         self._keys: dict[int, str] = {}
         self._coming: deque[tuple[frozenset[int], Future[dict[int, Bytes]]]] = deque()
         self._threads: ThreadPoolExecutor | None = None
-        self._keeping: deque[Future[None]] = deque()
+        self._keeping: dict[int, tuple[Future[None], Bytes]] = {}  # blocks that are on their way to the local disk
 
     @property
     def num_open(self) -> int:
@@ -116,21 +116,24 @@ class ShardRanges:
 
     def _fetched(self, blocks: list[int], rows: Ints, places: dict[int, Ints]) -> dict[int, Bytes]:
         """Blocks from what was fetched ahead, and all others from the bucket; each compared with its record."""
+        held = {block: self._keeping[block][1] for block in blocks if block in self._keeping}
         found: dict[int, Bytes] = {}
         for some, future in self._coming:
-            if wanted := some.intersection(blocks) - set(found):
+            if wanted := some.intersection(blocks) - set(found) - set(held):
                 fetched = future.result()
                 found |= {block: fetched[block] for block in wanted}
         while self._coming and self._coming[0][1].done() and self._coming[0][0] <= set(found):
             self._coming.popleft()
         file_of = {block: int(self._index.file[rows[places[block][0]]]) for block in blocks}
-        found |= self._fetch({block: file for block, file in file_of.items() if block not in found})
+        found |= self._fetch(
+            {block: file for block, file in file_of.items() if block not in found and block not in held}
+        )
         for block, data in found.items():
             self._checks.check_block(block, file_of[block], data)
-            self._keep(self._key(block, file_of[block]), data)
+            self._keep(block, file_of[block], data)
         if found:
             self._checks.passed(np.array(list(found)))
-        return found
+        return found | held
 
     def _fetch(self, file_of: dict[int, int]) -> dict[int, Bytes]:
         """Blocks by number, given with their files."""
@@ -168,14 +171,14 @@ class ShardRanges:
                 groups.append([block])
         return groups
 
-    def _keep(self, key: str, data: Bytes) -> None:
-        """Keep a block beside what follows, unless too much waits for that already."""
-        while self._keeping and self._keeping[0].done():
-            self._keeping.popleft()
-        future = self._pool().submit(self._cache.put, key, data)
-        self._keeping.append(future)
-        if len(self._keeping) * len(data) > _PORTION_BYTES:
-            self._keeping.popleft().result()
+    def _keep(self, block: int, file: int, data: Bytes) -> None:
+        """Keep a block beside what follows; waits for the first ones if too much waits for that already."""
+        self._keeping = {one: held for one, held in self._keeping.items() if not held[0].done()}
+        if not self._cache.max_bytes:
+            return
+        self._keeping[block] = (self._pool().submit(self._cache.put, self._key(block, file), data), data)
+        if sum(len(waiting) for _, waiting in self._keeping.values()) > _PORTION_BYTES:
+            next(iter(self._keeping.values()))[0].result()
 
     def _pool(self) -> ThreadPoolExecutor:
         if self._threads is None:
