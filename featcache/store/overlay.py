@@ -13,7 +13,7 @@ import pyarrow as pa
 from featcache.data.manifest import table_to_videos, videos_to_table
 from featcache.data.parquet import from_numbers, from_texts
 from featcache.data.types import VideoRecord
-from featcache.errors import CorruptStoreError, ManifestError
+from featcache.errors import CorruptStoreError, ManifestError, StoreError
 from featcache.files.base import Files
 from featcache.files.sealed import seal, sha256_bytes
 from featcache.store import paths
@@ -154,13 +154,19 @@ def check_generations(files: Files, overlays: Sequence[Overlay], generations: Se
         )
 
 
-def publish_overlay(files: Files, amendments: Iterable[Amendment], *, num_generations: int) -> None:
+def publish_overlay(
+    files: Files, amendments: Iterable[Amendment], *, num_generations: int, generations: Sequence[Generation] = ()
+) -> None:
     """Publish an overlay under the next free number; the caller holds the planning lock.
 
     Args:
         files: The files of the store.
         amendments: The changes, at most one per id.
         num_generations: Number of generations of the store.
+        generations: Those that the overlay has to fit, whatever others have published since the changes were found out.
+
+    Raises:
+        StoreError: Another process has given one of the ids to another video meanwhile.
     """
     amendments = sorted(amendments, key=lambda one: one.video)
     assert len({one.video for one in amendments}) == len(amendments), "a video is amended once"
@@ -170,6 +176,13 @@ def publish_overlay(files: Files, amendments: Iterable[Amendment], *, num_genera
     ref = TableRef(sha256=sha256_bytes(data), num_bytes=len(data))
     while True:
         overlays = read_overlays(files)
+        mine = Overlay(number=len(overlays), generations=num_generations, amendments=tuple(amendments), checksum="")
+        try:
+            amend(generations, [*overlays, mine])
+        except CorruptStoreError as error:
+            raise StoreError(
+                f"another process has renamed videos of {files.where()} meanwhile; run the same command again"
+            ) from error
         document = OverlayDoc(
             number=len(overlays),
             generations=num_generations,

@@ -215,7 +215,8 @@ class StoreWriter:
             amendments: At most one per id; without any, nothing is published.
         """
         if amendments := list(amendments):
-            publish_overlay(self._files, amendments, num_generations=len(self.generations()))
+            generations = self.generations()
+            publish_overlay(self._files, amendments, num_generations=len(generations), generations=generations)
 
     def committed(self, generation: Generation, feature: str) -> set[int]:
         """Shards of a feature with a valid record and files of the recorded size, synced before this returns."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from featcache.errors import CorruptStoreError, FeatcacheError, RecipeMismatchError
 from featcache.files.places import safe_join
-from featcache.files.publish import put_new, put_replace, remove
+from featcache.files.publish import put_replace, remove
 from featcache.files.sealed import read_bytes, read_sealed, seal, sha256_bytes
 from featcache.training.identity import Identity
 
@@ -67,7 +67,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     data = save({name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()})
     digest = sha256_bytes(data)
     name = f"checkpoint-{digest[:16]}.safetensors"
-    put_new(folder / name, data)
+    put_replace(folder / name, data)
     document = {
         "format": _FORMAT,
         "version": 2,

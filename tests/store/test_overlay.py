@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featcache.errors import CorruptStoreError
+from featcache.errors import CorruptStoreError, StoreError
 from featcache.files import publish
+from featcache.files.base import open_files
 from featcache.store.gc import gc
-from featcache.store.overlay import Amendment
+from featcache.store.overlay import Amendment, publish_overlay
 from featcache.store.reader import open_store
 from featcache.store.verify import verify
 from featcache.store.writer import StoreWriter
@@ -214,7 +215,8 @@ def test_an_overlay_about_a_generation_that_is_lost_is_damage(path):
 
 
 def test_two_videos_of_one_name_are_damage(path):
-    say(path, ("v0000", {"id": "v0001"}))
+    record = replace(open_store(path).videos["v0000"], id="v0001")
+    publish_overlay(open_files(path), [Amendment(video="v0000", record=record)], num_generations=1)
     with pytest.raises(CorruptStoreError, match="gives 'v0000' the id of another video, 'v0001'"):
         list(open_store(path).videos)
     assert not verify(path).ok
@@ -250,6 +252,26 @@ def test_two_writers_never_share_a_number(amended, monkeypatch):
     assert open_store(amended).labels() == {"v0000": "z", "v0001": "first", "v0002": "second", "v0003": "b"}
     assert [json.loads(path.read_bytes())["number"] for path in overlays(amended)] == [0, 1, 2, 3, 4]
     assert verify(amended).ok
+
+
+def test_an_id_that_another_writer_has_given_meanwhile_is_not_given_twice(amended, monkeypatch):
+    """On a disk without locks: the store would be unreadable."""
+    plain, done = publish.put_new, []
+
+    def put_new(path, data):
+        if path.parent.name == "overlays" and path.suffix == ".json" and not done:
+            done.append(path)
+            say(amended, ("v0001", {"id": "new"}))
+        return plain(path, data)
+
+    store = open_store(amended)
+    with StoreWriter.open(amended, sampling=store.sampling) as writer:
+        record = replace(store.videos["v0002"], id="new")
+        monkeypatch.setattr(publish, "put_new", put_new)
+        monkeypatch.setattr(StoreWriter, "planning_lock", lambda self: nullcontext())
+        with pytest.raises(StoreError, match=r"has renamed videos of .* meanwhile; run the same command again"):
+            writer.add_overlay([Amendment(video="v0002", record=record)])
+    assert set(open_store(amended).videos) >= {"new", "v0002"}
 
 
 def test_links_are_refused(amended, tmp_path):

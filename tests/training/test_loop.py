@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from featcache.errors import ConfigError, CorruptStoreError, RecipeMismatchError
 from featcache.seeding import seed_for
+from featcache.testing.faults import DISKS
 from featcache.training.checkpoint import NAME, read_checkpoint
 from featcache.training.generators import seeded_torch
 from featcache.training.identity import Identity
@@ -231,6 +232,12 @@ def test_a_checkpoint_that_points_outside_is_refused(tmp_path):
 def test_one_checkpoint_is_kept(tmp_path):
     run(tmp_path, SETTINGS.model_copy(update={"checkpoint_seconds": 0.0}))
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
+
+
+def test_a_disk_without_hard_links_keeps_checkpoints(tmp_path):
+    with DISKS["no links"].imitated():
+        run(tmp_path, SETTINGS)
+    assert read_checkpoint(tmp_path).step > 0
 
 
 def test_tensorboard_events_are_written(tmp_path):
