@@ -6,6 +6,7 @@ extract. The note is removed before any record of the feature changes, and publi
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from featcache.errors import CorruptStoreError
@@ -40,7 +41,7 @@ def read_records(generation: Generation, feature: FeatureDoc) -> dict[int, Commi
     """
     note = read_complete(generation, feature)  # first: another writer may commit at any time
     shards = recorded_shards(generation, feature.name)
-    found = generation.files.each(lambda shard: read_record(generation, feature, shard), shards)
+    found = generation.files.each(partial(read_record, generation, feature), shards)
     records = dict(zip(shards, found, strict=True))
     check_complete(generation, feature, note, records)
     return records
@@ -119,7 +120,8 @@ def reopen_lost(path: Path | str) -> None:
                 withdraw_complete(generation, feature.name)
                 continue
             shards = recorded_shards(generation, feature.name)
-            records = {shard: read_record(generation, feature, shard) for shard in shards}
+            found = files.each(partial(read_record, generation, feature), shards)
+            records = dict(zip(shards, found, strict=True))
             try:
                 check_complete(generation, feature, note, records)
             except CorruptStoreError as error:

@@ -292,13 +292,16 @@ class Features:
         """
         files = self._index.file[rows]
         starts = np.flatnonzero(np.diff(files, prepend=-1)).tolist()
-        tables = []
-        for first, last in itertools.pairwise([*starts, len(rows)]):
-            file = self._index.files[files[first]]
-            table = read_rows(file.committed.generation, file.committed.records[file.shard])
-            tables.append(table.select(self._rows_in(table, rows[first:last])))
-        if not tables:
+        if not starts:
             return RowTable.empty(num_frames=0)
+
+        def read(ends: tuple[int, int]) -> RowTable:
+            file = self._index.files[files[ends[0]]]
+            table = read_rows(file.committed.generation, file.committed.records[file.shard])
+            return table.select(self._rows_in(table, rows[slice(*ends)]))
+
+        place = self._index.files[0].committed.generation.files
+        tables = place.each(read, itertools.pairwise([*starts, len(rows)]))
         joined = RowTable.concatenate(tables)
         columns = {name: getattr(joined, name) for name in RowTable.__dataclass_fields__}
         return RowTable(**{**columns, "video": self.video_index[rows]})

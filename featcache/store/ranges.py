@@ -18,7 +18,7 @@ Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 
 _PORTION_BYTES = 256 << 20  # fetched and copied before the next ones are
-_REQUEST_BYTES = 4 << 20  # neighbouring blocks up to this size are fetched with one request
+_REQUEST_BYTES = 1 << 20  # neighbouring blocks up to this size are fetched with one request; larger ones take turns
 _GAP_BYTES = 64  # between neighbours: the checksum that follows each block
 _AHEAD = 4  # batches whose blocks wait to be read
 

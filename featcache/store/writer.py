@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
@@ -244,10 +245,9 @@ class StoreWriter:
     def _whole_records(self, generation: Generation, name: str) -> dict[int, CommitDoc]:
         """The records of the shards of :meth:`committed`, by shard."""
         feature = self._feature(name)  # an unknown name is an error, not a feature without shards
-        records = {
-            shard: self._whole_record(generation, shard, feature=feature)
-            for shard in recorded_shards(generation, feature.name)
-        }
+        shards = recorded_shards(generation, feature.name)
+        whole = self._files.each(partial(self._whole_record, generation, feature=feature), shards)
+        records = dict(zip(shards, whole, strict=True))
         found = {shard: record for shard, record in records.items() if record is not None}
         if found:  # the process that published the last may have died on the way
             self._files.settle(paths.commits(generation.number, name))
