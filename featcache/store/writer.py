@@ -182,7 +182,10 @@ class StoreWriter:
         tables = {"videos": table_bytes(videos_to_table(videos)), "segments": table_bytes(segments_table(segments))}
         refs = {kind: TableRef(sha256=sha256_bytes(data), num_bytes=len(data)) for kind, data in tables.items()}
         while True:
-            number = len(self.generations())
+            former = self.generations()
+            for generation in former:  # their planners may have been killed before, or be slow: no note is left out
+                self._note_planned(generation)
+            number = len(former)
             plan = PlanDoc(
                 generation=number,
                 sampling_hash=recipe_hash(self.sampling),

@@ -1,12 +1,14 @@
 """Disks of clusters: what they lack, a disk that fills, a store that is read while it grows."""
 
+import contextlib
 import errno
+import fcntl
+import itertools
 import os
 import re
 import shutil
 import subprocess
 import traceback
-from itertools import pairwise
 from unittest import mock
 
 import pytest
@@ -20,7 +22,7 @@ from featcache.store.reader import open_store
 from featcache.store.verify import verify
 from featcache.testing import faults
 from featcache.testing.faults import DISKS
-from featcache.testing.stores import check_reads_back, write_store
+from featcache.testing.stores import StorePlan, check_reads_back, make_record, write_store
 from tests.crash.test_store_faults import command, needs_strace
 from tests.crash.write_store import PLANS
 
@@ -75,6 +77,36 @@ def test_a_kernel_that_refuses(tmp_path, reference, faults_of_calls, lacks):
     assert {what for what in ("links", "locks") if f'"{what}":false' in record} == lacks
     assert verify(tmp_path / "store").ok
     check_reads_back(tmp_path / "store", *PLANS)
+
+
+TINY = StorePlan(records={"a": make_record((2,))}, num_videos=1, rows_per_video=(1,))
+
+
+@pytest.mark.parametrize("lasts", [True, False])
+@pytest.mark.parametrize(("module", "call", "error"), [(os, "link", errno.EPERM), (fcntl, "flock", errno.ENOLCK)])
+def test_a_refusal_that_begins_at_any_call(tmp_path, monkeypatch, module, call, error, lasts):
+    """One that lasts is a kind of disk, and the writer goes on; one that does not is an error, which is healed."""
+    write_store(tmp_path / "whole", TINY)
+    real, refused = getattr(module, call), True
+    for first in itertools.count(1):
+        path, count = tmp_path / str(first), itertools.count(1)
+
+        def refusing(*args, first=first, count=count, **options):
+            number = next(count)
+            if number == first or (lasts and number > first):
+                raise OSError(error, os.strerror(error))
+            return real(*args, **options)
+
+        with monkeypatch.context() as patch, contextlib.nullcontext() if lasts else contextlib.suppress(StoreError):
+            patch.setattr(module, call, refusing)
+            write_store(path, TINY)
+            refused = next(count) > first + 1
+        if not refused:
+            break
+        assert (path / RECORD).exists() == lasts
+        write_store(path, TINY)
+        assert faults.snapshot(path) == faults.snapshot(tmp_path / "whole")
+    assert first == {"link": 14, "flock": 4}[call]
 
 
 @pytest.mark.parametrize("disk", DISKS)
@@ -144,7 +176,7 @@ def test_a_store_is_read_at_every_instant_while_it_grows(tmp_path, monkeypatch):
     monkeypatch.setattr(publish, "put_new", put_new)
     write_store(tmp_path / "s", *PLANS)
     assert len(counts) > 10
-    assert all(one <= two for pair in pairwise(counts) for one, two in zip(*pair, strict=True))
+    assert all(one <= two for pair in itertools.pairwise(counts) for one, two in zip(*pair, strict=True))
     assert counts[0] != counts[-1]
     assert early[:].tobytes() == first
 

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from featcache.files.sealed import read_sealed, seal
 from featcache.recipes import SamplingRecipe
 from featcache.store import zarr_format
 from featcache.store.plan import Segment
+from featcache.store.reader import open_store
 from featcache.store.writer import StoreWriter
 from featcache.testing.stores import (
     PROVENANCE,
@@ -136,6 +138,16 @@ def test_writers_that_add_generations_at_once_get_different_numbers(tmp_path, mo
         mine = add_generation(first, StorePlan(records=RECORDS, num_videos=2, first_video=3))
         assert mine.number == 1
         assert [len(generation.videos) for generation in first.generations()] == [3, 2]
+
+
+def test_a_planner_that_is_killed_before_its_note_leaves_no_gap(tmp_path):
+    """Another writer had opened the store before, and plans the next generation."""
+    with open_writer(tmp_path / "s") as first, open_writer(tmp_path / "s") as second:
+        killed = mock.patch.object(StoreWriter, "_note_planned", side_effect=KeyboardInterrupt)
+        with killed, pytest.raises(KeyboardInterrupt):
+            add_generation(first, StorePlan(records=RECORDS, num_videos=2))
+        add_generation(second, StorePlan(records=RECORDS, num_videos=2, first_video=2))
+    assert len(open_store(tmp_path / "s").generations) == 2
 
 
 def test_claims_exclude_each_other(tmp_path):
