@@ -17,18 +17,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dask import config as dask_config
 from distributed import Client, Nanny, Scheduler, SpecCluster, Worker, WorkerPlugin
 
 from featcache.backbones.from_file import files_in_use
 from featcache.data.remote import is_there
 from featcache.errors import ConfigError, FeatcacheError
-from featcache.extract.cluster_worker import Seen, close_session, look
+from featcache.extract.cluster_worker import close_session
+from featcache.extract.cluster_workers import Workers, survey
 from featcache.extract.filling import Filling, Work
-from featcache.extract.gathering import Gathering, Workers
-from featcache.extract.orders import PACKAGES, Assignment, ShardOrder, other_version
+from featcache.extract.gathering import Gathering
+from featcache.extract.orders import PACKAGES, Assignment, ShardOrder
 from featcache.extract.prepare import Machine, Prepared, prepare
 from featcache.extract.settings import ExtractSettings
+from featcache.extract.shard_session import sha256_of_file
 from featcache.files.urls import absolute, place_of
 from featcache.machine import resolve_device, weights_folder
 
@@ -96,7 +97,7 @@ class ClusterEngine:
             root=root,
             moved={video: path for video, path in paths.items() if planned.get(video) != path},
             seen=tuple(str(path) for path in _some(list(paths.values())) if is_there(path)),
-            used_files=files_in_use(),
+            used_files={given: sha256_of_file(given) for given in files_in_use()},
             weights_folder=str(weights_folder().absolute()),
             versions={package: metadata.version(package) for package in PACKAGES},
             is_on_gpu=self.machine.device != "cpu",
@@ -129,7 +130,7 @@ def cluster_engine(settings: ExtractSettings) -> Iterator[ClusterEngine]:
         where = given.scheduler or f"--workers {given.workers}"
         workers = Workers(client=client, where=where, wait_seconds=given.wait_seconds)
         workers.wait_for_one()
-        seen = survey(workers, settings)
+        seen = survey(workers, device=settings.runtime.device)
         kinds = Counter(each.device.partition(":")[0] for each in seen.values())
         if len(kinds) > 1:
             with_gpu, without = (
@@ -148,35 +149,6 @@ def cluster_engine(settings: ExtractSettings) -> Iterator[ClusterEngine]:
         stack.callback(_leave, client, run)
         machine = Machine(device=first.device, cores=cores)
         yield ClusterEngine(client=client, workers=workers, machine=machine, sharing=sharing, run=run)
-
-
-def survey(workers: Workers, settings: ExtractSettings) -> dict[str, Seen]:
-    """What each worker is that can compute; the others are reported and left out.
-
-    Raises:
-        FeatcacheError: There is none that can, or all have gone.
-    """
-    client = workers.client
-    for package in PACKAGES:
-        mine = metadata.version(package)
-        # A function of the standard library: a worker with another featcache may not know those of this one.
-        for worker, theirs in client.run(metadata.version, package, on_error="return").items():
-            if theirs != mine:
-                found = "none" if isinstance(theirs, Exception) else theirs
-                workers.leave_out(worker, other_version(package, found, wanted=mine))
-    seen: dict[str, Seen] = {}
-    for worker, found in client.run(look, settings.runtime.device, workers=workers.fit(), on_error="return").items():
-        if isinstance(found, Seen):
-            seen[worker] = found
-        else:
-            workers.leave_out(worker, str(found))
-    if any(each.gpus for each in seen.values()) and settings.runtime.device != "cpu":
-        workers.resources = {"GPU": 1}
-        seen = {worker: each for worker, each in seen.items() if each.gpus}
-    if not seen:
-        workers.fit()  # says why
-        raise workers.nobody()  # all have gone meanwhile
-    return seen
 
 
 @contextmanager
@@ -228,10 +200,7 @@ def _local_cluster(settings: ExtractSettings) -> Iterator[SpecCluster]:
         for number in range(settings.cluster.workers)
     }
     scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
-    with (
-        dask_config.set({"distributed.worker.daemon": False}),
-        SpecCluster(workers=workers, scheduler=scheduler, name="featcache") as cluster,
-    ):
+    with SpecCluster(workers=workers, scheduler=scheduler, name="featcache") as cluster:
         yield cluster
 
 
@@ -258,7 +227,7 @@ class _DeafToInterrupts(WorkerPlugin):
 def _leave(client: Client, run: str) -> None:
     """Stop what the workers still do for the run."""
     if client.status == "running":
-        client.run(close_session, run, on_error="ignore")
+        client.run(close_session, run, wait=False, on_error="ignore")
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Functions that run in the workers of a Dask cluster, where a process keeps one session."""
 
+import asyncio
 import socket
 import threading
 import time
@@ -56,16 +57,22 @@ def run_shard(order: ShardOrder, assignment: Assignment) -> ShardReport:
     A task leaves its thread to the next one when all its videos are with the decoders, so that decoding does not stop
     between two shards.
     """
-    worker = get_worker()
-    try:
-        ticket, session = _take(order, assignment)
-    except FeatcacheError as unfit:
-        time.sleep(UNFIT_SECONDS)
-        return ShardReport(order=order, worker=worker.address, outcome="unfit", sentence=str(unfit))
-    ticket.drawn.wait()
-    secede()
-    ticket.settled.wait()
-    report = ShardReport(order=order, worker=worker.address, outcome="committed", telling=session.telling())
+    address = get_worker().address
+    holds_thread = True
+    while True:
+        try:
+            ticket, session = _take(order, assignment)
+        except FeatcacheError as unfit:
+            time.sleep(UNFIT_SECONDS)
+            return ShardReport(order=order, worker=address, outcome="unfit", sentence=str(unfit))
+        ticket.drawn.wait()
+        if holds_thread:
+            secede()
+            holds_thread = False
+        ticket.settled.wait()
+        if not isinstance(ticket.error, SessionClosedError):
+            break  # else its session had waited for too long and has just ended
+    report = ShardReport(order=order, worker=address, outcome="committed", telling=session.telling())
     error = ticket.error
     if error is None and ticket.committed is not None:
         return replace(report, committed=ticket.committed)
@@ -74,13 +81,18 @@ def run_shard(order: ShardOrder, assignment: Assignment) -> ShardReport:
     if not isinstance(error, FeatcacheError):
         raise error
     is_shards_fault = isinstance(error, NonFiniteFeatureError)  # it would be the same on any worker
-    return replace(report, outcome="failed" if is_shards_fault else "unfit", sentence=str(error))
+    return replace(report, outcome="impossible" if is_shards_fault else "failed", sentence=str(error))
 
 
-def close_session(run: str) -> None:
-    """Stop the session of a run, if there is one."""
-    global _session
+async def close_session(run: str) -> None:
+    """Stop the session of a run, if there is one, and open no other for it."""
+    await asyncio.to_thread(_close, run)
+
+
+def _close(run: str) -> None:
+    global _session, _refused
     with _lock:
+        _refused = (run, SessionClosedError())
         if _session is not None and _session.run == run:
             _session.close()
             _session = None
@@ -97,10 +109,8 @@ def _take(order: ShardOrder, assignment: Assignment) -> tuple[Ticket, ShardSessi
             if _session is not None and _session.run != assignment.run:
                 _session.close()
                 _session = None
-            if _session is not None and isinstance(_session.error, FeatcacheError):
-                raise _session.error
             if _session is not None:
-                with suppress(SessionClosedError):  # after a minute without orders
+                with suppress(SessionClosedError):  # after a minute without orders, or with an error
                     return _session.take(order), _session
             _session = ShardSession(
                 assignment,

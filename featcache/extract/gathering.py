@@ -2,10 +2,9 @@
 
 import itertools
 import logging
-import os
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -14,6 +13,7 @@ from distributed import Client, Future, KilledWorker
 
 from featcache.errors import FeatcacheError
 from featcache.extract.cluster_worker import TOPIC, run_shard
+from featcache.extract.cluster_workers import Workers
 from featcache.extract.filling import Filling
 from featcache.extract.orders import Assignment, Remark, ShardOrder, ShardReport, Telling
 from featcache.extract.progress import Progress
@@ -23,86 +23,10 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 """How often to look which workers are there."""
+MAX_TRIES = 3
+"""Number of workers that try a shard which fails, before it is set aside until all others are done."""
 VISIBLE_SECONDS = 90.0
 """How long a committed shard may remain unseen here; an NFS client may keep its list of a folder for a minute."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Workers:
-    """The workers of a scheduler, and which of them cannot compute.
-
-    Attributes:
-        client: The client.
-        where: How messages call the cluster.
-        wait_seconds: How long there may be no worker.
-        resources: What a worker must have to compute a shard, by Dask's resources.
-        unfit: Why a worker is left out, by its address.
-    """
-
-    client: Client
-    where: str
-    wait_seconds: float
-    resources: dict[str, float] = field(default_factory=dict)
-    unfit: dict[str, str] = field(default_factory=dict)
-
-    def present(self) -> set[str]:
-        """Addresses of the workers that are there.
-
-        Raises:
-            FeatcacheError: The scheduler is gone.
-        """
-        if self.client.status != "running":
-            raise self.scheduler_is_gone()
-        try:
-            return set(self.client.nthreads())
-        except OSError as error:
-            raise self.scheduler_is_gone() from error
-
-    def fit(self) -> list[str]:
-        """Addresses of the workers that can compute, as far as is known.
-
-        Raises:
-            FeatcacheError: There are workers, and none of them can.
-        """
-        present = self.present()
-        fit = sorted(present - set(self.unfit))
-        if present and not fit:
-            worker = sorted(present)[0]
-            others = f", and so it is with all {len(present)} workers" if len(present) > 1 else ""
-            raise FeatcacheError(f"worker {worker} of {self.where} cannot compute: {self.unfit[worker]}{others}")
-        return fit
-
-    def leave_out(self, worker: str, sentence: str) -> None:
-        """Give no more work to a worker, and say so once."""
-        if worker not in self.unfit:
-            self.unfit[worker] = sentence
-            if len(self.present() - set(self.unfit)):
-                log.warning("worker %s is left out: %s", worker, sentence)
-
-    def wait_for_one(self) -> None:
-        """Wait for the first worker; a cluster that adapts itself starts one for this.
-
-        Raises:
-            FeatcacheError: There is none in time.
-        """
-        asked = self.client.submit(os.getpid, pure=False)
-        try:
-            asked.result(timeout=self.wait_seconds)
-        except TimeoutError as error:
-            raise self.nobody() from error
-
-    def nobody(self) -> FeatcacheError:
-        """The error for a scheduler without workers."""
-        return FeatcacheError(
-            f"{self.where} has had no worker for {self.wait_seconds:g} seconds; start some with `dask worker`, or wait "
-            "longer with --set cluster.wait_seconds=3600; what is committed stays, and the same command goes on"
-        )
-
-    def scheduler_is_gone(self) -> FeatcacheError:
-        """The error for a scheduler that has ended."""
-        return FeatcacheError(
-            f"the scheduler {self.where} is gone; what is committed stays: start it again, and give the same command"
-        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -126,7 +50,8 @@ class Gathering:
     _name: str = field(default_factory=lambda: secrets.token_hex(8))  # no key is used twice
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _tellings: dict[str, Telling] = field(default_factory=dict)
-    _killed: list[ShardOrder] = field(default_factory=list)
+    _failures: dict[ShardOrder, dict[str, str]] = field(default_factory=dict)  # sentences by worker
+    _set_aside: list[ShardOrder] = field(default_factory=list)
     _started: float = 0.0
     _last_seen: float = 0.0
     _last_look: float = 0.0
@@ -135,8 +60,8 @@ class Gathering:
     def compute(self, orders: Sequence[ShardOrder], generations: Sequence[Generation]) -> None:
         """Have the shards computed.
 
-        A shard is tried again elsewhere if its worker dies or cannot compute. One that several workers did not survive
-        is tried once more when all others are done, alone, since it may have died with a neighbour.
+        A shard is tried again elsewhere if its worker dies or fails. One that several workers did not manage is tried
+        once more when all others are done, alone, since it may have failed with a neighbour.
 
         Raises:
             FeatcacheError: Some shards cannot be computed; the others are committed. Or none can, or the scheduler is
@@ -152,18 +77,23 @@ class Gathering:
             elsewhere = [report.order for report in reports if report.outcome == "elsewhere"]
             if elsewhere:  # its lock may have been that of a worker that was dying
                 reports += self._gather(elsewhere)
-            accused, self._killed = self._killed, []
-            for order in accused:
+            again, self._set_aside = self._set_aside, []
+            for order in again:
+                self._failures.pop(order, None)
                 reports += self._gather([order])
             self._look()
             self._await_visible([report for report in reports if report.outcome == "committed"], generations)
+        except Exception as error:
+            if self.client.status == "running" or isinstance(error, FeatcacheError):
+                raise
+            raise self.workers.scheduler_is_gone() from error  # of many kinds, wherever Dask notices it first
         finally:
             self._cancel()
-        if self._killed:
-            raise self._deadly(self._killed, generations)
+        if self._set_aside:
+            raise self._given_up(self._set_aside, generations)
 
     def _gather(self, orders: Sequence[ShardOrder]) -> list[ShardReport]:
-        """Hand out shards and wait until each is committed, claimed elsewhere, or has killed too many workers."""
+        """Hand out shards and wait until each is committed, claimed elsewhere, or set aside."""
         reports = []
         self._submit(orders)
         while self._waiting:
@@ -186,26 +116,42 @@ class Gathering:
         if future.status == "cancelled":
             raise self.workers.scheduler_is_gone()
         if future.status != "finished":
-            error = future.exception()
-            if not isinstance(error, KilledWorker):
-                future.result()  # raises it with its traceback
-            self._killed.append(order)
+            if not isinstance(future.exception(), KilledWorker):
+                future.result()  # raises what it is, with its traceback
+            self._set_aside.append(order)
             return None
         report: ShardReport = future.result()
         if report.telling is not None:
             self._tellings[report.telling.session] = report.telling
-        if report.outcome == "failed":
-            raise FeatcacheError(f"{report.sentence} (worker {report.worker}); what is committed stays")
-        if report.outcome == "unfit":
-            self.workers.leave_out(report.worker, report.sentence)
-            self._submit([order])
-        if report.outcome == "committed":
-            self._count(report)
+        match report.outcome:
+            case "committed":
+                self._count(report)
+            case "impossible":
+                raise FeatcacheError(f"{report.sentence} (worker {report.worker}); what is committed stays")
+            case "unfit":
+                self.workers.leave_out(report.worker, report.sentence)
+                self._submit([order])
+            case "failed":
+                self._try_elsewhere(report)
         return report
 
-    def _submit(self, orders: Sequence[ShardOrder]) -> None:
+    def _try_elsewhere(self, report: ShardReport) -> None:
+        """Give a shard that has failed to a worker that has not tried it, or set it aside."""
+        order, worker = report.order, report.worker
+        assert report.telling is not None, "a shard that failed had a session"
+        log.warning("shard %d of generation %d failed at worker %s: %s",
+                    order.shard, order.generation, worker, report.sentence)  # fmt: skip
+        self.workers.strike(worker, report.telling.session, report.sentence)
+        tried = self._failures.setdefault(order, {})
+        tried[worker] = report.sentence
+        if len(tried) < MAX_TRIES and set(self.workers.fit()) - set(tried):
+            self._submit([order], tried=set(tried))
+        else:
+            self._set_aside.append(order)
+
+    def _submit(self, orders: Sequence[ShardOrder], *, tried: Collection[str] = ()) -> None:
         # A worker that is restarted has another address, so the choice is a wish and not a condition.
-        fit = self.workers.fit() if self.workers.unfit else None
+        fit = sorted(set(self.workers.fit()) - set(tried)) if self.workers.unfit or tried else None
         futures = self.client.map(
             run_shard,
             orders,
@@ -298,17 +244,19 @@ class Gathering:
             if any(report.order.shard not in seen[report.order.generation, name] for name in report.order.features)
         ]
 
-    def _deadly(self, orders: Iterable[ShardOrder], generations: Sequence[Generation]) -> FeatcacheError:
+    def _given_up(self, orders: Sequence[ShardOrder], generations: Sequence[Generation]) -> FeatcacheError:
+        """The error for shards that no worker could compute."""
         by_number = {generation.number: generation for generation in generations}
-        orders = list(orders)
         first = orders[0]
         generation = by_number[first.generation]
         videos = [generation.videos[segment.video].id for segment in generation.shard_segments(first.shard)]
+        failures = self._failures.get(first, {})
+        why = next(iter(failures.values()), "no worker survived it, usually for lack of memory")
         others = f" and {len(orders) - 1} more" if len(orders) > 1 else ""
         return FeatcacheError(
-            f"no worker survived shard {first.shard} of generation {first.generation}{others} (its videos: "
-            f"{', '.join(videos[:3])}{', …' if len(videos) > 3 else ''}), usually for lack of memory; all other shards "
-            "are committed, and the same command tries again what is missing"
+            f"shard {first.shard} of generation {first.generation}{others} could not be computed: {why} (its videos: "
+            f"{', '.join(videos[:3])}{', …' if len(videos) > 3 else ''}); all other shards are committed, and the same "
+            "command tries again what is missing"
         )
 
 

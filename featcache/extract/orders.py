@@ -22,7 +22,7 @@ class Assignment:
         root: Folder to which relative paths of plans refer.
         moved: Present paths of the videos that are not where plan and root say, by id.
         seen: Some files of videos that the client sees.
-        used_files: Arguments of ``--use``.
+        used_files: SHA-256 of each file of ``--use``, by the argument.
         weights_folder: The folder that the client searches for weights.
         versions: Versions of :data:`PACKAGES`.
         is_on_gpu: Whether the run was planned for GPUs.
@@ -34,7 +34,7 @@ class Assignment:
     root: str
     moved: Mapping[str, Path]
     seen: tuple[str, ...]
-    used_files: tuple[str, ...]
+    used_files: Mapping[str, str]
     weights_folder: str
     versions: Mapping[str, str]
     is_on_gpu: bool
@@ -103,8 +103,8 @@ class ShardReport:
     Attributes:
         order: The order.
         worker: Address of the worker.
-        outcome: ``committed``; ``elsewhere``: another process has claimed it; ``unfit``: this worker cannot compute
-            anything, but another may; ``failed``: no worker can compute this shard.
+        outcome: ``committed``; ``elsewhere``: another process has claimed it; ``unfit``: this worker cannot compute any
+            shard; ``failed``: another worker may succeed with it; ``impossible``: no worker can compute it.
         sentence: Why it is not committed.
         committed: What was committed.
         telling: Counters of the session; ``None`` if none could be opened.
@@ -112,7 +112,7 @@ class ShardReport:
 
     order: ShardOrder
     worker: str
-    outcome: Literal["committed", "elsewhere", "unfit", "failed"]
+    outcome: Literal["committed", "elsewhere", "unfit", "failed", "impossible"]
     sentence: str = ""
     committed: Committed = field(default_factory=Committed)
     telling: Telling | None = None

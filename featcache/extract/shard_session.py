@@ -4,6 +4,7 @@ A session belongs to one run and lives in its own thread. Several shards may be 
 last rows of one are encoded, those of the next are decoded, as if one process computed them all.
 """
 
+import hashlib
 import logging
 import os
 import socket
@@ -37,6 +38,7 @@ NEXT_SECONDS = 0.5
 IDLE_SECONDS = 60.0
 """After this time without a shard a session ends, and gives back the memory of its backbones."""
 TELL_SECONDS = 0.5
+_USED: dict[str, str] = {}  # SHA-256 of the Python files that this process has run for a session
 
 
 @dataclass(slots=True, kw_only=True)
@@ -97,8 +99,7 @@ class ShardSession:
         self._whole = Committed()  # all that this session has committed
         settings = assignment.settings
         check_versions(assignment.versions)
-        for given in assignment.used_files:
-            use_file(given)
+        use_files(assignment.used_files)
         device = device_for(settings, is_on_gpu=assignment.is_on_gpu)
         machine = Machine(device=device, cores=max(1, num_cores() // assignment.sharing))
         check_sees(assignment)
@@ -274,6 +275,19 @@ def check_versions(wanted: Mapping[str, str]) -> None:
     for package, version in wanted.items():
         if (found := metadata.version(package)) != version:
             raise FeatcacheError(other_version(package, found, wanted=version))
+
+
+def sha256_of_file(given: str) -> str:
+    """SHA-256 of the Python file that an argument of ``--use`` names."""
+    return hashlib.sha256(Path(given.rpartition(":")[0]).read_bytes()).hexdigest()
+
+
+def use_files(wanted: Mapping[str, str]) -> None:
+    """Run the client's files of ``--use``; a worker may have run one before, with other contents."""
+    for given, sha256 in wanted.items():
+        use_file(given)
+        if _USED.setdefault(given, sha256_of_file(given)) != sha256:
+            raise FeatcacheError(f"it has run another {given} than this run; start the worker anew")
 
 
 def device_for(settings: ExtractSettings, *, is_on_gpu: bool) -> str:
