@@ -96,6 +96,7 @@ class Gathering:
         """Hand out shards and wait until each is committed, claimed elsewhere, or set aside."""
         reports = []
         self._submit(orders)
+        self._show()
         while self._waiting:
             if time.monotonic() - self._last_look >= LOOK_SECONDS:
                 self._look()

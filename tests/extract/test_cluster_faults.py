@@ -61,45 +61,50 @@ def workers_of(nannies: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return [child for child in children if "multiprocessing.spawn" in " ".join(child.cmdline())]
 
 
-def test_a_worker_killed_at_any_instant_changes_no_bit(
-    make: Make, extracted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+class Killer(threading.Thread):
+    """Kills a worker some time after the first word of a run, unless the run is over by then."""
+
+    def __init__(self, nannies: subprocess.Popen[bytes], *, after: float, victim: int) -> None:
+        super().__init__()
+        self.nannies, self.after, self.victim = nannies, after, victim
+        self.began, self.is_over = threading.Event(), threading.Event()
+        self.has_hit = False
+
+    def run(self) -> None:
+        self.began.wait()
+        if not self.is_over.wait(self.after):
+            victims = workers_of(self.nannies)
+            victims[self.victim % len(victims)].kill()
+            self.has_hit = True
+
+
+def test_a_worker_killed_at_any_instant_changes_no_bit(make: Make, tmp_path: Path) -> None:
     """The instants are spread over the whole run, from the opening of sessions to the last commit."""
     draw = random.Random(0)
-    hit, seconds = 0, 10.0
     local = tmp_path / "local"
     extract(make(out=str(local), shard_rows=2))
+    hits, lasting = 0, [20.0]
     with cluster_of(2) as (address, nannies):
         for number in range(NUM_KILLS):
             settings = make(out=str(tmp_path / str(number)), shard_rows=2, cluster=ClusterSettings(scheduler=address))
-            began, is_over = threading.Event(), threading.Event()
-            share = draw.random()
-
-            def kill() -> None:
-                began.wait()
-                if not is_over.wait(share * seconds):
-                    nonlocal hit
-                    hit += 1
-                    victims = workers_of(nannies)
-                    victims[draw.randrange(len(victims))].kill()
-
-            killer = threading.Thread(target=kill)
+            killer = Killer(nannies, after=draw.random() * min(lasting), victim=draw.randrange(2))
             killer.start()
-            started = time.monotonic()
+            times: list[float] = []
 
-            def tell(progress: Progress) -> None:
-                began.set()
+            def tell(progress: Progress, *, killer: Killer = killer, times: list[float] = times) -> None:
+                killer.began.set()
+                times.append(time.monotonic())
 
             result = extract(settings, on_progress=tell)
-            is_over.set()
+            killer.is_over.set()
             killer.join()
-            seconds = min(seconds, time.monotonic() - started)
+            hits += killer.has_hit
+            lasting.append(times[-1] - times[0])
             assert (result.videos_ok, result.videos_failed, result.videos_pending) == (16, 0, 0), number
             assert arrays(settings.out) == arrays(local), number
             shutil.rmtree(settings.out)
-    assert hit >= NUM_KILLS // 2
-    with capsys.disabled():
-        print(f"\n{NUM_KILLS} runs, {hit} workers killed, 0 videos lost, 0 stores that differ")
+            print(number, killer.has_hit, f"{killer.after:.2f} of {lasting[-1]:.2f} s")
+    assert hits >= NUM_KILLS // 2
 
 
 DEADLY = '''
