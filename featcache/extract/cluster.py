@@ -32,6 +32,8 @@ from featcache.extract.settings import ExtractSettings
 from featcache.extract.shard_session import sha256_of_file
 from featcache.files.urls import absolute, place_of
 from featcache.machine import resolve_device, weights_folder
+from featcache.store.overlay import shown
+from featcache.store.reader import open_store
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +83,13 @@ class ClusterEngine:
     def _assignment(self, filling: Filling, work: Work) -> Assignment:
         settings = filling.prepared.settings
         root = absolute(filling.root)
-        planned = {video.id: place_of(root, video.path) for generation, _ in work for video in generation.videos}
         paths = {video: Path(absolute(path)) for video, path in filling.paths().items()}
+        amended = open_store(filling.writer.root).amended
+        present = (
+            shown(video, amended[generation.number].get(row))
+            for generation, _ in work
+            for row, video in enumerate(generation.videos)
+        )
         return Assignment(
             run=self.run,
             settings=settings.model_copy(
@@ -95,7 +102,11 @@ class ClusterEngine:
                 }
             ),
             root=root,
-            moved={video: path for video, path in paths.items() if planned.get(video) != path},
+            moved={
+                now.id: paths[now.id]
+                for now in present
+                if now.id in paths and place_of(root, now.path) != paths[now.id]
+            },
             seen=tuple(str(path) for path in _some(list(paths.values())) if is_there(path)),
             used_files={given: sha256_of_file(given) for given in files_in_use()},
             weights_folder=str(weights_folder().absolute()),
