@@ -67,6 +67,18 @@ def dask(*arguments: str, env: dict[str, str] | None = None, **options: object) 
     )
 
 
+def await_port(port: int) -> None:
+    """Wait until somebody listens, which takes Dask a second, or many on a busy machine."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline, f"nobody listens at port {port}"
+            time.sleep(0.05)
+
+
 def end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
@@ -82,6 +94,7 @@ def free_port() -> int:
 def scheduler() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     port = free_port()
     process = dask("scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
+    await_port(port)
     yield process, f"tcp://127.0.0.1:{port}"
     end(process)
 

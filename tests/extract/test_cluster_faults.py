@@ -27,7 +27,7 @@ from featcache.extract.run import extract
 from featcache.extract.settings import ClusterSettings, FeatureSettings
 from featcache.testing.videos import write_video
 from tests.extract.conftest import LITE0, Make
-from tests.extract.test_cluster import arrays, dask, end, free_port
+from tests.extract.test_cluster import arrays, await_port, dask, end, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +45,7 @@ def cluster_of(num_workers: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]
         "worker", address, "--nworkers", str(num_workers), "--nthreads", "1", "--memory-limit", "0", "--no-dashboard"
     )
     try:
+        await_port(port)
         yield address, nannies
     finally:
         children = psutil.Process(nannies.pid).children(recursive=True)
@@ -236,6 +237,7 @@ def test_the_commands_of_the_containers(listing: Path, make: Make, tmp_path: Pat
     assert services["worker"]["deploy"]["replicas"] == 2
     cluster = [start("scheduler"), start("worker"), start("worker")]
     try:
+        await_port(int(port))
         extraction = start("extract", "--set", "runtime.threads=1", "--set", "features.0.input_size=64")
         out, err = extraction.communicate(timeout=240)
     finally:
