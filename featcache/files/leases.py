@@ -1,9 +1,9 @@
 """Leases, which keep processes from doing the same work on disks without locks. Nothing relies on one.
 
 A lease is a file that its holder creates exclusively, touches every few seconds and removes at the end. One whose
-holder has died is taken over: at once if it was a process of the same host that is gone, otherwise after it was not
-touched for two minutes, on the clock of the process that waits. Two processes may hold a lease at the same time, where
-one was suspended for so long or where both take over at the same instant.
+holder has died is taken over: at once if it was a process of the same host that is gone, otherwise once it was not
+touched for two minutes, on the clock of the disk. Two processes may hold a lease at the same time, where one was
+suspended for so long or where both take over at the same instant.
 """
 
 import os
@@ -15,7 +15,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from featcache.files.publish import ensure_folder, explained
+from featcache.files.publish import ensure_folder, explained, write_temp
 
 SUFFIX = ".lease"
 BEAT_SECONDS = 15.0
@@ -23,7 +23,7 @@ DEAD_AFTER_SECONDS = 120.0
 _PAUSE_SECONDS = (0.02, 1.0)  # between two looks at a lease that is waited for: the first, the longest
 
 _held: set[str] = set()  # texts of the leases of this process
-_seen: dict[Path, tuple[int, float]] = {}  # when others' leases were touched last, and when this was noticed
+_ahead: dict[Path, float] = {}  # seconds by which the clock of the disk of a folder is ahead of this host's
 
 
 @contextmanager
@@ -74,14 +74,13 @@ def _take(path: Path, text: str) -> bool:
             os.write(fd, text.encode())
         finally:
             os.close(fd)
-    _seen.pop(path, None)
     return True
 
 
 def _is_dead(path: Path) -> bool:
     """Whether the holder of an existing lease has died."""
     try:
-        text, touched = path.read_text(errors="replace"), path.stat().st_mtime_ns
+        text, touched = path.read_text(errors="replace"), path.stat().st_mtime
     except FileNotFoundError:
         return False
     host, _, process = text.partition(" ")
@@ -91,12 +90,16 @@ def _is_dead(path: Path) -> bool:
             return text not in _held
         if not Path(f"/proc/{process}").exists() and Path("/proc/self").exists():
             return True
-    now = time.monotonic()
-    former, noticed = _seen.get(path, (touched, now))
-    if former != touched:
-        noticed = now
-    _seen[path] = touched, noticed
-    return now - noticed >= DEAD_AFTER_SECONDS
+    return _now(path.parent) - touched >= DEAD_AFTER_SECONDS
+
+
+def _now(folder: Path) -> float:
+    """Seconds on the clock that gives the files of a folder their times."""
+    if folder not in _ahead:
+        trial = write_temp(folder / "clock", b"")
+        _ahead[folder] = trial.stat().st_mtime - time.time()
+        trial.unlink()
+    return time.time() + _ahead[folder]
 
 
 def _beat(path: Path, ended: threading.Event) -> None:

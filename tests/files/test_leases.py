@@ -49,22 +49,19 @@ def test_a_lease_of_a_process_that_is_gone_is_taken_over_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["elsewhere 1 0123\n", "", f"{os.uname().nodename} {os.getppid()} 0123\n"])
-def test_a_lease_of_another_host_is_taken_over_once_it_stands_still(tmp_path, monkeypatch, text):
-    now = [1000.0]
-    monkeypatch.setattr(leases.time, "monotonic", lambda: now[0])
+@pytest.mark.parametrize("skew", [0, 1000, -1000])
+def test_a_lease_of_another_host_is_taken_over_once_it_stands_still(tmp_path, monkeypatch, text, skew):
+    """Also by a process that has only begun, and by one whose clock is wrong."""
+    monkeypatch.setattr(leases, "_ahead", {})
+    now, real = leases.time.time(), leases.time.time
+    monkeypatch.setattr(leases.time, "time", lambda: real() + skew)
     path = tmp_path / "one.lease"
     path.write_text(text)
-
-    def is_free():
+    for age, is_free in ((0, False), (leases.DEAD_AFTER_SECONDS - 30, False), (leases.DEAD_AFTER_SECONDS + 1, True)):
+        os.utime(path, (now - age, now - age))
         with try_lease(tmp_path / "one") as held:
-            return held
-
-    for seconds in (0, 100, 100, 100):
-        now[0] += seconds
-        os.utime(path, (now[0], now[0]))
-        assert not is_free()
-    now[0] += leases.DEAD_AFTER_SECONDS
-    assert is_free()
+            assert held == is_free
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_holder_touches_its_lease(tmp_path, monkeypatch):
