@@ -120,3 +120,26 @@ def pause_second(planned, *, kills):
 def test_a_second_writer_that_replaces_data_is_paused_or_killed(planned, caplog, kills):
     caplog.set_level(logging.ERROR)
     pause_second(planned, kills=kills)
+
+
+def test_a_note_of_doubt_counts_as_long_as_record_and_files_disagree(tmp_path):
+    path = tmp_path / "s"
+    write_store(path, PLAN)
+    note = path / "locks" / "doubts" / "g000" / "a" / "00000-0123456789abcdef"
+    note.parent.mkdir(parents=True)
+    note.touch()
+    assert "a killed writer may have replaced files" in verify(path).notes[0]
+    assert note.relative_to(path).as_posix() in gc(path, alone=True).removed
+    note.touch()
+    data = path / "g000" / "a" / "c" / "0" / "0" / "0"
+    content = data.read_bytes()
+    data.write_bytes(content[:5] + b"x" + content[6:])
+    assert not verify(path).ok
+    assert note.relative_to(path).as_posix() not in gc(path, alone=True).removed
+    with StoreWriter.open(path, sampling=SamplingRecipe()) as writer:
+        assert writer.committed(writer.generations()[0], "a") == set()
+        assert not writer.is_committed(writer.generations()[0], 0, feature="a")
+    write_store(path, PLAN)
+    assert data.read_bytes() == content
+    assert gc(path, alone=True).removed == (note.relative_to(path).as_posix(),)
+    assert (verify(path).problems, verify(path).notes) == ([], [])
