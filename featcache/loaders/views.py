@@ -86,12 +86,12 @@ def strided_view(start: int, stride: int, shape: ClipShape, look: Look) -> View:
         shape: Number and size of the frames.
         look: Look of every frame.
     """
-    return View(
-        frames=tuple(start + stride * place for place in range(shape.num_frames)),
-        looks=(look,) * shape.num_frames,
-        size=shape.size,
-        interpolation=shape.interpolation,
-    )
+    return view_of([start + stride * place for place in range(shape.num_frames)], shape, look)
+
+
+def view_of(frames: Sequence[int], shape: ClipShape, look: Look) -> View:
+    """Any number of frames with the same look, of the size of a clip."""
+    return View(frames=tuple(frames), looks=(look,) * len(frames), size=shape.size, interpolation=shape.interpolation)
 
 
 def frames_of(views: Sequence[View]) -> Indices:

@@ -4,9 +4,10 @@ Source: Yao et al., CVPR 2020, as released: one of four rates, and a clip of twi
 by motion; its targets and weights come from pixels in [0, 1], for the reconstruction ends in a ReLU. At rate 1 there is
 nothing between the frames, and only they themselves count. The paper of the benchmark has 2 to 4 rates.
 
-Differs: the authors take another video where one is too short for the rate drawn, so that short videos only ever are
-slow; here a video is long enough for all rates, or left out. Maps of another size than the authors' networks have are
-resized.
+Differs: the authors let a clip begin anywhere, so that the middle of a fast one is never near an end of its video; here
+the middle is drawn (``place``). They take another video where one is too short for the rate drawn, so that short videos
+only ever are slow; here a video is long enough for all rates, or left out. Maps of another size than the authors'
+networks have are resized.
 """
 
 from collections.abc import Mapping
@@ -19,11 +20,11 @@ from torch import Tensor, nn
 
 from featcache.errors import ConfigError
 from featcache.loaders.looks import LookSettings, draw_look
-from featcache.loaders.views import ClipShape, View
+from featcache.loaders.views import ClipShape, view_of
 from featcache.methods.pretext.bench import BENCH_LOOK, Complexity
 from featcache.methods.pretext.module import PretextModule
 from featcache.methods.pretext.motion_mask import weights_of
-from featcache.methods.pretext.reconstruction import ClassBranch, Fit, PixelBranch
+from featcache.methods.pretext.reconstruction import ClassBranch, Fit, PixelBranch, pixel_loss, real_frames
 from featcache.methods.pretext.task import Draw, Footage, PretextTask, Seen
 from featcache.training.objective import Loss, class_loss
 
@@ -40,6 +41,8 @@ class Prp(PretextTask):
     """``c1``: rates 1 and 2; ``c2``: 4 too; ``c3``: 8 too."""
     class_weight: float = Field(default=0.1, ge=0)
     """Weight of the rate's cross-entropy beside the reconstruction."""
+    place: Literal["even", "any"] = "even"
+    """``even``: the middle of a clip lies alike for all rates, and cannot tell one; ``any``: anywhere, as released."""
     look: LookSettings = BENCH_LOOK
     """How a clip is cut, mirrored and coloured."""
 
@@ -62,21 +65,14 @@ class Prp(PretextTask):
         rates, num = RATES[self.complexity], shape.num_frames
         answer = int(rng.integers(len(rates)))
         rate = rates[answer]
-        start = int(rng.integers(footage.num_frames - num * rate + 1))
+        span = max(rates) if self.place == "even" else rate
+        start = int(rng.integers(footage.num_frames - num * span + 1)) + ((num - 1) * (span - rate) + 1) // 2
         look = draw_look(self.look, rng, height=footage.height, width=footage.width)
         parts = [num * part + round(quarter * (num - 1) / 3) for part in range(rate) for quarter in range(4)]
         moves = np.array(parts).reshape(rate, 4).repeat(max(rates) // rate, axis=0).ravel()
         chosen = (range(0, num * rate, rate), [rate * place // 2 for place in range(2 * num)], moves.tolist())
-        views = (
-            View(
-                frames=tuple(start + frame for frame in frames),
-                looks=(look,) * len(frames),
-                size=shape.size,
-                interpolation=shape.interpolation,
-            )
-            for frames in chosen
-        )
-        return Draw(views=tuple(views), targets={"rate": answer})
+        views = tuple(view_of([start + frame for frame in frames], shape, look) for frames in chosen)
+        return Draw(views=views, targets={"rate": answer})
 
     def heads(self, width: int) -> Mapping[str, nn.Module]:
         """The branches of the rate and of the pixels, and what fits the map to both."""
@@ -91,7 +87,7 @@ class Prp(PretextTask):
         maps = module.heads["fit"](module.maps(clip), (num // 8, side // 16, side // 16))
         rate = class_loss(module.heads["rate"](maps), targets["rate"])
         weights = weights_of(torch.unflatten(moves, 1, (-1, 4)).float() / 255, num_frames=2 * num)
-        counts = counted(targets["rate"] == 0, num_frames=2 * num)
+        counts = real_frames(targets["rate"] == 0, num_frames=2 * num)
         pixels = pixel_loss(module.heads["pixels"](maps).float(), target.float() / 255, weights, counts)
         metrics = {**rate.metrics, "class_loss": rate.total.detach(), "pixel_loss": pixels.detach()}
         return Loss(total=pixels + self.class_weight * rate.total, metrics=metrics)
@@ -99,22 +95,3 @@ class Prp(PretextTask):
     def label_of(self, seen: tuple[Seen, ...]) -> Mapping[str, int]:
         """The distance of the clip's first two frames."""
         return {"rate": RATES[self.complexity].index(seen[0].frames[1] - seen[0].frames[0])}
-
-
-def counted(is_slowest: Tensor, *, num_frames: int) -> Tensor:
-    """Which frames count, bool [B, num_frames]: at rate 1 every other one, since those between are repeats."""
-    is_real = torch.arange(num_frames, device=is_slowest.device) % 2 == 0
-    return is_real[None] | ~is_slowest[:, None]
-
-
-def pixel_loss(pixels: Tensor, target: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
-    """Weighted squared error, the mean over the frames that count of each clip, then over clips.
-
-    Args:
-        pixels: float [B, T, 3, S, S].
-        target: float [B, T, 3, S, S] in [0, 1].
-        weights: float [B, T, 3, S, S].
-        counts: bool [B, T].
-    """
-    errors = (weights * (pixels - target).square()).mean(dim=(2, 3, 4))
-    return ((errors * counts).sum(dim=1) / counts.sum(dim=1)).mean()

@@ -80,3 +80,22 @@ class PatchBranch(nn.Module):
         """Pixels [B, t, h, w, num_pixels] of maps [B, C, t, h, w]."""
         pixels: Tensor = self.steps(maps)
         return torch.movedim(pixels, 1, -1)
+
+
+def real_frames(is_slowest: Tensor, *, num_frames: int) -> Tensor:
+    """Which frames count (PRP), bool [B, num_frames]: at rate 1 every other one, since those between are repeats."""
+    is_real = torch.arange(num_frames, device=is_slowest.device) % 2 == 0
+    return is_real[None] | ~is_slowest[:, None]
+
+
+def pixel_loss(pixels: Tensor, target: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
+    """Weighted squared error, the mean over the frames that count of each clip, then over clips.
+
+    Args:
+        pixels: float [B, T, 3, S, S].
+        target: float [B, T, 3, S, S] in [0, 1].
+        weights: float [B, T, 3, S, S].
+        counts: bool [B, T].
+    """
+    errors = (weights * (pixels - target).square()).mean(dim=(2, 3, 4))
+    return ((errors * counts).sum(dim=1) / counts.sum(dim=1)).mean()

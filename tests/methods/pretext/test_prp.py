@@ -8,8 +8,8 @@ from torch.nn import functional
 from featcache.errors import ConfigError
 from featcache.loaders.views import ClipShape
 from featcache.methods.pretext.motion_mask import motion_mask, weights_of
-from featcache.methods.pretext.prp import Prp, counted, pixel_loss
-from featcache.methods.pretext.reconstruction import Fit, PixelBranch
+from featcache.methods.pretext.prp import Prp
+from featcache.methods.pretext.reconstruction import Fit, PixelBranch, pixel_loss, real_frames
 from featcache.methods.pretext.task import Footage
 from featcache.testing import pretext as suite
 
@@ -40,6 +40,30 @@ def test_frames_are_those_of_the_release(rate):
     )
     assert Prp().min_frames(SHAPE) == 128
     assert Prp(complexity="c1").min_frames(SHAPE) == 32
+
+
+def middles(place, num_frames):
+    """Middles of many clips by rate."""
+    task, rng, found = Prp(place=place), np.random.default_rng(0), {rate: [] for rate in range(4)}
+    for _ in range(2000):
+        views, targets = task.draw(Footage("v", num_frames, 128, 171, 8.0), SHAPE, rng)
+        assert all(0 <= frame < num_frames for view in views for frame in view.frames)
+        found[targets["rate"]].append(np.mean(views[0].frames))
+    return found
+
+
+@pytest.mark.parametrize("num_frames", [128, 129, 140])
+def test_the_middle_of_a_clip_tells_no_rate(num_frames):
+    fastest = 60 + np.arange(num_frames - 127)
+    for found in middles("even", num_frames).values():
+        shares = np.bincount(np.floor(found).astype(int), minlength=num_frames) / len(found)
+        assert np.abs(shares[fastest] - 1 / len(fastest)).max() < 0.06, "each as often as another"
+
+
+def test_a_released_clip_lies_anywhere_so_that_slow_ones_reach_the_ends():
+    found = middles("any", 200)
+    assert [round(min(found[rate]), 1) for rate in (0, 3)] == [7.5, 60.0]
+    assert [round(max(found[rate]), 1) for rate in (0, 3)] == [191.5, 132.0]
 
 
 def test_a_static_clip_weighs_one_everywhere():
@@ -74,7 +98,7 @@ def test_weights_of_parts_are_the_release_s_trilinear_masks():
 
 
 def test_rate_one_counts_sixteen_of_thirty_two_frames():
-    counts = counted(torch.tensor([True, False]), num_frames=32)
+    counts = real_frames(torch.tensor([True, False]), num_frames=32)
     assert counts.sum(dim=1).tolist() == [16, 32]
     assert counts[0, ::2].all()
     pixels = torch.zeros(2, 32, 3, 4, 4)
