@@ -56,7 +56,8 @@ def lab(running: Lab) -> Iterator[Lab]:
 
 
 def test_a_store_is_the_same_from_a_bucket_and_goes_on_from_either(make: Make, lab: Lab, tmp_path: Path) -> None:
-    there, here = make(source=URL, out="s3://lab/stores/there"), make(source=str(lab.folder), out=str(tmp_path / "here"))
+    there = make(source=URL, out="s3://lab/stores/there")
+    here = make(source=str(lab.folder), out=str(tmp_path / "here"))
     assert extract(there).videos_ok == extract(here).videos_ok == len(lab.clips)
     pooled = [featcache.open(settings.out).feature("pooled") for settings in (there, here)]
     assert pooled[0].video_ids == pooled[1].video_ids
@@ -109,7 +110,7 @@ def test_videos_to_classify_may_be_in_a_bucket(lab: Lab) -> None:
 
 def test_a_training_on_pixels_reads_a_bucket(lab: Lab, tmp_path: Path) -> None:
     changes = {"training": {"epochs": 1, "batch_size": 4}}
-    pretrain_svt(svt_settings(tmp_path, "there", source=URL, **changes))
+    pretrain_svt(svt_settings(tmp_path, "there", source=URL, workers=1, **changes))
     pretrain_svt(svt_settings(tmp_path, "here", source=str(lab.folder), **changes))
     teachers = [(tmp_path / name / "seed-0" / TEACHER).read_bytes() for name in ("there", "here")]
     assert teachers[0] == teachers[1]
