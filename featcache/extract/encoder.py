@@ -20,6 +20,7 @@ from featcache.extract.jobs import RowDetails, describe_rows
 from featcache.extract.settings import ExtractSettings
 from featcache.machine import Matmul, forward_threads, resolve_device
 from featcache.recipes import SamplingRecipe
+from featcache.store.documents import kept_settings
 from featcache.store.precision import staging_dtype, to_storage
 from featcache.store.reader import Store, open_store
 
@@ -181,7 +182,7 @@ def encoder(
 def _weights_given(store: Store) -> dict[str, str]:
     """Weights that the extractions of a store were given, by feature; only a hint, since the hash decides."""
     given: dict[str, str] = {}
-    for where, text in store.kept_settings("extract"):
+    for where, text in kept_settings(store.path, "extract"):
         try:
             settings = parse(ExtractSettings, mapping_in(text, where=where))
         except ConfigError as error:  # written by another version, or by hand

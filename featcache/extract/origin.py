@@ -8,6 +8,7 @@ from featcache.data.manifest import is_manifest, read_parquet
 from featcache.data.sources import is_folder_of_videos
 from featcache.errors import ConfigError, ManifestError
 from featcache.extract.settings import ExtractSettings
+from featcache.store.documents import kept_settings
 from featcache.store.reader import Store
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ def source_roots(store: Store) -> list[Path]:
 
 def _latest_first(store: Store) -> list[tuple[str, str]]:
     """Settings that extractions kept; in a bucket, where names alone are at hand, in no order."""
-    kept = store.kept_settings("extract")
+    kept = kept_settings(store.path, "extract")
     if isinstance(store.path, Path):
         kept.sort(key=lambda one: Path(one[0]).stat().st_mtime_ns, reverse=True)
     return kept

@@ -109,7 +109,10 @@ class BucketFiles:
         is_large = sum(as_view(chunk).nbytes for chunk in chunks) > _LOOK_FIRST_BYTES
         if is_large and self.exists(name):
             return False
-        return self.objects.put(self._checked(name), chunks, create=True)
+        published = self.objects.put(self._checked(name), chunks, create=True)
+        if published and not is_large:
+            self.objects.check_conditions(name, chunks)
+        return published
 
     def put_exact(self, name: str, data: bytes | tuple[Bytes, ...]) -> None:
         """Publish an object whose bytes follow from others."""

@@ -8,12 +8,19 @@ import random
 import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from featcache.errors import BucketError, ConfigError, DeniedError, ReplacedError, UnsteadyError
+from featcache.errors import BucketError, ConfigError, ReplacedError
 from featcache.files import loop
+from featcache.files.object_client import MAX_AT_ONCE, client
+from featcache.files.object_errors import (
+    PassingError,
+    check_bucket,
+    explained,
+    is_beyond,
+    is_unreachable,
+    may_pass,
+)
 from featcache.files.sealed import Bytes, as_view
 from featcache.files.urls import SCHEMES
 from featcache.units import readable_bytes
@@ -26,7 +33,6 @@ MAX_PUT_BYTES = 5 << 30
 
 _URL = re.compile(rf"({'|'.join(SCHEMES)})://([^/?#\s]+)(?:/([^?#]*))?", re.ASCII)
 _WHOLE_BYTES = 8 << 20  # larger files are read in parts of this size, at the same time
-_AT_ONCE = 256  # requests
 _PARTS_AT_ONCE = 4  # of an object that is copied
 _ATTEMPTS = 8
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds
@@ -109,7 +115,7 @@ class Objects:
             try:
                 meta = await obstore.head_async(store, name)
             except FileNotFoundError as error:
-                _raise_if_no_bucket(error, self)
+                check_bucket(error, self.url)
                 return None
             return Found(name=name, size=meta["size"], etag=meta["e_tag"] or "")
 
@@ -128,7 +134,7 @@ class Objects:
                     return Found(name=name, size=meta["size"], etag=meta["e_tag"] or "")
                 return (await answer.buffer_async()).to_bytes()
             except FileNotFoundError as error:
-                _raise_if_no_bucket(error, self)
+                check_bucket(error, self.url)
                 return None
 
         found = self._ask(get)
@@ -158,16 +164,16 @@ class Objects:
                     raise OtherSizeError(span.name, answer.meta["size"], expected=span.size)
                 return memoryview(await answer.buffer_async())
             except FileNotFoundError as error:
-                _raise_if_no_bucket(error, self)
+                check_bucket(error, self.url)
                 raise FileNotFoundError(2, "no such object", span.name) from error
             except Exception as error:
-                if _status(_sentence(error)) == 416:  # the object ends before the span begins
+                if is_beyond(error):  # the object ends before the span begins
                     found = await obstore.head_async(store, span.name)
                     raise OtherSizeError(span.name, found["size"], expected=span.size) from error
                 raise
 
         async def fetch_all() -> list[memoryview]:
-            store, gate = _client(self.url, 0), asyncio.Semaphore(_AT_ONCE)
+            store, gate = client(self.url, 0), asyncio.Semaphore(MAX_AT_ONCE)
 
             async def one(span: Span) -> memoryview:
                 async with gate:
@@ -205,19 +211,19 @@ class Objects:
                 found = Found(name=name, size=meta["size"], etag=meta["e_tag"] or "")
                 return found, memoryview(await answer.buffer_async())
             except FileNotFoundError as error:
-                _raise_if_no_bucket(error, self)
+                check_bucket(error, self.url)
                 if not start:
                     return None
                 raise ReplacedError(f"{self.where(name)} was removed while it was read") from error
             except PreconditionError as error:
                 raise ReplacedError(f"{self.where(name)} was replaced while it was read") from error
             except Exception as error:
-                if "416" in _sentence(error):  # there are no bytes to be had
+                if is_beyond(error):  # there are no bytes to be had
                     return Found(name=name, size=0, etag=""), memoryview(b"")
                 raise
 
         async def copy() -> Found | None:
-            store, gate = _client(self.url, 0), asyncio.Semaphore(_PARTS_AT_ONCE)
+            store, gate = client(self.url, 0), asyncio.Semaphore(_PARTS_AT_ONCE)
 
             async def one(start: int, etag: str = "") -> Found | None:
                 async with gate:
@@ -253,13 +259,39 @@ class Objects:
             object with these very bytes counts as written by it.
         """
         views = [as_view(chunk) for chunk in data]
+        written, attempts = self._put(
+            name, views, mode="create" if create else {"e_tag": etag} if etag else "overwrite"
+        )
+        return written or (attempts > 1 and self._holds(name, views))
+
+    def check_conditions(self, name: str, data: Sequence[Bytes]) -> None:
+        """Make sure, once per process and bucket, that the server refuses to create an object that was just created.
+
+        Args:
+            name: The object.
+            data: Its bytes.
+
+        Raises:
+            BucketError: It does not: conditions are ignored, so that two writers would overwrite each other.
+        """
+        bucket = "/".join(self.url.split("/")[:3])
+        if bucket not in _conditional:
+            written, _ = self._put(name, [as_view(chunk) for chunk in data], mode="create")
+            if written:
+                raise BucketError(
+                    f"the server of {self.url} ignores conditional writes (If-None-Match), on which a store depends; "
+                    "use another server, a newer version of it, or a local folder"
+                )
+            _conditional.add(bucket)
+
+    def _put(self, name: str, views: Sequence[memoryview], *, mode: Any) -> tuple[bool, int]:
+        """Whether an object was written, and after how many attempts."""
         num_bytes = sum(view.nbytes for view in views)
         if num_bytes > MAX_PUT_BYTES:
             raise BucketError(
                 f"{self.where(name)} would have {readable_bytes(num_bytes)}, and a bucket takes at most "
                 f"{readable_bytes(MAX_PUT_BYTES)} in one request; write to a local folder instead"
             )
-        mode: Any = "create" if create else "overwrite" if etag is None else {"e_tag": etag}
         attempts = 0
 
         async def put(store: "ObjectStore") -> bool:
@@ -272,19 +304,18 @@ class Objects:
                 await obstore.put_async(store, name, views, mode=mode, use_multipart=False)
             except (AlreadyExistsError, PreconditionError) as error:
                 if "ConditionalRequestConflict" in str(error):  # another request was under way: no answer yet
-                    raise _PassingError from error
+                    raise PassingError from error
                 return False
             except FileNotFoundError as error:
-                _raise_if_no_bucket(error, self)
+                check_bucket(error, self.url)
                 raise
             return True
 
-        written = self._ask(put, num_bytes=num_bytes)
-        return written or (attempts > 1 and self._holds(name, views, num_bytes))
+        return self._ask(put, num_bytes=num_bytes), attempts
 
-    def _holds(self, name: str, views: Sequence[memoryview], num_bytes: int) -> bool:
+    def _holds(self, name: str, views: Sequence[memoryview]) -> bool:
         found = self.find(name)
-        return found is not None and found.size == num_bytes and self.get(name) == b"".join(views)
+        return found is not None and found.size == sum(map(len, views)) and self.get(name) == b"".join(views)
 
     def delete(self, name: str) -> None:
         """Remove an object, if there is one."""
@@ -295,7 +326,7 @@ class Objects:
             try:
                 await obstore.delete_async(store, name)
             except FileNotFoundError as error:
-                _raise_if_no_bucket(error, self)
+                check_bucket(error, self.url)
 
         self._ask(delete)
 
@@ -323,7 +354,7 @@ class Objects:
 
     def _ask(self, action: "Callable[[ObjectStore], Awaitable[T]]", *, num_bytes: int = 0) -> T:
         async def ask() -> T:
-            store = _client(self.url, num_bytes)
+            store = client(self.url, num_bytes)
             return await self._attempts(lambda: action(store))
 
         return loop.run(ask, what=self.url)
@@ -337,13 +368,13 @@ class Objects:
                 _answered.add(self.url)
                 raise
             except Exception as error:
-                if not _may_pass(error):
-                    raise _explained(error, self) from error
-                answers = not _is_unreachable(error)
+                if not may_pass(error):
+                    raise explained(error, self.url) from error
+                answers = not is_unreachable(error)
                 if answers:
                     _answered.add(self.url)
                 if attempt + 1 == (_ATTEMPTS if answers or self.url in _answered else 3):
-                    raise _explained(error, self) from error
+                    raise explained(error, self.url) from error
             else:
                 _answered.add(self.url)
                 return done
@@ -352,126 +383,10 @@ class Objects:
         raise AssertionError("unreachable")
 
 
+_conditional: set[str] = set()  # buckets whose server was seen to refuse
 _answered: set[str] = set()  # URLs of which this process has got any answer: what is lost now may come back
-
-
-class _PassingError(Exception):
-    """An answer that asks to try again."""
 
 
 def _sorted(metas: Sequence[Any]) -> list[Found]:
     found = [Found(name=meta["path"], size=meta["size"], etag=meta["e_tag"] or "") for meta in metas]
     return sorted(found, key=lambda one: one.name)
-
-
-def _client(url: str, num_bytes: int) -> "ObjectStore":
-    """The client for a URL whose time for a request suits its size: at least a minute, and a second per MB."""
-    return _client_with(url, 60 if num_bytes <= 32 << 20 else 1 << (num_bytes >> 19).bit_length())
-
-
-@lru_cache(maxsize=64)
-def _client_with(url: str, seconds: int) -> "ObjectStore":
-    try:
-        from obstore.store import from_url
-    except ImportError as error:
-        raise BucketError(f"{url} is in a bucket; run: pip install 'featcache[buckets]'") from error
-    try:
-        return from_url(
-            url,
-            client_options={
-                "allow_http": True,  # only an endpoint that says http:// is reached without TLS
-                "connect_timeout": timedelta(seconds=5),
-                "timeout": timedelta(seconds=seconds),
-                "pool_max_idle_per_host": str(_AT_ONCE),
-            },
-            retry_config={"max_retries": 0},  # retried here, where it is known whether a request may have come through
-        )
-    except Exception as error:
-        raise BucketError(
-            f"{url} cannot be opened ({_sentence(error)}); see docs/buckets.md for the settings"
-        ) from error
-
-
-_STATUS = re.compile(r"status code: (\d{3})|\b(\d{3}) [A-Z][a-z]+")
-_CODE = re.compile(r"<Code>(\w+)</Code>")
-_DENIED_CODES = {"AccessDenied", "AllAccessDisabled", "InvalidObjectState"}  # others are of wrong or old credentials
-_PASSING_CODES = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "OperationAborted"}
-_PASSING_CODES |= {"Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}
-
-
-def _sentence(error: Exception) -> str:
-    """What an error of obstore says, without the long form of its cause."""
-    return " ".join(str(error).partition("Debug source")[0].split())
-
-
-def _status(text: str) -> int:
-    match = _STATUS.search(text)
-    return int(match[1] or match[2]) if match else 0
-
-
-def _code(text: str) -> str:
-    match = _CODE.search(text)
-    return match[1] if match else ""
-
-
-def _asks_for_credentials(text: str) -> bool:
-    return "169.254." in text or "token request" in text or "metadata.google" in text
-
-
-def _is_unreachable(error: Exception) -> bool:
-    return "error sending request" in _sentence(error)
-
-
-def _may_pass(error: Exception) -> bool:
-    text = _sentence(error)
-    if isinstance(error, _PassingError):
-        return True
-    if isinstance(error, (ValueError, TypeError)) or _asks_for_credentials(text):
-        return False
-    status = _status(text)
-    if status:
-        return status >= 500 or status in {408, 429} or _code(text) in _PASSING_CODES
-    return "HTTP error" in text or "error decoding response body" in text or "timed out" in text
-
-
-def _raise_if_no_bucket(error: Exception, objects: Objects) -> None:
-    if _code(_sentence(error)) in {"NoSuchBucket", "ContainerNotFound"}:
-        raise _no_bucket(objects) from error
-
-
-def _no_bucket(objects: Objects) -> BucketError:
-    bucket = objects.url.split("/")[2]
-    return BucketError(f"there is no bucket {bucket!r} (of {objects.url}); make it, or check name, endpoint and region")
-
-
-def _explained(error: Exception, objects: Objects) -> BucketError:
-    """One sentence for an error of obstore."""
-    text = _sentence(error)
-    status, code, url = _status(text), _code(text), objects.url
-    because = f" ({code})" if code else f" ({status})" if status else ""
-    if _asks_for_credentials(text):
-        return BucketError(
-            f"there are no credentials for {url}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or GOOGLE_…, "
-            "AZURE_…), or run on a machine with a role"
-        )
-    if code in {"NoSuchBucket", "ContainerNotFound"}:
-        return _no_bucket(objects)
-    if code in {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"} or (
-        status in {301, 307} or "redirect" in text
-    ):
-        return BucketError(f"{url} is in another region{because}; set AWS_REGION to the region of the bucket")
-    if status == 403 and code in _DENIED_CODES:
-        return DeniedError(f"{url} refuses access{because}; see that these credentials may list, read and write there")
-    if status in {401, 403} or type(error).__name__ in {"PermissionDeniedError", "UnauthenticatedError"}:
-        return BucketError(
-            f"{url} refuses access{because}; check the credentials, and that they may list, read and write there"
-        )
-    if _is_unreachable(error):
-        return BucketError(f"{url} cannot be reached; check the network, and AWS_ENDPOINT_URL if it is set")
-    if status == 429 or code in _PASSING_CODES or status >= 500:
-        return UnsteadyError(f"{url} keeps answering with errors{because}; wait, then run the same command again")
-    if _may_pass(error):
-        return UnsteadyError(f"{url} keeps breaking off ({text[:200]}); wait, then run the same command again")
-    if "invalid path" in text:
-        return BucketError(f"{url} cannot be listed ({text[:200]}); give that object another name")
-    return BucketError(f"{url} gave an error ({text[:200]}); run the same command again")

@@ -72,3 +72,11 @@ def read_feature(files: Files, name: str) -> FeatureDoc:
     """The declaration of one feature."""
     place = paths.feature(name)
     return FeatureDoc.from_json(read_document(files, place, what="feature recipe"), name=name, where=files.where(place))
+
+
+def kept_settings(place: Path | str, command: str) -> list[tuple[str, str]]:
+    """Settings that a command kept in a store when it wrote there: where each file is and its text, by name."""
+    files = open_files(place)
+    names = [f"{paths.CONFIG}/{name}" for name in files.names(paths.CONFIG)]
+    kept = [name for name in names if name.startswith(f"{paths.CONFIG}/{command}-") and name.endswith(".yaml")]
+    return [(files.where(name), files.read(name, what="settings").decode("utf-8", "replace")) for name in kept]

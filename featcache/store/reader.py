@@ -11,7 +11,6 @@ from featcache.data.types import PASSING, STATUSES, VideoRecord
 from featcache.errors import StoreError, no_name, unknown_name
 from featcache.files.base import open_files, store_place
 from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe, recipe_hash, to_dict
-from featcache.store import paths
 from featcache.store.documents import read_features, read_root
 from featcache.store.features import Features
 from featcache.store.generation import Generation, read_generations
@@ -48,7 +47,6 @@ class Store:
         files = open_files(path)
         document = read_root(files)
         self.path = path
-        self._files = files
         self.sampling: SamplingRecipe = document.sampling
         self.file_format = document.file_format
         self.overlays: list[Overlay] = read_overlays(files)  # before the generations that they are about
@@ -140,15 +138,6 @@ class Store:
         if split is not None and split not in self.splits:
             raise unknown_name("split", split, self.splits)
         return [video.id for video in self.videos.values() if split is None or video.split == split]
-
-    def kept_settings(self, command: str) -> list[tuple[str, str]]:
-        """Settings that a command kept in the store when it wrote there: where each file is and its text, by name."""
-        names = sorted(name for name in self._files.names(paths.CONFIG) if name.startswith(f"{command}-"))
-        kept = (f"{paths.CONFIG}/{name}" for name in names if name.endswith(".yaml"))
-        return [
-            (self._files.where(name), self._files.read(name, what="settings").decode("utf-8", "replace"))
-            for name in kept
-        ]
 
     def coverage(self, feature: str | None = None) -> VideoOutcomes:
         """Coverage of a feature: the outcome of every video."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -308,7 +308,8 @@ class StoreWriter:
         documents = {name: self._feature(name) for name in features}
         table = rows_to_bytes(rows)
         ref = TableRef(sha256=sha256_bytes(table), num_bytes=len(table))
-        with self._files.lock(paths.publish_lock(generation.number, shard), exclusive=True):
+        lock = paths.publish_lock(generation.number, shard)  # nothing relies on it; in a bucket the claim has to do
+        with nullcontext() if self._files.is_remote else self._files.lock(lock, exclusive=True):
             self._files.put_exact(paths.rows(generation.number, shard, ref.sha256), table)
             for name, array in features.items():
                 commit_feature(

@@ -64,6 +64,7 @@ class S3Server:
         direct: URL of the server behind it.
         latency: Seconds between the arrival of a request and its answer, beside what the server takes.
         fault: Chooses the fault of each request, if any.
+        ignored: Headers of requests, in lower case, that the server does not see.
         requests: All requests so far.
     """
 
@@ -71,6 +72,7 @@ class S3Server:
     direct: str = ""
     latency: float = 0.0
     fault: NoFault = lambda _: None
+    ignored: tuple[str, ...] = ()
     requests: list[Request] = field(default_factory=list)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -140,6 +142,11 @@ class S3Server:
         reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 20)
         line, *lines = head.split(b"\r\n")
         kept = [one for one in lines if one and not one.lower().startswith((b"connection:", b"expect:"))]
+        kept = [
+            one
+            for one in kept
+            if not one.lower().decode("latin-1").startswith(tuple(f"{name}:" for name in self.ignored))
+        ]
         writer.write(b"\r\n".join([line, *kept, b"Connection: close", b"", b""]) + body)
         answer = await reader.read()
         await _closed(writer)

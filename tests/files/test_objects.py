@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from featcache.errors import BucketError, ConfigError
+from featcache.files.bucket import BucketFiles
 from featcache.files.objects import Objects, OtherSizeError, Span, is_url
 from featcache.testing.s3_server import Fault, environment, s3_server
 
@@ -195,3 +196,15 @@ def test_a_forked_process_is_refused(objects):
     os.close(write)
     assert b"multiprocessing_context='spawn'" in os.read(read, 1000)
     os.close(read)
+
+
+def test_a_server_that_ignores_conditions_is_refused(server, objects, monkeypatch):
+    monkeypatch.setattr("featcache.files.objects._conditional", set())
+    files = BucketFiles(objects)
+    assert files.put_new("x", b"first")
+    server.requests.clear()
+    assert files.put_new("y", b"first")
+    assert len(server.requests) == 1
+    monkeypatch.setattr("featcache.files.objects._conditional", set())
+    monkeypatch.setattr(server, "ignored", ("if-none-match",))
+    assert "ignores conditional writes" in refusal(lambda: files.put_new("z", b"first"))
