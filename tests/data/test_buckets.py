@@ -1,5 +1,6 @@
 """Videos, lists and data sets in a bucket, on a local server of the S3 protocol that fails when it is told to."""
 
+import errno
 import os
 from collections import Counter
 from pathlib import Path
@@ -143,6 +144,18 @@ def test_nothing_is_left_of_a_copy(bucket, tmp_path, monkeypatch):
     with pytest.raises(VideoError), open_video(Path(url)):
         pass
     assert open_copies() == 0
+
+
+def test_a_full_disk_is_no_fault_of_the_video(bucket, folder, monkeypatch):
+    path = Path(bucket.put("full.mp4", (folder / "wave/a b.mp4").read_bytes()))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        final(path)
+    assert not isinstance(error.value, VideoError)
 
 
 def test_lists_name_videos_anywhere(bucket, folder, tmp_path):
