@@ -55,7 +55,9 @@ class Forks:
         """Begin a command and wait for its end."""
         return self.start(arguments, cwd=cwd).wait()
 
-    def run_with_fault(self, arguments: Sequence[object], *, cwd: Path, syscall: str, when: int, fault: str) -> Outcome:
+    def run_with_fault(
+        self, arguments: Sequence[object], *, cwd: Path, syscall: str, when: int | str, fault: str
+    ) -> Outcome:
         """As :func:`featcache.testing.faults.run_with_fault`, but only for the main thread: the one that publishes."""
         command = self.start(arguments, cwd=cwd, traced=True)
         inject = ["-e", f"trace={syscall}", "-e", f"inject={syscall}:{fault}:when={when}"]

@@ -266,6 +266,22 @@ def test_full_disk_is_one_sentence_and_heals(small, forks, kilobytes):
         small.heal(disk)
 
 
+@needs_strace
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("syscall", "error", "warning"),
+    [("linkat", "EPERM", "has no hard links"), ("flock", "ENOLCK", "has no locks")],
+)
+def test_a_disk_that_lacks_something_is_a_warning(small, forks, tmp_path, syscall, error, warning):
+    outcome = forks.run_with_fault(small.command, cwd=tmp_path, syscall=syscall, when="1+", fault=f"error={error}")
+    assert outcome.returncode == 0, outcome
+    (line,) = (line for line in outcome.stderr.splitlines() if "the disk of store" in line)
+    assert line.startswith("WARNING")
+    assert warning in line
+    small.check(tmp_path)
+
+
 # Contended
 
 
