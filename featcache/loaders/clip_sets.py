@@ -90,7 +90,7 @@ def open_clip_sets(
             "--preset scale, or with --layout clips"
         )
     splits = video_splits(store, settings.split_column)
-    features = store.feature(choose_feature(store, settings.feature, VECTORS), splits=splits)
+    features = store.feature(choose_feature(store, settings.feature, VECTORS), splits=splits, device="disk")
     if not features.num_rows:
         raise StoreError(
             f"no video of {store.path} has rows of {features.name!r}; see `featcache info` for the reasons"
