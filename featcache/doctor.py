@@ -195,6 +195,7 @@ TRIALS: tuple[Trial, ...] = (
     _library("webdataset", extra="exchange"),
     _library("fiftyone", extra="fiftyone"),
     _library("distributed", extra="dask"),
+    _library("obstore", extra="buckets"),
     Trial(part="cuda", module="torch", fix="look at nvidia-smi, then at the build of torch", code=_CUDA),
     Trial(part="nvidia-ml", module="pynvml", fix="pip install 'featcache[gpu]'", code=_NVML, package="nvidia-ml-py"),
     Trial(part="weights", module="featcache", fix="make the folder readable, or set FEATCACHE_WEIGHTS", code=_WEIGHTS),
