@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+import numpy as np
+
 from featcache.errors import CorruptStoreError, StoreError
 from featcache.files import claims, leases, locks, publish
 from featcache.files.places import safe_join
@@ -73,7 +75,7 @@ class Disk:
 
     def put_new(self, path: Path, data: Bytes | Iterable[Bytes]) -> bool:
         """Publish a file unless its name is taken. See :func:`featcache.files.publish.put_new`."""
-        chunks = data if isinstance(data, bytes) or hasattr(data, "dtype") else tuple(data)
+        chunks = data if isinstance(data, (bytes, np.ndarray)) else tuple(data)
         return self._published(publish.put_new, claims.put_new)(path, chunks)
 
     def put_exact(self, path: Path, data: bytes | tuple[Bytes, ...]) -> None:

@@ -5,8 +5,10 @@ from typing import Any
 
 from featcache.errors import CorruptStoreError, StoreError
 from featcache.files.base import Files, open_files
+from featcache.files.publish import is_temp
 from featcache.files.sealed import sha256_bytes, unseal
-from featcache.store import paths
+from featcache.store import paths, zarr_format
+from featcache.store.paths import FileFormat
 from featcache.store.schema import FeatureDoc, RootDoc, TableRef
 
 
@@ -80,3 +82,26 @@ def kept_settings(place: Path | str, command: str) -> list[tuple[str, str]]:
     names = [f"{paths.CONFIG}/{name}" for name in files.names(paths.CONFIG)]
     kept = [name for name in names if name.startswith(f"{paths.CONFIG}/{command}-") and name.endswith(".yaml")]
     return [(files.where(name), files.read(name, what="settings").decode("utf-8", "replace")) for name in kept]
+
+
+def refuse_foreign(files: Files, *, file_format: FileFormat) -> None:
+    """Refuse a folder that is not empty for a new store (left-overs of a killed creation do not count)."""
+    for name in files.names(""):
+        is_ours = is_temp(name) or (file_format == "zarr" and _is_group(files, name)) or _is_disk(files, name)
+        if not is_ours and not files.exists(paths.ROOT):  # another process may have created the store meanwhile
+            raise StoreError(
+                f"{files.where()} is not a featcache store and not empty (it holds {name!r}); choose an empty folder"
+            )
+
+
+def _is_disk(files: Files, name: str) -> bool:
+    """Whether a folder holds nothing but the record of a disk, which is published before anything else."""
+    return f"{name}/" == paths.DISK[: len(name) + 1] and all(
+        is_temp(inside) or f"{name}/{inside}" == paths.DISK for inside in files.names(name)
+    )
+
+
+def _is_group(files: Files, name: str) -> bool:
+    """Whether a file is the root group that is published immediately before the store's description."""
+    expected = zarr_format.group_metadata()
+    return name == paths.GROUP and files.size(name) == len(expected) and files.read(name, what="group") == expected

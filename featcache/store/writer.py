@@ -13,15 +13,14 @@ import numpy.typing as npt
 
 from featcache.data.manifest import Manifest, videos_to_table
 from featcache.data.types import VideoOutcome, VideoRecord
-from featcache.errors import CorruptStoreError, RecipeMismatchError, StoreError, unknown_name
+from featcache.errors import CorruptStoreError, RecipeMismatchError, unknown_name
 from featcache.files.base import Files, open_files, store_place
-from featcache.files.publish import is_temp
 from featcache.files.sealed import seal, sha256_bytes
 from featcache.recipes import FeatureRecipe, RecordSpec, SamplingRecipe, first_difference, recipe_hash
 from featcache.store import paths, zarr_format
 from featcache.store.commit import commit_feature
 from featcache.store.completion import publish_complete
-from featcache.store.documents import read_feature, read_features, read_root
+from featcache.store.documents import read_feature, read_features, read_root, refuse_foreign
 from featcache.store.generation import (
     Generation,
     ranges,
@@ -78,7 +77,7 @@ class StoreWriter:
         root, files = store_place(path), open_files(path)
         wanted = RootDoc(sampling=sampling, file_format=file_format)
         if not files.exists(paths.ROOT):
-            _refuse_foreign(files, file_format=file_format)
+            refuse_foreign(files, file_format=file_format)
             if file_format == "zarr":
                 files.put_new(paths.GROUP, zarr_format.group_metadata())
             files.put_new(paths.ROOT, seal(wanted.to_json()))
@@ -355,29 +354,6 @@ class StoreWriter:
                 raise unknown_name("feature", name, features)
             self._declared[name] = features[name]
         return self._declared[name]
-
-
-def _refuse_foreign(files: Files, *, file_format: FileFormat) -> None:
-    """Refuse a folder that is not empty for a new store (left-overs of a killed creation do not count)."""
-    for name in files.names(""):
-        is_ours = is_temp(name) or (file_format == "zarr" and _is_group(files, name)) or _is_disk(files, name)
-        if not is_ours and not files.exists(paths.ROOT):  # another process may have created the store meanwhile
-            raise StoreError(
-                f"{files.where()} is not a featcache store and not empty (it holds {name!r}); choose an empty folder"
-            )
-
-
-def _is_disk(files: Files, name: str) -> bool:
-    """Whether a folder holds nothing but the record of a disk, which is published before anything else."""
-    return f"{name}/" == paths.DISK[: len(name) + 1] and all(
-        is_temp(inside) or f"{name}/{inside}" == paths.DISK for inside in files.names(name)
-    )
-
-
-def _is_group(files: Files, name: str) -> bool:
-    """Whether a file is the root group that is published immediately before the store's description."""
-    expected = zarr_format.group_metadata()
-    return name == paths.GROUP and files.size(name) == len(expected) and files.read(name, what="group") == expected
 
 
 def check_shard(

@@ -222,7 +222,7 @@ def test_broken_promises_of_the_caller_are_caught(one_shard):
         ({"rows": replace(rows, video=rows.video[::-1])}, "other videos"),
         ({"rows": replace(rows, clip=rows.clip[::-1])}, "other clips"),
         ({"features": {"a": np.ones((8, 5), np.float16)}}, "is \\(8, 5\\)"),
-        ({"features": {"a": np.ones((8, 4), np.float32)}}, "staging dtype"),
+        ({"features": {"a": np.ones((8, 4), np.float32)}}, "is float32, not float16"),
     ]:
         with pytest.raises(AssertionError, match=message):
             writer.commit_shard(generation, 0, **{**arguments, **change})
