@@ -61,10 +61,11 @@ def may_pass(error: Exception) -> bool:
 def check_bucket(error: Exception, url: str) -> None:
     """Raise the error for a bucket that is not there, if that is what an error of obstore says."""
     if _code(sentence(error)) in {"NoSuchBucket", "ContainerNotFound"}:
-        raise _no_bucket(url) from error
+        raise no_bucket(url) from error
 
 
-def _no_bucket(url: str) -> BucketError:
+def no_bucket(url: str) -> BucketError:
+    """The error for a bucket that is not there."""
     bucket = url.split("/")[2]
     return BucketError(f"there is no bucket {bucket!r} (of {url}); make it, or check name, endpoint and region")
 
@@ -80,7 +81,7 @@ def explained(error: Exception, url: str) -> BucketError:
             "AZURE_…), or run on a machine with a role"
         )
     if code in {"NoSuchBucket", "ContainerNotFound"}:
-        return _no_bucket(url)
+        return no_bucket(url)
     if code in {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"} or (
         status in {301, 307} or "redirect" in text
     ):

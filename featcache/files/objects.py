@@ -20,6 +20,7 @@ from featcache.files.object_errors import (
     is_beyond,
     is_unreachable,
     may_pass,
+    no_bucket,
 )
 from featcache.files.sealed import Bytes, as_view
 from featcache.files.urls import SCHEMES
@@ -307,8 +308,7 @@ class Objects:
                     raise PassingError from error
                 return False
             except FileNotFoundError as error:
-                check_bucket(error, self.url)
-                raise
+                raise no_bucket(self.url) from error
             return True
 
         return self._ask(put, num_bytes=num_bytes), attempts

@@ -22,7 +22,8 @@ def server():
 
 
 @pytest.fixture
-def objects(server, request):
+def objects(server, request, monkeypatch):
+    monkeypatch.setattr("featcache.files.objects._FIRST_PAUSE", 0.01)
     server.requests.clear()
     server.fault = lambda _: None
     yield Objects(f"s3://lab/{request.node.name.replace('[', '-').replace(']', '')}/a b")

@@ -2,12 +2,16 @@
 
 import pytest
 
-from featcache.errors import ConfigError
+from featcache.errors import BucketError, ConfigError, StoreError
 from featcache.store.comparing import diff
 from featcache.store.copying import convert, merge
+from featcache.store.gc import gc
+from featcache.store.reader import open_store
 from featcache.store.settings import ConvertSettings, DiffSettings, MergeSettings
+from featcache.store.verify import verify
 from featcache.testing.s3_server import s3_server
 from featcache.testing.store_suite import StoreConformance
+from featcache.testing.stores import StorePlan, make_record, write_store
 from tests.store.bucket_path import BucketPath
 from tests.store.histories import extend, say, video
 
@@ -33,12 +37,27 @@ class TestSome(OnBucket, StoreConformance):
 
     file_format = "zarr"
     test_a_feature_added_later_equals_one_made_at_once = None
+    test_all_videos_failing_is_an_empty_feature = None
+    test_the_latest_ok_wins = None
     test_a_store_grown_twice_equals_one_made_at_once = None
     test_committing_again_changes_nothing = None
     test_damaged_data_files_are_never_read = None
     test_few_maps_threads_and_pickles_read_the_same = None
     test_left_overs_of_other_bytes_are_replaced = None
     test_the_order_of_commits_does_not_matter = None
+
+
+def test_a_bucket_or_store_that_is_not_there_is_told(server):
+    for call in (open_store, verify, gc, write):
+        with pytest.raises(BucketError, match=r"there is no bucket 'nowhere' \(of s3://nowhere/s\); make it, or check"):
+            call("s3://nowhere/s")
+    for call in (open_store, verify, gc):
+        with pytest.raises(StoreError, match=r"s3://lab/nothing is not a featcache store"):
+            call("s3://lab/nothing")
+
+
+def write(url):
+    write_store(url, StorePlan(records={"pooled": make_record((6,))}, num_videos=2))
 
 
 @pytest.mark.slow
