@@ -210,7 +210,10 @@ def _local_cluster(settings: ExtractSettings) -> Iterator[SpecCluster]:
         number: {"cls": Nanny, "options": plain | pinned[number % len(pinned)]}
         for number in range(settings.cluster.workers)
     }
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
+    scheduler = {
+        "cls": Scheduler,
+        "options": {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": ":0"},
+    }
     with SpecCluster(workers=workers, scheduler=scheduler, name="featcache") as cluster:
         yield cluster
 

@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 import yaml
+from distributed import Client, LocalCluster
 
 from featcache.backbones import from_file
 from featcache.backbones.from_file import use_file
@@ -161,6 +162,21 @@ def test_a_shard_that_kills_every_worker_is_one_sentence_and_costs_no_other(
     assert "(its videos: 2.mp4); all other shards are committed" in str(error.value)
     records = Path(settings.out, "g000", "commits", "patches").glob("0*.json")
     assert sorted(record.stem for record in records) == ["00000", "00001", "00003", "00004", "00005"]
+
+
+def test_a_cluster_that_adapts_itself_starts_workers_for_a_run(make: Make, extracted: Path) -> None:
+    """It has none at first; a question what a worker is like starts one, and the shards more."""
+    with (
+        LocalCluster(
+            n_workers=0, threads_per_worker=1, processes=False, protocol="tcp", dashboard_address=":0"
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        cluster.adapt(minimum=0, maximum=2, interval="100ms", target_duration="100ms")
+        assert not client.nthreads()
+        result = extract(make(cluster=ClusterSettings(scheduler=cluster.scheduler_address)))
+    assert (result.videos_ok, result.rows_written) == (16, 32)
+    assert arrays(result.store) == arrays(extracted)
 
 
 def command(*arguments: str, cwd: Path, env: Mapping[str, str] = {}) -> subprocess.Popen[str]:
