@@ -41,6 +41,9 @@ def read_records(generation: Generation, feature: FeatureDoc) -> dict[int, Commi
     """
     note = read_complete(generation, feature)  # first: another writer may commit at any time
     shards = recorded_shards(generation, feature.name)
+    if note is not None and len(shards) < generation.num_shards:  # a listing may be old, see Files.names
+        places = {shard: paths.commit(generation.number, feature.name, shard) for shard in range(generation.num_shards)}
+        shards = [shard for shard, place in places.items() if generation.files.exists(place)]
     found = generation.files.each(partial(read_record, generation, feature), shards)
     records = dict(zip(shards, found, strict=True))
     check_complete(generation, feature, note, records)

@@ -201,7 +201,8 @@ def read_generations(files: Files, sampling: SamplingRecipe) -> list[Generation]
         CorruptStoreError: A plan is lost, damaged, or belongs to another store.
     """
     notes = _read_planned(files)  # first: a writer beside may publish a plan and its note at any time
-    numbers = sorted(n for name in files.names("") if (n := paths.generation_number(name)) is not None)
+    listed = {n for name in files.names("") if (n := paths.generation_number(name)) is not None}
+    numbers = sorted(listed | set(range(len(notes))))  # a listing may be old, see Files.names
     planned = [n for n in numbers if files.exists(paths.plan(n))]
     for number in range(max(planned, default=-1) + 1):
         if number not in planned:

@@ -18,6 +18,7 @@ from featcache.cli.main import app
 from featcache.errors import DiskSpaceError, StoreError
 from featcache.files import publish
 from featcache.files.disks import RECORD
+from featcache.files.local import LocalFiles
 from featcache.store.reader import open_store
 from featcache.store.verify import verify
 from featcache.testing import faults
@@ -190,3 +191,15 @@ def test_a_copy_without_its_locks_is_tried_anew(tmp_path, reference):
     assert faults.snapshot(tmp_path / "copy") == reference
     with DISKS["neither"].imitated():
         write_store(tmp_path / "copy", *PLANS)
+
+
+def test_a_listing_that_is_old_is_no_damage(tmp_path, monkeypatch):
+    """Another host has published since; what this one looks for by name it finds."""
+    write_store(tmp_path / "s", *PLANS)
+    real, old = LocalFiles.names, {"", "g001/commits/pooled", "g000/commits/map"}
+    monkeypatch.setattr(LocalFiles, "names", lambda files, folder: [] if folder in old else real(files, folder))
+    check_reads_back(tmp_path / "s", *PLANS)
+    write_store(tmp_path / "s", *PLANS, StorePlan(records=PLANS[0].records, num_videos=2, first_video=9))
+    monkeypatch.undo()
+    assert verify(tmp_path / "s").ok
+    assert len(open_store(tmp_path / "s").generations) == 3
