@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import ConfigError
+from featcache.files.places import free_bytes
 from featcache.files.publish import TEMP_SUFFIX
 
 FOLDER, GIGABYTES = "FEATCACHE_CACHE", "FEATCACHE_CACHE_GB"
@@ -41,12 +42,14 @@ class BlockCache:
 
     Attributes:
         folder: The folder, made when the first block is kept.
-        max_bytes: Largest size of all blocks together; several processes may exceed it by a sixteenth each.
+        max_bytes: Largest size of all blocks together; several processes may exceed it by a sixteenth each. Half of the
+            room on the disk is left free in any case.
     """
 
     def __init__(self, folder: Path, *, max_bytes: int) -> None:
         self.folder = folder
         self.max_bytes = max_bytes
+        self._limit = max_bytes
         self._num_bytes: int | None = None  # at the last look, and what was written here since
         self._written = 0
         self._is_broken = False
@@ -117,16 +120,17 @@ class BlockCache:
         return self.folder / key[:2] / key
 
     def _make_room(self, num_bytes: int) -> None:
-        is_due = self._num_bytes is None or self._written > self.max_bytes * _LOOK_SHARE
-        if is_due or (self._num_bytes or 0) + self._written + num_bytes > self.max_bytes:
+        is_due = self._num_bytes is None or self._written > self._limit * _LOOK_SHARE
+        if is_due or (self._num_bytes or 0) + self._written + num_bytes > self._limit:
             found = self._blocks()
             total = sum(size for _, size, _ in found)
-            if total + num_bytes > self.max_bytes:
+            self._limit = min(self.max_bytes, (total + free_bytes(self.folder)) // 2)
+            if total + num_bytes > self._limit:
                 for _, size, path in sorted(found):
                     with suppress(FileNotFoundError):  # another process makes room too
                         path.unlink()
                     total -= size
-                    if total + num_bytes <= self.max_bytes * _KEPT_SHARE:
+                    if total + num_bytes <= self._limit * _KEPT_SHARE:
                         break
             self._num_bytes, self._written = total, 0
         self._written += num_bytes

@@ -55,6 +55,15 @@ def test_the_oldest_make_room_and_those_in_use_stay(tmp_path):
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= 1000
 
 
+def test_half_of_the_free_room_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr("featcache.files.block_cache.free_bytes", lambda folder: 1000 - len(held(cache)) * 100)
+    cache = BlockCache(tmp_path, max_bytes=10_000)
+    for number in range(20):
+        cache.put(key(number), block(number))
+        assert len(held(cache)) <= 5
+    assert len(held(cache)) >= 4
+
+
 def test_processes_beside_each_other_keep_to_the_size(tmp_path):
     caches = [BlockCache(tmp_path, max_bytes=3200) for _ in range(3)]
     for number in range(120):
