@@ -33,7 +33,7 @@ from featcache.loaders.maps import ClipMaps, Pooling, StoredMaps
 from featcache.loaders.settings import BankSettings
 from featcache.loaders.unstored import UnstoredVideos
 from featcache.loaders.videos import DamagedError, VideoFiles, find_files
-from featcache.machine import forward_threads
+from featcache.machine import forward_threads, resolve_device
 from featcache.recipes import recipe_hash
 from featcache.store.precision import to_storage
 from featcache.store.reader import Store
@@ -222,7 +222,7 @@ def open_source(settings: BankSettings, *, videos: VideoList, device: str = "aut
     Args:
         settings: The bank.
         videos: What :func:`featcache.loaders.unstored.open_videos` has opened for the same settings.
-        device: Device of the backbone.
+        device: Device of the training, and of the backbone.
         world: The processes that share the machine, of which each calls this.
 
     Raises:
@@ -239,7 +239,7 @@ def open_source(settings: BankSettings, *, videos: VideoList, device: str = "aut
         return _unstored(settings, videos, world)
     assert isinstance(videos, Store), "there are only two kinds of video lists"
     if not settings.online:
-        return open_bank(settings, store=videos, device=device)
+        return open_bank(settings, store=videos, device=resolve_device(device))
     return _stored(settings, videos, device=device, world=world)
 
 

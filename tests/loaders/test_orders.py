@@ -116,6 +116,10 @@ def test_a_bank_is_shuffled_by_the_setting_and_not_by_the_place_of_its_rows(path
     assert np.median(gaps) <= 4, "videos of a block are near each other"
 
 
+def test_a_stored_bank_is_opened_for_the_device_that_there_is(path):
+    assert open_source(BankSettings(store=str(path)), videos=open_store(path)).residence in ("ram", "device")
+
+
 def test_what_is_decoded_has_no_blocks(path):
     with pytest.raises(ConfigError, match=r"bank\.shuffle=block is an order of stored rows"):
         open_source(BankSettings(store=str(path), shuffle="block", online=True), videos=open_store(path))
