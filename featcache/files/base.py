@@ -79,7 +79,8 @@ class Files(Protocol):
     def names(self, folder: str) -> list[str]:
         """Last parts of all names directly in a folder, sorted; empty if there is no such folder.
 
-        Names published before the call are included; names that another process publishes during the call may be.
+        Names published before the call are included, except that on a network those of other hosts may be missing for
+        a while; names that another process publishes during the call may be included.
         """
 
     def walk(self, folder: str = "") -> Iterator[tuple[str, int | None]]:
