@@ -54,6 +54,14 @@ def test_it_commits_what_the_local_engine_commits(make: Make, extracted: Path) -
     settings, told = make(), []
     with planned(settings) as assignment:
         session = ShardSession(assignment, worker="here", tell=told.append)
+        sampling = featcache.open(settings.out).sampling
+        with (
+            StoreWriter.open(settings.out, sampling=sampling) as other,
+            other.shard_lock(other.generations()[0], 1),
+        ):
+            left = session.take(ORDERS[1])
+            assert left.settled.wait(120)
+        assert (left.committed, left.error) == (None, None), "another process had claimed it"
         tickets = [session.take(order) for order in reversed(ORDERS)]
         assert session.take(ORDERS[0]) is tickets[-1]
         for ticket in tickets:
