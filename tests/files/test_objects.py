@@ -2,12 +2,14 @@
 
 import os
 import pickle
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from featcache.errors import BucketError, ConfigError
 from featcache.files.bucket import BucketFiles
+from featcache.files.object_errors import explained
 from featcache.files.objects import Objects, OtherSizeError, Span, is_url
 from featcache.testing.s3_server import Fault, environment, s3_server
 
@@ -209,3 +211,14 @@ def test_a_server_that_ignores_conditions_is_refused(server, objects, monkeypatc
     monkeypatch.setattr("featcache.files.objects._conditional", set())
     monkeypatch.setattr(server, "ignored", ("if-none-match",))
     assert "ignores conditional writes" in refusal(lambda: files.put_new("z", b"first"))
+
+
+def test_a_missing_library_is_told(monkeypatch):
+    for module in ("obstore", "obstore.store"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert "run: pip install 'featcache[buckets]'" in refusal(lambda: Objects("s3://elsewhere/new").get("x"))
+
+
+def test_missing_credentials_are_told():
+    answer = "Error performing PUT http://169.254.169.254/latest/api/token in 8ms - HTTP error: error sending request"
+    assert "there are no credentials for s3://b/x; set AWS_ACCESS_KEY_ID" in str(explained(OSError(answer), "s3://b/x"))
