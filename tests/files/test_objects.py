@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -222,3 +223,16 @@ def test_a_missing_library_is_told(monkeypatch):
 def test_missing_credentials_are_told():
     answer = "Error performing PUT http://169.254.169.254/latest/api/token in 8ms - HTTP error: error sending request"
     assert "there are no credentials for s3://b/x; set AWS_ACCESS_KEY_ID" in str(explained(OSError(answer), "s3://b/x"))
+
+
+def test_a_process_ends_in_order_while_a_thread_still_asks(server, objects):
+    script = (
+        "import sys, threading, time; from featcache.files.objects import Objects\n"
+        "objects = Objects(sys.argv[1]); objects.put('x', [b'1'], create=False)\n"
+        "def ask():\n"
+        "    while True: objects.get('x')\n"
+        "[threading.Thread(target=ask, daemon=True).start() for _ in range(8)]; time.sleep(0.2)"
+    )
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", script, objects.url], check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
