@@ -231,7 +231,7 @@ def test_a_process_ends_in_order_while_a_thread_still_asks(server, objects):
         "objects = Objects(sys.argv[1]); objects.put('x', [b'1'], create=False)\n"
         "def ask():\n"
         "    while True: objects.get('x')\n"
-        "[threading.Thread(target=ask, daemon=True).start() for _ in range(8)]; time.sleep(0.2)"
+        "[threading.Thread(target=ask, daemon=True).start() for _ in range(32)]; time.sleep(0.5)"
     )
     for _ in range(3):
         done = subprocess.run([sys.executable, "-c", script, objects.url], check=False, capture_output=True, text=True)
