@@ -13,8 +13,8 @@ WITHOUT_IMPORT = {
     "tensorboard": "from torch.utils.tensorboard import",
     "skimage": 'package="skimage"',  # photographs of the motion set
 }
-# Conformance suites are classes for pytest; the library itself is that of whoever runs them.
-OF_THE_TESTER = {"pytest", "hypothesis"}
+# Conformance suites are classes for pytest, buckets those of a local server: libraries of whoever runs them.
+OF_THE_TESTER = {"pytest", "hypothesis", "moto"}
 
 
 def shipped() -> list[Path]:

@@ -22,7 +22,7 @@ from featcache.machine import Matmul, forward_threads, resolve_device
 from featcache.recipes import SamplingRecipe
 from featcache.store.documents import kept_settings
 from featcache.store.precision import staging_dtype, to_storage
-from featcache.store.reader import Store, open_store
+from featcache.store.reader import open_store
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def encoder(
     used = {recipe.backbone for recipe, _ in declared.values()}
     if unknown := sorted(set(weights or {}) - used):
         raise unknown_name("backbone", unknown[0], used, hint=f"({root} uses these.)")
-    given = _weights_given(opened)
+    given = _weights_given(opened.path)
     built: dict[tuple[str, str], Backbone] = {}
     bound = []
     sources = {}
@@ -179,10 +179,10 @@ def encoder(
     )
 
 
-def _weights_given(store: Store) -> dict[str, str]:
+def _weights_given(store: Path | str) -> dict[str, str]:
     """Weights that the extractions of a store were given, by feature; only a hint, since the hash decides."""
     given: dict[str, str] = {}
-    for where, text in kept_settings(store.path, "extract"):
+    for where, text in kept_settings(store, "extract"):
         try:
             settings = parse(ExtractSettings, mapping_in(text, where=where))
         except ConfigError as error:  # written by another version, or by hand

@@ -1,5 +1,6 @@
 """Clients of buckets, one per URL and patience. They take credentials, region and endpoint from the environment."""
 
+import os
 from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -12,15 +13,20 @@ if TYPE_CHECKING:
 
 MAX_AT_ONCE = 256
 """Requests of one call at the same time."""
+_SETTINGS = ("AWS_", "GOOGLE_", "AZURE_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+"""How the names of environment variables that a client reads begin."""
 
 
 def client(url: str, num_bytes: int) -> "ObjectStore":
     """The client for a URL whose time for a request suits its size: at least a minute, and a second per MB."""
-    return _client_with(url, 60 if num_bytes <= 32 << 20 else 1 << (num_bytes >> 19).bit_length())
+    seconds = 60 if num_bytes <= 32 << 20 else 1 << (num_bytes >> 19).bit_length()
+    settings = tuple(sorted(each for each in os.environ.items() if each[0].upper().startswith(_SETTINGS)))
+    return _client_with(url, seconds, settings)
 
 
 @lru_cache(maxsize=64)
-def _client_with(url: str, seconds: int) -> "ObjectStore":
+def _client_with(url: str, seconds: int, settings: tuple[tuple[str, str], ...]) -> "ObjectStore":
+    """A client, which reads ``settings`` from the environment: with others there has to be another one."""
     try:
         from obstore.store import from_url
     except ImportError as error:

@@ -54,7 +54,8 @@ def read_root(files: Files) -> RootDoc:
         CorruptStoreError: ``featcache.json`` is damaged.
     """
     if not files.exists(paths.ROOT):
-        files.names("")  # where there is no bucket, this says so
+        if files.is_remote:
+            files.names("")  # where there is no bucket, this says so
         raise StoreError(f"{files.where()} is not a featcache store (it has no {paths.ROOT}); check the path")
     document = read_document(files, paths.ROOT, what="store description")
     return RootDoc.from_json(document, where=files.where(paths.ROOT))

@@ -15,7 +15,7 @@ from featcache.data.manifest import default_id, write_parquet
 from featcache.data.scan import scan
 from featcache.errors import FeatcacheError, ManifestError
 from featcache.extract import estimate as estimate_module
-from featcache.extract import lacking, work
+from featcache.extract import filling, lacking
 from featcache.extract.result import Extraction
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
@@ -199,7 +199,7 @@ def fragile(folder, tmp_path):
 def test_hung_and_crashed_decoders_cost_only_their_own_video(
     everything, fragile, tmp_path, monkeypatch, decode_workers
 ):
-    monkeypatch.setattr(work, "decode_segment", misbehaving.decode)
+    monkeypatch.setattr(filling, "decode_segment", misbehaving.decode)
     result = extract(settings(fragile, tmp_path / "store", deadline_seconds=3, decode_workers=decode_workers))
     check_adds_up(result, total=7)
     assert by_status(result) == {"hangs.mp4": "timeout", "crashes.mp4": "undecodable"}
@@ -230,7 +230,7 @@ def test_a_plan_survives_a_decoder_that_does_not(folder, tmp_path, monkeypatch, 
 
 def test_a_source_that_is_not_there_is_said_before_a_backbone_is_built(tmp_path, monkeypatch):
     built = []
-    for module in (work, estimate_module):
+    for module in (filling, estimate_module):
         monkeypatch.setattr(module, "prepare", built.append)
     for command in (extract, estimate_module.estimate):
         with pytest.raises(ManifestError, match=r"no-such-folder does not exist; give a folder"):
@@ -257,7 +257,7 @@ def test_a_fault_of_the_machine_stops_the_run_and_blames_no_video(
     for video in names:
         shutil.copy(folder / "h264.mp4", tmp_path / video)
     listing = write_listing(tmp_path / "listing.jsonl", names)
-    monkeypatch.setattr(work, "decode_segment", misbehaving.decode)
+    monkeypatch.setattr(filling, "decode_segment", misbehaving.decode)
     with pytest.raises(FeatcacheError, match=sentence):
         extract(settings(listing, tmp_path / "store"))
     assert verify(tmp_path / "store").problems == []
@@ -278,7 +278,7 @@ def test_an_io_error_of_one_file_is_a_row_that_is_tried_again(everything, folder
         shutil.copy(folder / "h264.mp4", tmp_path / name)
     wanted = settings(write_listing(tmp_path / "listing.jsonl", names), tmp_path / "store")
     with monkeypatch.context() as broken:
-        broken.setattr(work, "decode_segment", misbehaving.decode)
+        broken.setattr(filling, "decode_segment", misbehaving.decode)
         broken.setattr(lacking, "MAX_TRIES", 3)
         for num_tries in (2, 3, 3):
             result = extract(wanted)
@@ -298,7 +298,7 @@ def test_tries_are_counted_for_the_file_that_a_video_is_now(folder, tmp_path, mo
     for name in ("a.mp4", "disk_fails.mp4"):
         shutil.copy(folder / "h264.mp4", tmp_path / name)
     wanted = settings(write_listing(tmp_path / "listing.jsonl", ["a.mp4", "disk_fails.mp4"]), tmp_path / "store")
-    monkeypatch.setattr(work, "decode_segment", misbehaving.decode)
+    monkeypatch.setattr(filling, "decode_segment", misbehaving.decode)
     monkeypatch.setattr(lacking, "MAX_TRIES", 2)
     extract(wanted)
     assert featcache.open(wanted.out).tries("pooled") == {"disk_fails.mp4": 2}

@@ -236,3 +236,11 @@ def test_a_process_ends_in_order_while_a_thread_still_asks(server, objects):
     for _ in range(3):
         done = subprocess.run([sys.executable, "-c", script, objects.url], check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+def test_another_endpoint_is_another_client():
+    """What the environment says is read anew when it changes, also for a bucket of the same name."""
+    for _ in range(2):
+        with s3_server() as elsewhere:
+            elsewhere.make_bucket("moved")
+            assert Objects("s3://moved").find("nothing") is None

@@ -24,7 +24,7 @@ from featcache.store.writer import StoreWriter
 store = open_store(PATH)
 with StoreWriter.open(PATH, sampling=store.sampling, file_format=store.file_format) as writer:
     old = store.generations[0]
-    writer.add_overlay([Amendment(video=old.videos[0].id, record=old.videos[1], removed=True)])
+    writer.add_overlay([Amendment(video=old.videos[0].id, record=old.videos[0], removed=True)])
     shape = {"shard_rows": old.shard_rows, "encode_batch": 1, "threads": 1}
     writer.add_generation(old.videos, old.segments, old.num_shards, **shape)
 """
