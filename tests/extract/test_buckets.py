@@ -108,6 +108,7 @@ def test_videos_to_classify_may_be_in_a_bucket(lab: Lab) -> None:
     assert set(names.values()) == {f"{URL}/{name}.mp4" for name in (*range(7), "none")}
 
 
+@pytest.mark.slow
 def test_a_training_on_pixels_reads_a_bucket(lab: Lab, tmp_path: Path) -> None:
     changes = {"training": {"epochs": 1, "batch_size": 4}}
     pretrain_svt(svt_settings(tmp_path, "there", source=URL, workers=1, **changes))

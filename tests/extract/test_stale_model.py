@@ -259,8 +259,8 @@ def check_model(examples: int, *, steps: int = 40, seed: int = 0) -> None:
         )
 
 
-def test_200_histories_of_40_steps() -> None:
-    check_model(200)
+def test_60_histories_of_40_steps() -> None:
+    check_model(60)
 
 
 @pytest.mark.slow

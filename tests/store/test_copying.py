@@ -119,7 +119,7 @@ def play(path, steps, *, records, file_format) -> None:
             say(path, (first.id, {"id": second.id}), (second.id, {"id": first.id}))
 
 
-@settings(max_examples=6)
+@settings(max_examples=3)
 @given(HISTORY, st.sampled_from(["zarr", "hdf5"]), st.booleans())
 def test_a_history_is_kept(tmp_path_factory, steps, file_format, is_mixed):
     check_history(tmp_path_factory, steps, file_format=file_format, is_mixed=is_mixed)
