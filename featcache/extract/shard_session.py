@@ -96,7 +96,7 @@ class ShardSession:
         self._held: Ticket | None = None  # lacks something else than the one that is being computed
         self._generations: dict[int, tuple[Generation, Mapping[int, Amendment]]] = {}
         self._progress = Progress()
-        self._whole = Committed()  # all that this session has committed
+        self._whole = Committed()  # all that has been committed
         settings = assignment.settings
         check_versions(assignment.versions)
         use_files(assignment.used_files)
