@@ -1,5 +1,6 @@
 """The workers of a Dask scheduler: which of them are there, what they are, and which of them cannot compute."""
 
+import asyncio
 import logging
 import os
 from concurrent.futures import CancelledError
@@ -48,7 +49,7 @@ class Workers:
             raise self.scheduler_is_gone()
         try:
             return set(self.client.nthreads())
-        except OSError as error:
+        except (OSError, asyncio.CancelledError) as error:
             raise self.scheduler_is_gone() from error
 
     def fit(self) -> list[str]:

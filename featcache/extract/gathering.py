@@ -1,5 +1,6 @@
 """Hands out shards to the workers of a cluster, and gathers what they report."""
 
+import asyncio
 import itertools
 import logging
 import secrets
@@ -87,6 +88,8 @@ class Gathering:
             if self.client.status == "running" or isinstance(error, FeatcacheError):
                 raise
             raise self.workers.scheduler_is_gone() from error  # of many kinds, wherever Dask notices it first
+        except asyncio.CancelledError as error:  # no Exception: a question that was under way when the connection ended
+            raise self.workers.scheduler_is_gone() from error
         finally:
             self._cancel()
         if self._set_aside:

@@ -272,6 +272,7 @@ def test_a_dead_worker_costs_nothing_but_time(
     assert any(far in record.getMessage() and "has gone" in record.getMessage() for record in caplog.records)
 
 
+@pytest.mark.slow  # how long the workers go on without a scheduler is theirs
 def test_a_dead_scheduler_is_one_sentence_and_the_next_run_goes_on(
     make: Make, workers: Cluster, extracted: Path
 ) -> None:
@@ -284,5 +285,8 @@ def test_a_dead_scheduler_is_one_sentence_and_the_next_run_goes_on(
     with pytest.raises(FeatcacheError, match=r"the scheduler .* is gone; what is committed stays") as error:
         extract(settings, on_progress=kill)
     assert "\n" not in str(error.value)
-    extract(make())
+    for _ in range(60):  # a worker may still hold the shard that it was computing
+        if not extract(make()).videos_pending:
+            break
+        time.sleep(0.5)
     assert arrays(settings.out) == arrays(extracted)
