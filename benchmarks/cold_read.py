@@ -35,15 +35,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from cold_formats import FORMATS, make_reader, write_format
 from common import median, parser, report
 from store_read import Workload, write
 
 from featcache.loaders.orders import GROUP_BYTES, WINDOW_BYTES, block_order
+from featcache.machine import keep_freed_memory
 from featcache.store.plan import default_shard_rows
 from featcache.store.reader import open_store
-from featcache.training.memory import keep_freed_memory
 
 SHAPES = {"350": (14, 14, 896), "44": (7, 7, 448)}
 """Shapes of rows by their size in KB, in float16."""
@@ -187,7 +186,7 @@ def cell(arm: str, folder: Path, kb: str, *, seconds: float) -> dict[str, Any]:
         return {"speed": in_order(folder / "zarr", seconds)}
     shape, row_bytes = SHAPES[kb], 2 * int(np.prod(SHAPES[kb]))
     batch = BATCH_BYTES // row_bytes
-    keep_freed_memory(torch.device("cpu"))  # as in training
+    keep_freed_memory("cpu")  # as in training
     step = own(arm, folder / "zarr", batch) if arm in OWN else make_reader(arm, folder, shape, batch)
     step()
     num_rows, began = 0, time.perf_counter()

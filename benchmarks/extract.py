@@ -24,7 +24,7 @@ from featcache.extract.lacking import rows_per_video
 from featcache.extract.prepare import Prepared, prepare
 from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
-from featcache.machine import forward_threads
+from featcache.machine import forward_threads, keep_freed_memory
 
 
 def main() -> None:
@@ -118,6 +118,7 @@ def time_forward(prepared: Prepared, batches: list[RowBatch]) -> float:
         part = {size: values[start : start + prepared.encode_batch] for size, values in pixels.items()}
         encode_rows(prepared.features, part, encode_batch=prepared.encode_batch, device=prepared.device)
 
+    keep_freed_memory(prepared.device)
     with forward_threads(prepared.threads):
         encode(0)  # warm up
         started = time.perf_counter()

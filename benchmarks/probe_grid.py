@@ -26,10 +26,10 @@ from featcache.evaluation.grid import epoch_batches, initial_weight
 from featcache.evaluation.sets import SetEmbedder, embedded_width
 from featcache.evaluation.settings import Candidate, ClipTraining
 from featcache.evaluation.stack import Embedding
+from featcache.machine import keep_freed_memory
 from featcache.networks.set_predictor import SetPredictor
 from featcache.networks.settings import SetPredictorSettings
 from featcache.training.generators import seeded_torch
-from featcache.training.memory import keep_freed_memory
 from featcache.training.schedules import learning_rate_factor
 from featcache.training.settings import ScheduleSettings
 
@@ -50,7 +50,7 @@ def main() -> None:
     args = options.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    keep_freed_memory(torch.device("cpu"))
+    keep_freed_memory("cpu")
     args.position_hidden = args.position_hidden or 2 * args.width
     table, labels, embedding = problem(args)
     training = ClipTraining(epochs=args.epochs, batch_sizes=(args.batch_size,))

@@ -22,11 +22,11 @@ from featcache.evaluation.settings import Candidate, ClipLoss, ClipTraining
 from featcache.evaluation.stack import Embedding, Stack
 from featcache.loaders.clip_sets import ClipSets, with_coordinates
 from featcache.loaders.settings import Coordinates
+from featcache.machine import keep_freed_memory
 from featcache.recipes import PositionForm
 from featcache.seeding import rng_for
 from featcache.training import schedules
 from featcache.training.checkpoint import optimiser_tensors, restore_optimiser
-from featcache.training.memory import keep_freed_memory
 from featcache.training.optimisers import build_optimiser
 from featcache.training.settings import OptimiserSettings, ScheduleSettings
 
@@ -184,7 +184,7 @@ def train_stack(
         stack.load(saved.part("stack"))
         for place, optimiser in enumerate(optimisers):
             restore_optimiser(optimiser, saved.part(f"optimiser.{place}"))
-    keep_freed_memory(device)
+    keep_freed_memory(device.type)
     is_due = Due(parts)
     schedule = ScheduleSettings(kind=training.schedule, warmup_fraction=training.warmup_fraction)
     for epoch in range(0 if saved is None else saved.step, training.epochs):

@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import dask.config
 from distributed import Client, Nanny, Scheduler, SpecCluster, Worker, WorkerPlugin
 
 from featcache.backbones.from_file import files_in_use
@@ -31,7 +32,7 @@ from featcache.extract.prepare import Machine, Prepared, prepare
 from featcache.extract.settings import ExtractSettings
 from featcache.extract.shard_session import sha256_of_file
 from featcache.files.urls import absolute, place_of
-from featcache.machine import resolve_device, weights_folder
+from featcache.machine import ONE_ARENA, resolve_device, weights_folder
 from featcache.store.overlay import shown
 from featcache.store.reader import open_store
 
@@ -202,7 +203,11 @@ def _connect(scheduler: str) -> Client:
 
 @contextmanager
 def _local_cluster(settings: ExtractSettings) -> Iterator[SpecCluster]:
-    """A scheduler in this process, and workers in processes of their own, each with one of several GPUs."""
+    """A scheduler in this process, and workers in processes of their own, each with one of several GPUs.
+
+    Dask starts workers such that they return freed memory at once, and compute in threads. Then most of the time of a
+    forward pass on a CPU goes to the system, so that these workers have one heap, and keep it.
+    """
     gpus = _gpus(settings.runtime.device)
     plain: dict[str, Any] = {"nthreads": 1, "memory_limit": 0, "dashboard": False, "silence_logs": logging.CRITICAL}
     pinned = [{"env": {"CUDA_VISIBLE_DEVICES": gpu}, "resources": {"GPU": 1}} for gpu in gpus] or [{}]
@@ -214,7 +219,11 @@ def _local_cluster(settings: ExtractSettings) -> Iterator[SpecCluster]:
         "cls": Scheduler,
         "options": {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": ":0"},
     }
-    with SpecCluster(workers=workers, scheduler=scheduler, name="featcache") as cluster:
+    environment = "distributed.nanny.pre-spawn-environ"  # what is set once a process runs is too late for its heaps
+    with (
+        dask.config.set({environment: dask.config.get(environment) | ONE_ARENA}),
+        SpecCluster(workers=workers, scheduler=scheduler, name="featcache") as cluster,
+    ):
         yield cluster
 
 

@@ -27,7 +27,7 @@ from featcache.extract.settings import ExtractSettings
 from featcache.files.base import store_place
 from featcache.files.places import room_for_store
 from featcache.files.urls import shown
-from featcache.machine import forward_threads, num_cores
+from featcache.machine import forward_threads, keep_freed_memory, num_cores
 from featcache.recipes import RecordSpec
 from featcache.store.documents import is_store
 from featcache.store.plan import default_shard_rows, plan_segments
@@ -351,6 +351,7 @@ def _encode_rate(prepared: Prepared, rows: Sequence[dict[CropSize, npt.NDArray[n
     """Rows encoded per second, after a warm-up of one batch."""
     pixels = {size: np.stack([row[size] for row in rows]) for size in rows[0]}
     best = math.inf
+    keep_freed_memory(prepared.device)
     with forward_threads(prepared.threads):
         for _ in range(3):
             started = time.perf_counter()

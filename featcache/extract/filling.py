@@ -17,6 +17,7 @@ from featcache.extract.progress import OnProgress, Progress
 from featcache.extract.provenance import provenance
 from featcache.extract.settings import ExtractSettings
 from featcache.files.urls import shown
+from featcache.machine import keep_freed_memory
 from featcache.store.reader import open_store
 from featcache.store.writer import Generation, StoreWriter
 
@@ -146,9 +147,12 @@ def shard_runner(
 def encoding(prepared: Prepared) -> Iterator[None]:
     """Multiply as the settings say for a ``with`` block, and blame the machine for what is no fault of a video.
 
+    On a CPU the process keeps freed memory from now on.
+
     Raises:
         FeatcacheError: The machine failed while a video was read; this is not recorded as a fault of the video.
     """
+    keep_freed_memory(prepared.device)
     with blaming_the_machine(), float32_products(prepared.settings.runtime.matmul):
         yield
 

@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from featcache.errors import ConfigError, FeatcacheError
+from featcache.machine import keep_freed_memory
 from featcache.training.checkpoint import (
     Checkpoint,
     optimiser_tensors,
@@ -28,7 +29,6 @@ from featcache.training.gradients import clip_each_, clipped_together, drop_grad
 from featcache.training.identity import Identity
 from featcache.training.kept import KeptEpochs
 from featcache.training.logs import RunLog
-from featcache.training.memory import keep_freed_memory
 from featcache.training.meter import Meter
 from featcache.training.objective import Loss, Objective
 from featcache.training.optimisers import build_optimiser, peak_lr
@@ -222,7 +222,7 @@ class _Run:
             self._average = AveragedModel(self.module, multi_avg_fn=update, use_buffers=True)
         self._frozen = [(named(self.module, prefix), epochs) for prefix, epochs in frozen_epochs.items()]
         self._device = next(self.module.parameters()).device
-        keep_freed_memory(self._device)
+        keep_freed_memory(self._device.type)
         self.steps_an_epoch = settings.steps_an_epoch(objective.num_batches)
         self.num_steps = settings.epochs * self.steps_an_epoch
         self.meter = Meter(self._device, world, items_a_step=objective.num_items / self.steps_an_epoch)

@@ -138,6 +138,15 @@ def test_settings_are_one_or_the_other() -> None:
         parse(ClusterSettings, {"scheduler": "tcp://head:8786", "workers": 2})
 
 
+def test_processes_of_this_machine_have_one_heap_each(make: Make) -> None:
+    with (
+        cluster._local_cluster(make(cluster=ClusterSettings(workers=1))) as started,
+        Client(started, set_as_default=False) as client,
+    ):
+        client.wait_for_workers(1)
+        assert list(client.run(os.environ.get, "MALLOC_ARENA_MAX").values()) == ["1"]
+
+
 def test_without_dask_the_first_word_is_what_to_install(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checking, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'featcache\[dask\]'"):
