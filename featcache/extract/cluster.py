@@ -9,7 +9,7 @@ import secrets
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -41,6 +41,14 @@ log = logging.getLogger(__name__)
 CONNECT_SECONDS = 5.0
 NUM_SEEN = 8
 """Number of files of videos that each worker has to see."""
+QUIET: Mapping[str, Any] = {
+    "nanny.pre-spawn-environ": {"MALLOC_TRIM_THRESHOLD_": None, **ONE_ARENA},
+    "worker.profile.enabled": False,
+    "admin.tick.interval": "1s",
+    "admin.system-monitor.interval": "5s",
+}
+"""Settings of Dask for processes of this machine. By default a worker returns freed memory to the system at once, which
+took most of the time of a forward pass on a CPU, and both sides watch themselves up to a hundred times a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,8 +213,7 @@ def _connect(scheduler: str) -> Client:
 def _local_cluster(settings: ExtractSettings) -> Iterator[SpecCluster]:
     """A scheduler in this process, and workers in processes of their own, each with one of several GPUs.
 
-    Dask starts workers such that they return freed memory at once, and compute in threads. Then most of the time of a
-    forward pass on a CPU goes to the system, so that these workers have one heap, and keep it.
+    They are set up as :data:`QUIET` says.
     """
     gpus = _gpus(settings.runtime.device)
     plain: dict[str, Any] = {"nthreads": 1, "memory_limit": 0, "dashboard": False, "silence_logs": logging.CRITICAL}
@@ -219,9 +226,8 @@ def _local_cluster(settings: ExtractSettings) -> Iterator[SpecCluster]:
         "cls": Scheduler,
         "options": {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": ":0"},
     }
-    environment = "distributed.nanny.pre-spawn-environ"  # what is set once a process runs is too late for its heaps
     with (
-        dask.config.set({environment: dask.config.get(environment) | ONE_ARENA}),
+        dask.config.set({f"distributed.{key}": value for key, value in QUIET.items()}),
         SpecCluster(workers=workers, scheduler=scheduler, name="featcache") as cluster,
     ):
         yield cluster

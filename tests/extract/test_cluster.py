@@ -144,7 +144,8 @@ def test_processes_of_this_machine_have_one_heap_each(make: Make) -> None:
         Client(started, set_as_default=False) as client,
     ):
         client.wait_for_workers(1)
-        assert list(client.run(os.environ.get, "MALLOC_ARENA_MAX").values()) == ["1"]
+        names = ("MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_")
+        assert [list(client.run(os.environ.get, name).values()) for name in names] == [["1"], [None]]
 
 
 def test_without_dask_the_first_word_is_what_to_install(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
