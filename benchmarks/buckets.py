@@ -118,7 +118,13 @@ def read(server: Connection, *, num_rows: int, repeats: int, cache: Path) -> dic
 
 def written(server: Connection, *, clips: int, repeats: int, folder: Path) -> dict[str, Any]:
     """Time the same extraction into a folder and into the bucket."""
-    made = MotionSettings(size=128, num_unseen_pictures=21, train_per_picture_motion=max(1, clips // 8))
+    made = MotionSettings(
+        size=128,
+        num_unseen_pictures=14,
+        train_per_picture_motion=-(-clips // 64),
+        test_seen_per_picture_motion=0,
+        test_unseen_per_picture_motion=0,
+    )
     listing = make_motion_set(folder / "clips", made)
     slow_down(server, LATENCY)
     sides: dict[str, list[float]] = {"disk": [], "bucket": []}
@@ -149,7 +155,7 @@ def written(server: Connection, *, clips: int, repeats: int, folder: Path) -> di
 def main() -> None:
     """Measure both and print them."""
     options = parser(__doc__)
-    options.add_argument("--clips", type=int, default=64, help="about as many clips are extracted; 0: none")
+    options.add_argument("--clips", type=int, default=64, help="clips to extract, rounded up to 64; 0: none")
     options.add_argument("--rows", type=int, nargs="*", default=[4096, 16384, 65536], help="sizes of the stores")
     args = options.parse_args()
     with tempfile.TemporaryDirectory() as name, served() as server:
