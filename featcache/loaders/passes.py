@@ -8,6 +8,7 @@ from torch import Tensor
 from featcache.loaders.ahead import ViewLoader
 from featcache.loaders.recipe_rows import RecipeSource
 from featcache.loaders.videos import VideoFiles
+from featcache.machine import keep_freed_memory
 from featcache.training.settings import Precision
 from featcache.training.world import World
 
@@ -75,6 +76,7 @@ def through(
         device: Device of the network and of the outputs.
         precision: Dtype of the forward pass.
     """
+    keep_freed_memory(device.type)
     parts = []
     for clips in torch.split(views.flatten(0, 1), clips_at_once):
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
