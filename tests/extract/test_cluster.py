@@ -115,7 +115,7 @@ def workers(scheduler: tuple[subprocess.Popen[bytes], str]) -> Iterator[Cluster]
         yield Cluster(scheduler=process, address=address, client=client, far=far)
     end(far)
     if cluster_worker._session is not None:  # left by the run whose scheduler has died
-        cluster_worker._session.close()
+        cluster_worker._close(cluster_worker._session.run)  # else its task would open another one
 
     async def stop() -> None:
         await asyncio.wait_for(near.close(nanny=False), 10)

@@ -86,6 +86,7 @@ class Killer(threading.Thread):
             self.has_hit = True
 
 
+@pytest.mark.timeout(1800)
 def test_a_worker_killed_at_any_instant_changes_no_bit(make: Make, tmp_path: Path) -> None:
     """The instants are spread over the whole run, from the opening of sessions to the last commit."""
     draw = random.Random(0)
