@@ -75,6 +75,7 @@ class S3Server:
     ignored: tuple[str, ...] = ()
     requests: list[Request] = field(default_factory=list)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _serving: set[asyncio.Task[None] | None] = field(default_factory=set)  # the loop itself keeps no task alive
 
     @property
     def environment(self) -> dict[str, str]:
@@ -94,13 +95,16 @@ class S3Server:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of a connection, one after the other."""
+        task = asyncio.current_task()
+        self._serving.add(task)
         try:
             # A server that ends cancels its connections, which is nothing to tell.
             with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 while await self._answer(reader, writer):
                     pass
         finally:
-            writer.close()
+            await _closed(writer)
+            self._serving.discard(task)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; returns whether the connection stays open."""
@@ -147,9 +151,11 @@ class S3Server:
             for one in kept
             if not one.lower().decode("latin-1").startswith(tuple(f"{name}:" for name in self.ignored))
         ]
-        writer.write(b"\r\n".join([line, *kept, b"Connection: close", b"", b""]) + body)
-        answer = await reader.read()
-        await _closed(writer)
+        try:
+            writer.write(b"\r\n".join([line, *kept, b"Connection: close", b"", b""]) + body)
+            answer = await reader.read()
+        finally:
+            await _closed(writer)
         first, _, rest = answer.partition(b"\r\n\r\n")
         status, *names = first.split(b"\r\n")
         names = [one for one in names if not one.lower().startswith((b"connection:", b"transfer-encoding:"))]
@@ -196,7 +202,7 @@ def s3_server(*, latency: float = 0.0) -> Generator[S3Server]:
 
 async def _closed(writer: asyncio.StreamWriter) -> None:
     writer.close()
-    with suppress(ConnectionError):
+    with suppress(ConnectionError, asyncio.CancelledError):
         await writer.wait_closed()
 
 
