@@ -32,7 +32,9 @@ def store_files(root: Path) -> list[Path]:
     return sorted(
         path
         for path in root.rglob("*")
-        if path.is_file() and root / "locks" not in path.parents and not path.name.endswith(".tmp")
+        if path.is_file()
+        and not path.relative_to(root).as_posix().startswith("locks/")
+        and not path.name.endswith(".tmp")
     )
 
 
