@@ -28,8 +28,6 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
 }
 _VALUES_AT_ONCE = 1 << 20
 """Number of activations that are converted to float64 at one time."""
-_LIVE = (16, 17)
-"""Share of the memory that tensors may take; the C library held 0.03 more than these after ten minutes of passes."""
 _COPIES = 6
 """Gram matrices of all layers, and the copies that centring takes."""
 _SAME = 1e-2
@@ -113,14 +111,12 @@ class WatchedNetwork:
         """
         grams = _COPIES * len(self.layers) * num_clips**2 * 8
         fixed = self._workspace + 2 * 8 * _VALUES_AT_ONCE + grams
-        part, of = _LIVE
-        least = -(-(fixed + 2 * self.clip_bytes) * of // part)
-        if memory < least:
+        if memory < (least := fixed + 2 * self.clip_bytes):
             raise ConfigError(
                 f"memory is {readable_bytes(memory)} and two clips of {self._name} take {readable_bytes(least)}; give "
                 f"memory={least:_} or more, or shorter or smaller clips"
             )
-        return groups_of_pairs(num_clips, (memory * part // of - fixed) // self.clip_bytes)
+        return groups_of_pairs(num_clips, (memory - fixed) // self.clip_bytes)
 
     def grams(self, clips: Tensor, groups: Sequence[Sequence[int]], *, on_pass: Callable[[int], None]) -> Tensor:
         """Gram matrices of all layers, float64 [L, n, n] on the network's device.
