@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from featcache.errors import ConfigError
 from featcache.evaluation.watched import Kind, LiveBytes, Watching
+from featcache.machine import give_back_freed_memory
 from featcache.seeding import rng_for
 from featcache.units import readable_bytes
 
@@ -129,6 +130,7 @@ class WatchedNetwork:
         n = len(clips)
         found = torch.zeros(len(self.layers), n, n, dtype=torch.float64, device=self._device)
         for group in groups:
+            give_back_freed_memory()
             places = torch.tensor(group, device=self._device)
             found[:, places[:, None], places] = self._pass(clips[list(group)].to(self._device))
             on_pass(len(group))

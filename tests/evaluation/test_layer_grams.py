@@ -1,4 +1,7 @@
+import sys
+
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given
@@ -79,6 +82,19 @@ def test_memory_says_how_many_clips_are_passed_at_once() -> None:
     least = int(str(raised.value).partition("memory=")[2].partition(" ")[0])
     for num_more, largest in ((0, 2), (1, 3), (3, 5), (99, 8)):
         assert max(map(len, seen.passes(8, memory=least + num_more * seen.clip_bytes))) == largest
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a call of glibc")
+def test_a_pass_does_not_begin_with_what_others_have_freed() -> None:
+    seen, given = watched(Small()), clips(4)
+    process = psutil.Process()
+    blocks = [bytes(100_000) for _ in range(2000)]  # below what glibc maps on its own, so they lie in its heap
+    kept = blocks[::100]  # and what is in use among them keeps the heap from shrinking
+    del blocks
+    before = process.memory_info().rss
+    seen.grams(given, groups_of_pairs(4, 2), on_pass=lambda _: None)
+    assert process.memory_info().rss < before - 100e6
+    assert len(kept) == 20
 
 
 def test_a_network_that_mixes_clips_is_refused() -> None:
