@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from featcache.errors import FeatcacheError
+from featcache.machine import num_cores
 from featcache.plugins import offered
 
 State = Literal["ok", "absent", "broken"]
@@ -229,7 +230,7 @@ def examine(
             looked at, in the current folder.
     """
     trials = (*TRIALS, *plugin_trials()) if trials is None else trials
-    with ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1))) as pool:
+    with ThreadPoolExecutor(max_workers=num_cores()) as pool:
         tried = list(pool.map(lambda trial: attempt(trial, deadline_seconds=deadline_seconds), trials))
     return [*_machine(), *_required(), *tried, _disk(folder)]
 
@@ -297,7 +298,8 @@ def _end_group(child: subprocess.Popen[bytes]) -> None:
 
 def _machine() -> Iterator[Finding]:
     yield Finding(part="python", state="ok", note=f"{platform.python_version()} on {platform.platform()}")
-    yield Finding(part="cores", state="ok", note=str(os.cpu_count()))
+    usable, there = num_cores(), os.cpu_count() or 1
+    yield Finding(part="cores", state="ok", note=f"{usable}" if usable >= there else f"{usable} of {there} may be used")
 
 
 def _required() -> Iterator[Finding]:

@@ -4,6 +4,7 @@ torch is imported only where it is needed.
 """
 
 import ctypes
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -143,27 +144,50 @@ def free_memory() -> int:
 
 def _free_in_cgroups() -> Iterator[int]:
     """Free bytes of each memory cgroup of this process and those around it that has a limit."""
+    for folder, is_v1 in _cgroups("memory"):
+        limit, used = ("limit_in_bytes", "usage_in_bytes") if is_v1 else ("max", "current")
+        try:
+            most, now = (int((folder / f"memory.{name}").read_text()) for name in (limit, used))
+            counts = dict(each.split() for each in (folder / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):  # there is no such folder, or "max"
+            continue
+        kept = sum(int(counts.get(name, 0)) for name in ("active_file", "inactive_file"))
+        yield max(0, most - now + kept)
+
+
+def num_cores() -> int:
+    """Number of cores that this process may use, which may be fewer than the machine has.
+
+    Counted are the cores that it may run on, and the share of time that cgroups leave it (``docker run --cpus``, CPU
+    limits of Kubernetes), rounded up.
+    """
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min([cores, *_cores_in_cgroups()])
+
+
+def _cores_in_cgroups() -> Iterator[int]:
+    """Cores' worth of time of each CPU cgroup of this process and those around it that has a limit."""
+    for folder, is_v1 in _cgroups("cpu"):
+        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if is_v1 else ("cpu.max",)
+        try:
+            quota, period = (int(word) for name in names for word in (folder / name).read_text().split())
+        except (OSError, ValueError):  # there is no such folder, or "max"
+            continue
+        if quota > 0:  # -1 is no limit
+            yield math.ceil(quota / period)
+
+
+def _cgroups(controller: str) -> Iterator[tuple[Path, bool]]:
+    """Folders of this process's cgroup and those around it, of which a container sees some, and which are of v1."""
     try:
         lines = _OWN_CGROUPS.read_text().splitlines()
     except OSError:  # no Linux
         return
     for line in lines:
         _, controllers, own = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        root = _CGROUPS / "memory" if controllers else _CGROUPS
-        limit, used = ("limit_in_bytes", "usage_in_bytes") if controllers else ("max", "current")
+        root = _CGROUPS / controller if controllers else _CGROUPS
         place = Path(own.lstrip("/"))
-        for folder in (root / place, *(root / above for above in place.parents)):  # of which a container sees some
-            try:
-                most, now = (int((folder / f"memory.{name}").read_text()) for name in (limit, used))
-                counts = dict(each.split() for each in (folder / "memory.stat").read_text().splitlines())
-            except (OSError, ValueError):  # there is no such folder, or "max"
-                continue
-            kept = sum(int(counts.get(name, 0)) for name in ("active_file", "inactive_file"))
-            yield max(0, most - now + kept)
-
-
-def num_cores() -> int:
-    """Number of cores that this process may use, which may be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        for folder in (root / place, *(root / above for above in place.parents)):
+            yield folder, bool(controllers)

@@ -192,3 +192,10 @@ def test_the_report_of_this_machine() -> None:
     findings = doctor.examine()
     assert {finding.state for finding in findings} <= {"ok", "absent", "broken"}
     assert all(finding.state == "ok" or finding.fix for finding in findings)
+
+
+@pytest.mark.parametrize(("usable", "note"), [(4, "4 of 64 may be used"), (64, "64")])
+def test_the_cores_that_may_be_used_are_told(usable: int, note: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr(doctor, "num_cores", lambda: usable)
+    assert {found.part: found.note for found in doctor._machine()}["cores"] == note
