@@ -29,6 +29,8 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
 }
 _VALUES_AT_ONCE = 1 << 20
 """Number of activations that are converted to float64 at one time."""
+_LARGE_BYTES = 1 << 24
+"""Bytes of an output from which on the C library returns what it holds of those before, so that it does not add up."""
 _COPIES = 6
 """Gram matrices of all layers, and the copies that centring takes."""
 _SAME = 1e-2
@@ -130,7 +132,6 @@ class WatchedNetwork:
         n = len(clips)
         found = torch.zeros(len(self.layers), n, n, dtype=torch.float64, device=self._device)
         for group in groups:
-            give_back_freed_memory()
             places = torch.tensor(group, device=self._device)
             found[:, places[:, None], places] = self._pass(clips[list(group)].to(self._device))
             on_pass(len(group))
@@ -143,6 +144,8 @@ class WatchedNetwork:
 
         def add(name: str, kind: Kind, output: Tensor) -> None:
             nonlocal calls
+            if output.nbytes >= _LARGE_BYTES and output.device.type == "cpu":
+                give_back_freed_memory()
             if calls in self._places:
                 grams.append(_gram(_rows(output, len(clips), dim=self.layers[len(grams)].dim)))
             calls += 1
