@@ -1,3 +1,4 @@
+import faulthandler
 import os
 import signal
 import sys
@@ -21,6 +22,12 @@ sys.dont_write_bytecode = False
 
 # A shell without job control starts what it puts into the background with Ctrl-C ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A slow test may take more than `faulthandler_timeout`, whose stack traces can crash an interpreter that runs."""
+    if item.get_closest_marker("slow") is not None:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="session")
