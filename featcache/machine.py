@@ -58,14 +58,15 @@ def keep_freed_memory(device: str) -> bool:
     return bool(allocator(_M_MMAP_MAX, 0) and allocator(_M_TRIM_THRESHOLD, _MAX_INT))
 
 
-def give_back_freed_memory() -> bool:
-    """Return what the C library holds of freed memory to the system; returns whether any was returned.
+def give_back_freed_memory() -> None:
+    """Return to the system what the C library holds of freed memory.
 
-    glibc keeps freed blocks of up to 32 MiB, and how many is a matter of chance: a tenth of the memory of a forward
-    pass. One call takes milliseconds.
+    glibc keeps freed blocks of up to 32 MiB, more or fewer of them as chance has it, which adds a tenth to the memory
+    of a forward pass. One call takes milliseconds.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    return trim is not None and bool(trim(0))  # other C libraries have no such call
+    if trim is not None:  # other C libraries have no such call
+        trim(0)
 
 
 ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}

@@ -30,7 +30,7 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
 _VALUES_AT_ONCE = 1 << 20
 """Number of activations that are converted to float64 at one time."""
 _LARGE_BYTES = 1 << 24
-"""Bytes of an output from which on the C library returns what it holds of those before, so that it does not add up."""
+"""Before products of outputs of so many bytes, freed memory is returned to the system, since it would add up."""
 _COPIES = 6
 """Gram matrices of all layers, and the copies that centring takes."""
 _SAME = 1e-2
