@@ -26,10 +26,9 @@ from featcache.errors import FeatcacheError
 from featcache.extract.progress import Progress
 from featcache.extract.run import extract
 from featcache.extract.settings import ClusterSettings, FeatureSettings
-from featcache.files.publish import is_temp
 from featcache.testing.videos import write_video
 from tests.extract.conftest import LITE0, Make
-from tests.extract.test_cluster import arrays, await_port, dask, end, free_port
+from tests.extract.test_cluster import arrays, await_port, dask, end, free_port, settled
 
 pytestmark = pytest.mark.slow
 
@@ -62,11 +61,6 @@ def workers_of(nannies: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """The worker processes: of the children of the nannies' process the one that waits for nobody."""
     children = psutil.Process(nannies.pid).children()
     return [child for child in children if "multiprocessing.spawn" in " ".join(child.cmdline())]
-
-
-def settled(store: Path | str) -> dict[str, bytes]:
-    """The files of a store without the temporary ones that a killed process leaves for `featcache gc`."""
-    return {name: data for name, data in arrays(store).items() if not is_temp(Path(name).name)}
 
 
 class Killer(threading.Thread):
@@ -230,7 +224,7 @@ def test_ctrl_c_of_a_local_cluster_is_one_line_and_leaves_no_process(scanned: Pa
     out, err = second.communicate(timeout=240)
     assert second.returncode == 0, err
     assert "16 ok, 0 failed" in out
-    assert arrays(tmp_path / "store") == arrays(tmp_path / "local")
+    assert settled(tmp_path / "store") == arrays(tmp_path / "local")
 
 
 def test_the_same_command_twice_at_once_shares_the_shards(scanned: Path, make: Make, tmp_path: Path) -> None:
