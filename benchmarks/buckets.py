@@ -29,6 +29,7 @@ from featcache.extract.run import extract
 from featcache.extract.settings import ExtractSettings, FeatureSettings, RuntimeSettings, SamplingSettings
 from featcache.files.objects import Objects, Span
 from featcache.store.reader import open_store
+from featcache.store.stretches import Stretches
 from featcache.testing.s3_server import s3_server
 from featcache.testing.stores import StorePlan, make_record, write_store
 
@@ -101,12 +102,13 @@ def read(server: Connection, *, num_rows: int, repeats: int, cache: Path) -> dic
             with open_store(url).feature("pooled") as features:
                 times.append(seconds(lambda: features.gather(rows)))  # noqa: B023
         slow_down(server, LATENCY)
-    blocks = len(np.unique(whole._index.block[rows]))
+    stretches = Stretches(whole._index)
+    needed = [stretches[number] for number in np.unique(stretches.of(rows)).tolist()]
     round_trip = median(trip[1:])
     return {
         "what": f"{ROWS} of {num_rows} rows",
-        "blocks": blocks,
-        "MB": round(blocks * int(whole._index.block_bytes.max()) / 1e6, 1),
+        "stretches": len(needed),
+        "MB": round(sum(stretch.num_bytes for stretch in needed) / 1e6, 1),
         "round trip ms": round(1e3 * round_trip, 1),
         "gather ms": round(1e3 * median(cold[1:]), 1),
         "round trips": round(median(cold[1:]) / round_trip, 2),

@@ -1,4 +1,4 @@
-"""Whole blocks, kept in memory for a while: for an order in which the rows of a block are close together."""
+"""Stretches of blocks, kept in memory for a while: for an order in which neighbouring rows are close together."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -14,24 +14,24 @@ from featcache.files.threads import ReadThreads
 from featcache.store.checks import Checks
 from featcache.store.index import RowIndex
 from featcache.store.open_files import OpenFiles
+from featcache.store.stretches import Stretch, Stretches, copy_rows
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 
 _NUM_READS = 16
 """Reads that wait for the disk at the same time."""
-_SMALL_ROW_BYTES = 4096
 
 
-class _Block(NamedTuple):
-    """A block that is being read, or was."""
+class _Read(NamedTuple):
+    """A stretch that is being read, or was: its bytes, and the damage that was found, by block."""
 
-    num_bytes: int
-    data: Future[Bytes]
+    stretch: Stretch
+    found: "Future[tuple[Bytes, dict[int, CorruptStoreError]]]"
 
 
 class BlockReads:
-    """See :class:`featcache.store.row_reader.RowReader`; each block is read and checked as a whole, and then kept.
+    """See :class:`featcache.store.row_reader.RowReader`; stretches of blocks are read, checked and then kept.
 
     The system's cache is passed by, where the disk allows that: what is kept here is not kept twice, and the CPU has
     half of the work.
@@ -44,7 +44,8 @@ class BlockReads:
         self._keep_bytes = keep_bytes
         self._files: OpenFiles[Ranges] = OpenFiles(self._open, num_files=len(index.files), max_open=max_open)
         self._threads = ReadThreads(_NUM_READS)
-        self._kept: OrderedDict[int, _Block] = OrderedDict()  # the least recently used first
+        self._stretches = Stretches(index)
+        self._kept: OrderedDict[int, _Read] = OrderedDict()  # the least recently used first
         self._kept_bytes = 0
 
     @property
@@ -64,18 +65,18 @@ class BlockReads:
         if out is None:
             out = np.empty(len(rows), f"V{self._row_bytes}")
         target = out.reshape(-1).view(np.uint8).reshape(len(rows), self._row_bytes)
-        blocks = self._index.block[rows]
-        order = np.lexsort((self._index.offset[rows], blocks))
-        begins = np.flatnonzero(np.diff(blocks[order], prepend=-1))
+        numbers = self._stretches.of(rows)
+        order = np.lexsort((self._index.offset[rows], numbers))
+        begins = np.flatnonzero(np.diff(numbers[order], prepend=-1))
         for parts in self._in_turn(rows, np.split(order, begins[1:]) if len(begins) else []):
-            begun = [self._begun(int(rows[places[0]])) for places in parts]
-            for places, block in zip(parts, begun, strict=True):
-                self._copy(block, rows[places], places, target)
+            begun = [self._begun(int(numbers[places[0]])) for places in parts]
+            for places, read in zip(parts, begun, strict=True):
+                self._copy(read, rows[places], places, target)
         return out
 
     def _in_turn(self, rows: Ints, parts: list[Ints]) -> Iterator[list[Ints]]:
-        """The places of each block's rows, for as many blocks at a time as may be kept, of as many files as be open."""
-        most = max(_NUM_READS, self._keep_bytes // max(1, int(self._index.block_bytes.max(initial=1))))
+        """The places of each stretch's rows, for as many as may be kept at a time, of as many files as may be open."""
+        most = max(_NUM_READS, self._keep_bytes // self._stretches.largest)
         some: list[Ints] = []
         files: set[int] = set()
         for places in parts:
@@ -88,59 +89,58 @@ class BlockReads:
             yield some
 
     def ahead(self, rows: Ints) -> None:
-        """Begin to read the blocks of rows, if they fit into what may be kept."""
-        _, firsts = np.unique(self._index.block[rows], return_index=True)
-        if int(self._index.block_bytes[self._index.block[rows[firsts]]].sum()) > self._keep_bytes // 2:
+        """Begin to read the stretches of rows, if they fit into what may be kept."""
+        numbers = np.unique(self._stretches.of(rows)).tolist()
+        if sum(self._stretches[number].num_bytes for number in numbers) > self._keep_bytes // 2:
             return
         try:
-            for row in rows[firsts].tolist():
-                self._begun(row)
+            for number in numbers:
+                self._begun(number)
         except (CorruptStoreError, TooManyFilesError):  # of a file, which is opened again when its rows are gathered
             return
 
-    def _begun(self, row: int) -> _Block:
-        """The block of a row, which is read or being read."""
-        number = int(self._index.block[row])
-        block = self._kept.get(number)
-        if block is not None:
+    def _begun(self, number: int) -> _Read:
+        """A stretch, which is read or being read."""
+        read = self._kept.get(number)
+        if read is not None:
             self._kept.move_to_end(number)
-            return block
-        file = self._opened(int(self._index.file[row]))
-        length = int(self._index.block_bytes[number])
-        task = (number, int(self._index.file[row]), file)
-        block = self._kept[number] = _Block(length, self._threads.begin(self._read, task))
-        self._kept_bytes += length
+            return read
+        stretch = self._stretches[number]
+        file = self._opened(stretch.file)
+        read = self._kept[number] = _Read(stretch, self._threads.begin(self._read, (stretch, file)))
+        self._kept_bytes += stretch.num_bytes
         while self._kept_bytes > self._keep_bytes and len(self._kept) > 1:
             _, oldest = self._kept.popitem(last=False)
-            self._kept_bytes -= oldest.num_bytes
-        return block
+            self._kept_bytes -= oldest.stretch.num_bytes
+        return read
 
-    def _copy(self, block: _Block, rows: Ints, places: Ints, target: Bytes) -> None:
-        """Copy rows of a block to their places."""
-        number = int(self._index.block[rows[0]])
+    def _copy(self, read: _Read, rows: Ints, places: Ints, target: Bytes) -> None:
+        """Copy rows of a stretch to their places."""
+        stretch = read.stretch
         try:
-            data = block.data.result()
+            data, damaged = read.found.result()
         except BaseException:
-            if self._kept.pop(number, None) is not None:  # read again by the next call
-                self._kept_bytes -= block.num_bytes
+            self._forget(stretch)
             raise
-        starts = self._index.offset[rows] - int(self._index.block_offset[number])
-        if self._row_bytes < _SMALL_ROW_BYTES:
-            shape = (len(data) - self._row_bytes + 1, self._row_bytes)
-            target[places] = np.lib.stride_tricks.as_strided(data, shape, (1, 1), writeable=False)[starts]
-            return
-        for place, start in zip(places.tolist(), starts.tolist(), strict=True):
-            target[place] = data[start : start + self._row_bytes]
+        if damaged:
+            self._forget(stretch)
+            for block in damaged.keys() & set(self._index.block[rows].tolist()):
+                raise damaged[block]
+        copy_rows(data, self._index.offset[rows] - stretch.first, target, places)
 
-    def _read(self, task: tuple[int, int, Ranges]) -> Bytes:
-        """Read a block and compare it with its record, each time."""
-        number, file, ranges = task
-        data = np.empty(int(self._index.block_bytes[number]), np.uint8)
-        ranges.read(int(self._index.block_offset[number]), data)
+    def _forget(self, stretch: Stretch) -> None:
+        """Let the next call read a stretch again."""
+        if self._kept.pop(stretch.number, None) is not None:
+            self._kept_bytes -= stretch.num_bytes
+
+    def _read(self, task: tuple[Stretch, Ranges]) -> tuple[Bytes, dict[int, CorruptStoreError]]:
+        """Read a stretch and compare its blocks with their records, each time; what is not wanted may be damaged."""
+        stretch, ranges = task
+        data = np.empty(stretch.num_bytes, np.uint8)
+        ranges.read(stretch.first, data)
         data.flags.writeable = False
-        if self._checks.verifies:
-            self._checks.check_block(number, file, data)
-        return data
+        blocks = stretch.blocks.tolist() if self._checks.verifies else ()
+        return data, self._stretches.damage(stretch, data, blocks, checks=self._checks)
 
     def _opened(self, number: int) -> Ranges:
         """An open file; others are closed where there is no room, and their reads go on."""
@@ -149,7 +149,7 @@ class BlockReads:
             try:
                 self._files.need(numbers)
             except TooManyFilesError as error:
-                wait([block.data for block in self._kept.values()])  # whose files can then be closed
+                wait([read.found for read in self._kept.values()])  # whose files can then be closed
                 self._files.fewer(error)
         self._files.use(numbers)
         return self._files.held[number]

@@ -121,7 +121,7 @@ def _encode(
     assert array.shape == shape, f"{feature.name} is {array.shape}, a shard of it is {shape}"
     expected = staging_dtype(record.dtype) if scale is None else stored_dtype(record.dtype)
     assert array.dtype == expected, f"{feature.name} is {array.dtype}, not {expected}"
-    size = block_rows(record.num_bytes, generation.shard_rows)
+    size = block_rows(record.num_bytes, generation.shard_rows, max_bytes=generation.plan.block_bytes)
     stored = np.ascontiguousarray(array)
     try:
         if record.dtype == "int8" and scale is None:

@@ -242,9 +242,7 @@ class Features:
 
         Rows with the same number are near each other on the disk, and no block belongs to two stretches.
         """
-        largest = int(self._index.block_bytes.max(initial=1))
-        stretch: npt.NDArray[np.int64] = self._index.block[rows] // max(1, num_bytes // largest)
-        return stretch
+        return self._index.stretches(num_bytes)[self._index.block[rows]]
 
     def rows_of(self, video_id: str, *, crop: int | None = None) -> npt.NDArray[np.int64]:
         """Rows of a video, in order.

@@ -24,6 +24,10 @@ Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 
+READ_BYTES = 512 << 10
+"""Neighbouring blocks that are wanted together are read at once up to this size."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Committed:
     """Commit records of a feature in one generation, and the state of its segments.
@@ -128,6 +132,21 @@ class RowIndex:
     num_crops: Ints
     is_test: Mask
     video: npt.NDArray[np.int32]
+
+    def stretches(self, num_bytes: int) -> Ints:
+        """int64 [blocks]: the number of the stretch of its file, of about so many bytes, to which each block belongs.
+
+        A stretch is one or several of those of :data:`READ_BYTES`, which are neighbouring blocks; a larger block is one
+        of its own. The last of a file may be shorter.
+        """
+        largest = int(self.block_bytes.max(initial=1))
+        at_once = max(1, READ_BYTES // largest)
+        blocks = at_once * max(1, num_bytes // (at_once * largest))
+        first = np.array([file.first_block for file in self.files], np.int64)
+        per_file = np.diff(first, append=len(self.block_bytes))
+        num_stretches = -(-per_file // blocks)
+        inside = np.arange(len(self.block_bytes)) - np.repeat(first, per_file)
+        return np.repeat(np.cumsum(num_stretches) - num_stretches, per_file) + inside // blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

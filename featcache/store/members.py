@@ -11,10 +11,10 @@ from pydantic import TypeAdapter
 from featcache.data.types import STATUSES, VideoOutcome
 from featcache.errors import CorruptStoreError, FeatcacheError, StoreError
 from featcache.recipes import FeatureRecipe, Precision, RecordSpec, SamplingRecipe, from_dict
-from featcache.store.plan import MAX_ENCODE_BATCH, MAX_PLANNED_ROWS, MAX_THREADS
+from featcache.store.plan import MAX_ENCODE_BATCH, MAX_PLANNED_ROWS, MAX_SHARD_BYTES, MAX_THREADS
 
 FORMAT = "featcache"
-VERSION = 2
+VERSION = 3
 
 
 def new_document(kind: str, members: dict[str, Any], *, version: int = 1) -> dict[str, Any]:
@@ -60,7 +60,12 @@ def read_count(document: Mapping[str, Any], name: str, *, where: object) -> int:
 
 # Limits of counts, checked before use: arithmetic stays in 64 bits, and a plan cannot request absurd amounts of memory.
 _MAX_BYTES = 1 << 62
-_LIMITS = {"shard_rows": MAX_PLANNED_ROWS, "encode_batch": MAX_ENCODE_BATCH, "threads": MAX_THREADS}
+_LIMITS = {
+    "shard_rows": MAX_PLANNED_ROWS,
+    "block_bytes": MAX_SHARD_BYTES,
+    "encode_batch": MAX_ENCODE_BATCH,
+    "threads": MAX_THREADS,
+}
 _MAX_RECORD_BYTES = 1 << 34
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 MAX_SHARD_BYTES = 64 << 20
 MAX_SHARD_ROWS = 4096
-MAX_BLOCK_BYTES = 512 << 10
+MAX_BLOCK_BYTES = 64 << 10
+"""Of a block with more than one row: what is read for one row until the block has been checked."""
 MAX_SHARD_MACS = 7_200_000_000_000
 """Multiply-accumulates: two minutes on a laptop that does 60 G per second in float32, seconds on a GPU."""
 MAX_SHARDS_FOR_WORK = 4096
@@ -102,8 +103,8 @@ def _floor_power_of_two(value: int) -> int:
     return 1 << (value.bit_length() - 1)
 
 
-def block_rows(record_bytes: int, shard_rows: int) -> int:
-    """Rows per block: the largest divisor of ``shard_rows`` whose block has at most 512 KB, but at least one row."""
-    limit = max(1, MAX_BLOCK_BYTES // record_bytes)
+def block_rows(record_bytes: int, shard_rows: int, *, max_bytes: int) -> int:
+    """Rows per block: the largest divisor of ``shard_rows`` whose block fits into ``max_bytes``, but at least one."""
+    limit = max(1, max_bytes // record_bytes)
     divisors = {d for i in range(1, math.isqrt(shard_rows) + 1) if shard_rows % i == 0 for d in (i, shard_rows // i)}
     return max(d for d in divisors if d <= limit)

@@ -1,9 +1,9 @@
-"""Rows of files in buckets: whole blocks, fetched many at a time and kept on the local disk."""
+"""Rows of files in buckets: stretches of blocks, fetched many at a time and kept on the local disk."""
 
-import itertools
 from collections import deque
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,23 +11,33 @@ import numpy.typing as npt
 from featcache.errors import CorruptStoreError
 from featcache.files.block_cache import BlockCache, block_key
 from featcache.files.objects import Span
+from featcache.store.blocks import crc32c
 from featcache.store.checks import Checks
 from featcache.store.index import RowIndex
+from featcache.store.stretches import Stretch, Stretches, copy_rows
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 
 _PORTION_BYTES = 256 << 20  # fetched and copied before the next ones are
-_REQUEST_BYTES = 1 << 20  # neighbouring blocks up to this size are fetched with one request; larger ones take turns
+_REQUEST_BYTES = 1 << 20  # neighbours up to this size are fetched with one request; larger ones take turns
 _GAP_BYTES = 64  # between neighbours: the checksum that follows each block
-_AHEAD = 4  # batches whose blocks wait to be read
+_AHEAD = 4  # batches whose stretches wait to be read
+
+
+class _Part(NamedTuple):
+    """Rows of one stretch, and their places among all that are wanted."""
+
+    rows: Ints
+    places: Ints
 
 
 class ShardRanges:
-    """Copies rows out of blocks. See :class:`featcache.store.row_reader.RowReader`.
+    """Copies rows out of stretches. See :class:`featcache.store.row_reader.RowReader`.
 
-    A block is compared with its record when it comes from the bucket, and when it is first read from the local disk in
-    this process; one that is damaged there is fetched again.
+    Stretches are fetched and kept, since a request costs more time than half a megabyte. Their blocks are compared with
+    their records when they come from the bucket, if they are wanted, and when they are first read from the local disk
+    in this process; a stretch that is damaged there is fetched again.
     """
 
     def __init__(self, index: RowIndex, *, row_bytes: int, checks: Checks, max_open: int) -> None:
@@ -35,11 +45,12 @@ class ShardRanges:
         self._index = index
         self._row_bytes = row_bytes
         self._checks = checks
+        self._stretches = Stretches(index)
         self._cache = BlockCache.from_environment()
         self._keys: dict[int, str] = {}
         self._coming: deque[tuple[frozenset[int], Future[dict[int, Bytes]]]] = deque()
         self._threads: ThreadPoolExecutor | None = None
-        self._keeping: dict[int, tuple[Future[None], Bytes]] = {}  # blocks that are on their way to the local disk
+        self._keeping: dict[int, tuple[Future[None], Bytes]] = {}  # stretches that are on their way to the local disk
 
     @property
     def num_open(self) -> int:
@@ -47,7 +58,7 @@ class ShardRanges:
         return 0
 
     def close(self) -> None:
-        """Drop what was fetched ahead, and wait until all blocks are kept."""
+        """Drop what was fetched ahead, and wait until all stretches are kept."""
         self._coming.clear()
         self._keeping.clear()
         if self._threads is not None:
@@ -59,124 +70,123 @@ class ShardRanges:
         if out is None:
             out = np.empty(len(rows), f"V{self._row_bytes}")
         target = out.reshape(-1).view(np.uint8).reshape(len(rows), self._row_bytes)
-        order = np.argsort(self._index.block[rows], kind="stable")
-        blocks, starts = np.unique(self._index.block[rows][order], return_index=True)
-        places = dict(zip(blocks.tolist(), np.split(order, starts[1:]), strict=True)) if len(blocks) else {}
-        for portion in self._portions(blocks):
-            missing = [block for block in portion if not self._copy_kept(block, rows, places[block], target)]
-            for block, data in self._fetched(missing, rows, places).items():
-                target[places[block]] = data.reshape(-1, self._row_bytes)[self._inside(rows[places[block]], block)]
+        numbers = self._stretches.of(rows)
+        order = np.argsort(numbers, kind="stable")
+        found, starts = np.unique(numbers[order], return_index=True)
+        parts = np.split(order, starts[1:]) if len(found) else []
+        places = {number: _Part(rows[part], part) for number, part in zip(found.tolist(), parts, strict=True)}
+        for portion in self._portions(found.tolist()):
+            missing = [stretch for stretch in portion if not self._copy_kept(stretch, places[stretch.number], target)]
+            for number, data in self._fetched(missing, places).items():
+                self._copy(self._stretches[number], data, places[number], target)
         return out
 
     def ahead(self, rows: Ints) -> None:
-        """Begin to fetch the blocks of rows that are not kept here."""
-        blocks, first = np.unique(self._index.block[rows], return_index=True)
+        """Begin to fetch the stretches of rows that are not kept here."""
         expected = set().union(*(some for some, _ in self._coming)) if self._coming else set()
-        file_of = dict(zip(blocks.tolist(), self._index.file[rows[first]].tolist(), strict=True))
-        wanted = {
-            block: file for block, file in file_of.items() if block not in expected and not self._is_kept(block, file)
-        }
+        stretches = [self._stretches[number] for number in np.unique(self._stretches.of(rows)).tolist()]
+        wanted = [stretch for stretch in stretches if stretch.number not in expected and not self._is_kept(stretch)]
         if wanted:
             if len(self._coming) == _AHEAD:
                 self._coming.popleft()
-            self._coming.append((frozenset(wanted), self._pool().submit(self._fetch, wanted)))
+            numbers = frozenset(stretch.number for stretch in wanted)
+            self._coming.append((numbers, self._pool().submit(self._fetch, wanted)))
 
-    def _portions(self, blocks: Ints) -> list[list[int]]:
-        """Blocks in groups that fit into memory."""
-        group = np.cumsum(self._index.block_bytes[blocks]) // _PORTION_BYTES
-        return [blocks[group == number].tolist() for number in np.unique(group)]
+    def _portions(self, numbers: list[int]) -> Iterator[list[Stretch]]:
+        """Stretches in groups that fit into memory."""
+        step = max(1, _PORTION_BYTES // self._stretches.largest)
+        for begin in range(0, len(numbers), step):
+            yield [self._stretches[number] for number in numbers[begin : begin + step]]
 
-    def _copy_kept(self, block: int, rows: Ints, places: Ints, target: Bytes) -> bool:
-        """Copy the rows of a block that is kept on the local disk; false if it is not, or is damaged."""
+    def _copy(self, stretch: Stretch, data: Bytes, part: _Part, target: Bytes) -> None:
+        copy_rows(data, self._index.offset[part.rows] - stretch.first, target, part.places)
+
+    def _copy_kept(self, stretch: Stretch, part: _Part, target: Bytes) -> bool:
+        """Copy rows of a stretch that is kept on the local disk; false if it is not, or is damaged."""
         if not self._cache.max_bytes:
             return False
-        file, num_bytes = int(self._index.file[rows[places[0]]]), int(self._index.block_bytes[block])
-        key = self._key(block, file)
-        inside = self._inside(rows[places], block)
-        if self._checks.is_checked[block]:
-            starts = (inside * self._row_bytes).tolist()
-            return self._cache.read_parts(key, num_bytes, starts, [target[place] for place in places.tolist()])
-        data = self._cache.read(key, num_bytes)
-        if data is None or not self._is_intact(block, file, data):
+        if self._checks.is_checked[self._index.block[part.rows]].all():
+            starts = (self._index.offset[part.rows] - stretch.first).tolist()
+            into = [target[place] for place in part.places.tolist()]
+            return self._cache.read_parts(self._key(stretch), stretch.num_bytes, starts, into)
+        data = self._cache.read(self._key(stretch), stretch.num_bytes)
+        if data is None or self._damage(stretch, data, part):  # only here: the bucket may have it whole
             return False
-        target[places] = data.reshape(-1, self._row_bytes)[inside]
+        self._copy(stretch, data, part, target)
         return True
 
-    def _is_intact(self, block: int, file: int, data: Bytes) -> bool:
+    def _damage(self, stretch: Stretch, data: Bytes, part: _Part) -> dict[int, CorruptStoreError]:
+        """What is wrong with the blocks of some rows of a stretch; if nothing is, they are checked from now on."""
         data.flags.writeable = False
-        try:
-            self._checks.check_block(block, file, data)
-        except CorruptStoreError:  # only here: the bucket may have it whole
-            return False
-        self._checks.passed(np.array([block]))
-        return True
+        blocks = np.unique(self._index.block[part.rows])
+        damaged = self._stretches.damage(stretch, data, blocks.tolist(), checks=self._checks)
+        if not damaged:
+            self._checks.passed(blocks)
+        return damaged
 
-    def _is_kept(self, block: int, file: int) -> bool:
-        return self._cache.read_parts(self._key(block, file), int(self._index.block_bytes[block]), [], [])
+    def _is_kept(self, stretch: Stretch) -> bool:
+        return self._cache.read_parts(self._key(stretch), stretch.num_bytes, [], [])
 
-    def _fetched(self, blocks: list[int], rows: Ints, places: dict[int, Ints]) -> dict[int, Bytes]:
-        """Blocks from what was fetched ahead, and all others from the bucket; each compared with its record."""
-        held = {block: self._keeping[block][1] for block in blocks if block in self._keeping}
+    def _fetched(self, stretches: list[Stretch], places: Mapping[int, _Part]) -> dict[int, Bytes]:
+        """What was fetched ahead, and all others from the bucket; wanted blocks are compared with their records."""
+        numbers = {stretch.number for stretch in stretches}
+        held = {number: self._keeping[number][1] for number in numbers if number in self._keeping}
         found: dict[int, Bytes] = {}
         for some, future in self._coming:
-            if wanted := some.intersection(blocks) - set(found) - set(held):
+            if wanted := some.intersection(numbers) - set(found) - set(held):
                 fetched = future.result()
-                found |= {block: fetched[block] for block in wanted}
+                found |= {number: fetched[number] for number in wanted}
         while self._coming and self._coming[0][1].done() and self._coming[0][0] <= set(found):
             self._coming.popleft()
-        file_of = {block: int(self._index.file[rows[places[block][0]]]) for block in blocks}
-        found |= self._fetch(
-            {block: file for block, file in file_of.items() if block not in found and block not in held}
-        )
-        for block, data in found.items():
-            self._checks.check_block(block, file_of[block], data)
-            self._keep(block, file_of[block], data)
-        if found:
-            self._checks.passed(np.array(list(found)))
+        found |= self._fetch([each for each in stretches if each.number not in found and each.number not in held])
+        for stretch in stretches:
+            data = held[stretch.number] if stretch.number in held else found[stretch.number]
+            for damage in self._damage(stretch, data, places[stretch.number]).values():
+                raise damage
+            if stretch.number in found:
+                self._keep(stretch, data)
         return found | held
 
-    def _fetch(self, file_of: dict[int, int]) -> dict[int, Bytes]:
-        """Blocks by number, given with their files."""
-        if not file_of:
+    def _fetch(self, stretches: list[Stretch]) -> dict[int, Bytes]:
+        """Stretches by number."""
+        if not stretches:
             return {}
-        spans, parts = [], []
-        for group in self._neighbours(file_of):
-            file = self._index.files[file_of[group[0]]]
-            start, stop = self._bounds(group[0])[0], self._bounds(group[-1])[1]
-            spans.append(Span(file.name, start, stop, file.num_bytes))
-            parts.append(group)
+        groups = self._neighbours(stretches)
+        spans = []
+        for group in groups:
+            file = self._index.files[group[0].file]
+            spans.append(Span(file.name, group[0].first, group[-1].first + group[-1].num_bytes, file.num_bytes))
         files = self._index.files[0].committed.generation.files
         found = {}
-        for span, group, data in zip(spans, parts, files.fetch(spans, what="data file"), strict=True):
-            for block in group:
-                start, stop = self._bounds(block)
-                found[block] = data[start - span.start : stop - span.start]
+        for span, group, data in zip(spans, groups, files.fetch(spans, what="data file"), strict=True):
+            for stretch in group:
+                start = stretch.first - span.start
+                found[stretch.number] = data[start : start + stretch.num_bytes]
         return found
 
-    def _neighbours(self, file_of: dict[int, int]) -> list[list[int]]:
-        """Groups of blocks that lie side by side in a file."""
-        groups: list[list[int]] = []
-        for before, block in itertools.pairwise([None, *sorted(file_of)]):
-            assert block is not None, "only the first has none before it"
-            start, stop = self._bounds(block)
+    def _neighbours(self, stretches: list[Stretch]) -> list[list[Stretch]]:
+        """Groups of stretches, given in order, that lie side by side in a file."""
+        groups: list[list[Stretch]] = []
+        for stretch in stretches:
+            before = groups[-1][-1] if groups else None
             joins = (
                 before is not None
-                and file_of[before] == file_of[block]
-                and 0 <= start - self._bounds(before)[1] <= _GAP_BYTES
-                and stop - self._bounds(groups[-1][0])[0] <= _REQUEST_BYTES
+                and before.file == stretch.file
+                and 0 <= stretch.first - (before.first + before.num_bytes) <= _GAP_BYTES
+                and stretch.first + stretch.num_bytes - groups[-1][0].first <= _REQUEST_BYTES
             )
             if joins:
-                groups[-1].append(block)
+                groups[-1].append(stretch)
             else:
-                groups.append([block])
+                groups.append([stretch])
         return groups
 
-    def _keep(self, block: int, file: int, data: Bytes) -> None:
-        """Keep a block beside what follows; waits for the first ones if too much waits for that already."""
+    def _keep(self, stretch: Stretch, data: Bytes) -> None:
+        """Keep a stretch beside what follows; waits for the first ones if too much waits for that already."""
         self._keeping = {one: held for one, held in self._keeping.items() if not held[0].done()}
         if not self._cache.max_bytes:
             return
-        self._keeping[block] = (self._pool().submit(self._cache.put, self._key(block, file), data), data)
+        self._keeping[stretch.number] = (self._pool().submit(self._cache.put, self._key(stretch), data), data)
         if sum(len(waiting) for _, waiting in self._keeping.values()) > _PORTION_BYTES:
             next(iter(self._keeping.values()))[0].result()
 
@@ -185,19 +195,10 @@ class ShardRanges:
             self._threads = ThreadPoolExecutor(2, thread_name_prefix="blocks")
         return self._threads
 
-    def _key(self, block: int, file: int) -> str:
-        if block not in self._keys:
-            held = self._index.files[file]
+    def _key(self, stretch: Stretch) -> str:
+        if stretch.number not in self._keys:
+            held = self._index.files[stretch.file]
             where = held.committed.generation.files.where(held.name)
-            start, stop = self._bounds(block)
-            self._keys[block] = block_key(where, start, stop - start, int(self._index.block_crc32c[block]))
-        return self._keys[block]
-
-    def _bounds(self, block: int) -> tuple[int, int]:
-        start = int(self._index.block_offset[block])
-        return start, start + int(self._index.block_bytes[block])
-
-    def _inside(self, rows: Ints, block: int) -> Ints:
-        """Numbers of rows within their block."""
-        number: Ints = (self._index.offset[rows] - self._index.block_offset[block]) // self._row_bytes
-        return number
+            crc = crc32c(self._index.block_crc32c[stretch.blocks].astype("<u4").tobytes())
+            self._keys[stretch.number] = block_key(where, stretch.first, stretch.num_bytes, crc)
+        return self._keys[stretch.number]

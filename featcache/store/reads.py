@@ -11,8 +11,9 @@ from featcache.errors import CorruptStoreError, TooManyFilesError
 from featcache.files.base import Ranges
 from featcache.files.threads import ReadThreads
 from featcache.store.checks import Checks
-from featcache.store.index import RowIndex
+from featcache.store.index import READ_BYTES, RowIndex
 from featcache.store.open_files import OpenFiles
+from featcache.store.stretches import copy_rows
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
@@ -21,8 +22,7 @@ NUM_READS = 16
 """Reads that wait for the disk at the same time."""
 _NUM_HINTS = 4
 _GAP_BYTES = 32 << 10
-"""Rows of a checked block that lie at most so far apart are read at once."""
-_SMALL_ROW_BYTES = 4096
+"""Rows of checked blocks that lie at most so far apart are read at once."""
 
 
 class _Read(NamedTuple):
@@ -30,7 +30,8 @@ class _Read(NamedTuple):
 
     Attributes:
         file: Number of the file.
-        block: Number of the block to check, or -1.
+        first_block: Number of the first block to check.
+        end_block: The number behind the last; equal to it if there is nothing to check.
         first: First byte.
         last: The byte behind the last.
         begin: Place of the first of its rows among the sorted rows.
@@ -38,7 +39,8 @@ class _Read(NamedTuple):
     """
 
     file: int
-    block: int
+    first_block: int
+    end_block: int
     first: int
     last: int
     begin: int
@@ -49,14 +51,15 @@ class ShardReads:
     """See :class:`featcache.store.row_reader.RowReader`; for rows that are not in the page cache.
 
     A page fault waits for the disk alone, and the next one begins after it. Here many reads wait together, each for as
-    many bytes as are needed. A block that has not been checked is read and checked as a whole; of one that has, only
-    the rows.
+    many bytes as are needed. A block that has not been checked is read and checked as a whole, with its neighbours if
+    they are wanted as well; of one that has, only the rows.
     """
 
     def __init__(self, index: RowIndex, *, row_bytes: int, checks: Checks, max_open: int) -> None:
         self._index = index
         self._row_bytes = row_bytes
         self._checks = checks
+        self._blocks_at_once = max(1, READ_BYTES // int(index.block_bytes.max(initial=1)))
         self._files: OpenFiles[Ranges] = OpenFiles(self._open, num_files=len(index.files), max_open=max_open)
         self._threads = ReadThreads(NUM_READS)
         self._hints = ReadThreads(_NUM_HINTS)
@@ -84,7 +87,8 @@ class ShardReads:
             reads = self._reads(mine)
             offsets = self._index.offset[mine]
             self._threads.all(lambda read: self._read(read, offsets, places, target), reads)  # noqa: B023  waited for
-            self._checks.passed(np.array([read.block for read in reads if read.block >= 0], np.int64))
+            checked = [block for read in reads for block in range(read.first_block, read.end_block)]
+            self._checks.passed(np.array(checked, np.int64))
         return out
 
     def ahead(self, rows: Ints) -> None:
@@ -119,7 +123,7 @@ class ShardReads:
             begins = rest
 
     def _reads(self, rows: Ints) -> list[_Read]:
-        """The reads of sorted rows: one of each block that is not checked, of others one of each stretch of rows."""
+        """The reads of sorted rows: blocks that are not checked as a whole, of others the rows; neighbours at once."""
         block, offset = self._index.block[rows], self._index.offset[rows]
         is_checked = self._checks.is_checked[block]
         is_first = np.diff(block, prepend=-1) != 0
@@ -130,7 +134,16 @@ class ShardReads:
         mine = block[begin]
         first = np.where(whole, self._index.block_offset[mine], offset[begin])
         last = np.where(whole, first + self._index.block_bytes[mine], offset[end - 1] + self._row_bytes)
-        columns = (self._index.file[rows[begin]], np.where(whole, mine, -1), first, last, begin, end)
+        file = self._index.file[rows[begin]]
+        goes_on = np.where(whole, np.diff(mine, prepend=-2) == 1, first - np.append(0, last[:-1]) <= _GAP_BYTES)
+        goes_on &= (np.diff(file, prepend=-1) == 0) & (np.diff(whole, prepend=False) == 0)
+        goes_on[:1] = False
+        place = np.arange(len(begin))
+        in_run = place - np.maximum.accumulate(np.where(goes_on, 0, place))
+        head = np.flatnonzero(in_run % self._blocks_at_once == 0)
+        tail = np.append(head[1:], len(begin)) - 1
+        num_blocks = np.where(whole[head], tail - head + 1, 0)
+        columns = (file[head], mine[head], mine[head] + num_blocks, first[head], last[tail], begin[head], end[tail])
         return [_Read(*values) for values in zip(*(column.tolist() for column in columns), strict=True)]
 
     def _read(self, read: _Read, offsets: Ints, places: Ints, target: Bytes) -> None:
@@ -140,19 +153,14 @@ class ShardReads:
         is_one = length == self._row_bytes and len(mine) == 1
         data = target[int(mine[0])] if is_one else self._scratch(length)
         self._files.held[read.file].read(read.first, data)
-        if read.block >= 0:
-            sealed = data.view()
-            sealed.flags.writeable = False
-            self._checks.check_block(read.block, read.file, sealed)
+        sealed = data.view()
+        sealed.flags.writeable = False
+        for block in range(read.first_block, read.end_block):
+            start = int(self._index.block_offset[block]) - read.first
+            self._checks.check_block(block, read.file, sealed[start : start + int(self._index.block_bytes[block])])
         if is_one:
             return
-        starts = offsets[read.begin : read.end] - read.first
-        if self._row_bytes < _SMALL_ROW_BYTES:
-            shape = (length - self._row_bytes + 1, self._row_bytes)
-            target[mine] = np.lib.stride_tricks.as_strided(data, shape, (1, 1), writeable=False)[starts]
-            return
-        for place, start in zip(mine.tolist(), starts.tolist(), strict=True):
-            target[place] = data[start : start + self._row_bytes]
+        copy_rows(data, offsets[read.begin : read.end] - read.first, target, mine)
 
     def _scratch(self, num_bytes: int) -> Bytes:
         """Memory of this thread, used again by its next read."""

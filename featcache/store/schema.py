@@ -118,7 +118,11 @@ class TableRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanDoc:
-    """``gNNN/plan.json``: an immutable plan. Its checksum is the plan hash."""
+    """``gNNN/plan.json``: an immutable plan. Its checksum is the plan hash.
+
+    ``block_bytes`` is the largest size of a block of several rows, the same for all writers of the generation, since
+    the metadata of an array gives one size of blocks.
+    """
 
     generation: int
     sampling_hash: str
@@ -127,6 +131,7 @@ class PlanDoc:
     num_videos: int
     encode_batch: int
     threads: int
+    block_bytes: int
     videos: TableRef
     segments: TableRef
 
@@ -134,9 +139,7 @@ class PlanDoc:
         """Members of the document."""
         counts = {name: getattr(self, name) for name in _PLAN_COUNTS}
         tables = {"videos": self.videos.to_json(), "segments": self.segments.to_json()}
-        # A later generation may replace files of an earlier one, a rule that version 1 did not have.
-        version = 2 if self.generation else 1
-        return new_document("plan", {**counts, **tables, "sampling_hash": self.sampling_hash}, version=version)
+        return new_document("plan", {**counts, **tables, "sampling_hash": self.sampling_hash}, version=3)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], *, generation: int, sampling_hash: str, where: object) -> Self:
@@ -147,6 +150,8 @@ class PlanDoc:
             or document.get("sampling_hash") != sampling_hash
         ):
             raise CorruptStoreError(f"{where} is the plan of another generation or store; files were swapped")
+        if document["version"] < 3:
+            document = {**document, "block_bytes": _FORMER_BLOCK_BYTES}
         plan = cls(
             sampling_hash=sampling_hash,
             videos=TableRef.from_json(document.get("videos"), where=where),
@@ -158,7 +163,8 @@ class PlanDoc:
         return plan
 
 
-_PLAN_COUNTS = ("generation", "shard_rows", "num_shards", "num_videos", "encode_batch", "threads")
+_PLAN_COUNTS = ("generation", "shard_rows", "num_shards", "num_videos", "encode_batch", "threads", "block_bytes")
+_FORMER_BLOCK_BYTES = 512 << 10  # before version 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

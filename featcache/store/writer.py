@@ -32,7 +32,7 @@ from featcache.store.generation import (
 )
 from featcache.store.overlay import Amendment, publish_overlay
 from featcache.store.paths import FileFormat
-from featcache.store.plan import Segment
+from featcache.store.plan import MAX_BLOCK_BYTES, Segment
 from featcache.store.precision import Scale
 from featcache.store.rows import RowTable, rows_to_bytes, table_bytes
 from featcache.store.schema import CommitDoc, FeatureDoc, PlanDoc, PlannedDoc, RootDoc, TableRef
@@ -193,6 +193,7 @@ class StoreWriter:
                 num_videos=len(videos),
                 encode_batch=encode_batch,
                 threads=threads,
+                block_bytes=MAX_BLOCK_BYTES,
                 videos=refs["videos"],
                 segments=refs["segments"],
             )

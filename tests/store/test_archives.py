@@ -3,11 +3,14 @@
 ``tests/archives/v1-*`` were written by the first version of the format, with :data:`PLANS`.
 """
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from featcache.store import writer
 from featcache.store.comparing import diff
 from featcache.store.copying import convert, merge
 from featcache.store.reader import open_store
@@ -82,6 +85,25 @@ def test_a_shard_of_version_1_can_be_written_again(tmp_path, file_format):
     path = shutil.copytree(ARCHIVES / f"v1-{file_format}", tmp_path / "store")
     (path / "g000" / "commits" / "maps" / "00001.json").unlink()
     assert open_store(path).coverage("maps").pending
-    with StoreWriter.open(path, sampling=open_store(path).sampling, file_format=file_format) as writer:
-        fill(writer, writer.generations()[0], PLANS[0])
+    with StoreWriter.open(path, sampling=open_store(path).sampling, file_format=file_format) as opened:
+        fill(opened, opened.generations()[0], PLANS[0])
     check_reads_back(path, *PLANS)
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_a_generation_goes_on_with_the_blocks_of_its_plan(tmp_path, monkeypatch, file_format):
+    """Those of later generations, and of copies, have the size of today."""
+    large = StorePlan(records={"maps": make_record((3, 5, 200), "float32")}, num_videos=8, shard_rows=16)
+    size = large.records["maps"].num_bytes
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "MAX_BLOCK_BYTES", 16 * size)
+        write_store(tmp_path / "s", large, file_format=file_format)
+    (tmp_path / "s" / "g000" / "commits" / "maps" / "00001.json").unlink()
+    more = replace(large, first_video=8)
+    write_store(tmp_path / "s", large, more, file_format=file_format)
+    merge(MergeSettings(stores=(str(tmp_path / "s"),), out=str(tmp_path / "m")))
+    for name, sizes in (("s", [16, 16, 4, 4]), ("m", [4])):
+        check_reads_back(tmp_path / name, large, more)
+        assert verify(tmp_path / name).ok
+        records = sorted((tmp_path / name).glob("g*/commits/maps/0*.json"))
+        assert [json.loads(record.read_bytes())["data"]["block_rows"] for record in records] == sizes

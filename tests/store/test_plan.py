@@ -79,7 +79,7 @@ def test_golden_plan():
 
 @given(record=st.integers(1, 10**7), shard_rows=st.integers(1, 5000))
 def test_blocks_divide_the_shard_and_stay_small(record, shard_rows):
-    rows = block_rows(record, shard_rows)
+    rows = block_rows(record, shard_rows, max_bytes=MAX_BLOCK_BYTES)
     assert shard_rows % rows == 0
     assert rows == 1 or rows * record <= MAX_BLOCK_BYTES
     assert not any(

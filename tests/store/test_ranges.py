@@ -157,6 +157,34 @@ def test_what_is_damaged_in_the_bucket_is_never_read_nor_kept(server, cache):
         features.gather(np.arange(features.num_rows))
 
 
+def test_damage_costs_only_the_rows_of_its_block(server, local, cache):
+    """The blocks beside it come with the same request, and are kept in the same file."""
+    whole = open_store(local / "zarr").feature("pooled")[:]
+    write_store("s3://lab/mended", PLAN)
+    place = BucketPath("s3://lab", "mended/g000/pooled/c/0/0")
+    intact = place.read_bytes()
+    damaged = bytearray(intact)
+    damaged[1234] ^= 4
+    place.write_bytes(damaged)
+    with open_store("s3://lab/mended").feature("pooled") as features:
+        blocks = features._index.block[features._index.file == 0]
+        rows, others = np.flatnonzero(blocks == blocks[0]), np.flatnonzero(blocks != blocks[0])
+        assert len(others) > 2 * len(rows) > 20
+        server.requests.clear()
+        features.ahead(others)
+        assert features.gather(others).tobytes() == whole[others].tobytes()
+        assert len(data_requests(server)) == 1
+    for _ in range(2):  # also from the local disk
+        with open_store("s3://lab/mended").feature("pooled") as features:
+            assert features.gather(others).tobytes() == whole[others].tobytes()
+            with pytest.raises(CorruptStoreError, match=r"block 0 of s3://lab/mended/g000/pooled/c/0/0 is damaged"):
+                features.gather([*others, rows[-1]])
+    place.write_bytes(intact)
+    with open_store("s3://lab/mended").feature("pooled") as features:
+        assert features.gather(others).tobytes() == whole[others].tobytes()
+        assert features.gather(rows).tobytes() == whole[rows].tobytes()
+
+
 def test_a_bucket_that_refuses_while_rows_are_read_says_so(server):
     with open_store("s3://lab/zarr").feature("pooled") as features:
         server.fault = lambda _: Fault("answer", 403, "AccessDenied")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from featcache.errors import CorruptStoreError, TooManyFilesError
 from featcache.files.ranges import LocalRanges
-from featcache.store import plan, reads
+from featcache.store import index, reads, stretches, writer
 from featcache.store.reader import open_store
 from featcache.testing.faults import flipped_bit
 from featcache.testing.stores import StorePlan, make_record, write_store
@@ -38,7 +38,7 @@ def both(tmp_path_factory):
     )
     later = StorePlan(records=RECORDS, num_videos=3, first_video=11, shard_rows=16)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "MAX_BLOCK_BYTES", 4 * RECORDS["large"].num_bytes)
+        patch.setattr(writer, "MAX_BLOCK_BYTES", 4 * RECORDS["large"].num_bytes)
         for file_format in FORMATS:
             write_store(root / file_format, many, later, file_format=file_format)
     return root
@@ -47,6 +47,20 @@ def both(tmp_path_factory):
 @pytest.fixture(scope="module")
 def path(both):
     return both / "zarr"
+
+
+def read_at_once(monkeypatch, num_bytes):
+    for module in (stretches, index, reads):
+        monkeypatch.setattr(module, "READ_BYTES", num_bytes)
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Sizes of all reads."""
+    sizes = []
+    read = LocalRanges.read
+    monkeypatch.setattr(LocalRanges, "read", lambda self, at, into: (sizes.append(len(into)), read(self, at, into))[1])
+    return sizes
 
 
 def opened(path, name="large", **how):
@@ -64,13 +78,15 @@ def test_rows_equal_those_in_memory_in_any_order(both, file_format, name, data):
     path = both / file_format
     expected = whole(path, name)
     number = st.integers(-len(expected), len(expected) - 1)
-    features = opened(
-        path,
-        name,
-        max_open_maps=data.draw(st.integers(1, 6)),
-        verify=data.draw(st.booleans()),
-        keep_bytes=data.draw(st.sampled_from([0, 1, 100_000, 1 << 20])),
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        read_at_once(patch, data.draw(st.sampled_from([1, 80_000, 512 << 10])))
+        features = opened(
+            path,
+            name,
+            max_open_maps=data.draw(st.integers(1, 6)),
+            verify=data.draw(st.booleans()),
+            keep_bytes=data.draw(st.sampled_from([0, 1, 100_000, 1 << 20])),
+        )
     for _ in range(3):  # blocks are not checked, some are, most are
         rows = np.array(data.draw(st.lists(number, max_size=40)), np.int64)
         if data.draw(st.booleans()):
@@ -85,26 +101,74 @@ def test_rows_equal_those_in_memory_in_any_order(both, file_format, name, data):
     assert features[:].tobytes() == expected.tobytes()
 
 
-def test_a_block_is_read_as_a_whole_until_it_is_checked(path, monkeypatch):
+def test_a_block_is_read_as_a_whole_until_it_is_checked(path, taken, monkeypatch):
     features = opened(path)
     rows = features.rows_of("v0003")[:2]
     features.gather(features.rows_of("v0000"))  # opens the first file
-    sizes = []
-    read = LocalRanges.read
-    monkeypatch.setattr(LocalRanges, "read", lambda self, at, into: (sizes.append(len(into)), read(self, at, into))[1])
     monkeypatch.setattr(reads, "_GAP_BYTES", 0)
     row = features.record.num_bytes
     for expected in ([4 * row], [row]):
-        sizes.clear()
+        taken.clear()
         features.close()
         features.gather(rows[:1])
-        assert sizes[-1:] == expected
-    sizes.clear()
+        assert taken[-1:] == expected
+    taken.clear()
     features.gather(rows[[1, 0, 0]])
-    assert sizes == [2 * row], "neighbours are read at once, and a row only once"
-    sizes.clear()
+    assert taken == [2 * row], "neighbours are read at once, and a row only once"
+    taken.clear()
     features.gather(features.rows_of("v0003")[[1, 3]])
-    assert sizes == [row, row]
+    assert taken == [row, row]
+
+
+@pytest.mark.parametrize(("file_format", "between"), [("zarr", 4), ("hdf5", 0)])
+def test_neighbouring_blocks_are_read_at_once_up_to_a_size(both, taken, monkeypatch, file_format, between):
+    row = RECORDS["large"].num_bytes
+    read_at_once(monkeypatch, 3 * 4 * row)
+    features = opened(both / file_format)
+    expected = whole(both / file_format)
+    mine = np.flatnonzero(features._index.file == 1)
+    blocks = features._index.block[mine]
+    assert np.array_equal(np.unique(blocks, return_counts=True)[1], [4, 4, 4, 4]), "a whole file"
+    features.gather(mine[:1])  # opens the file and checks the first block
+    taken.clear()
+    assert features.gather(mine[::-1]).tobytes() == expected[mine[::-1]].tobytes()
+    assert sorted(taken) == [4 * row, 3 * 4 * row + 2 * between], "of the first block only the rows"
+    taken.clear()
+    assert features.gather(mine).tobytes() == expected[mine].tobytes()
+    assert sorted(taken) == [4 * row, 3 * 4 * row + 2 * between], "three blocks are read at once, checked or not"
+    taken.clear()
+    features.gather(mine[[0, 12]])
+    assert taken == [row, row], "rows that are far apart are not"
+
+
+def test_only_wanted_blocks_are_read_with_others(path, taken, monkeypatch):
+    """A stretch ends where a block is not wanted, although it would fit."""
+    row = RECORDS["large"].num_bytes
+    features = opened(path)
+    mine = np.flatnonzero(features._index.file == 1)
+    features.gather(mine[:1])
+    taken.clear()
+    features.gather(mine[[4, 12]])
+    assert taken == [4 * row, 4 * row]
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("num_bytes", [1, 100_000, 1 << 30])
+def test_stretches_are_whole_blocks_of_one_file_and_nest(both, monkeypatch, file_format, num_bytes):
+    read_at_once(monkeypatch, 2 * 4 * RECORDS["large"].num_bytes)
+    places = opened(both / file_format)._index
+    inner, outer = places.stretches(index.READ_BYTES), places.stretches(num_bytes)
+    assert inner[0] == outer[0] == 0
+    assert set(np.diff(inner)) == set(np.diff(outer)) == {0, 1}
+    for stretch in range(inner[-1] + 1):
+        blocks = np.flatnonzero(inner == stretch)
+        assert 1 <= len(blocks) <= 2
+        assert len(np.unique(outer[blocks])) == 1
+    for blocks in (np.flatnonzero(outer == stretch) for stretch in range(outer[-1] + 1)):
+        rows = np.isin(places.block, blocks)
+        assert len(np.unique(places.file[rows])) <= 1
+    per_file = [len(np.unique(outer[places.block[places.file == file]])) for file in range(len(places.files))]
+    assert max(per_file) == (2 if num_bytes <= 100_000 else 1)
 
 
 @pytest.mark.parametrize(("device", "keep_bytes"), WAYS)
@@ -260,22 +324,20 @@ def test_too_many_open_files_is_no_damage(path, monkeypatch):
         features.gather([0])
 
 
-def test_blocks_are_kept_within_their_room_and_read_again_after_it(path, monkeypatch):
+def test_stretches_are_kept_within_their_room_and_read_again_after_it(path, taken, monkeypatch):
     row = RECORDS["large"].num_bytes
-    features = opened(path, keep_bytes=2 * 4 * row)
-    blocks = features._index.block
-    firsts = np.unique(blocks, return_index=True)[1]
-    taken = []
-    read = LocalRanges.read
-    monkeypatch.setattr(LocalRanges, "read", lambda self, at, into: (taken.append(len(into)), read(self, at, into))[1])
+    read_at_once(monkeypatch, 2 * 4 * row)
+    size = 2 * 4 * row + 4  # two blocks, and the checksum between them
+    features = opened(path, keep_bytes=2 * size)
+    stretch = features._index.stretches(2 * 4 * row)[features._index.block]
+    full = [places for number in np.unique(stretch) if len(places := np.flatnonzero(stretch == number)) == 8]
 
     def num_reads(rows):
         taken.clear()
         features.gather(rows)
-        return sum(size == 4 * row for size in taken)
+        return sum(length == size for length in taken)
 
-    first, second, third = (np.flatnonzero(blocks == blocks[place]) for place in firsts[:3])
-    assert [len(each) for each in (first, second, third)] == [4, 4, 4]
+    first, second, third = full[:3]
     assert num_reads(first[:1]) == 1
     assert num_reads(np.concatenate([first, second, first])) == 1
     assert num_reads(first[2:]) == num_reads(second[3:]) == 0
@@ -283,9 +345,9 @@ def test_blocks_are_kept_within_their_room_and_read_again_after_it(path, monkeyp
     assert num_reads(second) == 0
     assert num_reads(first) == 1, "it was used before the second one"
     features.ahead(third[:1])
-    assert num_reads(third) + sum(size == 4 * row for size in taken) <= 2
-    assert num_reads(np.arange(len(blocks))) >= len(firsts) - 3
-    assert features._reader._kept_bytes <= 2 * 4 * row
+    assert num_reads(third) + sum(length == size for length in taken) <= 2
+    assert num_reads(np.arange(len(stretch))) >= len(full) - 3
+    assert features._reader._kept_bytes <= 2 * size
     features.close()
     assert num_reads(first) == 1
 

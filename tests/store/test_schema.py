@@ -37,6 +37,7 @@ PLAN = PlanDoc(
     num_videos=3,
     encode_batch=4,
     threads=1,
+    block_bytes=65536,
     videos=TableRef(sha256=HASH, num_bytes=7),
     segments=TableRef(sha256=HASH, num_bytes=8),
 )
@@ -52,19 +53,22 @@ def test_golden_commit_record():
     )
 
 
-@pytest.mark.parametrize(
-    ("generation", "version", "checksum"),
-    [
-        (0, 1, "b8e22a104a52afab53c8359b01c62a2044d770bea6456985b25be94904dced4a"),
-        (1, 2, "774e2db7f7ce278eafe5293cd6a63336ba2a14ac2d5f36e0bf1bf9d96e103b54"),
-    ],
-)
-def test_golden_plan(generation, version, checksum):
-    assert seal(replace(PLAN, generation=generation).to_json()).decode() == (
-        f'{{"checksum":"{checksum}","encode_batch":4,"format":"featcache","generation":{generation},"kind":"plan",'
+def test_golden_plan():
+    assert seal(PLAN.to_json()).decode() == (
+        '{"block_bytes":65536,"checksum":"4f3f3b9d5ff76076dea3fbdf16032b39930bce3f962016d52d31648203af2970",'
+        '"encode_batch":4,"format":"featcache","generation":1,"kind":"plan",'
         f'"num_shards":2,"num_videos":3,"sampling_hash":"s","segments":{{"num_bytes":8,"sha256":"{HASH}"}},'
-        f'"shard_rows":8,"threads":1,"version":{version},"videos":{{"num_bytes":7,"sha256":"{HASH}"}}}}\n'
+        f'"shard_rows":8,"threads":1,"version":3,"videos":{{"num_bytes":7,"sha256":"{HASH}"}}}}\n'
     )
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_plans_of_earlier_versions_have_blocks_of_their_size(version):
+    document = {name: value for name, value in PLAN.to_json().items() if name != "block_bytes"} | {"version": version}
+    read = PlanDoc.from_json(document, generation=1, sampling_hash="s", where="here")
+    assert read == replace(PLAN, block_bytes=524_288)
+    with pytest.raises(CorruptStoreError, match="no usable member 'block_bytes'"):
+        PlanDoc.from_json({**document, "version": 3}, generation=1, sampling_hash="s", where="here")
 
 
 def test_golden_shard():
@@ -111,8 +115,8 @@ def test_a_plan_of_another_store_is_refused():
 
 def test_versions_are_named():
     document = RootDoc(sampling=SamplingRecipe(), file_format="zarr").to_json()
-    with pytest.raises(StoreError, match="here has version 3, this build reads <= 2; upgrade featcache"):
-        RootDoc.from_json({**document, "version": 3}, where="here")
+    with pytest.raises(StoreError, match="here has version 4, this build reads <= 3; upgrade featcache"):
+        RootDoc.from_json({**document, "version": 4}, where="here")
     with pytest.raises(StoreError, match="it is not a featcache store"):
         RootDoc.from_json({**document, "format": "other"}, where="here")
     with pytest.raises(StoreError, match="this build reads zarr and hdf5"):

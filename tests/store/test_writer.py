@@ -75,8 +75,8 @@ def test_a_newer_format_is_refused(tmp_path):
     path = tmp_path / "s" / "featcache.json"
     document = read_sealed(path, what="description")
     document.pop("checksum")
-    path.write_bytes(seal({**document, "version": 3}))
-    with pytest.raises(StoreError, match="version 3, this build reads <= 2"):
+    path.write_bytes(seal({**document, "version": 4}))
+    with pytest.raises(StoreError, match="version 4, this build reads <= 3"):
         open_writer(tmp_path / "s")
 
 
