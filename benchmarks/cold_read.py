@@ -3,7 +3,8 @@
 A store of `--gb` is written by the real writer. Then each arm reads batches of it in a process of its own, in a memory
 cgroup of `--memory-gb` (page cache included), after the page cache was dropped; each stops after `--seconds`, and the
 arms take turns `--repeats` times. `in order` reads the data files one after the other with direct I/O, in parts of
-4 MB: what the disk gives. The other arms give shuffled batches of 32 MB to the caller:
+4 MB, and `at random` reads of the size of a row at random places of them, with direct I/O by 16 threads: what the disk
+gives for both. The other arms give shuffled batches of 32 MB to the caller:
 
 - `maps`: featcache's mapped files, one page fault after the other (`device="mmap"`);
 - `disk`: `device="disk"`, rows in a full shuffle, the next batches announced; each block is read as a whole until it
@@ -25,12 +26,14 @@ import contextlib
 import json
 import mmap
 import os
+import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +51,10 @@ SHAPES = {"350": (14, 14, 896), "44": (7, 7, 448)}
 """Shapes of rows by their size in KB, in float16."""
 ROWS_PER_VIDEO = {"350": 4, "44": 64}
 BATCH_BYTES = 32 << 20
+THREADS = 16
 AHEAD = 2
 """Batches that are announced, as in training."""
+DISK = ("in order", "at random")
 OWN = ("maps", "disk", "disk, checked", "disk, block")
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -62,7 +67,7 @@ def main() -> None:
     options.add_argument("--peer-gb", type=float, default=4.0, help="at most so many bytes for each other format")
     options.add_argument("--memory-gb", type=float, default=2.0, help="limit of the cgroup")
     options.add_argument("--rows", nargs="+", choices=list(SHAPES), default=list(SHAPES), help="size of a row in KB")
-    options.add_argument("--arms", nargs="+", choices=("in order", *OWN, *FORMATS))
+    options.add_argument("--arms", nargs="+", choices=(*DISK, *OWN, *FORMATS))
     options.add_argument("--seconds", type=float, default=8.0, help="time of one arm")
     options.add_argument("--folder", type=Path, help="folder to write to; a temporary folder by default")
     options.add_argument("--cell", help=argparse.SUPPRESS)
@@ -89,7 +94,7 @@ def main() -> None:
 
 def measure(folder: Path, kb: str, args: argparse.Namespace, *, join: str) -> list[dict[str, Any]]:
     """All arms on rows of one size."""
-    arms = [arm for arm in args.arms or ("in order", *OWN, *FORMATS) if arm not in FORMATS or FORMATS[arm]()]
+    arms = [arm for arm in args.arms or (*DISK, *OWN, *FORMATS) if arm not in FORMATS or FORMATS[arm]()]
     shape = SHAPES[kb]
     row_bytes = 2 * int(np.prod(shape))
     shard_rows = default_shard_rows([row_bytes], ROWS_PER_VIDEO[kb])
@@ -182,9 +187,11 @@ def group(memory_gb: float) -> Iterator[tuple[str, str]]:
 
 def cell(arm: str, folder: Path, kb: str, *, seconds: float) -> dict[str, Any]:
     """In the child: bytes of rows per second of one arm, after its first batch."""
+    shape, row_bytes = SHAPES[kb], 2 * int(np.prod(SHAPES[kb]))
     if arm == "in order":
         return {"speed": in_order(folder / "zarr", seconds)}
-    shape, row_bytes = SHAPES[kb], 2 * int(np.prod(SHAPES[kb]))
+    if arm == "at random":
+        return {"speed": at_random(folder / "zarr", seconds, row_bytes=row_bytes)}
     batch = BATCH_BYTES // row_bytes
     keep_freed_memory("cpu")  # as in training
     step = own(arm, folder / "zarr", batch) if arm in OWN else make_reader(arm, folder, shape, batch)
@@ -223,16 +230,43 @@ def own(arm: str, path: Path, batch: int) -> Callable[[], int]:
     return step
 
 
-def in_order(path: Path, seconds: float) -> float:
-    """GB per second of the data files in order, with direct I/O where the disk has it."""
+def data_files(path: Path) -> list[Path]:
+    """The data files of a store of one feature."""
     features = open_store(path).feature()
-    generation = features._index.files[0].committed.generation
-    files = [path / file.name for file in features._index.files]
-    assert generation.number == 0
+    assert features._index.files[0].committed.generation.number == 0
+    return [path / file.name for file in features._index.files]
+
+
+def opened(file: Path) -> int:
+    """A descriptor for direct I/O where the disk has it."""
+    return os.open(file, os.O_RDONLY | getattr(os, "O_DIRECT", 0))
+
+
+def at_random(path: Path, seconds: float, *, row_bytes: int) -> float:
+    """GB per second of rows at random places, each read as whole pages, where a row may begin anywhere in one."""
+    files = [(opened(file), file.stat().st_size) for file in data_files(path)]
+    num_pages = 1 + -(-row_bytes // mmap.PAGESIZE)
+    began = time.perf_counter()
+
+    def read(seed: int) -> int:
+        rng, room, count = random.Random(seed), mmap.mmap(-1, num_pages * mmap.PAGESIZE), 0
+        while time.perf_counter() - began < seconds:
+            fd, size = files[rng.randrange(len(files))]
+            os.preadv(fd, [room], rng.randrange(size // mmap.PAGESIZE - num_pages) * mmap.PAGESIZE)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        num_rows = sum(pool.map(read, range(THREADS)))
+    return num_rows * row_bytes / (time.perf_counter() - began) / 1e9
+
+
+def in_order(path: Path, seconds: float) -> float:
+    """GB per second of the data files in order."""
     room = mmap.mmap(-1, 4 << 20)  # aligned
     done, began = 0, time.perf_counter()
-    for file in files:
-        fd = os.open(file, os.O_RDONLY | getattr(os, "O_DIRECT", 0))
+    for file in data_files(path):
+        fd = opened(file)
         try:
             place = 0
             while count := os.preadv(fd, [room], place):

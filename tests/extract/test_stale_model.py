@@ -259,8 +259,8 @@ def check_model(examples: int, *, steps: int = 40, seed: int = 0) -> None:
         )
 
 
-def test_60_histories_of_40_steps() -> None:
-    check_model(60)
+def test_25_histories_of_40_steps() -> None:
+    check_model(25)
 
 
 @pytest.mark.slow
