@@ -12,6 +12,7 @@ from featcache.errors import NonFiniteFeatureError
 from featcache.recipes import RecordSpec
 from featcache.store.precision import all_finite, stored_dtype
 
+_PORTION_BYTES = 256 << 10  # of which one call checks that they are finite
 Buffer = bytes | npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
@@ -83,7 +84,23 @@ def fill_value(record: RecordSpec) -> float | int:
     return 0 if record.dtype == "int8" else float("nan")
 
 
-def block_bytes(
+def blocks_of(
+    array: npt.NDArray[Any], present: Mask, *, num_rows: int, block_rows: int, record: RecordSpec
+) -> Iterator[npt.NDArray[np.uint8]]:
+    """Read-only bytes of each block of the first ``num_rows`` rows; the last may be short.
+
+    Raises:
+        NonFiniteFeatureError: A present row has NaN or infinity.
+    """
+    size = block_rows * record.num_bytes
+    step = max(1, _PORTION_BYTES // size) * block_rows
+    for first in range(0, num_rows, step):
+        data = _checked_bytes(array, present, first, min(first + step, num_rows), record=record)
+        for start in range(0, len(data), size):
+            yield data[start : start + size]
+
+
+def _checked_bytes(
     array: npt.NDArray[Any], present: Mask, first: int, last: int, *, record: RecordSpec
 ) -> npt.NDArray[np.uint8]:
     """Read-only bytes of rows ``first`` to ``last`` with absent rows filled; copies only if a row is absent.
@@ -95,7 +112,7 @@ def block_bytes(
     assert rows.dtype == stored_dtype(record.dtype), f"rows are {rows.dtype}, the record is {record.dtype}"
     absent = ~present[first:last]
     has_absent = bool(absent.any())
-    # Checked here, block by block, because the checksum reads the same bytes next, from cache.
+    # Checked here, portion by portion, because the checksum reads the same bytes next, from cache.
     if record.dtype != "int8" and not all_finite(rows[~absent] if has_absent else rows):
         raise NonFiniteFeatureError(f"rows {first} to {last - 1} hold NaN or infinite values")
     if has_absent:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.recipes import RecordSpec
-from featcache.store.blocks import BlockLayout, Buffer, EncodedShard, Mask, block_bytes, crc32c, crc32c_of_all
+from featcache.store.blocks import BlockLayout, Buffer, EncodedShard, Mask, blocks_of, crc32c, crc32c_of_all
 from featcache.store.precision import stored_dtype
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -98,10 +98,7 @@ def encode(
 ) -> EncodedShard:
     """Encode the first ``num_rows`` rows. See :class:`featcache.store.blocks.ShardFormat`."""
     before, after = _frame((num_rows, *record.shape), record, scale)
-    blocks = [
-        block_bytes(array, present, first, min(first + block_rows, num_rows), record=record)
-        for first in range(0, num_rows, block_rows)
-    ]
+    blocks = list(blocks_of(array, present, num_rows=num_rows, block_rows=block_rows, record=record))
     chunks: tuple[Buffer, ...] = (before, *blocks, after)
     return EncodedShard(
         chunks=chunks,

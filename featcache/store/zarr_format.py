@@ -4,6 +4,7 @@ A shard file is its written blocks in order, each followed by its crc32c, then t
 block as little-endian uint64, all ones for a missing block) and the index's crc32c.
 """
 
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.recipes import RecordSpec
-from featcache.store.blocks import BlockLayout, Buffer, EncodedShard, Mask, block_bytes, crc32c, crc32c_of_all
+from featcache.store.blocks import BlockLayout, Buffer, EncodedShard, Mask, blocks_of, crc32c, crc32c_of_all
 
 _CRC_BYTES = 4
 _ENTRY_BYTES = 16
@@ -32,8 +33,8 @@ def encode(
     del scale  # scales have an array of their own, see scale_chunk
     chunks: list[Buffer] = []
     crcs: list[int] = []
-    for block in np.flatnonzero(_written(present, block_rows)).tolist():
-        data = block_bytes(array, present, block * block_rows, (block + 1) * block_rows, record=record)
+    blocks = blocks_of(array, present, num_rows=len(present), block_rows=block_rows, record=record)
+    for data in itertools.compress(blocks, _written(present, block_rows).tolist()):
         crcs.append(crc32c(data))
         chunks += [data, crcs[-1].to_bytes(_CRC_BYTES, "little")]
     places = layout(present, block_rows=block_rows, num_rows=num_rows, record_bytes=record.num_bytes, data_offset=0)
