@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from featcache.machine import num_cores
-
 # No test is timed: an example takes longer where other work shares the machine.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -24,12 +22,6 @@ sys.dont_write_bytecode = False
 
 # A shell without job control starts what it puts into the background with Ctrl-C ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One process more than cores, since tests also wait: for commands that begin, for servers and for disks."""
-    del config
-    return num_cores() + 1
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -14,7 +14,7 @@ from featcache.commands.sweeps import SweepSettings, points_of, sweep_steps
 from featcache.config import Settings, parse, to_dict
 from featcache.errors import unknown_name
 from featcache.extract.settings import ExtractSettings, FeatureSettings
-from featcache.files.places import is_under
+from featcache.files.places import folders_of, is_under
 from featcache.shipped import configs_by_paper
 
 ALL = "all"
@@ -66,9 +66,10 @@ class Reproduction:
         outs = {out for step in every if (out := _out_of(step))}
         read = {part["store"] for part in self._parts() if isinstance(part.get("store"), str)}
         sentences = [f"no shipped file makes {store!r}, which the tables read" for store in sorted(read - outs)]
+        wanted = _features_read(every)
         for step in every:
             if isinstance(step, ExtractSettings):
-                lacking = (_features_read(every, step.out) or frozenset()) - {name_of(each) for each in step.features}
+                lacking = (wanted.get(step.out) or set()) - {name_of(each) for each in step.features}
                 sentences += [f"no shipped file extracts {name!r} into {step.out!r}" for name in sorted(lacking)]
         return tuple(dict.fromkeys(sentences))
 
@@ -181,20 +182,22 @@ def _placed(step: Settings, roots: Mapping[str, str], weights: Mapping[str, str]
 
 def _lacking(steps: Sequence[Settings], makers: Sequence[Settings]) -> list[Settings]:
     """Those of the makers whose output is read by steps, and made by none of them."""
-    outs = [out for step in steps if (out := _out_of(step))]
-    read = {path for step in steps for path in _paths(step) if not any(is_under(path, out) for out in outs)}
+    outs = {out for step in steps if (out := _out_of(step))}
+    read = {path for step in steps for path in _paths(step) if outs.isdisjoint(folders_of(path))}
+    folders = {folder for path in read for folder in folders_of(path)}
     found: list[Settings] = []
     for maker in makers:
         out = _out_of(maker)
-        if out and any(is_under(path, out) for path in read) and not isinstance(maker, ExtractSettings):
+        if out and out in folders and not isinstance(maker, ExtractSettings):
             found.append(maker)
     extractions = [maker for maker in makers if isinstance(maker, ExtractSettings)]
+    wanted = _features_read(steps)
     for store in dict.fromkeys(maker.out for maker in extractions if maker.out in read):
-        found += _merged([maker for maker in extractions if maker.out == store], _features_read(steps, store))
+        found += _merged([maker for maker in extractions if maker.out == store], wanted.get(store, set()))
     return found
 
 
-def _merged(extractions: Sequence[ExtractSettings], names: frozenset[str] | None) -> list[ExtractSettings]:
+def _merged(extractions: Sequence[ExtractSettings], names: set[str] | None) -> list[ExtractSettings]:
     """Extractions into one store as one, with the arrays of these names only.
 
     Files that sample differently stay apart, and the store refuses the second.
@@ -218,17 +221,19 @@ def name_of(feature: FeatureSettings) -> str:
     return feature.name or feature.backbone
 
 
-def _features_read(steps: Sequence[Settings], store: str) -> frozenset[str] | None:
-    """Names of the arrays of a store that steps read; ``None``: all, since a step names none."""
-    names: set[str] = set()
+def _features_read(steps: Sequence[Settings]) -> dict[str, set[str] | None]:
+    """Names of the arrays that steps read, by store; ``None``: all, since a step names none."""
+    read: dict[str, set[str] | None] = {}
     for step in steps:
         for part in mappings_in(to_dict(step)):
-            if part.get("store") == store and "feature" in part:
-                given = part["feature"]
+            store = part.get("store")
+            if isinstance(store, str) and "feature" in part:
+                given, names = part["feature"], read.setdefault(store, set())
                 if given is None:
-                    return None
-                names.update(given.split(JOIN) if isinstance(given, str) else given)  # joined when they are read
-    return frozenset(names)
+                    read[store] = None
+                elif names is not None:
+                    names.update(given.split(JOIN) if isinstance(given, str) else given)  # joined when they are read
+    return read
 
 
 def _out_of(step: Settings) -> str | None:

@@ -78,3 +78,8 @@ def free_bytes(path: Path) -> int:
 def is_under(path: str, folder: str) -> bool:
     """Whether a path is a folder or lies in it, as text."""
     return path == folder or path.startswith(f"{folder}/")
+
+
+def folders_of(path: str) -> list[str]:
+    """A path, and every folder of which :func:`is_under` says that the path lies in it."""
+    return [path, *(path[:place] for place, letter in enumerate(path) if letter == "/")]

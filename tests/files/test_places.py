@@ -1,9 +1,11 @@
 """Safe names, and room on the disk."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from featcache.errors import CorruptStoreError
-from featcache.files.places import free_bytes, safe_join
+from featcache.files.places import folders_of, free_bytes, is_under, safe_join
 
 
 @pytest.mark.parametrize(
@@ -34,3 +36,9 @@ def test_a_root_that_is_a_symbolic_link_is_fine(tmp_path):
 
 def test_free_bytes_of_a_path_that_is_still_to_be_made(tmp_path):
     assert free_bytes(tmp_path / "a" / "b") > 0
+
+
+@given(path=st.text("ab/", max_size=9), folder=st.text("ab/", max_size=9))
+def test_the_folders_of_a_path_are_those_it_is_under(path, folder):
+    assert (folder in folders_of(path)) == is_under(path, folder)
+    assert all(is_under(path, each) for each in folders_of(path))
