@@ -76,7 +76,7 @@ class BlockReads:
 
     def _in_turn(self, rows: Ints, parts: list[Ints]) -> Iterator[list[Ints]]:
         """The places of each stretch's rows, for as many as may be kept at a time, of as many files as may be open."""
-        most = max(_NUM_READS, self._keep_bytes // self._stretches.largest)
+        most = max(_NUM_READS, self._keep_bytes // int(self._stretches.num_bytes.max(initial=1)))
         some: list[Ints] = []
         files: set[int] = set()
         for places in parts:
@@ -90,11 +90,11 @@ class BlockReads:
 
     def ahead(self, rows: Ints) -> None:
         """Begin to read the stretches of rows, if they fit into what may be kept."""
-        numbers = np.unique(self._stretches.of(rows)).tolist()
-        if sum(self._stretches[number].num_bytes for number in numbers) > self._keep_bytes // 2:
+        numbers = np.unique(self._stretches.of(rows))
+        if int(self._stretches.num_bytes[numbers].sum()) > self._keep_bytes // 2:
             return
         try:
-            for number in numbers:
+            for number in numbers.tolist():
                 self._begun(number)
         except (CorruptStoreError, TooManyFilesError):  # of a file, which is opened again when its rows are gathered
             return
@@ -139,7 +139,7 @@ class BlockReads:
         data = np.empty(stretch.num_bytes, np.uint8)
         ranges.read(stretch.first, data)
         data.flags.writeable = False
-        blocks = stretch.blocks.tolist() if self._checks.verifies else ()
+        blocks = self._stretches.blocks(stretch).tolist() if self._checks.verifies else ()
         return data, self._stretches.damage(stretch, data, blocks, checks=self._checks)
 
     def _opened(self, number: int) -> Ranges:

@@ -94,7 +94,7 @@ class ShardRanges:
 
     def _portions(self, numbers: list[int]) -> Iterator[list[Stretch]]:
         """Stretches in groups that fit into memory."""
-        step = max(1, _PORTION_BYTES // self._stretches.largest)
+        step = max(1, _PORTION_BYTES // int(self._stretches.num_bytes.max(initial=1)))
         for begin in range(0, len(numbers), step):
             yield [self._stretches[number] for number in numbers[begin : begin + step]]
 
@@ -199,6 +199,6 @@ class ShardRanges:
         if stretch.number not in self._keys:
             held = self._index.files[stretch.file]
             where = held.committed.generation.files.where(held.name)
-            crc = crc32c(self._index.block_crc32c[stretch.blocks].astype("<u4").tobytes())
+            crc = crc32c(self._index.block_crc32c[self._stretches.blocks(stretch)].astype("<u4").tobytes())
             self._keys[stretch.number] = block_key(where, stretch.first, stretch.num_bytes, crc)
         return self._keys[stretch.number]

@@ -22,14 +22,12 @@ class Stretch(NamedTuple):
     Attributes:
         number: Its number among all stretches of the feature.
         file: Number of its file.
-        blocks: int64, numbers of its blocks that were written.
-        first: Offset of the first of them in the file.
+        first: Offset in the file of the first of its blocks that were written.
         num_bytes: Number of bytes up to the end of the last.
     """
 
     number: int
     file: int
-    blocks: Ints
     first: int
     num_bytes: int
 
@@ -38,17 +36,20 @@ class Stretches:
     """All stretches of about half a megabyte of a feature.
 
     Attributes:
-        largest: Number of bytes that none of them exceeds.
+        num_bytes: int64, size of each; 0 if none of its blocks was written.
     """
 
     def __init__(self, index: RowIndex) -> None:
         self._index = index
         self._of_block = index.stretches(READ_BYTES)
         count = int(self._of_block.max(initial=-1)) + 1
-        self._first_block = np.searchsorted(self._of_block, np.arange(count + 1))
-        self._file_start = np.array([file.first_block for file in index.files], np.int64)
-        gaps = 4 * int(np.diff(self._first_block).max(initial=1))  # a checksum may follow each block
-        self.largest = max(READ_BYTES, int(index.block_bytes.max(initial=1))) + gaps
+        self._bounds = np.searchsorted(self._of_block, np.arange(count + 1))
+        self._file = np.searchsorted([file.first_block for file in index.files], self._bounds[:-1], side="right") - 1
+        written = np.flatnonzero(index.block_offset >= 0)
+        self._first, last = np.full(count, np.iinfo(np.int64).max), np.zeros(count, np.int64)
+        np.minimum.at(self._first, self._of_block[written], index.block_offset[written])
+        np.maximum.at(last, self._of_block[written], (index.block_offset + index.block_bytes)[written])
+        self.num_bytes = np.maximum(0, last - self._first)
 
     def of(self, rows: Ints) -> Ints:
         """Number of the stretch of each of rows int64 [n]."""
@@ -57,12 +58,13 @@ class Stretches:
 
     def __getitem__(self, number: int) -> Stretch:
         """A stretch by its number; one of its blocks was written."""
-        blocks = np.arange(self._first_block[number], self._first_block[number + 1])
-        file = int(np.searchsorted(self._file_start, blocks[0], side="right")) - 1
-        blocks = blocks[self._index.block_offset[blocks] >= 0]
-        first = int(self._index.block_offset[blocks[0]])
-        last = int(self._index.block_offset[blocks[-1]] + self._index.block_bytes[blocks[-1]])
-        return Stretch(number, file, blocks, first, last - first)
+        return Stretch(number, int(self._file[number]), int(self._first[number]), int(self.num_bytes[number]))
+
+    def blocks(self, stretch: Stretch) -> Ints:
+        """Numbers int64 [n] of the blocks of a stretch that were written."""
+        first, end = self._bounds[stretch.number : stretch.number + 2]
+        written: Ints = first + np.flatnonzero(self._index.block_offset[first:end] >= 0)
+        return written
 
     def damage(
         self, stretch: Stretch, data: Bytes, blocks: Iterable[int], *, checks: Checks

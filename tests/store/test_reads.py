@@ -142,7 +142,7 @@ def test_neighbouring_blocks_are_read_at_once_up_to_a_size(both, taken, monkeypa
 
 
 def test_only_wanted_blocks_are_read_with_others(path, taken, monkeypatch):
-    """A stretch ends where a block is not wanted, although it would fit."""
+    """A read ends where a block is not wanted, although it would fit."""
     row = RECORDS["large"].num_bytes
     features = opened(path)
     mine = np.flatnonzero(features._index.file == 1)
